@@ -1,0 +1,35 @@
+# Every target works on a new machine that has Rust 1.95, gcc, cmake, make, git and python3. What else a target needs,
+# scripts/setup installs where it may (root, or sudo without a password; NO_INSTALL=1 forbids) and names where it may not.
+#
+# No linker is chosen here: rustc links with its own lld on x86_64 Linux since 1.90, and RUSTFLAGS that differ from those
+# of a plain `cargo build` would build every dependency twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench fuzz cache-tests
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+# The dev profile: it is the quickest from nothing, and most of what it builds, `make test` uses again. Not for measuring.
+demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080, no network needed; prints curl lines
+	cargo run --locked -- demo
+
+test: ## Everything that shows behaviour: unit, integration, documentation and client tests
+	@scripts/setup test
+	@scripts/test
+
+check: ## Everything that reads the code: format, lints, docs, dependencies, shipped configurations
+	@scripts/setup check
+	@scripts/check
+
+bench: ## Benchmarks, in the release profile (some minutes to build)
+	cargo bench --locked
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
+	@scripts/setup fuzz
+	@scripts/fuzz
+
+cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
+	@scripts/cache-tests

@@ -1,0 +1,87 @@
+//! How fast a document goes through the redactor, on one core: `cargo bench --bench redact --no-default-features`.
+//!
+//! Prints megabytes of document a second, the best of several rounds, which is the one that was disturbed least. The aim
+//! is 300 MB/s for the golden document, one and many.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use telecomx_gateway::api::AccessLevel;
+use telecomx_gateway::redact::{Action, Policy, Rules, redact};
+
+const GOLDEN: &str = include_str!("../tests/golden/upstream.json");
+const MEBIBYTE: usize = 1 << 20;
+const ROUNDS: usize = 20;
+const ROUND: Duration = Duration::from_millis(100);
+
+fn main() {
+    // Without this word it is a test that runs it, which wants to know that it works and not how fast.
+    let rounds = if std::env::args().any(|word| word == "--bench") { ROUNDS } else { 1 };
+    let policy = policy();
+    let log = policy.for_forward(&[], true).expect("no names at all");
+    let one = GOLDEN.trim_end().to_owned();
+    let many = repeated(&one);
+    let outside = repeated(&one.replace("integrations", "connections"));
+    let text = repeated(&format!("{{\"name\":\"{}\"}}", "Anders And & Co, ".repeat(1000)));
+    for (what, policy, level, document) in [
+        ("golden, 1 KB", &policy, AccessLevel::Owner, &one),
+        ("golden, 1 MiB", &policy, AccessLevel::Owner, &many),
+        ("golden, 1 MiB, revealed", &policy, AccessLevel::Admin, &many),
+        ("golden, 1 MiB, as a log", &log, AccessLevel::Owner, &many),
+        ("nothing under a root, 1 MiB", &policy, AccessLevel::Owner, &outside),
+        ("long strings, 1 MiB", &policy, AccessLevel::Owner, &text),
+    ] {
+        println!("{what:30} {:7.0} MB/s", speed(policy, level, document, rounds));
+    }
+}
+
+/// Documents in an array, a mebibyte in all.
+fn repeated(document: &str) -> String {
+    format!("[{}]", vec![document; MEBIBYTE / document.len()].join(","))
+}
+
+fn speed(policy: &Policy, level: AccessLevel, document: &str, rounds: usize) -> f64 {
+    let document = Bytes::copy_from_slice(document.as_bytes());
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let (began, mut times) = (Instant::now(), 0.0);
+        while began.elapsed() < ROUND {
+            black_box(redact(policy, level, black_box(document.clone())).expect("a sound document"));
+            times += 1.0;
+        }
+        best = best.min(began.elapsed().as_secs_f64() / times);
+    }
+    document.len() as f64 / best / 1e6
+}
+
+/// The defaults of the contract.
+fn policy() -> Policy {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let rules = Rules {
+        reveal_to: AccessLevel::Reseller,
+        roots: list(&["integrations", "customerIntegrations"]),
+        public: list(&[
+            "**.enabled",
+            "**.economic.accrual",
+            "**.uniconta.companyId",
+            "**.criipto.{clientId,domain,clientIdRealm}",
+            "**.also.customerId",
+            "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
+            "**.ms365.calendarShowAsMappings.*",
+            "**.ms365.calendarCategoryMappings.{category,presence}",
+            "**.mvnoPrivate.portal",
+        ]),
+        secret_names: list(&[
+            "*password*",
+            "*secret*",
+            "*token*",
+            "*apikey*",
+            "*api_key*",
+            "*credential*",
+            "*privatekey*",
+        ]),
+        action: Action::Remove,
+    };
+    Policy::compile(&rules).expect("the rules of the contract")
+}

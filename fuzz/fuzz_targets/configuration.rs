@@ -1,0 +1,52 @@
+//! Any text as the file of the configuration. The files that it names are not looked at.
+//!
+//! What must hold: no panic; a configuration that is accepted can be explained, its rules and patterns can be used, and
+//! its API's address reads the same when it is written again; a problem is told with a line and column that exist.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use telecomx_gateway::api::PathPattern;
+use telecomx_gateway::config::{Config, Place, Problems, explain, parse};
+use telecomx_gateway::redact::Policy;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match parse("f", text, []) {
+        Ok(config) => use_all(&config),
+        Err(problems) => inspect(text, &problems),
+    }
+});
+
+fn use_all(config: &Config) {
+    assert!(!explain(config).is_empty());
+    let Ok(policy) = Policy::compile(&config.redaction.rules()) else { panic!("its rules cannot be used") };
+    for rule in &config.forward.redact {
+        assert!(policy.for_forward(&rule.secret_names, true).is_ok());
+    }
+    let rules = config.forward.redact.iter().map(|rule| &rule.path);
+    for pattern in config.forward.blocked.iter().chain(rules) {
+        PathPattern::parse(pattern).expect("a pattern that was accepted");
+    }
+    let url = &config.upstream.url;
+    let scheme = if url.tls { "https" } else { "http" };
+    let again = format!("[upstream]\nurl = \"{scheme}://{}\"", url.authority());
+    assert_eq!(&parse("f", &again, []).expect("an address that was accepted").upstream.url, url);
+}
+
+fn inspect(text: &str, problems: &Problems) {
+    assert!(problems.iter().len() > 0);
+    let lines: Vec<&str> = text.split('\n').collect();
+    for problem in problems.iter() {
+        assert!(!problem.wrong.is_empty() && problem.to_string().starts_with('f'));
+        match &problem.place {
+            Place::File { file } => assert_eq!(file, "f"),
+            Place::Line { file, line, column } => {
+                assert_eq!(file, "f");
+                let characters = lines[line.checked_sub(1).expect("lines count from 1")].chars().count();
+                assert!((1..=characters + 1).contains(column), "line {line} has no column {column}");
+            }
+            Place::Variable { name } => panic!("there is no variable {name}"),
+        }
+    }
+}

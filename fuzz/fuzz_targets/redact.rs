@@ -1,0 +1,68 @@
+//! Any bytes, as the API might send them, redacted for a VIEWER. The judge here is serde_json and a walk over what it
+//! read, neither of which the redactor uses: what a reader of the answer sees is what counts.
+//!
+//! What must hold: no panic; what comes out is JSON; under a root nothing has a value but `enabled`; nothing has a name
+//! with `password` in it; redacting again changes nothing; a RESELLER gets the bytes that came in.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use telecomx_gateway::api::AccessLevel;
+use telecomx_gateway::redact::{Action, Policy, Rules, redact};
+
+const ACTIONS: [Action; 3] = [Action::Remove, Action::Null, Action::Mask];
+
+static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
+    let policy = |action| {
+        let rules = Rules {
+            reveal_to: AccessLevel::Reseller,
+            roots: vec!["integrations".to_owned(), "customerIntegrations".to_owned()],
+            public: vec!["**.enabled".to_owned()],
+            secret_names: vec!["*password*".to_owned()],
+            action,
+        };
+        Policy::compile(&rules).expect("the rules are right")
+    };
+    ACTIONS.into_iter().map(policy).collect()
+});
+
+fuzz_target!(|document: &[u8]| {
+    // The length chooses, so that a document of a corpus is itself and not one byte of it an instruction.
+    let policy = &POLICIES[document.len() % ACTIONS.len()];
+    let whole = redact(policy, AccessLevel::Reseller, document.to_vec().into()).expect("a RESELLER is not refused");
+    assert_eq!(whole.bytes().as_ref(), document);
+
+    let Ok(once) = redact(policy, AccessLevel::Viewer, document.to_vec().into()) else { return };
+    let once = once.into_bytes();
+    let read: Value = serde_json::from_slice(&once).expect("what is let through is JSON");
+    inspect(&read, None, false);
+    let twice = redact(policy, AccessLevel::Viewer, once.clone()).expect("what is let through is let through again");
+    assert_eq!(twice.into_bytes(), once);
+});
+
+/// Panics on a value that a VIEWER must not see. `name` is the nearest member's around `value`, arrays being transparent.
+fn inspect(value: &Value, name: Option<&str>, under_root: bool) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let lower = name.to_ascii_lowercase();
+                if !under_root && lower.contains("password") {
+                    assert!(is_hidden(value), "{name} outside a root");
+                }
+                let root = lower == "integrations" || lower == "customerintegrations";
+                inspect(value, Some(name), under_root || root);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| inspect(value, name, under_root)),
+        _ if under_root && !is_hidden(value) => assert_eq!(name, Some("enabled"), "under a root"),
+        _ => {}
+    }
+}
+
+/// What stands where a secret stood, if anything does.
+fn is_hidden(value: &Value) -> bool {
+    value.is_null() || value == "***"
+}

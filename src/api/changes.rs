@@ -1,0 +1,98 @@
+//! Which requests change what. Over-approximate where in doubt: a needless change costs a fetch, a missed one a wrong answer.
+//!
+//! Source: the table "What changes an answer" of the API's description. PUT, PATCH and unknown methods count as POST does.
+
+use http::{HeaderMap, Method};
+
+use super::credential::Token;
+use super::ids::{CustomerId, EmployeeId};
+use super::path::NormalPath;
+
+/// Something that a request changes, if the API obeys it.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// That customer, for every caller.
+    Customer(CustomerId),
+    /// That employee's identity, and all that is stored for it.
+    Employee(EmployeeId),
+    /// That token.
+    Token(Token),
+    /// All that is stored for the caller's own token.
+    CallersToken,
+    /// All tokens of the caller's own employee.
+    CallersEmployee,
+}
+
+/// Fields by which a GET may be a write to some frameworks.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// What a request changes; nothing, for most.
+pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<Change> {
+    let overridden = METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name));
+    let write = overridden || !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    let folded: Vec<&str> = path.folded().iter().map(String::as_str).collect();
+    let customer = |id: &str| CustomerId::parse(id.as_bytes()).map(Change::Customer);
+    let employee = |id: &str| EmployeeId::parse(id).map(Change::Employee);
+    match folded.as_slice() {
+        ["auth", "logout", ..] => vec![Change::CallersEmployee, Change::CallersToken],
+        ["auth", "organizationreseller", ..] => vec![Change::CallersToken],
+        _ if !write => Vec::new(),
+        ["customer", id, ..] => customer(id).into_iter().collect(),
+        ["integration", .., "customer", id, "sync"] | ["integration", .., "customer", id] => {
+            customer(id).into_iter().collect()
+        }
+        ["employee", id, "token", _, ..] => {
+            let token = path.exact().get(3).and_then(|token| Token::parse(token.as_bytes())).map(Change::Token);
+            employee(id).into_iter().chain(token).collect()
+        }
+        ["employee", id, ..] => employee(id).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(method: Method, path: &str) -> Vec<String> {
+        let path = NormalPath::parse(path, &[]).unwrap();
+        changes(&method, &HeaderMap::new(), &path)
+            .into_iter()
+            .map(|change| match change {
+                Change::Token(token) => format!("token {}", token.expose()),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_row_of_the_table() {
+        const ID: &str = "73469a52f4fd7f77ec7b28cc";
+        let customer = format!("Customer({ID})");
+        let employee = format!("Employee({ID})");
+        for (method, path, expected) in [
+            (Method::POST, format!("/customer/{ID}"), vec![customer.as_str()]),
+            (Method::DELETE, format!("/customer/{}", ID.to_uppercase()), vec![&customer]),
+            (Method::POST, format!("/customer/{ID}/mobile/7"), vec![&customer]),
+            (Method::PATCH, format!("/customer/{ID}"), vec![&customer]),
+            (Method::POST, format!("/integration/also/customer/{ID}/sync"), vec![&customer]),
+            (Method::POST, format!("/employee/{ID}"), vec![&employee]),
+            (Method::DELETE, format!("/employee/{ID}/token/AbC"), vec![&employee, "token AbC"]),
+            (Method::GET, "/auth/logout".into(), vec!["CallersEmployee", "CallersToken"]),
+            (Method::POST, "/auth/organizationreseller".into(), vec!["CallersToken"]),
+            (Method::GET, format!("/customer/{ID}"), vec![]),
+            (Method::POST, "/customer".into(), vec![]),
+            (Method::POST, "/other".into(), vec![]),
+        ] {
+            assert_eq!(seen(method.clone(), &path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_method_override_makes_a_get_a_write() {
+        let path = NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", &[]).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("x-http-method-override", http::HeaderValue::from_static("DELETE"));
+        assert_eq!(changes(&Method::GET, &headers, &path).len(), 1);
+    }
+}

@@ -1,0 +1,181 @@
+//! The errors that the gateway makes itself, in the API's own shape.
+//!
+//! Source: the table of errors in the API's wiki, and RFC 9110 section 15 for the statuses.
+
+use http::StatusCode;
+
+/// Why a request was not answered with the API's own answer. One table from reason to status, code and message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ApiError {
+    /// No token in any of the places where one may stand.
+    NoCredential,
+    /// `Authorization` of another scheme than Bearer, or not one token behind it.
+    NotBearer,
+    /// The API says that the token is not valid.
+    InvalidToken,
+    /// The path is not for callers of the gateway.
+    Blocked,
+    /// The request is malformed, ambiguous, or spells a protected path in another way.
+    BadRequest(Refusal),
+    /// The request head is larger than allowed.
+    HeadTooLarge,
+    /// TRACE or CONNECT.
+    MethodNotAllowed,
+    /// More tokens to validate from one address than allowed.
+    TooManyRequests,
+    /// The queue towards the API is full, or the API is known to be down.
+    Unavailable,
+    /// The caller wants a stored answer only, and there is none.
+    OnlyIfCached,
+    /// The API cannot be reached, or its answer cannot be used.
+    BadGateway,
+    /// The API did not answer in time.
+    GatewayTimeout,
+    /// The API's answer cannot be redacted safely.
+    RedactionFailed,
+    /// The API failed, and the words that it failed with cannot be redacted safely.
+    UnredactableFailure,
+    /// A fault of the gateway's own.
+    Internal,
+}
+
+/// What is wrong with a request that gets 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    Malformed,
+    AliasPath,
+    BrokenEscape,
+    ControlCharacter,
+    Fragment,
+    OtherAuthority,
+    MissingHost,
+    Framing,
+    AmbiguousCredential,
+    ConnectionNominates,
+    MalformedCredential,
+}
+
+impl Refusal {
+    /// What to tell the caller, without repeating anything of the request.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Refusal::Malformed => "The request is malformed",
+            Refusal::AliasPath => "The path must be spelled in its plain form",
+            Refusal::BrokenEscape => "The request target holds a broken percent-escape",
+            Refusal::ControlCharacter => "The request target holds a character that must be percent-encoded",
+            Refusal::Fragment => "The request target must not hold a fragment",
+            Refusal::OtherAuthority => "The request target names another authority",
+            Refusal::MissingHost => "The request must have exactly one Host",
+            Refusal::Framing => "The length of the request is ambiguous",
+            Refusal::AmbiguousCredential => "The request holds two different credentials of one kind",
+            Refusal::ConnectionNominates => "Connection must not name this field",
+            Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
+        }
+    }
+
+    /// The name for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refusal::Malformed => "malformed",
+            Refusal::AliasPath => "alias_path",
+            Refusal::BrokenEscape => "broken_escape",
+            Refusal::ControlCharacter => "control_character",
+            Refusal::Fragment => "fragment",
+            Refusal::OtherAuthority => "other_authority",
+            Refusal::MissingHost => "missing_host",
+            Refusal::Framing => "framing",
+            Refusal::AmbiguousCredential => "ambiguous_credential",
+            Refusal::ConnectionNominates => "connection_nominates",
+            Refusal::MalformedCredential => "malformed_credential",
+        }
+    }
+}
+
+impl ApiError {
+    /// Status, code and message: what the caller reads.
+    pub const fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            ApiError::NoCredential => {
+                (StatusCode::UNAUTHORIZED, "credentials_invalid", "Authorization required, please login")
+            }
+            ApiError::NotBearer => (
+                StatusCode::UNAUTHORIZED,
+                "format_error",
+                "Authorization header format is Authorization: Bearer <token>",
+            ),
+            ApiError::InvalidToken => {
+                (StatusCode::UNAUTHORIZED, "invalid_token", "The token is not valid, please login")
+            }
+            ApiError::Blocked => (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level"),
+            ApiError::BadRequest(refusal) => (StatusCode::BAD_REQUEST, "bad_request", refusal.message()),
+            ApiError::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "bad_request",
+                "The request head is too large or has too many fields",
+            ),
+            ApiError::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here")
+            }
+            ApiError::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many invalid tokens from this address")
+            }
+            ApiError::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API is not available, try again later")
+            }
+            ApiError::OnlyIfCached => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "gateway_timeout",
+                "There is no stored answer, and only-if-cached asks for one",
+            ),
+            ApiError::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API could not be reached"),
+            ApiError::GatewayTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not answer in time")
+            }
+            ApiError::RedactionFailed | ApiError::UnredactableFailure => {
+                (StatusCode::BAD_GATEWAY, "redaction_failed", "The answer of the API could not be redacted safely")
+            }
+            ApiError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
+        }
+    }
+
+    /// Whether the API could not be asked, as against: it was, and said no.
+    pub const fn is_the_apis(self) -> bool {
+        matches!(
+            self,
+            ApiError::BadGateway | ApiError::GatewayTimeout | ApiError::Unavailable | ApiError::UnredactableFailure
+        )
+    }
+
+    /// The status of the answer.
+    pub const fn status(self) -> StatusCode {
+        self.parts().0
+    }
+
+    /// Seconds for `Retry-After`, where the error asks to come again.
+    pub const fn retry_after(self) -> Option<u32> {
+        match self {
+            ApiError::TooManyRequests => Some(60),
+            ApiError::Unavailable => Some(1),
+            _ => None,
+        }
+    }
+
+    /// The body: `{"error": {"message", "code", "status"}}`, as the API writes its own.
+    pub fn body(self) -> String {
+        let (status, code, message) = self.parts();
+        serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_has_the_apis_shape() {
+        let body: serde_json::Value = serde_json::from_str(&ApiError::NotBearer.body()).unwrap();
+        assert_eq!(body["error"]["code"], "format_error");
+        assert_eq!(body["error"]["status"], 401);
+        assert_eq!(body["error"]["message"], "Authorization header format is Authorization: Bearer <token>");
+    }
+}

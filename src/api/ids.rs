@@ -1,0 +1,92 @@
+//! Ids of the API: 24 hexadecimal characters, which are 12 bytes.
+
+use std::fmt;
+
+/// The id of a customer. Both letter cases are read and mean the same; it is written in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CustomerId([u8; 12]);
+
+impl CustomerId {
+    /// Reads exactly 24 hexadecimal ASCII characters; anything else is no id.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text: &[u8; 24] = text.try_into().ok()?;
+        let mut id = [0; 12];
+        for (byte, pair) in id.iter_mut().zip(text.as_chunks::<2>().0) {
+            *byte = hex_value(pair[0])? << 4 | hex_value(pair[1])?;
+        }
+        Some(CustomerId(id))
+    }
+
+    /// The id's 12 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 12] {
+        &self.0
+    }
+}
+
+/// The id of an employee, as the API writes it: kept as text, since nothing but comparing is done with it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct EmployeeId(Box<str>);
+
+impl EmployeeId {
+    /// The longest id taken from an answer or a path; the API's have 24 characters.
+    pub const MAX_LEN: usize = 64;
+
+    /// Reads 1 to [`EmployeeId::MAX_LEN`] ASCII letters and digits; letter case is no difference.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        fits.then(|| EmployeeId(text.to_ascii_lowercase().into()))
+    }
+
+    /// The id in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EmployeeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for CustomerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_cases_and_nothing_else() {
+        let id = CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap();
+        assert_eq!(CustomerId::parse(b"73469A52F4FD7F77EC7B28CC"), Some(id));
+        assert_eq!(id.to_string(), "73469a52f4fd7f77ec7b28cc");
+        for wrong in [
+            "",
+            "73469a52f4fd7f77ec7b28c",
+            "73469a52f4fd7f77ec7b28ccc",
+            "g3469a52f4fd7f77ec7b28cc",
+            "٣3469a52f4fd7f77ec7b28c",
+        ] {
+            assert_eq!(CustomerId::parse(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

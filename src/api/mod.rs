@@ -1,0 +1,18 @@
+//! What the TelecomX API is: its ids, access levels, the places where a token stands, its error bodies, how its paths
+//! may be spelled, and which requests change what. Pure: no socket, no clock.
+
+mod access;
+mod changes;
+mod credential;
+mod error;
+mod ids;
+mod path;
+mod validation;
+
+pub use access::AccessLevel;
+pub use changes::{Change, changes};
+pub use credential::{CredentialError, Token, credentials_agree, find_credential, holds_credential};
+pub use error::{ApiError, Refusal};
+pub use ids::{CustomerId, EmployeeId};
+pub use path::{NormalPath, PathError, PathPattern, Query, QueryError};
+pub use validation::{Identity, Validation, read_validation};

@@ -1,0 +1,294 @@
+//! Whether an answer of the API may be stored, and for how long: RFC 9111, seen as a private cache for each caller whose
+//! lifetimes are configured, and which the API's own word can only shorten. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, PRAGMA, SET_COOKIE, VARY};
+use http::{HeaderName, StatusCode};
+
+use crate::config;
+
+/// For how long an answer is fresh, and how much longer it may be given stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    pub fresh: Duration,
+    /// While one refresh runs in the background.
+    pub stale_while_revalidate: Duration,
+    /// While the API cannot be asked.
+    pub stale_if_error: Duration,
+}
+
+/// Request fields that the gateway's own request to the API always has alike, or never has: an answer that varies on them
+/// is one answer.
+const KEYED: [&str; 7] = ["authorization", "x-api-key", "cookie", "accept", "accept-encoding", "origin", "host"];
+
+/// The greatest age that is counted (RFC 9111 section 1.2.2).
+const OLDEST: Duration = Duration::from_secs(1 << 31);
+
+/// The lifetime of an answer that may be stored; `None` for one that may not. `jitter`: 0 to 1, drawn for this answer.
+pub fn lifetime(status: StatusCode, headers: &HeaderMap, config: &config::Cache, jitter: f64) -> Option<Lifetime> {
+    let (configured, stale) = match status {
+        StatusCode::OK => (config.ttl, (config.stale_while_revalidate, config.stale_if_error)),
+        StatusCode::NOT_FOUND => (config.not_found_ttl, (Duration::ZERO, Duration::ZERO)),
+        StatusCode::FORBIDDEN => (config.forbidden_ttl, (Duration::ZERO, Duration::ZERO)),
+        _ => return None,
+    };
+    let control = CacheControl::read(headers);
+    let varies = headers.get_all(VARY).iter().any(|value| !varies_on_keyed(value.as_bytes()));
+    if headers.contains_key(SET_COOKIE) || varies || control.no_store || control.no_cache {
+        return None;
+    }
+    // Spread to below the configured time, never above it.
+    let mut fresh = configured.mul_f64(1.0 - config.ttl_jitter * jitter.clamp(0.0, 1.0));
+    if let Some(allowed) = control.max_age.map(Duration::from_secs).or_else(|| expires_in(headers)) {
+        fresh = fresh.min(allowed.saturating_sub(initial_age(headers)));
+    }
+    if fresh.is_zero() {
+        return None;
+    }
+    let (stale_while_revalidate, stale_if_error) =
+        if control.must_revalidate { (Duration::ZERO, Duration::ZERO) } else { stale };
+    Some(Lifetime { fresh, stale_while_revalidate, stale_if_error })
+}
+
+/// How old an answer was when it came, by its own `Age` (RFC 9111 section 5.1): the first member where there are several,
+/// and nothing where that is no number. How long it took to come is for
+/// the one who asked to add.
+pub fn initial_age(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next()?.trim().parse().ok());
+    seconds.map_or(Duration::ZERO, Duration::from_secs).min(OLDEST)
+}
+
+/// Whether an answer says nothing of how long it is fresh. A 304 that does leaves what was said before (section 3.2).
+pub fn is_silent(headers: &HeaderMap) -> bool {
+    !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(EXPIRES)
+}
+
+/// What `Expires` leaves, where there is one. Counted from the answer's own `Date`, so that no clock but the API's matters.
+/// One that is no date, and one that cannot be counted from anything, has passed (section 5.3).
+fn expires_in(headers: &HeaderMap) -> Option<Duration> {
+    let date = |name| -> Option<SystemTime> {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next().filter(|_| values.next().is_none())?;
+        httpdate::parse_http_date(value.to_str().ok()?).ok()
+    };
+    headers.get(EXPIRES)?;
+    Some(date(EXPIRES).zip(date(DATE)).and_then(|(end, start)| end.duration_since(start).ok()).unwrap_or_default())
+}
+
+fn varies_on_keyed(value: &[u8]) -> bool {
+    value
+        .split(|&b| b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty())
+        .all(|name| HeaderName::from_bytes(name).is_ok_and(|name| KEYED.contains(&name.as_str())))
+}
+
+/// What `Cache-Control` says, of what concerns us (RFC 9111 section 5.2). Directives that say it twice count as the stricter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheControl {
+    pub no_store: bool,
+    pub no_cache: bool,
+    pub must_revalidate: bool,
+    pub only_if_cached: bool,
+    /// Seconds. An argument that is no number is 0 (section 4.2.1: treat as stale).
+    pub max_age: Option<u64>,
+    /// Seconds, in requests.
+    pub min_fresh: Option<u64>,
+}
+
+impl CacheControl {
+    /// Reads every `Cache-Control` field.
+    pub fn read(headers: &HeaderMap) -> Self {
+        let mut control = CacheControl::default();
+        for value in headers.get_all(CACHE_CONTROL) {
+            for (name, argument) in directives(value.as_bytes()) {
+                match name.as_str() {
+                    "no-store" => control.no_store = true,
+                    "no-cache" => control.no_cache = true,
+                    "must-revalidate" => control.must_revalidate = true,
+                    "only-if-cached" => control.only_if_cached = true,
+                    "max-age" => {
+                        let seconds = argument.parse().unwrap_or(0);
+                        control.max_age = Some(control.max_age.map_or(seconds, |before| before.min(seconds)));
+                    }
+                    "min-fresh" => control.min_fresh = argument.parse().ok(),
+                    _ => {}
+                }
+            }
+        }
+        control
+    }
+
+    /// Reads a request's, `Pragma: no-cache` included where there is no `Cache-Control` (section 5.4).
+    pub fn of_request(headers: &HeaderMap) -> Self {
+        let pragma = !headers.contains_key(CACHE_CONTROL)
+            && headers.get_all(PRAGMA).iter().any(|value| {
+                value.as_bytes().split(|&b| b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
+            });
+        let control = Self::read(headers);
+        CacheControl { no_cache: control.no_cache || pragma, ..control }
+    }
+
+    /// Whether a stored answer of that age, with that much freshness left (both in seconds), is what a request wants.
+    /// `max-stale` is not looked at: how stale an answer may be is the operator's to say.
+    pub fn accepts(&self, age: u64, left: i64) -> bool {
+        let fresh_enough = self.min_fresh.is_none_or(|least| i64::try_from(least).is_ok_and(|least| left >= least));
+        !self.no_cache && self.max_age.is_none_or(|most| age <= most) && fresh_enough
+    }
+}
+
+/// Names in lower case with their arguments, quotes taken off; a comma within quotes separates nothing.
+fn directives(value: &[u8]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let (mut part, mut quoted, mut escaped) = (String::new(), false, false);
+    for &byte in value.iter().chain(b",") {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => {
+                escaped = true;
+                continue;
+            }
+            b'"' => {
+                quoted = !quoted;
+                continue;
+            }
+            b',' if !quoted => {
+                found.push(directive(&part));
+                part.clear();
+                continue;
+            }
+            _ => {}
+        }
+        part.push(char::from(byte));
+    }
+    // A quote that is never closed hides what follows: the cautious reading is that it forbids.
+    if quoted {
+        found.extend([directive(&part), ("no-store".into(), String::new())]);
+    }
+    found
+}
+
+fn directive(text: &str) -> (String, String) {
+    let (name, argument) = text.split_once('=').unwrap_or((text, ""));
+    (name.trim().to_ascii_lowercase(), argument.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn config() -> config::Cache {
+        config::Cache {
+            ttl: Duration::from_secs(60),
+            not_found_ttl: Duration::from_secs(10),
+            forbidden_ttl: Duration::from_secs(5),
+            stale_while_revalidate: Duration::from_secs(30),
+            stale_if_error: Duration::from_secs(300),
+            max_bytes: 1 << 20,
+            ttl_jitter: 0.1,
+        }
+    }
+
+    fn of(status: u16, fields: &[(&'static str, &'static str)]) -> Option<Lifetime> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        lifetime(StatusCode::from_u16(status).unwrap(), &headers, &config(), 0.0)
+    }
+
+    #[test]
+    fn statuses_have_their_times_and_others_are_not_stored() {
+        assert_eq!(of(200, &[]).unwrap().fresh.as_secs(), 60);
+        assert_eq!(of(404, &[]).unwrap().fresh.as_secs(), 10);
+        assert_eq!(of(403, &[]).unwrap().fresh.as_secs(), 5);
+        for status in [201, 204, 206, 301, 304, 400, 401, 410, 429, 500, 503] {
+            assert_eq!(of(status, &[]), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_api_can_forbid_and_shorten_and_never_lengthen() {
+        for field in [
+            ("cache-control", "no-store"),
+            ("cache-control", "private, No-Store"),
+            ("cache-control", "max-age=0"),
+            ("cache-control", "max-age=\"0\""),
+            ("cache-control", "no-cache"),
+            ("cache-control", "no-cache=\"x\""),
+            ("cache-control", "max-age=soon"),
+            ("cache-control", "x=\"a, max-age=9"),
+            ("set-cookie", "a=b"),
+            ("vary", "*"),
+            ("vary", "Accept-Language"),
+            ("vary", "Authorization, User-Agent"),
+            ("expires", "0"),
+            // Counted from nothing.
+            ("expires", "Thu, 18 Aug 2050 02:01:18 GMT"),
+        ] {
+            assert_eq!(of(200, &[field]), None, "{field:?}");
+        }
+        for (fields, seconds) in [
+            (&[("cache-control", "max-age=5")][..], 5),
+            (&[("cache-control", "max-age=500")], 60),
+            (&[("cache-control", "max-age=50"), ("cache-control", "max-age=20")], 20),
+            (&[("cache-control", "max-age=50"), ("age", "30")], 20),
+            (&[("cache-control", "max-age=50"), ("age", "30, 0")], 20),
+            (&[("cache-control", "max-age=50"), ("age", "soon")], 50),
+            (&[("cache-control", "ext=\"no-store, x\", max-age=7")], 7),
+            (&[("vary", "Authorization, Accept-Encoding, Origin")], 60),
+        ] {
+            assert_eq!(of(200, fields).unwrap().fresh.as_secs(), seconds, "{fields:?}");
+        }
+        let date = ("date", "Thu, 18 Aug 2050 02:01:18 GMT");
+        for (expires, seconds) in [
+            ("Thu, 18 Aug 2050 02:01:25 GMT", Some(7)),
+            ("Thursday, 18-Aug-50 02:01:25 GMT", Some(7)),
+            ("Fri, 19 Aug 2050 02:01:18 GMT", Some(60)),
+            ("Thu, 18 Aug 2050 02:01:18 GMT", None),
+            ("Thu, 18 Aug 2050 02:01:17 GMT", None),
+            ("Thu, 18 Aug 2050 2:01:25 GMT", None),
+            ("tomorrow", None),
+        ] {
+            let lifetime = of(200, &[date, ("expires", expires)]);
+            assert_eq!(lifetime.map(|lifetime| lifetime.fresh.as_secs()), seconds, "{expires}");
+        }
+        let old = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("age", "3")];
+        assert_eq!(of(200, &old).unwrap().fresh.as_secs(), 7);
+        let twice = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("expires", "Thu, 18 Aug 2050 02:01:29 GMT")];
+        assert_eq!(of(200, &twice), None);
+        assert_eq!(of(200, &[date, ("expires", "0"), ("cache-control", "max-age=9")]).unwrap().fresh.as_secs(), 9);
+        let strict = of(200, &[("cache-control", "must-revalidate")]).unwrap();
+        assert!(strict.stale_while_revalidate.is_zero() && strict.stale_if_error.is_zero());
+    }
+
+    #[test]
+    fn a_request_says_what_it_accepts() {
+        let accepts = |fields: &[(&'static str, &'static str)], age, left| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            CacheControl::of_request(&headers).accepts(age, left)
+        };
+        assert!(accepts(&[], 50, 10) && accepts(&[("cache-control", "max-stale=99")], 50, 10));
+        assert!(!accepts(&[("cache-control", "no-cache")], 0, 60) && !accepts(&[("pragma", "no-cache")], 0, 60));
+        assert!(accepts(&[("pragma", "no-cache"), ("cache-control", "max-age=9")], 5, 10));
+        assert!(!accepts(&[("cache-control", "no-cache=\"x")], 0, 60));
+        assert!(
+            accepts(&[("cache-control", "max-age=5")], 5, 10) && !accepts(&[("cache-control", "max-age=4")], 5, 10)
+        );
+        assert!(
+            accepts(&[("cache-control", "min-fresh=9")], 5, 10)
+                && !accepts(&[("cache-control", "min-fresh=11")], 5, 10)
+        );
+    }
+
+    #[test]
+    fn jitter_takes_away_a_part() {
+        let lifetime = lifetime(StatusCode::OK, &HeaderMap::new(), &config(), 1.0).unwrap();
+        assert_eq!(lifetime.fresh.as_secs(), 54);
+    }
+}

@@ -1,0 +1,214 @@
+//! What was answered before: redacted representations, per caller and customer, bounded in bytes and in time.
+//!
+//! Nothing unredacted can be stored, since only [`crate::redact`] makes what an entry is made of. Whether an entry may be
+//! given is decided here and nowhere else: by its times and by the generations of what it was made from.
+
+mod flight;
+mod freshness;
+mod generations;
+mod key;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::{ETAG, HeaderMap, HeaderValue, LAST_MODIFIED};
+use moka::Expiry;
+use moka::notification::RemovalCause;
+
+pub use flight::{Boarded, Flights, Waiter};
+pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
+pub use generations::{EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
+pub use key::{CallerId, CallerIds, Key};
+
+use crate::reply::Representation;
+
+/// Memory of an entry beside its body: key, entry, and moka's own bookkeeping, as measured with
+/// 1 KB documents and rounded up.
+const ENTRY_OVERHEAD: usize = 900;
+
+/// A stored answer and its times.
+pub struct Entry {
+    pub representation: Arc<Representation>,
+    /// The API's own validators, for asking whether anything changed.
+    pub validators: Option<Box<Validators>>,
+    /// When the API was asked for it.
+    pub fetched_at: Instant,
+    /// How old the answer was by its own word, to which the time since then is added.
+    pub initial_age: Duration,
+    pub lifetime: Lifetime,
+    /// What it was made from, as of when its fetch began.
+    pub marks: EntryMarks,
+    /// Milliseconds after `fetched_at` before which the API is not asked again, since it just failed.
+    pause: AtomicU32,
+}
+
+/// `ETag` and `Last-Modified` as the API sent them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validators {
+    pub etag: Option<HeaderValue>,
+    pub last_modified: Option<HeaderValue>,
+}
+
+impl Validators {
+    /// Those of an answer, if it has any.
+    pub fn of(headers: &HeaderMap) -> Option<Box<Self>> {
+        let (etag, last_modified) = (headers.get(ETAG).cloned(), headers.get(LAST_MODIFIED).cloned());
+        (etag.is_some() || last_modified.is_some()).then(|| Box::new(Validators { etag, last_modified }))
+    }
+}
+
+/// How an entry may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    Fresh,
+    /// Stale, and may be given while a refresh runs.
+    WhileRevalidating,
+    /// Stale, and may be given only if the API cannot be asked.
+    IfError,
+    /// Of no use any more.
+    Dead,
+}
+
+impl Entry {
+    pub fn new(
+        representation: Arc<Representation>,
+        validators: Option<Box<Validators>>,
+        (fetched_at, initial_age): (Instant, Duration),
+        lifetime: Lifetime,
+        marks: EntryMarks,
+    ) -> Self {
+        Entry { representation, validators, fetched_at, initial_age, lifetime, marks, pause: AtomicU32::new(0) }
+    }
+
+    /// How old it is, counted from the API (RFC 9111 section 4.2.3).
+    pub fn age(&self, now: Instant) -> Duration {
+        self.initial_age + now.saturating_duration_since(self.fetched_at)
+    }
+
+    /// How it may be used now.
+    pub fn usable(&self, now: Instant) -> Use {
+        let age = now.saturating_duration_since(self.fetched_at);
+        let Lifetime { fresh, stale_while_revalidate, stale_if_error } = self.lifetime;
+        match age {
+            age if age < fresh => Use::Fresh,
+            age if age < fresh + stale_while_revalidate => Use::WhileRevalidating,
+            age if age < fresh + stale_if_error => Use::IfError,
+            _ => Use::Dead,
+        }
+    }
+
+    /// Whether it may be given while the API cannot be asked.
+    pub fn usable_if_error(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.fetched_at) < self.lifetime.fresh + self.lifetime.stale_if_error
+    }
+
+    /// Whole seconds for which it is still fresh; negative for how long it is stale. Rounded away from freshness.
+    pub fn ttl(&self, now: Instant) -> i64 {
+        let fresh_until = self.fetched_at + self.lifetime.fresh;
+        match fresh_until.checked_duration_since(now) {
+            Some(left) => left.as_secs() as i64,
+            None => -(now.duration_since(fresh_until).as_secs_f64().ceil() as i64),
+        }
+    }
+
+    /// The API failed just now: it is not asked again for this entry before `pause` is over.
+    pub fn pause(&self, now: Instant, pause: Duration) {
+        let until = now.saturating_duration_since(self.fetched_at) + pause;
+        self.pause.store(u32::try_from(until.as_millis()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether such a pause is on.
+    pub fn is_paused(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.fetched_at).as_millis();
+        age < u128::from(self.pause.load(Ordering::Relaxed))
+    }
+
+    fn usable_for(&self) -> Duration {
+        self.lifetime.fresh + self.lifetime.stale_while_revalidate.max(self.lifetime.stale_if_error)
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        (self.fetched_at + self.usable_for()).saturating_duration_since(now)
+    }
+}
+
+/// Stored answers.
+pub struct Cache {
+    entries: moka::sync::Cache<Key, Arc<Entry>>,
+    capacity: u64,
+}
+
+impl Cache {
+    /// `max_bytes`: memory of all entries, bookkeeping included. `evicted`: told why an entry went.
+    pub fn new(max_bytes: u64, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        let entries = moka::sync::Cache::builder()
+            .max_capacity(max_bytes)
+            .weigher(|_key: &Key, entry: &Arc<Entry>| {
+                u32::try_from(entry.representation.body().len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+            })
+            .expire_after(AtItsEnd)
+            .eviction_listener(move |_key, _entry, cause| {
+                if let Some(cause) = cause_name(cause) {
+                    evicted(cause);
+                }
+            })
+            .build();
+        Cache { entries, capacity: max_bytes }
+    }
+
+    /// The entry of that key, if nothing that it was made from has changed since.
+    pub fn get(&self, key: &Key, marks: EntryMarks) -> Option<Arc<Entry>> {
+        self.entries.get(key).filter(|entry| entry.marks == marks)
+    }
+
+    /// Stores an entry, in the place of the one before.
+    pub fn put(&self, key: Key, entry: Arc<Entry>) {
+        self.entries.insert(key, entry);
+    }
+
+    /// Drops an entry.
+    pub fn drop_entry(&self, key: &Key) {
+        self.entries.invalidate(key);
+    }
+
+    /// Drops everything at once.
+    pub fn clear(&self) {
+        self.entries.invalidate_all();
+    }
+
+    /// Entries, bytes and capacity in bytes, up to date.
+    pub fn usage(&self) -> (u64, u64, u64) {
+        self.entries.run_pending_tasks();
+        (self.entries.entry_count(), self.entries.weighted_size(), self.capacity)
+    }
+}
+
+/// The name of a cause for metrics; a replaced entry was not evicted.
+fn cause_name(cause: RemovalCause) -> Option<&'static str> {
+    match cause {
+        RemovalCause::Expired => Some("expired"),
+        RemovalCause::Size => Some("size"),
+        RemovalCause::Explicit => Some("purged"),
+        RemovalCause::Replaced => None,
+    }
+}
+
+/// An entry is kept for as long as it may be given.
+struct AtItsEnd;
+
+impl Expiry<Key, Arc<Entry>> for AtItsEnd {
+    fn expire_after_create(&self, _key: &Key, entry: &Arc<Entry>, now: Instant) -> Option<Duration> {
+        Some(entry.left(now))
+    }
+
+    fn expire_after_update(
+        &self,
+        _key: &Key,
+        entry: &Arc<Entry>,
+        now: Instant,
+        _left: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.left(now))
+    }
+}

@@ -1,0 +1,244 @@
+//! The command line: arguments, configuration, exit codes.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::api::AccessLevel;
+use crate::config::{self, Config};
+use crate::redact::{Policy, redact};
+use crate::sandbox::{self, Sandbox};
+use crate::server::{self, Source, StartError};
+use crate::telemetry;
+
+/// Failed while running.
+const FAILED: u8 = 1;
+/// Wrong usage.
+const USAGE: u8 = 2;
+/// Wrong configuration (`EX_CONFIG` of sysexits).
+const CONFIGURATION: u8 = 78;
+
+/// The configuration of `demo`, which needs no file.
+const DEMO: &str = include_str!("../config/demo.toml");
+const DEMO_NAME: &str = "config/demo.toml";
+
+#[derive(Parser)]
+#[command(name = "telecomx-gateway", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves
+    Run {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
+        config: PathBuf,
+        /// Takes the sockets over from the process that runs
+        #[arg(long, hide = true)]
+        upgrade: bool,
+    },
+    /// Serves on 127.0.0.1:8080 in front of a bundled sandbox of the API; needs no network
+    Demo,
+    /// Serves the sandbox of the API alone
+    Sandbox {
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+        listen: SocketAddr,
+        /// Milliseconds added to every answer
+        #[arg(long, value_name = "MS", default_value_t = 0)]
+        latency: u64,
+    },
+    /// Validates a configuration
+    Check {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
+        config: PathBuf,
+        /// Says in words what is cached, for whom and how long, and what each role sees
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Redacts one JSON document from standard input as the gateway would
+    Redact {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
+        config: PathBuf,
+        /// The access level of the reader, such as VIEWER
+        #[arg(long, value_name = "ROLE")]
+        role: AccessLevel,
+    },
+    /// Prints the JSON Schema of the configuration
+    Schema,
+}
+
+/// What ended a command: what to say, and the exit code.
+struct Ending(u8, String);
+
+impl Ending {
+    fn failed(what: impl fmt::Display) -> Self {
+        Ending(FAILED, format!("telecomx-gateway: {what}"))
+    }
+
+    fn configuration(what: impl fmt::Display) -> Self {
+        Ending(CONFIGURATION, what.to_string())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // The reader may have closed the pipe; there is nobody left to tell.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    match obey(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Ending(code, message)) => {
+            let _ = writeln!(std::io::stderr(), "{message}");
+            code.into()
+        }
+    }
+}
+
+fn obey(command: Command) -> Result<(), Ending> {
+    match command {
+        Command::Run { upgrade: true, .. } => Err(Ending(
+            USAGE,
+            "telecomx-gateway: --upgrade is not supported by this version; stop the old process first".into(),
+        )),
+        Command::Run { config, upgrade: false } => {
+            let loaded = load(&config)?;
+            serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)))
+        }
+        Command::Demo => demo(),
+        Command::Sandbox { listen, latency } => {
+            let options = sandbox::Options { latency: Duration::from_millis(latency), ..sandbox::Options::default() };
+            let (serving, address) = open_sandbox(listen, options)?;
+            say(format_args!("sandbox of the API on http://{address}/ (GET it for help)"))?;
+            serving.join().map_err(|_| Ending::failed("the sandbox stopped"))?.map_err(Ending::failed)
+        }
+        Command::Check { config, explain } => {
+            let loaded = load(&config)?;
+            server::check(&loaded).map_err(Ending::configuration)?;
+            if explain {
+                say(config::explain(&loaded).trim_end())
+            } else {
+                say(format_args!("{}: ok", config.display()))
+            }
+        }
+        Command::Redact { config, role } => redact_input(&load(&config)?, role),
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&config::schema()).map_err(Ending::failed)?;
+            say(schema)
+        }
+    }
+}
+
+/// One line, or several, to standard output. A reader who left early is no failure.
+fn say(what: impl fmt::Display) -> Result<(), Ending> {
+    match writeln!(std::io::stdout().lock(), "{what}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Ending::failed(error)),
+        _ => Ok(()),
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Ending> {
+    config::load(
+        path,
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )
+    .map_err(Ending::configuration)
+}
+
+fn serve(config: Config, source: Source) -> Result<(), Ending> {
+    let levels = telemetry::install(&config.log).map_err(Ending::failed)?;
+    server::run(config, source, levels).map_err(|error| match error {
+        StartError::Configuration(what) => Ending::configuration(what),
+        StartError::Environment(what) => Ending::failed(what),
+    })
+}
+
+fn redact_input(config: &Config, role: AccessLevel) -> Result<(), Ending> {
+    let policy = Policy::compile(&config.redaction.rules()).map_err(|errors| {
+        Ending::configuration(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    let mut document = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut document).map_err(Ending::failed)?;
+    let redacted = redact(&policy, role, document.into())
+        .map_err(|refusal| Ending::failed(format_args!("the document cannot be redacted safely: {refusal}")))?;
+    let mut output = std::io::stdout().lock();
+    output.write_all(redacted.bytes()).and_then(|()| output.write_all(b"\n")).map_err(Ending::failed)
+}
+
+type Serving = std::thread::JoinHandle<std::io::Result<()>>;
+
+/// Serves the sandbox in a thread of its own; gives its address.
+fn open_sandbox(address: SocketAddr, options: sandbox::Options) -> Result<(Serving, SocketAddr), Ending> {
+    let busy = |error| Ending::failed(format_args!("cannot listen on {address}: {error}"));
+    let listener = std::net::TcpListener::bind(address).map_err(busy)?;
+    listener.set_nonblocking(true).map_err(busy)?;
+    let address = listener.local_addr().map_err(busy)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(Ending::failed)?;
+    let serving = std::thread::spawn(move || {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            Sandbox::new(options).serve(listener).await
+        })
+    });
+    Ok((serving, address))
+}
+
+fn demo() -> Result<(), Ending> {
+    let parse = || config::parse(DEMO_NAME, DEMO, []).map_err(|problems| problems.to_string());
+    let config = parse().map_err(Ending::configuration)?;
+    let upstream = SocketAddr::new(config.upstream.url.host.parse().map_err(Ending::failed)?, config.upstream.url.port);
+    let (_serving, _) = open_sandbox(upstream, sandbox::Options::default())?;
+    say(demo_lines(&config))?;
+    serve(config, Box::new(parse))
+}
+
+/// Lines to paste, one group a role.
+fn demo_lines(config: &Config) -> String {
+    let address = config.server.listen.first().map(ToString::to_string).unwrap_or_default();
+    let (admin, customer) = (config.admin.listen, sandbox::DEMO_CUSTOMER);
+    let name = format!("http://{address}/customer/{customer}/name");
+    let token = |level: AccessLevel| {
+        sandbox::demo_callers().iter().find(|caller| caller.role == level).map_or("", |caller| caller.token)
+    };
+    let curl = |level| format!("curl -si -H 'Authorization: Bearer {}'", token(level));
+    let (viewer, owner) = (curl(AccessLevel::Viewer), curl(AccessLevel::Owner));
+    let (reseller, administrator) = (curl(AccessLevel::Reseller), curl(AccessLevel::Admin));
+    format!(
+        "telecomx-gateway on http://{address}/, its admin listener on http://{admin}/, a sandbox of the API behind it.\n\
+         Try, in another terminal:\n\n\
+         # VIEWER: a miss, then a hit; no secret in either\n\
+         {viewer} {name}\n\
+         {viewer} {name}\n\n\
+         # the same answer again, by its validator: 304\n\
+         {viewer} -H \"If-None-Match: $({viewer} {name} | tr -d '\\r' | sed -n 's/^etag: //Ip')\" {name}\n\n\
+         # RESELLER: the API's own bytes, in an entry of its own\n\
+         {reseller} {name}\n\n\
+         # ADMIN\n\
+         {administrator} {name}\n\n\
+         # OWNER: an update goes through; the VIEWER's next look, a hit before, fetches anew\n\
+         {owner} -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' http://{address}/customer/{customer}\n\
+         {viewer} {name}\n\n\
+         # nobody: 401, in the API's own shape\n\
+         curl -si {name}\n\n\
+         # operators: numbers, and dropping what is stored of one customer\n\
+         curl -s http://{admin}/metrics | grep '^telecomx_gateway_requests_total'\n\
+         curl -s http://{admin}/stats\n\
+         curl -si -X DELETE http://{admin}/cache/customers/{customer}\n"
+    )
+}

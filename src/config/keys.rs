@@ -1,0 +1,432 @@
+//! The one list of everything that can be configured: path, kind, default, and the words that explain it. What reads
+//! the file, the environment, the JSON Schema and the shipped `config/gateway.toml` all come from here, so none of them
+//! can know a key that another does not.
+
+use std::time::Duration;
+
+use super::kind::Kind;
+
+/// A key of the file.
+pub(super) struct Key {
+    /// Table and name, such as `cache.ttl`.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub need: Need,
+    /// What it does, and when to change it; for the schema and the shipped file.
+    pub doc: &'static str,
+}
+
+/// Whether a key must be written. The texts are TOML.
+pub(super) enum Need {
+    Default(&'static str),
+    Optional {
+        example: &'static str,
+    },
+    /// Where its table is there.
+    Required {
+        example: &'static str,
+    },
+}
+
+/// A table of the file.
+pub(super) struct Table {
+    pub path: &'static str,
+    pub presence: Presence,
+    pub doc: &'static str,
+}
+
+pub(super) enum Presence {
+    /// As good as there, even when it is not written.
+    Always,
+    /// Its absence means something.
+    Optional,
+    /// `[[path]]`, any number of times; what stands for it when there is none, as TOML.
+    Repeated { default: &'static str },
+}
+
+impl Key {
+    /// The part after the table's path.
+    pub(super) fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// The path of the table that it stands in.
+    pub(super) fn table(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// A value that is right, as TOML: the default, where there is one.
+    pub(super) fn sample(&self) -> &'static str {
+        match self.need {
+            Need::Default(text) => text,
+            Need::Optional { example } | Need::Required { example } => example,
+        }
+    }
+}
+
+pub(super) fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+pub(super) fn table(path: &str) -> Option<&'static Table> {
+    TABLES.iter().find(|table| table.path == path)
+}
+
+/// The keys of one table, in the order in which they are documented.
+pub(super) fn keys_of(table: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.table() == table)
+}
+
+const fn always(path: &'static str, doc: &'static str) -> Table {
+    Table { path, presence: Presence::Always, doc }
+}
+
+const fn default(path: &'static str, kind: Kind, text: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, need: Need::Default(text), doc }
+}
+
+const fn required(path: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, need: Need::Required { example }, doc }
+}
+
+const fn optional(path: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, need: Need::Optional { example }, doc }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// May be switched off.
+const SPAN: Kind = Kind::Duration { min: Duration::ZERO };
+/// A wait that must end, and must begin.
+const TIMEOUT: Kind = Kind::Duration { min: Duration::from_millis(1) };
+const LEVELS: Kind =
+    Kind::Word(&["NO_LOGIN", "PERSONAL", "VIEWER", "MANAGER", "OWNER", "RESELLER", "RESELLER_ADMIN", "ADMIN"]);
+const ADDRESSES: Kind = Kind::List { of: &Kind::Listen, at_least: 1 };
+
+pub(super) const TABLES: &[Table] = &[
+    always("server", "The public listener: what callers connect to."),
+    Table {
+        path: "server.tls",
+        presence: Presence::Optional,
+        doc: "A TLS listener beside the plain one, HTTP/1.1 and h2. Leave the table out where something in front ends TLS.",
+    },
+    always("admin", "The admin listener: health, metrics, status page, cache purge, reload. Never on the public one."),
+    always("upstream", "The API that the gateway stands in front of."),
+    always(
+        "identity",
+        "How long the API's word on who a token belongs to is trusted. \"0s\" switches a remembering off.",
+    ),
+    always(
+        "cache",
+        "Answers of GET /customer/{id}/name, kept per caller, role and customer. \"0s\" switches a remembering off.",
+    ),
+    always("redaction", "What lower roles must not see."),
+    always("forward", "Everything but GET /customer/{id}/name is passed on to the API."),
+    Table {
+        path: "forward.redact",
+        presence: Presence::Repeated {
+            default: r#"[{ path = "/customer/**", secret_names = [] }, { path = "/auth/**", role = "answer", secret_names = [] }, { path = "/log/**", secret_names = [] }]"#,
+        },
+        doc: "Forwarded answers that are redacted below `redaction.reveal_to` as well; the first path that fits counts. \
+              Writing one rule replaces all of the default ones, so repeat those that you keep. Not from the environment.",
+    },
+    always("cors", "Web pages of other origins that may read intercepted answers."),
+    always("log", "Logs go to standard error, one line an event; never a token, a secret or a query."),
+];
+
+pub(super) const KEYS: &[Key] = &[
+    default(
+        "server.listen",
+        ADDRESSES,
+        r#"["127.0.0.1:8080"]"#,
+        "Addresses for plain HTTP/1.1 and h2c: IP and port, never a name. \"0.0.0.0:8080\" listens on all of IPv4; do that \
+         only behind something that ends TLS, or tokens travel in the clear.",
+    ),
+    default(
+        "server.threads",
+        Kind::Whole { min: 0, max: 1024 },
+        "0",
+        "Worker threads; 0: one per core. Set it where a container may use fewer cores than it sees.",
+    ),
+    default(
+        "server.trusted_proxies",
+        Kind::List { of: &Kind::Network, at_least: 0 },
+        r#"["127.0.0.0/8"]"#,
+        "Networks or addresses whose X-Forwarded-For is believed. Name your load balancers here and nothing wider: who is \
+         trusted can claim any client address.",
+    ),
+    default(
+        "server.drain",
+        SPAN,
+        r#""10s""#,
+        "The longest wait, at TERM, for requests in flight; what is left is cut and the exit code is 1. Keep it below the \
+         supervisor's own kill timeout.",
+    ),
+    default(
+        "server.header_timeout",
+        TIMEOUT,
+        r#""10s""#,
+        "Time for a caller to send a whole request head, however slowly it drips.",
+    ),
+    default(
+        "server.max_connections",
+        Kind::Whole { min: 1, max: 1_000_000 },
+        "10000",
+        "Connections open at once, all listeners together; more are turned away. Each takes a file descriptor: raise the \
+         limit of the process (ulimit -n) along with it.",
+    ),
+    default(
+        "server.keepalive_timeout",
+        TIMEOUT,
+        r#""60s""#,
+        "How long an idle connection is kept. Longer than the idle timeout of a load balancer in front, or it meets \
+         closed connections.",
+    ),
+    default(
+        "server.max_header_bytes",
+        Kind::Size { min: KIB, max: MIB },
+        r#""32KiB""#,
+        "Largest request head; larger ones get 431. From 1KiB to 1MiB. Raise it only for callers with huge cookies.",
+    ),
+    required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP and port."),
+    required(
+        "server.tls.cert_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/tls/cert.pem""#,
+        "Certificate and its chain, PEM, leaf first. Read again when it changes; no restart is needed.",
+    ),
+    required(
+        "server.tls.key_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/tls/key.pem""#,
+        "Its private key, PEM. Readable by the gateway's user alone.",
+    ),
+    default(
+        "admin.listen",
+        Kind::Listen,
+        r#""127.0.0.1:9090""#,
+        "One address. Anything but loopback needs token_file.",
+    ),
+    optional(
+        "admin.token_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/admin-token""#,
+        "A file with the bearer token that all but /livez and /readyz then need. Required where listen is not loopback. \
+         Paths are best absolute; relative ones start at the working directory.",
+    ),
+    required(
+        "upstream.url",
+        Kind::UpstreamUrl,
+        r#""https://api.telecomx.dk""#,
+        "Scheme, host and optional port; no path. The only key without a default.",
+    ),
+    optional(
+        "upstream.ca_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/ca.pem""#,
+        "Trust this certificate authority too, PEM; the system's roots otherwise. For an API with a private certificate.",
+    ),
+    default("upstream.connect_timeout", TIMEOUT, r#""2s""#, "For the connection to the API, TLS included."),
+    default(
+        "upstream.timeout",
+        TIMEOUT,
+        r#""10s""#,
+        "For the whole exchange of an intercepted request; then 504, or a stale answer. Forwarded requests may take longer.",
+    ),
+    default(
+        "upstream.max_body",
+        Kind::Size { min: KIB, max: GIB },
+        r#""1MiB""#,
+        "Largest answer to an intercepted request; larger ones are a 502. Known answers are some KiB.",
+    ),
+    default(
+        "upstream.max_in_flight",
+        Kind::Whole { min: 1, max: 100_000 },
+        "256",
+        "The gateway's own requests to the API at once; above it callers get 503 with Retry-After. Lower it to spare the API.",
+    ),
+    default(
+        "identity.ttl",
+        SPAN,
+        r#""60s""#,
+        "The revocation bound: a token revoked elsewhere is served at most this long. Shorter: safer, and more validations. \
+         What passes through the gateway (logout, changed employees) counts at once.",
+    ),
+    default(
+        "identity.refresh_after",
+        SPAN,
+        r#""30s""#,
+        "From this age on a hit asks the API again in the background, so that busy callers never wait. At most ttl.",
+    ),
+    default(
+        "identity.stale_if_error",
+        SPAN,
+        r#""2m""#,
+        "How much longer than ttl a known token is trusted while the API cannot be asked. \"0s\": an unreachable API \
+         locks everyone out after ttl.",
+    ),
+    default(
+        "identity.negative_ttl",
+        SPAN,
+        r#""5s""#,
+        "How long a token that the API called invalid is refused without asking again.",
+    ),
+    default(
+        "identity.cookie",
+        Kind::Cookie,
+        r#""token""#,
+        "Name of the cookie that may hold the token, after Authorization, X-API-Key and ?token=. \"\": cookies are not looked at.",
+    ),
+    default(
+        "identity.send_client_ip",
+        Kind::Flag,
+        "true",
+        "Send the caller's address along with a validation: the API then refuses a token used from another address than it \
+         was made for. Only off where callers' addresses change or cannot be known.",
+    ),
+    default(
+        "identity.session",
+        TIMEOUT,
+        r#""15m""#,
+        "The API's sliding session. It must be longer than cache.ttl + cache.stale_while_revalidate, or a caller served from \
+         the cache alone would be logged out. Change it only when the API's changes.",
+    ),
+    default(
+        "identity.max_invalid_per_minute",
+        Kind::Whole { min: 1, max: 1_000_000 },
+        "60",
+        "Invalid tokens from one address in a minute; above it unknown tokens get 429, known ones go on. Raise it where many \
+         people share an address.",
+    ),
+    default(
+        "cache.ttl",
+        SPAN,
+        r#""60s""#,
+        "How long an answer (200) is fresh. Changes that pass through the gateway count at once; this bounds those made \
+         elsewhere. \"0s\": every request asks the API.",
+    ),
+    default("cache.not_found_ttl", SPAN, r#""10s""#, "How long a 404 (no such customer) is kept."),
+    default(
+        "cache.forbidden_ttl",
+        SPAN,
+        r#""5s""#,
+        "How long a 403 (no access to this customer) is kept. Short, so that new access counts soon.",
+    ),
+    default(
+        "cache.stale_while_revalidate",
+        SPAN,
+        r#""30s""#,
+        "This long after its end an answer is still given, while a new one is fetched behind it.",
+    ),
+    default(
+        "cache.stale_if_error",
+        SPAN,
+        r#""5m""#,
+        "This long after its end an answer is still given when the API fails. Longer: a longer outage goes unseen, with older data.",
+    ),
+    default(
+        "cache.max_bytes",
+        Kind::Size { min: MIB, max: 1024 * GIB },
+        r#""256MiB""#,
+        "Memory of the entries, bookkeeping included; at least 1MiB. An entry counts as 900 bytes beside its body.",
+    ),
+    default(
+        "cache.ttl_jitter",
+        Kind::Fraction { max: 0.5 },
+        "0.1",
+        "Part of the ttl, from 0 to 0.5, by which lives differ, so that entries do not expire together.",
+    ),
+    default(
+        "redaction.reveal_to",
+        LEVELS,
+        r#""RESELLER""#,
+        "The lowest role that sees the API's own bytes. Lower it and integration secrets reach more people.",
+    ),
+    default(
+        "redaction.roots",
+        Kind::List { of: &Kind::Member, at_least: 1 },
+        r#"["integrations", "customerIntegrations"]"#,
+        "Names of the members under which, at any depth, lower roles see only what `public` selects.",
+    ),
+    default(
+        "redaction.public",
+        Kind::List { of: &Kind::Selector, at_least: 0 },
+        PUBLIC,
+        "Selectors, relative to a root, of what lower roles may see; all else is secret. `*` one member, `**` any number of \
+         them, `{a,b}` either; arrays are transparent; case matters. Add a new harmless member of the API here.",
+    ),
+    default(
+        "redaction.secret_names",
+        Kind::List { of: &Kind::NamePattern, at_least: 0 },
+        r#"["*password*", "*secret*", "*token*", "*apikey*", "*api_key*", "*credential*", "*privatekey*"]"#,
+        "Names that are secret for lower roles wherever they stand outside the roots (under them `public` decides). `*` is any \
+         characters; letter case does not matter.",
+    ),
+    default(
+        "redaction.action",
+        Kind::Word(&["remove", "null", "mask"]),
+        r#""remove""#,
+        "What becomes of a secret: \"remove\" takes the member away, \"null\" leaves it with null, \"mask\" turns strings into \
+         \"***\" and anything else into null. Change it for clients that insist on the member.",
+    ),
+    default(
+        "forward.blocked",
+        Kind::List { of: &Kind::PathPattern, at_least: 0 },
+        r#"["/tools/realtime", "/tools/realtime/**", "/porting/*/notify", "/pbx/app/notification/send/callerid"]"#,
+        "Paths that get 403: the API trusts them by address, and would trust everyone behind the gateway. `*` is one segment, \
+         `**` any number of them. Add what your API trusts by address.",
+    ),
+    required(
+        "forward.redact.path",
+        Kind::PathPattern,
+        r#""/customer/**""#,
+        "Path pattern; `/customer/**` fits `/customer` too.",
+    ),
+    default(
+        "forward.redact.role",
+        Kind::Word(&["caller", "answer"]),
+        r#""caller""#,
+        "Whose role decides: the \"caller\"'s, or the accessLevel in the \"answer\" itself (login, impersonate, validateToken).",
+    ),
+    optional(
+        "forward.redact.secret_names",
+        Kind::List { of: &Kind::NamePattern, at_least: 0 },
+        "[]",
+        "Secret names outside the roots on this path. []: only what stands under the roots is redacted, since other members \
+         (a SIP password, a session token) may be the caller's own. Left out: redaction.secret_names.",
+    ),
+    default(
+        "cors.allowed_origins",
+        Kind::Origins,
+        "[]",
+        "Origins as browsers send them, e.g. [\"https://app.example\"]; [\"*\"]: any, without credentials. []: no CORS fields, \
+         and preflights are forwarded like anything else.",
+    ),
+    default("log.format", Kind::Word(&["json", "text"]), r#""json""#, "\"json\" for machines, \"text\" for people."),
+    default(
+        "log.level",
+        Kind::Word(&["error", "warn", "info", "debug", "trace"]),
+        r#""info""#,
+        "The least important lines that are written: error, warn, info, debug or trace.",
+    ),
+    default(
+        "log.access",
+        Kind::Word(&["all", "errors", "off"]),
+        r#""all""#,
+        "A line for each request (\"all\"), for those that failed (\"errors\"), or none (\"off\").",
+    ),
+];
+
+const PUBLIC: &str = r#"[
+  "**.enabled",
+  "**.economic.accrual",
+  "**.uniconta.companyId",
+  "**.criipto.{clientId,domain,clientIdRealm}",
+  "**.also.customerId",
+  "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
+  "**.ms365.calendarShowAsMappings.*",
+  "**.ms365.calendarCategoryMappings.{category,presence}",
+  "**.mvnoPrivate.portal",
+]"#;

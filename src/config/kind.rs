@@ -1,0 +1,373 @@
+//! The kinds of values: how each is read from TOML, and what it looks like in the JSON Schema. A value that was read is
+//! right in itself; what must hold between values is checked in `check`.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::problem::Wrong;
+use super::{UpstreamUrl, address, pattern, units};
+
+pub(super) enum Kind {
+    Whole {
+        min: u64,
+        max: u64,
+    },
+    /// A number from 0 to `max`.
+    Fraction {
+        max: f64,
+    },
+    Flag,
+    /// At most a year.
+    Duration {
+        min: Duration,
+    },
+    /// In bytes.
+    Size {
+        min: u64,
+        max: u64,
+    },
+    Word(&'static [&'static str]),
+    Listen,
+    Network,
+    UpstreamUrl,
+    File,
+    Cookie,
+    Member,
+    NamePattern,
+    Selector,
+    PathPattern,
+    Origin,
+    /// Origins, or `*` alone.
+    Origins,
+    List {
+        of: &'static Kind,
+        at_least: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Whole(u64),
+    Fraction(f64),
+    Flag(bool),
+    Duration(Duration),
+    Text(String),
+    Listen(SocketAddr),
+    Network(IpNet),
+    UpstreamUrl(UpstreamUrl),
+    List(Vec<Value>),
+}
+
+/// What is wrong, and where in the text.
+pub(super) type WrongAt = (Range<usize>, Wrong);
+
+impl Kind {
+    /// Reads a value. `sample` is one that is right, as TOML, for the message. Every item of a list that is wrong is told.
+    pub(super) fn read(&self, value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {
+        match self {
+            Kind::List { of, at_least } => read_list(of, *at_least, value, sample),
+            Kind::Origins => {
+                // `"*"` needs no list around it.
+                if value.get_ref().as_str() == Some("*") {
+                    return Ok(Value::List(vec![Value::Text("*".to_owned())]));
+                }
+                let origins = read_list(&Kind::Origin, 0, value, sample)?;
+                match &origins {
+                    Value::List(items) if items.len() > 1 && items.contains(&Value::Text("*".to_owned())) => {
+                        let wrong =
+                            Wrong::new(r#""*" stands beside others"#, r#"write ["*"] alone, or list the origins"#);
+                        Err(vec![(value.span(), wrong)])
+                    }
+                    _ => Ok(origins),
+                }
+            }
+            _ => self.read_one(value.get_ref(), sample).map_err(|wrong| vec![(value.span(), wrong)]),
+        }
+    }
+
+    fn read_one(&self, value: &DeValue, sample: &str) -> Result<Value, Wrong> {
+        match (self, value) {
+            (Kind::Whole { min, max }, DeValue::Integer(number)) => {
+                let read = u64::from_str_radix(number.as_str(), number.radix()).ok();
+                read.filter(|number| (*min..=*max).contains(number)).map(Value::Whole).ok_or_else(|| {
+                    Wrong::new(format!("{number} is out of range"), format!("write a number from {min} to {max}"))
+                })
+            }
+            (Kind::Fraction { max }, DeValue::Integer(_) | DeValue::Float(_)) => {
+                let text = match value {
+                    DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+                    DeValue::Float(number) => number.as_str(),
+                    _ => "",
+                };
+                let read = text.parse().ok().filter(|number: &f64| (0.0..=*max).contains(number));
+                // Adding zero turns `-0.0` into `0.0`.
+                read.map(|number| Value::Fraction(number + 0.0)).ok_or_else(|| {
+                    Wrong::new("is out of range", format!("write a number from 0 to {max}, e.g. {sample}"))
+                })
+            }
+            (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
+            (Kind::Duration { .. } | Kind::Size { .. }, DeValue::Integer(number)) => {
+                let unit = if matches!(self, Kind::Duration { .. }) { "s" } else { "B" };
+                Err(Wrong::new(format!("{number} has no unit"), format!("write e.g. \"{number}{unit}\"")))
+            }
+            (_, DeValue::String(text)) if self.is_text() => self.read_text(text, sample),
+            _ => Err(Wrong::new(
+                format!("{} is expected, not {}", self.noun(), type_of(value)),
+                format!("write e.g. {}", on_one_line(sample)),
+            )),
+        }
+    }
+
+    fn read_text(&self, text: &str, sample: &str) -> Result<Value, Wrong> {
+        let kept = || Value::Text(text.to_owned());
+        match self {
+            Kind::Duration { min } => {
+                let Some(duration) = units::parse_duration(text) else {
+                    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                    let right = if all_digits { format!("\"{text}s\"") } else { sample.to_owned() };
+                    return Err(Wrong::new(format!("{text:?} is not a duration"), format!("write e.g. {right}")));
+                };
+                if duration < *min {
+                    return Err(Wrong::new(format!("{text:?} is no time at all"), format!("write e.g. {sample}")));
+                }
+                if duration > units::LONGEST {
+                    return Err(Wrong::new(format!("{text:?} is longer than a year"), format!("write e.g. {sample}")));
+                }
+                Ok(Value::Duration(duration))
+            }
+            Kind::Size { min, max } => {
+                let Some(size) = units::parse_size(text) else {
+                    let wrong = format!("{text:?} is not a size");
+                    return Err(Wrong::new(
+                        wrong,
+                        format!("write e.g. {sample}; units are B, KB, KiB, MB, MiB, GB, GiB"),
+                    ));
+                };
+                if !(*min..=*max).contains(&size) {
+                    let (min, max) = (units::show_size(*min), units::show_size(*max));
+                    return Err(Wrong::new(
+                        format!("{text:?} is out of range"),
+                        format!("write a size from {min} to {max}"),
+                    ));
+                }
+                Ok(Value::Whole(size))
+            }
+            Kind::Word(words) if words.contains(&text) => Ok(kept()),
+            Kind::Word(words) => {
+                let right = format!("write one of {}", quoted(words).join(", "));
+                Err(Wrong::new(format!("{text:?} is none of the words that fit"), right))
+            }
+            Kind::Listen => address::listen_address(text).map(Value::Listen),
+            Kind::Network => address::network(text).map(Value::Network),
+            Kind::UpstreamUrl => address::upstream_url(text).map(Value::UpstreamUrl),
+            Kind::File if text.is_empty() || text.contains('\0') => {
+                Err(Wrong::new("is not the path of a file", format!("write e.g. {sample}, or leave the key out")))
+            }
+            Kind::File => Ok(kept()),
+            Kind::Cookie => pattern::cookie_name(text).map(|()| kept()),
+            Kind::Member => pattern::member_name(text).map(|()| kept()),
+            Kind::NamePattern => pattern::name_pattern(text).map(|()| kept()),
+            Kind::Selector => pattern::selector(text).map(|()| kept()),
+            Kind::PathPattern => pattern::path_pattern(text).map(|()| kept()),
+            Kind::Origin if text == "*" => Ok(kept()),
+            Kind::Origin => address::origin(text).map(Value::Text),
+            Kind::Whole { .. } | Kind::Fraction { .. } | Kind::Flag | Kind::List { .. } | Kind::Origins => {
+                Err(Wrong::new(format!("{} is expected, not a string", self.noun()), format!("write e.g. {sample}")))
+            }
+        }
+    }
+
+    /// Whether it is written as a string.
+    pub(super) fn is_text(&self) -> bool {
+        !self.is_list() && !matches!(self, Kind::Whole { .. } | Kind::Fraction { .. } | Kind::Flag)
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Kind::List { .. } | Kind::Origins)
+    }
+
+    fn noun(&self) -> &'static str {
+        match self {
+            Kind::Whole { .. } => "a whole number",
+            Kind::Fraction { .. } => "a number",
+            Kind::Flag => "true or false",
+            Kind::Duration { .. } => "a duration in quotes",
+            Kind::Size { .. } => "a size in quotes",
+            Kind::List { .. } | Kind::Origins => "a list",
+            _ => "a string",
+        }
+    }
+
+    /// What an editor can check; the fine print of addresses and patterns is left to `parse`.
+    pub(super) fn schema(&self) -> Json {
+        let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+        match self {
+            Kind::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+            Kind::Fraction { max } => json!({ "type": "number", "minimum": 0, "maximum": max }),
+            Kind::Flag => json!({ "type": "boolean" }),
+            Kind::Duration { min } if min.is_zero() => text(units::DURATION_PATTERN),
+            // Some digit other than 0.
+            Kind::Duration { .. } => {
+                json!({ "type": "string", "pattern": units::DURATION_PATTERN, "not": { "pattern": "^[0hms]*$" } })
+            }
+            Kind::Size { .. } => text(units::SIZE_PATTERN),
+            Kind::Word(words) => json!({ "enum": words }),
+            Kind::Listen => text(r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$"),
+            Kind::Network => text("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"),
+            Kind::UpstreamUrl => text(r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\]+/?$"),
+            Kind::Cookie => text("^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"),
+            Kind::Member => text("^[^*{}.,]+$"),
+            Kind::File | Kind::NamePattern | Kind::Selector => json!({ "type": "string", "minLength": 1 }),
+            Kind::PathPattern => text(r"^(/(\*|\*\*|[A-Za-z0-9._~!$&'()+,=:@-]+))+$"),
+            Kind::Origin => text(r"^[a-z][a-z0-9+.-]*://[^/A-Z]+$"),
+            Kind::Origins => json!({ "anyOf": [
+                { "const": "*" },
+                { "type": "array", "items": { "const": "*" }, "minItems": 1, "maxItems": 1 },
+                { "type": "array", "items": Kind::Origin.schema(), "uniqueItems": true },
+            ] }),
+            Kind::List { of, at_least } => {
+                json!({ "type": "array", "items": of.schema(), "minItems": at_least, "uniqueItems": true })
+            }
+        }
+    }
+}
+
+fn read_list(of: &Kind, at_least: usize, value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {
+    let write = || format!("write e.g. {}", on_one_line(sample));
+    let DeValue::Array(items) = value.get_ref() else {
+        let wrong = Wrong::new(format!("a list is expected, not {}", type_of(value.get_ref())), write());
+        return Err(vec![(value.span(), wrong)]);
+    };
+    if items.len() < at_least {
+        return Err(vec![(value.span(), Wrong::new("is empty", write()))]);
+    }
+    let mut list = Vec::new();
+    let mut problems = Vec::new();
+    // A list's sample is a list; an item's is what stands in it first.
+    let item_sample = sample.split('"').nth(1).map_or("\"…\"".to_owned(), |item| format!("{item:?}"));
+    for item in items.iter() {
+        match of.read(item, &item_sample) {
+            Ok(read) if list.contains(&read) => {
+                problems
+                    .push((item.span(), Wrong::new(format!("{} stands twice", show(item.get_ref())), "write it once")));
+            }
+            Ok(read) => list.push(read),
+            Err(wrong) => problems.extend(wrong),
+        }
+    }
+    if problems.is_empty() { Ok(Value::List(list)) } else { Err(problems) }
+}
+
+fn show(value: &DeValue) -> String {
+    value.as_str().map_or_else(|| type_of(value).to_owned(), |text| format!("{text:?}"))
+}
+
+fn type_of(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+pub(super) fn quoted(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| format!("{word:?}")).collect()
+}
+
+/// A TOML text without its line breaks, cut where it is long.
+fn on_one_line(toml: &str) -> String {
+    let line = toml.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    match line.match_indices(", ").nth(1) {
+        Some((end, _)) if line.starts_with('[') => format!("{}, …]", &line[..end]),
+        _ => line,
+    }
+}
+
+/// What a value is in the program. `None`: another kind, which is a mistake in the list of keys.
+pub(super) trait FromValue: Sized {
+    fn from_value(value: Value) -> Option<Self>;
+}
+
+impl FromValue for u64 {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Whole(number) = value { Some(number) } else { None }
+    }
+}
+
+impl FromValue for usize {
+    fn from_value(value: Value) -> Option<Self> {
+        u64::from_value(value)?.try_into().ok()
+    }
+}
+
+impl FromValue for u32 {
+    fn from_value(value: Value) -> Option<Self> {
+        u64::from_value(value)?.try_into().ok()
+    }
+}
+
+impl FromValue for f64 {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Fraction(number) = value { Some(number) } else { None }
+    }
+}
+
+impl FromValue for bool {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Flag(flag) = value { Some(flag) } else { None }
+    }
+}
+
+impl FromValue for Duration {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Duration(duration) = value { Some(duration) } else { None }
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Text(text) = value { Some(text) } else { None }
+    }
+}
+
+impl FromValue for PathBuf {
+    fn from_value(value: Value) -> Option<Self> {
+        String::from_value(value).map(PathBuf::from)
+    }
+}
+
+impl FromValue for SocketAddr {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Listen(address) = value { Some(address) } else { None }
+    }
+}
+
+impl FromValue for IpNet {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::Network(network) = value { Some(network) } else { None }
+    }
+}
+
+impl FromValue for UpstreamUrl {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::UpstreamUrl(url) = value { Some(url) } else { None }
+    }
+}
+
+impl<T: FromValue> FromValue for Vec<T> {
+    fn from_value(value: Value) -> Option<Self> {
+        let Value::List(items) = value else { return None };
+        items.into_iter().map(T::from_value).collect()
+    }
+}

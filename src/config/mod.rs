@@ -1,0 +1,264 @@
+//! The configuration that the program uses: every value parsed, checked and in its own type. What the operator typed is
+//! another matter (`given`), with one fallible step between (`read`). A configuration with anything wrong is refused
+//! as a whole, and everything that is wrong is told at once. Secrets are not here: only the paths of their files.
+//!
+//! Pure: no socket, no clock; `load` alone touches the file system.
+
+mod address;
+mod check;
+mod explain;
+mod given;
+mod keys;
+mod kind;
+mod pattern;
+mod problem;
+mod read;
+mod schema;
+mod units;
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::api::AccessLevel;
+use crate::redact::{Action, Rules};
+
+pub use explain::explain;
+pub use problem::{Place, Problem, Problems};
+pub use schema::schema;
+
+use problem::Wrong;
+
+/// Reads the file, lets the variables override its keys (`TELECOMX_GATEWAY__CACHE__TTL`), and checks everything, the
+/// files that it names included. A file that is missing or cannot be read is a problem too.
+///
+/// Only variables with the prefix `TELECOMX_GATEWAY__` are looked at; the others may be given as well.
+pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
+    let file_name = path.display().to_string();
+    let unreadable = |reason: String| {
+        let wrong =
+            Wrong::new(format!("cannot be read: {reason}"), "name a file that the gateway's user may read (-c FILE)");
+        Problems::one(Problem::new(Place::File { file: file_name.clone() }, "", wrong))
+    };
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        unreadable(format!("line {line} is not UTF-8"))
+    })?;
+    settle(&file_name, &text, env, Files::Checked)
+}
+
+/// As `load`, of a text at hand: pure, so the files that it names are not looked at. `file_name` is for the messages.
+pub fn parse(file_name: &str, text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
+    settle(file_name, text, env, Files::Unseen)
+}
+
+#[derive(PartialEq)]
+enum Files {
+    Checked,
+    Unseen,
+}
+
+fn settle(
+    file_name: &str,
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+    files: Files,
+) -> Result<Config, Problems> {
+    let env: Vec<(String, String)> = env.into_iter().collect();
+    let read::Reading { config, places, whole, mut problems } = read::read(given::gather(file_name, text, &env));
+    if whole {
+        problems.extend(check::between_keys(&config, &places));
+    }
+    if files == Files::Checked {
+        problems.extend(check::files(&config, &places));
+    }
+    Problems::none_or(problems).map(|()| config)
+}
+
+/// Everything that can be configured. Field names are the keys of the TOML file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub upstream: Upstream,
+    pub identity: Identity,
+    pub cache: Cache,
+    pub redaction: Redaction,
+    pub forward: Forward,
+    pub cors: Cors,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub listen: Vec<SocketAddr>,
+    /// 0: one per core.
+    pub threads: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    pub drain: Duration,
+    pub header_timeout: Duration,
+    pub max_connections: usize,
+    pub keepalive_timeout: Duration,
+    pub max_header_bytes: u64,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    pub listen: Vec<SocketAddr>,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    pub url: UpstreamUrl,
+    pub ca_file: Option<PathBuf>,
+    pub connect_timeout: Duration,
+    pub timeout: Duration,
+    pub max_body: u64,
+    pub max_in_flight: usize,
+}
+
+/// Where the API is: scheme, host and port, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    pub tls: bool,
+    /// A DNS name in lower case, or an address; an IPv6 address without its brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl Redaction {
+    /// The rules as the redactor takes them.
+    pub fn rules(&self) -> Rules {
+        let Redaction { reveal_to, roots, public, secret_names, action } = self.clone();
+        Rules { reveal_to, roots, public, secret_names, action }
+    }
+}
+
+impl UpstreamUrl {
+    /// The value of `Host`: the port is left out where it is the scheme's own, an IPv6 address stands in brackets.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    pub ttl: Duration,
+    pub refresh_after: Duration,
+    pub stale_if_error: Duration,
+    pub negative_ttl: Duration,
+    /// `None`: tokens in cookies are not looked at.
+    pub cookie: Option<String>,
+    pub send_client_ip: bool,
+    pub session: Duration,
+    pub max_invalid_per_minute: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cache {
+    pub ttl: Duration,
+    pub not_found_ttl: Duration,
+    pub forbidden_ttl: Duration,
+    pub stale_while_revalidate: Duration,
+    pub stale_if_error: Duration,
+    pub max_bytes: u64,
+    /// 0.0 to 0.5.
+    pub ttl_jitter: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redaction {
+    pub reveal_to: AccessLevel,
+    pub roots: Vec<String>,
+    pub public: Vec<String>,
+    pub secret_names: Vec<String>,
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    /// Path patterns: `*` one segment, `**` any number of them.
+    pub blocked: Vec<String>,
+    pub redact: Vec<ForwardRedact>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardRedact {
+    pub path: String,
+    pub role: ForwardRole,
+    pub secret_names: Vec<String>,
+}
+
+/// Whose access level decides what a forwarded answer may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardRole {
+    /// The caller's own.
+    Caller,
+    /// The `accessLevel` that stands in the answer itself.
+    Answer,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cors {
+    pub allowed_origins: AllowedOrigins,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// `["*"]`: any origin, without credentials.
+    Any,
+    /// These, as browsers write them in `Origin`; none: no CORS fields at all.
+    Listed(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    pub access: AccessLog,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    All,
+    Errors,
+    Off,
+}

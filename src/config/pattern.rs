@@ -1,0 +1,170 @@
+//! The small languages of the configuration: path patterns, selectors, member names, cookie names. They are checked
+//! here for what can be said without knowing how they are matched; the redaction module compiles its own.
+
+use super::problem::Wrong;
+
+/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them) or stand for
+/// themselves. Nothing that a path in normal form cannot hold, or the pattern would never match.
+pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
+    let fail =
+        |wrong: &str| Err(Wrong::new(format!("{text:?} {wrong}"), r#"write e.g. "/customer/*/name" or "/log/**""#));
+    let Some(segments) = text.strip_prefix('/') else {
+        return fail("does not start with `/`");
+    };
+    for segment in segments.split('/') {
+        match segment {
+            "*" | "**" => {}
+            "" => return fail("has an empty segment or a trailing slash"),
+            "." | ".." => return fail("has a dot segment, which no path in normal form has"),
+            _ if segment.contains('*') => return fail("mixes `*` with other characters in one segment"),
+            _ if !segment.bytes().all(is_plain_in_path) => {
+                return fail("holds a character that does not stand for itself in a path");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// RFC 3986 `pchar` without the escape and without `;`, which the gateway takes for the start of parameters.
+fn is_plain_in_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
+}
+
+/// Checks a selector: steps with dots between, each `*`, `**`, a member name, or `{a,b}` of names.
+pub(super) fn selector(text: &str) -> Result<(), Wrong> {
+    let fail = |wrong: &str| {
+        Err(Wrong::new(
+            format!("{text:?} {wrong}"),
+            r#"write e.g. "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
+        ))
+    };
+    if text.contains(['[', ']']) {
+        return fail("holds brackets; arrays are passed through by themselves");
+    }
+    let mut inside = false;
+    for character in text.chars() {
+        match (character, inside) {
+            ('{', false) => inside = true,
+            ('}', true) => inside = false,
+            ('{' | '}', _) => return fail("has braces that do not match"),
+            ('.', true) => return fail("has a dot inside braces"),
+            (',', false) => return fail("has a comma outside braces"),
+            (other, _) if other.is_control() => return fail("holds a control character"),
+            _ => {}
+        }
+    }
+    if inside {
+        return fail("has braces that do not match");
+    }
+    for step in text.split('.') {
+        let names = match step.strip_prefix('{') {
+            Some(rest) => match rest.strip_suffix('}') {
+                Some(names) => names,
+                None => return fail("has braces that are only a part of a step"),
+            },
+            None if matches!(step, "*" | "**") => continue,
+            None => step,
+        };
+        for name in names.split(',') {
+            if name.is_empty() {
+                return fail("has an empty step or name");
+            }
+            if name.contains(['*', '{', '}']) {
+                return fail("mixes `*` or braces with other characters in one step");
+            }
+            if name.trim() != name {
+                return fail("has a space around a name; names are compared exactly");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks a pattern of member names: any characters, `*` for any number of them.
+pub(super) fn name_pattern(text: &str) -> Result<(), Wrong> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(Wrong::new(format!("{text:?} is not a pattern of names"), r#"write e.g. "*password*""#));
+    }
+    Ok(())
+}
+
+/// Checks the name of a member, in full: no pattern.
+pub(super) fn member_name(text: &str) -> Result<(), Wrong> {
+    if text.is_empty() || text.contains(['*', '{', '}', '.', ',']) || text.chars().any(char::is_control) {
+        return Err(Wrong::new(
+            format!("{text:?} is not the name of a member"),
+            r#"write a whole name, e.g. "integrations""#,
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the name of a cookie: a token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
+pub(super) fn cookie_name(text: &str) -> Result<(), Wrong> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.bytes().all(is_token) {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        format!("{text:?} cannot be the name of a cookie"),
+        r#"write letters, digits, `-` and `_`, e.g. "token", or "" for none"#,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_patterns() {
+        for text in ["/customer/**", "/porting/*/notify", "/**", "/tools/realtime", "/auth/validateToken", "/a:b"] {
+            assert_eq!(path_pattern(text), Ok(()), "{text}");
+        }
+        for (text, wrong) in [
+            ("customer/**", "start"),
+            ("", "start"),
+            ("/", "empty"),
+            ("/a//b", "empty"),
+            ("/a/", "empty"),
+            ("/a/../b", "dot segment"),
+            ("/a**", "mixes"),
+            ("/a/b*", "mixes"),
+            ("/***", "mixes"),
+            ("/a%20b", "itself"),
+            ("/a?b", "itself"),
+            ("/a;b", "itself"),
+            ("/a\\b", "itself"),
+            ("/ø", "itself"),
+        ] {
+            assert!(path_pattern(text).unwrap_err().wrong.contains(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn selectors() {
+        for text in ["**.enabled", "a", "**", "a.*.b", "**.ms365.{tenantId,verified}", "{a,b}.c", "a-b._id"] {
+            assert_eq!(selector(text), Ok(()), "{text}");
+        }
+        for text in [
+            "", ".a", "a.", "a..b", "a.{b", "a.b}", "a.{b,}", "a.{}", "a.{b.c}", "a.{{b}}", "x{a,b}", "{a,b}x", "a*",
+            "***", "{*}", "a,b", "a. b", "a[0]", "a\n",
+        ] {
+            assert!(selector(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert!(name_pattern("*password*").is_ok() && name_pattern("*").is_ok());
+        assert!(name_pattern("").is_err() && name_pattern("a\n").is_err());
+        assert!(member_name("customerIntegrations").is_ok());
+        for text in ["", "*", "a.b", "a,b", "{a}"] {
+            assert!(member_name(text).is_err(), "{text}");
+        }
+        assert!(cookie_name("").is_ok() && cookie_name("__Host-token").is_ok());
+        for text in ["a b", "a;b", "a=b", "tøken", "a\"b"] {
+            assert!(cookie_name(text).is_err(), "{text}");
+        }
+    }
+}

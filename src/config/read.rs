@@ -1,0 +1,262 @@
+//! From what was given to the `Config`: each key read as its kind, with its default where it is not written. A key that
+//! cannot be read is a problem, and its default stands in so that the reading goes on and finds the others.
+
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::given::{Given, Origin, Text, Values};
+use super::keys::{self, Key, Need, Presence};
+use super::kind::FromValue;
+use super::problem::{Place, Problem, Wrong};
+use super::*;
+use crate::redact::Action;
+
+pub(super) const ACTIONS: [(&str, Action); 3] =
+    [("remove", Action::Remove), ("null", Action::Null), ("mask", Action::Mask)];
+pub(super) const ROLES: [(&str, ForwardRole); 2] = [("caller", ForwardRole::Caller), ("answer", ForwardRole::Answer)];
+pub(super) const FORMATS: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+pub(super) const LOG_LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+pub(super) const ACCESS_LOGS: [(&str, AccessLog); 3] =
+    [("all", AccessLog::All), ("errors", AccessLog::Errors), ("off", AccessLog::Off)];
+
+/// The configuration as far as it could be read, and what stood in the way.
+pub(super) struct Reading {
+    /// To be used only if there is no problem at all: what could not be read has a stand-in here.
+    pub config: Config,
+    pub places: Places,
+    /// Whether the text is TOML throughout: what stands in the rest may be anything, so nothing is to be said of what
+    /// should stand beside it.
+    pub whole: bool,
+    pub problems: Vec<Problem>,
+}
+
+/// Where the keys stand, for problems that show themselves only between several of them.
+pub(super) struct Places {
+    file: Place,
+    given: BTreeMap<&'static str, Place>,
+    /// Keys that could not be read: a default stands in for them, of which nothing should be said.
+    broken: BTreeSet<&'static str>,
+}
+
+impl Places {
+    /// The place of the first of these keys that was written.
+    pub(super) fn of(&self, paths: &[&str]) -> Place {
+        paths.iter().find_map(|path| self.given.get(path)).unwrap_or(&self.file).clone()
+    }
+
+    /// Whether what these keys say is what the operator, or the default, means.
+    pub(super) fn are_sound(&self, paths: &[&str]) -> bool {
+        !paths.iter().any(|path| self.broken.contains(path))
+    }
+}
+
+pub(super) fn read(given: Given<'_>) -> Reading {
+    let Given { text, values, tables, rules, broken_lines, problems } = given;
+    let given_at = |(path, entry): (&&'static str, &given::Entry)| (*path, entry.place(&text));
+    let places = Places { file: text.whole(), given: values.iter().map(given_at).collect(), broken: BTreeSet::new() };
+    let mut reader = Reader { text, values: &values, tables: &tables, broken_lines: &broken_lines, problems, places };
+    let config = reader.config(rules.as_deref());
+    Reading { config, places: reader.places, whole: broken_lines.is_empty(), problems: reader.problems }
+}
+
+struct Reader<'g> {
+    text: Text<'g>,
+    values: &'g Values<'g>,
+    tables: &'g BTreeMap<&'static str, Place>,
+    broken_lines: &'g BTreeSet<usize>,
+    problems: Vec<Problem>,
+    places: Places,
+}
+
+impl<'g> Reader<'g> {
+    fn config(&mut self, rules: Option<&'g [(Place, Values<'g>)]>) -> Config {
+        let tls = self.tls();
+        let server = Server {
+            listen: self.get("server.listen"),
+            threads: self.get("server.threads"),
+            trusted_proxies: self.get("server.trusted_proxies"),
+            drain: self.get("server.drain"),
+            header_timeout: self.get("server.header_timeout"),
+            max_connections: self.get("server.max_connections"),
+            keepalive_timeout: self.get("server.keepalive_timeout"),
+            max_header_bytes: self.get("server.max_header_bytes"),
+            tls,
+        };
+        let admin = Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };
+        let nowhere = UpstreamUrl { tls: true, host: String::new(), port: 443 };
+        let upstream = Upstream {
+            url: self.find("upstream.url").unwrap_or(nowhere),
+            ca_file: self.find("upstream.ca_file"),
+            connect_timeout: self.get("upstream.connect_timeout"),
+            timeout: self.get("upstream.timeout"),
+            max_body: self.get("upstream.max_body"),
+            max_in_flight: self.get("upstream.max_in_flight"),
+        };
+        let cookie: String = self.get("identity.cookie");
+        let identity = Identity {
+            ttl: self.get("identity.ttl"),
+            refresh_after: self.get("identity.refresh_after"),
+            stale_if_error: self.get("identity.stale_if_error"),
+            negative_ttl: self.get("identity.negative_ttl"),
+            cookie: Some(cookie).filter(|name| !name.is_empty()),
+            send_client_ip: self.get("identity.send_client_ip"),
+            session: self.get("identity.session"),
+            max_invalid_per_minute: self.get("identity.max_invalid_per_minute"),
+        };
+        let cache = Cache {
+            ttl: self.get("cache.ttl"),
+            not_found_ttl: self.get("cache.not_found_ttl"),
+            forbidden_ttl: self.get("cache.forbidden_ttl"),
+            stale_while_revalidate: self.get("cache.stale_while_revalidate"),
+            stale_if_error: self.get("cache.stale_if_error"),
+            max_bytes: self.get("cache.max_bytes"),
+            ttl_jitter: self.get("cache.ttl_jitter"),
+        };
+        let levels = AccessLevel::ALL.map(|level| (level.as_str(), level));
+        let redaction = Redaction {
+            reveal_to: self.word("redaction.reveal_to", self.values, &levels),
+            roots: self.get("redaction.roots"),
+            public: self.get("redaction.public"),
+            secret_names: self.get("redaction.secret_names"),
+            action: self.word("redaction.action", self.values, &ACTIONS),
+        };
+        let redact = self.rules(rules, &redaction.secret_names);
+        let forward = Forward { blocked: self.get("forward.blocked"), redact };
+        let origins: Vec<String> = self.get("cors.allowed_origins");
+        let any = origins == ["*"];
+        let cors = Cors { allowed_origins: if any { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) } };
+        let log = Log {
+            format: self.word("log.format", self.values, &FORMATS),
+            level: self.word("log.level", self.values, &LOG_LEVELS),
+            access: self.word("log.access", self.values, &ACCESS_LOGS),
+        };
+        Config { server, admin, upstream, identity, cache, redaction, forward, cors, log }
+    }
+
+    /// All three keys, or no table.
+    fn tls(&mut self) -> Option<Tls> {
+        self.tables.get("server.tls")?;
+        Some(Tls {
+            listen: self.find("server.tls.listen").unwrap_or_default(),
+            cert_file: self.find("server.tls.cert_file").unwrap_or_default(),
+            key_file: self.find("server.tls.key_file").unwrap_or_default(),
+        })
+    }
+
+    fn rules(&mut self, rules: Option<&'g [(Place, Values<'g>)]>, secret_names: &[String]) -> Vec<ForwardRedact> {
+        let default;
+        let rules = match rules {
+            Some(rules) => rules,
+            None => {
+                default = default_rules();
+                &default
+            }
+        };
+        let mut read = Vec::new();
+        for (place, values) in rules {
+            let path = self.find_in("forward.redact.path", values, Some(place));
+            let role = self.word("forward.redact.role", values, &ROLES);
+            let names = self.find_in("forward.redact.secret_names", values, Some(place));
+            // A rule that does not say hides what is hidden elsewhere: closed by default.
+            let secret_names = names.unwrap_or_else(|| secret_names.to_vec());
+            read.extend(path.map(|path| ForwardRedact { path, role, secret_names }));
+        }
+        read
+    }
+
+    /// The value of a key that has a default.
+    fn get<T: FromValue>(&mut self, path: &'static str) -> T {
+        self.get_in(path, self.values)
+    }
+
+    fn get_in<T: FromValue>(&mut self, path: &'static str, values: &Values) -> T {
+        self.find_in(path, values, None).unwrap_or_else(|| default_of(path))
+    }
+
+    /// The value of one of these words.
+    fn word<T: Copy>(&mut self, path: &'static str, values: &Values, words: &[(&str, T)]) -> T {
+        let written: String = self.get_in(path, values);
+        let found = words.iter().find(|(word, _)| *word == written);
+        // A test reads every word that the list of keys allows.
+        found.map(|(_, meaning)| *meaning).expect("the list of keys allows only words that have a meaning")
+    }
+
+    fn find<T: FromValue>(&mut self, path: &'static str) -> Option<T> {
+        let table = keys::key(path).and_then(|key| self.tables.get(key.table()));
+        self.find_in(path, self.values, table)
+    }
+
+    /// The value as written; `None` where it is not, or is wrong. `table`: where the key would have to be.
+    fn find_in<T: FromValue>(&mut self, path: &'static str, values: &Values, table: Option<&Place>) -> Option<T> {
+        let key = known(path);
+        let Some(entry) = values.get(path) else {
+            // In a file that is not TOML throughout, the key may be there in what could not be read.
+            if matches!(key.need, Need::Required { .. }) && self.broken_lines.is_empty() {
+                let place = table.cloned().unwrap_or(self.text.whole());
+                let right = format!("write e.g. {} = {}", key.name(), key.sample());
+                self.problems.push(Problem::new(place, path, Wrong::new("is missing", right)));
+            }
+            return None;
+        };
+        match key.kind.read(&entry.value, key.sample()) {
+            Ok(value) => Some(typed(path, value)),
+            Err(wrong) => {
+                self.places.broken.insert(path);
+                for (span, wrong) in wrong {
+                    let place = entry.place_of(&self.text, span);
+                    let caused = matches!(entry.origin, Origin::File)
+                        && place.line().is_some_and(|line| self.broken_lines.contains(&line));
+                    if !caused {
+                        self.problems.push(Problem::new(place, path, wrong));
+                    }
+                }
+                None
+            }
+        }
+    }
+}
+
+fn known(path: &str) -> &'static Key {
+    // Every key is read in every reading, so no test passes while one is missing.
+    keys::key(path).expect("the program reads only keys of the list")
+}
+
+fn typed<T: FromValue>(path: &str, value: kind::Value) -> T {
+    // As above: a key of another kind would fail every test.
+    T::from_value(value).unwrap_or_else(|| unreachable!("{path} is of another kind in the list of keys"))
+}
+
+fn default_of<T: FromValue>(path: &str) -> T {
+    let key = known(path);
+    let value = key.kind.read(&default_toml(key.sample()), "");
+    // A test reads every default.
+    typed(path, value.expect("defaults are right"))
+}
+
+fn default_rules() -> Vec<(Place, Values<'static>)> {
+    let Some(Presence::Repeated { default }) = keys::table("forward.redact").map(|table| &table.presence) else {
+        unreachable!("the list of keys gives forward.redact a default");
+    };
+    let value = default_toml(default);
+    let place = || Place::File { file: "the default".to_owned() };
+    let entry = |value: &Spanned<DeValue<'static>>| given::Entry { value: value.clone(), origin: Origin::File };
+    let tables = value.get_ref().as_array().into_iter().flat_map(|items| items.iter());
+    let fields = |item: &Spanned<DeValue<'static>>| {
+        let rule = keys::keys_of("forward.redact");
+        rule.filter_map(|key| Some((key.path, entry(item.get_ref().get(key.name())?)))).collect()
+    };
+    tables.map(|item| (place(), fields(item))).collect()
+}
+
+fn default_toml(text: &'static str) -> Spanned<DeValue<'static>> {
+    // A test reads every default.
+    DeValue::parse(text).expect("defaults are TOML")
+}

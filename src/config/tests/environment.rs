@@ -1,0 +1,114 @@
+//! Environment variables.
+
+use super::*;
+
+fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, Problems> {
+    parse("gateway.toml", text, env.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+}
+
+const URL: (&str, &str) = ("TELECOMX_GATEWAY__UPSTREAM__URL", "http://127.0.0.1:8081");
+
+#[test]
+fn variables_override_keys_as_toml_or_as_they_are() {
+    let config = with_env(
+        "[cache]\nttl = \"5s\"",
+        &[
+            URL,
+            ("TELECOMX_GATEWAY__CACHE__TTL", "30s"),
+            ("TELECOMX_GATEWAY__CACHE__NOT_FOUND_TTL", "\"40s\""),
+            ("TELECOMX_GATEWAY__CACHE__TTL_JITTER", "0.2"),
+            ("TELECOMX_GATEWAY__SERVER__LISTEN", "[\"127.0.0.1:1\", '127.0.0.1:2']"),
+            ("TELECOMX_GATEWAY__SERVER__THREADS", "3"),
+            ("TELECOMX_GATEWAY__SERVER__TRUSTED_PROXIES", ""),
+            ("TELECOMX_GATEWAY__REDACTION__PUBLIC", "**.ms365.{tenantId,verified}"),
+            ("TELECOMX_GATEWAY__REDACTION__ROOTS", "\"integrations\""),
+            ("TELECOMX_GATEWAY__IDENTITY__SEND_CLIENT_IP", "false"),
+            ("TELECOMX_GATEWAY__IDENTITY__COOKIE", "true"),
+            ("TELECOMX_GATEWAY__SERVER__TLS__LISTEN", "[::1]:8443"),
+            ("TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE", "/c"),
+            ("TELECOMX_GATEWAY__SERVER__TLS__KEY_FILE", "/k"),
+            ("PATH", "/bin"),
+            // Set by Kubernetes for a service of this name.
+            ("TELECOMX_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.upstream.url.port, 8081);
+    assert_eq!(config.cache.ttl, seconds(30));
+    assert_eq!(config.cache.not_found_ttl, seconds(40));
+    assert_eq!(config.cache.ttl_jitter, 0.2);
+    assert_eq!(config.server.listen.len(), 2);
+    assert_eq!(config.server.threads, 3);
+    assert!(config.server.trusted_proxies.is_empty());
+    assert_eq!(config.redaction.public, ["**.ms365.{tenantId,verified}"]);
+    assert_eq!(config.redaction.roots, ["integrations"]);
+    assert!(!config.identity.send_client_ip);
+    assert_eq!(config.identity.cookie.as_deref(), Some("true"));
+    assert_eq!(config.server.tls.unwrap().listen, ["[::1]:8443".parse().unwrap()]);
+}
+
+#[test]
+fn problems_name_the_variable() {
+    for (name, value, expected) in [
+        (
+            "TELECOMX_GATEWAY__CACHE__TTL",
+            "30",
+            "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: \"30\" is not a duration; write e.g. \"30s\"",
+        ),
+        (
+            "TELECOMX_GATEWAY__CACHE__TLL",
+            "30s",
+            "TELECOMX_GATEWAY__CACHE__TLL: names no known key; did you mean TELECOMX_GATEWAY__CACHE__TTL?",
+        ),
+        (
+            "TELECOMX_GATEWAY__X",
+            "1",
+            "TELECOMX_GATEWAY__X: names no known key; write TELECOMX_GATEWAY__TABLE__KEY, e.g. TELECOMX_GATEWAY__UPSTREAM__URL",
+        ),
+        (
+            "TELECOMX_GATEWAY__FORWARD__REDACT",
+            "[]",
+            "TELECOMX_GATEWAY__FORWARD__REDACT: forward.redact: cannot be set from the environment; write [[forward.redact]] in the file",
+        ),
+        (
+            "TELECOMX_GATEWAY__FORWARD__REDACT__PATH",
+            "/a",
+            "TELECOMX_GATEWAY__FORWARD__REDACT__PATH: forward.redact: cannot be set from the environment; write [[forward.redact]] in the file",
+        ),
+        (
+            "TELECOMX_GATEWAY__SERVER__THREADS",
+            "many",
+            "TELECOMX_GATEWAY__SERVER__THREADS: server.threads: a whole number is expected, not a string; write e.g. 0",
+        ),
+        (
+            "TELECOMX_GATEWAY__SERVER__LISTEN",
+            "127.0.0.1:1,127.0.0.1:2",
+            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: holds a comma; several items are written as a list: [\"a\", \"b\"]",
+        ),
+        (
+            "TELECOMX_GATEWAY__SERVER__LISTEN",
+            "[\"127.0.0.1:1\"",
+            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: is not a list in TOML; write e.g. [\"a\", \"b\"]",
+        ),
+        (
+            "TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE",
+            "/c",
+            "TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE: server.tls.listen: is missing; write e.g. listen = [\"0.0.0.0:8443\"]",
+        ),
+        (
+            "TELECOMX_GATEWAY__CACHE__STALE_WHILE_REVALIDATE",
+            "1h",
+            "TELECOMX_GATEWAY__CACHE__STALE_WHILE_REVALIDATE: cache.ttl: with cache.stale_while_revalidate it makes \"1h1m\"",
+        ),
+    ] {
+        let problems = with_env("", &[URL, (name, value)]).expect_err(name);
+        let first = problems.iter().next().unwrap().to_string();
+        assert!(first.starts_with(expected), "{first}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn a_variable_mends_what_is_wrong_in_the_file() {
+    let env = [URL, ("TELECOMX_GATEWAY__CACHE__TTL", "1s")];
+    with_env("[cache]\nttl = \"wrong\"", &env).unwrap();
+}

@@ -1,0 +1,85 @@
+//! The file itself, and the files that it names.
+
+use super::*;
+use std::fs;
+
+/// A folder of the test's own, gone when the test ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("telecomx-gateway-config-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const URL: &str = "upstream.url = \"https://api.telecomx.dk\"\n";
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem_with_the_reason() {
+    let folder = Folder::new("missing");
+    let path = folder.0.join("none.toml");
+    let problem = load(&path, []).unwrap_err().to_string();
+    assert!(problem.starts_with(&format!("{}: cannot be read: No such file", path.display())), "{problem}");
+    let latin1 = folder.file("latin1.toml", b"# one\n# sm\xf8rrebr\xf8d\n");
+    let problem = load(&latin1, []).unwrap_err().to_string();
+    assert!(problem.contains("cannot be read: line 2 is not UTF-8"), "{problem}");
+    assert!(load(&folder.0, []).is_err());
+}
+
+#[test]
+fn load_reads_the_file_and_the_variables() {
+    let folder = Folder::new("load");
+    let path = folder.file("gateway.toml", URL);
+    let env = [("TELECOMX_GATEWAY__CACHE__TTL".to_owned(), "7s".to_owned())];
+    assert_eq!(load(&path, env).unwrap().cache.ttl, seconds(7));
+}
+
+#[test]
+fn files_that_are_named_must_be_there_and_not_empty() {
+    let folder = Folder::new("named");
+    let there = folder.file("there", "hunter2\n");
+    let empty = folder.file("empty", " \n");
+    let none = folder.0.join("none");
+    let text = |token: &Path, ca: &Path, cert: &Path, key: &Path| {
+        format!(
+            "{URL}upstream.ca_file = {ca:?}\n[admin]\ntoken_file = {token:?}\n[server.tls]\nlisten = [\"127.0.0.1:0\"]\n\
+             cert_file = {cert:?}\nkey_file = {key:?}\n"
+        )
+    };
+    let right = folder.file("right.toml", text(&there, &there, &there, &there));
+    let config = load(&right, []).unwrap();
+    // What is in the files is not in the configuration, and so not in its Debug.
+    assert!(!format!("{config:?}").contains("hunter2"));
+
+    let wrong_text = text(&empty, &none, &none, &folder.0);
+    let wrong = folder.file("wrong.toml", &wrong_text);
+    let problems = load(&wrong, []).unwrap_err();
+    let found: Vec<(Option<usize>, &str)> = problems.iter().map(|p| (p.place.line(), p.key.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            (Some(2), "upstream.ca_file"),
+            (Some(4), "admin.token_file"),
+            (Some(7), "server.tls.cert_file"),
+            (Some(8), "server.tls.key_file"),
+        ]
+    );
+    let shown = problems.to_string();
+    assert!(shown.contains("cannot be read: No such file") && shown.contains("/empty\" is empty"), "{shown}");
+    // Without the file system the same text is right.
+    parse("wrong.toml", &wrong_text, []).unwrap();
+}

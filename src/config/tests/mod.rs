@@ -1,0 +1,212 @@
+//! What a configuration may say, and what is answered to one that is wrong.
+
+mod between;
+mod environment;
+mod explained;
+mod files;
+mod problems;
+mod shipped;
+
+use super::*;
+
+/// A configuration in which only what `extra` says is not the default.
+fn with(extra: &str) -> Result<Config, Problems> {
+    parse("gateway.toml", &format!("{extra}\n[upstream]\nurl = \"https://api.telecomx.dk\"\n"), [])
+}
+
+/// The problems of such a configuration, a line each.
+fn problems_of(extra: &str) -> Vec<String> {
+    with(extra).expect_err(extra).iter().map(Problem::to_string).collect()
+}
+
+/// The one problem of such a configuration.
+fn problem_of(extra: &str) -> String {
+    let problems = problems_of(extra);
+    assert_eq!(problems.len(), 1, "{extra}: {problems:#?}");
+    problems.concat()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, log } = with("").unwrap();
+    assert_eq!(
+        server,
+        Server {
+            listen: vec!["127.0.0.1:8080".parse().unwrap()],
+            threads: 0,
+            trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+            drain: seconds(10),
+            header_timeout: seconds(10),
+            max_connections: 10_000,
+            keepalive_timeout: seconds(60),
+            max_header_bytes: 32 * 1024,
+            tls: None,
+        }
+    );
+    assert_eq!(admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token_file: None });
+    assert_eq!(
+        upstream,
+        Upstream {
+            url: UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), port: 443 },
+            ca_file: None,
+            connect_timeout: seconds(2),
+            timeout: seconds(10),
+            max_body: 1024 * 1024,
+            max_in_flight: 256,
+        }
+    );
+    assert_eq!(
+        identity,
+        Identity {
+            ttl: seconds(60),
+            refresh_after: seconds(30),
+            stale_if_error: seconds(120),
+            negative_ttl: seconds(5),
+            cookie: Some("token".to_owned()),
+            send_client_ip: true,
+            session: seconds(900),
+            max_invalid_per_minute: 60,
+        }
+    );
+    assert_eq!(
+        cache,
+        Cache {
+            ttl: seconds(60),
+            not_found_ttl: seconds(10),
+            forbidden_ttl: seconds(5),
+            stale_while_revalidate: seconds(30),
+            stale_if_error: seconds(300),
+            max_bytes: 256 * 1024 * 1024,
+            ttl_jitter: 0.1,
+        }
+    );
+    assert_eq!(redaction.reveal_to, AccessLevel::Reseller);
+    assert_eq!(redaction.roots, ["integrations", "customerIntegrations"]);
+    assert_eq!(
+        redaction.public,
+        [
+            "**.enabled",
+            "**.economic.accrual",
+            "**.uniconta.companyId",
+            "**.criipto.{clientId,domain,clientIdRealm}",
+            "**.also.customerId",
+            "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
+            "**.ms365.calendarShowAsMappings.*",
+            "**.ms365.calendarCategoryMappings.{category,presence}",
+            "**.mvnoPrivate.portal",
+        ]
+    );
+    assert_eq!(
+        redaction.secret_names,
+        ["*password*", "*secret*", "*token*", "*apikey*", "*api_key*", "*credential*", "*privatekey*"]
+    );
+    assert_eq!(redaction.action, Action::Remove);
+    assert_eq!(
+        forward.blocked,
+        ["/tools/realtime", "/tools/realtime/**", "/porting/*/notify", "/pbx/app/notification/send/callerid"]
+    );
+    let rule = |path: &str, role| ForwardRedact { path: path.to_owned(), role, secret_names: vec![] };
+    assert_eq!(
+        forward.redact,
+        [
+            rule("/customer/**", ForwardRole::Caller),
+            rule("/auth/**", ForwardRole::Answer),
+            rule("/log/**", ForwardRole::Caller),
+        ]
+    );
+    assert_eq!(cors.allowed_origins, AllowedOrigins::Listed(vec![]));
+    assert_eq!(log, Log { format: LogFormat::Json, level: LogLevel::Info, access: AccessLog::All });
+}
+
+#[test]
+fn what_is_written_is_what_is_meant() {
+    let config = with(
+        r#"
+        [server]
+        listen = ["127.0.0.1:1", "[::1]:1"]
+        threads = 0x10
+        max_header_bytes = "1MiB"
+        [server.tls]
+        listen = ["127.0.0.1:2"]
+        cert_file = "cert.pem"
+        key_file = "key.pem"
+        [identity]
+        cookie = ""
+        ttl = "0s"                       # so that refresh_after, longer by default, means nothing
+        send_client_ip = false
+        [cache]
+        ttl = "1m30s"
+        ttl_jitter = 0
+        [redaction]
+        public = []
+        [[forward.redact]]
+        path = "/a"
+        [[forward.redact]]
+        path = "/b"
+        role = "answer"
+        secret_names = ["x*"]
+        [cors]
+        allowed_origins = ["https://app.example"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.server.listen.len(), 2);
+    assert_eq!(config.server.threads, 16);
+    assert_eq!(config.server.max_header_bytes, 1 << 20);
+    assert_eq!(config.server.tls.unwrap().key_file, Path::new("key.pem"));
+    assert_eq!(config.identity.cookie, None);
+    assert!(!config.identity.send_client_ip);
+    assert_eq!(config.cache.ttl, seconds(90));
+    assert_eq!(config.cache.ttl_jitter, 0.0);
+    assert!(config.redaction.public.is_empty());
+    assert_eq!(config.cors.allowed_origins, AllowedOrigins::Listed(vec!["https://app.example".to_owned()]));
+    // A rule that names no secrets hides those of the redaction section: forgetting the key does not open anything.
+    assert_eq!(config.forward.redact[0].secret_names, config.redaction.secret_names);
+    assert_eq!(config.forward.redact[1].secret_names, ["x*"]);
+    assert_eq!(config.forward.redact[1].role, ForwardRole::Answer);
+}
+
+#[test]
+fn every_word_that_is_allowed_has_a_meaning() {
+    let mut words_read = 0;
+    for key in keys::KEYS {
+        let kind::Kind::Word(words) = key.kind else { continue };
+        for word in words {
+            let table = if key.table() == "forward.redact" {
+                "[[forward.redact]]\npath = \"/a\"".to_owned()
+            } else {
+                format!("[{}]", key.table())
+            };
+            with(&format!("{table}\n{} = {word:?}", key.name())).unwrap();
+            words_read += 1;
+        }
+    }
+    assert_eq!(words_read, 8 + 3 + 2 + 2 + 5 + 3);
+}
+
+#[test]
+fn any_origin_is_a_star_alone() {
+    for text in [r#""*""#, r#"["*"]"#] {
+        let config = with(&format!("[cors]\nallowed_origins = {text}")).unwrap();
+        assert_eq!(config.cors.allowed_origins, AllowedOrigins::Any);
+    }
+    let problem = problem_of("[cors]\nallowed_origins = [\"*\", \"https://app.example\"]");
+    assert!(problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" stands beside others"), "{problem}");
+}
+
+#[test]
+fn host_is_written_as_in_a_request() {
+    for (url, authority) in [
+        ("https://api.telecomx.dk", "api.telecomx.dk"),
+        ("https://api.telecomx.dk:443", "api.telecomx.dk"),
+        ("http://api.telecomx.dk:443", "api.telecomx.dk:443"),
+        ("http://[::1]:8081", "[::1]:8081"),
+    ] {
+        let config = parse("f", &format!("upstream.url = {url:?}"), []).unwrap();
+        assert_eq!(config.upstream.url.authority(), authority);
+    }
+}

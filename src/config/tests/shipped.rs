@@ -1,0 +1,137 @@
+//! The files that are shipped: what they say is what the program does. After a change of the list of keys,
+//! `UPDATE_SHIPPED=1 cargo test --lib made_from_the_list` writes them anew.
+
+use super::*;
+use serde_json::Value as Json;
+use std::fs;
+use toml::de::DeTable;
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+#[track_caller]
+fn is_committed_as(name: &str, text: &str) {
+    let path = shipped(name);
+    if std::env::var_os("UPDATE_SHIPPED").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    // Not `assert_eq`: nobody reads both texts.
+    assert!(
+        committed == text,
+        "config/{name} is not what the list of keys gives; UPDATE_SHIPPED=1 cargo test --lib made_from_the_list"
+    );
+}
+
+fn json(toml: &str) -> Json {
+    let table = DeTable::parse(toml).unwrap().into_inner();
+    schema::json_of(&toml::de::DeValue::Table(table))
+}
+
+#[test]
+fn the_committed_files_are_made_from_the_list_of_keys() {
+    is_committed_as("gateway.toml", &sample::gateway_toml());
+    is_committed_as("gateway.schema.json", &format!("{:#}\n", schema()));
+}
+
+#[test]
+fn shipped_configurations_are_right() {
+    let gateway = load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(gateway, with("").unwrap());
+    let demo = load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(demo.upstream.url, UpstreamUrl { tls: false, host: "127.0.0.1".to_owned(), port: 8081 });
+    assert_eq!(demo.server.listen, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(demo.admin.listen, "127.0.0.1:9090".parse().unwrap());
+}
+
+/// `config/gateway.toml` with every default taken at its word.
+fn uncommented() -> String {
+    let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
+    let bare = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') || line.starts_with("#  \"") => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(|line| bare(line) + "\n").collect()
+}
+
+#[test]
+fn commented_defaults_are_the_defaults() {
+    let text = uncommented();
+    let mut config = parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    // Three have no default, and are shown with an example.
+    assert!(config.server.tls.take().is_some());
+    assert!(config.admin.token_file.take().is_some());
+    assert!(config.upstream.ca_file.take().is_some());
+    assert_eq!(config, with("").unwrap());
+}
+
+#[test]
+fn every_key_stands_in_the_shipped_file_with_its_words() {
+    let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
+    let words = |text: &str| text.split_whitespace().filter(|word| *word != "#").collect::<Vec<_>>().join(" ");
+    let prose = words(&text);
+    let all = json(&uncommented());
+    for key in keys::KEYS {
+        assert!(prose.contains(&words(key.doc)), "{} is not explained", key.path);
+        let pointer = format!("/{}", key.path.replace('.', "/")).replace("/redact/", "/redact/1/");
+        assert!(all.pointer(&pointer).is_some(), "{} is not shown", key.path);
+    }
+}
+
+#[test]
+fn every_default_is_of_its_kind() {
+    let mut read = 0;
+    for key in keys::KEYS {
+        let value = toml::de::DeValue::parse(key.sample()).unwrap();
+        assert!(key.kind.read(&value, "").is_ok(), "{}", key.path);
+        assert!(keys::table(key.table()).is_some(), "{} stands in no table", key.path);
+        read += 1;
+    }
+    assert!(read > 40);
+}
+
+#[test]
+fn the_schema_agrees_with_the_reader() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    assert!(jsonschema::draft202012::meta::is_valid(&schema()));
+    for name in ["gateway.toml", "demo.toml"] {
+        let document = json(&fs::read_to_string(shipped(name)).unwrap());
+        assert!(validator.is_valid(&document), "{name}: {:?}", validator.iter_errors(&document).next());
+    }
+    assert!(validator.is_valid(&json(&uncommented())));
+    for extra in [
+        "[cache]\ntll = \"1s\"",
+        "[cache]\nttl = \"60\"",
+        "[cache]\nttl = \"\"",
+        "[cache]\nttl = 60",
+        "[cache]\nttl_jitter = 0.6",
+        "[cache]\nmax_bytes = \"1mb\"",
+        "[server]\nlisten = []",
+        "[server]\nlisten = [\"localhost:80\"]",
+        "[server]\nheader_timeout = \"0s\"",
+        "[server.tls]\nlisten = [\"127.0.0.1:1\"]",
+        "[log]\nlevel = \"loud\"",
+        "[redaction]\nroots = []",
+        "[forward]\nblocked = [\"tools\"]",
+        "[[forward.redact]]\nrole = \"answer\"",
+        "[cors]\nallowed_origins = [\"*\", \"https://app.example\"]",
+    ] {
+        let text = format!("{extra}\n[upstream]\nurl = \"https://api.telecomx.dk\"");
+        assert!(!validator.is_valid(&json(&text)), "the schema takes {extra}");
+        assert!(parse("f", &text, []).is_err(), "the reader takes {extra}");
+    }
+    for extra in [
+        "[cors]\nallowed_origins = \"*\"",
+        "[cors]\nallowed_origins = [\"*\"]",
+        "[cache]\nttl = \"1m5s\"",
+        "[server]\nheader_timeout = \"10s\"",
+    ] {
+        let text = format!("{extra}\n[upstream]\nurl = \"https://api.telecomx.dk\"");
+        assert!(validator.is_valid(&json(&text)), "the schema refuses {extra}");
+        assert!(parse("f", &text, []).is_ok(), "the reader refuses {extra}");
+    }
+    for text in ["", "[upstream]", "[upstream]\nurl = \"ftp://a\""] {
+        assert!(!validator.is_valid(&json(text)) && parse("f", text, []).is_err(), "{text}");
+    }
+}

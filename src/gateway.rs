@@ -1,0 +1,328 @@
+//! The story of an intercepted request, one line a step, with no word of pingora in it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+
+use crate::api::{ApiError, Change, CustomerId, Query, Token, find_credential};
+use crate::cache::{
+    Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
+};
+use crate::clock;
+use crate::config::Config;
+use crate::fetch::{Asked, Errand, Fetched, Fetcher, is_failure, target};
+use crate::identity::{Caller, Identities};
+use crate::redact::Policy;
+use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match};
+use crate::telemetry::{Metrics, Record};
+use crate::upstream::{Circuit, Client, Connections, Transport};
+
+/// A caller's `no-cache` is obeyed once in this time for each entry: more would be load on the API that any caller could make.
+const FORCED_EVERY: Duration = Duration::from_secs(1);
+
+/// Fetches under way, by what they are for and the generations when they began.
+type Flying = Flights<(Key, EntryMarks), Result<Fetched, ApiError>>;
+
+/// Everything that answers intercepted requests.
+pub struct Gateway<T = Connections> {
+    pub cache: Arc<Cache>,
+    pub identities: Arc<Identities<T>>,
+    pub metrics: Arc<Metrics>,
+    pub cors: Cors,
+    generations: Arc<Generations>,
+    callers: Arc<CallerIds>,
+    flights: Arc<Flying>,
+    fetcher: Arc<Fetcher<T>>,
+    policy_id: u64,
+    cookie: Option<String>,
+}
+
+/// An intercepted request: `GET` or `HEAD` of a customer's name.
+pub struct Ask<'a> {
+    pub customer: CustomerId,
+    pub query: &'a Query<'a>,
+    pub headers: &'a HeaderMap,
+    /// The caller's address, as far as trusted proxies tell.
+    pub address: IpAddr,
+    /// It announces a body, which this request has no use for.
+    pub has_body: bool,
+}
+
+/// What a gateway is made of, beside its configuration.
+pub struct Parts<T = Connections> {
+    pub client: Arc<Client<T>>,
+    pub policy: Arc<Policy>,
+    pub callers: CallerIds,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What outlives a change of configuration.
+struct Kept<T> {
+    cache: Arc<Cache>,
+    identities: Arc<Identities<T>>,
+    metrics: Arc<Metrics>,
+    generations: Arc<Generations>,
+    callers: Arc<CallerIds>,
+    flights: Arc<Flying>,
+    client: Arc<Client<T>>,
+}
+
+impl<T: Transport> Gateway<T> {
+    pub fn new(config: &Config, parts: Parts<T>) -> Self {
+        let Parts { client, policy, callers, metrics } = parts;
+        let generations = Arc::new(Generations::default());
+        let evictions = metrics.clone();
+        let cache = Arc::new(Cache::new(config.cache.max_bytes, move |cause| evictions.evicted(cause)));
+        let identities = Identities::new(&config.identity, client.clone(), generations.clone(), metrics.clone());
+        let (identities, callers) = (Arc::new(identities), Arc::new(callers));
+        let kept = Kept { cache, identities, metrics, generations, callers, flights: Arc::default(), client };
+        Self::of(kept, config, policy)
+    }
+
+    /// The same gateway by another configuration: what is stored, known and under way is kept. What was redacted by
+    /// another policy is not found any more.
+    pub fn reconfigured(&self, config: &Config, policy: Arc<Policy>) -> Self {
+        self.identities.reconfigure(&config.identity);
+        let kept = Kept {
+            cache: self.cache.clone(),
+            identities: self.identities.clone(),
+            metrics: self.metrics.clone(),
+            generations: self.generations.clone(),
+            callers: self.callers.clone(),
+            flights: self.flights.clone(),
+            client: self.fetcher.client.clone(),
+        };
+        Self::of(kept, config, policy)
+    }
+
+    fn of(kept: Kept<T>, config: &Config, policy: Arc<Policy>) -> Self {
+        let Kept { cache, identities, metrics, generations, callers, flights, client } = kept;
+        let policy_id = policy.fingerprint();
+        let fetcher = Fetcher {
+            client,
+            policy,
+            cache: cache.clone(),
+            generations: generations.clone(),
+            metrics: metrics.clone(),
+            config: config.cache.clone(),
+        };
+        Gateway {
+            cache,
+            identities,
+            metrics,
+            cors: Cors::new(config.cors.allowed_origins.clone()),
+            generations,
+            callers,
+            flights,
+            fetcher: Arc::new(fetcher),
+            policy_id,
+            cookie: config.identity.cookie.clone(),
+        }
+    }
+
+    /// Answers an intercepted request; what went wrong is an answer too.
+    pub async fn answer(&self, ask: &Ask<'_>, record: &mut Record) -> Reply {
+        let reply = match self.tell(ask, record.started, record).await {
+            Ok(reply) => reply,
+            Err(error) => Reply::from(error),
+        };
+        record.cache = reply.cache_status;
+        record.error = reply.error();
+        reply
+    }
+
+    /// Who is calling, what is asked, is it here, fetch it, may they see it, answer.
+    async fn tell(&self, ask: &Ask<'_>, now: Instant, record: &mut Record) -> Result<Reply, ApiError> {
+        let token = find_credential(ask.headers, ask.query, self.cookie.as_deref())?;
+        let caller = self.identify(&token, ask.address, now).await?;
+        // Asking who it is may have taken as long as the API did, and what is stored has aged meanwhile.
+        let now = clock::now();
+        record.level = Some(caller.identity.level);
+        if ask.has_body || !ask.query.is_plain() {
+            return self.bypass(ask, &caller, &token).await;
+        }
+        let key =
+            Key { caller: caller.id, level: caller.identity.level, customer: ask.customer, policy: self.policy_id };
+        let marks = self.generations.entry_marks(&key.customer, &key.caller, caller.employee);
+        let stored = self.cache.get(&key, marks);
+        let wants = CacheControl::of_request(ask.headers);
+        let plan = stored.as_deref().map_or(Plan::Fetch(Forwarded::UriMiss), |entry| plan(entry, &wants, now));
+        let mut errand = Errand { key, caller, token, marks, stale: stored.clone(), forced: false };
+        match (plan, stored) {
+            (Plan::Hit, Some(entry)) => Ok(stored_reply(ask, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) })),
+            (Plan::Refresh, Some(entry)) => {
+                if !entry.is_paused(now) {
+                    // Nobody waits for it: the next one finds its answer.
+                    drop(self.send(errand));
+                }
+                self.metrics.stale_served("revalidating");
+                Ok(stored_reply(ask, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
+            }
+            (Plan::StaleIfError, Some(entry)) => Ok(self.stale_if_error(ask, &entry, now)),
+            (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached),
+            (Plan::Fetch(why), _) => {
+                errand.forced = why == Forwarded::Request;
+                self.fetch(ask, errand, why).await
+            }
+            (_, None) => Err(ApiError::Internal),
+        }
+    }
+
+    /// Waits for the API's answer; a stale one may serve once more where the API gives none.
+    async fn fetch(&self, ask: &Ask<'_>, errand: Errand, why: Forwarded) -> Result<Reply, ApiError> {
+        let (key, employee, stale) = (errand.key, errand.caller.employee, errand.stale.clone());
+        let (boarded, fetching) = self.send(errand);
+        let fetched = fetching.result().await.unwrap_or(Err(ApiError::Internal));
+        let now = clock::now();
+        let failed = match &fetched {
+            Err(error) => error.is_the_apis(),
+            Ok(fetched) => is_failure(fetched.representation.status()),
+        };
+        // Not if a change has been seen meanwhile: then it is not stale but wrong.
+        let holds = |entry: &Entry| {
+            entry.usable_if_error(now)
+                && entry.marks == self.generations.entry_marks(&key.customer, &key.caller, employee)
+        };
+        if let Some(entry) = stale.filter(|entry| failed && holds(entry)) {
+            return Ok(self.stale_if_error(ask, &entry, now));
+        }
+        let fetched = fetched?;
+        let cache_status = match boarded {
+            Boarded::Led if fetched.revalidated && why != Forwarded::Request => {
+                CacheStatus::Miss { why: Forwarded::Revalidated, stored: fetched.stored }
+            }
+            Boarded::Led => CacheStatus::Miss { why, stored: fetched.stored },
+            Boarded::Joined => CacheStatus::Collapsed,
+        };
+        let age = fetched.initial_age + now.saturating_duration_since(fetched.at);
+        Ok(reply(ask, fetched.representation, age, cache_status))
+    }
+
+    async fn identify(&self, token: &Token, address: IpAddr, now: Instant) -> Result<Caller, ApiError> {
+        let id = self.callers.of(token.expose());
+        self.identities.identify(id, token, address, now).await
+    }
+
+    /// Sends for an answer, or joins those who wait for it.
+    fn send(&self, errand: Errand) -> (Boarded, crate::cache::Waiter<Result<Fetched, ApiError>>) {
+        let fetcher = self.fetcher.clone();
+        self.flights.board(&(errand.key, errand.marks), || async move { fetcher.run(errand).await })
+    }
+
+    fn stale_if_error(&self, ask: &Ask<'_>, entry: &Entry, now: Instant) -> Reply {
+        self.metrics.stale_served("error");
+        stored_reply(ask, entry, now, CacheStatus::StaleIfError { ttl: entry.ttl(now) })
+    }
+
+    /// A request that is answered by the API each time: identified and redacted, never stored.
+    async fn bypass(&self, ask: &Ask<'_>, caller: &Caller, token: &Token) -> Result<Reply, ApiError> {
+        let rest = ask.query.without_token();
+        let target = if rest.is_empty() { target(&ask.customer) } else { format!("{}?{rest}", target(&ask.customer)) };
+        let asked = clock::now();
+        match self.fetcher.ask(&target, caller.identity.level, token, None).await {
+            Ok(Asked::Anew { representation, initial_age, .. }) => {
+                let age = initial_age + clock::now().saturating_duration_since(asked);
+                Ok(reply(ask, Arc::new(representation), age, CacheStatus::Bypass))
+            }
+            Ok(Asked::Still { .. }) => Err(ApiError::BadGateway),
+            Err(error) => {
+                if error == ApiError::InvalidToken {
+                    self.invalidate(&Scope::Caller(caller.id), "unauthorized");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A change was seen: what was made from the thing it changes is not given any more.
+    pub fn invalidate(&self, scope: &Scope, trigger: &'static str) {
+        self.generations.invalidate(scope);
+        if matches!(scope, Scope::All) {
+            self.cache.clear();
+        }
+        self.metrics.invalidated(scope.as_str(), trigger);
+        tracing::debug!(scope = scope.as_str(), trigger, "invalidated");
+    }
+
+    /// The token of a request, as the id of its caller.
+    pub fn caller_id(&self, headers: &HeaderMap, query: &Query<'_>) -> Option<(CallerId, Token)> {
+        let token = find_credential(headers, query, self.cookie.as_deref()).ok()?;
+        Some((self.callers.of(token.expose()), token))
+    }
+
+    /// What a request's changes make stale. A change of "the caller's own" is looked up first, so that it is obeyed even
+    /// when its token was never seen; where that cannot be done, everything is stale.
+    pub async fn scopes(&self, changes: Vec<Change>, caller: Option<(CallerId, Token)>, address: IpAddr) -> Vec<Scope> {
+        let mut scopes = Vec::with_capacity(changes.len());
+        for change in changes {
+            scopes.push(match (change, &caller) {
+                (Change::Customer(id), _) => Scope::Customer(id),
+                (Change::Employee(id), _) => Scope::Employee(id),
+                (Change::Token(token), _) => Scope::Caller(self.callers.of(token.expose())),
+                (Change::CallersToken, Some((id, _))) => Scope::Caller(*id),
+                (Change::CallersEmployee, Some((id, token))) => {
+                    match self.identities.owner(*id, token, address, clock::now()).await {
+                        Ok(caller) => Scope::Employee(caller.identity.employee.clone()),
+                        // Nobody's token ends nobody's identity but its own.
+                        Err(ApiError::InvalidToken | ApiError::TooManyRequests) => Scope::Caller(*id),
+                        Err(_) => Scope::All,
+                    }
+                }
+                // Its token stands where it is not looked for; what it changes will show in its answer.
+                (Change::CallersToken | Change::CallersEmployee, None) => continue,
+            });
+        }
+        scopes
+    }
+
+    /// Whether the API is asked.
+    pub fn circuit(&self) -> Circuit {
+        self.fetcher.client.circuit()
+    }
+}
+
+impl Gateway {
+    /// The connections to the API, for those who exchange more than a GET with it.
+    pub fn connections(&self) -> &Connections {
+        self.fetcher.client.transport()
+    }
+}
+
+/// What to do with what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    Hit,
+    /// Give it, and ask in the background.
+    Refresh,
+    /// Give it: the API was asked just now, and failed.
+    StaleIfError,
+    Fetch(Forwarded),
+}
+
+fn plan(entry: &Entry, wants: &CacheControl, now: Instant) -> Plan {
+    let usable = entry.usable(now);
+    let may_force = now.saturating_duration_since(entry.fetched_at) >= FORCED_EVERY
+        && !entry.is_paused(now)
+        && !wants.only_if_cached;
+    if usable != Use::Dead && may_force && !wants.accepts(entry.age(now).as_secs(), entry.ttl(now)) {
+        return Plan::Fetch(Forwarded::Request);
+    }
+    match usable {
+        Use::Fresh => Plan::Hit,
+        Use::WhileRevalidating => Plan::Refresh,
+        Use::IfError if entry.is_paused(now) => Plan::StaleIfError,
+        Use::IfError | Use::Dead => Plan::Fetch(Forwarded::Stale),
+    }
+}
+
+fn stored_reply(ask: &Ask<'_>, entry: &Entry, now: Instant, status: CacheStatus) -> Reply {
+    reply(ask, entry.representation.clone(), entry.age(now), status)
+}
+
+fn reply(ask: &Ask<'_>, representation: Arc<Representation>, age: Duration, cache_status: CacheStatus) -> Reply {
+    let held = representation.status() == StatusCode::OK && if_none_match(ask.headers, representation.etag());
+    let content = if held { Content::NotModified(representation) } else { Content::Whole(representation) };
+    Reply { content, cache_status: Some(cache_status), age: Some(age.as_secs()) }
+}

@@ -1,0 +1,345 @@
+//! Who is calling: a token becomes an identity by the API's word alone, and the word is remembered for a stated time.
+//!
+//! What cannot be asked makes nobody anything: an API that is down, slow or not understood is an error, never a role.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use moka::policy::EvictionPolicy;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::api::{ApiError, Identity, Token, Validation, read_validation};
+use crate::cache::{
+    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdentityMarks, Scope, ValidationMarks, Waiter,
+};
+use crate::clock;
+use crate::config;
+use crate::telemetry::Metrics;
+use crate::upstream::{Client, Connections, Kind, Request, Transport};
+
+/// Identities remembered at most; about 300 bytes each. The one longest unused goes first.
+const MAX_IDENTITIES: u64 = 200_000;
+
+/// What a token may hold in a query: everything that is not unreserved (RFC 3986) is escaped.
+const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A caller whom the API vouched for.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub id: CallerId,
+    pub identity: Arc<Identity>,
+    pub employee: EmployeeSlot,
+}
+
+/// Per token and, where the caller's address is sent, per address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct IdentityKey {
+    caller: CallerId,
+    address: Option<IpAddr>,
+}
+
+#[derive(Clone)]
+enum Known {
+    Valid(Arc<Vouched>),
+    Invalid { asked_at: Instant, marks: ValidationMarks },
+}
+
+/// The API's word for a caller, and when it was given.
+struct Vouched {
+    caller: Caller,
+    asked_at: Instant,
+    marks: IdentityMarks,
+    /// Milliseconds after `asked_at` before which the API is not asked again, since it just failed.
+    pause: AtomicU64,
+}
+
+type Verdict = Result<Option<Caller>, ApiError>;
+
+/// How long an invalid token is known as one that was counted: the API is asked again after `negative_ttl`, but the same
+/// token again and again is one caller whose session ended, not one who guesses.
+const INVALID_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long identities are kept at least, if there is room: a reload may change how long they are trusted.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// Addresses counted at most.
+const MAX_ADDRESSES: u64 = 100_000;
+
+/// For how long the API is not asked again about a caller after it failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Callers, remembered.
+pub struct Identities<T = Connections> {
+    known: moka::sync::Cache<IdentityKey, Known>,
+    flights: Flights<(IdentityKey, ValidationMarks), Verdict>,
+    /// Invalid tokens from an address, in the minute that began with the first.
+    invalid: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
+    client: Arc<Client<T>>,
+    generations: Arc<Generations>,
+    metrics: Arc<Metrics>,
+    config: ArcSwap<config::Identity>,
+}
+
+/// What is remembered of a caller, and whether the API should be asked in the background.
+enum Remembered {
+    Holds {
+        caller: Caller,
+        refresh: bool,
+    },
+    /// Holds only if the API cannot be asked; whether that is known already.
+    IfError {
+        caller: Caller,
+        paused: bool,
+    },
+    Invalid,
+}
+
+impl<T: Transport> Identities<T> {
+    pub fn new(
+        config: &config::Identity,
+        client: Arc<Client<T>>,
+        generations: Arc<Generations>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        // A reload may allow for longer; what decides is the time in the identity itself.
+        let longest = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(LONGEST);
+        let known = moka::sync::Cache::builder()
+            .max_capacity(MAX_IDENTITIES)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(longest)
+            .build();
+        let invalid = moka::sync::Cache::builder()
+            .max_capacity(MAX_ADDRESSES)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(INVALID_WINDOW)
+            .build();
+        let config = ArcSwap::from_pointee(config.clone());
+        Identities { known, flights: Flights::default(), invalid, client, generations, metrics, config }
+    }
+
+    /// Decides by another configuration from here on, also about what is remembered.
+    pub fn reconfigure(&self, config: &config::Identity) {
+        self.config.store(Arc::new(config.clone()));
+    }
+
+    /// Identities remembered.
+    pub fn count(&self) -> u64 {
+        self.known.run_pending_tasks();
+        self.known.entry_count()
+    }
+
+    /// Who the caller with that token is. `address`: the caller's, part of the question where
+    /// `identity.send_client_ip` says so.
+    ///
+    /// # Errors
+    /// The token is invalid; too many were, from that address; the API cannot be asked, or not understood.
+    pub async fn identify(
+        self: &Arc<Self>,
+        id: CallerId,
+        token: &Token,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Caller, ApiError> {
+        let key = IdentityKey { caller: id, address: self.config.load().send_client_ip.then_some(address) };
+        self.look_up(key, token, address, now).await
+    }
+
+    /// Whose token that is, wherever it is used from: a session may hold for one address only, and is ended from any.
+    ///
+    /// # Errors
+    /// As [`Identities::identify`].
+    pub async fn owner(
+        self: &Arc<Self>,
+        id: CallerId,
+        token: &Token,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Caller, ApiError> {
+        match self.identify(id, token, address, now).await {
+            Err(ApiError::InvalidToken) if self.config.load().send_client_ip => {
+                self.look_up(IdentityKey { caller: id, address: None }, token, address, clock::now()).await
+            }
+            known => known,
+        }
+    }
+
+    async fn look_up(
+        self: &Arc<Self>,
+        key: IdentityKey,
+        token: &Token,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Caller, ApiError> {
+        let before = self.remembered(&key, now);
+        match &before {
+            Some(Remembered::Holds { caller, refresh }) => {
+                self.metrics.identity_looked_up("hit");
+                if *refresh {
+                    // Nobody waits for it: the next one finds its word.
+                    drop(self.send(key, token, address));
+                }
+                return Ok(caller.clone());
+            }
+            Some(Remembered::Invalid) => {
+                self.metrics.identity_looked_up("negative");
+                return Err(ApiError::InvalidToken);
+            }
+            Some(Remembered::IfError { caller, paused: true }) => {
+                self.metrics.identity_looked_up("stale");
+                return Ok(caller.clone());
+            }
+            Some(Remembered::IfError { paused: false, .. }) => {}
+            None if self.too_many_invalid(&key, address) => {
+                self.metrics.identity_looked_up("refused");
+                return Err(ApiError::TooManyRequests);
+            }
+            None => {}
+        }
+        let (boarded, waiter) = self.send(key, token, address);
+        self.metrics.identity_looked_up(match boarded {
+            Boarded::Led => "miss",
+            Boarded::Joined => "collapsed",
+        });
+        let verdict = waiter.result().await.unwrap_or(Err(ApiError::Internal));
+        match (verdict, before) {
+            // Not if something ended the identity meanwhile: that is looked up again.
+            (Err(error), Some(Remembered::IfError { caller, .. })) if error.is_the_apis() => {
+                let still = self.remembered(&key, clock::now());
+                let holds = matches!(still, Some(Remembered::Holds { .. } | Remembered::IfError { .. }));
+                if holds { Ok(caller) } else { Err(error) }
+            }
+            (Err(error), _) => Err(error),
+            (Ok(caller), _) => caller.ok_or(ApiError::InvalidToken),
+        }
+    }
+
+    /// Asks the API in a task of its own, or joins those who wait for it.
+    fn send(self: &Arc<Self>, key: IdentityKey, token: &Token, address: IpAddr) -> (Boarded, Waiter<Verdict>) {
+        let marks = self.generations.validation_marks(&key.caller);
+        self.flights.board(&(key, marks), || {
+            let (identities, token) = (self.clone(), token.clone());
+            async move { identities.validate(key, &token, address, marks).await }
+        })
+    }
+
+    /// What is remembered and still holds.
+    fn remembered(&self, key: &IdentityKey, now: Instant) -> Option<Remembered> {
+        match self.known.get(key)? {
+            Known::Valid(vouched) => {
+                let caller = vouched.caller.clone();
+                if vouched.marks != self.generations.identity_marks(&key.caller, caller.employee) {
+                    return None;
+                }
+                let age = now.saturating_duration_since(vouched.asked_at);
+                let paused = age.as_millis() < u128::from(vouched.pause.load(Ordering::Relaxed));
+                let config = self.config.load();
+                if age < config.ttl {
+                    return Some(Remembered::Holds { caller, refresh: age >= config.refresh_after && !paused });
+                }
+                (age < config.ttl + config.stale_if_error).then_some(Remembered::IfError { caller, paused })
+            }
+            Known::Invalid { asked_at, marks } => {
+                let holds = now.saturating_duration_since(asked_at) < self.config.load().negative_ttl
+                    && marks.same_caller(&self.generations.validation_marks(&key.caller));
+                holds.then_some(Remembered::Invalid)
+            }
+        }
+    }
+
+    /// Whether an unknown token from that address is not worth a question: most likely it is guessed.
+    fn too_many_invalid(&self, key: &IdentityKey, address: IpAddr) -> bool {
+        !self.known.contains_key(key)
+            && self
+                .invalid
+                .get(&address)
+                .is_some_and(|count| count.load(Ordering::Relaxed) >= self.config.load().max_invalid_per_minute)
+    }
+
+    /// Asks the API, and remembers its word if nothing that it is about has changed meanwhile.
+    async fn validate(&self, key: IdentityKey, token: &Token, address: IpAddr, marks: ValidationMarks) -> Verdict {
+        // Who came just too late for the flight before this one finds its result here.
+        match self.remembered(&key, clock::now()) {
+            Some(Remembered::Holds { caller, refresh: false }) => return Ok(Some(caller)),
+            Some(Remembered::Invalid) => return Ok(None),
+            _ => {}
+        }
+        let asked_at = clock::now();
+        let verdict = self.ask(key.address, token).await;
+        self.metrics.validated(match &verdict {
+            Ok(Validation::Valid(_)) => "valid",
+            Ok(Validation::Invalid) => "invalid",
+            Err(_) => "error",
+        });
+        let unchanged = || self.generations.validation_marks(&key.caller) == marks;
+        match verdict {
+            Ok(Validation::Valid(identity)) => {
+                let employee = self.generations.employee_slot(&identity.employee);
+                let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
+                // Taken before the comparison: a change after it is seen at the next lookup.
+                let noted = self.generations.identity_marks(&key.caller, employee);
+                if !self.config.load().ttl.is_zero() && unchanged() {
+                    let pause = AtomicU64::new(0);
+                    let vouched = Vouched { caller: caller.clone(), asked_at, marks: noted, pause };
+                    self.known.insert(key, Known::Valid(Arc::new(vouched)));
+                }
+                Ok(Some(caller))
+            }
+            Ok(Validation::Invalid) => {
+                self.ended(&key, address, asked_at, marks);
+                Ok(None)
+            }
+            Err(error) => {
+                if let Some(Known::Valid(vouched)) = self.known.get(&key) {
+                    let pause = clock::now().saturating_duration_since(vouched.asked_at) + PAUSE;
+                    vouched.pause.store(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The API says that a token is not valid: so it is remembered, counted, and nothing stored for it is given again.
+    fn ended(&self, key: &IdentityKey, address: IpAddr, asked_at: Instant, marks: ValidationMarks) {
+        match self.known.get(key) {
+            Some(Known::Invalid { .. }) => {}
+            Some(Known::Valid(_)) => {
+                self.generations.invalidate(&Scope::Caller(key.caller));
+                self.metrics.invalidated("caller", "unauthorized");
+            }
+            None => {
+                let count = self.invalid.get_with(address, Arc::default);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let now = self.generations.validation_marks(&key.caller);
+        // What changed meanwhile may have made it valid again.
+        if marks.same_caller(&now) || matches!(self.known.get(key), Some(Known::Valid(_))) {
+            self.known.insert(*key, Known::Invalid { asked_at, marks: now });
+        }
+    }
+
+    async fn ask(&self, address: Option<IpAddr>, token: &Token) -> Result<Validation, ApiError> {
+        let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
+        let target = zeroize::Zeroizing::new(match address {
+            Some(address) => format!("/auth/validateToken?token={escaped}&ip={address}"),
+            None => format!("/auth/validateToken?token={escaped}"),
+        });
+        let request = Request { kind: Kind::Validate, target: &target, token: None, validators: None };
+        let answer = self.client.get(request).await.map_err(|error| {
+            tracing::warn!(reason = error.as_str(), "a token could not be validated");
+            ApiError::from(error)
+        })?;
+        match answer.status.as_u16() {
+            200 => read_validation(&answer.body),
+            401 | 403 => Some(Validation::Invalid),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            tracing::warn!(status = answer.status.as_u16(), "the answer of validateToken cannot be understood");
+            ApiError::BadGateway
+        })
+    }
+}

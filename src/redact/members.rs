@@ -1,0 +1,128 @@
+//! That no name stands twice in one object. Names are compared as they are decoded: `"a"` and `"\u0061"` are one.
+//!
+//! Small objects are compared pair by pair as they are read; wide ones are sorted once when they close. Nothing depends
+//! on the hash being good, so there is no document that makes this quadratic.
+
+use std::cmp::Ordering;
+
+use super::reader::Text;
+use super::refusal::{Reason, Refusal};
+
+/// Up to here comparing pairs is cheaper than sorting.
+const SMALL: usize = 16;
+
+/// The names seen in all open objects, the innermost object's last.
+#[derive(Default)]
+pub(super) struct Members {
+    seen: Vec<Seen>,
+    scratch: Vec<u8>,
+}
+
+/// A name: the hash of what it says, and where it stands, quotes included.
+#[derive(Clone, Copy)]
+struct Seen {
+    hash: u64,
+    start: usize,
+    end: usize,
+}
+
+impl Members {
+    /// Where the names of an object that opens now will begin.
+    pub(super) fn mark(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Notes the name that stands at `start`, of the object whose names begin at `from`. Says the name's hash.
+    pub(super) fn add(&mut self, from: usize, text: &[u8], start: usize, name: Text<'_>) -> Result<u64, Refusal> {
+        let hash = hash(name.decoded(&mut self.scratch));
+        let new = Seen { hash, start, end: start + name.raw.len() };
+        let earlier = &self.seen[from..];
+        if earlier.len() < SMALL && earlier.iter().any(|old| old.hash == hash && old.compare(&new, text).is_eq()) {
+            return Err(Refusal::at(start, Reason::DuplicateName));
+        }
+        self.seen.push(new);
+        Ok(hash)
+    }
+
+    /// Forgets the object whose names begin at `from`, once it is certain that they differ.
+    pub(super) fn close(&mut self, from: usize, text: &[u8]) -> Result<(), Refusal> {
+        if self.seen.len() - from > SMALL {
+            let names = &mut self.seen[from..];
+            names.sort_unstable_by(|one, other| one.hash.cmp(&other.hash).then_with(|| one.compare(other, text)));
+            let same = |pair: &&[Seen]| pair[0].hash == pair[1].hash && pair[0].compare(&pair[1], text).is_eq();
+            if let Some(pair) = names.windows(2).find(same) {
+                return Err(Refusal::at(pair[0].start.max(pair[1].start), Reason::DuplicateName));
+            }
+        }
+        self.seen.truncate(from);
+        Ok(())
+    }
+}
+
+impl Seen {
+    /// The order of what two names say.
+    fn compare(&self, other: &Seen, text: &[u8]) -> Ordering {
+        let name = |seen: &Seen| {
+            let raw = &text[seen.start..seen.end];
+            Text::new(raw, memchr::memchr(b'\\', raw).is_some())
+        };
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        name(self).decoded(&mut one).cmp(name(other).decoded(&mut two))
+    }
+}
+
+/// A quick hash of a decoded name. Collisions cost a comparison and nothing else.
+#[inline]
+pub(super) fn hash(name: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
+    let (words, rest) = name.as_chunks::<8>();
+    let hash = words.iter().fold(name.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    // What is left is read in one go, with some of what came before it where there is anything.
+    match (rest, name.last_chunk::<8>(), name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        ([], ..) => hash,
+        (_, Some(last), ..) => mix(hash, u64::from_le_bytes(*last)),
+        (_, _, Some(first), Some(last)) => {
+            mix(hash, u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)))
+        }
+        _ => mix(hash, rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the names as one object's. They are of 16 bytes each, unescaped.
+    fn read(names: &[[u8; 16]]) -> Result<(), Refusal> {
+        let text: Vec<u8> = names.iter().flat_map(|name| [b"\"", &name[..], b"\""].concat()).collect();
+        let mut members = Members::default();
+        for start in (0..text.len()).step_by(18) {
+            members.add(0, &text, start, Text::new(&text[start..start + 18], false))?;
+        }
+        members.close(0, &text)
+    }
+
+    /// Names that differ and all have the same hash: the second half undoes what the first did.
+    fn colliding() -> impl Iterator<Item = [u8; 16]> {
+        const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+        (0u64..).filter_map(|first| {
+            let mixed = (16u64.rotate_left(5) ^ first).wrapping_mul(FACTOR).rotate_left(5);
+            let mut name = [0; 16];
+            name[..8].copy_from_slice(&first.to_le_bytes());
+            name[8..].copy_from_slice(&mixed.to_le_bytes());
+            (!name.contains(&b'\\')).then_some(name)
+        })
+    }
+
+    #[test]
+    fn names_of_one_hash_are_told_apart_without_comparing_every_pair() {
+        let mut names: Vec<_> = colliding().take(100_000).collect();
+        assert!(names.iter().all(|name| hash(name) == hash(&names[0])));
+        // Every pair would be five thousand million comparisons.
+        assert_eq!(read(&names), Ok(()));
+        assert_eq!(read(&names[..SMALL]), Ok(()));
+        names.push(names[50_000]);
+        assert_eq!(read(&names).map_err(|refusal| refusal.reason), Err(Reason::DuplicateName));
+    }
+}

@@ -1,0 +1,381 @@
+//! Which member names mean a root, a secret, or the two sides of a change.
+//!
+//! Names are compared *folded*, so that another spelling is no way around: compatibility-decomposed (NFKD), letter case,
+//! combining marks, invisible characters and all that is neither letter nor digit left out. `Api-Key`, `API_KEY` and
+//! `api\u200bKey` are all `apikey`. Letters of other scripts that merely look alike are other letters.
+//!
+//! All patterns are matched at once, one bit for each place in each pattern ("shift-and"): the work for a name is its
+//! length, whatever it holds, and needs no memory.
+
+use unicode_normalization::char::{decompose_compatible, is_combining_mark};
+
+/// One bit for each place in a pattern, and one for its end.
+type Places = u128;
+
+/// The longest pattern, in letters and digits once folded.
+const LONGEST: usize = Places::BITS as usize - 1;
+
+/// The members that hold what was, and what is, in an entry of the change log.
+const CHANGE_NAMES: [&str; 4] = ["oldValue", "newValue", "oldDisplayValue", "newDisplayValue"];
+
+/// A pattern for names, folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pattern(Vec<Step>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// `*`: any number of letters and digits.
+    Any,
+    Is(char),
+}
+
+impl Pattern {
+    /// The name of a root: one name, no pattern.
+    pub(super) fn root(text: &str) -> Result<Self, String> {
+        if let Some(sign) = text.chars().find(|sign| "*?.[]{}/,".contains(*sign)) {
+            return Err(format!(
+                "`{sign}` has no place here; a root is the name of one member, such as \"integrations\""
+            ));
+        }
+        Self::folded(text)
+    }
+
+    /// A name in which `*` stands for anything.
+    pub(super) fn glob(text: &str) -> Result<Self, String> {
+        if let Some(sign) = text.chars().find(|sign| "?.[]{}/,".contains(*sign)) {
+            return Err(format!(
+                "`{sign}` has no place here; a pattern is for one name, with `*` for anything, such as \"*password*\""
+            ));
+        }
+        Self::folded(text)
+    }
+
+    fn folded(text: &str) -> Result<Self, String> {
+        let mut steps = Vec::new();
+        for character in text.chars() {
+            match character {
+                '*' if steps.last() == Some(&Step::Any) => {}
+                '*' => steps.push(Step::Any),
+                _ => fold(character, |letter| steps.push(Step::Is(letter))),
+            }
+        }
+        let letters = steps.iter().filter(|step| **step != Step::Any).count();
+        match letters {
+            0 => Err("holds no letter and no digit, so it would mean every name or none; \
+                      letter case, marks and punctuation are not compared"
+                .to_owned()),
+            1..=LONGEST => Ok(Pattern(steps)),
+            _ => Err(format!("has {letters} letters and digits; at most {LONGEST} are compared")),
+        }
+    }
+}
+
+/// What a name means. More than one may be true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Meaning {
+    pub root: bool,
+    pub secret: bool,
+    pub change: bool,
+}
+
+/// The compiled patterns.
+pub(super) struct Names {
+    blocks: Vec<Block>,
+}
+
+impl Names {
+    /// `changes`: the names of [`CHANGE_NAMES`] mean a change; else none does.
+    pub(super) fn new(roots: &[Pattern], secrets: &[Pattern], changes: bool) -> Self {
+        let mut names = Names { blocks: Vec::new() };
+        for root in roots {
+            names.add(root, |block| &mut block.roots);
+        }
+        for secret in secrets {
+            names.add(secret, |block| &mut block.secrets);
+        }
+        for name in CHANGE_NAMES.into_iter().filter(|_| changes) {
+            let pattern = Pattern(name.chars().map(|letter| Step::Is(letter.to_ascii_lowercase())).collect());
+            names.add(&pattern, |block| &mut block.changes);
+        }
+        names
+    }
+
+    fn add(&mut self, pattern: &Pattern, ends: impl Fn(&mut Block) -> &mut Places) {
+        let size = pattern.0.iter().filter(|step| **step != Step::Any).count() + 1;
+        if self.blocks.last().is_none_or(|block| block.used + size > Places::BITS as usize) {
+            self.blocks.push(Block::empty());
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            let start = block.used;
+            let end = block.add(pattern);
+            *ends(block) |= end;
+            block.starts |= 1 << start;
+            block.root_starts |= if block.roots & end != 0 { 1 << start } else { 0 };
+        }
+    }
+
+    /// What the decoded name means.
+    ///
+    /// A root is meant also by a name that is a path through one: `integrations.billing.password` is under
+    /// `integrations`, however it is written. So a root may begin and end wherever no letter or digit stands.
+    pub(super) fn meaning(&self, name: &[u8]) -> Meaning {
+        let mut meaning = Meaning::default();
+        for block in &self.blocks {
+            let ends = block.run(name);
+            meaning.root |= ends & block.roots != 0;
+            meaning.secret |= ends & block.secrets != 0;
+            meaning.change |= ends & block.changes != 0;
+        }
+        meaning
+    }
+
+    /// Whether a text holds the name of a root as a word of its own, as in `integrations[0].enabled`.
+    pub(super) fn mentions_root(&self, text: &[u8]) -> bool {
+        self.blocks.iter().any(|block| block.roots != 0 && block.run(text) & block.roots != 0)
+    }
+}
+
+/// As many patterns as there is room for.
+struct Block {
+    used: usize,
+    /// The places from which a letter or digit of ASCII leads on to the next: `0` to `9`, `a` to `z`.
+    ascii: [Places; 36],
+    /// The same for other letters.
+    other: Vec<(char, Places)>,
+    /// Places at which any letter may be passed over.
+    stars: Places,
+    starts: Places,
+    root_starts: Places,
+    roots: Places,
+    secrets: Places,
+    changes: Places,
+}
+
+impl Block {
+    const fn empty() -> Self {
+        Block {
+            used: 0,
+            ascii: [0; 36],
+            other: Vec::new(),
+            stars: 0,
+            starts: 0,
+            root_starts: 0,
+            roots: 0,
+            secrets: 0,
+            changes: 0,
+        }
+    }
+
+    /// Places the pattern; says its end.
+    fn add(&mut self, pattern: &Pattern) -> Places {
+        for step in &pattern.0 {
+            let place: Places = 1 << self.used;
+            let Step::Is(letter) = *step else {
+                self.stars |= place;
+                continue;
+            };
+            match CLASSES.get(letter as usize) {
+                Some(class) => self.ascii[*class as usize] |= place,
+                None => match self.other.iter_mut().find(|(known, _)| *known == letter) {
+                    Some((_, places)) => *places |= place,
+                    None => self.other.push((letter, place)),
+                },
+            }
+            self.used += 1;
+        }
+        let end = 1 << self.used;
+        self.used += 1;
+        end
+    }
+
+    /// The ends that the name reaches.
+    fn run(&self, name: &[u8]) -> Places {
+        let mut run = Run { block: self, at: self.starts, reached: 0 };
+        for (index, byte) in name.iter().enumerate() {
+            match CLASSES.get(*byte as usize) {
+                Some(&SEPARATOR) => run.separator(),
+                Some(class) => run.step(self.ascii[*class as usize]),
+                None => {
+                    run.characters(&name[index..]);
+                    break;
+                }
+            }
+        }
+        run.reached | run.at
+    }
+}
+
+/// A name on its way through a block.
+struct Run<'b> {
+    block: &'b Block,
+    at: Places,
+    reached: Places,
+}
+
+impl Run<'_> {
+    fn step(&mut self, leading_on: Places) {
+        self.at = (self.at & leading_on) << 1 | self.at & self.block.stars;
+    }
+
+    /// Something that folding leaves out: what has begun goes on, a root may have ended, another may begin.
+    fn separator(&mut self) {
+        self.reached |= self.at & self.block.roots;
+        self.at |= self.block.root_starts;
+    }
+
+    fn characters(&mut self, text: &[u8]) {
+        for chunk in text.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                let mut left_out = true;
+                fold(character, |letter| {
+                    left_out = false;
+                    self.letter(letter);
+                });
+                if left_out {
+                    self.separator();
+                }
+            }
+        }
+    }
+
+    fn letter(&mut self, letter: char) {
+        let leading_on = match CLASSES.get(letter as usize) {
+            Some(class) => self.block.ascii[*class as usize],
+            None => self.block.other.iter().find(|(known, _)| *known == letter).map_or(0, |(_, places)| *places),
+        };
+        self.step(leading_on);
+    }
+}
+
+const SEPARATOR: u8 = u8::MAX;
+
+/// For each character of ASCII its index in [`Block::ascii`], or [`SEPARATOR`].
+const CLASSES: [u8; 128] = {
+    let mut classes = [SEPARATOR; 128];
+    let mut class = 0;
+    while class < 36 {
+        if class < 10 {
+            classes[(b'0' + class) as usize] = class;
+        } else {
+            classes[(b'a' + class - 10) as usize] = class;
+            classes[(b'A' + class - 10) as usize] = class;
+        }
+        class += 1;
+    }
+    classes
+};
+
+/// Gives the letters and digits that a character folds to; none, one, or more (`ß` is `ss`).
+fn fold(character: char, mut give: impl FnMut(char)) {
+    decompose_compatible(character, |part| {
+        // Marks go first: the upper case of one, the iota below, is a letter.
+        if is_combining_mark(part) {
+            return;
+        }
+        // Upper and then lower case: `ı`, `ſ` and `ß` have a lower case of their own only.
+        for letter in part.to_uppercase().flat_map(char::to_lowercase) {
+            if letter.is_alphanumeric() && !is_filler(letter) {
+                give(letter);
+            }
+        }
+    });
+}
+
+/// Letters that show nothing: the fillers of Hangul.
+const fn is_filler(letter: char) -> bool {
+    matches!(letter, '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(roots: &[&str], secrets: &[&str], changes: bool) -> Names {
+        let all = |texts: &[&str], parse: fn(&str) -> Result<Pattern, String>| {
+            texts.iter().map(|text| parse(text).unwrap()).collect::<Vec<_>>()
+        };
+        Names::new(&all(roots, Pattern::root), &all(secrets, Pattern::glob), changes)
+    }
+
+    #[test]
+    fn a_root_is_known_however_it_is_spelled() {
+        let names = names(&["integrations", "customer_integrations"], &[], false);
+        for spelled in [
+            "integrations",
+            "Integrations",
+            "INTEGRATIONS",
+            "integ\u{200b}rations",
+            "\u{feff}integrations",
+            "inte\u{301}grations",
+            "int\u{e9}grations",
+            "integ\u{345}rations",
+            "integ\u{93f}rations",
+            "ｉｎｔｅｇｒａｔｉｏｎｓ",
+            "ıntegrations",
+            "integrationſ",
+            "integ\u{3164}rations",
+            "_integrations",
+            "integ\0rations",
+            "customerIntegrations",
+            "customer-integrations",
+            "integrations.billing.economic",
+            "$set.integrations",
+            "integrations[0]",
+        ] {
+            assert!(names.meaning(spelled.as_bytes()).root, "{spelled:?}");
+        }
+        for other in ["integration", "integrationss", "xintegrations", "customer", "", "_", "intеgrations"] {
+            assert!(!names.meaning(other.as_bytes()).root, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn globs_match_folded_names_and_no_others() {
+        let names = names(&[], &["*password*", "*api_key", "pin", "a*b*c", "*nøgle*"], false);
+        for name in
+            ["password", "oldPassWordHash", "pass-word", "x-api-key", "APIKEY", "P.I.N", "abc", "aXXbXXc", "NØGLE"]
+        {
+            assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
+        }
+        for name in ["passwor", "apikeys", "spin", "pins", "acb", "abcd", "ab", "nogle", ""] {
+            assert!(!names.meaning(name.as_bytes()).secret, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_beyond_one_block_are_matched_too() {
+        let many: Vec<String> = (0..100).map(|number| format!("*secret{number}x*")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let names = names(&["integrations"], &many, true);
+        assert!(names.blocks.len() > 5);
+        for number in 0..100 {
+            assert!(names.meaning(format!("my_Secret{number}X_").as_bytes()).secret);
+            assert!(!names.meaning(format!("my_Secret{number}").as_bytes()).secret);
+        }
+        assert_eq!(names.meaning(b"old_value"), Meaning { change: true, ..Meaning::default() });
+        assert!(names.meaning(b"integrations").root);
+    }
+
+    #[test]
+    fn a_text_mentions_a_root_as_a_word_only() {
+        let names = names(&["integrations", "customerIntegrations"], &["*token*"], false);
+        for text in
+            ["integrations", "a/Integrations/b", "customer_integrations.x", "see integrations!", "[\"integrations\"]"]
+        {
+            assert!(names.mentions_root(text.as_bytes()), "{text}");
+        }
+        for text in ["", "token", "disintegrations", "integrationsbilling", "æintegrations"] {
+            assert!(!names.mentions_root(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_an_error() {
+        for wrong in ["", "*", "_*_", "a.b", "a?", "[ab]", &"x".repeat(128)] {
+            assert!(Pattern::glob(wrong).is_err(), "{wrong:?}");
+            assert!(Pattern::root(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(Pattern::root("integr*").is_err());
+        assert!(Pattern::glob(&"x".repeat(127)).is_ok());
+    }
+}

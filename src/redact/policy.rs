@@ -1,0 +1,234 @@
+//! The rules of redaction, compiled. A `Policy` that exists is right: every mistake in the rules is found here, and all
+//! of them at once.
+
+use std::fmt;
+
+use super::Action;
+use super::names::{Names, Pattern};
+use super::selectors::{Selector, Selectors};
+use crate::api::AccessLevel;
+
+/// The rules as the configuration writes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The lowest level that sees everything.
+    pub reveal_to: AccessLevel,
+    /// Names of members, at any depth, under which everything is secret that `public` does not name.
+    pub roots: Vec<String>,
+    /// Selectors, relative to a root, of the scalars that anyone may see.
+    pub public: Vec<String>,
+    /// Patterns for names of members that are secret wherever they stand outside the roots.
+    pub secret_names: Vec<String>,
+    pub action: Action,
+}
+
+/// Compiled rules: immutable, to be shared behind an `Arc`.
+pub struct Policy {
+    rules: Rules,
+    hides_changes: bool,
+    fingerprint: u64,
+    pub(super) names: Names,
+    pub(super) selectors: Selectors,
+}
+
+impl Policy {
+    /// Compiles the rules, or says everything that is wrong with them.
+    pub fn compile(rules: &Rules) -> Result<Policy, Vec<RuleError>> {
+        Policy::build(rules.clone(), false)
+    }
+
+    /// The policy for one kind of forwarded answers: these rules, with other patterns for secret names.
+    ///
+    /// `changes`: the answers are entries of the change log, in which an object that has to do with a root loses
+    /// `oldValue`, `newValue`, `oldDisplayValue` and `newDisplayValue`; see [`redact`](super::redact).
+    pub fn for_forward(&self, secret_names: &[String], changes: bool) -> Result<Policy, Vec<RuleError>> {
+        Policy::build(Rules { secret_names: secret_names.to_vec(), ..self.rules.clone() }, changes)
+    }
+
+    fn build(rules: Rules, hides_changes: bool) -> Result<Policy, Vec<RuleError>> {
+        let mut errors = Vec::new();
+        let roots = parse_all(Rule::Root, &rules.roots, Pattern::root, &mut errors);
+        let public = parse_all(Rule::Public, &rules.public, Selector::parse, &mut errors);
+        let secrets = parse_all(Rule::SecretName, &rules.secret_names, Pattern::glob, &mut errors);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Policy {
+            fingerprint: fingerprint(&rules, hides_changes),
+            names: Names::new(&roots, &secrets, hides_changes),
+            selectors: Selectors::new(&public),
+            rules,
+            hides_changes,
+        })
+    }
+
+    /// Whether this level sees everything.
+    pub fn reveals_to(&self, level: AccessLevel) -> bool {
+        level >= self.rules.reveal_to
+    }
+
+    /// The rules as they were written.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whether the two sides of a change are hidden where it has to do with a root.
+    pub fn hides_changes(&self) -> bool {
+        self.hides_changes
+    }
+
+    /// The same number for the same rules, in every process and release of this format; other rules, another number.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("rules", &self.rules)
+            .field("hides_changes", &self.hides_changes)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_all<T>(
+    which: Rule,
+    texts: &[String],
+    parse: fn(&str) -> Result<T, String>,
+    errors: &mut Vec<RuleError>,
+) -> Vec<T> {
+    let mut parsed = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match parse(text) {
+            Ok(rule) => parsed.push(rule),
+            Err(reason) => errors.push(RuleError { which, index, text: text.clone(), reason }),
+        }
+    }
+    parsed
+}
+
+/// A keyless digest of every field, lengths in front so that no two rules run together.
+fn fingerprint(rules: &Rules, hides_changes: bool) -> u64 {
+    let Rules { reveal_to, roots, public, secret_names, action } = rules;
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |texts: &[&str]| {
+        hasher.update(&(texts.len() as u64).to_le_bytes());
+        for text in texts {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+    };
+    field(&[reveal_to.as_str(), action.as_str(), if hides_changes { "changes" } else { "" }]);
+    for list in [roots, public, secret_names] {
+        field(&list.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let digest = hasher.finalize();
+    digest.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// A list of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    Root,
+    Public,
+    SecretName,
+}
+
+impl Rule {
+    /// The key of the list in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Rule::Root => "roots",
+            Rule::Public => "public",
+            Rule::SecretName => "secret_names",
+        }
+    }
+}
+
+/// A rule that cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleError {
+    pub which: Rule,
+    /// The rule's place in its list, from 0.
+    pub index: usize,
+    /// The rule as it was written.
+    pub text: String,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}] = {:?}: {}", self.which.as_str(), self.index, self.text, self.reason)
+    }
+}
+
+impl std::error::Error for RuleError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            reveal_to: AccessLevel::Reseller,
+            roots: vec!["integrations".into()],
+            public: vec!["**.enabled".into()],
+            secret_names: vec!["*password*".into()],
+            action: Action::Remove,
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let rules = Rules {
+            roots: vec!["integrations".into(), "a.b".into(), String::new()],
+            public: vec!["a..b".into(), "**.enabled".into(), "cal*".into()],
+            secret_names: vec!["*".into()],
+            ..rules()
+        };
+        let errors = Policy::compile(&rules).unwrap_err();
+        let places: Vec<_> = errors.iter().map(|error| (error.which, error.index)).collect();
+        assert_eq!(
+            places,
+            [(Rule::Root, 1), (Rule::Root, 2), (Rule::Public, 0), (Rule::Public, 2), (Rule::SecretName, 0)]
+        );
+        assert_eq!(
+            errors[0].to_string(),
+            "roots[1] = \"a.b\": `.` has no place here; a root is the name of one member, such as \"integrations\""
+        );
+    }
+
+    #[test]
+    fn the_fingerprint_follows_the_rules() {
+        let fingerprint = |rules: &Rules| Policy::compile(rules).unwrap().fingerprint();
+        let original = fingerprint(&rules());
+        assert_eq!(original, fingerprint(&rules()));
+        let list = |text: &str| vec![text.to_owned()];
+        let others = [
+            Rules { reveal_to: AccessLevel::Admin, ..rules() },
+            Rules { roots: list("integration"), ..rules() },
+            Rules { public: vec![], ..rules() },
+            Rules { public: list("enabled"), secret_names: vec![], ..rules() },
+            Rules { public: vec![], secret_names: list("enabled"), ..rules() },
+            Rules { action: Action::Mask, ..rules() },
+        ];
+        let mut seen: Vec<_> = others.iter().map(fingerprint).collect();
+        seen.push(original);
+        let base = Policy::compile(&rules()).unwrap();
+        assert_eq!(base.for_forward(&rules().secret_names, false).unwrap().fingerprint(), original);
+        seen.push(base.for_forward(&rules().secret_names, true).unwrap().fingerprint());
+        let distinct: std::collections::HashSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), others.len() + 2);
+    }
+
+    #[test]
+    fn a_forward_policy_keeps_all_but_the_names() {
+        let forward = Policy::compile(&rules()).unwrap().for_forward(&[], true).unwrap();
+        assert_eq!(*forward.rules(), Rules { secret_names: vec![], ..rules() });
+        assert!(forward.hides_changes());
+        assert!(forward.reveals_to(AccessLevel::Reseller) && !forward.reveals_to(AccessLevel::Owner));
+        assert!(forward.for_forward(&["a/b".into()], false).is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! Which scalars under a root anyone may see: paths of member names, compared exactly as they are decoded.
+//!
+//! `a.b` is member `b` of member `a` of the root; `*` is any one member, `**` any number of them (none, too), `{a,b}`
+//! one or the other. Arrays are no step. A selector names scalars: what stands inside an object needs a path of its own.
+//!
+//! All selectors are followed at once, one bit for each place in each selector, like the letters in `names`; a position
+//! in the document is a set of bits, which the walk keeps on a stack.
+
+use super::members::hash;
+
+/// One bit for each place in a selector, and one for its end. A selector never crosses from one word to the next.
+type Places = u64;
+
+/// The most segments of a selector. Documents are refused before they are this deep.
+const LONGEST: usize = Places::BITS as usize - 1;
+
+/// A selector as it was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selector(Vec<Segment>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    /// `**`
+    AnyDepth,
+    /// `*`
+    AnyMember,
+    OneOf(Vec<String>),
+}
+
+impl Selector {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut segments = Vec::new();
+        for written in text.split('.') {
+            let segment = Segment::parse(written)?;
+            // `**.**` says no more than `**`, and the compiled form relies on there being one.
+            if segment != Segment::AnyDepth || segments.last() != Some(&segment) {
+                segments.push(segment);
+            }
+        }
+        if segments.len() > LONGEST {
+            return Err(format!("has {} segments; at most {LONGEST} can match", segments.len()));
+        }
+        Ok(Selector(segments))
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "**" => return Ok(Segment::AnyDepth),
+            "*" => return Ok(Segment::AnyMember),
+            _ => {}
+        }
+        let names: Vec<&str> = match (text.strip_prefix('{'), text.ends_with('}')) {
+            (Some(inside), true) => inside[..inside.len() - 1].split(',').collect(),
+            (Some(_), false) => {
+                return Err(format!(
+                    "`{text}` opens a brace and does not close it; `{{a,b}}` holds names only, no dots"
+                ));
+            }
+            (None, _) => vec![text],
+        };
+        for name in &names {
+            if name.is_empty() {
+                return Err(
+                    "an empty name; write member names with one dot between them, such as \"criipto.domain\"".into()
+                );
+            }
+            if name.contains('*') {
+                return Err(format!(
+                    "`{name}`: `*` and `**` stand for whole names; write all names out, as in `{{a,b}}`"
+                ));
+            }
+            if name.contains(['{', '}', ',']) {
+                return Err(format!("`{name}`: braces hold a whole segment, as in `ms365.{{tenantId,verified}}`"));
+            }
+            if name.trim() != *name {
+                return Err(format!("`{name}` has white space around it; names are compared exactly"));
+            }
+        }
+        Ok(Segment::OneOf(names.into_iter().map(str::to_owned).collect()))
+    }
+}
+
+/// The compiled selectors.
+pub(super) struct Selectors {
+    /// Places from which any member leads on to the next.
+    any: Vec<Places>,
+    /// Places that any member may leave as they are, and that may be passed over: `**`.
+    stay: Vec<Places>,
+    ends: Vec<Places>,
+    starts: Vec<Places>,
+    /// Open addressing, a power of two, never more than half full.
+    table: Vec<Option<Known>>,
+    nothing: Vec<Places>,
+}
+
+/// A name that stands in a selector, and the places from which it leads on.
+struct Known {
+    name: Box<[u8]>,
+    places: Vec<Places>,
+}
+
+impl Selectors {
+    pub(super) fn new(selectors: &[Selector]) -> Self {
+        let mut names: Vec<(&str, usize, Places)> = Vec::new();
+        let (mut any, mut stay, mut ends, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut used = Places::BITS as usize;
+        for Selector(segments) in selectors {
+            if used + segments.len() + 1 > Places::BITS as usize {
+                used = 0;
+                for places in [&mut any, &mut stay, &mut ends, &mut starts] {
+                    places.push(0);
+                }
+            }
+            let word = any.len() - 1;
+            starts[word] |= 1 << used;
+            for segment in segments {
+                let place: Places = 1 << used;
+                match segment {
+                    Segment::AnyDepth => stay[word] |= place,
+                    Segment::AnyMember => any[word] |= place,
+                    Segment::OneOf(listed) => names.extend(listed.iter().map(|name| (name.as_str(), word, place))),
+                }
+                used += 1;
+            }
+            ends[word] |= 1 << used;
+            used += 1;
+        }
+        for word in 0..starts.len() {
+            // A root that is a scalar itself is never public: a selector names what stands under it.
+            starts[word] = pass_over(starts[word], stay[word]) & !ends[word];
+        }
+        let nothing = vec![0; any.len()];
+        let mut table = Vec::new();
+        table.resize_with((2 * names.len()).next_power_of_two().max(4), || None);
+        let mut selectors = Selectors { any, stay, ends, starts, table, nothing };
+        for (name, word, place) in names {
+            let slot = selectors.slot(hash(name.as_bytes()), name.as_bytes());
+            let empty = || Known { name: name.as_bytes().into(), places: selectors.nothing.clone() };
+            selectors.table[slot].get_or_insert_with(empty).places[word] |= place;
+        }
+        selectors
+    }
+
+    /// Words in one position.
+    pub(super) fn width(&self) -> usize {
+        self.any.len()
+    }
+
+    /// The position at a root.
+    pub(super) fn at_root(&self) -> &[Places] {
+        &self.starts
+    }
+
+    /// Pushes the position that the member leads to from the one that stands in `positions` from `from` on.
+    /// `hash` is the [`hash`] of `name`, decoded.
+    pub(super) fn step(&self, positions: &mut Vec<Places>, from: usize, hash: u64, name: &[u8]) {
+        let named = self.table[self.slot(hash, name)].as_ref().map_or(&self.nothing, |known| &known.places);
+        for word in 0..self.width() {
+            let at = positions[from + word];
+            let on = (at & (named[word] | self.any[word])) << 1 | at & self.stay[word];
+            positions.push(pass_over(on, self.stay[word]));
+        }
+    }
+
+    /// Whether a scalar at this position is public.
+    pub(super) fn is_public(&self, position: &[Places]) -> bool {
+        position.iter().zip(&self.ends).any(|(at, ends)| at & ends != 0)
+    }
+
+    /// Where the name stands in the table, or would.
+    fn slot(&self, hash: u64, name: &[u8]) -> usize {
+        // The table's size is a power of two, and the upper half of a product is its better half.
+        let last = self.table.len() - 1;
+        let mut slot = (hash >> 32) as usize & last;
+        while self.table[slot].as_ref().is_some_and(|known| *known.name != *name) {
+            slot = (slot + 1) & last;
+        }
+        slot
+    }
+}
+
+/// `**` may stand for no member at all.
+fn pass_over(at: Places, stay: Places) -> Places {
+    at | (at & stay) << 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether one of the selectors makes the path public.
+    fn public(selectors: &[&str], path: &[&str]) -> bool {
+        let parsed: Vec<_> = selectors.iter().map(|text| Selector::parse(text).unwrap()).collect();
+        let selectors = Selectors::new(&parsed);
+        let mut positions = selectors.at_root().to_vec();
+        let mut from = 0;
+        for name in path {
+            selectors.step(&mut positions, from, hash(name.as_bytes()), name.as_bytes());
+            from += selectors.width();
+        }
+        selectors.is_public(&positions[from..])
+    }
+
+    #[test]
+    fn selectors_mean_what_the_contract_says() {
+        for (selector, yes, no) in [
+            ("a.b", vec!["a.b"], vec!["", "a", "b", "a.b.c", "A.b", "a.B"]),
+            ("*.b", vec!["a.b", "b.b"], vec!["b", "a.a.b"]),
+            ("**.b", vec!["b", "a.b", "a.a.b", "b.b"], vec!["", "b.a"]),
+            ("a.**.b", vec!["a.b", "a.x.b", "a.x.y.b"], vec!["b", "a", "x.a.b"]),
+            ("a.{b,c}", vec!["a.b", "a.c"], vec!["a", "a.d", "a.b.c"]),
+            ("a.**", vec!["a", "a.b", "a.b.c"], vec!["", "b.a"]),
+            ("**", vec!["a", "a.b"], vec![""]),
+            ("**.**.a", vec!["a", "b.a"], vec![""]),
+            ("**.a.**.b.*", vec!["a.b.x", "x.a.y.b.z", "a.b.b.b"], vec!["a.b", "a.x", "b.a.x"]),
+        ] {
+            let path = |text: &'static str| text.split('.').filter(|name| !name.is_empty()).collect::<Vec<_>>();
+            for yes in yes {
+                assert!(public(&[selector], &path(yes)), "{selector} should mean {yes:?}");
+            }
+            for no in no {
+                assert!(!public(&[selector], &path(no)), "{selector} should not mean {no:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_beyond_one_word_are_followed_too() {
+        let many: Vec<String> = (0..200).map(|number| format!("**.n{number}.{{a,b{number}}}.*")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for number in 0..200 {
+            assert!(public(&many, &["x", &format!("n{number}"), &format!("b{number}"), "y"]));
+            assert!(!public(&many, &["x", &format!("n{number}"), &format!("b{}", number + 1), "y"]));
+        }
+    }
+
+    #[test]
+    fn no_selector_makes_nothing_public() {
+        assert!(!public(&[], &[]));
+        assert!(!public(&[], &["a"]));
+    }
+
+    #[test]
+    fn what_is_no_selector_is_an_error() {
+        for wrong in [
+            "", ".", "a.", ".a", "a..b", "a*", "***", "{a", "a}", "{a,b}c", "a{b,c}", "{a.b,c}", "{}", "{a,}",
+            "{a, b}", "{*,a}", "{{a}}", "a,b", " a",
+        ] {
+            assert!(Selector::parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(Selector::parse(&["a"; 64].join(".")).is_err());
+        assert!(Selector::parse(&["a"; 63].join(".")).is_ok());
+    }
+}

@@ -1,0 +1,200 @@
+//! The one pass that redacts: what is read and may stay is written, in the order and the spelling in which it came.
+//!
+//! What goes is read and written all the same, and then taken back: nothing malformed hides in it.
+
+use super::changes::{Mention, find_mentions};
+use super::names::Meaning;
+use super::output::Output;
+use super::policy::Policy;
+use super::reader::{Array, Name, Object, Reader, Value};
+use super::refusal::Refusal;
+use super::{Action, Kind};
+
+/// The document as someone may see it to whom `policy` does not reveal everything.
+pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), Refusal> {
+    let mentions = if policy.hides_changes() { find_mentions(document, &policy.names)? } else { Vec::new() };
+    let mut walk = Walk {
+        policy,
+        action: policy.rules().action,
+        reader: Reader::new(document)?,
+        out: Output::new(document),
+        positions: Vec::new(),
+        scratch: Vec::new(),
+        objects: mentions.iter(),
+    };
+    let mentioned = walk.objects.next().is_some_and(|document| document.here);
+    let top = walk.reader.value()?;
+    let (kind, empty) = match &top {
+        Value::Object(_) => (Kind::Object, &b"{}"[..]),
+        Value::Array(_) => (Kind::OtherJson, &b"[]"[..]),
+        Value::String(_) | Value::Bare(_) => (Kind::OtherJson, &b"null"[..]),
+    };
+    let fate = walk.any(top, Scope { place: Place::Outside, mentioned })?;
+    walk.reader.end()?;
+    if fate == Fate::Gone {
+        // The document itself cannot go.
+        walk.out.text(empty);
+    }
+    Ok((walk.out.finish(), kind))
+}
+
+struct Walk<'p, 'd> {
+    policy: &'p Policy,
+    action: Action,
+    reader: Reader<'d>,
+    out: Output<'d>,
+    /// The positions in the selectors, of every level from the root down to here.
+    positions: Vec<u64>,
+    scratch: Vec<u8>,
+    /// For each object to come where it mentions a root; nothing where changes are not hidden.
+    objects: std::slice::Iter<'p, Mention>,
+}
+
+/// Whether a value was written, or is to leave no trace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Gone,
+}
+
+#[derive(Clone, Copy)]
+struct Scope {
+    place: Place,
+    /// An object around this mentions a root.
+    mentioned: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// Everything may be seen that is not named as secret.
+    Outside,
+    /// Under a root, at the position that begins here in `positions`: nothing may be seen that is not public.
+    Under(usize),
+}
+
+impl<'d> Walk<'_, 'd> {
+    fn value(&mut self, scope: Scope) -> Result<Fate, Refusal> {
+        let value = self.reader.value()?;
+        self.any(value, scope)
+    }
+
+    fn any(&mut self, value: Value<'d>, scope: Scope) -> Result<Fate, Refusal> {
+        match value {
+            Value::Object(object) => self.object(object, scope),
+            Value::Array(array) => self.array(array, scope),
+            Value::String(text) => Ok(self.scalar(text.raw, scope)),
+            Value::Bare(raw) => Ok(self.scalar(raw, scope)),
+        }
+    }
+
+    /// The scalar that was just read.
+    fn scalar(&mut self, raw: &[u8], scope: Scope) -> Fate {
+        let public = match scope.place {
+            Place::Outside => true,
+            Place::Under(at) => self.policy.selectors.is_public(&self.positions[at..]),
+        };
+        let from = self.out.len();
+        let end = self.reader.offset();
+        self.out.token(end - raw.len()..end);
+        if public { Fate::Kept } else { self.hide(from) }
+    }
+
+    fn object(&mut self, mut object: Object, scope: Scope) -> Result<Fate, Refusal> {
+        let mention = self.objects.next().copied().unwrap_or_default();
+        let inside = Scope { mentioned: scope.mentioned || mention.here, ..scope };
+        let hides_changes = inside.mentioned || mention.below;
+        let from = self.open(b'{');
+        let mut came_empty = true;
+        while let Some(name) = self.reader.next_member(&mut object)? {
+            came_empty = false;
+            let before = self.separate(from);
+            if self.member(&name, inside, hides_changes)? == Fate::Gone {
+                self.out.truncate(before);
+            }
+        }
+        Ok(self.close(from, came_empty, b'}'))
+    }
+
+    /// Writes the member whose name was just read. If it is gone, the name may still have been written.
+    fn member(&mut self, name: &Name<'d>, scope: Scope, hides_changes: bool) -> Result<Fate, Refusal> {
+        let policy = self.policy;
+        self.out.token(name.start..name.start + name.text.raw.len());
+        self.out.sign(b':');
+        let value_from = self.out.len();
+        let position = self.positions.len();
+        let decoded = name.text.decoded(&mut self.scratch);
+        let (place, secret) = match scope.place {
+            Place::Outside => {
+                let Meaning { root, secret, change } = policy.names.meaning(decoded);
+                if root {
+                    self.positions.extend_from_slice(policy.selectors.at_root());
+                }
+                (if root { Place::Under(position) } else { Place::Outside }, secret || change && hides_changes)
+            }
+            Place::Under(at) => {
+                policy.selectors.step(&mut self.positions, at, name.hash, decoded);
+                (Place::Under(position), hides_changes && policy.names.meaning(decoded).change)
+            }
+        };
+        let fate = self.value(Scope { place, ..scope })?;
+        self.positions.truncate(position);
+        Ok(if secret { self.hide(value_from) } else { fate })
+    }
+
+    fn array(&mut self, mut array: Array, scope: Scope) -> Result<Fate, Refusal> {
+        let from = self.open(b'[');
+        let mut came_empty = true;
+        while self.reader.next_element(&mut array)? {
+            came_empty = false;
+            let before = self.separate(from);
+            if self.value(scope)? == Fate::Gone {
+                self.out.truncate(before);
+            }
+        }
+        Ok(self.close(from, came_empty, b']'))
+    }
+
+    /// Opens a container; says where it begins.
+    fn open(&mut self, bracket: u8) -> usize {
+        let from = self.out.len();
+        self.out.sign(bracket);
+        from
+    }
+
+    /// Whether the open container that begins at `from` holds something.
+    fn holds_something(&self, from: usize) -> bool {
+        self.out.len() > from + 1
+    }
+
+    /// Writes the comma in front of another member or element; says where both begin.
+    fn separate(&mut self, from: usize) -> usize {
+        let before = self.out.len();
+        if self.holds_something(from) {
+            self.out.sign(b',');
+        }
+        before
+    }
+
+    /// Closes the container that begins at `from`. One that redaction emptied goes; one that came empty stays.
+    fn close(&mut self, from: usize, came_empty: bool, bracket: u8) -> Fate {
+        if self.holds_something(from) || came_empty {
+            self.out.sign(bracket);
+            Fate::Kept
+        } else {
+            self.out.truncate(from);
+            Fate::Gone
+        }
+    }
+
+    /// Takes back the value that was written from here on, and writes what is to stand there instead.
+    fn hide(&mut self, from: usize) -> Fate {
+        let is_string = self.out.get(from) == Some(b'"');
+        self.out.truncate(from);
+        match self.action {
+            Action::Remove => return Fate::Gone,
+            Action::Mask if is_string => self.out.text(b"\"***\""),
+            Action::Mask | Action::Null => self.out.text(b"null"),
+        }
+        Fate::Kept
+    }
+}

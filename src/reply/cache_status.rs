@@ -1,0 +1,96 @@
+//! How the cache took part in an answer (RFC 9211). Never a key, a token or an id.
+
+use http::HeaderValue;
+
+/// The cache's part in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheStatus {
+    /// Fresh, for that many more seconds.
+    Hit { ttl: i64 },
+    /// Stale for that many seconds (negative), while a refresh runs in the background.
+    Revalidating { ttl: i64 },
+    /// Stale for that many seconds (negative), since the API cannot be asked.
+    StaleIfError { ttl: i64 },
+    /// Asked of the API now; `stored`: for the next one.
+    Miss { why: Forwarded, stored: bool },
+    /// Another request's fetch served this one too.
+    Collapsed,
+    /// Not looked for, never stored.
+    Bypass,
+}
+
+/// Why the API was asked (RFC 9211 section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Nothing was stored.
+    UriMiss,
+    /// What was stored was stale.
+    Stale,
+    /// What was stored was stale, and the API says that it still holds.
+    Revalidated,
+    /// The caller asked for it.
+    Request,
+}
+
+impl Forwarded {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Forwarded::UriMiss => "fwd=uri-miss",
+            Forwarded::Stale => "fwd=stale",
+            Forwarded::Revalidated => "fwd=stale; fwd-status=304",
+            Forwarded::Request => "fwd=request",
+        }
+    }
+}
+
+impl CacheStatus {
+    /// The value of `Cache-Status`.
+    pub fn value(self) -> HeaderValue {
+        let text = match self {
+            CacheStatus::Hit { ttl } => format!("telecomx-gateway; hit; ttl={ttl}"),
+            CacheStatus::Revalidating { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=revalidating"),
+            CacheStatus::StaleIfError { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=stale-if-error"),
+            CacheStatus::Miss { why, stored } => {
+                format!("telecomx-gateway; {}{}", why.as_str(), if stored { "; stored" } else { "" })
+            }
+            CacheStatus::Collapsed => return HeaderValue::from_static("telecomx-gateway; fwd=uri-miss; collapsed"),
+            CacheStatus::Bypass => return Self::BYPASS,
+        };
+        // Words and a decimal number are a field value.
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("telecomx-gateway; hit"))
+    }
+
+    /// The value on every forwarded answer.
+    pub const BYPASS: HeaderValue = HeaderValue::from_static("telecomx-gateway; fwd=bypass");
+
+    /// The label for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CacheStatus::Hit { .. } => "hit",
+            CacheStatus::Revalidating { .. } | CacheStatus::StaleIfError { .. } => "stale",
+            CacheStatus::Miss { .. } => "miss",
+            CacheStatus::Collapsed => "collapsed",
+            CacheStatus::Bypass => "bypass",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_are_the_contracts() {
+        for (status, text) in [
+            (CacheStatus::Hit { ttl: 42 }, "telecomx-gateway; hit; ttl=42"),
+            (CacheStatus::Miss { why: Forwarded::UriMiss, stored: true }, "telecomx-gateway; fwd=uri-miss; stored"),
+            (CacheStatus::Miss { why: Forwarded::Request, stored: false }, "telecomx-gateway; fwd=request"),
+            (CacheStatus::Collapsed, "telecomx-gateway; fwd=uri-miss; collapsed"),
+            (CacheStatus::Revalidating { ttl: -12 }, "telecomx-gateway; hit; ttl=-12; detail=revalidating"),
+            (CacheStatus::StaleIfError { ttl: -80 }, "telecomx-gateway; hit; ttl=-80; detail=stale-if-error"),
+            (CacheStatus::Bypass, "telecomx-gateway; fwd=bypass"),
+        ] {
+            assert_eq!(status.value(), text);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `If-None-Match` (RFC 9110 section 13.1.2).
+
+use http::{HeaderMap, HeaderValue, header::IF_NONE_MATCH};
+
+/// Whether a caller's `If-None-Match` names this validator, so that 304 is the answer. Compared weakly, as the RFC wants.
+/// What is not a list of entity tags names nothing.
+pub fn if_none_match(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), etag.as_bytes()))
+}
+
+fn names(mut list: &[u8], etag: &[u8]) -> bool {
+    if list.trim_ascii() == b"*" {
+        return true;
+    }
+    loop {
+        list = list.trim_ascii_start();
+        list = list.strip_prefix(b",").unwrap_or(list).trim_ascii_start();
+        let opaque = list.strip_prefix(b"W/").unwrap_or(list);
+        if opaque.first() != Some(&b'"') {
+            return false;
+        }
+        let Some(end) = memchr::memchr(b'"', &opaque[1..]).map(|at| at + 2) else { return false };
+        if &opaque[..end] == etag {
+            return true;
+        }
+        list = &opaque[end..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_lists_weak_tags_and_the_star() {
+        let etag = HeaderValue::from_static("\"abc\"");
+        let asked = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
+            if_none_match(&headers, &etag)
+        };
+        for yes in ["\"abc\"", "W/\"abc\"", "*", "\"x\", \"abc\"", "\"a,b\",W/\"abc\" , \"y\"", " \"abc\" "] {
+            assert!(asked(yes), "{yes}");
+        }
+        for no in ["abc", "\"ab\"", "", "\"abc", "\"x\" \"", "x, \"abc\"", "\"*\"", "\"\"abc\"\""] {
+            assert!(!asked(no), "{no}");
+        }
+    }
+}

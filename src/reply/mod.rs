@@ -1,0 +1,169 @@
+//! Answers ready to be written: representations with their validators, and the fields around them. Pure.
+//!
+//! Everything that can be made when an answer is stored is made then; a hit formats nothing but `Age` and the
+//! `ttl` of `Cache-Status`.
+
+mod cache_status;
+mod conditional;
+mod cors;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
+};
+
+pub use cache_status::{CacheStatus, Forwarded};
+pub use conditional::if_none_match;
+pub use cors::{Cors, is_preflight};
+
+use crate::api::ApiError;
+use crate::redact::Redacted;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// The caller may keep the answer, and asks before using it again: the gateway answers that with 304.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+const VARIES_ON: HeaderValue = HeaderValue::from_static("Authorization, X-API-Key, Cookie");
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// An answer of the API as its caller may see it, with all that can be said of it beforehand.
+pub struct Representation {
+    status: StatusCode,
+    content_type: HeaderValue,
+    content_length: HeaderValue,
+    etag: HeaderValue,
+    body: Bytes,
+}
+
+impl Representation {
+    /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
+    pub fn new(status: StatusCode, own_type: Option<HeaderValue>, redacted: Redacted) -> Self {
+        let body = redacted.into_bytes();
+        let digest = blake3::hash(&body);
+        let etag = format!("\"{}\"", &digest.to_hex()[..32]);
+        Representation {
+            status,
+            content_type: own_type.unwrap_or(JSON),
+            content_length: HeaderValue::from(body.len()),
+            // A quoted run of hexadecimal digits is a field value.
+            etag: HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\"")),
+            body,
+        }
+    }
+
+    /// The bytes that its caller gets.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The API's status: 200, or an error that was passed on.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The strong validator of those bytes, quotes included.
+    pub fn etag(&self) -> &HeaderValue {
+        &self.etag
+    }
+}
+
+/// What a caller of the intercepted request gets.
+pub struct Reply {
+    pub content: Content,
+    /// How the cache took part, where it was asked.
+    pub cache_status: Option<CacheStatus>,
+    /// Seconds since the API was asked, where an answer of the API is given.
+    pub age: Option<u64>,
+}
+
+/// The part of a reply that differs.
+pub enum Content {
+    Whole(Arc<Representation>),
+    /// The caller holds these bytes already.
+    NotModified(Arc<Representation>),
+    Error(ApiError),
+    /// The answer to a CORS preflight.
+    Preflight,
+}
+
+impl From<ApiError> for Reply {
+    fn from(error: ApiError) -> Self {
+        Reply { content: Content::Error(error), cache_status: None, age: None }
+    }
+}
+
+impl Reply {
+    /// The answer to a preflight, whose fields are those of CORS.
+    pub const fn preflight() -> Self {
+        Reply { content: Content::Preflight, cache_status: None, age: None }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match &self.content {
+            Content::Whole(representation) => representation.status,
+            Content::NotModified(_) => StatusCode::NOT_MODIFIED,
+            Content::Error(error) => error.status(),
+            Content::Preflight => StatusCode::NO_CONTENT,
+        }
+    }
+
+    /// The error, where the gateway made one.
+    pub fn error(&self) -> Option<ApiError> {
+        match self.content {
+            Content::Error(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The body of an answer to GET; the answer to HEAD has its length and not its bytes.
+    pub fn body(&self) -> Bytes {
+        match &self.content {
+            Content::Whole(representation) => representation.body.clone(),
+            Content::Error(error) => error.body().into(),
+            Content::NotModified(_) | Content::Preflight => Bytes::new(),
+        }
+    }
+
+    /// Every field of the answer but `X-Request-Id`, in order. `cors`: the fields for this caller's origin.
+    pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(HeaderName, HeaderValue)) {
+        match &self.content {
+            Content::Whole(representation) => {
+                put(CONTENT_TYPE, representation.content_type.clone());
+                put(CONTENT_LENGTH, representation.content_length.clone());
+                if representation.status == StatusCode::OK {
+                    put(ETAG, representation.etag.clone());
+                }
+            }
+            Content::NotModified(representation) => put(ETAG, representation.etag.clone()),
+            Content::Error(error) => {
+                put(CONTENT_TYPE, JSON);
+                put(CONTENT_LENGTH, HeaderValue::from(error.body().len()));
+                if let Some(seconds) = error.retry_after() {
+                    put(RETRY_AFTER, HeaderValue::from(seconds));
+                }
+                match error.status() {
+                    StatusCode::UNAUTHORIZED => put(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+                    StatusCode::METHOD_NOT_ALLOWED => put(ALLOW, ALLOWED),
+                    _ => {}
+                }
+            }
+            Content::Preflight => {}
+        }
+        if let Some(age) = self.age {
+            put(AGE, HeaderValue::from(age));
+        }
+        if let Some(status) = self.cache_status {
+            put(CACHE_STATUS, status.value());
+        }
+        put(CACHE_CONTROL, PRIVATE);
+        put(VARY, if cors.is_on() { cors.vary() } else { VARIES_ON });
+        match self.content {
+            Content::Preflight => cors.preflight_fields(origin, &mut put),
+            _ => cors.answer_fields(origin, &mut put),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `/log/changeloglite`: what changed, when, and where. The newest entries only, in memory.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::answer::{Refusal, Reply};
+use super::data::Id;
+use super::received::Received;
+use super::state::{Caller, State};
+use crate::api::AccessLevel;
+
+/// The API's own bounds.
+const MOST_ENTRIES: usize = 10_000;
+const KEPT_FOR: Duration = Duration::from_hours(5 * 24);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Customer,
+    Employee,
+}
+
+impl Subject {
+    fn as_str(self) -> &'static str {
+        match self {
+            Subject::Customer => "Customers",
+            Subject::Employee => "Employees",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Update,
+    Delete,
+}
+
+impl Change {
+    fn as_str(self) -> &'static str {
+        match self {
+            Change::Update => "UPDATE",
+            Change::Delete => "DELETE",
+        }
+    }
+}
+
+struct Entry {
+    number: u64,
+    subject: Subject,
+    id: Id,
+    customer: Id,
+    reseller: Id,
+    change: Change,
+    when: SystemTime,
+}
+
+/// Oldest first.
+#[derive(Default)]
+pub struct ChangeLog {
+    entries: VecDeque<Entry>,
+    last_number: u64,
+}
+
+impl ChangeLog {
+    /// Notes that `id` changed, which is of this customer and this reseller.
+    pub fn note(&mut self, subject: Subject, id: Id, customer: Id, reseller: Id, change: Change, when: SystemTime) {
+        if self.entries.len() == MOST_ENTRIES {
+            self.entries.pop_front();
+        }
+        self.last_number += 1;
+        let number = self.last_number;
+        self.entries.push_back(Entry { number, subject, id, customer, reseller, change, when });
+    }
+}
+
+impl State {
+    /// An array of the entries since `date` that the caller sees, oldest first. `date` is `YYYY-MM-DD`, optionally with
+    /// `THH:MM[:SS[.mmm]]` and `Z`, all in UTC; all that is kept without it. (That it is a bare array is our reading.)
+    ///
+    /// Errors: 403 below `VIEWER`; 400 for a `date`, `customer` or `reseller` that is none.
+    pub(super) fn changes(&self, caller: &Caller, received: &Received<'_>, now: SystemTime) -> Result<Reply, Refusal> {
+        caller.at_least(AccessLevel::Viewer)?;
+        let id = |name, message| match received.query(name) {
+            Some(text) => Id::parse(text.as_bytes()).map(Some).ok_or(Refusal::BadRequest(message)),
+            None => Ok(None),
+        };
+        let customer = id("customer", "customer is not an id")?;
+        let reseller = id("reseller", "reseller is not an id")?;
+        let since = received.query("date").unwrap_or("");
+        let since = since.strip_suffix('Z').unwrap_or(since);
+        if !is_date(since) {
+            return Err(Refusal::BadRequest("date is not YYYY-MM-DD[THH:MM[:SS[.mmm]]][Z]"));
+        }
+        let kept = self.log.entries.iter().filter(|entry| {
+            caller.sees(entry.customer, entry.reseller)
+                && customer.is_none_or(|customer| customer == entry.customer)
+                && reseller.is_none_or(|reseller| reseller == entry.reseller)
+                && now.duration_since(entry.when).unwrap_or_default() <= KEPT_FOR
+        });
+        // Both are times of UTC in one notation, so their texts sort as the times do.
+        let shown = kept.map(|entry| (timestamp(entry.when), entry)).filter(|(when, _)| when.as_str() >= since);
+        Ok(Reply::json(shown.map(|(when, entry)| described(&when, entry)).collect()))
+    }
+}
+
+fn described(when: &str, entry: &Entry) -> Value {
+    let Entry { number, subject, id, customer, reseller, change, when: _ } = entry;
+    json!({
+        "_id": format!("{number:024x}"),
+        "customer": customer.to_string(),
+        "reseller": reseller.to_string(),
+        "when": format!("{when}Z"),
+        "where": subject.as_str(),
+        "what": change.as_str(),
+        "id": id.to_string(),
+    })
+}
+
+/// A beginning of `0000-00-00T00:00:00.000` that does not break off within a number; or nothing.
+fn is_date(text: &str) -> bool {
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00.000";
+    let fits = |(digit, shape): (u8, &u8)| if *shape == b'0' { digit.is_ascii_digit() } else { digit == *shape };
+    matches!(text.len(), 0 | 10 | 16 | 19 | 23) && text.bytes().zip(SHAPE).all(fits)
+}
+
+/// UTC as `2026-01-31T12:00:00.000`, without the `Z`.
+fn timestamp(when: SystemTime) -> String {
+    let since_epoch = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since_epoch.as_secs(), since_epoch.subsec_millis());
+    let (mut year, mut day) = (1970, seconds / 86_400);
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}", day + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        // (seconds since 1970, the time); made with `date -u -d @SECONDS`.
+        for (seconds, written) in [
+            (0, "1970-01-01T00:00:00.000"),
+            (951_782_399, "2000-02-28T23:59:59.000"),
+            (951_782_400, "2000-02-29T00:00:00.000"),
+            (951_868_800, "2000-03-01T00:00:00.000"),
+            (1_735_689_599, "2024-12-31T23:59:59.000"),
+            (1_764_000_000, "2025-11-24T16:00:00.000"),
+        ] {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), written);
+        }
+    }
+
+    #[test]
+    fn dates_are_read_in_one_notation() {
+        for date in ["", "2025-11-24", "2025-11-24T16:00", "2025-11-24T16:00:00", "2025-11-24T16:00:00.000"] {
+            assert!(is_date(date), "{date}");
+        }
+        for wrong in ["2025", "24-11-2025", "2025-11-24T", "2025-11-24T16:00:00.000+01:00", "2025-11-24 16:00", "today"]
+        {
+            assert!(!is_date(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_entry_gives_way() {
+        let mut log = ChangeLog::default();
+        let id = Id::parse(&[b'0'; 24]).unwrap();
+        for _ in 0..=MOST_ENTRIES {
+            log.note(Subject::Customer, id, id, id, Change::Update, SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!(log.entries.len(), MOST_ENTRIES);
+        assert_eq!(log.entries.front().unwrap().number, 2);
+    }
+}

@@ -1,0 +1,247 @@
+//! Where a connection comes in: below pingora's HTTP session, so that a request head has one deadline and one size,
+//! connections have a number, and what is malformed is refused in the API's shape before anything else reads it.
+//!
+//! A head that passes is handed over byte for byte; pingora reads it again and does the rest. HTTP/2 is handed over whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::date::get_cached_date;
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout_at;
+
+use super::head;
+use super::replay::Replayed;
+use super::setup::{Current, Limits};
+use crate::api::ApiError;
+use crate::reply::{Cors, Reply};
+use crate::telemetry::Record;
+
+/// The first bytes of HTTP/2 (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes read at once: a usual head whole.
+const READ: usize = 4096;
+
+/// How long one write to a caller may take before the connection is given up.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a refused caller may go on sending before the connection is cut; without it, the answer could be lost in a
+/// reset (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Connections above `server.max_connections` that are told so at a time; those beyond are closed without a word.
+const MAX_TURNED_AWAY: usize = 256;
+
+/// Connections that the admin listener serves at a time: a few scrapers and people.
+const MAX_ADMIN_CONNECTIONS: usize = 256;
+
+/// Which listener it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Public,
+    Admin,
+}
+
+/// The application that pingora's listeners hand connections to, in front of one that speaks HTTP.
+pub struct Edge<A> {
+    app: Arc<A>,
+    current: Arc<Current>,
+    side: Side,
+    connections: AtomicUsize,
+    turned_away: AtomicUsize,
+}
+
+enum Head {
+    /// A whole head, judged, with what came behind it.
+    Http1(BytesMut),
+    /// HTTP/2, with all that was read.
+    Http2(BytesMut),
+    Refused(ApiError),
+    /// Nothing to answer: the caller left, or idled for too long.
+    Gone,
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
+    pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
+        let (connections, turned_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Edge { app: Arc::new(app), current, side, connections, turned_away }
+    }
+
+    fn max_connections(&self) -> usize {
+        match self.side {
+            Side::Public => self.current.load().limits.max_connections,
+            Side::Admin => MAX_ADMIN_CONNECTIONS,
+        }
+    }
+
+    /// Reads one head. `first`: on a fresh connection, where HTTP/2 may begin.
+    async fn read_head(limits: Limits, stream: &mut Stream, first: bool, shutdown: &ShutdownWatch) -> Head {
+        let mut buffer = BytesMut::with_capacity(READ);
+        let idle = if first { limits.header_timeout } else { limits.keepalive_timeout };
+        let mut shutdown = shutdown.clone();
+        tokio::select! {
+            biased;
+            read = timeout_at((Instant::now() + idle).into(), stream.read_buf(&mut buffer)) => {
+                if !matches!(read, Ok(Ok(1..))) {
+                    return Head::Gone;
+                }
+            }
+            // A connection without a request ends with the listener.
+            _ = shutdown.wait_for(|stopping| *stopping) => return Head::Gone,
+        }
+        let deadline = Instant::now() + limits.header_timeout;
+        loop {
+            if first && H2_PREFACE.starts_with(&buffer[..buffer.len().min(H2_PREFACE.len())]) {
+                if buffer.len() >= H2_PREFACE.len() {
+                    return Head::Http2(buffer);
+                }
+            } else {
+                // Empty lines before a request line are passed over (RFC 9112 section 2.2).
+                while buffer.starts_with(b"\r\n") {
+                    drop(buffer.split_to(2));
+                }
+                if let Some(end) = head::end(&buffer) {
+                    return judged(limits, buffer, end);
+                }
+                if buffer.len() > limits.max_header_bytes {
+                    return Head::Refused(ApiError::HeadTooLarge);
+                }
+                // A head that ends its lines with LF alone would never end here.
+                if memchr::memmem::find(&buffer, b"\n\n").is_some() {
+                    return Head::Refused(ApiError::BadRequest(crate::api::Refusal::Malformed));
+                }
+            }
+            buffer.reserve(READ);
+            match timeout_at(deadline.into(), stream.read_buf(&mut buffer)).await {
+                Ok(Ok(1..)) => {}
+                _ => return Head::Gone,
+            }
+        }
+    }
+
+    /// Answers without a session, and ends the connection so that the answer arrives.
+    async fn refuse(&self, mut stream: Stream, error: ApiError) {
+        let started = Instant::now();
+        let mut record = Record::begin(started);
+        let reply = Reply::from(error);
+        record.status = reply.status();
+        record.error = Some(error);
+        let setup = self.current.load();
+        record.request_id = setup.new_request_id();
+        let mut answer = BytesMut::new();
+        answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
+        reply.fields(&Cors::off(), None, |name, value| {
+            answer.extend_from_slice(name.as_str().as_bytes());
+            answer.extend_from_slice(b": ");
+            answer.extend_from_slice(value.as_bytes());
+            answer.extend_from_slice(b"\r\n");
+        });
+        answer.extend_from_slice(
+            format!("x-request-id: {}\r\nconnection: close\r\ndate: ", record.request_id).as_bytes(),
+        );
+        answer.extend_from_slice(get_cached_date().as_bytes());
+        answer.extend_from_slice(b"\r\n\r\n");
+        answer.extend_from_slice(&reply.body());
+        if self.side == Side::Public {
+            record.end(&setup.gateway.metrics, setup.access);
+        }
+        let deadline = started + LINGER;
+        let _ = timeout_at(deadline.into(), async {
+            stream.write_all(&answer).await?;
+            stream.flush().await?;
+            AsyncWriteExt::shutdown(&mut stream).await?;
+            let mut sink = [0; READ];
+            while stream.read(&mut sink).await? > 0 {}
+            std::io::Result::Ok(())
+        })
+        .await;
+    }
+
+    /// Gives back what was read, so that pingora reads it again.
+    async fn hand_over_http2(&self, stream: Stream, read: BytesMut, shutdown: &ShutdownWatch) {
+        ServerApp::process_new(&self.app, Box::new(Replayed { read, stream }), shutdown).await;
+    }
+}
+
+fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Head {
+    if end > limits.max_header_bytes {
+        return Head::Refused(ApiError::HeadTooLarge);
+    }
+    match head::judge(&buffer[..end]) {
+        Ok(None) => Head::Http1(buffer),
+        Ok(Some(mut rewritten)) => {
+            rewritten.extend_from_slice(&buffer.split_off(end));
+            Head::Http1(rewritten)
+        }
+        Err(error) => Head::Refused(error),
+    }
+}
+
+/// A connection, counted as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    /// None if there are `most` already.
+    fn below(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let counted = Counted(count);
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let Some(_counted) = Counted::below(&self.connections, self.max_connections()) else {
+            // Those who are told why are counted apart, or a flood of them would keep the others out.
+            if let Some(_counted) = Counted::below(&self.turned_away, MAX_TURNED_AWAY) {
+                self.refuse(stream, ApiError::Unavailable).await;
+            }
+            return None;
+        };
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            let limits = self.current.load().limits;
+            let buffer = match Self::read_head(limits, &mut stream, settings.is_none(), shutdown).await {
+                Head::Http1(buffer) => buffer,
+                Head::Http2(buffer) => {
+                    self.hand_over_http2(stream, buffer, shutdown).await;
+                    return None;
+                }
+                Head::Refused(error) => {
+                    self.refuse(stream, error).await;
+                    return None;
+                }
+                Head::Gone => return None,
+            };
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings.take() {
+                settings.apply_to_session(&mut session);
+            }
+            // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
+            session.set_keepalive((!*shutdown.borrow()).then_some(0));
+            session.set_read_timeout(Some(limits.header_timeout.max(Duration::from_secs(30))));
+            session.set_pipelined_prefix(buffer);
+            let reused = self.app.process_new_http(session, shutdown).await?;
+            (stream, settings) = reused.consume();
+            settings.as_ref()?;
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.app.http_cleanup().await;
+    }
+}

@@ -1,0 +1,274 @@
+//! A request head as it came over the wire, judged before pingora reads it: what two readers could read differently is
+//! refused here, on every route. Pure.
+//!
+//! Source: RFC 9112 sections 2.2, 3, 5 and 6. Stricter than it allows recipients to be: no bare LF, no folding, one
+//! `Content-Length` or `chunked` and nothing else, no names that other readers take for another's (`X_Forwarded_For`).
+
+use bytes::{BufMut, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+
+use crate::api::{ApiError, Refusal};
+
+/// Fields of a request head at most.
+pub const MAX_FIELDS: usize = 100;
+
+/// Fields that decide who is calling, where to, or how long a body is: no other spelling of them passes.
+const DECISIVE: [&str; 14] = [
+    "authorization",
+    "x-api-key",
+    "cookie",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "via",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-request-id",
+    "upgrade",
+];
+
+/// Fields that a caller must not have stripped by naming them in `Connection`.
+const NOT_NOMINATED: [&str; 6] = ["authorization", "cookie", "x-api-key", "host", "via", "forwarded"];
+
+/// Where a head ends, with its empty line; `None` as long as more must be read.
+pub fn end(buffer: &[u8]) -> Option<usize> {
+    memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Judges a whole head. `Ok(None)`: pass it on as it came; `Ok(Some)`: pass this on instead (an absolute target was
+/// made an origin-form one).
+///
+/// # Errors
+/// Malformed, ambiguous, too many fields, or a method that is not served.
+pub fn judge(head: &[u8]) -> Result<Option<BytesMut>, ApiError> {
+    let malformed = ApiError::BadRequest(Refusal::Malformed);
+    if !lines_end_in_crlf(head) || head.contains(&0) {
+        return Err(malformed);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(ApiError::HeadTooLarge),
+        _ => return Err(unreadable(head)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(malformed);
+    };
+    if matches!(method, "CONNECT" | "TRACE") {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    let host = fields_agree(request.headers, minor)?;
+    let origin_form = check_target(method, target, host)?;
+    Ok(origin_form.map(|path| {
+        let mut rewritten = BytesMut::with_capacity(head.len());
+        rewritten.put_slice(method.as_bytes());
+        rewritten.put_u8(b' ');
+        rewritten.put_slice(path.as_bytes());
+        let rest = memchr::memmem::find(head, b" HTTP/").unwrap_or(head.len());
+        rewritten.put_slice(&head[rest..]);
+        rewritten
+    }))
+}
+
+/// A head that httparse does not read: CONNECT and TRACE still get their own answer.
+fn unreadable(head: &[u8]) -> ApiError {
+    let target = head.split(|&b| b == b' ').nth(1).unwrap_or_default();
+    if target.iter().any(|b| !b.is_ascii_graphic()) {
+        return ApiError::BadRequest(Refusal::ControlCharacter);
+    }
+    ApiError::BadRequest(Refusal::Malformed)
+}
+
+/// Every line ends in CRLF, and neither byte of it stands alone.
+fn lines_end_in_crlf(head: &[u8]) -> bool {
+    memchr::memchr2_iter(b'\r', b'\n', head).all(|at| match head[at] {
+        b'\n' => at > 0 && head[at - 1] == b'\r',
+        _ => head.get(at + 1) == Some(&b'\n'),
+    })
+}
+
+/// Checks the fields against each other; gives the value of `Host`.
+fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<Option<&'a [u8]>, ApiError> {
+    let framing = ApiError::BadRequest(Refusal::Framing);
+    let (mut host, mut length, mut coding) = (None, None, None);
+    for field in fields {
+        let name = field.name;
+        if is_disguised(name) {
+            return Err(ApiError::BadRequest(Refusal::Malformed));
+        } else if name.eq_ignore_ascii_case("host") {
+            if host.replace(field.value).is_some() {
+                return Err(ApiError::BadRequest(Refusal::MissingHost));
+            }
+        } else if name.eq_ignore_ascii_case("content-length") {
+            let digits = (1..=18).contains(&field.value.len()) && field.value.iter().all(u8::is_ascii_digit);
+            if !digits || length.replace(()).is_some() {
+                return Err(framing);
+            }
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            let chunked = field.value.eq_ignore_ascii_case(b"chunked");
+            if !chunked || minor == 0 || coding.replace(()).is_some() {
+                return Err(framing);
+            }
+        } else if name.eq_ignore_ascii_case("connection") && nominates_protected(field.value) {
+            return Err(ApiError::BadRequest(Refusal::ConnectionNominates));
+        }
+    }
+    if length.is_some() && coding.is_some() {
+        return Err(framing);
+    }
+    match host {
+        Some(value) if is_authority(value) => Ok(host),
+        None if minor == 0 => Ok(None),
+        _ => Err(ApiError::BadRequest(Refusal::MissingHost)),
+    }
+}
+
+/// Judges the fields of a request that came over HTTP/2, which has framing of its own: what HTTP/1.1 behind the gateway
+/// could read in another way is refused.
+///
+/// # Errors
+/// A name that other readers take for another's, or more than one length.
+pub fn judge_http2(fields: &HeaderMap) -> Result<(), ApiError> {
+    if fields.keys().any(|name| is_disguised(name.as_str())) {
+        return Err(ApiError::BadRequest(Refusal::Malformed));
+    }
+    if fields.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        return Err(ApiError::BadRequest(Refusal::Framing));
+    }
+    Ok(())
+}
+
+/// Whether a name is one of the decisive ones but for `_` in place of `-`.
+fn is_disguised(name: &str) -> bool {
+    name.contains('_') && {
+        let dashed = name.replace('_', "-");
+        DECISIVE.iter().any(|decisive| dashed.eq_ignore_ascii_case(decisive))
+    }
+}
+
+/// Whether a `Connection` value names a field that must not be stripped.
+pub fn nominates_protected(value: &[u8]) -> bool {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).any(|name| {
+        NOT_NOMINATED.iter().any(|protected| name.eq_ignore_ascii_case(protected.as_bytes()))
+            || name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
+    })
+}
+
+/// A host and perhaps a port, of the characters that those may have.
+fn is_authority(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%".contains(b))
+}
+
+/// Checks the request target; gives the path where it came in absolute form.
+fn check_target<'a>(method: &str, target: &'a str, host: Option<&[u8]>) -> Result<Option<&'a str>, ApiError> {
+    let refuse = |refusal| Err(ApiError::BadRequest(refusal));
+    if !target.bytes().all(|b| b.is_ascii_graphic()) {
+        return refuse(Refusal::ControlCharacter);
+    }
+    if target.contains('#') {
+        return refuse(Refusal::Fragment);
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(None);
+    }
+    let Some((scheme, rest)) = target.split_once("://") else { return refuse(Refusal::Malformed) };
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return refuse(Refusal::OtherAuthority);
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '\\']).unwrap_or(rest.len()));
+    if !host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes())) {
+        return refuse(Refusal::OtherAuthority);
+    }
+    match path {
+        "" => Ok(Some("/")),
+        path if path.starts_with('/') => Ok(Some(path)),
+        _ => refuse(Refusal::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(line: &str, fields: &str) -> Result<Option<String>, ApiError> {
+        let head = format!("{line}\r\n{fields}\r\n");
+        judge(head.as_bytes()).map(|other| other.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
+    }
+
+    const GET: &str = "GET / HTTP/1.1";
+    const HOST: &str = "Host: a\r\n";
+
+    #[test]
+    fn plain_heads_pass_as_they_came() {
+        for (line, fields) in [
+            (GET, "Host: a:80\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"),
+            ("POST /x?y HTTP/1.1", "Host: a\r\nContent-Length: 10\r\n"),
+            ("POST /x HTTP/1.1", "Host: a\r\nTransfer-Encoding: Chunked\r\n"),
+            ("GET / HTTP/1.0", ""),
+            ("OPTIONS * HTTP/1.1", HOST),
+            (GET, "Host: a\r\nX_Other: 1\r\n"),
+        ] {
+            assert_eq!(judged(line, fields), Ok(None), "{line} {fields}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_of_the_same_host_becomes_a_path() {
+        let rewritten = judged("GET http://a/x?y=%20 HTTP/1.1", HOST).unwrap().unwrap();
+        assert_eq!(rewritten, "GET /x?y=%20 HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(judged("GET HTTP://A HTTP/1.1", HOST).unwrap().unwrap().starts_with("GET / HTTP/1.1"));
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_refused() {
+        for (line, fields, refusal) in [
+            ("GET http://evil/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET http://a@evil/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET ftp://a/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET * HTTP/1.1", HOST, Refusal::Malformed),
+            ("GET a HTTP/1.1", HOST, Refusal::Malformed),
+            ("GET /x#y HTTP/1.1", HOST, Refusal::Fragment),
+            ("GET /\u{e6} HTTP/1.1", HOST, Refusal::ControlCharacter),
+            (GET, "", Refusal::MissingHost),
+            (GET, "Host:\r\n", Refusal::MissingHost),
+            (GET, "Host: a\r\nHost: a\r\n", Refusal::MissingHost),
+            (GET, "Host: a b\r\n", Refusal::MissingHost),
+            (GET, "Host: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nContent-Length: 1, 1\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nContent-Length: +1\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nContent-Length:\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nTransfer-Encoding: xchunked\r\n", Refusal::Framing),
+            ("GET / HTTP/1.0", "Transfer-Encoding: chunked\r\n", Refusal::Framing),
+            (GET, "Host: a\r\nContent_Length: 1\r\n", Refusal::Malformed),
+            (GET, "Host: a\r\nX_Api_Key: 1\r\n", Refusal::Malformed),
+            (GET, "Host: a\r\nX: 1\r\n folded\r\n", Refusal::Malformed),
+            (GET, "Host: a\r\nX : 1\r\n", Refusal::Malformed),
+            (GET, "Host: a\nX: 1\r\n", Refusal::Malformed),
+            (GET, "Host: a\r\nX: 1\r2\r\n", Refusal::Malformed),
+            (GET, "Host: a\r\nX: \0\r\n", Refusal::Malformed),
+            ("GET / HTTP/1.2", HOST, Refusal::Malformed),
+            ("GET  / HTTP/1.1", HOST, Refusal::Malformed),
+            (GET, "Host: a\r\nConnection: close, Authorization\r\n", Refusal::ConnectionNominates),
+            (GET, "Host: a\r\nConnection: X-Forwarded-For\r\n", Refusal::ConnectionNominates),
+        ] {
+            assert_eq!(judged(line, fields), Err(ApiError::BadRequest(refusal)), "{line:?} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_fields_and_methods_that_are_not_served() {
+        let hundred = format!("{HOST}{}", "X: 1\r\n".repeat(99));
+        assert_eq!(judged(GET, &hundred), Ok(None));
+        assert_eq!(judged(GET, &format!("{hundred}X: 1\r\n")), Err(ApiError::HeadTooLarge));
+        assert_eq!(judged("TRACE / HTTP/1.1", HOST), Err(ApiError::MethodNotAllowed));
+        assert_eq!(judged("CONNECT a:443 HTTP/1.1", HOST), Err(ApiError::MethodNotAllowed));
+    }
+}

@@ -1,0 +1,547 @@
+//! The adapter between pingora and the gateway: routes a request, writes the gateway's own answers, lets pingora do the
+//! rest, and ends the record of each request. It decides nothing about caching or redaction.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, StatusCode, Version};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::time::timeout;
+
+use super::edge::WRITE_TIMEOUT;
+use super::head;
+use super::lifecycle::Busy;
+use super::pace::Pace;
+use super::redacted::Veil;
+use super::setup::{Current, Setup};
+use crate::api::{
+    AccessLevel, ApiError, Change, CustomerId, NormalPath, Query, Refusal, changes, credentials_agree, holds_credential,
+};
+use crate::cache::Scope;
+use crate::config::ForwardRole;
+use crate::forward::{Hop, nominated, request_fields};
+use crate::gateway::Ask;
+use crate::redact::Policy;
+use crate::reply::{CacheStatus, Reply, is_preflight};
+use crate::telemetry::{Record, Route};
+use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, is_framed_plainly};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Fields that frame an answer or switch its protocol; pingora sees to them, whatever `Connection` names.
+const KEPT: [HeaderName; 4] = [UPGRADE, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
+
+/// pingora's side of the gateway.
+pub struct Proxy(pub Arc<Current>);
+
+/// What is known of a request from its head to its end.
+pub struct Exchange {
+    /// What was in force when it began.
+    pub(super) setup: Arc<Setup>,
+    pub(super) record: Record,
+    request_id: HeaderValue,
+    /// When it was first passed on.
+    passed_on: Option<Instant>,
+    /// What a forwarded request changes.
+    scopes: Vec<Scope>,
+    /// It changes something of its own caller's, whose token can only stand in its body.
+    unattributed: bool,
+    /// It announces a body, of whatever length.
+    has_body: bool,
+    pub(super) pace: Pace,
+    /// The API is asked to switch protocols.
+    asks_upgrade: bool,
+    /// Informational answers so far.
+    informational: usize,
+    _busy: Busy,
+}
+
+/// Where a request goes.
+enum Way {
+    CustomerName(CustomerId),
+    Preflight,
+    /// With what it changes, if the API obeys it, and the rule by which its answer is redacted.
+    Forward(Vec<Change>, Option<(ForwardRole, Arc<Policy>)>),
+}
+
+/// What becomes of a request.
+enum Answered {
+    Reply(Reply),
+    /// The API's answer, redacted.
+    Veiled(Veil),
+    /// The API's answer as it is.
+    Passed,
+}
+
+impl Setup {
+    /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
+    fn way<'r>(&self, request: &'r RequestHeader, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
+        if matches!(request.method, Method::TRACE | Method::CONNECT) {
+            return Err(ApiError::MethodNotAllowed);
+        }
+        let size: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        if request.headers.len() > head::MAX_FIELDS || size + request.raw_path().len() > self.limits.max_header_bytes {
+            return Err(ApiError::HeadTooLarge);
+        }
+        if request.version == Version::HTTP_2 {
+            head::judge_http2(&request.headers)?;
+        }
+        if request.headers.get_all(CONNECTION).iter().any(|value| head::nominates_protected(value.as_bytes())) {
+            return Err(ApiError::BadRequest(Refusal::ConnectionNominates));
+        }
+        let target = std::str::from_utf8(request.raw_path()).map_err(|_| ApiError::BadRequest(Refusal::Malformed))?;
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let query = Query::parse(query).map_err(ApiError::BadRequest)?;
+        credentials_agree(&request.headers).map_err(ApiError::from)?;
+        if path == "*" && request.method == Method::OPTIONS {
+            record.route = Route::Forward;
+            return Ok((Way::Forward(Vec::new(), None), query));
+        }
+        let path = NormalPath::parse(path, &self.blocked).map_err(ApiError::BadRequest)?;
+        if self.blocked.iter().any(|pattern| path.is(pattern)) {
+            return Err(ApiError::Blocked);
+        }
+        record.route = Route::Forward;
+        let forward = || Way::Forward(changes(&request.method, &request.headers, &path), self.veil_rule(&path));
+        let [customer, id, name] = path.exact() else { return Ok((forward(), query)) };
+        let id = CustomerId::parse(id.as_bytes()).filter(|_| customer == "customer" && name == "name");
+        let Some(id) = id else { return Ok((forward(), query)) };
+        let way = match request.method {
+            Method::GET | Method::HEAD => {
+                record.route = Route::CustomerName;
+                Way::CustomerName(id)
+            }
+            Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.headers) => {
+                record.route = Route::CustomerName;
+                Way::Preflight
+            }
+            _ => forward(),
+        };
+        Ok((way, query))
+    }
+
+    fn veil_rule(&self, path: &NormalPath) -> Option<(ForwardRole, Arc<Policy>)> {
+        let rule = self.veils.iter().find(|rule| path.is(&rule.path))?;
+        let log = path.folded().first().is_some_and(|root| root == "log");
+        Some((rule.role, if log { rule.changes.clone() } else { rule.policy.clone() }))
+    }
+
+    /// The caller's own request id if it is one and holds no credential, else a new one.
+    fn request_id(&self, request: &RequestHeader) -> HeaderValue {
+        let wanted = request.headers.get(X_REQUEST_ID).filter(|value| {
+            let text = value.as_bytes();
+            let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
+            (1..=128).contains(&text.len())
+                && text.iter().all(allowed)
+                && !holds_credential(text, &request.headers, request.uri.query(), self.cookie.as_deref())
+        });
+        let own = || HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"));
+        wanted.cloned().unwrap_or_else(own)
+    }
+}
+
+impl Proxy {
+    fn peer_address(session: &Session) -> IpAddr {
+        let inet = session.client_addr().and_then(|address| address.as_inet());
+        inet.map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    }
+
+    /// The gateway's own answer, or how the API's is passed on.
+    async fn answer(&self, session: &Session, exchange: &mut Exchange) -> Answered {
+        let request = session.req_header();
+        let shared = exchange.setup.clone();
+        let address = shared.trusted.caller(Self::peer_address(session), &request.headers);
+        match shared.way(request, &mut exchange.record) {
+            Ok((Way::CustomerName(customer), query)) => {
+                let (headers, has_body) = (&request.headers, exchange.has_body);
+                let ask = Ask { customer, query: &query, headers, address, has_body };
+                Answered::Reply(shared.gateway.answer(&ask, &mut exchange.record).await)
+            }
+            Ok((Way::Forward(changes, rule), query)) => {
+                if !changes.is_empty() {
+                    self.note_changes(&request.headers, &query, changes, address, exchange).await;
+                }
+                match self.veil(rule, &request.headers, &query, address, exchange).await {
+                    Ok(Some(veil)) => Answered::Veiled(veil),
+                    Ok(None) => Answered::Passed,
+                    Err(error) => Answered::Reply(self.refused(error, exchange)),
+                }
+            }
+            Ok((Way::Preflight, _)) => Answered::Reply(Reply::preflight()),
+            Err(error) => Answered::Reply(self.refused(error, exchange)),
+        }
+    }
+
+    /// Whether, and for which level, a forwarded answer is redacted. Who is nobody sees what the lowest level does; who
+    /// cannot be asked about is not served, for a level is never guessed.
+    async fn veil(
+        &self,
+        rule: Option<(ForwardRole, Arc<Policy>)>,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+        address: IpAddr,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Veil>, ApiError> {
+        let Some((role, policy)) = rule else { return Ok(None) };
+        if role == ForwardRole::Answer {
+            return Ok(Some(Veil::Answer(policy)));
+        }
+        let gateway = exchange.setup.gateway.clone();
+        let level = match gateway.caller_id(headers, query) {
+            None => AccessLevel::LOWEST,
+            Some((id, token)) => match gateway.identities.identify(id, &token, address, Instant::now()).await {
+                Ok(caller) => caller.identity.level,
+                Err(ApiError::InvalidToken) => AccessLevel::LOWEST,
+                Err(error) => return Err(error),
+            },
+        };
+        exchange.record.level = Some(level);
+        Ok((!policy.reveals_to(level)).then_some(Veil::Level(policy, level)))
+    }
+
+    fn refused(&self, error: ApiError, exchange: &mut Exchange) -> Reply {
+        exchange.record.error = Some(error);
+        Reply::from(error)
+    }
+
+    /// A change is obeyed when its request is seen, and again when its answer is.
+    async fn note_changes(
+        &self,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+        changes: Vec<Change>,
+        address: IpAddr,
+        exchange: &mut Exchange,
+    ) {
+        let gateway = exchange.setup.gateway.clone();
+        let caller = gateway.caller_id(headers, query);
+        let own = |change: &Change| matches!(change, Change::CallersToken | Change::CallersEmployee);
+        exchange.unattributed = caller.is_none() && exchange.has_body && changes.iter().any(own);
+        exchange.scopes = gateway.scopes(changes, caller, address).await;
+        self.obey(exchange, "request");
+    }
+
+    pub(super) fn obey(&self, exchange: &Exchange, trigger: &'static str) {
+        for scope in &exchange.scopes {
+            exchange.setup.gateway.invalidate(scope, trigger);
+        }
+    }
+
+    pub(super) async fn write(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        reply: &Reply,
+    ) -> pingora_core::Result<()> {
+        let request = session.req_header();
+        let head_only = request.method == Method::HEAD;
+        let origin = request.headers.get(ORIGIN).filter(|_| exchange.record.route == Route::CustomerName).cloned();
+        if exchange.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
+            // A body that nobody reads must not be read as the next request.
+            session.set_keepalive(None);
+        }
+        let mut response = ResponseHeader::build(reply.status(), Some(16))?;
+        let mut wrong = Ok(());
+        reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
+            if wrong.is_ok() {
+                wrong = response.insert_header(name, value);
+            }
+        });
+        wrong?;
+        response.insert_header(X_REQUEST_ID, exchange.request_id.clone())?;
+        let body = if head_only { Bytes::new() } else { reply.body() };
+        exchange.record.body_bytes = body.len();
+        session.write_response_header(Box::new(response), body.is_empty()).await?;
+        if !body.is_empty() {
+            session.write_response_body(Some(body), true).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Proxy {
+    /// The API has answered a forwarded request: changes are obeyed once more, and a token that it does not know any more
+    /// is not known here either.
+    pub(super) fn answer_seen(&self, session: &Session, exchange: &mut Exchange, status: StatusCode) {
+        exchange.record.cache = Some(CacheStatus::Bypass);
+        self.obey(exchange, "answer");
+        let gateway = exchange.setup.gateway.clone();
+        if exchange.unattributed && status.is_success() {
+            gateway.invalidate(&Scope::All, "answer");
+        }
+        let request = session.req_header();
+        if status == StatusCode::UNAUTHORIZED
+            && let Ok(query) = Query::parse(request.uri.query())
+            && let Some((caller, _)) = gateway.caller_id(&request.headers, &query)
+        {
+            gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+        }
+    }
+
+    /// What a gateway owes the API on every forwarded request.
+    pub(super) fn set_forward_fields(
+        &self,
+        session: &Session,
+        request: &mut RequestHeader,
+        exchange: &Exchange,
+    ) -> pingora_core::Result<()> {
+        let from = session.req_header();
+        let hop = Hop {
+            peer: Self::peer_address(session),
+            trusted: &exchange.setup.trusted,
+            tls: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
+            version: from.version,
+            authority: &exchange.setup.authority,
+            request_id: &exchange.request_id,
+        };
+        let (fields, taken_away) = request_fields(&hop, &from.headers);
+        for name in taken_away {
+            request.remove_header(*name);
+        }
+        for (name, value) in fields {
+            request.insert_header(name, value)?;
+        }
+        request.set_version(Version::HTTP_11);
+        Ok(())
+    }
+
+    /// What the gateway says of itself on every forwarded answer.
+    pub(super) fn set_answer_fields(response: &mut ResponseHeader, exchange: &Exchange) -> pingora_core::Result<()> {
+        response.append_header(CACHE_STATUS, CacheStatus::BYPASS)?;
+        response.insert_header(X_REQUEST_ID, exchange.request_id.clone())
+    }
+}
+
+/// Fields that the API names in `Connection` are for its hop alone (RFC 9110 section 7.6.1); pingora keeps them.
+fn strip_nominated(response: &mut ResponseHeader) {
+    for name in nominated(&response.headers).iter().filter(|name| !KEPT.contains(name)) {
+        response.remove_header(name);
+    }
+}
+
+/// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
+fn has_body(session: &mut Session) -> bool {
+    let request = session.req_header();
+    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|value| value.as_bytes() != b"0");
+    length
+        || request.headers.contains_key(TRANSFER_ENCODING)
+        || (request.version == Version::HTTP_2 && !session.as_downstream_mut().is_body_empty())
+}
+
+/// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
+/// have been passed on by then, whole as told.
+async fn ends_as_told(session: &mut Session, wait: Duration) -> bool {
+    let request = session.req_header();
+    let told = request.version == Version::HTTP_2
+        && request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+    if !told || session.as_downstream_mut().is_body_empty() {
+        return true;
+    }
+    let ending = async {
+        loop {
+            match session.as_downstream_mut().read_request_body().await {
+                Ok(None) => return true,
+                Ok(Some(piece)) if piece.is_empty() => {}
+                _ => return false,
+            }
+        }
+    };
+    timeout(wait, ending).await.unwrap_or(false)
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        let setup = self.0.load();
+        let busy = setup.lifecycle.busy();
+        Exchange {
+            setup,
+            record: Record::begin(Instant::now()),
+            request_id: HeaderValue::from_static("0"),
+            passed_on: None,
+            scopes: Vec::new(),
+            unattributed: false,
+            has_body: false,
+            pace: Pace::default(),
+            asks_upgrade: false,
+            informational: 0,
+            _busy: busy,
+        }
+    }
+
+    /// None: the gateway changes no coding.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora_core::Result<bool> {
+        exchange.record.method = session.req_header().method.clone();
+        exchange.has_body = has_body(session);
+        // HTTP/2 has none of its own: a caller who opens no window would hold its answer for ever.
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        exchange.request_id = exchange.setup.request_id(session.req_header());
+        exchange.record.request_id = exchange.request_id.to_str().unwrap_or_default().to_owned();
+        if !ends_as_told(session, exchange.setup.limits.header_timeout).await {
+            let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
+            self.write(session, exchange, &reply).await?;
+            return Ok(true);
+        }
+        match self.answer(session, exchange).await {
+            Answered::Reply(reply) => self.write(session, exchange, &reply).await?,
+            Answered::Veiled(veil) => self.pass_veiled(session, exchange, &veil).await?,
+            Answered::Passed => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<()> {
+        let piece = body.as_ref().map_or(0, Bytes::len);
+        // What comes after a switch of protocols is no body.
+        if session.was_upgraded() || exchange.pace.keeps_up(piece, Instant::now()) {
+            return Ok(());
+        }
+        Err(Error::new_down(ErrorType::ReadTimedout))
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<Box<HttpPeer>> {
+        exchange.passed_on.get_or_insert_with(Instant::now);
+        let peer = exchange.setup.peers.for_forward().await;
+        peer.map(Box::new).map_err(|error| {
+            let mut error = Error::explain(ErrorType::ConnectError, error.as_str());
+            error.as_up();
+            error
+        })
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<()> {
+        exchange.asks_upgrade = request.headers.contains_key(UPGRADE);
+        self.set_forward_fields(session, request, exchange)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<()> {
+        let refused = |why: &'static str| {
+            let mut error = Error::explain(ErrorType::InvalidHTTPHeader, why);
+            error.as_up();
+            Err(error)
+        };
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            exchange.informational += 1;
+            if exchange.informational > MAX_INFORMATIONAL {
+                return refused("informational answers without end");
+            }
+            return Ok(());
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && !exchange.asks_upgrade {
+            return refused("a switch of protocols that nobody asked for");
+        }
+        if !is_framed_plainly(&response.headers) {
+            return refused("doubtful framing");
+        }
+        self.answer_seen(session, exchange, response.status);
+        strip_nominated(response);
+        Self::set_answer_fields(response, exchange)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        exchange: &mut Exchange,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        exchange.setup.peers.failed_to_connect();
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+        // No answer, or not the whole of one: the API may have obeyed all the same. Before the caller is told, for what
+        // begins after that must not meet what was before.
+        self.obey(exchange, "failed");
+        let api_error = match error.esource() {
+            ErrorSource::Upstream => {
+                let upstream = UpstreamError::of(error);
+                exchange.setup.gateway.metrics.upstream_failed(upstream);
+                exchange.record.cause = Some(upstream.as_str());
+                ApiError::from(upstream)
+            }
+            ErrorSource::Downstream => {
+                exchange.record.cause = Some("caller");
+                ApiError::BadRequest(Refusal::Malformed)
+            }
+            _ => {
+                exchange.record.cause = Some(error.etype().as_str());
+                ApiError::Internal
+            }
+        };
+        exchange.record.error = Some(api_error);
+        exchange.record.status = api_error.status();
+        let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
+        let gone = *error.esource() == ErrorSource::Downstream
+            && matches!(error.etype(), ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed);
+        if !begun && !gone {
+            session.set_keepalive(None);
+            let _ = self.write(session, exchange, &Reply::from(api_error)).await;
+        }
+        FailToProxy { error_code: api_error.status().as_u16(), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
+        if let Some(passed_on) = exchange.passed_on {
+            exchange.setup.gateway.metrics.upstream_exchange("forward", passed_on.elapsed(), None);
+        }
+        if let Some(written) = session.response_written() {
+            exchange.record.status = written.status;
+        }
+        exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());
+        exchange.record.end(&exchange.setup.gateway.metrics, exchange.setup.access);
+    }
+
+    /// pingora's own summary would print the query.
+    fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
+        format!("{} {}", exchange.record.method_label(), exchange.record.route.as_str())
+    }
+
+    /// The record says it, without the bytes that pingora's message may hold.
+    fn suppress_error_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _exchange: &Exchange,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}

@@ -1,0 +1,201 @@
+//! What the configuration decides for each request, and how a reload changes it: all or nothing. A request keeps to the
+//! setup that it began with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::lifecycle::Lifecycle;
+use super::start::StartError;
+use crate::api::PathPattern;
+use crate::config::{self, AccessLog, Config, ForwardRole};
+use crate::forward::TrustedProxies;
+use crate::gateway::Gateway;
+use crate::redact::{Policy, RuleError};
+use crate::telemetry::{LogLevels, Metrics};
+use crate::upstream::Peers;
+
+/// Limits of connections and heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub header_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub max_header_bytes: usize,
+    pub max_connections: usize,
+}
+
+/// A rule of `[[forward.redact]]`.
+pub struct VeilRule {
+    pub path: PathPattern,
+    pub role: ForwardRole,
+    pub policy: Arc<Policy>,
+    /// For `/log/**`, where changes tell of secrets.
+    pub changes: Arc<Policy>,
+}
+
+/// What outlives every reload.
+pub struct Lasting {
+    pub peers: Arc<Peers>,
+    pub authority: HeaderValue,
+    pub lifecycle: Arc<Lifecycle>,
+    pub metrics: Arc<Metrics>,
+    /// Places for answers that are held to be redacted.
+    pub held: Semaphore,
+    /// Request ids: a random start of the process, and a number.
+    pub request_ids: (u64, AtomicU64),
+}
+
+/// What a request needs to know.
+pub struct Setup {
+    pub gateway: Arc<Gateway>,
+    pub blocked: Vec<PathPattern>,
+    /// Forwarded answers that are redacted, by path; the first that fits counts.
+    pub veils: Vec<VeilRule>,
+    pub trusted: TrustedProxies,
+    pub cookie: Option<String>,
+    pub access: AccessLog,
+    pub limits: Limits,
+    lasting: Arc<Lasting>,
+}
+
+impl std::ops::Deref for Setup {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
+}
+
+impl Setup {
+    /// # Errors
+    /// A rule of the configuration that cannot be compiled.
+    pub fn new(
+        config: &Config,
+        lasting: Arc<Lasting>,
+        gateway: impl FnOnce(Arc<Policy>) -> Gateway,
+    ) -> Result<Self, StartError> {
+        let policy = Policy::compile(&config.redaction.rules()).map_err(rule_errors)?;
+        let pattern = |text: &String| PathPattern::parse(text).map_err(StartError::Configuration);
+        let veil = |rule: &config::ForwardRedact| {
+            let compiled = |changes| policy.for_forward(&rule.secret_names, changes).map(Arc::new).map_err(rule_errors);
+            let (policy, changes) = (compiled(false)?, compiled(true)?);
+            Ok(VeilRule { path: pattern(&rule.path)?, role: rule.role, policy, changes })
+        };
+        let server = &config.server;
+        Ok(Setup {
+            blocked: config.forward.blocked.iter().map(pattern).collect::<Result<_, _>>()?,
+            veils: config.forward.redact.iter().map(veil).collect::<Result<_, StartError>>()?,
+            trusted: TrustedProxies::new(server.trusted_proxies.clone()),
+            cookie: config.identity.cookie.clone(),
+            access: config.log.access,
+            limits: Limits {
+                header_timeout: server.header_timeout,
+                keepalive_timeout: server.keepalive_timeout,
+                max_header_bytes: usize::try_from(server.max_header_bytes).unwrap_or(usize::MAX),
+                max_connections: server.max_connections,
+            },
+            gateway: Arc::new(gateway(Arc::new(policy))),
+            lasting,
+        })
+    }
+
+    /// A new request id, of 32 hexadecimal digits.
+    pub fn new_request_id(&self) -> String {
+        let (process, next) = &self.request_ids;
+        format!("{process:016x}{:016x}", next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+fn rule_errors(errors: Vec<RuleError>) -> StartError {
+    StartError::Configuration(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// The setup that is in force.
+pub struct Current(ArcSwap<Setup>);
+
+impl Current {
+    pub fn new(setup: Setup) -> Self {
+        Current(ArcSwap::from_pointee(setup))
+    }
+
+    pub fn load(&self) -> Arc<Setup> {
+        self.0.load_full()
+    }
+}
+
+/// Reads the configuration anew: its problems, in words, or the configuration.
+pub type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Puts a changed configuration in force.
+pub struct Reloader {
+    source: Source,
+    current: Arc<Current>,
+    levels: LogLevels,
+    /// The configuration that the process was started with.
+    started: Config,
+    /// Held while the setup is replaced, so that reloads follow each other.
+    turn: Mutex<()>,
+    generation: AtomicU64,
+}
+
+impl Reloader {
+    pub fn new(source: Source, current: Arc<Current>, levels: LogLevels, config: Config) -> Self {
+        Reloader { source, current, levels, started: config, turn: Mutex::new(()), generation: AtomicU64::new(1) }
+    }
+
+    /// How many configurations were in force so far.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Takes the configuration as it stands now; gives the keys whose change needs a restart to be obeyed.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words; the old one stays in force.
+    pub fn reload(&self) -> Result<Vec<&'static str>, String> {
+        let _turn = self.turn.lock();
+        let before = self.current.load();
+        let result = (self.source)().and_then(|new| {
+            let gateway = |policy| before.gateway.reconfigured(&new, policy);
+            let setup = Setup::new(&new, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
+            Ok((new, setup))
+        });
+        match result {
+            Ok((new, setup)) => {
+                let restart = needs_restart(&self.started, &new);
+                self.levels.set(new.log.level);
+                self.current.0.store(Arc::new(setup));
+                self.generation.fetch_add(1, Ordering::Relaxed);
+                before.metrics.configuration_taken();
+                tracing::info!(restart_needed_for = restart.join(", "), "the configuration was taken up");
+                Ok(restart)
+            }
+            Err(problems) => {
+                before.metrics.configuration_refused();
+                tracing::error!(problems, "the configuration was not taken up; the old one stays in force");
+                Err(problems)
+            }
+        }
+    }
+}
+
+/// Keys that differ from what the process was started with, and are read only then.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (a, b) = (&old.server, &new.server);
+    let differs = [
+        ("server.listen", a.listen != b.listen),
+        ("server.threads", a.threads != b.threads),
+        ("server.drain", a.drain != b.drain),
+        ("server.tls", a.tls != b.tls),
+        ("admin", old.admin != new.admin),
+        ("upstream", old.upstream != new.upstream),
+        ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
+        ("log.format", old.log.format != new.log.format),
+    ];
+    differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}

@@ -1,0 +1,241 @@
+//! Metrics are verbs: what happened is said here, what series that is stands here alone. Names are the contract's.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::record::Record;
+use crate::upstream::UpstreamError;
+
+const PREFIX: &str = "telecomx_gateway_";
+
+/// Upper bounds in seconds. The low ones tell hits apart, the high ones the API's moods.
+const BUCKETS: [f64; 16] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Every series of the gateway.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    cache_entries: IntGauge,
+    cache_bytes: IntGauge,
+    cache_capacity: IntGauge,
+    evictions: IntCounterVec,
+    invalidations: IntCounterVec,
+    stale_served: IntCounterVec,
+    coalesced: IntCounter,
+    validations: IntCounterVec,
+    identity_lookups: IntCounterVec,
+    redactions: IntCounterVec,
+    redaction_failures: IntCounterVec,
+    upstream_duration: HistogramVec,
+    upstream_errors: IntCounterVec,
+    upstream_in_flight: IntGauge,
+    circuit_open: IntGauge,
+    reload_successful: IntGauge,
+    reload_timestamp: IntGauge,
+    hits: AtomicI64,
+    misses: AtomicI64,
+}
+
+/// A series could not be made: a name twice, which is a fault of the program.
+pub type MetricsError = prometheus::Error;
+
+struct Maker(Registry);
+
+impl Maker {
+    fn keep<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, MetricsError> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
+        self.keep(IntCounterVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
+        self.keep(IntGauge::new(format!("{PREFIX}{name}"), help)?)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
+        let options = HistogramOpts::new(format!("{PREFIX}{name}"), help).buckets(BUCKETS.to_vec());
+        self.keep(HistogramVec::new(options, labels)?)
+    }
+}
+
+impl Metrics {
+    /// # Errors
+    /// A name was registered twice.
+    pub fn new() -> Result<Self, MetricsError> {
+        let make = Maker(Registry::new());
+        let metrics = Metrics {
+            requests: make.counters("requests_total", "Requests answered.", &["route", "method", "status", "cache"])?,
+            request_duration: make.histograms(
+                "request_duration_seconds",
+                "Time from the request's head to the end of its answer.",
+                &["route", "cache"],
+            )?,
+            cache_entries: make.gauge("cache_entries", "Answers stored.")?,
+            cache_bytes: make.gauge("cache_bytes", "Memory of stored answers, bookkeeping included.")?,
+            cache_capacity: make.gauge("cache_capacity_bytes", "Memory that stored answers may take.")?,
+            evictions: make.counters("cache_evictions_total", "Stored answers that went, by cause.", &["cause"])?,
+            invalidations: make.counters(
+                "cache_invalidations_total",
+                "Changes obeyed, by what they concern and where they were seen.",
+                &["scope", "trigger"],
+            )?,
+            stale_served: make.counters("cache_stale_served_total", "Stale answers given, by reason.", &["reason"])?,
+            coalesced: make.keep(IntCounter::new(
+                format!("{PREFIX}coalesced_requests_total"),
+                "Requests served by another request's fetch.",
+            )?)?,
+            validations: make.counters("identity_validations_total", "Tokens the API was asked about.", &["result"])?,
+            identity_lookups: make.counters("identity_lookups_total", "Callers looked up.", &["result"])?,
+            redactions: make.counters("redactions_total", "Documents redacted, by the caller's role.", &["role"])?,
+            redaction_failures: make.counters(
+                "redaction_failures_total",
+                "Answers of the API that could not be redacted safely, by reason.",
+                &["reason"],
+            )?,
+            upstream_duration: make.histograms(
+                "upstream_request_duration_seconds",
+                "Time of exchanges with the API, waiting for a place included.",
+                &["kind"],
+            )?,
+            upstream_errors: make.counters(
+                "upstream_errors_total",
+                "Exchanges with the API that failed.",
+                &["kind"],
+            )?,
+            upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
+            circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
+            reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was taken.")?,
+            reload_timestamp: make.gauge(
+                "config_last_reload_success_timestamp_seconds",
+                "When a configuration was last taken, in seconds since the epoch.",
+            )?,
+            hits: AtomicI64::new(0),
+            misses: AtomicI64::new(0),
+            registry: make.0.clone(),
+        };
+        let build = make.keep(IntGaugeVec::new(
+            Opts::new(format!("{PREFIX}build_info"), "The version that runs; always 1."),
+            &["version", "revision"],
+        )?)?;
+        let revision = option_env!("TELECOMX_GATEWAY_REVISION").unwrap_or("unknown");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
+        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.configuration_taken();
+        Ok(metrics)
+    }
+
+    /// A request was answered, as its record says.
+    pub fn answered(&self, record: &Record, duration: Duration) {
+        let (route, cache) = (record.route.as_str(), record.cache_label());
+        self.requests.with_label_values(&[route, record.method_label(), record.status.as_str(), cache]).inc();
+        self.request_duration.with_label_values(&[route, cache]).observe(duration.as_secs_f64());
+        match cache {
+            "hit" | "stale" => self.hits.fetch_add(1, Ordering::Relaxed),
+            "miss" | "collapsed" => self.misses.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        if cache == "collapsed" {
+            self.coalesced.inc();
+        }
+    }
+
+    /// Hits (stale ones included) and misses (collapsed ones included) since the start.
+    pub fn hits_and_misses(&self) -> (i64, i64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+
+    pub fn cache_usage(&self, (entries, bytes, capacity): (u64, u64, u64)) {
+        self.cache_entries.set(entries as i64);
+        self.cache_bytes.set(bytes as i64);
+        self.cache_capacity.set(capacity as i64);
+    }
+
+    pub fn evicted(&self, cause: &str) {
+        self.evictions.with_label_values(&[cause]).inc();
+    }
+
+    pub fn invalidated(&self, scope: &str, trigger: &str) {
+        self.invalidations.with_label_values(&[scope, trigger]).inc();
+    }
+
+    pub fn stale_served(&self, reason: &str) {
+        self.stale_served.with_label_values(&[reason]).inc();
+    }
+
+    pub fn validated(&self, result: &str) {
+        self.validations.with_label_values(&[result]).inc();
+    }
+
+    pub fn identity_looked_up(&self, result: &str) {
+        self.identity_lookups.with_label_values(&[result]).inc();
+    }
+
+    /// `role`: the caller's level, or `answer` where the answer stated it.
+    pub fn redacted(&self, role: &str) {
+        self.redactions.with_label_values(&[role]).inc();
+    }
+
+    pub fn redaction_failed(&self, reason: &str) {
+        self.redaction_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// An exchange with the API ended; `kind`: what it was for.
+    pub fn upstream_exchange(&self, kind: &str, duration: Duration, error: Option<UpstreamError>) {
+        self.upstream_duration.with_label_values(&[kind]).observe(duration.as_secs_f64());
+        if let Some(error) = error {
+            self.upstream_failed(error);
+        }
+    }
+
+    pub fn upstream_failed(&self, error: UpstreamError) {
+        self.upstream_errors.with_label_values(&[error.as_str()]).inc();
+    }
+
+    /// Counts one of the gateway's own requests as long as the guard lives.
+    pub fn fetch_in_flight(&self) -> impl Drop + use<> {
+        struct InFlight(IntGauge);
+        impl Drop for InFlight {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.upstream_in_flight.inc();
+        InFlight(self.upstream_in_flight.clone())
+    }
+
+    pub fn in_flight(&self) -> i64 {
+        self.upstream_in_flight.get()
+    }
+
+    pub fn circuit(&self, open: bool) {
+        self.circuit_open.set(i64::from(open));
+    }
+
+    pub fn configuration_taken(&self) {
+        self.reload_successful.set(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.reload_timestamp.set(now.as_secs() as i64);
+    }
+
+    pub fn configuration_refused(&self) {
+        self.reload_successful.set(0);
+    }
+
+    /// The Prometheus text format.
+    ///
+    /// # Errors
+    /// A series cannot be written, which is a fault of the program.
+    pub fn text(&self) -> Result<String, MetricsError> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}

@@ -1,0 +1,9 @@
+//! What is told of the gateway's work: metrics, one record of each request, logs. Never an id, a token, a path or a secret.
+
+mod logs;
+mod metrics;
+mod record;
+
+pub use logs::{LogLevels, LogSetupError, install};
+pub use metrics::Metrics;
+pub use record::{Record, Route};

@@ -1,0 +1,130 @@
+//! The way to the API: where it is, and the gateway's own requests to it, bounded in time, size and number.
+//!
+//! Redirects are never followed, plain text is never tried instead of TLS, and a connection on which anything was odd is
+//! not used again.
+
+mod breaker;
+mod client;
+mod peer;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode};
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::{Error, ErrorType};
+
+pub use breaker::Circuit;
+pub use client::{Client, Connections, Kind, Request, Transport};
+pub use peer::{Peers, TrustError};
+
+use crate::api::ApiError;
+
+/// How long a kept connection to the API may idle. Below the 5 s after which common servers close theirs, so that a
+/// request seldom meets a connection that is just being closed.
+pub const IDLE: Duration = Duration::from_secs(4);
+
+/// Kept connections that may turn out closed one after the other before a request fails.
+pub const MAX_STALE_CONNECTIONS: usize = 8;
+
+/// Informational answers (1xx) before the real one.
+pub const MAX_INFORMATIONAL: usize = 8;
+
+/// An answer of the API, whole.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why the API gave no answer that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// No address for its name.
+    Resolve,
+    /// No connection.
+    Connect,
+    /// No TLS, or a certificate that does not hold.
+    Tls,
+    /// No answer in time.
+    Timeout,
+    /// Not HTTP as it should be.
+    Protocol,
+    /// The connection ended before the answer did.
+    Truncated,
+    /// Larger than `upstream.max_body`.
+    TooLarge,
+    /// Too many requests wait already.
+    QueueFull,
+    /// It is known to be down, and was not asked.
+    CircuitOpen,
+}
+
+impl UpstreamError {
+    /// The name for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            UpstreamError::Resolve => "resolve",
+            UpstreamError::Connect => "connect",
+            UpstreamError::Tls => "tls",
+            UpstreamError::Timeout => "timeout",
+            UpstreamError::Protocol => "protocol",
+            UpstreamError::Truncated => "truncated",
+            UpstreamError::TooLarge => "too_large",
+            UpstreamError::QueueFull => "queue_full",
+            UpstreamError::CircuitOpen => "circuit_open",
+        }
+    }
+
+    /// What an error of pingora's is. Only its kind is looked at: its text may hold bytes of an answer.
+    pub fn of(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout => UpstreamError::Timeout,
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => UpstreamError::Tls,
+            ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::BindError
+            | ErrorType::SocketError => UpstreamError::Connect,
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => UpstreamError::Truncated,
+            _ => UpstreamError::Protocol,
+        }
+    }
+}
+
+/// Whether the length of an answer is told in a way that every reader reads alike: one length in digits, `chunked` alone,
+/// or neither. pingora lets equal lengths pass, together or apart, and codings that it does not know.
+pub fn is_framed_plainly(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let length = lengths.next().is_none_or(|length| length.as_bytes().iter().all(u8::is_ascii_digit));
+    let coding = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    length && coding && lengths.next().is_none() && codings.next().is_none()
+}
+
+/// The same for an answer that was just read. pingora takes the length away where there is a coding as well, so that only
+/// the bytes tell of both.
+pub fn came_framed_plainly(session: &HttpSession) -> bool {
+    let Some(head) = session.response_header() else { return false };
+    let HttpSession::H1(h1) = session else { return is_framed_plainly(&head.headers) };
+    let coded = head.headers.contains_key(TRANSFER_ENCODING);
+    let told = |raw: &[u8]| {
+        raw.split(|&b| b == b'\n')
+            .any(|line| line.get(..14).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length")))
+    };
+    is_framed_plainly(&head.headers) && !(coded && told(&h1.get_headers_raw_bytes()))
+}
+
+impl From<UpstreamError> for ApiError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Timeout => ApiError::GatewayTimeout,
+            UpstreamError::QueueFull | UpstreamError::CircuitOpen => ApiError::Unavailable,
+            _ => ApiError::BadGateway,
+        }
+    }
+}

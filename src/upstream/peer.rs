@@ -1,0 +1,147 @@
+//! Where the API is and how it is connected to: its addresses, TLS with verification and SNI, deadlines.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pingora_core::protocols::tls::CaType;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
+use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_rustls::load_native_certs;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::{IDLE, UpstreamError};
+use crate::config;
+
+/// How long the addresses of a name are used before they are looked up again: pingora looks a name up once, this twice a
+/// minute, so that a moved API is found again without a restart.
+const ADDRESSES_LIVE: Duration = Duration::from_secs(30);
+
+/// How long a forwarded exchange may be silent in either direction. Long polls and websocket pings are shorter.
+const FORWARD_SILENCE: Duration = Duration::from_secs(75);
+
+/// What is wrong with a file of trust anchors.
+#[derive(Debug)]
+pub struct TrustError(String);
+
+impl std::fmt::Display for TrustError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TrustError {}
+
+/// Makes peers: one address of the API with all that a connection to it needs.
+pub struct Peers {
+    url: config::UpstreamUrl,
+    connect_timeout: Duration,
+    trust: Option<Arc<CaType>>,
+    addresses: Mutex<Addresses>,
+}
+
+struct Addresses {
+    known: Vec<SocketAddr>,
+    looked_up: Option<Instant>,
+    next: usize,
+}
+
+impl Peers {
+    /// # Errors
+    /// `upstream.ca_file` cannot be read or holds no certificate.
+    pub fn new(config: &config::Upstream) -> Result<Self, TrustError> {
+        let trust = config.ca_file.as_deref().map(trust_anchors).transpose()?;
+        let literal = config.url.host.parse::<IpAddr>().ok();
+        let known: Vec<_> = literal.map(|ip| SocketAddr::new(ip, config.url.port)).into_iter().collect();
+        Ok(Peers {
+            url: config.url.clone(),
+            connect_timeout: config.connect_timeout,
+            trust,
+            addresses: Mutex::new(Addresses { known, looked_up: None, next: 0 }),
+        })
+    }
+
+    /// The value of `Host` in every request to the API.
+    pub fn authority(&self) -> String {
+        self.url.authority()
+    }
+
+    /// A peer for one of the gateway's own requests, which has a deadline of its own.
+    ///
+    /// # Errors
+    /// The name has no address.
+    pub async fn for_fetch(&self) -> Result<HttpPeer, UpstreamError> {
+        self.peer(None).await
+    }
+
+    /// A peer for a forwarded request.
+    ///
+    /// # Errors
+    /// The name has no address.
+    pub async fn for_forward(&self) -> Result<HttpPeer, UpstreamError> {
+        self.peer(Some(FORWARD_SILENCE)).await
+    }
+
+    /// The next request takes another address, if there is one.
+    pub fn failed_to_connect(&self) {
+        self.addresses.lock().next += 1;
+    }
+
+    async fn peer(&self, silence: Option<Duration>) -> Result<HttpPeer, UpstreamError> {
+        let address = self.address().await?;
+        // Never empty, since pingora does not verify without a name.
+        let mut peer = HttpPeer::new(address, self.url.tls, self.url.host.clone());
+        let mut options = PeerOptions::new();
+        options.connection_timeout = Some(self.connect_timeout);
+        // TCP and TLS each get the time, both together twice of it.
+        options.total_connection_timeout = Some(self.connect_timeout * 2);
+        options.read_timeout = silence;
+        options.write_timeout = silence;
+        options.idle_timeout = Some(IDLE);
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+        options.ca = self.trust.clone();
+        peer.options = options;
+        Ok(peer)
+    }
+
+    async fn address(&self) -> Result<SocketAddr, UpstreamError> {
+        if self.url.host.parse::<IpAddr>().is_ok() {
+            return self.pick().ok_or(UpstreamError::Resolve);
+        }
+        let due = self.addresses.lock().looked_up.is_none_or(|at| at.elapsed() >= ADDRESSES_LIVE);
+        if due {
+            let lookup = tokio::net::lookup_host((self.url.host.as_str(), self.url.port));
+            let found = tokio::time::timeout(self.connect_timeout, lookup).await;
+            let mut addresses = self.addresses.lock();
+            if let Ok(Ok(found)) = found {
+                addresses.known = found.collect();
+            }
+            // Also when it failed: known addresses serve until the next look, without a wait for each request.
+            addresses.looked_up = Some(Instant::now()).filter(|_| !addresses.known.is_empty());
+        }
+        // A name server that is down does not take known addresses away.
+        self.pick().ok_or(UpstreamError::Resolve)
+    }
+
+    fn pick(&self) -> Option<SocketAddr> {
+        let addresses = self.addresses.lock();
+        addresses.known.get(addresses.next % addresses.known.len().max(1)).copied()
+    }
+}
+
+/// The certificates of `file` beside those of the system.
+fn trust_anchors(file: &Path) -> Result<Arc<CaType>, TrustError> {
+    let shown = file.display();
+    let own: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| TrustError(format!("upstream.ca_file: {shown}: {error}; it must hold certificates in PEM")))?;
+    if own.is_empty() || own.iter().any(|der| x509_parser::parse_x509_certificate(der).is_err()) {
+        return Err(TrustError(format!("upstream.ca_file: {shown}: it must hold at least one certificate, in PEM")));
+    }
+    let system = load_native_certs().unwrap_or_default();
+    let anchors = own.into_iter().chain(system).filter(|der| x509_parser::parse_x509_certificate(der).is_ok());
+    Ok(anchors.map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect())
+}

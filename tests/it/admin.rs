@@ -1,0 +1,251 @@
+//! The admin listener: health, counts, and dropping what is stored.
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+fn scene() -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    (origin, gateway)
+}
+
+#[test]
+fn it_says_that_it_lives_and_is_ready() {
+    let (origin, gateway) = scene();
+    gateway.admin().get("/livez").send().assert_status(200);
+    gateway.admin().get("/readyz").send().assert_status(200);
+    // An API that is away makes us no less ready: what is stored is served.
+    origin.stop();
+    gateway.client().get("/elsewhere").send().assert_status(502);
+    gateway.admin().get("/livez").send().assert_status(200);
+}
+
+#[test]
+fn every_metric_of_the_contract_is_there() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, r#"cache = { ttl = "1s", stale_while_revalidate = "0s" }"#);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    client.get("/elsewhere").send().assert_status(200);
+    gateway.admin().delete("/cache").send().assert_status(200);
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    origin.document(OTHER, Answer::json("nonsense"));
+    client.get(&name_of(OTHER)).bearer("tok-a").send().assert_status(502);
+    origin.stop();
+    client.get("/elsewhere").send().assert_status(502);
+    wait_until("a stale answer", || client.get(P).bearer("tok-a").send().cache_status().contains("stale-if-error"));
+    let metrics = gateway.metrics();
+    let names = [
+        "requests_total{",
+        "request_duration_seconds_bucket{",
+        "cache_entries ",
+        "cache_bytes ",
+        "cache_capacity_bytes ",
+        "cache_invalidations_total{",
+        "cache_stale_served_total{",
+        "coalesced_requests_total ",
+        "identity_validations_total{",
+        "identity_lookups_total{",
+        "redactions_total{",
+        "redaction_failures_total{",
+        "upstream_request_duration_seconds_bucket{",
+        "upstream_errors_total{",
+        "upstream_in_flight ",
+        "circuit_open ",
+        "config_last_reload_successful ",
+        "config_last_reload_success_timestamp_seconds ",
+        "build_info{",
+    ];
+    for name in names {
+        let name = format!("\ntelecomx_gateway_{name}");
+        assert!(metrics.contains(&name), "{name:?} is missing in {metrics}");
+    }
+    assert!(metrics.contains("\nprocess_") || metrics.contains("\ntelecomx_gateway_process_"), "{metrics}");
+    assert!(metrics.contains("le=\"0.00005\""), "buckets from 50 microseconds: {metrics}");
+    assert!(!metrics.contains(DUCK) && !metrics.contains("/elsewhere"), "a label holds an id or a path: {metrics}");
+    let described = metrics.lines().filter(|line| line.starts_with("# HELP ")).count();
+    let typed = metrics.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert!(described > 15 && described == typed, "{metrics}");
+}
+
+#[test]
+fn requests_are_counted_by_what_became_of_them() {
+    let (_origin, gateway) = scene();
+    let client = gateway.client();
+    for _ in 0..3 {
+        client.get(P).bearer("tok-a").send().assert_status(200);
+    }
+    client.head(P).bearer("tok-a").send().assert_status(200);
+    client.get(P).send().assert_status(401);
+    client.post("/elsewhere").body("x").send().assert_status(200);
+    client.get("/tools/realtime").send().assert_status(403);
+    // Counting may come after answering; what is counted stays what it is.
+    gateway.wait_for_metric("requests_total", &[], 7.0);
+    let count = |labels: &[(&str, &str)]| gateway.metric("requests_total", labels);
+    assert_eq!(count(&[]), 7.0);
+    assert_eq!(count(&[("route", "customer_name"), ("method", "GET"), ("status", "200"), ("cache", "miss")]), 1.0);
+    assert_eq!(count(&[("route", "customer_name"), ("method", "GET"), ("status", "200"), ("cache", "hit")]), 2.0);
+    assert_eq!(count(&[("route", "customer_name"), ("method", "HEAD"), ("cache", "hit")]), 1.0);
+    assert_eq!(count(&[("route", "customer_name"), ("status", "401"), ("cache", "none")]), 1.0);
+    assert_eq!(count(&[("route", "forward"), ("method", "POST"), ("status", "200"), ("cache", "bypass")]), 1.0);
+    assert_eq!(count(&[("route", "blocked"), ("status", "403"), ("cache", "none")]), 1.0);
+    assert_eq!(gateway.metric("request_duration_seconds_count", &[]), 7.0);
+    assert_eq!(gateway.metric("redactions_total", &[("role", "VIEWER")]), 1.0);
+    assert_eq!(gateway.metric("identity_validations_total", &[]), 1.0);
+}
+
+#[test]
+fn a_made_up_method_makes_no_label_of_its_own() {
+    let (_origin, gateway) = scene();
+    for number in 0..20 {
+        gateway.client().call(&format!("MADEUP{number}"), "/elsewhere").send();
+    }
+    gateway.wait_for_metric("requests_total", &[("route", "forward")], 20.0);
+    assert!(!gateway.metrics().contains("MADEUP"));
+}
+
+#[test]
+fn statistics_have_their_shape() {
+    let (_origin, gateway) = scene();
+    for _ in 0..4 {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    }
+    gateway.wait_for_metric("requests_total", &[], 4.0);
+    let stats = gateway.stats();
+    assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
+    assert!(stats["uptime_seconds"].is_number() && stats["config_generation"].is_number(), "{stats}");
+    assert_eq!((&stats["cache"]["hits"], &stats["cache"]["misses"]), (&3.into(), &1.into()), "{stats}");
+    assert_eq!(stats["cache"]["hit_ratio"].as_f64(), Some(0.75), "{stats}");
+    assert_eq!(stats["cache"]["capacity_bytes"], 256 << 20);
+    wait_until("the entries are counted", || {
+        let stats = gateway.stats();
+        stats["cache"]["entries"] == 1
+            && stats["cache"]["bytes"].as_u64() > Some(0)
+            && stats["identities"]["entries"] == 1
+    });
+    assert_eq!(stats["upstream"]["in_flight"], 0);
+    assert!(stats["upstream"].get("circuit").is_some(), "{stats}");
+}
+
+#[test]
+fn what_is_stored_is_dropped_by_scope() {
+    let (origin, gateway) = scene();
+    origin.knows("tok-b", "VIEWER", DUCK);
+    let get = |id: &str, token: &str| gateway.client().get(&name_of(id)).bearer(token).send();
+    let all = [(DUCK, "tok-a"), (DUCK, "tok-b"), (OTHER, "tok-a"), (OTHER, "tok-b")];
+    let employee = employee_of("tok-a");
+    let scopes: [(String, [bool; 4]); 3] = [
+        ("/cache".to_owned(), [false; 4]),
+        (format!("/cache/customers/{DUCK}"), [false, false, true, true]),
+        (format!("/cache/employees/{employee}"), [false, true, false, true]),
+    ];
+    for (path, kept) in scopes {
+        for (id, token) in all {
+            get(id, token).assert_status(200);
+        }
+        let dropped = gateway.admin().delete(&path).send();
+        assert!(dropped.assert_status(200).json().get("scope").is_some(), "{dropped:#?}");
+        for ((id, token), kept) in all.into_iter().zip(kept) {
+            assert_eq!(get(id, token).is_hit(), kept, "{path}: {id} for {token}");
+        }
+    }
+    for odd in ["/cache/customers/nonsense", "/cache/employees/", "/cache/other/1"] {
+        let response = gateway.admin().delete(odd).send();
+        assert!(matches!(response.status, 400 | 404), "{odd}: {response:#?}");
+    }
+}
+
+#[test]
+fn what_it_does_not_know_is_not_found() {
+    let (_origin, gateway) = scene();
+    gateway.admin().get("/nothing").send().assert_status(404);
+    let wrong = gateway.admin().post("/livez").body("").send();
+    assert!(matches!(wrong.status, 404 | 405), "{wrong:#?}");
+    let reading = gateway.admin().get("/cache").send();
+    assert!(matches!(reading.status, 404 | 405), "{reading:#?}");
+    gateway.admin().get(P).send().assert_status(404);
+}
+
+#[test]
+fn the_public_port_has_no_admin_paths() {
+    let (origin, gateway) = scene();
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    for path in ["/livez", "/readyz", "/metrics", "/stats", "/"] {
+        assert_eq!(client.get(path).send().assert_status(200).json()["target"], path, "the API's own");
+    }
+    for path in ["/cache".to_owned(), format!("/cache/customers/{DUCK}")] {
+        assert_eq!(client.delete(&path).send().assert_status(200).json()["method"], "DELETE");
+    }
+    assert_eq!(client.post("/reload").body("").send().assert_status(200).json()["target"], "/reload");
+    assert!(client.get(P).bearer("tok-a").send().is_hit(), "nothing was dropped");
+    assert_eq!(origin.fetches(DUCK), 1);
+}
+
+#[test]
+fn with_a_token_file_all_but_health_asks_for_the_token() {
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
+    let admin = gateway.admin();
+    admin.get("/livez").send().assert_status(200);
+    admin.get("/readyz").send().assert_status(200);
+    for (method, path) in [
+        ("GET", "/metrics"),
+        ("GET", "/stats"),
+        ("GET", "/"),
+        ("DELETE", "/cache"),
+        ("POST", "/reload"),
+        ("GET", "/nothing"),
+    ] {
+        admin.call(method, path).send().assert_status(401);
+        admin.call(method, path).bearer("tok-wrong").send().assert_status(401);
+        admin.call(method, path).bearer("tok-operator2").send().assert_status(401);
+        admin.call(method, path).header("Authorization", "tok-operator").send().assert_status(401);
+    }
+    admin.get("/metrics").bearer("tok-operator").send().assert_status(200);
+    admin.delete("/cache").bearer("tok-operator").send().assert_status(200);
+}
+
+/// Writes the configuration anew, with one more line at its end or with what it was.
+fn rewrite(gateway: &Gateway, change: impl Fn(&str) -> String) {
+    let before = std::fs::read_to_string(gateway.config_file()).expect("the configuration");
+    std::fs::write(gateway.config_file(), change(&before)).expect("the configuration");
+}
+
+#[test]
+fn a_reload_puts_the_new_configuration_in_force() {
+    let (_origin, gateway) = scene();
+    let generation = gateway.stats()["config_generation"].as_u64();
+    gateway.client().get("/newly/blocked").send().assert_status(200);
+    rewrite(&gateway, |config| format!("{config}\n[forward]\nblocked = [\"/newly/blocked\"]\n"));
+    gateway.admin().post("/reload").body("").send().assert_status(200);
+    gateway.client().get("/newly/blocked").send().assert_error(403, "access_denied");
+    assert!(gateway.stats()["config_generation"].as_u64() > generation);
+    assert_eq!(gateway.metric("config_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn a_hangup_reloads_as_well() {
+    let (_origin, gateway) = scene();
+    rewrite(&gateway, |config| format!("{config}\n[forward]\nblocked = [\"/newly/blocked\"]\n"));
+    gateway.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until("the path is blocked", || gateway.client().get("/newly/blocked").send().status == 403);
+}
+
+#[test]
+fn a_wrong_configuration_changes_nothing() {
+    let (_origin, gateway) = scene();
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    rewrite(&gateway, |config| format!("{config}\n[forward]\nblockd = []\n[redaction]\nreveal_to = \"KING\"\n"));
+    let refused = gateway.admin().post("/reload").body("").send();
+    refused.assert_status(422);
+    let text = refused.text();
+    assert!(text.contains("blockd") && text.contains("KING"), "all errors at once: {text}");
+    assert!(gateway.client().get(P).bearer("tok-a").send().is_hit());
+    gateway.client().get("/tools/realtime").send().assert_error(403, "access_denied");
+    assert_eq!(gateway.metric("config_last_reload_successful", &[]), 0.0);
+}

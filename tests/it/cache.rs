@@ -1,0 +1,413 @@
+//! What is stored, for whom, and how long; and that one fetch is enough for all who wait.
+
+use std::collections::BTreeMap;
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
+const BYPASS: &str = "telecomx-gateway; fwd=bypass";
+
+#[test]
+fn each_caller_has_entries_of_their_own_and_nobody_has_none() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.knows("tok-b", "VIEWER", DUCK);
+    // Two tokens of one employee are two callers.
+    origin.knows_employee("tok-c", "VIEWER", DUCK, &employee_of("tok-b"));
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    for (at, token) in ["tok-a", "tok-b", "tok-c"].into_iter().enumerate() {
+        assert_eq!(client.get(P).bearer(token).send().assert_status(200).cache_status(), STORED, "{token}");
+        assert_eq!(origin.fetches(DUCK), at + 1);
+        assert_eq!(origin.fetched(DUCK)[at].token().as_deref(), Some(token));
+    }
+    client.get(P).send().assert_error(401, "credentials_invalid");
+    client.get(P).bearer("tok-unknown").send().assert_error(401, "invalid_token");
+    assert_eq!(origin.fetches(DUCK), 3);
+    for token in ["tok-a", "tok-b", "tok-c"] {
+        assert!(client.get(P).bearer(token).send().is_hit(), "{token}");
+    }
+}
+
+#[test]
+fn each_customer_has_an_entry_of_its_own() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    for id in [DUCK, OTHER, THIRD] {
+        let response = gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        assert_eq!(response.assert_status(200).cache_status(), STORED);
+        assert_eq!(response.json()["_id"], id);
+    }
+    for id in [DUCK, OTHER, THIRD] {
+        let response = gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        assert!(response.is_hit(), "{response:#?}");
+        assert_eq!(response.json()["_id"], id);
+    }
+}
+
+#[test]
+fn one_callers_refusal_is_not_anothers() {
+    let origin = Origin::start();
+    origin.knows("tok-may", "VIEWER", DUCK);
+    origin.knows("tok-may-not", "VIEWER", OTHER);
+    origin.when(Rule::on("/customer/").made(|seen| match seen.token().as_deref() {
+        Some("tok-may") => Answer::json(upstream_document(DUCK)),
+        _ => Answer::error(403, "access_denied"),
+    }));
+    let gateway = Gateway::start(&origin);
+    for _ in 0..2 {
+        gateway.client().get(P).bearer("tok-may").send().assert_status(200);
+        gateway.client().get(P).bearer("tok-may-not").send().assert_error(403, "access_denied");
+    }
+    assert_eq!(origin.fetches(DUCK), 2);
+}
+
+#[test]
+fn what_a_higher_role_warmed_is_redacted_for_a_lower_one_and_the_other_way_round() {
+    for high_first in [true, false] {
+        let origin = Origin::start();
+        origin.knows("tok-high", "ADMIN", DUCK);
+        origin.knows("tok-low", "NO_LOGIN", DUCK);
+        let gateway = Gateway::start(&origin);
+        let high = || {
+            let response = gateway.client().get(P).bearer("tok-high").revealed().send();
+            assert_eq!(response.assert_status(200).text(), upstream_document(DUCK));
+        };
+        let low = || {
+            let response = gateway.client().get(P).bearer("tok-low").send();
+            assert_eq!(response.assert_status(200).text(), redacted_document(DUCK));
+        };
+        if high_first {
+            high();
+        }
+        low();
+        high();
+        low();
+    }
+}
+
+#[test]
+fn two_hundred_requests_for_a_cold_key_are_one_fetch_and_one_validation() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gate = Gate::closed();
+    origin.when(Rule::on("/customer/").hold(&gate));
+    let gateway = Gateway::start(&origin);
+    let pending: Vec<_> = (0..200).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    origin.wait_for_fetches(DUCK, 1);
+    gate.open();
+    let mut statuses: BTreeMap<String, usize> = BTreeMap::new();
+    for pending in pending {
+        let response = pending.finish();
+        assert_eq!(response.assert_status(200).text(), redacted_document(DUCK));
+        let status = if response.is_hit() { "hit" } else { response.cache_status() };
+        *statuses.entry(status.to_owned()).or_default() += 1;
+    }
+    assert_eq!((origin.fetches(DUCK), origin.validations()), (1, 1));
+    assert_eq!(statuses.get(STORED), Some(&1), "one led: {statuses:?}");
+    let collapsed = statuses.get("telecomx-gateway; fwd=uri-miss; collapsed").copied().unwrap_or_default();
+    let hits = statuses.get("hit").copied().unwrap_or_default();
+    assert_eq!(collapsed + hits, 199, "{statuses:?}");
+}
+
+#[test]
+fn a_caller_who_leaves_takes_nothing_down() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gate = Gate::closed();
+    origin.when(Rule::on("/customer/").hold(&gate));
+    let gateway = Gateway::start(&origin);
+    let leader = gateway.client().get(P).bearer("tok-a").start();
+    origin.wait_for_fetches(DUCK, 1);
+    let followers: Vec<_> = (0..5).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    drop(leader);
+    gate.open();
+    for follower in followers {
+        assert_eq!(follower.finish().assert_status(200).text(), redacted_document(DUCK));
+    }
+    assert_eq!(origin.fetches(DUCK), 1);
+}
+
+#[test]
+fn not_found_and_forbidden_are_remembered_as_the_api_said_them() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.missing(OTHER);
+    origin.forbidden(THIRD);
+    let gateway = Gateway::with(&origin, r#"cache = { not_found_ttl = "10m", forbidden_ttl = "10m" }"#);
+    for (id, status, code) in [(OTHER, 404, "customer"), (THIRD, 403, "access_denied")] {
+        let first = gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        assert_eq!(first.assert_error(status, code).cache_status(), STORED);
+        let second = gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        assert!(second.assert_error(status, code).is_hit(), "{second:#?}");
+        assert_eq!(second.body, first.body);
+        assert_eq!(origin.fetches(id), 1);
+    }
+}
+
+#[test]
+fn not_found_and_forbidden_are_forgotten_after_their_short_time() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.missing(OTHER);
+    origin.forbidden(THIRD);
+    let config = r#"cache = { not_found_ttl = "1s", forbidden_ttl = "1s", stale_while_revalidate = "0s" }"#;
+    let gateway = Gateway::with(&origin, config);
+    for id in [OTHER, THIRD] {
+        gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        origin.document(id, Answer::json(upstream_document(id)));
+        wait_until("it is asked for again", || gateway.client().get(&name_of(id)).bearer("tok-a").send().status == 200);
+    }
+}
+
+/// Makes of a good answer one that may not be stored.
+type Change = fn(Answer) -> Answer;
+
+#[test]
+fn what_may_not_be_stored_is_not() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let document = |id: &str| Answer::json(upstream_document(id));
+    let cases: [(&str, u16, Change); 13] = [
+        ("no-store", 200, |answer| answer.header("Cache-Control", "no-store")),
+        ("no-store in a second field", 200, |answer| {
+            answer.header("Cache-Control", "max-age=60").header("Cache-Control", "private, No-Store")
+        }),
+        ("Expires in the past", 200, |answer| {
+            answer.header("Date", "Thu, 18 Aug 2050 02:01:18 GMT").header("Expires", "Wed, 17 Aug 2050 02:01:18 GMT")
+        }),
+        ("Vary: *", 200, |answer| answer.header("Vary", "*")),
+        ("Vary on what the key does not hold", 200, |answer| answer.header("Vary", "Accept-Language")),
+        ("Set-Cookie", 200, |answer| answer.header("Set-Cookie", "session=PLANTED; Path=/")),
+        ("500", 500, |answer| answer.status(500)),
+        ("503", 503, |answer| answer.status(503)),
+        ("429", 429, |answer| answer.status(429)),
+        ("400", 0, |answer| answer.status(400)),
+        ("206", 0, |answer| answer.status(206).header("Content-Range", "bytes 0-9/10")),
+        ("301", 0, |answer| answer.status(301).header("Location", "http://elsewhere.invalid/PLANTED")),
+        ("201", 0, |answer| answer.status(201)),
+    ];
+    for (number, (case, status, change)) in cases.into_iter().enumerate() {
+        let id = customer(number);
+        origin.document(&id, change(document(&id)));
+        for round in 1..=2 {
+            let response = gateway.client().get(&name_of(&id)).bearer("tok-a").send();
+            // 0: how it is refused is not promised, only that nothing leaks and nothing stays.
+            if status != 0 {
+                assert_eq!(response.assert_status(status).text(), redacted_document(&id), "{case}");
+            }
+            assert!(!response.cache_status().contains("stored"), "{case}: {response:#?}");
+            assert!(!response.cache_status().contains("hit"), "{case}: {response:#?}");
+            assert_eq!(origin.fetches(&id), round, "{case}");
+        }
+        origin.document(&id, document(&id));
+        let good = gateway.client().get(&name_of(&id)).bearer("tok-a").send();
+        assert_eq!(good.assert_status(200).cache_status(), STORED, "{case}");
+    }
+}
+
+#[test]
+fn age_counts_from_the_api_and_not_from_whoever_passed_its_answer_on() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let old = |id: &str| Answer::json(upstream_document(id)).header("Age", "30");
+    origin.document(DUCK, old(DUCK));
+    origin.document(OTHER, old(OTHER).header("Cache-Control", "no-store"));
+    let gateway = Gateway::start(&origin);
+    for (id, detail) in [(DUCK, "stored"), (DUCK, "hit"), (OTHER, "fwd=uri-miss")] {
+        let response = gateway.client().get(&name_of(id)).bearer("tok-a").send();
+        assert!(response.cache_status().contains(detail), "{response:#?}");
+        let age: u32 = response.header("age").expect("an Age").parse().expect("seconds");
+        assert!((30..90).contains(&age), "{response:#?}");
+    }
+}
+
+#[test]
+fn a_304_that_says_nothing_of_freshness_leaves_what_was_said_before() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.when(Rule::on("/customer/").made(|seen| match seen.header("if-none-match") {
+        Some(_) => Answer::new(304).header("ETag", "\"v1\""),
+        None => Answer::json(upstream_document(DUCK)).header("ETag", "\"v1\"").header("Cache-Control", "max-age=1"),
+    }));
+    let gateway = Gateway::with(&origin, r#"cache = { ttl = "10m", stale_while_revalidate = "0s" }"#);
+    // With the configured time in the place of the API's second, the second question would be the last for ten minutes.
+    wait_until("a third question", || {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+        origin.fetches(DUCK) >= 3
+    });
+    let asked = origin.fetched(DUCK);
+    assert_eq!(asked[1].header("if-none-match"), Some("\"v1\""));
+}
+
+#[test]
+fn a_redirect_is_never_followed() {
+    let origin = Origin::start();
+    let elsewhere = Origin::start();
+    origin.knows("tok-a", "ADMIN", DUCK);
+    origin.document(DUCK, Answer::new(302).header("Location", &format!("{}{P}", elsewhere.url())));
+    let gateway = Gateway::start(&origin);
+    gateway.client().get(P).bearer("tok-a").send().assert_error(502, "bad_gateway");
+    assert_eq!(elsewhere.requests(), 0);
+}
+
+#[test]
+fn other_parameters_are_passed_by_the_cache_and_still_redacted() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    for query in ["x=1", "simple=true&token=tok-a", "token=tok-a&x=1", "Token=1"] {
+        for _ in 0..2 {
+            let before = origin.fetches(DUCK);
+            let response = gateway.client().get(&format!("{P}?{query}")).bearer("tok-a").send();
+            assert_eq!(response.assert_status(200).text(), redacted_document(DUCK), "{query}");
+            assert_eq!(response.cache_status(), BYPASS, "{query}");
+            assert_eq!(origin.fetches(DUCK), before + 1, "{query}");
+        }
+    }
+    // Nothing of it was stored, and nothing stored answers it.
+    assert_eq!(gateway.client().get(P).bearer("tok-a").send().cache_status(), STORED);
+    assert_eq!(gateway.client().get(&format!("{P}?x=1")).bearer("tok-a").send().cache_status(), BYPASS);
+    gateway.client().get(&format!("{P}?x=1")).send().assert_error(401, "credentials_invalid");
+}
+
+#[test]
+fn a_ttl_of_zero_stores_nothing() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, r#"cache.ttl = "0s""#);
+    for round in 1..=3 {
+        let response = gateway.client().get(P).bearer("tok-a").send();
+        assert_eq!(response.assert_status(200).text(), redacted_document(DUCK));
+        assert!(
+            !response.cache_status().contains("stored") && !response.cache_status().contains("hit"),
+            "{response:#?}"
+        );
+        assert_eq!(origin.fetches(DUCK), round);
+    }
+}
+
+#[test]
+fn a_request_hidden_in_the_body_of_a_get_is_never_read_as_one() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    for call in
+        [client.get(P).bearer("tok-a").body(hidden), client.get(P).bearer("tok-a").chunked(&[hidden.as_bytes()])]
+    {
+        let mut connection = client.connect();
+        let response = call.send_on(&mut connection);
+        assert!(matches!(response.status, 200 | 400), "{response:#?}");
+        assert!(!response.all("cache-status").join("").contains("hit"), "not from the cache: {response:#?}");
+        // Whatever comes next on this connection is the answer to the next request, or nothing.
+        connection.send_raw(client.get(&name_of(OTHER)).bearer("tok-a").bytes());
+        if let Some(next) = connection.read("GET", Kind::Intercepted) {
+            assert_eq!(next.assert_status(200).json()["_id"], OTHER);
+        }
+    }
+    assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit());
+    assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0);
+}
+
+/// A hit of no time left, and for that reason.
+fn past_its_time(response: &Response, detail: &str) -> bool {
+    let rest = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=");
+    let ttl = rest.and_then(|rest| rest.strip_suffix(&format!("; detail={detail}")));
+    // In the first second past its time it is 0.
+    ttl.is_some_and(|ttl| ttl.parse::<i64>().is_ok_and(|ttl| ttl <= 0))
+}
+
+#[test]
+fn a_stale_answer_is_given_while_it_is_fetched_anew() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(
+        &origin,
+        r#"cache = { ttl = "1s", stale_while_revalidate = "10m" }
+        identity.session = "1h""#,
+    );
+    let get = || gateway.client().get(P).bearer("tok-a").send();
+    assert_eq!(get().assert_status(200).cache_status(), STORED);
+    let gate = Gate::closed();
+    origin.when(Rule::on("/customer/").hold(&gate));
+    origin.document(DUCK, Answer::json(r#"{"_id":"73469a52f4fd7f77ec7b28cc","name":"new"}"#));
+    wait_until("a stale answer", || get().assert_status(200).cache_status().contains("detail="));
+    for _ in 0..5 {
+        let stale = get();
+        assert!(past_its_time(&stale, "revalidating"), "{stale:#?}");
+        assert_eq!(stale.text(), redacted_document(DUCK));
+    }
+    origin.wait_for_fetches(DUCK, 2);
+    assert_eq!(origin.fetches(DUCK), 2, "one fetch for all of them");
+    gate.open();
+    wait_until("the new answer", || get().assert_status(200).text().contains("\"new\""));
+}
+
+#[test]
+fn a_stale_answer_is_given_when_the_api_fails() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let config = r#"cache = { ttl = "1s", stale_while_revalidate = "0s", stale_if_error = "10m" }"#;
+    let gateway = Gateway::with(&origin, config);
+    let get = || gateway.client().get(P).bearer("tok-a").send();
+    assert_eq!(get().assert_status(200).cache_status(), STORED);
+    for fault in ["no answer", "an error", "refused"] {
+        match fault {
+            "no answer" => origin.when(Rule::on("/customer/").close()),
+            "an error" => origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error"))),
+            _ => origin.stop(),
+        }
+        wait_until("a stale answer", || get().assert_status(200).cache_status().contains("detail="));
+        let stale = get();
+        assert_eq!(stale.assert_status(200).text(), redacted_document(DUCK), "{fault}");
+        assert!(past_its_time(&stale, "stale-if-error"), "{fault}: {stale:#?}");
+    }
+    // Whom it never served gets the error.
+    origin.knows("tok-b", "VIEWER", DUCK);
+    let other = gateway.client().get(P).bearer("tok-b").send();
+    assert!(matches!(other.status, 502..=504), "{other:#?}");
+    origin.behave();
+    origin.resume();
+    wait_until("a fresh answer", || get().status == 200 && get().is_hit());
+}
+
+#[test]
+fn a_failure_is_shared_by_those_who_waited_and_remembered_by_nobody() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gate = Gate::closed();
+    origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")).hold(&gate).times(1));
+    let gateway = Gateway::start(&origin);
+    let pending: Vec<_> = (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    origin.wait_for_fetches(DUCK, 1);
+    gate.open();
+    for pending in pending {
+        // Who came after the failure asks anew.
+        let response = pending.finish();
+        assert!(matches!(response.status, 200 | 500), "{response:#?}");
+    }
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    assert!(origin.fetches(DUCK) <= 3, "{}", origin.fetches(DUCK));
+}
+
+#[test]
+fn a_slow_answer_ends_in_time() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, r#"upstream.timeout = "3s""#);
+    let (gate, body_gate) = (Gate::closed(), Gate::closed());
+    origin.when(Rule::on("/customer/").hold(&gate).times(1));
+    gateway.client().get(P).bearer("tok-a").send().assert_error(504, "gateway_timeout");
+    // The whole exchange counts, not the wait for its first byte.
+    origin.when(Rule::on("/customer/").hold_body(&body_gate).times(1));
+    gateway.client().get(P).bearer("tok-a").send().assert_error(504, "gateway_timeout");
+    gate.open();
+    body_gate.open();
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+}

@@ -1,0 +1,151 @@
+//! JSONTestSuite through the running gateway: each of its documents as the API's answer, asked for by a role that may not see
+//! secrets. What must not parse is refused, what must parse comes out as it was, and no document carries a secret past the
+//! redaction or keeps the gateway busy. tests/redact/corpus.rs asks the same of the redaction alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::*;
+
+/// Far beyond what any of them takes; a document that costs more than its length would go past it.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// The documents of one folder of the suite, by name; none when the suite is not there.
+fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
+    let shared = std::env::var_os("TELECOMX_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let folder = shared.join("corpora/JSONTestSuite").join(folder);
+    let Ok(entries) = fs::read_dir(&folder) else {
+        println!(
+            "skipped: corpus: JSONTestSuite is not at {}; TELECOMX_SHARED names the folder above",
+            folder.display()
+        );
+        return Vec::new();
+    };
+    let mut documents: Vec<_> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    documents.sort();
+    assert!(documents.len() > 20, "the suite is not whole");
+    documents
+}
+
+/// A gateway that stores nothing, so that every document is fetched, and what it took to ask it.
+struct Scene {
+    origin: Origin,
+    gateway: Gateway,
+    asked: usize,
+    refused: usize,
+    slowest: (Duration, String),
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let origin = Origin::start();
+        origin.knows("tok-viewer", "VIEWER", DUCK);
+        let gateway = Gateway::with(&origin, r#"cache.ttl = "0s""#);
+        Scene { origin, gateway, asked: 0, refused: 0, slowest: (Duration::ZERO, String::new()) }
+    }
+
+    /// What a viewer gets when the API answers with that: the JSON of a 200, or `None` for a 502 `redaction_failed`. That it
+    /// holds no secret, and is framed right, is checked by the client.
+    fn ask(&mut self, name: &str, document: &[u8]) -> Option<Value> {
+        self.origin.document(DUCK, Answer::json(document));
+        let began = Instant::now();
+        let response = self.gateway.client().get(&name_of(DUCK)).bearer("tok-viewer").send();
+        let took = began.elapsed();
+        assert!(took < SLOW, "{name} took {took:?}");
+        if took > self.slowest.0 {
+            self.slowest = (took, name.to_owned());
+        }
+        assert_eq!(response.broken_off, None, "{name}");
+        self.asked += 1;
+        if response.status == 200 {
+            return Some(response.json());
+        }
+        response.assert_error(502, "redaction_failed");
+        self.refused += 1;
+        None
+    }
+
+    /// Every document was fetched, nothing that it brought stays, and the next good one comes.
+    fn end(&mut self, what: &str) {
+        assert_eq!(self.origin.fetches(DUCK), self.asked, "one fetch for each document");
+        println!(
+            "{what}: {} documents, {} refused; the slowest took {:?} ({})",
+            self.asked, self.refused, self.slowest.0, self.slowest.1
+        );
+        let good = self.ask("the golden document", upstream_document(DUCK).as_bytes()).unwrap();
+        assert_eq!(good, serde_json::from_str::<Value>(&redacted_document(DUCK)).unwrap());
+    }
+}
+
+#[test]
+fn what_must_not_parse_is_a_502_and_what_must_parse_comes_as_it_was() {
+    let documents = documents("test_parsing");
+    if documents.is_empty() {
+        return;
+    }
+    let mut scene = Scene::new();
+    for (name, document) in documents {
+        let answer = scene.ask(&name, &document);
+        match &name[..2] {
+            "n_" => assert_eq!(answer, None, "{name} passed"),
+            // RFC 8259, section 4, leaves open which of two members of one name counts.
+            "y_" if name.starts_with("y_object_duplicated_key") => assert_eq!(answer, None, "{name} passed"),
+            "y_" => assert_eq!(answer, serde_json::from_slice(&document).ok(), "{name}"),
+            _ => {}
+        }
+    }
+    scene.end("test_parsing");
+}
+
+#[test]
+fn what_parsers_read_differently_is_refused_or_comes_as_it_was() {
+    let documents = documents("test_transform");
+    if documents.is_empty() {
+        return;
+    }
+    let mut scene = Scene::new();
+    for (name, document) in documents {
+        if let Some(answer) = scene.ask(&name, &document) {
+            assert_eq!(Some(answer), serde_json::from_slice(&document).ok(), "{name}");
+        }
+    }
+    scene.end("test_transform");
+}
+
+#[test]
+fn no_document_beside_a_secret_brings_it_out() {
+    let documents: Vec<_> = ["test_parsing", "test_transform"].into_iter().flat_map(documents).collect();
+    if documents.is_empty() {
+        return;
+    }
+    let mut scene = Scene::new();
+    for (name, document) in documents {
+        let before = [br#"{"name":"kept","integrations":{"unheard-of":"#, document.as_slice()].concat();
+        let planted = [before.as_slice(), br#","password":"PLANTED"}}"#].concat();
+        let answer = scene.ask(&format!("{name}, under a root"), &planted);
+        // What parses on its own parses in there.
+        let parses = name.starts_with("y_") && !name.starts_with("y_object_duplicated_key");
+        assert!(answer.is_some() || !parses, "{name} was refused under a root");
+        if let Some(answer) = answer {
+            assert_eq!(answer["name"], "kept", "{name}");
+            // Nothing of it is named public; containers that came empty stay.
+            assert!(answer.get("integrations").is_none_or(holds_no_scalar), "{name}: {answer}");
+        }
+    }
+    scene.end("under a root");
+}
+
+fn holds_no_scalar(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.values().all(holds_no_scalar),
+        Value::Array(elements) => elements.iter().all(holds_no_scalar),
+        _ => false,
+    }
+}

@@ -1,0 +1,349 @@
+//! Requests over HTTP/1.1 whose bytes are meant to be read in two ways: they are refused and the connection ends, or the
+//! API sees exactly one request.
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-evil\r\n\r\n";
+
+fn scene() -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    (origin, gateway)
+}
+
+/// The next request on a fresh connection is right, on both routes.
+fn still_right(origin: &Origin, gateway: &Gateway, after: &str) {
+    let intercepted = gateway.client().get(P).bearer("tok-a").send();
+    assert_eq!(intercepted.assert_status(200).text(), redacted_document(DUCK), "after {after:?}");
+    let forwarded = gateway.client().get("/alive").send();
+    assert_eq!(forwarded.assert_status(200).json()["target"], "/alive", "after {after:?}");
+    assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0, "{after:?} hid a request");
+    assert_eq!(origin.count(|seen| format!("{seen:?}").contains("tok-evil")), 0, "{after:?} hid a credential");
+}
+
+/// Sends these bytes; the answer is a 400 (or another refusal named) and the connection ends with it.
+fn refused(gateway: &Gateway, bytes: &[u8], statuses: &[u16]) {
+    let shown = String::from_utf8_lossy(bytes);
+    let mut connection = gateway.client().connect();
+    connection.send_raw(bytes);
+    let answer = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {shown:?}"));
+    assert!(statuses.contains(&answer.status), "{shown:?}: {answer:#?}");
+    assert_eq!(connection.rest(), b"", "after {shown:?}");
+}
+
+#[test]
+fn a_head_that_two_readers_could_read_differently_is_a_400_on_every_route() {
+    let (origin, gateway) = scene();
+    let fields: [&[u8]; 31] = [
+        b"Transfer-Encoding: chunked, chunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: identity, chunked\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: chunked;q=1\r\n",
+        b"Transfer-Encoding: \x0cchunked\r\n",
+        b"Transfer-Encoding: \"chunked\"\r\n",
+        b"Transfer-Encoding:\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
+        b"Transfer_Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5,5\r\n",
+        b"Content-Length: 5 5\r\n",
+        b"Content-Length: 5;\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length: 5.0\r\n",
+        b"Content-Length: 1e1\r\n",
+        b"Content-Length: \xd9\xa5\r\n",
+        b"Content-Length: 9223372036854775808\r\n",
+        b"Content-Length: 00000000000000000000000005\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content-Length\t: 5\r\n",
+        b" Content-Length: 5\r\n",
+        b"X: y\r\n\tContent-Length: 5\r\n",
+        b"no colon\r\n",
+        b": no name\r\n",
+        b"X\xc3\xa6: y\r\n",
+        b"X(: y\r\n",
+        b"X: y\x00z\r\n",
+        b"X: y\nContent-Length: 5\r\n",
+    ];
+    for field in fields {
+        for line in [format!("GET {P}"), "POST /x".to_owned(), "POST /auth/login".to_owned()] {
+            let mut bytes = format!("{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n").into_bytes();
+            bytes.extend_from_slice(field);
+            bytes.extend_from_slice(b"\r\n");
+            bytes.extend_from_slice(HIDDEN.as_bytes());
+            refused(&gateway, &bytes, &[400]);
+        }
+        assert_eq!(origin.requests(), 0, "{:?}", String::from_utf8_lossy(field));
+    }
+    still_right(&origin, &gateway, "all of them");
+}
+
+#[test]
+fn a_request_line_that_two_readers_could_read_differently_is_a_400() {
+    let (origin, gateway) = scene();
+    let lines: [&[u8]; 15] = [
+        b"GET /x http/1.1",
+        b"GET /x HTTP/1.2",
+        b"GET /x HTTP/2.0",
+        b"GET /x HTTP/11",
+        b"GET /x HTTP/1.1 ",
+        b"GET /x  HTTP/1.1",
+        b"GET\t/x\tHTTP/1.1",
+        b"GET /x",
+        b" GET /x HTTP/1.1",
+        b"GE(T /x HTTP/1.1",
+        b"GET /x y HTTP/1.1",
+        b"GET /x\rHTTP/1.1",
+        b"GET /x HTTP/1.1\r",
+        b"GET /x HTTP/1.1\nX: y",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ];
+    for line in lines {
+        let mut bytes = line.to_vec();
+        bytes.extend_from_slice(b"\r\nHost: x\r\n\r\n");
+        refused(&gateway, &bytes, &[400]);
+    }
+    // HTTP/1.0 knows no transfer codings.
+    let old = b"POST /x HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    refused(&gateway, old, &[400]);
+    assert_eq!(origin.requests(), 0);
+    // A head that is ended by bare line feeds alone is not waited for.
+    refused(&gateway, b"GET /x HTTP/1.1\nHost: x\n\n", &[400]);
+    assert_eq!(origin.requests(), 0);
+    still_right(&origin, &gateway, "all of them");
+}
+
+#[test]
+fn chunks_are_read_in_one_way_or_the_request_fails() {
+    let (origin, gateway) = scene();
+    let long = "x".repeat(20_000);
+    // The body, and what the API may be given of it if the request is not refused.
+    let cases: [(String, Option<&str>); 24] = [
+        ("5\r\nabcde\r\n0\r\n\r\n".into(), Some("abcde")),
+        ("5;a=b\r\nabcde\r\n0;c\r\n\r\n".into(), Some("abcde")),
+        ("5 \r\nabcde\r\n0\r\n\r\n".into(), Some("abcde")),
+        ("05\r\nabcde\r\n00\r\n\r\n".into(), Some("abcde")),
+        ("5;\x01\r\nabcde\r\n0\r\n\r\n".into(), Some("abcde")),
+        ("5;a=\"\r\n\"\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("5;a\nabcde\r\n0\r\n\r\n".into(), None),
+        ("5;\x00\r\nabcde\r\n0\r\n\r\n".into(), Some("abcde")),
+        (format!("5;{long}\r\nabcde\r\n0\r\n\r\n"), Some("abcde")),
+        ("0x5\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("+5\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("-5\r\nabcde\r\n0\r\n\r\n".into(), None),
+        (" 5\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("5,5\r\nabcde\r\n0\r\n\r\n".into(), None),
+        // An empty size is read as the last chunk, and what follows as trailers: the API gets an empty body.
+        ("\r\nabcde\r\n0\r\n\r\n".into(), Some("")),
+        ("5\nabcde\n0\n\n".into(), None),
+        ("5\r\nabcdeXX0\r\n\r\n".into(), None),
+        ("5\r\nabcdef\r\n0\r\n\r\n".into(), None),
+        ("5\r\nabcde\r\r\n0\r\n\r\n".into(), None),
+        ("10000000000000005\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("ffffffffffffffff\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("fffffffffffffffe\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("7fffffffffffffff\r\nabcde\r\n0\r\n\r\n".into(), None),
+        ("5\r\nabcde\r\n0\r\nX y\r\n\r\n".into(), Some("abcde")),
+    ];
+    for (number, (body, good)) in cases.into_iter().enumerate() {
+        let path = format!("/chunks/{number}");
+        let shown: String = body.chars().take(60).collect();
+        let mut connection = gateway.client().connect();
+        connection
+            .send_raw(format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{body}{HIDDEN}"));
+        connection.end_of_sending();
+        connection.rest();
+        let seen: Vec<Seen> = origin.seen().into_iter().filter(|seen| seen.path() == path).collect();
+        assert!(seen.len() <= 1, "{shown:?}: {seen:#?}");
+        for seen in seen.iter().filter(|seen| seen.complete) {
+            assert_eq!(Some(String::from_utf8_lossy(&seen.body).as_ref()), good, "{shown:?} became {seen:#?}");
+        }
+        // The second request may be answered in its turn, as itself: it stood where a request stands.
+        let second = origin.count(|seen| seen.path() == "/hidden");
+        assert_eq!(second, 0, "{shown:?}");
+        gateway.client().get("/alive").send().assert_status(200);
+    }
+    still_right(&origin, &gateway, "all of them");
+}
+
+#[test]
+fn trailers_of_a_request_become_no_fields() {
+    let (origin, gateway) = scene();
+    let trailers = [
+        "Authorization: Bearer tok-evil",
+        "Content-Length: 100",
+        "Transfer-Encoding: chunked",
+        "Host: evil.invalid",
+        "X-Forwarded-For: 203.0.113.7",
+        "Trailer-Field: x",
+    ];
+    for (number, trailer) in trailers.into_iter().enumerate() {
+        let path = format!("/trailer/{number}");
+        let mut connection = gateway.client().connect();
+        connection.send_raw(format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n5\r\nabcde\r\n0\r\n{trailer}\r\n\r\n"
+        ));
+        let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
+        assert!(matches!(answer.status, 200 | 400), "{trailer}: {answer:#?}");
+        if let Some(seen) = origin.last(&path) {
+            let whole = format!("{seen:?}");
+            assert!(!whole.contains("tok-evil") && !whole.contains("evil.invalid"), "{seen:#?}");
+            assert!(!whole.contains("203.0.113.7") && seen.header("trailer-field").is_none(), "{seen:#?}");
+            assert_eq!((seen.header("content-length"), seen.complete), (None, true), "{seen:#?}");
+        }
+    }
+    still_right(&origin, &gateway, "trailers");
+}
+
+#[test]
+fn a_request_within_a_body_stays_a_body_on_forwarded_routes() {
+    let (origin, gateway) = scene();
+    let client = gateway.client();
+    for (number, call) in [
+        client.post("/body/0").body(HIDDEN),
+        client.post("/body/1").chunked(&[HIDDEN.as_bytes()]),
+        client.get("/body/2").body(HIDDEN),
+        client.delete("/body/3").body(HIDDEN),
+        client.call("OPTIONS", "/body/4").body(HIDDEN),
+        client.head("/body/5").body(HIDDEN),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut connection = client.connect();
+        call.send_on(&mut connection).assert_status(200);
+        let path = format!("/body/{number}");
+        assert_eq!(origin.count(|seen| seen.path() == path), 1);
+        assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0, "{path}");
+        assert_eq!(origin.last(&path).expect("it was forwarded").body, HIDDEN.as_bytes());
+        // What comes next on that connection is answered as itself, or not at all.
+        connection.send_raw(client.get("/next").bytes());
+        if let Some(next) = connection.read("GET", Kind::Forwarded) {
+            assert_eq!(next.assert_status(200).json()["target"], "/next");
+        }
+    }
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+}
+
+#[test]
+fn a_body_that_is_refused_is_not_read_as_the_next_request() {
+    let (origin, gateway) = scene();
+    let client = gateway.client();
+    for (call, status) in [
+        (client.post("/tools/realtime").body(HIDDEN), 403),
+        (client.post("/Customer/x").body(HIDDEN), 400),
+        (client.get(P).body(HIDDEN), 401),
+        (client.head(P).body(HIDDEN), 401),
+        (client.get(P).bearer("tok-unknown").chunked(&[HIDDEN.as_bytes()]), 401),
+        (client.get(P).bearer("tok-a").bearer("tok-b").body(HIDDEN), 400),
+        (client.call("TRACE", "/x").body(HIDDEN), 405),
+    ] {
+        let mut connection = client.connect();
+        let answer = call.send_on(&mut connection);
+        assert_eq!(answer.status, status, "{answer:#?}");
+        connection.send_raw(client.get("/next").bytes());
+        // Not a second answer to what was one request.
+        assert!(connection.read("GET", Kind::Forwarded).is_none_or(|next| next.json()["target"] == "/next"));
+    }
+    still_right(&origin, &gateway, "bodies");
+}
+
+#[test]
+fn expect_is_answered_in_time_and_passed_on_once() {
+    let (origin, gateway) = scene();
+    let mut connection = gateway.client().connect();
+    connection.send_raw("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    connection.wait_for(b"HTTP/1.1 100 ");
+    connection.send_raw("abcde");
+    assert_eq!(connection.read("POST", Kind::Forwarded).expect("an answer").assert_status(200).json()["body"], "abcde");
+    for (number, expect) in ["200-ok", "100-continue, x", "x=y", ""].into_iter().enumerate() {
+        let path = format!("/expect/{number}");
+        let mut connection = gateway.client().connect();
+        connection
+            .send_raw(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: {expect}\r\n\r\nabcde"));
+        let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
+        assert!(matches!(answer.status, 200 | 400 | 417), "{expect:?}: {answer:#?}");
+        assert!(origin.count(|seen| seen.path() == path) <= 1, "{expect:?}");
+    }
+    // Nobody reads a body on the intercepted route.
+    let expecting = gateway.client().get(P).bearer("tok-a").header("Expect", "100-continue").body("abcde").send();
+    assert!(matches!(expecting.status, 200 | 417), "{expecting:#?}");
+    still_right(&origin, &gateway, "Expect");
+}
+
+#[test]
+fn an_upgrade_that_is_no_websocket_is_no_tunnel() {
+    let (origin, gateway) = scene();
+    // An API that would switch to anything.
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n";
+    for upgrade in ["h2c", "H2C", "h2c, websocket", "TLS/1.3", "HTTP/2.0", "x"] {
+        for (path, switches) in [(P, false), ("/x", false), ("/x", true)] {
+            if switches {
+                origin.when(Rule::on("/x").raw_kept_open(switch));
+            }
+            let before = origin.count(|seen| seen.path() == "/x");
+            let mut connection = gateway.client().connect();
+            connection.send_raw(format!(
+                "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                 Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{HIDDEN}"
+            ));
+            connection.wait_for(b"\r\n\r\n");
+            connection.end_of_sending();
+            let answer = connection.rest();
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(if switches { "HTTP/1.1 502" } else { "HTTP/1.1 200" }), "{upgrade}: {answer}");
+            assert!(!answer.contains(" 101 "), "{upgrade}: {answer}");
+            origin.behave();
+            assert!(origin.count(|seen| seen.path() == "/x") <= before + 1, "{upgrade}");
+            for seen in origin.seen() {
+                assert!(seen.header("http2-settings").is_none(), "{seen:#?}");
+                let asked = seen.header("upgrade").unwrap_or_default().to_ascii_lowercase();
+                assert!(!asked.contains("h2c") && !asked.contains("tls") && !asked.contains("http"), "{seen:#?}");
+                assert!(seen.method != "PRI", "a tunnel: {seen:#?}");
+            }
+            still_right(&origin, &gateway, upgrade);
+        }
+    }
+}
+
+#[test]
+fn a_websocket_that_the_api_declines_is_no_tunnel() {
+    let (origin, gateway) = scene();
+    let asked = "GET /socket.io/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut connection = gateway.client().connect();
+    connection.send_raw(format!("{asked}GET /tools/realtime HTTP/1.1\r\nHost: x\r\n\r\n"));
+    connection.read("GET", Kind::Forwarded).expect("an answer").assert_status(200);
+    // Whatever becomes of the rest, it is no tunnel's.
+    connection.end_of_sending();
+    connection.rest();
+    assert_eq!(origin.count(|seen| seen.path() == "/tools/realtime"), 0, "a blocked path was reached");
+    assert_eq!(origin.count(|seen| seen.path() == "/socket.io/"), 1);
+    // The same on the intercepted route, cold and warm.
+    for _ in 0..2 {
+        let mut connection = gateway.client().connect();
+        connection.send_raw(format!(
+            "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n{HIDDEN}"
+        ));
+        let answer = connection.read("GET", Kind::Intercepted).expect("an answer");
+        assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));
+    }
+    still_right(&origin, &gateway, "a websocket");
+}
+
+#[test]
+fn an_absolute_form_of_the_gateways_own_host_is_its_path() {
+    let (origin, gateway) = scene();
+    let host = gateway.public_address();
+    let answer = gateway.client().get(&format!("http://{host}{P}")).bearer("tok-a").kind(Kind::Intercepted).send();
+    assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));
+    assert!(gateway.client().get(P).bearer("tok-a").send().is_hit(), "one entry for both");
+    let blocked = gateway.client().get(&format!("http://{host}/tools/realtime")).send();
+    blocked.assert_error(403, "access_denied");
+    let alias = gateway.client().get(&format!("http://{host}/Customer/{DUCK}")).bearer("tok-a").send();
+    alias.assert_error(400, "bad_request");
+    assert_eq!(origin.count(|seen| seen.target.contains("://")), 0);
+}

@@ -1,0 +1,230 @@
+//! Callers who are slow, idle or many: everything ends by a deadline or is told to come back, and others are served
+//! meanwhile.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+fn scene(config: &str) -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, config);
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    (origin, gateway)
+}
+
+/// Whether the other side has closed, as far as can be told by writing.
+fn drips(connection: &mut Connection, bytes: impl Iterator<Item = u8>, pause: Duration) -> Duration {
+    let began = Instant::now();
+    for byte in bytes {
+        if connection.try_send_raw(&[byte]).is_err() || began.elapsed() > Duration::from_secs(30) {
+            break;
+        }
+        pace(pause);
+    }
+    began.elapsed()
+}
+
+#[test]
+fn a_head_that_drips_is_cut_off_at_its_deadline() {
+    let (_origin, gateway) = scene(r#"server.header_timeout = "1s""#);
+    let client = gateway.client();
+    let heads: [(&str, bool); 5] = [
+        ("GET /x HTTP/1.1\r\nHost: x\r\nX-Long: ", false),
+        ("", false),
+        ("GET /x HTTP/1.1\r\nHost: x\r\nX-Long: ", true),
+        ("\r\n", true),
+        ("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: ", true),
+    ];
+    let drippers: Vec<_> = heads
+        .into_iter()
+        .map(|(start, kept)| {
+            let client = client.clone();
+            std::thread::spawn(move || {
+                let mut connection = client.connect();
+                if kept {
+                    client.get("/x").send_on(&mut connection).assert_status(200);
+                }
+                connection.send_raw(start);
+                let filler =
+                    if start == "\r\n" { "\r\n".bytes().cycle().take(1000) } else { "xx".bytes().cycle().take(1000) };
+                drips(&mut connection, filler, Duration::from_millis(100))
+            })
+        })
+        .collect();
+    // Others are served meanwhile.
+    assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit());
+    for (dripper, head) in drippers.into_iter().zip(heads) {
+        let took = dripper.join().expect("no panic");
+        assert!(took < Duration::from_secs(20), "{head:?} held its connection for {took:?}");
+        assert!(took > Duration::from_millis(500), "{head:?} was cut off after {took:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_says_nothing_ends() {
+    let (_origin, gateway) = scene(r#"server = { header_timeout = "1s", keepalive_timeout = "2s" }"#);
+    let client = gateway.client();
+    let began = Instant::now();
+    assert_eq!(client.connect().rest(), b"");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let mut kept = client.connect();
+    client.get(P).bearer("tok-a").send_on(&mut kept).assert_status(200);
+    // Within the time it is kept, and the time begins anew with each request.
+    for _ in 0..3 {
+        pace(Duration::from_millis(700));
+        client.get("/x").send_on(&mut kept).assert_status(200);
+    }
+    let idle = Instant::now();
+    assert_eq!(kept.rest(), b"");
+    let took = idle.elapsed();
+    assert!((Duration::from_millis(1500)..Duration::from_secs(20)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_to_come_back() {
+    let (_origin, gateway) = scene("server.max_connections = 5");
+    let client = gateway.client();
+    let mut held: Vec<_> = (0..5).map(|_| client.connect()).collect();
+    for connection in &mut held {
+        client.get(P).bearer("tok-a").send_on(connection).assert_status(200);
+    }
+    let refused = client.connect().read("GET", Kind::Intercepted).expect("an answer");
+    refused.assert_error(503, "unavailable");
+    assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{refused:#?}");
+    // Those who have one go on.
+    for connection in &mut held {
+        client.get(P).bearer("tok-a").send_on(connection).assert_status(200);
+    }
+    // A crowd that is turned away does not keep others out once there is room.
+    let mut crowd: Vec<_> = (0..400).map(|_| client.connect()).collect();
+    for connection in &mut crowd {
+        // Told, or beyond some number just closed.
+        connection.read("GET", Kind::Intercepted);
+    }
+    drop(held);
+    let began = Instant::now();
+    wait_until("there is room", || client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    drop(crowd);
+}
+
+#[test]
+fn http2_connections_count_as_well() {
+    let (_origin, gateway) = scene("server.max_connections = 2");
+    let client = gateway.client();
+    let held = [Http2::connect(&client), Http2::connect(&client)];
+    for http2 in &held {
+        http2.get(P, "tok-a").assert_status(200);
+    }
+    client.connect().read("GET", Kind::Intercepted).expect("an answer").assert_error(503, "unavailable");
+    drop(held);
+    wait_until("there is room", || client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200));
+}
+
+#[test]
+fn without_file_descriptors_it_recovers() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::set_up(&origin).open_files(64).start();
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    // The kernel takes them, the gateway cannot.
+    let crowd: Vec<_> = (0..200).map(|_| client.connect()).collect();
+    let used = gateway.cpu_time();
+    pace(Duration::from_secs(1));
+    let spun = gateway.cpu_time() - used;
+    assert!(spun < Duration::from_millis(700), "it spins: {spun:?} of CPU time in a second of nothing");
+    drop(crowd);
+    wait_until("it serves again", || {
+        client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200)
+            && client.get("/x").try_send().is_some_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
+fn thousands_of_idle_connections_cost_little_and_keep_nobody_out() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
+    let count = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(500).min(5000);
+    let (_origin, gateway) = scene(r#"server = { header_timeout = "10m", keepalive_timeout = "10m" }"#);
+    let client = gateway.client();
+    let before = gateway.memory();
+    let (silent, kept, begun) = (count / 3, count / 3, count / 3);
+    let mut idle: Vec<_> = (0..silent).map(|_| client.connect()).collect();
+    for _ in 0..kept {
+        let mut connection = client.connect();
+        client.get(P).bearer("tok-a").send_on(&mut connection).assert_status(200);
+        idle.push(connection);
+    }
+    for _ in 0..begun {
+        let mut connection = client.connect();
+        connection.send_raw("GET /x HTTP/1.1\r\nHost: x\r\nX: ");
+        idle.push(connection);
+    }
+    let answer = client.get(P).bearer("tok-a").send();
+    assert!(answer.assert_status(200).is_hit());
+    let each = gateway.memory().saturating_sub(before) / idle.len();
+    println!("{} idle connections, {each} KiB each, {before} KiB before", idle.len());
+    assert!(each <= 32, "{each} KiB an idle connection");
+    drop(idle);
+    client.get("/x").send().assert_status(200);
+}
+
+#[test]
+fn a_reader_who_takes_nothing_is_given_up() {
+    let (origin, gateway) = scene("");
+    let large = vec![b'x'; 64 << 20];
+    origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(large)));
+    let http1 = client_of_nothing(&gateway);
+    let mut frames = Frames::open(&gateway.client(), &[(4, 0)]);
+    let list = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/large")];
+    frames.request(1, &list).expect("an open connection");
+    let busy = || gateway.metric("requests_total", &[("route", "forward")]);
+    let began = Instant::now();
+    wait_until("both are given up", || busy() >= 2.0);
+    println!("given up after {:?}", began.elapsed());
+    assert!(gateway.memory() < 256 << 10, "{} KiB", gateway.memory());
+    drop((http1, frames));
+}
+
+/// One who asks and does not read.
+fn client_of_nothing(gateway: &Gateway) -> Connection {
+    let mut connection = gateway.client().connect();
+    connection.send_raw(gateway.client().get("/large").bytes());
+    connection
+}
+
+#[test]
+fn a_body_that_does_not_come_or_drips_is_given_up() {
+    let (_origin, gateway) = scene("");
+    let senders: Vec<_> = [("/slow", false), ("/auth/login", false), ("/slow", true), ("/auth/login", true)]
+        .into_iter()
+        .map(|(path, dripping)| {
+            let client = gateway.client();
+            std::thread::spawn(move || {
+                let mut connection = client.connect();
+                connection.send_raw(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"));
+                let began = Instant::now();
+                while dripping && began.elapsed() < Duration::from_secs(120) {
+                    if connection.try_send_raw(b"x").is_err() {
+                        break;
+                    }
+                    pace(Duration::from_secs(1));
+                }
+                let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
+                (path, dripping, answer.status, began.elapsed())
+            })
+        })
+        .collect();
+    for sender in senders {
+        let (path, dripping, status, took) = sender.join().expect("no panic");
+        println!("{path} dripping={dripping}: {status} after {took:?}");
+        assert_eq!(status, 400);
+        assert!(took < Duration::from_secs(if dripping { 75 } else { 45 }), "{path} {dripping}: {took:?}");
+    }
+}

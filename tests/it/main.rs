@@ -1,0 +1,33 @@
+//! What the gateway promises in its contract, stated from outside: the real binary, over real sockets, in front of a stand-in
+//! for the API that misbehaves as told. One binary, so that the support is built once.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, helpers included")]
+
+mod admin;
+mod cache;
+mod changes;
+mod corpus;
+mod errors;
+mod every_change;
+mod forward;
+mod fresh;
+mod hit;
+mod hostile_callers;
+mod hostile_framing;
+mod hostile_http2;
+mod hostile_limits;
+mod hostile_load;
+mod hostile_upstream;
+mod identity;
+mod limits;
+mod outage;
+mod path;
+mod process;
+mod properties;
+mod race;
+mod redaction;
+mod smuggling;
+mod standin;
+mod support;
+mod tls;
+mod trust;

@@ -1,0 +1,274 @@
+//! The program as a process: its arguments, exit codes, signals and logs.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+fn run(arguments: &[&str]) -> Run {
+    run_binary(arguments, b"")
+}
+
+/// A configuration in a folder of its own.
+fn config(toml: &str) -> (TempDir, String) {
+    let dir = TempDir::new();
+    let path = dir.write("gateway.toml", toml).display().to_string();
+    (dir, path)
+}
+
+#[test]
+fn version_and_help_are_told() {
+    let version = run(&["--version"]);
+    assert_eq!(version.code, Some(0), "{version:#?}");
+    assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{version:#?}");
+    let help = run(&["--help"]);
+    assert_eq!(help.code, Some(0), "{help:#?}");
+    for command in ["run", "demo", "sandbox", "check", "redact", "schema"] {
+        assert!(help.stdout.contains(command), "{command} is not named: {help:#?}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let wrong: [&[&str]; 5] =
+        [&[], &["--nonsense"], &["nonsense"], &["run", "--nonsense"], &["redact", "--role", "KING"]];
+    for arguments in wrong {
+        let run = run(arguments);
+        assert_eq!(run.code, Some(2), "{arguments:?}: {run:#?}");
+        assert!(!run.stderr.is_empty() && !run.stderr.contains("panicked"), "{arguments:?}: {run:#?}");
+    }
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_78_and_all_of_its_errors() {
+    let wrong = "[server]\nlisten = [\"127.0.0.1:8080\"]\ndrain = \"ten\"\n\n[upstream]\nurl = \"gopher://x\"\n\n[cache]\nttll = \"1s\"\n";
+    let (_dir, path) = config(wrong);
+    for command in ["run", "check"] {
+        let run = run(&[command, "-c", &path]);
+        assert_eq!(run.code, Some(78), "{run:#?}");
+        let said = format!("{}{}", run.stdout, run.stderr);
+        for part in ["gateway.toml", "drain", "ten", "url", "scheme", "ttll"] {
+            assert!(said.contains(part), "{part:?} is not named: {run:#?}");
+        }
+        for line in ["3", "6", "9"] {
+            assert!(said.contains(line), "line {line} is not named: {run:#?}");
+        }
+        assert!(!said.contains("panicked"), "{run:#?}");
+    }
+}
+
+#[test]
+fn a_missing_or_unreadable_configuration_ends_with_78() {
+    let (dir, path) = config("[upstream");
+    let missing = dir.path().join("missing.toml").display().to_string();
+    let folder = dir.path().display().to_string();
+    for path in [&path, &missing, &folder] {
+        for command in ["run", "check"] {
+            let run = run(&[command, "-c", path]);
+            assert_eq!(run.code, Some(78), "{run:#?}");
+            assert!(run.stderr.contains(path.as_str()) && !run.stderr.contains("panicked"), "{run:#?}");
+        }
+    }
+    let (_dir, empty) = config("");
+    let run = run(&["check", "-c", &empty]);
+    assert_eq!(run.code, Some(78), "upstream.url has no default: {run:#?}");
+    assert!(run.stderr.contains("upstream") && run.stderr.contains("url"), "{run:#?}");
+}
+
+#[test]
+fn a_good_configuration_is_called_good_and_explained() {
+    let (_dir, path) = config("[upstream]\nurl = \"https://api.example\"\n");
+    let good = run(&["check", "-c", &path]);
+    assert_eq!(good.code, Some(0), "{good:#?}");
+    let explained = run(&["check", "-c", &path, "--explain"]);
+    assert_eq!(explained.code, Some(0), "{explained:#?}");
+    for part in ["RESELLER", "/tools/realtime", "60", "api.example"] {
+        assert!(explained.stdout.contains(part), "{part:?} is not explained: {explained:#?}");
+    }
+}
+
+#[test]
+fn a_cache_that_outlives_the_session_is_refused() {
+    let (_dir, path) =
+        config("[upstream]\nurl = \"https://api.example\"\n[cache]\nttl = \"14m\"\nstale_while_revalidate = \"1m\"\n");
+    let run = run(&["check", "-c", &path]);
+    assert_eq!(run.code, Some(78), "{run:#?}");
+    assert!(run.stderr.contains("session"), "{run:#?}");
+}
+
+#[test]
+fn a_variable_goes_over_the_file() {
+    let (_dir, path) = config("");
+    let variable = [("TELECOMX_GATEWAY__UPSTREAM__URL", "https://from-the-environment.example")];
+    let run = run_binary_with(&variable, &["check", "-c", &path, "--explain"], b"");
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(run.stdout.contains("from-the-environment.example"), "{run:#?}");
+}
+
+#[test]
+fn an_occupied_port_is_told_once_and_clearly() {
+    let origin = Origin::start();
+    let taken = origin.address();
+    let free = unused_port();
+    let toml = |public, admin| {
+        format!(
+            "[server]\nlisten = [\"{public}\"]\n[admin]\nlisten = \"{admin}\"\n[upstream]\nurl = \"http://{taken}\"\n"
+        )
+    };
+    for toml in [toml(taken, free), toml(free, taken)] {
+        let (_dir, path) = config(&toml);
+        let run = run(&["run", "-c", &path]);
+        assert_eq!(run.code, Some(1), "{run:#?}");
+        let said = format!("{}{}", run.stdout, run.stderr);
+        let told = said.lines().filter(|line| line.contains(&taken.to_string()) && line.contains("in use")).count();
+        assert_eq!(told, 1, "{run:#?}");
+        assert!(!said.contains("panicked"), "{run:#?}");
+    }
+}
+
+#[test]
+fn a_term_stops_an_idle_process_at_once() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
+    // A connection that is kept but idle is nothing to wait for.
+    let mut connection = gateway.client().connect();
+    gateway.client().get("/elsewhere").send_on(&mut connection).assert_status(200);
+    let run = gateway.terminate();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(run.took < Duration::from_secs(25), "it waited for nobody: {run:#?}");
+}
+
+#[test]
+fn a_term_waits_for_a_request_in_flight() {
+    for (path, held) in [(P, "/customer/"), ("/elsewhere", "/elsewhere")] {
+        let origin = Origin::start();
+        origin.knows("tok-a", "VIEWER", DUCK);
+        let gate = Gate::closed();
+        origin.when(Rule::on(held).hold(&gate));
+        let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
+        let pending = gateway.client().get(path).bearer("tok-a").start();
+        origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == path));
+        gateway.signal(Signal::SIGTERM);
+        wait_until("it takes no new ones", || {
+            let Ok(_) = gateway.admin().try_connect() else { return true };
+            gateway.admin().get("/readyz").try_send().is_none_or(|response| response.status == 503)
+        });
+        gate.open();
+        pending.finish().assert_status(200);
+        let run = gateway.wait();
+        assert_eq!(run.code, Some(0), "{path}: {run:#?}");
+    }
+}
+
+#[test]
+fn a_request_longer_than_the_drain_is_cut_and_told() {
+    let origin = Origin::start();
+    let gate = Gate::closed();
+    origin.when(Rule::on("/elsewhere").hold(&gate));
+    let mut gateway = Gateway::with(&origin, r#"server.drain = "1s""#);
+    let _pending = gateway.client().get("/elsewhere").start();
+    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    let run = gateway.terminate();
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    gate.open();
+}
+
+#[test]
+fn an_int_stops_at_once_whatever_is_in_flight() {
+    let origin = Origin::start();
+    let gate = Gate::closed();
+    origin.when(Rule::on("/elsewhere").hold(&gate));
+    let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
+    let _pending = gateway.client().get("/elsewhere").start();
+    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    gateway.signal(Signal::SIGINT);
+    let run = gateway.wait();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(run.took < Duration::from_secs(25), "{run:#?}");
+    gate.open();
+}
+
+#[test]
+fn a_document_on_standard_input_is_redacted() {
+    let (_dir, path) = config("[upstream]\nurl = \"https://api.example\"\n");
+    let document = upstream_document(DUCK);
+    let redact = |role: &str, input: &str| run_binary(&["redact", "-c", &path, "--role", role], input.as_bytes());
+    for role in LOWER_ROLES {
+        let run = redact(role, &document);
+        assert_eq!((run.code, run.stdout), (Some(0), redacted_document(DUCK) + "\n"), "{role}");
+    }
+    for role in HIGHER_ROLES {
+        let run = redact(role, &document);
+        assert_eq!((run.code, run.stdout), (Some(0), document.clone() + "\n"), "{role}");
+    }
+    let run = redact("OWNER", r#"{"integrations":{"k":"PLANTED""#);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{}", run.stderr);
+    assert!(!run.stderr.is_empty() && !run.stderr.contains(MARKER), "{}", run.stderr);
+}
+
+#[test]
+fn the_schema_is_json_and_knows_every_table() {
+    let run = run(&["schema"]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    let schema: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    for table in ["server", "admin", "upstream", "identity", "cache", "redaction", "forward", "cors", "log"] {
+        assert!(schema["properties"][table].is_object(), "{table}: {schema}");
+    }
+}
+
+#[test]
+fn every_line_of_the_log_is_json() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, r#"log.format = "json""#);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").header("X-Request-Id", "first-of-all").send().assert_status(200);
+    client.get(P).bearer("tok-unknown").send().assert_status(401);
+    client.get("/elsewhere?token=tok-a&agreementGrantToken=PLANTED").revealed().send().assert_status(200);
+    client.delete("/employee/ee0000000000000000000001/token/tok-a").send();
+    let mut broken = client.connect();
+    broken.send_raw("GET /?token=tok-a HTTP/9.9\r\nX: tok-b\r\n\r\n");
+    broken.rest();
+    origin.stop();
+    client.get("/elsewhere?token=tok-a").send().assert_status(502);
+    client.get("/elsewhere").header("X-Request-Id", "last-of-all").send().assert_status(502);
+    gateway.wait_for_log("first-of-all");
+    gateway.wait_for_log("last-of-all");
+    for line in gateway.log().lines() {
+        let json: Result<serde_json::Value, _> = serde_json::from_str(line);
+        assert!(json.is_ok_and(|json| json.is_object()), "not JSON: {line}");
+    }
+}
+
+#[test]
+fn the_most_talkative_log_tells_no_token_and_no_secret() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "RESELLER", DUCK);
+    let gateway = Gateway::with(&origin, "log = { level = \"trace\", format = \"text\" }");
+    let client = gateway.client();
+    for _ in 0..2 {
+        client.get(P).bearer("tok-a").revealed().send().assert_status(200);
+        client.get(&format!("{P}?token=tok-a")).revealed().send().assert_status(200);
+    }
+    client.get(P).header("Cookie", "token=tok-a").revealed().send().assert_status(200);
+    client.get("/elsewhere?token=tok-a").header("X-API-Key", "tok-a").send().assert_status(200);
+    client.get("/auth/login?username=tok-user&password=tok-password").revealed().send();
+    client.get(P).bearer("tok-a").bearer("tok-b").send().assert_status(400);
+    client.get("/x/%zz?token=tok-a").send().assert_status(400);
+    client.get("/elsewhere").header("X-Request-Id", "the-end").send().assert_status(200);
+    gateway.wait_for_log("the-end");
+}
+
+#[test]
+fn a_log_of_errors_only_is_silent_about_what_went_well() {
+    let origin = Origin::start();
+    let gateway = Gateway::with(&origin, r#"log.access = "errors""#);
+    gateway.client().get("/elsewhere").header("X-Request-Id", "went-well").send().assert_status(200);
+    origin.stop();
+    gateway.client().get("/elsewhere").header("X-Request-Id", "went-wrong").send().assert_status(502);
+    gateway.wait_for_log("went-wrong");
+    assert!(!gateway.log().contains("went-well"));
+}

@@ -1,0 +1,119 @@
+//! Certificates made when a test runs: good ones, one for another name, one that is over.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+
+use super::PATIENCE;
+
+/// One that signs certificates; nobody trusts it unless told.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate with its key.
+pub struct Certificate {
+    certificate: CertificateDer<'static>,
+    key: KeyPair,
+    pem: String,
+}
+
+impl Authority {
+    pub fn new() -> Authority {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = named("stand-in authority");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Authority { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// For `ca_file`.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// For loopback, by address and by name.
+    pub fn certificate(&self) -> Certificate {
+        self.sign(&["127.0.0.1", "localhost"], (2020, 4000))
+    }
+
+    pub fn certificate_for_another_name(&self) -> Certificate {
+        self.sign(&["elsewhere.invalid"], (2020, 4000))
+    }
+
+    pub fn expired_certificate(&self) -> Certificate {
+        self.sign(&["127.0.0.1", "localhost"], (2020, 2021))
+    }
+
+    /// What a server at that address says to `request`, if it has a certificate of ours for that address. The request must
+    /// ask for the connection to be closed.
+    pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
+        let session =
+            ClientConnection::new(Arc::new(self.trusting()), address.ip().into()).map_err(io::Error::other)?;
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = StreamOwned::new(session, stream);
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        match stream.read_to_string(&mut answer) {
+            // Closed without a close_notify, which is no matter here.
+            Err(error) if answer.is_empty() => Err(error),
+            _ => Ok(answer),
+        }
+    }
+
+    /// A client's view of TLS that trusts this authority alone.
+    pub(super) fn trusting(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a trust anchor");
+        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions that the provider knows")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    fn sign(&self, names: &[&str], years: (i32, i32)) -> Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names that a certificate may hold");
+        params.distinguished_name = named("stand-in");
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let signed = params.signed_by(&key, &self.issuer).expect("a signed certificate");
+        Certificate { certificate: signed.der().clone(), pem: signed.pem(), key }
+    }
+}
+
+impl Certificate {
+    /// For `cert_file` and `key_file`.
+    pub fn pem(&self) -> (String, String) {
+        (self.pem.clone(), self.key.serialize_pem())
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions that the provider knows")
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], key)
+            .expect("a certificate with its own key");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}

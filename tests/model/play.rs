@@ -1,0 +1,265 @@
+//! Plays a sequence: the gateway's own story in front of the model's API, on a clock that jumps to whatever happens next.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CACHE_CONTROL, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method};
+use parking_lot::Mutex;
+use telecomx_gateway::api::{self, CustomerId, EmployeeId, NormalPath, Query};
+use telecomx_gateway::cache::{CallerIds, Scope};
+use telecomx_gateway::config::{self, Config};
+use telecomx_gateway::gateway::{self, Gateway, Parts};
+use telecomx_gateway::redact::Policy;
+use telecomx_gateway::reply::Content;
+use telecomx_gateway::telemetry::{Metrics, Record};
+use telecomx_gateway::upstream::Client;
+
+use super::judge::{Answered, Judge};
+use super::steps::{Ask, Change, Fate, Sequence, Step, Wants, Way};
+use super::tally::Tally;
+use super::world::{ADDRESSES, About, CUSTOMERS, EMPLOYEE_OF, EMPLOYEES, End, State, TOKENS, World, wait};
+
+/// Which of the configurations.
+pub const DEFAULTS: usize = 0;
+pub const OTHERS: usize = 1;
+pub const NOTHING_STALE: usize = 2;
+pub const NOTHING_REMEMBERED: usize = 3;
+
+/// What may be configured otherwise; no jitter, so that a sequence plays the same way each time.
+const BOUNDS: [&str; 4] = [
+    "[cache]\nttl_jitter = 0",
+    // Each bound another one, in an order that the defaults do not have.
+    "[identity]\nttl = \"20s\"\nrefresh_after = \"15s\"\nstale_if_error = \"15s\"\nnegative_ttl = \"9s\"\n\
+     [cache]\nttl_jitter = 0\nttl = \"45s\"\nnot_found_ttl = \"4s\"\nforbidden_ttl = \"0s\"\n\
+     stale_while_revalidate = \"70s\"\nstale_if_error = \"30s\"",
+    // Nothing stale, ever.
+    "[identity]\nttl = \"30s\"\nrefresh_after = \"30s\"\nstale_if_error = \"0s\"\nnegative_ttl = \"0s\"\n\
+     [cache]\nttl_jitter = 0\nttl = \"30s\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"0s\"\nforbidden_ttl = \"0s\"",
+    // No identity is remembered, and no answer either.
+    "[identity]\nttl = \"0s\"\nrefresh_after = \"0s\"\n\
+     [cache]\nttl_jitter = 0\nttl = \"0s\"\nnot_found_ttl = \"0s\"\nforbidden_ttl = \"0s\"",
+];
+
+static CONFIGS: LazyLock<Vec<Config>> = LazyLock::new(|| {
+    let parse = |bounds: &&str| {
+        let text = format!("{bounds}\n[upstream]\nurl = \"http://127.0.0.1:1\"");
+        let mut config = config::parse("model", &text, []).unwrap_or_else(|problems| panic!("{problems:?}"));
+        // Minutes are moka's, whose clock stands still.
+        config.identity.max_invalid_per_minute = u32::MAX;
+        config
+    };
+    BOUNDS.iter().map(parse).collect()
+});
+
+static POLICY: LazyLock<Arc<Policy>> =
+    LazyLock::new(|| Arc::new(Policy::compile(&CONFIGS[0].redaction.rules()).expect("the default rules compile")));
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("no name twice")));
+
+/// Longer than anything may take that is under way.
+const LONG: Duration = Duration::from_secs(100);
+
+struct Stage {
+    gateway: Gateway<World>,
+    world: World,
+    judge: Judge,
+    /// The last `ETag` that a token was given for a customer.
+    etags: Mutex<HashMap<(usize, usize), HeaderValue>>,
+}
+
+/// Plays it; what was answered, or the first answer that was wrong.
+pub fn play(sequence: &Sequence) -> Result<Tally, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let config = &CONFIGS[sequence.bounds];
+        let world = World::new(sequence.delays.clone(), sequence.validators);
+        let client = Arc::new(Client::over(world.clone(), &config.upstream, METRICS.clone()));
+        let callers = CallerIds::with_key([7; 32]);
+        let parts = Parts { client, policy: POLICY.clone(), callers, metrics: METRICS.clone() };
+        let judge = Judge::new(config, world.clone());
+        let gateway = Gateway::new(config, parts);
+        let stage = Arc::new(Stage { gateway, world, judge, etags: Mutex::default() });
+        let mut under_way = Vec::new();
+        for (step, gap) in &sequence.steps {
+            let (stage, step) = (stage.clone(), *step);
+            under_way.push(tokio::spawn(async move { stage.take(step).await }));
+            wait(Duration::from_millis((*gap).into())).await;
+        }
+        for task in under_way {
+            match tokio::time::timeout(LONG, task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(panicked)) => return Err(format!("{panicked}")),
+                Err(_) => return Err("a request was never answered".to_owned()),
+            }
+        }
+        stage.judge.verdict()
+    })
+}
+
+impl Stage {
+    async fn take(&self, step: Step) {
+        match step {
+            Step::Ask(ask) => self.ask(ask).await,
+            Step::Pass { change, by, address, fate } => self.pass(change, by, address, fate).await,
+            Step::Elsewhere(change) => self.world.with(|state| apply(state, change)),
+            Step::Login(token, home) => self.world.with(|state| {
+                (state.sessions[token].valid, state.sessions[token].home) = (true, home);
+            }),
+            Step::Control(customer, control) => self.world.with(|state| state.customers[customer].control = control),
+            Step::Fault(fault) => self.world.with(|state| state.fault = fault),
+            Step::Purge(about) => {
+                self.gateway.invalidate(&scope(about), "admin");
+                self.world.with(|state| {
+                    let now = state.moment();
+                    state.ends.push(End { about, seen: now, obeyed: Some(now), answered: Some(now) });
+                });
+            }
+            Step::Nothing => {}
+        }
+    }
+
+    async fn ask(&self, ask: Ask) {
+        let mut headers = bearer(ask.token);
+        let directive = match ask.wants {
+            Wants::Anything => None,
+            Wants::NoCache => Some("no-cache".to_owned()),
+            Wants::MaxAge(seconds) => Some(format!("max-age={seconds}")),
+            Wants::MinFresh(seconds) => Some(format!("min-fresh={seconds}")),
+            Wants::OnlyIfCached => Some("only-if-cached".to_owned()),
+        };
+        if let Some(directive) = directive {
+            headers.insert(CACHE_CONTROL, HeaderValue::try_from(directive).expect("a field value"));
+        }
+        let held = self.etags.lock().get(&(ask.token, ask.customer)).cloned();
+        if let Some(held) = held.filter(|_| ask.way == Way::Conditional) {
+            headers.insert(IF_NONE_MATCH, held);
+        }
+        let query = Query::parse((ask.way == Way::OtherQuery).then_some("x=1")).expect("a query");
+        let question = gateway::Ask {
+            customer: CustomerId::parse(CUSTOMERS[ask.customer].as_bytes()).expect("an id"),
+            query: &query,
+            headers: &headers,
+            address: address(ask.address),
+            has_body: false,
+        };
+        let began = self.world.moment();
+        let mut record = Record::begin(began.at);
+        let reply = self.gateway.answer(&question, &mut record).await;
+        let ended = self.world.moment();
+        if let Content::Whole(representation) | Content::NotModified(representation) = &reply.content {
+            self.etags.lock().insert((ask.token, ask.customer), representation.etag().clone());
+        }
+        self.judge.look_at(&Answered { ask, began, ended, reply: &reply, level: record.level });
+    }
+
+    /// What the proxy does with a request that changes something, step for step: the change is obeyed when the request is
+    /// seen, and again when its answer is, or is known not to come; a 401 ends the identity of its token.
+    async fn pass(&self, change: Change, by: usize, from: usize, fate: Fate) {
+        let (method, path, about) = request(change);
+        let by = match change {
+            Change::Logout(token) | Change::Switch(token, _) => token,
+            _ => by,
+        };
+        let headers = bearer(by);
+        let query = Query::parse(None).expect("a query");
+        let changes = api::changes(&method, &headers, &NormalPath::parse(&path, &[]).expect("a plain path"));
+        let caller = self.gateway.caller_id(&headers, &query);
+        let scopes = self.gateway.scopes(changes, caller, address(from)).await;
+        let obey = |trigger| scopes.iter().for_each(|scope| self.gateway.invalidate(scope, trigger));
+        obey("request");
+        let (at, (before, after)) = self.world.with(|state| {
+            let seen = state.moment();
+            let negative = self.judge.called_invalid(state, by, seen.at);
+            // The one change that is not obeyed in full: of a token that came back while it is remembered as invalid, it is
+            // not known whose it is.
+            let about = if matches!(change, Change::Logout(_)) && negative { About::Token(by) } else { about };
+            let nth = state.ends.iter().filter(|before| before.about == about).count();
+            state.ends.push(End { about, seen, obeyed: None, answered: None });
+            (state.ends.len() - 1, state.delays(nth))
+        });
+        wait(before).await;
+        let known = self.world.with(|state| {
+            let known = state.sessions[by].valid;
+            if known && fate != Fate::Refused {
+                apply(state, change);
+                let now = state.moment();
+                state.ends[at].obeyed = Some(now);
+            }
+            known
+        });
+        wait(after).await;
+        obey(if fate == Fate::Lost { "failed" } else { "answer" });
+        self.world.with(|state| {
+            let now = state.moment();
+            state.ends[at].answered = Some(now);
+        });
+        if !known && fate == Fate::Obeyed {
+            let caller = self.gateway.caller_id(&headers, &query).expect("it has a token").0;
+            self.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+            self.world.with(|state| {
+                let now = state.moment();
+                state.ends.push(End { about: About::Token(by), seen: now, obeyed: Some(now), answered: Some(now) });
+            });
+        }
+    }
+}
+
+/// The request that asks the API for a change, and whose answers it ends.
+fn request(change: Change) -> (Method, String, About) {
+    match change {
+        Change::Write(customer) => {
+            (Method::POST, format!("/customer/{}", CUSTOMERS[customer]), About::Customer(customer))
+        }
+        Change::Exists(customer) => {
+            (Method::DELETE, format!("/customer/{}", CUSTOMERS[customer]), About::Customer(customer))
+        }
+        Change::Logout(token) => (Method::GET, "/auth/logout".into(), About::Employee(EMPLOYEE_OF[token])),
+        Change::DeleteToken(token) => {
+            let employee = EMPLOYEES[EMPLOYEE_OF[token]];
+            (Method::DELETE, format!("/employee/{employee}/token/{}", TOKENS[token]), About::Token(token))
+        }
+        Change::Level(employee, _) => {
+            (Method::POST, format!("/employee/{}", EMPLOYEES[employee]), About::Employee(employee))
+        }
+        Change::Switch(token, _) => (Method::POST, "/auth/organizationreseller".into(), About::Token(token)),
+    }
+}
+
+/// The API obeys.
+fn apply(state: &mut State, change: Change) {
+    match change {
+        Change::Write(customer) => state.customers[customer].version += 1,
+        Change::Exists(customer) => {
+            state.customers[customer].version += 1;
+            state.customers[customer].exists ^= true;
+        }
+        Change::Logout(token) => {
+            let employee = EMPLOYEE_OF[token];
+            let of_employee = |other: &usize| EMPLOYEE_OF[*other] == employee;
+            (0..TOKENS.len()).filter(of_employee).for_each(|other| state.sessions[other].valid = false);
+        }
+        Change::DeleteToken(token) => state.sessions[token].valid = false,
+        Change::Level(employee, level) => state.set_level(employee, level),
+        Change::Switch(token, barred) => state.sessions[token].barred = barred,
+    }
+}
+
+fn scope(about: About) -> Scope {
+    match about {
+        About::Everything => Scope::All,
+        About::Customer(customer) => Scope::Customer(CustomerId::parse(CUSTOMERS[customer].as_bytes()).expect("an id")),
+        About::Employee(employee) => Scope::Employee(EmployeeId::parse(EMPLOYEES[employee]).expect("an id")),
+        About::Token(token) => Scope::Caller(CallerIds::with_key([7; 32]).of(TOKENS[token])),
+    }
+}
+
+fn bearer(token: usize) -> HeaderMap {
+    let value = HeaderValue::try_from(format!("Bearer {}", TOKENS[token])).expect("a field value");
+    HeaderMap::from_iter([(AUTHORIZATION, value)])
+}
+
+fn address(address: usize) -> IpAddr {
+    ADDRESSES[address].parse().expect("an address")
+}

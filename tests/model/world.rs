@@ -1,0 +1,423 @@
+//! The API as the model has it: customers, employees and tokens, faults and delays, and a log of every exchange, so that
+//! each answer of the gateway can be traced to the one exchange that it was made from.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use parking_lot::Mutex;
+use telecomx_gateway::api::AccessLevel;
+use telecomx_gateway::clock;
+use telecomx_gateway::upstream::{Answer, Kind, Request, Transport, UpstreamError};
+
+pub const CUSTOMERS: [&str; 3] = ["5f0000000000000000000001", "5f0000000000000000000002", "5f0000000000000000000003"];
+pub const EMPLOYEES: [&str; 3] = ["ee0000000000000000000001", "ee0000000000000000000002", "ee0000000000000000000003"];
+/// Tokens look alike; two employees have two each.
+pub const TOKENS: [&str; 5] = ["tok-a", "tok-a.", "tok-b", "tok-A", "tok-c"];
+pub const EMPLOYEE_OF: [usize; 5] = [0, 0, 1, 1, 2];
+pub const ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+/// Stands in what no one below RESELLER may see.
+pub const SECRET: &str = "PLANTED";
+
+/// Failures in a row that open the circuit breaker.
+const OPENS_AFTER: u32 = 8;
+
+/// A point in the sequence: numbered, since many things happen at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub number: u64,
+    pub at: Instant,
+}
+
+/// What the API's `Cache-Control` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    Nothing,
+    NoStore,
+    MaxAge(u64),
+    MustRevalidate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Refuses,
+    Hangs,
+    /// It answers with that status.
+    Fails(u16),
+    /// 200, and not a document.
+    Garbles,
+}
+
+/// Which requests a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Struck {
+    Validations,
+    Fetches,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// No address: wherever it is used from.
+    Validation { token: usize, address: Option<usize> },
+    /// `plain`: as the gateway asks for what it may store.
+    Name { token: usize, customer: usize, plain: bool },
+}
+
+/// What the API said, as of when it looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It has not looked yet, or its answer never came.
+    Nothing,
+    Valid(AccessLevel),
+    Invalid,
+    Document {
+        version: u64,
+        control: Control,
+    },
+    Unchanged {
+        version: u64,
+        control: Control,
+    },
+    /// 404 or 403.
+    No(u16),
+    Unauthorized,
+    Trouble(u16),
+    Garbage,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    pub asked: Asked,
+    pub began: Moment,
+    /// When the API looked at what it knows.
+    pub read: Option<Moment>,
+    /// When its answer was there, or none was to come any more.
+    pub ended: Option<Moment>,
+    pub said: Said,
+}
+
+impl Exchange {
+    /// As the circuit breaker sees it.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.said, Said::Nothing | Said::Trouble(502..=504))
+    }
+}
+
+/// Whom something ends the answers of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    Everything,
+    Customer(usize),
+    Employee(usize),
+    Token(usize),
+}
+
+impl About {
+    /// Answers to that token about that customer.
+    pub fn answers(self, token: usize, customer: usize) -> bool {
+        self == About::Customer(customer) || self.identity(token)
+    }
+
+    /// Who that token is.
+    pub fn identity(self, token: usize) -> bool {
+        match self {
+            About::Everything => true,
+            About::Employee(employee) => EMPLOYEE_OF[token] == employee,
+            About::Token(other) => token == other,
+            About::Customer(_) => false,
+        }
+    }
+}
+
+/// Something that passed through the gateway, or was asked of it, and ends answers.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    pub about: About,
+    /// The gateway has seen it.
+    pub seen: Moment,
+    /// The API has obeyed; the same as `seen` where the API has no part in it. None: it never did.
+    pub obeyed: Option<Moment>,
+    /// The gateway has seen that too.
+    pub answered: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Customer {
+    pub version: u64,
+    pub exists: bool,
+    pub control: Control,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    pub valid: bool,
+    /// The customer that it may not see.
+    pub barred: Option<usize>,
+    /// The only address that it is valid from.
+    pub home: Option<usize>,
+}
+
+pub struct State {
+    pub customers: [Customer; 3],
+    pub levels: [AccessLevel; 3],
+    pub sessions: [Session; 5],
+    pub fault: Option<(Fault, Struck)>,
+    pub exchanges: Vec<Exchange>,
+    pub ends: Vec<End>,
+    /// Employees whose level was changed, whichever way.
+    pub level_changes: Vec<usize>,
+    /// Times during which the breaker may be open; the last one may last.
+    pub outages: Vec<(Moment, Option<Moment>)>,
+    unreachable: u32,
+    number: u64,
+    delays: Vec<(u32, u32)>,
+    validators: bool,
+}
+
+/// The API and the log, for everyone who needs them.
+#[derive(Clone)]
+pub struct World(Arc<Mutex<State>>);
+
+impl World {
+    /// `delays`: milliseconds before and after the API looks, taken in turn by exchanges about one thing. `validators`: it sends an `ETag` and heeds it.
+    pub fn new(delays: Vec<(u32, u32)>, validators: bool) -> World {
+        let levels = [AccessLevel::Owner, AccessLevel::Reseller, AccessLevel::Viewer];
+        World(Arc::new(Mutex::new(State {
+            customers: [Customer { version: 1, exists: true, control: Control::Nothing }; 3],
+            levels,
+            sessions: [Session { valid: true, barred: None, home: None }; 5],
+            fault: None,
+            exchanges: Vec::new(),
+            ends: Vec::new(),
+            level_changes: Vec::new(),
+            outages: Vec::new(),
+            unreachable: 0,
+            number: 0,
+            delays,
+            validators,
+        })))
+    }
+
+    pub fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        look(&mut self.0.lock())
+    }
+
+    pub fn moment(&self) -> Moment {
+        self.with(State::moment)
+    }
+}
+
+impl State {
+    pub fn moment(&mut self) -> Moment {
+        self.number += 1;
+        Moment { number: self.number, at: clock::now() }
+    }
+
+    pub fn set_level(&mut self, employee: usize, level: AccessLevel) {
+        self.levels[employee] = level;
+        self.level_changes.push(employee);
+    }
+
+    /// Delays of the `nth` exchange about the same thing: so that a sequence can be cut down without every delay changing.
+    pub fn delays(&self, nth: usize) -> (Duration, Duration) {
+        let (before, after) = self.delays[nth % self.delays.len()];
+        (Duration::from_millis(before.into()), Duration::from_millis(after.into()))
+    }
+
+    fn begin(&mut self, asked: Asked) -> usize {
+        let began = self.moment();
+        self.exchanges.push(Exchange { asked, began, read: None, ended: None, said: Said::Nothing });
+        self.exchanges.len() - 1
+    }
+
+    /// What the API says now.
+    fn look(&mut self, serial: usize, known: Option<u64>) -> Option<Fault> {
+        let now = self.moment();
+        let asked = self.exchanges[serial].asked;
+        let fault = self.fault.filter(|(_, struck)| match asked {
+            Asked::Validation { .. } => *struck != Struck::Fetches,
+            Asked::Name { .. } => *struck != Struck::Validations,
+        });
+        let fault = fault.map(|(fault, _)| fault);
+        let said = match (fault, asked) {
+            (Some(Fault::Refuses | Fault::Hangs), _) => Said::Nothing,
+            (Some(Fault::Fails(status)), _) => Said::Trouble(status),
+            (Some(Fault::Garbles), _) => Said::Garbage,
+            (None, Asked::Validation { token, address }) => {
+                let session = self.sessions[token];
+                let valid = session.valid && (address.is_none() || session.home.is_none() || session.home == address);
+                if valid { Said::Valid(self.levels[EMPLOYEE_OF[token]]) } else { Said::Invalid }
+            }
+            (None, Asked::Name { token, customer, .. }) => {
+                let (session, of) = (self.sessions[token], self.customers[customer]);
+                match (session.valid, of.exists, session.barred == Some(customer)) {
+                    (false, _, _) => Said::Unauthorized,
+                    (_, false, _) => Said::No(404),
+                    (_, _, true) => Said::No(403),
+                    _ if known == Some(of.version) => Said::Unchanged { version: of.version, control: of.control },
+                    _ => Said::Document { version: of.version, control: of.control },
+                }
+            }
+        };
+        let exchange = &mut self.exchanges[serial];
+        (exchange.read, exchange.said) = (Some(now), said);
+        fault
+    }
+
+    fn end(&mut self, serial: usize) {
+        let now = self.moment();
+        let exchange = &mut self.exchanges[serial];
+        exchange.ended = Some(now);
+        let (asked, said) = (exchange.asked, exchange.said);
+        if exchange.is_unreachable() {
+            self.unreachable += 1;
+            if self.unreachable == OPENS_AFTER {
+                self.outages.push((now, None));
+            }
+        } else {
+            self.unreachable = 0;
+            if let Some((_, end @ None)) = self.outages.last_mut() {
+                *end = Some(now);
+            }
+        }
+        if let (Asked::Name { token, .. }, Said::Unauthorized) = (asked, said) {
+            let about = About::Token(token);
+            self.ends.push(End { about, seen: now, obeyed: Some(now), answered: Some(now) });
+        }
+    }
+}
+
+/// What the API sends in that exchange.
+pub fn document(serial: usize, exchange: &Exchange) -> String {
+    match (exchange.said, exchange.asked) {
+        (Said::Document { version, .. }, Asked::Name { customer, .. }) => format!(
+            r#"{{"_id":"{}","serial":{serial},"version":{version},"integrations":{{"x":{{"enabled":true,"key":"{SECRET} {serial}"}}}}}}"#,
+            CUSTOMERS[customer]
+        ),
+        (Said::No(status) | Said::Trouble(status), _) => {
+            format!(r#"{{"error":{{"message":"no","code":"no","status":{status},"serial":{serial}}}}}"#)
+        }
+        (Said::Garbage, _) => format!("garbage, \"serial\":{serial}"),
+        (Said::Valid(level), Asked::Validation { token, .. }) => format!(
+            r#"{{"success":true,"employee":"{}","customer":"{}","accessLevel":"{level}"}}"#,
+            EMPLOYEES[EMPLOYEE_OF[token]], CUSTOMERS[0]
+        ),
+        (Said::Invalid, _) => r#"{"success":false}"#.to_owned(),
+        (Said::Unauthorized, _) => r#"{"error":{"message":"no","code":"expired","status":401}}"#.to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// What a caller sees of it. The other way round than the gateway goes: put together, not taken away.
+pub fn document_seen(serial: usize, exchange: &Exchange, level: AccessLevel) -> String {
+    let whole = document(serial, exchange);
+    if level >= AccessLevel::Reseller {
+        return whole;
+    }
+    match (exchange.said, exchange.asked) {
+        (Said::Document { version, .. }, Asked::Name { customer, .. }) => format!(
+            r#"{{"_id":"{}","serial":{serial},"version":{version},"integrations":{{"x":{{"enabled":true}}}}}}"#,
+            CUSTOMERS[customer]
+        ),
+        _ => whole,
+    }
+}
+
+/// Ends an exchange whose answer nobody waits for any more.
+struct Hangup<'a>(&'a World, usize);
+
+impl Drop for Hangup<'_> {
+    fn drop(&mut self) {
+        self.0.with(|state| {
+            if state.exchanges[self.1].ended.is_none() {
+                state.exchanges[self.1].said = Said::Nothing;
+                state.end(self.1);
+            }
+        });
+    }
+}
+
+impl Transport for World {
+    async fn exchange(&self, request: &Request<'_>) -> Result<Answer, UpstreamError> {
+        let asked = read(request);
+        let (serial, (before, after)) = self.with(|state| {
+            let nth = state.exchanges.iter().filter(|before| before.asked == asked).count();
+            (state.begin(asked), state.delays(nth))
+        });
+        let _hangup = Hangup(self, serial);
+        wait(before).await;
+        let known = request
+            .validators
+            .and_then(|validators| validators.etag.as_ref()?.to_str().ok()?.get(2..)?.strip_suffix('"'));
+        let known = known.and_then(|version| version.parse().ok());
+        let fault = self.with(|state| state.look(serial, known));
+        if fault == Some(Fault::Hangs) {
+            std::future::pending::<()>().await;
+        }
+        wait(after).await;
+        self.with(|state| {
+            state.end(serial);
+            if fault == Some(Fault::Refuses) {
+                return Err(UpstreamError::Connect);
+            }
+            Ok(state.answer(serial))
+        })
+    }
+}
+
+pub async fn wait(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
+fn read(request: &Request<'_>) -> Asked {
+    let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
+    let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("one of the model's own");
+    match request.kind {
+        Kind::Validate => {
+            assert!(path == "/auth/validateToken" && request.token.is_none(), "{path}");
+            let of = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+            let token = find(&TOKENS, of("token=").expect("a token"));
+            Asked::Validation { token, address: of("ip=").map(|address| find(&ADDRESSES, address)) }
+        }
+        Kind::Fetch => {
+            let id = path.strip_prefix("/customer/").and_then(|rest| rest.strip_suffix("/name")).expect("the path");
+            let token = request.token.expect("a fetch is somebody's").expose();
+            Asked::Name { token: find(&TOKENS, token), customer: find(&CUSTOMERS, id), plain: query.is_empty() }
+        }
+    }
+}
+
+impl State {
+    fn answer(&self, serial: usize) -> Answer {
+        let exchange = &self.exchanges[serial];
+        let mut headers = HeaderMap::new();
+        let status = match exchange.said {
+            Said::No(status) | Said::Trouble(status) => status,
+            Said::Unauthorized => 401,
+            Said::Unchanged { .. } => 304,
+            _ => 200,
+        };
+        if let Said::Document { version, control } | Said::Unchanged { version, control } = exchange.said {
+            let control = match control {
+                Control::Nothing => None,
+                Control::NoStore => Some("no-store".to_owned()),
+                Control::MaxAge(seconds) => Some(format!("max-age={seconds}")),
+                Control::MustRevalidate => Some("must-revalidate".to_owned()),
+            };
+            let mut put = |name: &'static str, value: String| {
+                headers.insert(name, HeaderValue::try_from(value).expect("a field value"));
+            };
+            control.into_iter().for_each(|control| put("cache-control", control));
+            if self.validators {
+                put("etag", format!("\"v{version}\""));
+            }
+        }
+        let body = Bytes::from(document(serial, exchange));
+        Answer { status: StatusCode::from_u16(status).expect("a status"), headers, body }
+    }
+}

@@ -1,0 +1,213 @@
+//! The examples of the contract, and what its text says of single cases.
+
+use bytes::Bytes;
+use telecomx_gateway::api::AccessLevel;
+use telecomx_gateway::redact::{Action, Kind, redact, redact_by_answer};
+
+use crate::policy::{HIGHER, LOWER, log_policy, lower, policy, removed};
+
+const PAIRS: [(&str, &str); 2] = [
+    (include_str!("../golden/upstream.json"), include_str!("../golden/below-reseller.json")),
+    (include_str!("../golden/misplaced-upstream.json"), include_str!("../golden/misplaced-below-reseller.json")),
+];
+
+#[test]
+fn lower_roles_get_the_golden_document() {
+    for (upstream, below_reseller) in PAIRS {
+        for level in LOWER {
+            let document = redact(&policy(Action::Remove), level, Bytes::from_static(upstream.as_bytes())).unwrap();
+            assert_eq!(document.kind(), Kind::Object);
+            assert_eq!(document.bytes(), below_reseller.trim_end(), "{level}");
+        }
+    }
+}
+
+#[test]
+fn higher_roles_get_the_apis_own_bytes() {
+    let policy = policy(Action::Remove);
+    for level in HIGHER {
+        for (document, kind) in [
+            (PAIRS[0].0, Kind::Object),
+            (" {\"integrations\" : 1}\n", Kind::Object),
+            ("[1]", Kind::OtherJson),
+            ("\"text\"", Kind::OtherJson),
+            ("", Kind::NotJson),
+            ("id;name\n1;x", Kind::NotJson),
+            ("{\"a\":1,\"a\":2}", Kind::NotJson),
+            ("{\"a\":1", Kind::NotJson),
+            ("\u{feff}{}", Kind::NotJson),
+        ] {
+            let document = Bytes::from_static(document.as_bytes());
+            let revealed = redact(&policy, level, document.clone()).unwrap();
+            assert_eq!((revealed.bytes(), revealed.kind()), (&document, kind), "{level}");
+        }
+    }
+}
+
+#[test]
+fn what_stays_keeps_its_order_and_its_text() {
+    let text = r#"{"z":1.50E+3,"a":-0,"n":12345678901234567890.10,"s":"\u00e6\/é","b":[{},[],"",0]}"#;
+    assert_eq!(removed(text), text);
+    assert_eq!(removed(" { \"a\" :\t[ 1 ,\r\n2 ] } "), r#"{"a":[1,2]}"#);
+    assert_eq!(removed("[{\"name\":\"a\"},1]"), "[{\"name\":\"a\"},1]");
+    assert_eq!(removed(" 7 "), "7");
+}
+
+#[test]
+fn under_a_root_only_named_scalars_stay() {
+    for (document, expected) in [
+        // An object at a public scalar's place, arrays, and paths that are nearly right.
+        (r#"{"integrations":{"x":{"enabled":{"k":"s"}}}}"#, "{}"),
+        (
+            r#"{"integrations":{"x":{"enabled":[true,["s"],{"enabled":1,"k":2}]}}}"#,
+            r#"{"integrations":{"x":{"enabled":[true,["s"],{"enabled":1}]}}}"#,
+        ),
+        (
+            r#"{"integrations":{"criipto":{"domain":"d","Domain":"s","domain ":"s"}}}"#,
+            r#"{"integrations":{"criipto":{"domain":"d"}}}"#,
+        ),
+        (r#"{"integrations":{"criipto":{"x":{"domain":"s"}}}}"#, "{}"),
+        (
+            r#"{"integrations":[{"criipto":[[{"domain":"d","y":1}]]}]}"#,
+            r#"{"integrations":[{"criipto":[[{"domain":"d"}]]}]}"#,
+        ),
+        // A selector is followed by what names say, not by how they are spelled.
+        (r#"{"integrations":{"\u0065nabled":1}}"#, r#"{"integrations":{"\u0065nabled":1}}"#),
+        // Name patterns are not asked there.
+        (
+            r#"{"integrations":{"ms365":{"tenantId":"t"},"token":{"enabled":true}}}"#,
+            r#"{"integrations":{"ms365":{"tenantId":"t"},"token":{"enabled":true}}}"#,
+        ),
+        // The root itself, as anything but an object.
+        (r#"{"integrations":"{\"password\":1}","a":1}"#, r#"{"a":1}"#),
+        (r#"{"integrations":null,"a":1}"#, r#"{"a":1}"#),
+        (r#"{"integrations":[1,"s",[2]],"a":1}"#, r#"{"a":1}"#),
+        // A root in a root is a member.
+        (
+            r#"{"integrations":{"customerIntegrations":{"enabled":true,"k":1}}}"#,
+            r#"{"integrations":{"customerIntegrations":{"enabled":true}}}"#,
+        ),
+    ] {
+        assert_eq!(removed(document), expected, "{document}");
+    }
+}
+
+#[test]
+fn outside_the_roots_secret_names_go_whole() {
+    assert_eq!(
+        removed(r#"{"Password":"s","private_key":{"enabled":true},"x":[{"Api-Key":[1]},{"a":1}],"b":2}"#),
+        r#"{"x":[{"a":1}],"b":2}"#
+    );
+    // A name that means both is a secret.
+    assert_eq!(removed(r#"{"integrations.token":{"enabled":true},"b":2}"#), r#"{"b":2}"#);
+    let forward = policy(Action::Remove).for_forward(&[], false).unwrap();
+    assert_eq!(lower(&forward, r#"{"token":"own","integrations":{"a":1}}"#).unwrap(), r#"{"token":"own"}"#);
+}
+
+#[test]
+fn containers_that_redaction_emptied_go_and_others_stay() {
+    assert_eq!(removed(r#"{"a":[[{"password":1}]],"b":{},"c":[]}"#), r#"{"b":{},"c":[]}"#);
+    assert_eq!(removed(r#"{"integrations":{"a":{},"b":[],"c":{"k":1}}}"#), r#"{"integrations":{"a":{},"b":[]}}"#);
+    assert_eq!(removed(r#"[{"integrations":{"k":1}}]"#), "[]");
+    assert_eq!(removed(r#"{"password":1}"#), "{}");
+}
+
+#[test]
+fn null_and_mask_leave_the_places() {
+    let document =
+        r#"{"integrations":{"k":"s","n":1,"e":{"enabled":true,"l":["s",1]}},"password":"p","token":{"a":1},"d":{}}"#;
+    assert_eq!(
+        lower(&policy(Action::Null), document).unwrap(),
+        r#"{"integrations":{"k":null,"n":null,"e":{"enabled":true,"l":[null,null]}},"password":null,"token":null,"d":{}}"#
+    );
+    assert_eq!(
+        lower(&policy(Action::Mask), document).unwrap(),
+        r#"{"integrations":{"k":"***","n":null,"e":{"enabled":true,"l":["***",null]}},"password":"***","token":null,"d":{}}"#
+    );
+}
+
+#[test]
+fn the_answers_own_level_decides_where_it_is_certain() {
+    let secret = r#""customerIntegrations":{"k":"s"}}"#;
+    for (level, reveals) in [
+        (r#""accessLevel":"ADMIN""#, true),
+        (r#""access\u004cevel":"RESELLER""#, true),
+        (r#""accessLevel":"OWNER""#, false),
+        (r#""accessLevel":"admin""#, false),
+        (r#""accessLevel":["ADMIN"]"#, false),
+        (r#""accessLevel":{"accessLevel":"ADMIN"}"#, false),
+        (r#""accessLevel":7"#, false),
+        (r#""AccessLevel":"ADMIN""#, false),
+        (r#""employee":{"accessLevel":"ADMIN"}"#, false),
+    ] {
+        let document = format!("{{{level},{secret}");
+        let answer = redact_by_answer(&policy(Action::Remove), Bytes::from(document.clone())).unwrap();
+        let expected = if reveals { document.clone() } else { format!("{{{level}}}") };
+        assert_eq!(answer.bytes(), &expected, "{document}");
+    }
+    for document in [
+        r#"{"accessLevel":"ADMIN","accessLevel":"ADMIN","integrations":1}"#,
+        r#"{"accessLevel":"OWNER","access\u004cevel":"ADMIN","integrations":1}"#,
+        r#"{"accessLevel":"ADMIN"} {}"#,
+        r#"{"accessLevel":"ADMIN""#,
+        "accessLevel=ADMIN",
+    ] {
+        assert!(redact_by_answer(&policy(Action::Remove), Bytes::from(document)).is_err(), "{document}");
+    }
+}
+
+#[test]
+fn a_change_of_a_root_loses_both_sides() {
+    for (document, expected) in [
+        (
+            r#"{"path":"integrations.billing.economic.agreementGrantToken","oldValue":"s","newValue":"s"}"#,
+            r#"{"path":"integrations.billing.economic.agreementGrantToken"}"#,
+        ),
+        (
+            r#"{"old_value":"s","newDisplayValue":{"a":"s"},"path":"Integrations[0].x"}"#,
+            r#"{"path":"Integrations[0].x"}"#,
+        ),
+        (r#"{"newValue":"s","path":["integrations","billing"]}"#, r#"{"path":["integrations","billing"]}"#),
+        (
+            r#"{"newValue":"s","path":[["a"],["customer_integrations"]]}"#,
+            r#"{"path":[["a"],["customer_integrations"]]}"#,
+        ),
+        (r#"{"newValue":"s","path":"\u0069ntegrations/x"}"#, r#"{"path":"\u0069ntegrations/x"}"#),
+        // The path in the object around, and in one inside.
+        (
+            r#"{"field":"integrations","changes":[{"path":"x","newValue":"s"}]}"#,
+            r#"{"field":"integrations","changes":[{"path":"x"}]}"#,
+        ),
+        (r#"{"field":{"path":"integrations.x"},"newValue":"s"}"#, r#"{"field":{"path":"integrations.x"}}"#),
+        (
+            r#"{"field":[{"a":{"path":"integrations.x"}}],"newValue":"s"}"#,
+            r#"{"field":[{"a":{"path":"integrations.x"}}]}"#,
+        ),
+        (r#"["integrations",{"newValue":"s"}]"#, r#"["integrations"]"#),
+        // The path as a name: what it leads to is under the root.
+        (r#"{"integrations.criipto":{"newValue":"s"},"a":1}"#, r#"{"a":1}"#),
+        // Other changes stay, beside such ones too.
+        (
+            r#"[{"path":"name","oldValue":"a"},{"path":"integrations.x","oldValue":"s"}]"#,
+            r#"[{"path":"name","oldValue":"a"},{"path":"integrations.x"}]"#,
+        ),
+        (r#"{"path":"disintegrations","oldValue":"a"}"#, r#"{"path":"disintegrations","oldValue":"a"}"#),
+    ] {
+        assert_eq!(lower(&log_policy(Action::Remove), document).unwrap(), expected, "{document}");
+    }
+    let document = r#"{"newValue":"s","oldValue":{"a":1},"path":"integrations"}"#;
+    assert_eq!(
+        lower(&log_policy(Action::Mask), document).unwrap(),
+        r#"{"newValue":"***","oldValue":null,"path":"integrations"}"#
+    );
+    assert_eq!(removed(document), document, "only where the policy says so");
+}
+
+#[test]
+fn nothing_of_the_document_shows_in_what_is_logged() {
+    let document = Bytes::from_static(b"{\"integrations\":\"s3cret\" s3cret");
+    let refusal = redact(&policy(Action::Remove), AccessLevel::Owner, document.clone()).unwrap_err();
+    assert_eq!((refusal.to_string().as_str(), refusal.as_str()), ("not JSON (byte 25)", "not_json"));
+    let revealed = redact(&policy(Action::Remove), AccessLevel::Admin, document).unwrap();
+    assert_eq!(format!("{revealed:?}"), "Redacted(NotJson, 31 bytes)");
+}

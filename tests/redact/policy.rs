@@ -1,0 +1,63 @@
+//! The policies under test, and how a document goes through one.
+
+use bytes::Bytes;
+use telecomx_gateway::api::AccessLevel;
+use telecomx_gateway::redact::{Action, Policy, Refusal, Rules, redact};
+
+/// Every level below the one that sees everything.
+pub const LOWER: [AccessLevel; 5] =
+    [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager, AccessLevel::Owner];
+
+pub const HIGHER: [AccessLevel; 3] = [AccessLevel::Reseller, AccessLevel::ResellerAdmin, AccessLevel::Admin];
+
+pub const ACTIONS: [Action; 3] = [Action::Remove, Action::Null, Action::Mask];
+
+/// The defaults of the contract.
+pub fn rules(action: Action) -> Rules {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    Rules {
+        reveal_to: AccessLevel::Reseller,
+        roots: list(&["integrations", "customerIntegrations"]),
+        public: list(&[
+            "**.enabled",
+            "**.economic.accrual",
+            "**.uniconta.companyId",
+            "**.criipto.{clientId,domain,clientIdRealm}",
+            "**.also.customerId",
+            "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
+            "**.ms365.calendarShowAsMappings.*",
+            "**.ms365.calendarCategoryMappings.{category,presence}",
+            "**.mvnoPrivate.portal",
+        ]),
+        secret_names: list(&[
+            "*password*",
+            "*secret*",
+            "*token*",
+            "*apikey*",
+            "*api_key*",
+            "*credential*",
+            "*privatekey*",
+        ]),
+        action,
+    }
+}
+
+pub fn policy(action: Action) -> Policy {
+    Policy::compile(&rules(action)).expect("the rules of the contract")
+}
+
+/// The policy for `/log/**`.
+pub fn log_policy(action: Action) -> Policy {
+    policy(action).for_forward(&[], true).expect("no names at all")
+}
+
+/// The document as an owner sees it.
+pub fn lower(policy: &Policy, document: impl AsRef<[u8]>) -> Result<String, Refusal> {
+    let redacted = redact(policy, AccessLevel::Owner, Bytes::copy_from_slice(document.as_ref()))?;
+    Ok(String::from_utf8(redacted.into_bytes().to_vec()).expect("what is redacted is UTF-8"))
+}
+
+/// The same, by the default policy, of a document that must pass.
+pub fn removed(document: &str) -> String {
+    lower(&policy(Action::Remove), document).unwrap_or_else(|refusal| panic!("{document}: {refusal}"))
+}
