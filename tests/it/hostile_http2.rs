@@ -209,6 +209,23 @@ fn a_body_of_another_length_than_told_is_never_whole() {
 }
 
 #[test]
+fn a_body_of_no_length_may_end_with_its_fields_or_after_them() {
+    let (origin, gateway) = scene();
+    for (number, flags) in [Frames::END_HEADERS | Frames::END_STREAM, Frames::END_HEADERS].into_iter().enumerate() {
+        let path = format!("/length/{number}");
+        let mut frames = Frames::open(&gateway.client(), &[]);
+        let list = [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", &path), ("content-length", "0")];
+        let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
+        frames.send(Frames::HEADERS, flags, 1, &fields(&list)).expect("an open connection");
+        if flags & Frames::END_STREAM == 0 {
+            frames.send(Frames::DATA, Frames::END_STREAM, 1, b"").expect("an open connection");
+        }
+        assert!(frames.outcome(1).is_ok(), "{flags}");
+        assert_eq!(origin.count(|seen| seen.path() == path && seen.complete), 1);
+    }
+}
+
+#[test]
 fn a_head_that_is_too_large_is_refused() {
     let (origin, gateway) = scene();
     let before = origin.requests();

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -80,7 +81,8 @@ pub struct Origin {
 }
 
 enum Serving {
-    Listening(JoinHandle<()>),
+    /// The task that accepts, and what tells it to end.
+    Listening(JoinHandle<()>, oneshot::Sender<()>),
     /// Bound but not listening: connections are refused and nobody else gets the port.
     Refusing(TcpSocket),
     Changing,
@@ -117,11 +119,11 @@ impl Origin {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Ends every connection and refuses new ones.
+    /// Ends every connection and refuses new ones: once this returns, nothing more is answered.
     pub fn stop(&self) {
         let mut serving = self.serving.lock();
-        if let Serving::Listening(task) = std::mem::replace(&mut *serving, Serving::Changing) {
-            task.abort();
+        if let Serving::Listening(task, end) = std::mem::replace(&mut *serving, Serving::Changing) {
+            drop(end);
             let _ = runtime().block_on(task);
             let _inside = runtime().enter();
             *serving = Serving::Refusing(bound(self.address));
@@ -134,7 +136,9 @@ impl Origin {
         let _inside = runtime().enter();
         if let Serving::Refusing(socket) = std::mem::replace(&mut *serving, Serving::Changing) {
             let listener = socket.listen(1024).expect("listening on a bound socket");
-            *serving = Serving::Listening(runtime().spawn(accept(listener, self.tls.clone(), self.shared.clone())));
+            let (end, ended) = oneshot::channel();
+            let accepting = accept(listener, self.tls.clone(), self.shared.clone(), ended);
+            *serving = Serving::Listening(runtime().spawn(accepting), end);
         }
     }
 
@@ -245,7 +249,7 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        if let Serving::Listening(task) = self.serving.get_mut() {
+        if let Serving::Listening(task, _) = self.serving.get_mut() {
             task.abort();
         }
     }
@@ -285,10 +289,22 @@ fn bound(address: SocketAddr) -> TcpSocket {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Dropped with this task, which ends the connections.
+/// Accepts until `ended`, and returns when the last connection's task has: an aborted task may yet finish what it is at.
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    mut ended: oneshot::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => break,
+            },
+            _ = &mut ended => break,
+        };
         let number = shared.change(|state| {
             state.connections += 1;
             state.connections - 1
@@ -296,6 +312,8 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         connections.spawn(serve(stream, number, tls.clone(), shared.clone()));
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn serve(stream: TcpStream, number: usize, tls: Option<TlsAcceptor>, shared: Arc<Shared>) -> io::Result<()> {
