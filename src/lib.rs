@@ -15,6 +15,8 @@ pub mod cli;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
+pub mod cluster;
+#[cfg(feature = "server")]
 pub mod fetch;
 #[cfg(feature = "server")]
 pub mod forward;
