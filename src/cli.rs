@@ -1,5 +1,8 @@
 //! The command line: arguments, configuration, exit codes.
 
+mod health;
+mod pages;
+
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -7,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::api::AccessLevel;
 use crate::config::{self, Config};
@@ -36,7 +39,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves
+    /// Serves, as a configuration says
     Run {
         /// The configuration
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
@@ -49,13 +52,14 @@ enum Command {
     Demo,
     /// Serves the sandbox of the API alone
     Sandbox {
+        /// Where it listens
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
         listen: SocketAddr,
         /// Milliseconds added to every answer
         #[arg(long, value_name = "MS", default_value_t = 0)]
         latency: u64,
     },
-    /// Validates a configuration
+    /// Says all that is wrong with a configuration, or what the gateway will do with it
     Check {
         /// The configuration
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
@@ -73,8 +77,26 @@ enum Command {
         #[arg(long, value_name = "ROLE")]
         role: AccessLevel,
     },
-    /// Prints the JSON Schema of the configuration
-    Schema,
+    /// Prints the JSON Schema of the configuration, or its reference for people
+    Schema {
+        /// The reference, as Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Asks the gateway that runs with a configuration whether it is ready
+    Healthcheck {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
+        config: PathBuf,
+    },
+    /// Prints the completions of a shell
+    Completions {
+        /// Which shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page
+    Man,
 }
 
 /// What ended a command: what to say, and the exit code.
@@ -137,10 +159,14 @@ fn obey(command: Command) -> Result<(), Ending> {
             }
         }
         Command::Redact { config, role } => redact_input(&load(&config)?, role),
-        Command::Schema => {
+        Command::Schema { markdown: true } => say(config::reference().trim_end()),
+        Command::Schema { markdown: false } => {
             let schema = serde_json::to_string_pretty(&config::schema()).map_err(Ending::failed)?;
             say(schema)
         }
+        Command::Healthcheck { config } => health::ask(load(&config)?.admin.listen).map_err(Ending::failed),
+        Command::Completions { shell } => say(pages::completions(shell, Arguments::command()).trim_end()),
+        Command::Man => say(pages::manual(Arguments::command()).trim_end()),
     }
 }
 

@@ -205,6 +205,37 @@ impl Kind {
         }
     }
 
+    /// What may be written, for the reference.
+    pub(super) fn in_words(&self) -> String {
+        match self {
+            Kind::Whole { min, max } => format!("whole number from {min} to {max}"),
+            Kind::Fraction { max } => format!("number from 0 to {max}"),
+            Kind::Flag => "`true` or `false`".to_owned(),
+            Kind::Duration { min } if min.is_zero() => "duration".to_owned(),
+            Kind::Duration { .. } => "duration, not `\"0s\"`".to_owned(),
+            Kind::Size { min, max } => format!("size from {} to {}", units::show_size(*min), units::show_size(*max)),
+            Kind::Word(words) => {
+                let words: Vec<_> = quoted(words).iter().map(|word| format!("`{word}`")).collect();
+                format!("one of {}", words.join(", "))
+            }
+            Kind::Listen => "IP address and port".to_owned(),
+            Kind::Network => "network or IP address".to_owned(),
+            Kind::UpstreamUrl => "URL without a path".to_owned(),
+            Kind::File => "path of a file".to_owned(),
+            Kind::Cookie => "name of a cookie".to_owned(),
+            Kind::Member => "name of a member".to_owned(),
+            Kind::NamePattern => "pattern of a name".to_owned(),
+            Kind::Selector => "selector".to_owned(),
+            Kind::PathPattern => "pattern of a path".to_owned(),
+            Kind::Origin => "origin".to_owned(),
+            Kind::Origins => "list of origins, or `\"*\"`".to_owned(),
+            Kind::List { of, at_least } => {
+                let not_empty = if *at_least > 0 { ", not empty" } else { "" };
+                format!("list{not_empty}; each: {}", of.in_words())
+            }
+        }
+    }
+
     /// What an editor can check; the fine print of addresses and patterns is left to `parse`.
     pub(super) fn schema(&self) -> Json {
         let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });

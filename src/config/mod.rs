@@ -13,6 +13,7 @@ mod kind;
 mod pattern;
 mod problem;
 mod read;
+mod reference;
 mod schema;
 mod units;
 
@@ -33,6 +34,7 @@ use crate::redact::{Action, Rules};
 
 pub use explain::explain;
 pub use problem::{Place, Problem, Problems};
+pub use reference::reference;
 pub use schema::schema;
 
 use problem::Wrong;

@@ -6,6 +6,7 @@
 mod admin;
 mod cache;
 mod changes;
+mod commands;
 mod corpus;
 mod errors;
 mod every_change;

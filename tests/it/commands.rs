@@ -1,0 +1,141 @@
+//! What people and packages use of the command line: help, health check, completions, the manual page.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::support::*;
+
+const COMMANDS: [&str; 9] =
+    ["run", "demo", "sandbox", "check", "redact", "schema", "healthcheck", "completions", "man"];
+
+fn said(arguments: &[&str]) -> String {
+    let run = run_binary(arguments, b"");
+    assert_eq!(run.code, Some(0), "{arguments:?}: {run:#?}");
+    run.stdout
+}
+
+/// Gives `input` to a program of the machine; `None` where it is not installed.
+fn through(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("MANWIDTH", "80")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let text = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+#[test]
+fn every_help_fits_a_screen_of_80_by_24() {
+    let mut all = vec![vec!["--help"], vec!["-h"]];
+    all.extend(COMMANDS.iter().map(|command| vec![*command, "--help"]));
+    for arguments in all {
+        let run = run_binary_with(&[("COLUMNS", "80")], &arguments, b"");
+        assert_eq!(run.code, Some(0), "{arguments:?}: {run:#?}");
+        let help = run.stdout;
+        assert!(help.lines().count() <= 24, "{arguments:?}: {help}");
+        let wide = help.lines().find(|line| line.chars().count() > 80);
+        assert!(wide.is_none(), "{arguments:?}: {wide:?}");
+    }
+}
+
+#[test]
+fn a_version_is_one_line() {
+    for option in ["-V", "--version"] {
+        assert_eq!(said(&[option]), format!("telecomx-gateway {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn nothing_is_coloured_that_goes_into_a_pipe() {
+    let wrong: [&[&str]; 4] = [&["--help"], &["run", "--help"], &["nonsense"], &["check", "-c", "/nowhere"]];
+    for arguments in wrong {
+        let run = run_binary(arguments, b"");
+        assert!(!format!("{}{}", run.stdout, run.stderr).contains('\u{1b}'), "{arguments:?}: {run:#?}");
+    }
+}
+
+#[test]
+fn a_health_check_passes_while_the_gateway_is_ready_and_fails_when_it_is_gone() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::start(&origin);
+    let config = gateway.config_file().display().to_string();
+    let well = run_binary(&["healthcheck", "-c", &config], b"");
+    assert_eq!((well.code, well.stdout.as_str()), (Some(0), ""), "{well:#?}");
+    // The dropped gateway would take its folder along.
+    let text = std::fs::read_to_string(&config).expect("its configuration");
+    assert_eq!(gateway.terminate().code, Some(0));
+    let dir = TempDir::new();
+    let config = dir.write("gateway.toml", &text).display().to_string();
+    let gone = run_binary(&["healthcheck", "-c", &config], b"");
+    assert_eq!(gone.code, Some(1), "{gone:#?}");
+    assert!(gone.stderr.contains("no answer from the admin listener"), "{gone:#?}");
+}
+
+#[test]
+fn a_health_check_fails_while_a_gateway_is_not_ready() {
+    let draining = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = draining.local_addr().expect("its address");
+    let answering = std::thread::spawn(move || {
+        let (mut caller, _) = draining.accept().expect("a caller");
+        let mut lines = BufReader::new(caller.try_clone().expect("a descriptor")).lines();
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        caller.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").expect("it reads");
+    });
+    let dir = TempDir::new();
+    let text = format!("[admin]\nlisten = \"{address}\"\n[upstream]\nurl = \"http://127.0.0.1:1\"\n");
+    let config = dir.write("gateway.toml", &text).display().to_string();
+    let unwell = run_binary(&["healthcheck", "-c", &config], b"");
+    assert_eq!(unwell.code, Some(1), "{unwell:#?}");
+    assert!(unwell.stderr.contains("not ready") && unwell.stderr.contains("503"), "{unwell:#?}");
+    answering.join().expect("it answered");
+}
+
+#[test]
+fn completions_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = said(&["completions", shell]);
+        for command in COMMANDS {
+            assert!(text.contains(command), "{shell} does not complete {command}");
+        }
+    }
+    assert_eq!(run_binary(&["completions", "csh"], b"").code, Some(2));
+}
+
+#[test]
+fn bash_completes_a_command_and_its_options() {
+    let script = said(&["completions", "bash"]);
+    // As bash does it at the tab key: the words, which of them is meant, and the registered function.
+    let ask = |words: &str, at: usize| {
+        let asked = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={at}\n\
+             function=$(complete -p telecomx-gateway | grep -oE -- '-F [^ ]+') && ${{function#-F }} telecomx-gateway \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{at} - 1]}}\"\n\
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
+        );
+        let (good, answer) = through("bash", &[], &asked).expect("bash, which the scripts need too");
+        assert!(good, "{answer}");
+        answer
+    };
+    let commands = ask("telecomx-gateway he", 1);
+    assert!(commands.lines().any(|line| line == "healthcheck"), "{commands}");
+    let options = ask("telecomx-gateway check --", 2);
+    assert!(options.lines().any(|line| line == "--explain"), "{options}");
+}
+
+#[test]
+fn the_manual_page_has_no_fault_and_tells_every_command() {
+    let page = said(&["man"]);
+    let Some((good, text)) = through("man", &["--warnings", "-E", "UTF-8", "-l", "-"], &page) else {
+        println!("skipped: the_manual_page_has_no_fault_and_tells_every_command: man is not installed");
+        return;
+    };
+    assert!(good && !text.contains("warning"), "{text}");
+    for part in COMMANDS.iter().chain(&["EXIT STATUS", "SIGNALS", "78", "--explain", "config/gateway.toml"]) {
+        assert!(text.contains(part), "{part} is not told: {text}");
+    }
+}
