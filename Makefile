@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz cache-tests
+.PHONY: help demo test check bench fuzz cache-tests deb try-deb sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,3 +33,15 @@ fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 
 cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
 	@scripts/cache-tests
+
+deb: ## The Debian package of a release build, in target/debian
+	@scripts/setup package
+	@scripts/deb
+
+try-deb: ## Installs that package on a Debian with a systemd of its own, and runs, reloads, upgrades, removes it (as root)
+	@scripts/setup try-deb
+	@scripts/try-deb
+
+sbom: ## What the binary is made of: target/sbom.cdx.json (CycloneDX)
+	@scripts/setup package
+	@scripts/sbom

@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target=${CARGO_TARGET_DIR:-target}
 # Behind the machine's own tools: one that is installed already is used.
-PATH=$PATH:$PWD/$target/tools/bin
+PATH=$PATH:$PWD/$target/tools/bin:$PWD/$target/cargo-tools/bin
 
 own_record=
 if [[ -z ${RECORD:-} ]]; then
