@@ -315,6 +315,7 @@ mod tests {
             "integrationſ",
             "integ\u{3164}rations",
             "_integrations",
+            "integrati[ons",
             "integ\0rations",
             "customerIntegrations",
             "customer-integrations",

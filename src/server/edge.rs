@@ -17,10 +17,11 @@ use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout_at;
 
+use super::chunks::Chunks;
 use super::head;
-use super::replay::Replayed;
 use super::setup::{Current, Limits};
-use crate::api::ApiError;
+use super::wrapped::Wrapped;
+use crate::api::{ApiError, Refusal};
 use crate::reply::{Cors, Reply};
 use crate::telemetry::Record;
 
@@ -60,8 +61,8 @@ pub struct Edge<A> {
 }
 
 enum Head {
-    /// A whole head, judged, with what came behind it.
-    Http1(BytesMut),
+    /// A whole head, judged, with what came behind it; and the watch over the chunked body that follows, if one does.
+    Http1(BytesMut, Option<Chunks>),
     /// HTTP/2, with all that was read.
     Http2(BytesMut),
     Refused(ApiError),
@@ -116,7 +117,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                 }
                 // A head that ends its lines with LF alone would never end here.
                 if memchr::memmem::find(&buffer, b"\n\n").is_some() {
-                    return Head::Refused(ApiError::BadRequest(crate::api::Refusal::Malformed));
+                    return Head::Refused(ApiError::BadRequest(Refusal::Malformed));
                 }
             }
             buffer.reserve(READ);
@@ -167,7 +168,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
 
     /// Gives back what was read, so that pingora reads it again.
     async fn hand_over_http2(&self, stream: Stream, read: BytesMut, shutdown: &ShutdownWatch) {
-        ServerApp::process_new(&self.app, Box::new(Replayed { read, stream }), shutdown).await;
+        ServerApp::process_new(&self.app, Box::new(Wrapped::http2(stream, read)), shutdown).await;
     }
 }
 
@@ -176,10 +177,16 @@ fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Head {
         return Head::Refused(ApiError::HeadTooLarge);
     }
     match head::judge(&buffer[..end]) {
-        Ok(None) => Head::Http1(buffer),
-        Ok(Some(mut rewritten)) => {
-            rewritten.extend_from_slice(&buffer.split_off(end));
-            Head::Http1(rewritten)
+        Ok(passed) => {
+            let mut chunks = passed.chunked.then(Chunks::default);
+            if chunks.as_mut().is_some_and(|chunks| chunks.read(&buffer[end..]).is_err()) {
+                return Head::Refused(ApiError::BadRequest(Refusal::Framing));
+            }
+            if let Some(mut instead) = passed.instead {
+                instead.extend_from_slice(&buffer.split_off(end));
+                buffer = instead;
+            }
+            Head::Http1(buffer, chunks)
         }
         Err(error) => Head::Refused(error),
     }
@@ -215,8 +222,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
             let limits = self.current.load().limits;
-            let buffer = match Self::read_head(limits, &mut stream, settings.is_none(), shutdown).await {
-                Head::Http1(buffer) => buffer,
+            let (buffer, chunks) = match Self::read_head(limits, &mut stream, settings.is_none(), shutdown).await {
+                Head::Http1(buffer, chunks) => (buffer, chunks),
                 Head::Http2(buffer) => {
                     self.hand_over_http2(stream, buffer, shutdown).await;
                     return None;
@@ -227,6 +234,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
                 }
                 Head::Gone => return None,
             };
+            if let Some(chunks) = chunks {
+                stream = Box::new(Wrapped::watched(stream, chunks));
+            }
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings.take() {
                 settings.apply_to_session(&mut session);
@@ -237,6 +247,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
             session.set_pipelined_prefix(buffer);
             let reused = self.app.process_new_http(session, shutdown).await?;
             (stream, settings) = reused.consume();
+            stream = Wrapped::unwatched(stream);
             settings.as_ref()?;
         }
     }

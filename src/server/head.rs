@@ -39,12 +39,20 @@ pub fn end(buffer: &[u8]) -> Option<usize> {
     memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// Judges a whole head. `Ok(None)`: pass it on as it came; `Ok(Some)`: pass this on instead (an absolute target was
-/// made an origin-form one).
+/// A head that may be passed on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// To be passed on in its place: an absolute target was made an origin-form one.
+    pub instead: Option<BytesMut>,
+    /// A chunked body follows.
+    pub chunked: bool,
+}
+
+/// Judges a whole head.
 ///
 /// # Errors
 /// Malformed, ambiguous, too many fields, or a method that is not served.
-pub fn judge(head: &[u8]) -> Result<Option<BytesMut>, ApiError> {
+pub fn judge(head: &[u8]) -> Result<Passed, ApiError> {
     let malformed = ApiError::BadRequest(Refusal::Malformed);
     if !lines_end_in_crlf(head) || head.contains(&0) {
         return Err(malformed);
@@ -62,9 +70,9 @@ pub fn judge(head: &[u8]) -> Result<Option<BytesMut>, ApiError> {
     if matches!(method, "CONNECT" | "TRACE") {
         return Err(ApiError::MethodNotAllowed);
     }
-    let host = fields_agree(request.headers, minor)?;
+    let (host, chunked) = fields_agree(request.headers, minor)?;
     let origin_form = check_target(method, target, host)?;
-    Ok(origin_form.map(|path| {
+    let instead = origin_form.map(|path| {
         let mut rewritten = BytesMut::with_capacity(head.len());
         rewritten.put_slice(method.as_bytes());
         rewritten.put_u8(b' ');
@@ -72,7 +80,8 @@ pub fn judge(head: &[u8]) -> Result<Option<BytesMut>, ApiError> {
         let rest = memchr::memmem::find(head, b" HTTP/").unwrap_or(head.len());
         rewritten.put_slice(&head[rest..]);
         rewritten
-    }))
+    });
+    Ok(Passed { instead, chunked })
 }
 
 /// A head that httparse does not read: CONNECT and TRACE still get their own answer.
@@ -92,8 +101,8 @@ fn lines_end_in_crlf(head: &[u8]) -> bool {
     })
 }
 
-/// Checks the fields against each other; gives the value of `Host`.
-fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<Option<&'a [u8]>, ApiError> {
+/// Checks the fields against each other; gives the value of `Host`, and whether a chunked body follows.
+fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Option<&'a [u8]>, bool), ApiError> {
     let framing = ApiError::BadRequest(Refusal::Framing);
     let (mut host, mut length, mut coding) = (None, None, None);
     for field in fields {
@@ -122,8 +131,8 @@ fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<Option
         return Err(framing);
     }
     match host {
-        Some(value) if is_authority(value) => Ok(host),
-        None if minor == 0 => Ok(None),
+        Some(value) if is_authority(value) => Ok((host, coding.is_some())),
+        None if minor == 0 => Ok((None, false)),
         _ => Err(ApiError::BadRequest(Refusal::MissingHost)),
     }
 }
@@ -197,7 +206,7 @@ mod tests {
 
     fn judged(line: &str, fields: &str) -> Result<Option<String>, ApiError> {
         let head = format!("{line}\r\n{fields}\r\n");
-        judge(head.as_bytes()).map(|other| other.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
+        judge(head.as_bytes()).map(|passed| passed.instead.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
     }
 
     const GET: &str = "GET / HTTP/1.1";
@@ -215,6 +224,14 @@ mod tests {
         ] {
             assert_eq!(judged(line, fields), Ok(None), "{line} {fields}");
         }
+    }
+
+    #[test]
+    fn a_chunked_body_is_told_of() {
+        let chunked =
+            |fields: &str| judge(format!("POST / HTTP/1.1\r\n{HOST}{fields}\r\n").as_bytes()).unwrap().chunked;
+        assert!(chunked("Transfer-Encoding: chunked\r\n") && chunked("TRANSFER-encoding:CHUNKED\r\n"));
+        assert!(!chunked("Content-Length: 5\r\n") && !chunked(""));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod certificate;
+mod chunks;
 mod edge;
 mod head;
 mod lifecycle;
@@ -9,9 +10,9 @@ mod listening;
 mod pace;
 mod proxy;
 mod redacted;
-mod replay;
 mod setup;
 mod start;
+mod wrapped;
 
 pub use setup::Source;
 pub use start::{StartError, check, run};

@@ -22,6 +22,7 @@ use super::lifecycle::Busy;
 use super::pace::Pace;
 use super::redacted::Veil;
 use super::setup::{Current, Setup};
+use super::wrapped::is_doubtful;
 use crate::api::{
     AccessLevel, ApiError, Change, CustomerId, NormalPath, Query, Refusal, changes, credentials_agree, holds_credential,
 };
@@ -506,7 +507,8 @@ impl ProxyHttp for Proxy {
         exchange.record.status = api_error.status();
         let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
         let gone = *error.esource() == ErrorSource::Downstream
-            && matches!(error.etype(), ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed);
+            && matches!(error.etype(), ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed)
+            && !is_doubtful(error);
         if !begun && !gone {
             session.set_keepalive(None);
             let _ = self.write(session, exchange, &Reply::from(api_error)).await;

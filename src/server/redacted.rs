@@ -222,6 +222,11 @@ impl Proxy {
                 if !exchange.pace.keeps_up(chunk.len(), Instant::now()) {
                     return Err(Failure::Caller);
                 }
+                // Nothing comes where the head of a chunk came in part, or an empty frame. Written, it would be the last
+                // chunk, and what follows it a request of its own.
+                if chunk.is_empty() {
+                    continue;
+                }
                 api.write_request_body(chunk, false).await.map_err(upstream)?;
             }
         }

@@ -383,3 +383,30 @@ fn a_connection_without_a_stream_ends_with_the_keepalive_time() {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     still_right(&gateway);
 }
+
+/// Passed on as a chunk of its own it would be the last one.
+#[test]
+fn an_empty_frame_does_not_end_a_body() {
+    let (origin, gateway) = scene();
+    for path in ["/empty", "/log/empty"] {
+        let mut frames = Frames::open(&gateway.client(), &[]);
+        let list: Vec<_> = [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", path)]
+            .into_iter()
+            .chain([("authorization", "Bearer tok-a")])
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+        let pieces: [&[u8]; 4] = [b"ab", b"", b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n", b""];
+        for piece in pieces {
+            frames.send(Frames::DATA, 0, 1, piece).expect("an open connection");
+            // So that each is passed on by itself.
+            pace(Duration::from_millis(20));
+        }
+        frames.send(Frames::DATA, Frames::END_STREAM, 1, b"cd").expect("an open connection");
+        assert!(frames.outcome(1).is_ok(), "{path}");
+        let seen = origin.last(path).expect("it was forwarded");
+        assert_eq!(String::from_utf8_lossy(&seen.body), "abGET /hidden HTTP/1.1\r\nHost: x\r\n\r\ncd", "{path}");
+    }
+    assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0);
+    still_right(&gateway);
+}
