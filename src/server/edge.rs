@@ -3,6 +3,7 @@
 //!
 //! A head that passes is handed over byte for byte; pingora reads it again and does the rest. HTTP/2 is handed over whole.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::chunks::Chunks;
 use super::head;
@@ -51,11 +53,29 @@ pub enum Side {
     Admin,
 }
 
+/// TLS on some of the listeners. It is spoken here and not by pingora's listener, so that a handshake is counted as a
+/// connection and has the deadline of a head; pingora gives each 60 s, without a number.
+pub struct Tls {
+    pub acceptor: Acceptor,
+    pub listen: Vec<SocketAddr>,
+}
+
+impl Tls {
+    /// Whether the connection came to one of those listeners.
+    fn is_spoken_on(&self, stream: &Stream) -> bool {
+        let digest = stream.get_socket_digest();
+        let Some(local) = digest.as_ref().and_then(|digest| digest.local_addr()?.as_inet()) else { return false };
+        let own = |at: &SocketAddr| at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical();
+        self.listen.iter().any(|at| at.port() == local.port() && own(at))
+    }
+}
+
 /// The application that pingora's listeners hand connections to, in front of one that speaks HTTP.
 pub struct Edge<A> {
     app: Arc<A>,
     current: Arc<Current>,
     side: Side,
+    tls: Option<Tls>,
     connections: AtomicUsize,
     turned_away: AtomicUsize,
 }
@@ -71,9 +91,17 @@ enum Head {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
-    pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
+    pub fn new(app: A, current: Arc<Current>, side: Side, tls: Option<Tls>) -> Self {
         let (connections, turned_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Edge { app: Arc::new(app), current, side, connections, turned_away }
+        Edge { app: Arc::new(app), current, side, tls, connections, turned_away }
+    }
+
+    /// The connection in plain: as it is, or within TLS. `None`: there was no handshake, or not in time.
+    async fn in_plain(&self, stream: Stream) -> Option<Stream> {
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.is_spoken_on(&stream)) else { return Some(stream) };
+        let longest = self.current.load().limits.header_timeout;
+        let handshake = tls.acceptor.tls_handshake(Wrapped::plain(stream));
+        Some(Box::new(timeout(longest, handshake).await.ok()?.ok()?))
     }
 
     fn max_connections(&self) -> usize {
@@ -211,14 +239,16 @@ impl Drop for Counted<'_> {
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let Some(_counted) = Counted::below(&self.connections, self.max_connections()) else {
             // Those who are told why are counted apart, or a flood of them would keep the others out.
             if let Some(_counted) = Counted::below(&self.turned_away, MAX_TURNED_AWAY) {
+                let stream = self.in_plain(stream).await?;
                 self.refuse(stream, ApiError::Unavailable).await;
             }
             return None;
         };
+        let mut stream = self.in_plain(stream).await?;
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
             let limits = self.current.load().limits;

@@ -20,14 +20,14 @@ use tokio::sync::Semaphore;
 
 use super::admin::Admin;
 use super::certificate::Certificate;
-use super::edge::{Edge, Side};
+use super::edge::{Edge, Side, Tls};
 use super::lifecycle::{Lifecycle, Signals};
 use super::listening::tell_when_serving;
 use super::proxy::Proxy;
 use super::redacted::MAX_HELD;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use crate::cache::CallerIds;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::gateway::{Gateway, Parts};
 use crate::telemetry::{LogLevels, Metrics};
 use crate::upstream::{Client, Peers};
@@ -137,28 +137,31 @@ fn public_service(
     options.h2c = true;
     options.h2_idle_timeout = Some(config.server.keepalive_timeout);
     proxy.server_options = Some(options);
-    let mut service = Service::new("gateway".into(), Edge::new(proxy, current, Side::Public));
-    for address in &config.server.listen {
+    let tls =
+        config.server.tls.as_ref().zip(certificate).map(|(tls, certificate)| acceptor(tls, certificate)).transpose()?;
+    let on_tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
+    let mut service = Service::new("gateway".into(), Edge::new(proxy, current, Side::Public, tls));
+    for address in config.server.listen.iter().chain(on_tls) {
         // The edge reads into a buffer of its own; pingora's, of 64 KiB, would be held by every idle connection.
         let unbuffered = L4BufferSettings::default().read(0);
         service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered));
     }
-    if let (Some(tls), Some(certificate)) = (&config.server.tls, certificate) {
-        certificate.watch();
-        for address in &tls.listen {
-            let settings = TlsSettings::intermediate(&tls.cert_file.to_string_lossy(), &tls.key_file.to_string_lossy());
-            let mut settings = settings.map_err(|error| StartError::Configuration(format!("server.tls: {error}")))?;
-            settings.set_cert_resolver(certificate.clone());
-            settings.enable_h2();
-            service.add_tls_with_settings(&address.to_string(), None, settings);
-        }
-    }
     Ok(service)
+}
+
+/// TLS as the edge speaks it.
+fn acceptor(tls: &config::Tls, certificate: Arc<Certificate>) -> Result<Tls, StartError> {
+    let settings = TlsSettings::intermediate(&tls.cert_file.to_string_lossy(), &tls.key_file.to_string_lossy());
+    let mut settings = settings.map_err(|error| StartError::Configuration(format!("server.tls: {error}")))?;
+    certificate.watch();
+    settings.set_cert_resolver(certificate);
+    settings.enable_h2();
+    Ok(Tls { acceptor: settings.build(), listen: tls.listen.clone() })
 }
 
 fn admin_service(config: &Config, admin: Admin) -> Service<Edge<HttpServer<Admin>>> {
     let current = admin.current.clone();
-    let mut service = Service::new("admin".into(), Edge::new(HttpServer::new_app(admin), current, Side::Admin));
+    let mut service = Service::new("admin".into(), Edge::new(HttpServer::new_app(admin), current, Side::Admin, None));
     service.add_tcp(&config.admin.listen.to_string());
     service.threads = Some(ADMIN_THREADS);
     service

@@ -1,6 +1,8 @@
 //! Callers who are slow, idle or many: everything ends by a deadline or is told to come back, and others are served
 //! meanwhile.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -124,6 +126,46 @@ fn http2_connections_count_as_well() {
     client.connect().read("GET", Kind::Intercepted).expect("an answer").assert_error(503, "unavailable");
     drop(held);
     wait_until("there is room", || client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200));
+}
+
+#[test]
+fn a_tls_handshake_counts_as_a_connection_and_ends_at_the_deadline_of_a_head() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let authority = Authority::new();
+    let (certificate, key) = authority.certificate().pem();
+    let config = r#"
+        server.max_connections = 3
+        server.header_timeout = "2s"
+        server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }
+    "#;
+    let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(config);
+    let gateway = setup.start();
+    let client = gateway.client();
+    // Nothing, the beginning of a record, and a handshake without its end.
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let began = Instant::now();
+    let mut held: Vec<_> = [&b""[..], &hello[..3], &hello[..]]
+        .into_iter()
+        .map(|start| {
+            let mut stream = TcpStream::connect(gateway.tls_address()).expect("a connection");
+            stream.write_all(start).expect("an open connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+            stream
+        })
+        .collect();
+    wait_until("all three are counted", || client.get(P).try_send().is_some_and(|answer| answer.status == 503));
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        // An alert, or nothing.
+        let _ = stream.read_to_end(&mut rest);
+    }
+    let took = began.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&took), "{took:?}");
+    wait_until("there is room", || client.get("/x").try_send().is_some_and(|answer| answer.status == 200));
+    let request = format!("GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: close\r\n\r\n");
+    let answer = authority.exchange(gateway.tls_address(), &request).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]
