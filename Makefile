@@ -21,8 +21,9 @@ test: ## Everything that shows behaviour: unit, integration, documentation and c
 	@scripts/test
 
 check: ## Everything that reads the code: format, lints, docs, dependencies, shipped configurations
-	@scripts/setup check
+	@scripts/setup check deploy
 	@scripts/check
+	@scripts/check-deploy
 
 bench: ## Benchmarks, in the release profile (some minutes to build)
 	cargo bench --locked

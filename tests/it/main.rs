@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, helpers included")]
 
 mod admin;
+mod behind;
 mod cache;
 mod changes;
 mod commands;

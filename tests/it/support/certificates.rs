@@ -57,11 +57,7 @@ impl Authority {
     /// What a server at that address says to `request`, if it has a certificate of ours for that address. The request must
     /// ask for the connection to be closed.
     pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
-        let session =
-            ClientConnection::new(Arc::new(self.trusting()), address.ip().into()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut stream = StreamOwned::new(session, stream);
+        let mut stream = self.connect(address)?;
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         match stream.read_to_string(&mut answer) {
@@ -69,6 +65,15 @@ impl Authority {
             Err(error) if answer.is_empty() => Err(error),
             _ => Ok(answer),
         }
+    }
+
+    /// A connection to it, for requests that follow each other.
+    pub fn connect(&self, address: SocketAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let session =
+            ClientConnection::new(Arc::new(self.trusting()), address.ip().into()).map_err(io::Error::other)?;
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(StreamOwned::new(session, stream))
     }
 
     /// A client's view of TLS that trusts this authority alone.

@@ -201,6 +201,10 @@ impl Gateway {
         self.public
     }
 
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Where `{tls}` of the configuration is.
     pub fn tls_address(&self) -> SocketAddr {
         self.tls

@@ -382,7 +382,10 @@ async fn answer(wire: &mut Wire, shared: &Shared, rule: Option<Rule>, request: &
             }
         }
         Act::Upgrade => {
-            let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+            // The answer to the sample key of RFC 6455, section 1.3, which proxies that know websockets look for.
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+            shared.change(|state| state.sent_fields.extend(["sec-websocket-accept".to_string()]));
             wire.write(switch, false).await?;
             wire.echo().await?;
             return Ok(false);

@@ -1,0 +1,166 @@
+//! Behind an edge that ends TLS: the shipped snippets for nginx and HAProxy, each in front of a real gateway.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::*;
+
+const NAME: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+/// A running edge. Dropped, it is killed.
+struct Edge {
+    process: Child,
+    address: SocketAddr,
+    authority: Authority,
+    _dir: TempDir,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn snippet(name: &str) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/edge/");
+    std::fs::read_to_string(format!("{path}{name}")).expect("a shipped file")
+}
+
+/// Replaces what differs from host to host; each must be there, or the snippet has changed.
+fn adapted(mut text: String, changes: &[(&str, String)]) -> String {
+    for (from, to) in changes {
+        assert!(text.contains(from), "the snippet has no {from:?}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+impl Edge {
+    fn start(program: &str, gateway: &Gateway) -> Option<Edge> {
+        let (dir, authority, address) = (TempDir::new(), Authority::new(), unused_port());
+        let (certificate, key) = authority.certificate().pem();
+        let cert = dir.write("cert.pem", &certificate).display().to_string();
+        let key_file = dir.write("key.pem", &key).display().to_string();
+        let both = dir.write("both.pem", &format!("{certificate}{key}")).display().to_string();
+        let public = gateway.public_address().to_string();
+        let mut command = Command::new(program);
+        if program == "nginx" {
+            let changes = [
+                ("listen 443", format!("listen {address}")),
+                ("127.0.0.1:8080", public),
+                ("/etc/ssl/gateway/cert.pem", cert),
+                ("/etc/ssl/gateway/key.pem", key_file),
+            ];
+            let at = dir.path().display();
+            let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .iter()
+                .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))
+                .collect();
+            // One process, so that it can be ended by its handle.
+            let config = format!(
+                "daemon off; master_process off; pid {at}/pid; error_log stderr; events {{}}\n\
+                 http {{ access_log off;\n{temporary}{}}}\n",
+                adapted(snippet("nginx.conf"), &changes)
+            );
+            let config = dir.write("nginx.conf", &config);
+            command.arg("-p").arg(dir.path()).arg("-c").arg(config);
+        } else {
+            let changes = [
+                ("bind :443", format!("bind {address}")),
+                ("127.0.0.1:8080", public),
+                ("port 9090", format!("port {}", gateway.admin_address().port())),
+                ("/etc/ssl/gateway/both.pem", both),
+            ];
+            let config = dir.write("haproxy.cfg", &adapted(snippet("haproxy.cfg"), &changes));
+            command.arg("-db").arg("-f").arg(config);
+        }
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let mut edge = Edge { process, address, authority, _dir: dir };
+        wait_until(&format!("{program} listens"), || {
+            assert!(edge.process.try_wait().expect("its state").is_none(), "{program} did not start");
+            TcpStream::connect(address).is_ok()
+        });
+        Some(edge)
+    }
+
+    /// One request on a connection of its own.
+    fn ask(&self, request: &str) -> String {
+        let request = request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
+        self.authority.exchange(self.address, &request).expect("an answer")
+    }
+}
+
+/// Reads until the text is there.
+fn read_until(stream: &mut impl Read, needle: &str) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(needle) {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).expect("bytes"), 1, "it ended: {}", String::from_utf8_lossy(&read));
+        read.push(byte[0]);
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+fn serves_through(program: &str) {
+    let origin = Origin::start();
+    origin.knows("a-token", "RESELLER", "73469a52f4fd7f77ec7b28cc");
+    let gateway = Gateway::start(&origin);
+    let Some(edge) = Edge::start(program, &gateway) else {
+        println!("skipped: behind::{program}: {program} is not installed");
+        return;
+    };
+    // HAProxy believes in a server when it was found ready.
+    wait_until("the edge passes requests on", || edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200"));
+
+    // What it says of the caller is believed, and what the caller says of itself is not passed off as that.
+    edge.ask("GET /elsewhere HTTP/1.1\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n");
+    let seen = origin.last("/elsewhere").expect("it was forwarded");
+    let addresses = seen.header("x-forwarded-for").expect("addresses");
+    assert!(!addresses.contains("203.0.113.7") && addresses.starts_with("127.0.0.1"), "{addresses}");
+    assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+
+    // Kept connections, a miss and a hit of one caller's.
+    let mut connection = edge.authority.connect(edge.address).expect("a connection");
+    for expected in ["fwd=uri-miss", "hit"] {
+        let request = format!("GET {NAME} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token\r\n\r\n");
+        connection.write_all(request.as_bytes()).expect("it reads");
+        let answer = read_until(&mut connection, "\r\n\r\n").to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains(expected), "{program}: {answer}");
+        assert!(!answer.contains("connection: close"), "{program}: {answer}");
+        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let mut body = vec![0; length.trim().parse().expect("a number")];
+        connection.read_exact(&mut body).expect("the body");
+    }
+
+    // A path in another spelling arrives as it was spelled, and is refused by the gateway.
+    let refused = edge.ask(&format!("GET {}%65 HTTP/1.1\r\n", NAME.trim_end_matches('e')));
+    assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("bad_request"), "{program}: {refused}");
+
+    // Upgraded connections.
+    origin.when(Rule::on("/socket.io/").upgrade());
+    let mut socket = edge.authority.connect(edge.address).expect("a connection");
+    socket
+        .write_all(
+            b"GET /socket.io/?transport=websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+              Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .expect("it reads");
+    let switched = read_until(&mut socket, "\r\n\r\n");
+    assert!(switched.starts_with("HTTP/1.1 101"), "{program}: {switched}");
+    for word in ["there ", "and back"] {
+        socket.write_all(word.as_bytes()).expect("it reads");
+        read_until(&mut socket, word);
+    }
+}
+
+#[test]
+fn nginx_in_front_as_the_shipped_snippet_says() {
+    serves_through("nginx");
+}
+
+#[test]
+fn haproxy_in_front_as_the_shipped_snippet_says() {
+    serves_through("haproxy");
+}
