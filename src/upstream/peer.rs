@@ -145,3 +145,29 @@ fn trust_anchors(file: &Path) -> Result<Arc<CaType>, TrustError> {
     let anchors = own.into_iter().chain(system).filter(|der| x509_parser::parse_x509_certificate(der).is_ok());
     Ok(anchors.map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> Peers {
+        // RFC 6761, section 6.4: no such name has an address.
+        let text = "upstream = { url = \"http://api.invalid:80\", connect_timeout = \"1s\" }";
+        Peers::new(&config::parse("test", text, []).unwrap().upstream).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_is_down_takes_no_known_address_away() {
+        let peers = peers();
+        assert_eq!(peers.address().await, Err(UpstreamError::Resolve));
+        let known = SocketAddr::from(([127, 0, 0, 1], 80));
+        peers.addresses.lock().known.push(known);
+        // Due, since nothing was ever found.
+        assert_eq!(peers.address().await, Ok(known));
+        let looked_up = peers.addresses.lock().looked_up;
+        assert!(looked_up.is_some());
+        // The next one does not look again so soon.
+        assert_eq!(peers.address().await, Ok(known));
+        assert_eq!(peers.addresses.lock().looked_up, looked_up);
+    }
+}

@@ -10,8 +10,11 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// Far beyond what any of them takes; a document that costs more than its length would go past it.
-const SLOW: Duration = Duration::from_secs(5);
+/// No document may take longer. Far beyond what any of them needs; one that costs more than its length would go past it.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// How often one that took longer is asked for again: a machine that was busy once is not busy each time.
+const TRIES: usize = 3;
 
 /// The documents of one folder of the suite, by name; none when the suite is not there.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
@@ -55,15 +58,17 @@ impl Scene {
     /// holds no secret, and is framed right, is checked by the client.
     fn ask(&mut self, name: &str, document: &[u8]) -> Option<Value> {
         self.origin.document(DUCK, Answer::json(document));
-        let began = Instant::now();
-        let response = self.gateway.client().get(&name_of(DUCK)).bearer("tok-viewer").send();
-        let took = began.elapsed();
-        assert!(took < SLOW, "{name} took {took:?}");
+        let mut tried = (0..TRIES).map(|_| {
+            let began = Instant::now();
+            let response = self.gateway.client().get(&name_of(DUCK)).bearer("tok-viewer").send();
+            self.asked += 1;
+            (began.elapsed(), response)
+        });
+        let (took, response) = tried.find(|(took, _)| *took < SLOW).unwrap_or_else(|| panic!("{name} takes {SLOW:?}"));
         if took > self.slowest.0 {
             self.slowest = (took, name.to_owned());
         }
         assert_eq!(response.broken_off, None, "{name}");
-        self.asked += 1;
         if response.status == 200 {
             return Some(response.json());
         }

@@ -264,7 +264,10 @@ fn nothing_planted_shows_in_the_most_talkative_log_nor_in_figures() {
     let config = gateway.config_file();
     let explained = run_binary(&["check", "-c", &config.display().to_string(), "--explain"], b"");
     assert_eq!(explained.code, Some(0), "{explained:#?}");
-    assert!(!explained.stdout.contains(TOKEN_MARKER) && !explained.stderr.contains(TOKEN_MARKER));
+    let statistics = gateway.stats().to_string();
+    for told in [&explained.stdout, &explained.stderr, &statistics, &gateway.metrics()] {
+        assert!(!told.contains(TOKEN_MARKER) && !told.contains(MARKER), "{told}");
+    }
     assert!(gateway.log().contains("access"), "something was logged");
     assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
 }

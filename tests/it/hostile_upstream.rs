@@ -2,7 +2,12 @@
 //! nobody's answer, and a connection on which anything was odd is not used again. On all three ways to it: intercepted,
 //! passed on, and passed on redacted.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 
 use crate::support::*;
 
@@ -354,6 +359,65 @@ fn a_certificate_that_does_not_hold_is_a_502_on_every_way() {
         assert!(matches!(answer.status, 502 | 504), "{way}: {answer:#?}");
     }
     assert_eq!(plain.count(|seen| format!("{seen:?}").contains(TOKEN_MARKER)), 0);
+}
+
+#[test]
+fn a_name_without_an_address_is_a_502_on_every_way() {
+    let origin = Origin::start();
+    // RFC 6761, section 6.4: no such name has an address.
+    let config = r#"upstream = { url = "http://api.invalid:80", connect_timeout = "1s" }"#;
+    let mut gateway = Gateway::with(&origin, config);
+    for way in WAYS {
+        ask(&gateway, way).expect("an answer").assert_error(502, "bad_gateway");
+    }
+    assert!(gateway.metric("upstream_errors_total", &[("kind", "resolve")]) >= 1.0, "{}", gateway.metrics());
+    gateway.admin().get("/readyz").send();
+    let run = gateway.terminate();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(origin.requests(), 0);
+}
+
+/// JSON in gzip, a thousandth of its length: members one after the other (RFC 1952, section 2.2), so that it is made fast.
+fn bomb(length: usize) -> Vec<u8> {
+    let member = |text: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text).and_then(|()| encoder.finish()).expect("it is written to memory")
+    };
+    let mebibyte = member(&vec![b' '; 1 << 20]);
+    let mut bomb = member(b"{\"name\":\"");
+    (0..length >> 20).for_each(|_| bomb.extend_from_slice(&mebibyte));
+    bomb.extend(member(b"\",\"integrations\":{\"key\":\"PLANTED\"}}"));
+    bomb
+}
+
+#[test]
+fn a_compression_bomb_is_not_unpacked() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let unpacked = std::io::copy(&mut MultiGzDecoder::new(bomb(2 << 20).as_slice()), &mut std::io::sink());
+    assert!(unpacked.is_ok_and(|length| length > 2 << 20), "it is one");
+    let bomb = bomb(1 << 30);
+    for limit in ["64KiB", "4MiB"] {
+        let config = format!("upstream = {{ timeout = \"20s\", max_body = \"{limit}\" }}");
+        let gateway = Gateway::with(&origin, &config);
+        let before = gateway.memory();
+        for coding in [Some("gzip"), Some("x-gzip"), None] {
+            let plain = Answer::json(bomb.as_slice());
+            let answer = coding.iter().fold(plain, |answer, coding| answer.header("Content-Encoding", coding));
+            origin.when(Rule::on("/customer/").answer(answer.clone()));
+            for way in [P, REDACTED] {
+                let refused = ask(&gateway, way).expect("an answer");
+                assert_eq!(refused.status, 502, "{way} {coding:?}: {refused:#?}");
+            }
+            // Where nothing is redacted it is the caller's, who asked for it: not one byte is touched.
+            origin.when(Rule::on(PASSED).answer(answer));
+            assert!(ask(&gateway, PASSED).expect("an answer").assert_status(200).body == bomb, "{coding:?}");
+            origin.behave();
+        }
+        let grown = gateway.memory().saturating_sub(before);
+        println!("{} bytes of a GiB, up to {limit}: {grown} KiB more", bomb.len());
+        assert!(grown < GROWTH, "{grown} KiB");
+    }
 }
 
 #[test]

@@ -33,3 +33,4 @@ mod standin;
 mod support;
 mod tls;
 mod trust;
+mod under_load;

@@ -114,6 +114,30 @@ fn an_id_of_another_shape_is_forwarded_and_still_redacted() {
 }
 
 #[test]
+fn digits_of_other_scripts_make_no_id() {
+    let (origin, gateway) = scene();
+    // Full-width, Arabic, Devanagari, mathematical and superscript digits in the place of the first.
+    for digit in ["\u{ff17}", "\u{0667}", "\u{096d}", "\u{1d7d5}", "\u{2077}"] {
+        let escaped: String = digit.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let path = format!("/customer/{escaped}{}/name", &DUCK[1..]);
+        let before = origin.requests();
+        for _ in 0..2 {
+            // Not stored, and redacted as all that is under /customer.
+            let response = gateway.client().get(&path).bearer("tok-a").kind(Kind::Forwarded).send();
+            assert_eq!(response.assert_status(200).text(), redacted_document(DUCK), "{path}");
+            assert_eq!(response.cache_status(), "telecomx-gateway; fwd=bypass", "{path}");
+            assert_eq!(origin.last(&path).expect("it was forwarded").target, path);
+        }
+        assert_eq!(origin.count(|seen| seen.path() == path), 2, "{path}");
+        assert!(origin.requests() > before);
+        // Not escaped, it is no target at all.
+        let raw = format!("/customer/{digit}{}/name", &DUCK[1..]);
+        let response = gateway.client().get(&raw).bearer("tok-a").kind(Kind::Forwarded).send();
+        response.assert_error(400, "bad_request");
+    }
+}
+
+#[test]
 fn escapes_that_only_a_path_can_need_pass_as_they_are() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use telecomx_gateway::config::{self, LogFormat};
+use telecomx_gateway::telemetry;
 
 use crate::support::*;
 
@@ -271,4 +273,93 @@ fn a_log_of_errors_only_is_silent_about_what_went_well() {
     gateway.client().get("/elsewhere").header("X-Request-Id", "went-wrong").send().assert_status(502);
     gateway.wait_for_log("went-wrong");
     assert!(!gateway.log().contains("went-well"));
+}
+
+/// Set for the child of this test alone, which is this test binary again: in the gateway itself nothing panics.
+const PANICS: &str = "TELECOMX_GATEWAY_TEST_PANICS";
+
+#[test]
+fn a_panic_is_logged_by_its_place_alone() {
+    if let Ok(format) = std::env::var(PANICS) {
+        let config = config::parse("test", "upstream.url = \"http://127.0.0.1:1\"", []).expect("a configuration");
+        let format = if format == "text" { LogFormat::Text } else { LogFormat::Json };
+        let _levels = telemetry::install(&config::Log { format, ..config.log }).expect("the first in this process");
+        let outcome = std::thread::spawn(|| panic!("{MARKER} {TOKEN_MARKER}of-a-caller")).join();
+        assert!(outcome.is_err());
+        return;
+    }
+    for format in ["text", "json"] {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this test binary"));
+        child.args(["--exact", "process::a_panic_is_logged_by_its_place_alone", "--nocapture"]).env(PANICS, format);
+        let run = child.output().expect("a child process");
+        assert!(run.status.success(), "{run:#?}");
+        let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+        assert!(!said.contains(MARKER) && !said.contains(TOKEN_MARKER), "{said}");
+        let lines: Vec<_> = said.lines().filter(|line| line.contains(FAULT)).collect();
+        assert!(lines.len() == 1 && lines[0].contains(&format!("{}:", file!())), "{said}");
+        assert!(lines[0].contains("ERROR"), "{said}");
+    }
+}
+
+#[test]
+fn a_full_disk_for_logs_stops_nothing() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let mut gateway = Gateway::set_up(&origin).config("log.level = \"trace\"").full_disk().start();
+    let client = gateway.client();
+    for _ in 0..200 {
+        assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
+        client.get("/elsewhere").send().assert_status(200);
+        client.get(P).send().assert_error(401, "credentials_invalid");
+        client.get("/x/%zz").send().assert_error(400, "bad_request");
+    }
+    gateway.admin().post("/reload").send().assert_status(200);
+    origin.stop();
+    client.get("/elsewhere").send().assert_error(502, "bad_gateway");
+    origin.resume();
+    client.get("/elsewhere").send().assert_status(200);
+    gateway.admin().get("/readyz").send().assert_status(200);
+    let run = gateway.terminate();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:#?}");
+}
+
+#[test]
+fn the_shipped_unit_allows_no_core_dump() {
+    let unit = include_str!("../../deploy/systemd/telecomx-gateway.service");
+    let (_, service) = unit.split_once("\n[Service]\n").expect("a service");
+    let (service, _) = service.split_once("\n[").expect("another section");
+    let cores: Vec<_> = service.lines().filter(|line| line.trim_start().starts_with("LimitCORE")).collect();
+    assert_eq!(cores, ["LimitCORE=0"]);
+}
+
+#[test]
+fn what_operators_are_told_of_a_configuration_holds_no_secret_of_it() {
+    let dir = TempDir::new();
+    for (name, secret) in
+        [("admin-token", "tok-admin-PLANTED"), ("key.pem", "PLANTED tok-key"), ("cert.pem", "PLANTED")]
+    {
+        dir.write(name, secret);
+    }
+    let at = dir.path().display();
+    let good = format!(
+        "upstream.url = \"https://api.example\"\n[admin]\nlisten = \"127.0.0.1:9090\"\ntoken_file = \"{at}/admin-token\"\n"
+    );
+    let wrong = [
+        "upstream.url = \"https://user:PLANTED@api.example\"".to_owned(),
+        "upstream.url = \"https://api.example?token=tok-x\"".to_owned(),
+        format!(
+            "{good}[server.tls]\nlisten = [\"127.0.0.1:1\"]\ncert_file = \"{at}/cert.pem\"\nkey_file = \"{at}/key.pem\"\n"
+        ),
+        format!("upstream = {{ url = \"https://api.example\", ca_file = \"{at}/cert.pem\" }}"),
+    ];
+    for (text, code) in std::iter::once((&good, 0)).chain(wrong.iter().map(|text| (text, 78))) {
+        let path = dir.write("gateway.toml", text).display().to_string();
+        for arguments in [&["check", "-c", &path][..], &["check", "--explain", "-c", &path]] {
+            let run = run(arguments);
+            assert_eq!(run.code, Some(code), "{text}: {run:#?}");
+            for said in [&run.stdout, &run.stderr] {
+                assert!(!said.contains(MARKER) && !said.contains(TOKEN_MARKER), "{text}: {run:#?}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The real gateway, started as a child process with a configuration of the test's own, watched, and ended by its handle.
 
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ use super::client::Client;
 use super::origin::{Origin, Shared};
 use super::ports::unused_port;
 use super::{PATIENCE, Response};
+
+/// What the log says of a panic. `process::a_panic_is_logged_by_its_place_alone` holds it to that.
+pub const FAULT: &str = "a fault of the program";
 
 /// How a slow caller or a slow API goes on: part of what is tested, never a wait for something to be done.
 #[expect(clippy::disallowed_methods, reason = "a test's thread serves nobody")]
@@ -41,6 +45,7 @@ pub struct Gateway {
     admin_token: Option<String>,
     origin: Arc<Shared>,
     ended: bool,
+    full_disk: bool,
     /// Goes when the gateway does.
     dir: TempDir,
 }
@@ -62,9 +67,16 @@ pub struct Setup<'a> {
     files: Vec<(String, String)>,
     admin_token: Option<String>,
     open_files: Option<usize>,
+    full_disk: bool,
 }
 
 impl Setup<'_> {
+    /// What it logs cannot be written: `ENOSPC`, whatever it is.
+    pub fn full_disk(mut self) -> Self {
+        self.full_disk = true;
+        self
+    }
+
     /// How many files it may have open at most.
     pub fn open_files(mut self, most: usize) -> Self {
         self.open_files = Some(most);
@@ -109,7 +121,8 @@ impl Setup<'_> {
         let overrides =
             self.config.replace("{dir}", &dir.path().display().to_string()).replace("{tls}", &tls.to_string());
         let config = dir.write("gateway.toml", &configuration(public, admin, &self.origin.url(), &overrides));
-        let process = Process::spawn_with(self.open_files, &[], &["run", "-c", &config.display().to_string()]);
+        let arguments = ["run", "-c", &config.display().to_string()];
+        let process = Process::spawn_with(self.open_files, self.full_disk, &[], &arguments);
         let mut gateway = Gateway {
             process,
             public,
@@ -118,6 +131,7 @@ impl Setup<'_> {
             admin_token: self.admin_token.clone(),
             origin: self.origin.shared.clone(),
             ended: false,
+            full_disk: self.full_disk,
             dir,
         };
         gateway.wait_until_ready().then_some(gateway)
@@ -165,7 +179,14 @@ impl Gateway {
     }
 
     pub fn set_up(origin: &Origin) -> Setup<'_> {
-        Setup { origin, config: String::new(), files: Vec::new(), admin_token: None, open_files: None }
+        Setup {
+            origin,
+            config: String::new(),
+            files: Vec::new(),
+            admin_token: None,
+            open_files: None,
+            full_disk: false,
+        }
     }
 
     fn wait_until_ready(&mut self) -> bool {
@@ -173,7 +194,9 @@ impl Gateway {
         loop {
             if let Some(run) = self.process.ended() {
                 self.ended = true;
-                let port_taken = run.stderr.contains("in use") || run.stdout.contains("in use");
+                let told = run.stderr.contains("in use") || run.stdout.contains("in use");
+                // Onto a full disk it cannot be told.
+                let port_taken = told || (self.full_disk && run.code == Some(1));
                 assert!(port_taken, "the gateway ended before it was ready: {run:#?}");
                 return false;
             }
@@ -327,7 +350,8 @@ impl Drop for Gateway {
         }
         let log = self.log();
         check_for_operators("the log", &log);
-        let panicked = log.lines().find(|line| line.contains("panicked at"));
+        // The second is what is logged of a panic once logs are set up.
+        let panicked = log.lines().find(|line| line.contains("panicked at") || line.contains(FAULT));
         assert!(panicked.is_none(), "the gateway panicked: {panicked:?}");
     }
 }
@@ -365,10 +389,15 @@ struct Process {
 
 impl Process {
     fn spawn(variables: &[(&str, &str)], arguments: &[&str]) -> Process {
-        Process::spawn_with(None, variables, arguments)
+        Process::spawn_with(None, false, variables, arguments)
     }
 
-    fn spawn_with(open_files: Option<usize>, variables: &[(&str, &str)], arguments: &[&str]) -> Process {
+    fn spawn_with(
+        open_files: Option<usize>,
+        full_disk: bool,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Process {
         let binary = env!("CARGO_BIN_EXE_telecomx-gateway");
         let mut command = match open_files {
             // The shell becomes the binary, so that it is our own child.
@@ -380,6 +409,9 @@ impl Process {
             None => Command::new(binary),
         };
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if full_disk {
+            command.stderr(OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux"));
+        }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TELECOMX_GATEWAY"))
         {
             command.env_remove(name);
@@ -388,8 +420,8 @@ impl Process {
         let mut child = command.spawn().expect("the binary can be started");
         let (out, err) = (Arc::default(), Arc::default());
         let stdout = child.stdout.take().expect("a piped output");
-        let stderr = child.stderr.take().expect("a piped output");
-        let readers = vec![collect(stdout, &out), collect(stderr, &err)];
+        let mut readers = vec![collect(stdout, &out)];
+        readers.extend(child.stderr.take().map(|stderr| collect(stderr, &err)));
         Process { child, out, err, readers }
     }
 

@@ -22,7 +22,7 @@ pub use certificates::{Authority, Certificate};
 pub use checks::Kind;
 pub use client::{Call, Client, Connection, Response};
 pub use documents::*;
-pub use gateway::{Gateway, Run, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
+pub use gateway::{FAULT, Gateway, Run, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
 pub use http2::{Frames, Http2, fields};
 pub use origin::{Origin, employee_of};
 pub use ports::unused_port;
