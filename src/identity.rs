@@ -63,7 +63,7 @@ type Verdict = Result<Option<Caller>, ApiError>;
 const INVALID_WINDOW: Duration = Duration::from_secs(60);
 
 /// How long identities are kept at least, if there is room: a reload may change how long they are trusted.
-const LONGEST: Duration = Duration::from_secs(60 * 60);
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// Addresses counted at most.
 const MAX_ADDRESSES: u64 = 100_000;

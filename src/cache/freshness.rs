@@ -238,6 +238,11 @@ mod tests {
             (&[("cache-control", "max-age=50"), ("age", "30, 0")], 20),
             (&[("cache-control", "max-age=50"), ("age", "soon")], 50),
             (&[("cache-control", "ext=\"no-store, x\", max-age=7")], 7),
+            (&[("cache-control", "ext=\"x, no-store\", max-age=7")], 7),
+            // Escaped within quotes, and not outside of them (RFC 9110, section 5.6.4).
+            (&[("cache-control", "ext=\"x\\\", no-store, y\", max-age=7")], 7),
+            (&[("cache-control", "ext=\"x\\\\\", max-age=7")], 7),
+            (&[("cache-control", "x=\\\", max-age=9\"")], 60),
             (&[("vary", "Authorization, Accept-Encoding, Origin")], 60),
         ] {
             assert_eq!(of(200, fields).unwrap().fresh.as_secs(), seconds, "{fields:?}");
@@ -265,6 +270,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_silent_that_says_nothing_of_freshness() {
+        let silent = |names: &[&'static str]| {
+            let headers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")));
+            is_silent(&headers.collect())
+        };
+        assert!(silent(&[]) && silent(&["age", "date", "etag"]));
+        assert!(!silent(&["cache-control"]) && !silent(&["expires"]) && !silent(&["cache-control", "expires"]));
+    }
+
+    #[test]
     fn a_request_says_what_it_accepts() {
         let accepts = |fields: &[(&'static str, &'static str)], age, left| {
             let mut headers = HeaderMap::new();
@@ -273,6 +288,10 @@ mod tests {
             }
             CacheControl::of_request(&headers).accepts(age, left)
         };
+        let mut headers = HeaderMap::new();
+        assert!(!CacheControl::of_request(&headers).only_if_cached);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1, Only-If-Cached"));
+        assert!(CacheControl::of_request(&headers).only_if_cached);
         assert!(accepts(&[], 50, 10) && accepts(&[("cache-control", "max-stale=99")], 50, 10));
         assert!(!accepts(&[("cache-control", "no-cache")], 0, 60) && !accepts(&[("pragma", "no-cache")], 0, 60));
         assert!(accepts(&[("pragma", "no-cache"), ("cache-control", "max-age=9")], 5, 10));

@@ -67,6 +67,15 @@ mod tests {
         assert_eq!(callers.of("abc"), callers.of("abc"));
         assert_ne!(callers.of("abc"), callers.of("abd"));
         assert_ne!(callers.of("abc"), CallerIds::random().unwrap().of("abc"));
-        assert!(!format!("{:?}", callers.of("abc")).contains("abc"));
+        assert_eq!(format!("{:?}", callers.of("abc")), "CallerId(…)");
+    }
+
+    #[test]
+    fn callers_are_spread_over_the_slots() {
+        let callers = CallerIds::with_key([7; 32]);
+        let slots: std::collections::HashSet<_> =
+            (0..1000).map(|number| callers.of(&number.to_string()).slot()).collect();
+        // Of a thousand thrown into 65,536 at random, some eight meet another.
+        assert!(slots.len() > 900, "{}", slots.len());
     }
 }

@@ -54,7 +54,6 @@ impl Pattern {
         let mut steps = Vec::new();
         for character in text.chars() {
             match character {
-                '*' if steps.last() == Some(&Step::Any) => {}
                 '*' => steps.push(Step::Any),
                 _ => fold(character, |letter| steps.push(Step::Is(letter))),
             }
@@ -344,6 +343,32 @@ mod tests {
     }
 
     #[test]
+    fn names_that_repeat_themselves_and_patterns_that_share_letters_are_matched() {
+        let names =
+            names(&["integrations", "customerIntegrations"], &["**password**", "*nøgle*", "*køb*", "pin"], false);
+        for name in ["passwordpassword", "a_password_password", "nøgle", "nøglenøgle", "køb", "købkøb"] {
+            assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
+        }
+        // A pattern without stars is for the whole name, a root also for a part of a path: whichever stands second.
+        assert!(!names.meaning(b"the.pin").secret && !names.meaning(b"pin.code").secret);
+        assert!(names.meaning(b"$set.customerIntegrations").root);
+    }
+
+    #[test]
+    fn blocks_are_filled_and_never_beyond_what_they_hold() {
+        let room = Places::BITS as usize;
+        for (letters, blocks) in [(room / 2 - 1, 1), (room / 2, 2)] {
+            let patterns = ["a".repeat(room / 2 - 1), "b".repeat(letters)];
+            let names = names(&[], &[&patterns[0], &patterns[1]], false);
+            assert_eq!(names.blocks.len(), blocks);
+            for pattern in &patterns {
+                assert!(names.meaning(pattern.as_bytes()).secret);
+                assert!(!names.meaning(&pattern.as_bytes()[1..]).secret);
+            }
+        }
+    }
+
+    #[test]
     fn patterns_beyond_one_block_are_matched_too() {
         let many: Vec<String> = (0..100).map(|number| format!("*secret{number}x*")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -377,6 +402,7 @@ mod tests {
             assert!(Pattern::root(wrong).is_err(), "{wrong:?}");
         }
         assert!(Pattern::root("integr*").is_err());
+        assert!(Pattern::glob("_*_").is_err_and(|said| said.contains("no letter and no digit")));
         assert!(Pattern::glob(&"x".repeat(127)).is_ok());
     }
 }

@@ -77,7 +77,7 @@ impl<'d> Text<'d> {
 fn unescape<'a>(inner: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch.clear();
     let mut at = 0;
-    while at < inner.len() {
+    loop {
         let end = memchr::memchr(b'\\', &inner[at..]).map_or(inner.len(), |found| at + found);
         scratch.extend_from_slice(&inner[at..end]);
         // Nothing but the end of the string is no good escape.

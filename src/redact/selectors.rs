@@ -214,7 +214,7 @@ mod tests {
             ("a.**", vec!["a", "a.b", "a.b.c"], vec!["", "b.a"]),
             ("**", vec!["a", "a.b"], vec![""]),
             ("**.**.a", vec!["a", "b.a"], vec![""]),
-            ("**.a.**.b.*", vec!["a.b.x", "x.a.y.b.z", "a.b.b.b"], vec!["a.b", "a.x", "b.a.x"]),
+            ("**.a.**.b.*", vec!["a.b.x", "x.a.y.b.z", "a.b.b.b", "a.a.b.x"], vec!["a.b", "a.x", "b.a.x"]),
         ] {
             let path = |text: &'static str| text.split('.').filter(|name| !name.is_empty()).collect::<Vec<_>>();
             for yes in yes {

@@ -262,6 +262,43 @@ fn a_validation_that_cannot_be_understood_is_a_502_and_makes_nobody_anybody() {
 }
 
 #[test]
+fn a_validation_that_is_refused_is_an_invalid_token_and_of_another_status_a_502() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&origin);
+    for (status, refused, code) in
+        [(401, 401, "invalid_token"), (403, 401, "invalid_token"), (404, 502, "bad_gateway"), (302, 502, "bad_gateway")]
+    {
+        let valid = format!(
+            r#"{{"success":true,"employee":"ee0000000000000000000001","customer":"{DUCK}","accessLevel":"ADMIN"}}"#
+        );
+        origin.when(Rule::on("/auth/validateToken").answer(Answer::json(valid).status(status)));
+        let answer = gateway.client().get(P).bearer(&format!("tok-{status}")).send();
+        answer.assert_error(refused, code);
+        origin.behave();
+    }
+}
+
+#[test]
+fn a_reload_decides_about_what_is_remembered_as_well() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.knows("tok-b", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, r#"identity = { ttl = "10m", refresh_after = "10m", stale_if_error = "0s" }"#);
+    for token in ["tok-a", "tok-b", "tok-a"] {
+        gateway.client().get(P).bearer(token).send().assert_status(200);
+    }
+    assert_eq!(gateway.stats()["identities"]["entries"], 2);
+    origin.forgets("tok-a");
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    let before = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+    let briefly = before.replace("10m", "1s");
+    assert_ne!(briefly, before);
+    gateway.rewrite("gateway.toml", &briefly);
+    gateway.admin().post("/reload").send().assert_status(200);
+    wait_until("it is trusted no longer", || gateway.client().get(P).bearer("tok-a").send().status == 401);
+}
+
+#[test]
 fn an_unknown_access_level_reveals_nothing() {
     let origin = Origin::start();
     origin.knows("tok-a", "SUPER_ADMIN", DUCK);

@@ -34,6 +34,7 @@ fn nesting_is_bounded() {
     // Containers beside one another are not nested.
     let beside = format!("[{}{{}}]", "[],{},".repeat(1000));
     assert_eq!(removed(&beside), beside);
+    assert_eq!(removed(&format!("[{beside}]")), format!("[{beside}]"));
 }
 
 #[test]
