@@ -239,11 +239,26 @@ impl<T: Transport> Gateway<T> {
     /// A change was seen: what was made from the thing it changes is not given any more.
     pub fn invalidate(&self, scope: &Scope, trigger: &'static str) {
         self.generations.invalidate(scope);
+        self.dropped(scope, trigger);
+    }
+
+    /// Another gateway of the fleet saw a change.
+    pub fn heard(&self, scope: &Scope, trigger: &'static str) {
+        self.generations.obey(scope);
+        self.dropped(scope, trigger);
+    }
+
+    fn dropped(&self, scope: &Scope, trigger: &'static str) {
         if matches!(scope, Scope::All) {
             self.cache.clear();
         }
         self.metrics.invalidated(scope.as_str(), trigger);
         tracing::debug!(scope = scope.as_str(), trigger, "invalidated");
+    }
+
+    /// The counters of what changes.
+    pub fn generations(&self) -> &Arc<Generations> {
+        &self.generations
     }
 
     /// The token of a request, as the id of its caller.
@@ -325,4 +340,42 @@ fn reply(ask: &Ask<'_>, representation: Arc<Representation>, age: Duration, cach
     let held = representation.status() == StatusCode::OK && if_none_match(ask.headers, representation.etag());
     let content = if held { Content::NotModified(representation) } else { Content::Whole(representation) };
     Reply { content, cache_status: Some(cache_status), age: Some(age.as_secs()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{Answer, Request, UpstreamError};
+
+    struct Nobody;
+
+    impl Transport for Nobody {
+        async fn exchange(&self, _request: &Request<'_>) -> Result<Answer, UpstreamError> {
+            Err(UpstreamError::Connect)
+        }
+    }
+
+    #[test]
+    fn what_another_gateway_saw_is_obeyed_and_not_told_on() {
+        let config = crate::config::parse("test", "[upstream]\nurl = \"http://127.0.0.1:1\"", []).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let client = Arc::new(Client::over(Nobody, &config.upstream, metrics.clone()));
+        let policy = Arc::new(Policy::compile(&config.redaction.rules()).unwrap());
+        let callers = CallerIds::with_key([7; 32]);
+        let caller = callers.of("a");
+        let gateway = Gateway::new(&config, Parts { client, policy, callers, metrics });
+        let (told, seen) = std::sync::mpsc::sync_channel(8);
+        gateway.generations().announce_to(Box::new(move |scope| {
+            let _ = told.send(scope.as_str());
+        }));
+        let marks = || gateway.generations().validation_marks(&caller);
+        for scope in [Scope::Caller(caller), Scope::All] {
+            let before = marks();
+            gateway.heard(&scope, "fleet");
+            assert_ne!(before, marks(), "{}", scope.as_str());
+        }
+        assert!(seen.try_recv().is_err());
+        gateway.invalidate(&Scope::All, "request");
+        assert_eq!(seen.try_recv(), Ok("all"));
+    }
 }

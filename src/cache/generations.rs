@@ -5,6 +5,7 @@
 //! stored. Two ids that share a slot cost a miss, never a wrong answer.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::key::CallerId;
@@ -91,8 +92,12 @@ impl Table {
     }
 }
 
+/// Told of a change that this gateway saw itself.
+pub type Announce = Box<dyn Fn(&Scope) + Send + Sync>;
+
 /// The counters of everything that can change.
 pub struct Generations {
+    announce: OnceLock<Announce>,
     all: AtomicU32,
     /// Every employee's changes together, for validations under way.
     employees_total: AtomicU32,
@@ -105,6 +110,7 @@ pub struct Generations {
 impl Default for Generations {
     fn default() -> Self {
         Generations {
+            announce: OnceLock::new(),
             all: AtomicU32::new(0),
             employees_total: AtomicU32::new(0),
             customers: Table::new(),
@@ -116,8 +122,23 @@ impl Default for Generations {
 }
 
 impl Generations {
-    /// One change seen. Whatever was noted before is stale from here on.
+    /// Who tells the other gateways of a fleet; set once.
+    pub fn announce_to(&self, announce: Announce) {
+        let _ = self.announce.set(announce);
+    }
+
+    /// One change seen, which the others are told of. Whatever was noted before is stale from here on.
     pub fn invalidate(&self, scope: &Scope) {
+        // Before it counts: what others put into the shared tier is void here from that moment on, so that nobody who finds
+        // the new counters finds it.
+        if let Some(announce) = self.announce.get() {
+            announce(scope);
+        }
+        self.obey(scope);
+    }
+
+    /// One change that another gateway told of.
+    pub fn obey(&self, scope: &Scope) {
         match scope {
             Scope::All => drop(self.all.fetch_add(1, Ordering::AcqRel)),
             Scope::Customer(id) => self.customers.bump(self.customer_slot(id)),
@@ -190,5 +211,25 @@ mod tests {
         let before = (generations.validation_marks(&caller), generations.identity_marks(&caller, slot));
         generations.invalidate(&Scope::Employee(employee));
         assert_ne!(before, (generations.validation_marks(&caller), generations.identity_marks(&caller, slot)));
+    }
+
+    #[test]
+    fn an_own_change_is_told_of_before_it_counts_and_one_that_was_heard_is_not_told_again() {
+        let generations = std::sync::Arc::new(Generations::default());
+        let caller = CallerIds::with_key([7; 32]).of("a");
+        let (told, seen) = std::sync::mpsc::sync_channel(8);
+        let counters = std::sync::Arc::downgrade(&generations);
+        generations.announce_to(Box::new(move |scope| {
+            let counters = counters.upgrade().map(|counters| counters.validation_marks(&caller));
+            let _ = told.send((scope.as_str(), counters));
+        }));
+        let before = generations.validation_marks(&caller);
+        generations.invalidate(&Scope::Caller(caller));
+        assert_eq!(seen.try_recv(), Ok(("caller", Some(before))));
+        let after = generations.validation_marks(&caller);
+        assert_ne!(before, after);
+        generations.obey(&Scope::Caller(caller));
+        assert_ne!(after, generations.validation_marks(&caller));
+        assert!(seen.try_recv().is_err());
     }
 }

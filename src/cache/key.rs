@@ -9,6 +9,11 @@ use crate::api::{AccessLevel, CustomerId};
 pub struct CallerId([u8; 32]);
 
 impl CallerId {
+    /// The digest.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Digests are uniform: two of their bytes are as good a slot as any hash of them.
     pub fn slot(&self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]])

@@ -18,7 +18,7 @@ use moka::notification::RemovalCause;
 
 pub use flight::{Boarded, Flights, Waiter};
 pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
-pub use generations::{EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
+pub use generations::{Announce, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
 pub use key::{CallerId, CallerIds, Key};
 
 use crate::reply::Representation;
