@@ -16,7 +16,7 @@ use crate::api::AccessLevel;
 use crate::config::{self, Config};
 use crate::redact::{Policy, redact};
 use crate::sandbox::{self, Sandbox};
-use crate::server::{self, Source, StartError};
+use crate::server::{self, Source, Start, StartError};
 use crate::telemetry;
 
 /// Failed while running.
@@ -44,8 +44,8 @@ enum Command {
         /// The configuration
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
         config: PathBuf,
-        /// Takes the sockets over from the process that runs
-        #[arg(long, hide = true)]
+        /// Takes the listening sockets over from the running process, which finishes its requests and ends
+        #[arg(long)]
         upgrade: bool,
     },
     /// Serves on 127.0.0.1:8080 in front of a bundled sandbox of the API; needs no network
@@ -134,13 +134,10 @@ pub fn run() -> ExitCode {
 
 fn obey(command: Command) -> Result<(), Ending> {
     match command {
-        Command::Run { upgrade: true, .. } => Err(Ending(
-            USAGE,
-            "telecomx-gateway: --upgrade is not supported by this version; stop the old process first".into(),
-        )),
-        Command::Run { config, upgrade: false } => {
+        Command::Run { config, upgrade } => {
             let loaded = load(&config)?;
-            serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)))
+            let start = if upgrade { Start::Upgrade } else { Start::Fresh };
+            serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)), start)
         }
         Command::Demo => demo(),
         Command::Sandbox { listen, latency } => {
@@ -186,9 +183,9 @@ fn load(path: &Path) -> Result<Config, Ending> {
     .map_err(Ending::configuration)
 }
 
-fn serve(config: Config, source: Source) -> Result<(), Ending> {
+fn serve(config: Config, source: Source, start: Start) -> Result<(), Ending> {
     let levels = telemetry::install(&config.log).map_err(Ending::failed)?;
-    server::run(config, source, levels).map_err(|error| match error {
+    server::run(config, source, levels, start).map_err(|error| match error {
         StartError::Configuration(what) => Ending::configuration(what),
         StartError::Environment(what) => Ending::failed(what),
     })
@@ -231,7 +228,7 @@ fn demo() -> Result<(), Ending> {
     let upstream = SocketAddr::new(config.upstream.url.host.parse().map_err(Ending::failed)?, config.upstream.url.port);
     let (_serving, _) = open_sandbox(upstream, sandbox::Options::default())?;
     say(demo_lines(&config))?;
-    serve(config, Box::new(parse))
+    serve(config, Box::new(parse), Start::Fresh)
 }
 
 /// Lines to paste, one group a role.

@@ -51,6 +51,11 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
         let right = "set admin.token_file, or write e.g. \"127.0.0.1:9090\"";
         Wrong::new(format!("\"{}\" is not loopback, and admin.token_file is not set", admin.listen), right)
     });
+    let asked = config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let paths = ["server.tls.client_auth", "server.tls.client_ca_file"];
+    refuse(&paths, asked || config.server.tls.is_none() || !places.is_given(paths[0]), &|| {
+        Wrong::new("is of no use without client_ca_file", "set client_ca_file, or leave client_auth out")
+    });
     let listeners: Vec<(&'static str, SocketAddr)> = listeners(config);
     for (index, (path, address)) in listeners.iter().enumerate() {
         for (other_path, other) in &listeners[..index] {
@@ -101,6 +106,7 @@ pub(super) fn files(config: &Config, places: &Places) -> Vec<Problem> {
     let named = [
         ("server.tls.cert_file", tls.map(|tls| &tls.cert_file)),
         ("server.tls.key_file", tls.map(|tls| &tls.key_file)),
+        ("server.tls.client_ca_file", tls.and_then(|tls| tls.clients.as_ref()).map(|clients| &clients.ca_file)),
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("upstream.ca_file", config.upstream.ca_file.as_ref()),
     ];

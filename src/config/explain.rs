@@ -47,6 +47,10 @@ impl Page {
         }
         if let Some(tls) = &server.tls {
             self.item("", &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()));
+            if let Some(Clients { ca_file, auth }) = &tls.clients {
+                let must = if *auth == ClientAuth::Required { "must" } else { "may" };
+                self.item("", &format!("there callers {must} show a certificate signed as in {}", ca_file.display()));
+            }
         }
         let guard = match &admin.token_file {
             Some(file) => format!("with the token in {}", file.display()),
@@ -254,6 +258,9 @@ impl Page {
                 identity.max_invalid_per_minute
             ),
         );
+        if !server.drain_delay.is_zero() {
+            self.item("stopping", &format!("connections are taken for {} more at TERM", time(server.drain_delay)));
+        }
         self.item("stopping", &format!("requests in flight have {} at TERM", time(server.drain)));
         let threads = if server.threads == 0 { "one per core".to_owned() } else { server.threads.to_string() };
         self.item("threads", &threads);

@@ -161,8 +161,22 @@ pub(super) const KEYS: &[Key] = &[
         "server.drain",
         SPAN,
         r#""10s""#,
-        "The longest wait, at TERM, for requests in flight; what is left is cut and the exit code is 1. Keep it below the \
-         supervisor's own kill timeout.",
+        "The longest wait, at TERM, for requests in flight; what is left is cut and the exit code is 1. Keep it, and drain_delay \
+         with it, below the supervisor's own kill timeout.",
+    ),
+    default(
+        "server.drain_delay",
+        SPAN,
+        r#""0s""#,
+        "At TERM, how long new connections are still taken while /readyz says 503 already, before `drain` begins. As long as \
+         a load balancer in front needs to notice; \"0s\" where nothing looks at /readyz.",
+    ),
+    optional(
+        "server.upgrade_socket",
+        Kind::File,
+        r#""/run/telecomx-gateway/upgrade/socket""#,
+        "Where `run --upgrade` and the process that it replaces meet. Its folder must be the gateway's own, of mode 0700; it is \
+         made if it is missing. Unless set, it is in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR; with neither, there is no upgrade.",
     ),
     default(
         "server.header_timeout",
@@ -202,6 +216,20 @@ pub(super) const KEYS: &[Key] = &[
         Kind::File,
         r#""/etc/telecomx-gateway/tls/key.pem""#,
         "Its private key, PEM. Readable by the gateway's user alone.",
+    ),
+    optional(
+        "server.tls.client_ca_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/tls/clients.pem""#,
+        "Authorities of callers' certificates, PEM. With it, a caller over TLS must show a certificate signed by one of them. \
+         Read again when it changes. A certificate lets a caller in; who the caller is, the token says.",
+    ),
+    optional(
+        "server.tls.client_auth",
+        Kind::Word(&["required", "optional"]),
+        r#""required""#,
+        "With client_ca_file: \"required\", as if left out, or \"optional\", for a time of change: a caller may show no \
+         certificate, but no wrong one.",
     ),
     default(
         "admin.listen",

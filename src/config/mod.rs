@@ -108,6 +108,9 @@ pub struct Server {
     pub threads: usize,
     pub trusted_proxies: Vec<IpNet>,
     pub drain: Duration,
+    pub drain_delay: Duration,
+    /// `None`: a folder that the environment names.
+    pub upgrade_socket: Option<PathBuf>,
     pub header_timeout: Duration,
     pub max_connections: usize,
     pub keepalive_timeout: Duration,
@@ -120,6 +123,21 @@ pub struct Tls {
     pub listen: Vec<SocketAddr>,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+    /// `None`: callers are asked for no certificate.
+    pub clients: Option<Clients>,
+}
+
+/// Certificates of callers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clients {
+    pub ca_file: PathBuf,
+    pub auth: ClientAuth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    Required,
+    Optional,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -52,6 +52,10 @@ impl Places {
         paths.iter().find_map(|path| self.given.get(path)).unwrap_or(&self.file).clone()
     }
 
+    pub(super) fn is_given(&self, path: &str) -> bool {
+        self.given.contains_key(path)
+    }
+
     /// Whether what these keys say is what the operator, or the default, means.
     pub(super) fn are_sound(&self, paths: &[&str]) -> bool {
         !paths.iter().any(|path| self.broken.contains(path))
@@ -84,6 +88,8 @@ impl<'g> Reader<'g> {
             threads: self.get("server.threads"),
             trusted_proxies: self.get("server.trusted_proxies"),
             drain: self.get("server.drain"),
+            drain_delay: self.get("server.drain_delay"),
+            upgrade_socket: self.find("server.upgrade_socket"),
             header_timeout: self.get("server.header_timeout"),
             max_connections: self.get("server.max_connections"),
             keepalive_timeout: self.get("server.keepalive_timeout"),
@@ -141,13 +147,18 @@ impl<'g> Reader<'g> {
         Config { server, admin, upstream, identity, cache, redaction, forward, cors, log }
     }
 
-    /// All three keys, or no table.
+    /// All three keys that it needs, or no table.
     fn tls(&mut self) -> Option<Tls> {
         self.tables.get("server.tls")?;
+        let ca_file: Option<PathBuf> = self.find("server.tls.client_ca_file");
+        let auth: Option<String> = self.find("server.tls.client_auth");
+        // Read whether or not it counts, so that it is checked.
+        let auth = if auth.as_deref() == Some("optional") { ClientAuth::Optional } else { ClientAuth::Required };
         Some(Tls {
             listen: self.find("server.tls.listen").unwrap_or_default(),
             cert_file: self.find("server.tls.cert_file").unwrap_or_default(),
             key_file: self.find("server.tls.key_file").unwrap_or_default(),
+            clients: ca_file.map(|ca_file| Clients { ca_file, auth }),
         })
     }
 

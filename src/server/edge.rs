@@ -3,24 +3,23 @@
 //!
 //! A head that passes is handed over byte for byte; pingora reads it again and does the rest. HTTP/2 is handed over whole.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
-use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
+use super::certificate::Certificate;
 use super::chunks::Chunks;
 use super::head;
+use super::lifecycle::Lifecycle;
 use super::setup::{Current, Limits};
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
@@ -53,29 +52,11 @@ pub enum Side {
     Admin,
 }
 
-/// TLS on some of the listeners. It is spoken here and not by pingora's listener, so that a handshake is counted as a
-/// connection and has the deadline of a head; pingora gives each 60 s, without a number.
-pub struct Tls {
-    pub acceptor: Acceptor,
-    pub listen: Vec<SocketAddr>,
-}
-
-impl Tls {
-    /// Whether the connection came to one of those listeners.
-    fn is_spoken_on(&self, stream: &Stream) -> bool {
-        let digest = stream.get_socket_digest();
-        let Some(local) = digest.as_ref().and_then(|digest| digest.local_addr()?.as_inet()) else { return false };
-        let own = |at: &SocketAddr| at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical();
-        self.listen.iter().any(|at| at.port() == local.port() && own(at))
-    }
-}
-
 /// The application that pingora's listeners hand connections to, in front of one that speaks HTTP.
 pub struct Edge<A> {
     app: Arc<A>,
     current: Arc<Current>,
     side: Side,
-    tls: Option<Tls>,
     connections: AtomicUsize,
     turned_away: AtomicUsize,
 }
@@ -91,17 +72,15 @@ enum Head {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
-    pub fn new(app: A, current: Arc<Current>, side: Side, tls: Option<Tls>) -> Self {
+    pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
         let (connections, turned_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Edge { app: Arc::new(app), current, side, tls, connections, turned_away }
+        Edge { app: Arc::new(app), current, side, connections, turned_away }
     }
 
     /// The connection in plain: as it is, or within TLS. `None`: there was no handshake, or not in time.
-    async fn in_plain(&self, stream: Stream) -> Option<Stream> {
-        let Some(tls) = self.tls.as_ref().filter(|tls| tls.is_spoken_on(&stream)) else { return Some(stream) };
-        let longest = self.current.load().limits.header_timeout;
-        let handshake = tls.acceptor.tls_handshake(Wrapped::plain(stream));
-        Some(Box::new(timeout(longest, handshake).await.ok()?.ok()?))
+    async fn in_plain(&self, stream: Stream, tls: Option<&Certificate>) -> Option<Stream> {
+        let Some(certificate) = tls else { return Some(stream) };
+        certificate.handshake(Wrapped::plain(stream), self.current.load().limits.header_timeout).await
     }
 
     fn max_connections(&self) -> usize {
@@ -112,19 +91,19 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     }
 
     /// Reads one head. `first`: on a fresh connection, where HTTP/2 may begin.
-    async fn read_head(limits: Limits, stream: &mut Stream, first: bool, shutdown: &ShutdownWatch) -> Head {
+    async fn read_head(limits: Limits, stream: &mut Stream, first: bool, lifecycle: &Lifecycle) -> Head {
         let mut buffer = BytesMut::with_capacity(READ);
         let idle = if first { limits.header_timeout } else { limits.keepalive_timeout };
-        let mut shutdown = shutdown.clone();
+        let since = Instant::now();
         tokio::select! {
             biased;
-            read = timeout_at((Instant::now() + idle).into(), stream.read_buf(&mut buffer)) => {
+            read = timeout_at((since + idle).into(), stream.read_buf(&mut buffer)) => {
                 if !matches!(read, Ok(Ok(1..))) {
                     return Head::Gone;
                 }
             }
-            // A connection without a request ends with the listener.
-            _ = shutdown.wait_for(|stopping| *stopping) => return Head::Gone,
+            // A connection without a request ends with the listener, unless one may be on its way.
+            () = lifecycle.idle_ends(since) => return Head::Gone,
         }
         let deadline = Instant::now() + limits.header_timeout;
         loop {
@@ -237,25 +216,29 @@ impl Drop for Counted<'_> {
     }
 }
 
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
+    /// A connection, from its beginning to its end. `tls`: what it begins with, spoken here and not by pingora's
+    /// listener, so that a handshake is counted as a connection and has the deadline of a head; pingora gives each 60 s,
+    /// without a number. `draining`: answers say that the connection ends.
+    pub async fn serve(&self, stream: Stream, tls: Option<&Certificate>, draining: &ShutdownWatch) -> Option<Stream> {
         let Some(_counted) = Counted::below(&self.connections, self.max_connections()) else {
             // Those who are told why are counted apart, or a flood of them would keep the others out.
             if let Some(_counted) = Counted::below(&self.turned_away, MAX_TURNED_AWAY) {
-                let stream = self.in_plain(stream).await?;
+                let stream = self.in_plain(stream, tls).await?;
                 self.refuse(stream, ApiError::Unavailable).await;
             }
             return None;
         };
-        let mut stream = self.in_plain(stream).await?;
+        let mut stream = self.in_plain(stream, tls).await?;
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
-            let limits = self.current.load().limits;
-            let (buffer, chunks) = match Self::read_head(limits, &mut stream, settings.is_none(), shutdown).await {
+            let setup = self.current.load();
+            let limits = setup.limits;
+            let first = settings.is_none();
+            let (buffer, chunks) = match Self::read_head(limits, &mut stream, first, &setup.lifecycle).await {
                 Head::Http1(buffer, chunks) => (buffer, chunks),
                 Head::Http2(buffer) => {
-                    self.hand_over_http2(stream, buffer, shutdown).await;
+                    self.hand_over_http2(stream, buffer, draining).await;
                     return None;
                 }
                 Head::Refused(error) => {
@@ -272,17 +255,18 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Edge<A> {
                 settings.apply_to_session(&mut session);
             }
             // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
-            session.set_keepalive((!*shutdown.borrow()).then_some(0));
+            session.set_keepalive((!*draining.borrow()).then_some(0));
             session.set_read_timeout(Some(limits.header_timeout.max(Duration::from_secs(30))));
             session.set_pipelined_prefix(buffer);
-            let reused = self.app.process_new_http(session, shutdown).await?;
+            let reused = self.app.process_new_http(session, draining).await?;
             (stream, settings) = reused.consume();
             stream = Wrapped::unwatched(stream);
             settings.as_ref()?;
         }
     }
 
-    async fn cleanup(&self) {
+    /// When no connection is accepted any more.
+    pub async fn cleanup(&self) {
         self.app.http_cleanup().await;
     }
 }

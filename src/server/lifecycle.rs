@@ -1,71 +1,211 @@
-//! From start to stop: readiness, what is in flight, signals, and the drain.
+//! From start to stop: readiness, what is in flight, and the drain.
 //!
-//! pingora sleeps out its grace period even when nothing is left to wait for, so the drain is watched here: the process
-//! ends as soon as the last request has, or when `server.drain` is over, with an exit code that says which.
+//! A stop has steps, each of which others wait for: `/readyz` says 503 and answers say that their connection ends; after
+//! `server.drain_delay` the listeners close; connections end that nobody uses; what is in flight may finish. pingora sleeps
+//! out its grace period even when nothing is left to wait for, so the process is ended from here, with an exit code that
+//! says whether anything was cut off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
-use super::setup::Reloader;
+use super::notify;
 
-/// How often the drain looks at what is in flight, and for how long nothing must be: a request whose head was just read
-/// is not counted yet.
+/// How often the drain looks at what is in flight, and for how long nothing must be: a connection that was just taken is
+/// not counted yet.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// A connection is idle, and may be ended by a drain, when its last answer (or its beginning) is this old. Before, its
+/// caller may just be sending a request.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long the drain waits for connections that should end but have no request in flight.
+const LEFT: Duration = Duration::from_secs(1);
 
 /// Exit code of a process that cut requests off.
 const CUT: i32 = 1;
 
 /// Where the process stands.
-#[derive(Default)]
 pub struct Lifecycle {
     busy: AtomicUsize,
-    serving: AtomicBool,
-    draining: AtomicBool,
+    connections: AtomicUsize,
+    /// Services that do not accept connections yet.
+    starting: AtomicUsize,
+    /// The public listeners accept none any more, and none is left in their queues.
+    closed: AtomicBool,
+    stopping: AtomicBool,
+    serving: watch::Sender<bool>,
+    draining: watch::Sender<bool>,
+    public_stop: watch::Sender<bool>,
+    admin_stop: watch::Sender<bool>,
+    idle_ends: watch::Sender<bool>,
 }
 
-/// A request in flight, as long as it lives.
-pub struct Busy(Arc<Lifecycle>);
+/// Something that the drain waits for, as long as it lives.
+pub struct Counted(Arc<Lifecycle>, fn(&Lifecycle) -> &AtomicUsize);
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+impl Counted {
+    fn new(lifecycle: &Arc<Lifecycle>, which: fn(&Lifecycle) -> &AtomicUsize) -> Self {
+        which(lifecycle).fetch_add(1, Ordering::AcqRel);
+        Counted(lifecycle.clone(), which)
     }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why the process stops, and how long that may take.
+#[derive(Clone, Copy, Debug)]
+pub enum Stop {
+    /// TERM. `delay`: how long connections are still taken; `drain`: how long requests have from then on.
+    Terminated { delay: Duration, drain: Duration },
+    /// Another process has the listening sockets now, and takes all new connections.
+    HandedOver { drain: Duration },
 }
 
 impl Lifecycle {
-    /// A request began.
-    pub fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(self.clone())
+    /// `services`: how many must say that they accept connections.
+    pub fn new(services: usize) -> Self {
+        let flag = || watch::Sender::new(false);
+        Lifecycle {
+            busy: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            starting: AtomicUsize::new(services),
+            closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            serving: flag(),
+            draining: flag(),
+            public_stop: flag(),
+            admin_stop: flag(),
+            idle_ends: flag(),
+        }
     }
 
-    /// The listeners answer.
-    pub fn now_serving(&self) {
-        self.serving.store(true, Ordering::Release);
+    /// A request began.
+    pub fn busy(self: &Arc<Self>) -> Counted {
+        Counted::new(self, |lifecycle| &lifecycle.busy)
+    }
+
+    /// A caller's connection was taken.
+    pub fn connection(self: &Arc<Self>) -> Counted {
+        Counted::new(self, |lifecycle| &lifecycle.connections)
+    }
+
+    /// A service accepts connections from now on.
+    pub fn service_started(&self) {
+        if self.starting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.serving.send_replace(true);
+        }
+    }
+
+    /// Comes back once every service accepts connections.
+    pub async fn serves(&self) {
+        let _ = self.serving.subscribe().wait_for(|serving| *serving).await;
+    }
+
+    /// The public listeners are closed.
+    pub fn listeners_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Another process has the listening sockets.
+    pub fn was_handed_over(&self) -> bool {
+        *self.admin_stop.borrow()
     }
 
     /// Listeners answer, and no stop was asked for.
     pub fn is_ready(&self) -> bool {
-        self.serving.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+        *self.serving.borrow() && !self.is_draining()
     }
 
-    /// Ends the process once nothing is in flight, at the latest after `longest`.
-    fn drain(self: Arc<Self>, longest: Duration) {
-        let end = Instant::now() + longest;
-        let mut idle = 0;
+    /// Answers say that their connection ends.
+    pub fn is_draining(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether answers say that their connection ends; whoever waits for a change hears of one that was before.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        subscribed(&self.draining)
+    }
+
+    /// When the public listeners accept no more.
+    pub fn public_stop(&self) -> watch::Receiver<bool> {
+        subscribed(&self.public_stop)
+    }
+
+    /// When the admin listener accepts no more: only when another process has its socket.
+    pub fn admin_stop(&self) -> watch::Receiver<bool> {
+        subscribed(&self.admin_stop)
+    }
+
+    /// Comes back when a connection that nothing came on since `since` is to be ended by the drain.
+    pub async fn idle_ends(&self, since: Instant) {
+        let _ = self.idle_ends.subscribe().wait_for(|ends| *ends).await;
+        tokio::time::sleep_until((since + IDLE).into()).await;
+    }
+
+    /// Ends the process, in a thread of its own; only the first call counts.
+    pub fn stop(self: &Arc<Self>, why: Stop) {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            tracing::info!("it stops already");
+            return;
+        }
+        self.draining.send_replace(true);
+        let lifecycle = self.clone();
+        std::thread::spawn(move || lifecycle.drain(why));
+    }
+
+    fn drain(&self, why: Stop) {
+        let began = Instant::now();
+        let (close, idle, end) = match why {
+            Stop::Terminated { delay, drain } => {
+                tracing::info!(
+                    drain_delay_seconds = delay.as_secs_f64(),
+                    drain_seconds = drain.as_secs_f64(),
+                    "stopping; requests in flight may finish"
+                );
+                notify::stopping();
+                (began + delay, began + delay, began + delay + drain)
+            }
+            Stop::HandedOver { drain } => {
+                tracing::info!(
+                    drain_seconds = drain.as_secs_f64(),
+                    "another process serves from now on; requests in flight may finish"
+                );
+                self.admin_stop.send_replace(true);
+                // Nothing waits for this process: a kept connection may be used once more, and is told then.
+                (began, began + drain / 2, began + drain)
+            }
+        };
+        let mut none = 0;
+        let mut without_request = Duration::ZERO;
         loop {
+            let now = Instant::now();
+            if now >= close {
+                self.public_stop.send_if_modified(|stop| !std::mem::replace(stop, true));
+            }
+            if now >= idle {
+                self.idle_ends.send_if_modified(|ends| !std::mem::replace(ends, true));
+            }
             let busy = self.busy.load(Ordering::Acquire);
-            idle = if busy == 0 { idle + 1 } else { 0 };
-            if idle > 1 {
+            let closed = self.closed.load(Ordering::Acquire);
+            let connected = busy > 0 || self.connections.load(Ordering::Acquire) > 0;
+            none = if connected || !closed { 0 } else { none + 1 };
+            without_request = if busy > 0 || now < idle { Duration::ZERO } else { without_request + LOOK };
+            if none > 1 || (closed && without_request > IDLE + LEFT) {
                 tracing::info!("stopped; nothing was cut off");
                 std::process::exit(0);
             }
-            if Instant::now() >= end {
+            if now >= end {
+                if busy == 0 {
+                    tracing::info!("stopped at the end of server.drain; nothing was cut off");
+                    std::process::exit(0);
+                }
                 tracing::error!(requests = busy, "stopped; requests were cut off at the end of server.drain");
                 std::process::exit(CUT);
             }
@@ -75,58 +215,10 @@ impl Lifecycle {
     }
 }
 
-/// The signals that end the process, or ask something of it.
-pub struct Signals {
-    lifecycle: Arc<Lifecycle>,
-    reloader: Arc<Reloader>,
-    drain: Duration,
-}
-
-impl Signals {
-    pub fn new(lifecycle: Arc<Lifecycle>, reloader: Arc<Reloader>, drain: Duration) -> Self {
-        Signals { lifecycle, reloader, drain }
+fn subscribed(flag: &watch::Sender<bool>) -> watch::Receiver<bool> {
+    let mut receiver = flag.subscribe();
+    if *receiver.borrow() {
+        receiver.mark_changed();
     }
-}
-
-/// A signal that cannot be listened for never comes.
-async fn next(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
-fn listen(kind: SignalKind) -> Option<Signal> {
-    signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be listened for")).ok()
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        let mut hangup = listen(SignalKind::hangup());
-        let mut terminate = listen(SignalKind::terminate());
-        let mut interrupt = listen(SignalKind::interrupt());
-        let mut quit = listen(SignalKind::quit());
-        loop {
-            tokio::select! {
-                () = next(&mut hangup) => {
-                    let reloader = self.reloader.clone();
-                    // It reads files; the log tells how it went.
-                    drop(tokio::task::spawn_blocking(move || reloader.reload()));
-                    continue;
-                }
-                () = next(&mut terminate) => {}
-                () = next(&mut quit) => {}
-                () = next(&mut interrupt) => {
-                    tracing::info!("INT: stopping now");
-                    return ShutdownSignal::FastShutdown;
-                }
-            }
-            tracing::info!(drain_seconds = self.drain.as_secs_f64(), "stopping; requests in flight may finish");
-            self.lifecycle.draining.store(true, Ordering::Release);
-            let (lifecycle, drain) = (self.lifecycle.clone(), self.drain);
-            std::thread::spawn(move || lifecycle.drain(drain));
-            return ShutdownSignal::GracefulTerminate;
-        }
-    }
+    receiver
 }

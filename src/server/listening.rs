@@ -1,78 +1,235 @@
-//! Whether the listeners are this process's own. A connection that is accepted does not say by whom: between our look at a
-//! port and pingora's bind, another process may have taken it.
+//! The listening sockets, and the way from an accepted connection to the edge.
+//!
+//! They are bound here and given to pingora, which accepts: an occupied port is an error of the start and no panic, a
+//! successor can be given them, and what is left in their queues when they close is served and not reset.
 
-use std::collections::HashSet;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
+use pingora_core::protocols::l4::stream::Stream as TcpStream;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
+use pingora_core::server::{Fds, ListenFds, ShutdownWatch};
+use pingora_core::services::Service;
+use pingora_core::services::listening::Service as Accepting;
+use tokio::task::JoinSet;
+
+use super::certificate::Certificate;
+use super::edge::{Edge, Side};
+use super::holder::holder;
 use super::lifecycle::Lifecycle;
+use super::notify;
+use super::setup::Current;
+use super::start::StartError;
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+/// Sockets that listen, as long as they do.
+#[derive(Default)]
+pub struct Sockets(Mutex<Vec<TcpListener>>);
 
-/// How long one connection to a listener may take.
-const CONNECT: Duration = Duration::from_secs(1);
-
-/// A listening socket in `/proc/net/tcp`.
-const LISTEN: &str = "0A";
-
-/// Tells the lifecycle once every listener is there and answers.
-#[expect(clippy::disallowed_methods, reason = "a thread of its own, which serves nobody")]
-pub fn tell_when_serving(listeners: Vec<SocketAddr>, lifecycle: Arc<Lifecycle>) {
-    std::thread::spawn(move || {
-        for address in listeners {
-            while owns(address.port()) == Some(false)
-                || TcpStream::connect_timeout(&reachable(address), CONNECT).is_err()
-            {
-                std::thread::sleep(LOOK);
+impl Sockets {
+    /// Listens on all of these addresses, with those of `inherited` that fit; the rest of them is closed.
+    ///
+    /// # Errors
+    /// One is taken (then by whom, if that can be known), or is not this machine's.
+    pub fn bind(addresses: &[SocketAddr], inherited: Vec<TcpListener>) -> Result<Self, StartError> {
+        let mut inherited: Vec<_> =
+            inherited.into_iter().filter_map(|socket| Some((socket.local_addr().ok()?, socket))).collect();
+        let mut socket = |address: &SocketAddr| {
+            if let Some(index) = inherited.iter().position(|(local, _)| local == address) {
+                return Ok(inherited.swap_remove(index).1);
             }
-            tracing::info!(%address, "listening");
+            let wrong = |error: std::io::Error| {
+                let held = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| holder(*address)).flatten();
+                let by = held.map(|holder| format!(": {holder}")).unwrap_or_default();
+                StartError::Environment(format!("cannot listen on {address}: {error}{by}"))
+            };
+            let socket = TcpListener::bind(address).map_err(wrong)?;
+            socket.set_nonblocking(true).map_err(wrong)?;
+            Ok(socket)
+        };
+        addresses.iter().map(&mut socket).collect::<Result<Vec<_>, _>>().map(|sockets| Sockets(Mutex::new(sockets)))
+    }
+
+    /// Where they listen, in the order of what was asked for.
+    ///
+    /// # Errors
+    /// A socket has none, which cannot be.
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.0.lock().iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Second handles of all of them.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn share(&self) -> std::io::Result<Vec<TcpListener>> {
+        self.0.lock().iter().map(TcpListener::try_clone).collect()
+    }
+
+    /// Gives away the ones of these addresses.
+    fn take(&self, addresses: &[SocketAddr]) -> Vec<TcpListener> {
+        let of_these = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|address| addresses.contains(&address));
+        self.0.lock().extract_if(.., of_these).collect()
+    }
+}
+
+/// Between accepting and the edge: counts connections for the drain, and knows whether they begin with TLS.
+pub struct Door<A> {
+    edge: Arc<Edge<A>>,
+    current: Arc<Current>,
+    side: Side,
+    /// On a TLS listener.
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl<A> Clone for Door<A> {
+    fn clone(&self) -> Self {
+        let Door { edge, current, side, certificate } = self;
+        Door { edge: edge.clone(), current: current.clone(), side: *side, certificate: certificate.clone() }
+    }
+}
+
+impl<A> Door<A> {
+    pub fn new(edge: Arc<Edge<A>>, current: Arc<Current>, side: Side, certificate: Option<Arc<Certificate>>) -> Self {
+        Door { edge, current, side, certificate }
+    }
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, _accepting: &ShutdownWatch) -> Option<Stream> {
+        let lifecycle = self.current.load().lifecycle.clone();
+        let _connection = (self.side == Side::Public).then(|| lifecycle.connection());
+        // Not when accepting stops, but when answers are to say that their connection ends.
+        self.edge.serve(stream, self.certificate.as_deref(), &lifecycle.draining()).await
+    }
+
+    async fn cleanup(&self) {
+        self.edge.cleanup().await;
+    }
+}
+
+/// Listeners of one kind: their addresses and what is behind them.
+pub struct Entrance<A> {
+    pub addresses: Vec<SocketAddr>,
+    pub door: Door<A>,
+}
+
+/// A service of pingora's that accepts connections, from sockets that were bound before.
+pub struct Listening<A> {
+    name: &'static str,
+    threads: Option<usize>,
+    entrances: Vec<Entrance<A>>,
+    sockets: Arc<Sockets>,
+    lifecycle: Arc<Lifecycle>,
+    side: Side,
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
+    pub fn new(
+        side: Side,
+        threads: Option<usize>,
+        entrances: Vec<Entrance<A>>,
+        sockets: Arc<Sockets>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Self {
+        let name = match side {
+            Side::Public => "gateway",
+            Side::Admin => "admin",
+        };
+        Listening { name, threads, entrances, sockets, lifecycle, side }
+    }
+
+    /// pingora's service on these sockets.
+    fn accepting(&self, entrance: &Entrance<A>) -> std::io::Result<(Accepting<Door<A>>, ListenFds)> {
+        let mut service = Accepting::new(self.name.into(), entrance.door.clone());
+        let mut fds = Fds::new();
+        for socket in self.sockets.share()? {
+            let address = socket.local_addr()?;
+            if entrance.addresses.contains(&address) {
+                // The edge and TLS read into buffers of their own; pingora's, of 64 KiB, would be held by every idle
+                // connection.
+                let unbuffered = L4BufferSettings::default().read(0);
+                service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered));
+                fds.add(address.to_string(), socket.into_raw_fd());
+            }
         }
-        lifecycle.now_serving();
-        tracing::info!("ready");
-    });
-}
-
-/// Where a listener on every address is reached from here.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
+        Ok((service, Arc::new(Mutex::new(fds))))
     }
-    address
-}
 
-/// Whether a socket of this process listens on the port; `None` where the system does not tell (proc(5)).
-fn owns(port: u16) -> Option<bool> {
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(fs::read_to_string);
-    let mut listening = HashSet::new();
-    for table in tables.iter().flatten() {
-        listening.extend(table.lines().skip(1).filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (local, state, inode) = (*fields.get(1)?, *fields.get(3)?, *fields.get(9)?);
-            let listens = state == LISTEN && u16::from_str_radix(local.rsplit(':').next()?, 16) == Ok(port);
-            listens.then(|| format!("socket:[{inode}]"))
-        }));
+    /// Serves what came before its listener closed and was not accepted yet: closing would reset it.
+    fn serve_rest(socket: TcpListener, door: &Door<A>) {
+        while let Ok((stream, peer)) = socket.accept() {
+            let Ok(stream) = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) else {
+                continue;
+            };
+            let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+            // It is new, so it holds none.
+            let _ = digest.peer_addr.set(Some(peer.into()));
+            let mut stream = TcpStream::from(stream);
+            stream.set_socket_digest(digest);
+            let _ = stream.set_nodelay();
+            let door = Arc::new(door.clone());
+            let never = tokio::sync::watch::channel(false).1;
+            tokio::spawn(async move { door.process_new(Box::new(stream), &never).await });
+        }
     }
-    tables.iter().find(|table| table.is_ok())?;
-    let own = fs::read_dir("/proc/self/fd").ok()?;
-    let mut links = own.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-    Some(links.any(|link| link.to_str().is_some_and(|link| listening.contains(link))))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
+    async fn start_service(&mut self, _none: Option<ListenFds>, _shutdown: ShutdownWatch, listeners_per_fd: usize) {
+        let stop = match self.side {
+            Side::Public => self.lifecycle.public_stop(),
+            Side::Admin => self.lifecycle.admin_stop(),
+        };
+        let mut accepting = JoinSet::new();
+        let entrances = std::mem::take(&mut self.entrances);
+        for entrance in &entrances {
+            match self.accepting(entrance) {
+                Ok((mut service, fds)) => {
+                    let stop = stop.clone();
+                    accepting.spawn(async move { service.start_service(Some(fds), stop, listeners_per_fd).await });
+                }
+                Err(error) => tracing::error!(%error, "a listener cannot be used"),
+            }
+        }
+        self.lifecycle.service_started();
+        if self.side == Side::Public {
+            tokio::spawn(watchdog());
+        }
+        while accepting.join_next().await.is_some() {}
+        for entrance in entrances {
+            for socket in self.sockets.take(&entrance.addresses) {
+                if !self.lifecycle.was_handed_over() {
+                    Self::serve_rest(socket, &entrance.door);
+                }
+            }
+        }
+        if self.side == Side::Public {
+            self.lifecycle.listeners_closed();
+        }
+    }
 
-    #[test]
-    fn a_port_is_owned_while_a_socket_of_ours_listens_on_it() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert_eq!(owns(port), Some(true));
-        drop(listener);
-        assert_eq!(owns(port), Some(false));
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+}
+
+/// Signs of life from the threads that serve, where the service manager waits for them.
+async fn watchdog() {
+    let Some(every) = notify::watchdog() else { return };
+    loop {
+        notify::alive();
+        tokio::time::sleep((every / 2).max(Duration::from_millis(1))).await;
     }
 }

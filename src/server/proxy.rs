@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::edge::WRITE_TIMEOUT;
 use super::head;
-use super::lifecycle::Busy;
+use super::lifecycle::Counted;
 use super::pace::Pace;
 use super::redacted::Veil;
 use super::setup::{Current, Setup};
@@ -63,7 +63,7 @@ pub struct Exchange {
     asks_upgrade: bool,
     /// Informational answers so far.
     informational: usize,
-    _busy: Busy,
+    _busy: Counted,
 }
 
 /// Where a request goes.
@@ -250,6 +250,7 @@ impl Proxy {
             // A body that nobody reads must not be read as the next request.
             session.set_keepalive(None);
         }
+        end_if_draining(session, exchange);
         let mut response = ResponseHeader::build(reply.status(), Some(16))?;
         let mut wrong = Ok(());
         reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
@@ -357,6 +358,13 @@ async fn ends_as_told(session: &mut Session, wait: Duration) -> bool {
         }
     };
     timeout(wait, ending).await.unwrap_or(false)
+}
+
+/// While the process drains, an answer says that its connection ends, also when its request began before.
+pub(super) fn end_if_draining(session: &mut Session, exchange: &Exchange) {
+    if exchange.setup.lifecycle.is_draining() {
+        session.set_keepalive(None);
+    }
 }
 
 #[async_trait]
@@ -468,6 +476,7 @@ impl ProxyHttp for Proxy {
             return refused("doubtful framing");
         }
         self.answer_seen(session, exchange, response.status);
+        end_if_draining(session, exchange);
         strip_nominated(response);
         Self::set_answer_fields(response, exchange)
     }

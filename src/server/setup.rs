@@ -10,6 +10,7 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
 use super::start::StartError;
 use crate::api::PathPattern;
@@ -27,6 +28,15 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     pub max_header_bytes: usize,
     pub max_connections: usize,
+}
+
+/// How long a stop may take.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainTimes {
+    /// From TERM until the listeners close.
+    pub delay: Duration,
+    /// From then on.
+    pub longest: Duration,
 }
 
 /// A rule of `[[forward.redact]]`.
@@ -60,6 +70,7 @@ pub struct Setup {
     pub cookie: Option<String>,
     pub access: AccessLog,
     pub limits: Limits,
+    pub drain: DrainTimes,
     lasting: Arc<Lasting>,
 }
 
@@ -99,6 +110,7 @@ impl Setup {
                 max_header_bytes: usize::try_from(server.max_header_bytes).unwrap_or(usize::MAX),
                 max_connections: server.max_connections,
             },
+            drain: DrainTimes { delay: server.drain_delay, longest: server.drain },
             gateway: Arc::new(gateway(Arc::new(policy))),
             lasting,
         })
@@ -138,14 +150,22 @@ pub struct Reloader {
     levels: LogLevels,
     /// The configuration that the process was started with.
     started: Config,
+    certificate: Option<Arc<Certificate>>,
     /// Held while the setup is replaced, so that reloads follow each other.
     turn: Mutex<()>,
     generation: AtomicU64,
 }
 
 impl Reloader {
-    pub fn new(source: Source, current: Arc<Current>, levels: LogLevels, config: Config) -> Self {
-        Reloader { source, current, levels, started: config, turn: Mutex::new(()), generation: AtomicU64::new(1) }
+    pub fn new(
+        source: Source,
+        current: Arc<Current>,
+        levels: LogLevels,
+        config: Config,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Self {
+        let (turn, generation) = (Mutex::new(()), AtomicU64::new(1));
+        Reloader { source, current, levels, started: config, certificate, turn, generation }
     }
 
     /// How many configurations were in force so far.
@@ -163,10 +183,15 @@ impl Reloader {
         let result = (self.source)().and_then(|new| {
             let gateway = |policy| before.gateway.reconfigured(&new, policy);
             let setup = Setup::new(&new, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
-            Ok((new, setup))
+            let certificate = self.certificate.as_deref().map(|shown| shown.renewed().map(|loaded| (shown, loaded)));
+            let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
+            Ok((new, setup, certificate))
         });
         match result {
-            Ok((new, setup)) => {
+            Ok((new, setup, certificate)) => {
+                if let Some((shown, loaded)) = certificate {
+                    shown.show(loaded);
+                }
                 let restart = needs_restart(&self.started, &new);
                 self.levels.set(new.log.level);
                 self.current.0.store(Arc::new(setup));
@@ -190,7 +215,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("server.listen", a.listen != b.listen),
         ("server.threads", a.threads != b.threads),
-        ("server.drain", a.drain != b.drain),
+        ("server.upgrade_socket", a.upgrade_socket != b.upgrade_socket),
         ("server.tls", a.tls != b.tls),
         ("admin", old.admin != new.admin),
         ("upstream", old.upstream != new.upstream),

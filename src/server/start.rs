@@ -8,32 +8,35 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::apps::http_app::HttpServer;
-use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
-use pingora_core::services::listening::Service;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::Semaphore;
 
 use super::admin::Admin;
-use super::certificate::Certificate;
-use super::edge::{Edge, Side, Tls};
-use super::lifecycle::{Lifecycle, Signals};
-use super::listening::tell_when_serving;
+use super::certificate::{self, Certificate};
+use super::edge::{Edge, Side};
+use super::lifecycle::Lifecycle;
+use super::listening::{Door, Entrance, Listening, Sockets};
 use super::proxy::Proxy;
 use super::redacted::MAX_HELD;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
+use super::signals::Signals;
+use super::upgrade::Seat;
 use crate::cache::CallerIds;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::gateway::{Gateway, Parts};
 use crate::telemetry::{LogLevels, Metrics};
 use crate::upstream::{Client, Peers};
 
 /// Threads of the admin listener, which must answer while the others are busy.
 const ADMIN_THREADS: usize = 1;
+
+/// The public one and the admin one.
+const SERVICES: usize = 2;
 
 /// Why the gateway did not start.
 #[derive(Debug)]
@@ -61,31 +64,40 @@ fn environment(what: impl fmt::Display) -> StartError {
 /// Whether the files that a configuration names hold what they should.
 ///
 /// # Errors
-/// What is wrong with one of them.
+/// All that is wrong with them, a line each.
 pub fn check(config: &Config) -> Result<(), StartError> {
-    Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?;
-    config.server.tls.as_ref().map_or(Ok(()), |tls| Certificate::load(tls).map(drop))
+    let mut problems = Vec::new();
+    problems.extend(Peers::new(&config.upstream).err().map(|error| error.to_string()));
+    let certificate = config.server.tls.as_ref().map(certificate::check);
+    problems.extend(certificate.and_then(Result::err).into_iter().flatten());
+    if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
+}
+
+/// How it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// On sockets of its own.
+    Fresh,
+    /// On those of the running process, which then ends.
+    Upgrade,
 }
 
 /// Serves until a signal ends it. Comes back after INT only; TERM ends the process itself. `source` reads the
 /// configuration anew at a reload.
 ///
 /// # Errors
-/// A listener, a certificate or a trust anchor cannot be used.
-pub fn run(config: Config, source: Source, levels: LogLevels) -> Result<(), StartError> {
+/// A listener, a certificate or a trust anchor cannot be used, or there is nobody to take sockets over from.
+pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> Result<(), StartError> {
     let started = Instant::now();
+    let metrics = Arc::new(Metrics::new().map_err(environment)?);
     let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
     let authority = HeaderValue::try_from(peers.authority()).map_err(environment)?;
     let token = config.admin.token_file.as_deref().map(admin_token).transpose()?;
-    let certificate = config.server.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
-    for address in listeners(&config) {
-        // pingora would panic in a thread of its own.
-        std::net::TcpListener::bind(address)
-            .map_err(|error| environment(format!("cannot listen on {address}: {error}")))?;
-    }
-
-    let metrics = Arc::new(Metrics::new().map_err(environment)?);
-    let lifecycle = Arc::new(Lifecycle::default());
+    let certificate = match &config.server.tls {
+        Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
+        None => None,
+    };
+    let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let conf = server.configuration.clone();
     let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
@@ -100,26 +112,77 @@ pub fn run(config: Config, source: Source, levels: LogLevels) -> Result<(), Star
     });
     let gateway = |policy| Gateway::new(&config, Parts { client, policy, callers, metrics });
     let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
-    let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone()));
+    let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));
 
-    server.add_service(public_service(&config, &conf, current.clone(), certificate)?);
-    let admin = Admin { current, lifecycle: lifecycle.clone(), reloader: reloader.clone(), token, started };
-    server.add_service(admin_service(&config, admin));
-    tell_when_serving(listeners(&config), lifecycle.clone());
-    let signals = Signals::new(lifecycle, reloader, config.server.drain);
-    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    // The last that can fail: nothing is taken from a running process by one that would not serve.
+    let seat = seat(&config, start)?;
+    let taken = match (start, &seat) {
+        (Start::Upgrade, Some(seat)) => Some(seat.take_over().map_err(environment)?),
+        _ => None,
+    };
+    let (inherited, before) = taken.unzip();
+    let sockets = Arc::new(Sockets::bind(&listeners(&config), inherited.unwrap_or_default())?);
+    let addresses = Addresses::new(&config, &sockets)?;
+    if let Some(certificate) = &certificate {
+        certificate.watch();
+    }
+
+    server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));
+    let admin =
+        Admin { current: current.clone(), lifecycle: lifecycle.clone(), reloader: reloader.clone(), token, started };
+    server.add_service(admin_service(admin, &sockets, &addresses));
+    let status = in_words(&config, &addresses);
+    server.run(RunArgs {
+        shutdown_signal: Box::new(Signals {
+            lifecycle,
+            current,
+            reloader,
+            sockets,
+            seat,
+            before: Mutex::new(before),
+            status,
+        }),
+    });
     Ok(())
+}
+
+/// Where a successor is met. A place that the environment names and that cannot be used costs the upgrade only.
+fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> {
+    let named = config.server.upgrade_socket.is_some();
+    match Seat::find(config) {
+        Ok(None) if start == Start::Upgrade => Err(StartError::Configuration(
+            "server.upgrade_socket: is not set, and neither are $RUNTIME_DIRECTORY and $XDG_RUNTIME_DIR: there is nowhere to \
+             meet the running process; set it for both"
+                .into(),
+        )),
+        Ok(seat) => Ok(seat.map(Arc::new)),
+        Err(wrong) if named || start == Start::Upgrade => Err(StartError::Configuration(wrong)),
+        Err(wrong) => {
+            tracing::warn!(wrong, "this process cannot be upgraded without downtime");
+            Ok(None)
+        }
+    }
+}
+
+/// What is served and protected, in one line for people.
+fn in_words(config: &Config, addresses: &Addresses) -> String {
+    let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
+    format!(
+        "serving {}://{} on {}{tls}; admin on {}; secrets of integrations from {} up",
+        if config.upstream.url.tls { "https" } else { "http" },
+        config.upstream.url.authority(),
+        list(&addresses.plain),
+        addresses.admin,
+        config.redaction.reveal_to.as_str(),
+    )
 }
 
 /// Of our own configuration alone: pingora's files and command line stay unused.
 fn server_conf(config: &Config) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let drain = config.server.drain.as_secs() + 5;
     ServerConf {
         threads: if config.server.threads == 0 { cores } else { config.server.threads },
-        // Both longer than the drain, which ends the process itself.
-        grace_period_seconds: Some(drain),
-        graceful_shutdown_timeout_seconds: Some(drain),
         // Only idempotent requests are ever sent again, and only where a kept connection turned out closed.
         max_retries: 4,
         ..ServerConf::default()
@@ -129,44 +192,53 @@ fn server_conf(config: &Config) -> ServerConf {
 fn public_service(
     config: &Config,
     conf: &Arc<ServerConf>,
-    current: Arc<Current>,
+    current: &Arc<Current>,
     certificate: Option<Arc<Certificate>>,
-) -> Result<Service<Edge<HttpProxy<Proxy>>>, StartError> {
+    sockets: &Arc<Sockets>,
+    addresses: &Addresses,
+) -> Listening<HttpProxy<Proxy>> {
     let mut proxy = http_proxy(conf, Proxy(current.clone()));
     let mut options = HttpServerOptions::default();
     options.h2c = true;
     options.h2_idle_timeout = Some(config.server.keepalive_timeout);
     proxy.server_options = Some(options);
-    let tls =
-        config.server.tls.as_ref().zip(certificate).map(|(tls, certificate)| acceptor(tls, certificate)).transpose()?;
-    let on_tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
-    let mut service = Service::new("gateway".into(), Edge::new(proxy, current, Side::Public, tls));
-    for address in config.server.listen.iter().chain(on_tls) {
-        // The edge reads into a buffer of its own; pingora's, of 64 KiB, would be held by every idle connection.
-        let unbuffered = L4BufferSettings::default().read(0);
-        service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered));
+    let edge = Arc::new(Edge::new(proxy, current.clone(), Side::Public));
+    let entrance = |addresses: &Vec<SocketAddr>, certificate| Entrance {
+        addresses: addresses.clone(),
+        door: Door::new(edge.clone(), current.clone(), Side::Public, certificate),
+    };
+    let mut entrances = vec![entrance(&addresses.plain, None)];
+    entrances.extend(certificate.map(|certificate| entrance(&addresses.tls, Some(certificate))));
+    Listening::new(Side::Public, None, entrances, sockets.clone(), current.load().lifecycle.clone())
+}
+
+fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> Listening<HttpServer<Admin>> {
+    let (current, lifecycle) = (admin.current.clone(), admin.lifecycle.clone());
+    let edge = Arc::new(Edge::new(HttpServer::new_app(admin), current.clone(), Side::Admin));
+    let door = Door::new(edge, current, Side::Admin, None);
+    let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
+    Listening::new(Side::Admin, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle)
+}
+
+/// Where it listens, with the port that was given where the configuration says 0.
+struct Addresses {
+    plain: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    admin: SocketAddr,
+}
+
+impl Addresses {
+    fn new(config: &Config, sockets: &Sockets) -> Result<Self, StartError> {
+        let mut all = sockets.addresses().map_err(environment)?;
+        let (plain, tls) = (config.server.listen.len(), config.server.tls.as_ref().map_or(0, |tls| tls.listen.len()));
+        let mut rest = all.split_off(plain);
+        let admin = rest.pop().ok_or_else(|| environment("no admin listener"))?;
+        rest.truncate(tls);
+        Ok(Addresses { plain: all, tls: rest, admin })
     }
-    Ok(service)
 }
 
-/// TLS as the edge speaks it.
-fn acceptor(tls: &config::Tls, certificate: Arc<Certificate>) -> Result<Tls, StartError> {
-    let settings = TlsSettings::intermediate(&tls.cert_file.to_string_lossy(), &tls.key_file.to_string_lossy());
-    let mut settings = settings.map_err(|error| StartError::Configuration(format!("server.tls: {error}")))?;
-    certificate.watch();
-    settings.set_cert_resolver(certificate);
-    settings.enable_h2();
-    Ok(Tls { acceptor: settings.build(), listen: tls.listen.clone() })
-}
-
-fn admin_service(config: &Config, admin: Admin) -> Service<Edge<HttpServer<Admin>>> {
-    let current = admin.current.clone();
-    let mut service = Service::new("admin".into(), Edge::new(HttpServer::new_app(admin), current, Side::Admin, None));
-    service.add_tcp(&config.admin.listen.to_string());
-    service.threads = Some(ADMIN_THREADS);
-    service
-}
-
+/// As `Addresses::new` takes them apart.
 fn listeners(config: &Config) -> Vec<SocketAddr> {
     let tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
     config.server.listen.iter().chain(tls).chain([&config.admin.listen]).copied().collect()

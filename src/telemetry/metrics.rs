@@ -39,8 +39,33 @@ pub struct Metrics {
     circuit_open: IntGauge,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
+    tls_handshake_failures: IntCounterVec,
     hits: AtomicI64,
     misses: AtomicI64,
+}
+
+/// What a TLS listener counts.
+pub struct TlsMetrics {
+    expiry: IntGauge,
+    load_successful: IntGauge,
+    failures: IntCounterVec,
+}
+
+impl TlsMetrics {
+    /// The files were taken up; `expires`: in seconds since the epoch.
+    pub fn loaded(&self, expires: i64) {
+        self.expiry.set(expires);
+        self.load_successful.set(1);
+    }
+
+    /// The files changed and cannot be used.
+    pub fn not_loaded(&self) {
+        self.load_successful.set(0);
+    }
+
+    pub fn handshake_failed(&self, reason: &str) {
+        self.failures.with_label_values(&[reason]).inc();
+    }
 }
 
 /// A series could not be made: a name twice, which is a fault of the program.
@@ -118,6 +143,11 @@ impl Metrics {
             reload_timestamp: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "When a configuration was last taken, in seconds since the epoch.",
+            )?,
+            tls_handshake_failures: make.counters(
+                "tls_handshake_failures_total",
+                "Connections that ended before TLS was agreed on, by reason.",
+                &["reason"],
             )?,
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
@@ -229,6 +259,25 @@ impl Metrics {
 
     pub fn configuration_refused(&self) {
         self.reload_successful.set(0);
+    }
+
+    /// The series of a TLS listener, which there are only where there is one.
+    ///
+    /// # Errors
+    /// It was asked for twice.
+    pub fn tls(&self) -> Result<TlsMetrics, MetricsError> {
+        let make = Maker(self.registry.clone());
+        Ok(TlsMetrics {
+            expiry: make.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the first certificate of the chain that is shown expires, in seconds since the epoch.",
+            )?,
+            load_successful: make.gauge(
+                "tls_last_load_successful",
+                "1 if the files of certificate, key and authorities were taken up when they last changed.",
+            )?,
+            failures: self.tls_handshake_failures.clone(),
+        })
     }
 
     /// The Prometheus text format.

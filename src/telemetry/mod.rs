@@ -5,5 +5,5 @@ mod metrics;
 mod record;
 
 pub use logs::{LogLevels, LogSetupError, install};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, TlsMetrics};
 pub use record::{Record, Route};

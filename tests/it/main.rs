@@ -34,3 +34,4 @@ mod support;
 mod tls;
 mod trust;
 mod under_load;
+mod upgrade;

@@ -1,6 +1,6 @@
 //! The program as a process: its arguments, exit codes, signals and logs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use telecomx_gateway::config::{self, LogFormat};
@@ -127,6 +127,7 @@ fn an_occupied_port_is_told_once_and_clearly() {
         let said = format!("{}{}", run.stdout, run.stderr);
         let told = said.lines().filter(|line| line.contains(&taken.to_string()) && line.contains("in use")).count();
         assert_eq!(told, 1, "{run:#?}");
+        assert!(said.contains(&format!("process {} (", std::process::id())), "who holds it is told: {run:#?}");
         assert!(!said.contains("panicked"), "{run:#?}");
     }
 }
@@ -163,6 +164,26 @@ fn a_term_waits_for_a_request_in_flight() {
         let run = gateway.wait();
         assert_eq!(run.code, Some(0), "{path}: {run:#?}");
     }
+}
+
+#[test]
+fn while_the_drain_is_delayed_new_connections_are_served_and_readiness_says_no() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let mut gateway = Gateway::with(&origin, r#"server = { drain_delay = "2s", drain = "50s" }"#);
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    let began = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    let ready = || gateway.admin().get("/readyz").try_send().map(|answer| answer.status);
+    wait_until("it is not ready", || ready() == Some(503));
+    // A load balancer has not looked yet.
+    let late = gateway.client().get(P).bearer("tok-a").send();
+    assert_eq!((late.assert_status(200).is_hit(), late.header("connection")), (true, Some("close")));
+    assert!(began.elapsed() < Duration::from_secs(2), "too slow a machine to tell: {:?}", began.elapsed());
+    let run = gateway.wait();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(began.elapsed() >= Duration::from_secs(2), "{run:#?}");
+    assert!(gateway.client().try_connect().is_err());
 }
 
 #[test]

@@ -49,6 +49,24 @@ fn listeners_do_not_collide() {
 }
 
 #[test]
+fn certificates_of_callers_need_an_authority() {
+    let tls = |more: &str| {
+        format!("[server]\ntls = {{ listen = [\"[::]:1\"], cert_file = \"c\", key_file = \"k\", {more} }}")
+    };
+    let problem = problem_of(&tls("client_auth = \"required\""));
+    assert!(
+        problem.starts_with("gateway.toml:2: server.tls.client_auth: is of no use without client_ca_file"),
+        "{problem}"
+    );
+    let clients = |more: &str| with(&tls(more)).unwrap().server.tls.unwrap().clients.map(|clients| clients.auth);
+    assert_eq!(clients(""), None);
+    // Who names an authority means that it is asked for.
+    assert_eq!(clients("client_ca_file = \"a\""), Some(ClientAuth::Required));
+    assert_eq!(clients("client_ca_file = \"a\", client_auth = \"required\""), Some(ClientAuth::Required));
+    assert_eq!(clients("client_ca_file = \"a\", client_auth = \"optional\""), Some(ClientAuth::Optional));
+}
+
+#[test]
 fn nothing_is_said_of_what_stands_with_a_wrong_key() {
     // The default of a key that cannot be read must not be blamed on the operator.
     let problem = problem_of("[cache]\nttl = \"14m\"\nstale_while_revalidate = \"x\"\n[identity]\nsession = \"10m\"");

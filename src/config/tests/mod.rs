@@ -40,6 +40,8 @@ fn defaults_are_those_of_the_contract() {
             threads: 0,
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
             drain: seconds(10),
+            drain_delay: seconds(0),
+            upgrade_socket: None,
             header_timeout: seconds(10),
             max_connections: 10_000,
             keepalive_timeout: seconds(60),
@@ -178,6 +180,9 @@ fn every_word_that_is_allowed_has_a_meaning() {
         for word in words {
             let table = if key.table() == "forward.redact" {
                 "[[forward.redact]]\npath = \"/a\"".to_owned()
+            } else if key.table() == "server.tls" {
+                let files = "cert_file = \"/a\"\nkey_file = \"/b\"\nclient_ca_file = \"/c\"";
+                format!("[server.tls]\nlisten = [\"127.0.0.1:8443\"]\n{files}")
             } else {
                 format!("[{}]", key.table())
             };
@@ -185,7 +190,7 @@ fn every_word_that_is_allowed_has_a_meaning() {
             words_read += 1;
         }
     }
-    assert_eq!(words_read, 8 + 3 + 2 + 2 + 5 + 3);
+    assert_eq!(words_read, 2 + 8 + 3 + 2 + 2 + 5 + 3);
 }
 
 #[test]

@@ -60,7 +60,8 @@ fn uncommented() -> String {
 fn commented_defaults_are_the_defaults() {
     let text = uncommented();
     let mut config = parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-    // Three have no default, and are shown with an example.
+    // These have no default, and are shown with an example.
+    assert!(config.server.upgrade_socket.take().is_some());
     assert!(config.server.tls.take().is_some());
     assert!(config.admin.token_file.take().is_some());
     assert!(config.upstream.ca_file.take().is_some());

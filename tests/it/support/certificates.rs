@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, StreamOwned};
 
 use super::PATIENCE;
+
+/// To a server over TLS.
+pub type TlsConnection = StreamOwned<ClientConnection, TcpStream>;
 
 /// One that signs certificates; nobody trusts it unless told.
 pub struct Authority {
@@ -57,34 +61,33 @@ impl Authority {
     /// What a server at that address says to `request`, if it has a certificate of ours for that address. The request must
     /// ask for the connection to be closed.
     pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
-        let mut stream = self.connect(address)?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        match stream.read_to_string(&mut answer) {
-            // Closed without a close_notify, which is no matter here.
-            Err(error) if answer.is_empty() => Err(error),
-            _ => Ok(answer),
-        }
+        exchange(self.connect(address)?, request)
+    }
+
+    /// The same, by a client that shows a certificate of its own.
+    pub fn exchange_as(&self, client: &Certificate, address: SocketAddr, request: &str) -> io::Result<String> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(client.key.serialize_der()));
+        let config = self.builder().with_client_auth_cert(vec![client.certificate.clone()], key);
+        exchange(connect(config.map_err(io::Error::other)?, address)?, request)
     }
 
     /// A connection to it, for requests that follow each other.
-    pub fn connect(&self, address: SocketAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let session =
-            ClientConnection::new(Arc::new(self.trusting()), address.ip().into()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(StreamOwned::new(session, stream))
+    pub fn connect(&self, address: SocketAddr) -> io::Result<TlsConnection> {
+        connect(self.trusting(), address)
     }
 
     /// A client's view of TLS that trusts this authority alone.
     pub(super) fn trusting(&self) -> ClientConfig {
+        self.builder().with_no_client_auth()
+    }
+
+    fn builder(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a trust anchor");
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions that the provider knows")
             .with_root_certificates(roots)
-            .with_no_client_auth()
     }
 
     fn sign(&self, names: &[&str], years: (i32, i32)) -> Certificate {
@@ -114,6 +117,25 @@ impl Certificate {
             .with_single_cert(vec![self.certificate.clone()], key)
             .expect("a certificate with its own key");
         TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+fn connect(config: ClientConfig, address: SocketAddr) -> io::Result<TlsConnection> {
+    let session = ClientConnection::new(Arc::new(config), address.ip().into()).map_err(io::Error::other)?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(StreamOwned::new(session, stream))
+}
+
+fn exchange(mut stream: TlsConnection, request: &str) -> io::Result<String> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    match stream.read_to_string(&mut answer) {
+        // Closed without a close_notify, which is no matter here.
+        Err(error) if answer.is_empty() => Err(error),
+        // An end without an answer is one of a handshake that failed.
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer),
     }
 }
 

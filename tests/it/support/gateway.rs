@@ -43,6 +43,7 @@ pub struct Gateway {
     admin: SocketAddr,
     tls: SocketAddr,
     admin_token: Option<String>,
+    variables: Vec<(String, String)>,
     origin: Arc<Shared>,
     ended: bool,
     full_disk: bool,
@@ -68,12 +69,19 @@ pub struct Setup<'a> {
     admin_token: Option<String>,
     open_files: Option<usize>,
     full_disk: bool,
+    variables: Vec<(String, String)>,
 }
 
 impl Setup<'_> {
     /// What it logs cannot be written: `ENOSPC`, whatever it is.
     pub fn full_disk(mut self) -> Self {
         self.full_disk = true;
+        self
+    }
+
+    /// A variable of its environment; `{dir}` stands for the folder of `file`.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -118,13 +126,19 @@ impl Setup<'_> {
             dir.write(name, contents);
         }
         let (public, admin, tls) = (unused_port(), unused_port(), unused_port());
-        let overrides =
-            self.config.replace("{dir}", &dir.path().display().to_string()).replace("{tls}", &tls.to_string());
+        let in_dir = |text: &str| text.replace("{dir}", &dir.path().display().to_string());
+        let overrides = in_dir(&self.config).replace("{tls}", &tls.to_string());
         let config = dir.write("gateway.toml", &configuration(public, admin, &self.origin.url(), &overrides));
-        let arguments = ["run", "-c", &config.display().to_string()];
-        let process = Process::spawn_with(self.open_files, self.full_disk, &[], &arguments);
+        let variables: Vec<_> = self.variables.iter().map(|(name, value)| (name.clone(), in_dir(value))).collect();
+        let process = Process::spawn_with(
+            self.open_files,
+            self.full_disk,
+            &variables,
+            &["run", "-c", &config.display().to_string()],
+        );
         let mut gateway = Gateway {
             process,
+            variables,
             public,
             admin,
             tls,
@@ -186,6 +200,7 @@ impl Gateway {
             admin_token: None,
             open_files: None,
             full_disk: false,
+            variables: Vec::new(),
         }
     }
 
@@ -309,6 +324,33 @@ impl Gateway {
         self.process.signal(signal);
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// The same with `--upgrade`, beside this one.
+    fn successor(&self) -> Process {
+        let config = self.config_file().display().to_string();
+        Process::spawn_with(None, false, &self.variables, &["run", "-c", &config, "--upgrade"])
+    }
+
+    /// A successor takes over; this one is it from then on. How the one before ended.
+    pub fn upgrade(&mut self) -> Run {
+        self.check_counters();
+        let began = Instant::now();
+        let successor = self.successor();
+        let run = std::mem::replace(&mut self.process, successor).wait();
+        check_for_operators("the log", &format!("{}{}", run.stdout, run.stderr));
+        assert!(self.wait_until_ready(), "a successor needs no port of its own");
+        Run { took: began.elapsed(), ..run }
+    }
+
+    /// How a successor ends that cannot take over.
+    pub fn failed_upgrade(&self) -> Run {
+        self.successor().wait()
+    }
+
     /// TERM, and how it ended.
     pub fn terminate(&mut self) -> Run {
         self.check_counters();
@@ -389,13 +431,14 @@ struct Process {
 
 impl Process {
     fn spawn(variables: &[(&str, &str)], arguments: &[&str]) -> Process {
-        Process::spawn_with(None, false, variables, arguments)
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Process::spawn_with(None, false, &variables.iter().map(own).collect::<Vec<_>>(), arguments)
     }
 
     fn spawn_with(
         open_files: Option<usize>,
         full_disk: bool,
-        variables: &[(&str, &str)],
+        variables: &[(String, String)],
         arguments: &[&str],
     ) -> Process {
         let binary = env!("CARGO_BIN_EXE_telecomx-gateway");
@@ -416,7 +459,11 @@ impl Process {
         {
             command.env_remove(name);
         }
-        command.envs(variables.iter().copied());
+        // What the machine that tests has of these would be the gateways' common place to meet.
+        for name in ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("the binary can be started");
         let (out, err) = (Arc::default(), Arc::default());
         let stdout = child.stdout.take().expect("a piped output");

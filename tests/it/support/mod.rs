@@ -18,7 +18,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use certificates::{Authority, Certificate};
+pub use certificates::{Authority, Certificate, TlsConnection};
 pub use checks::Kind;
 pub use client::{Call, Client, Connection, Response};
 pub use documents::*;

@@ -1,0 +1,45 @@
+//! What the service manager is told (sd_notify(3)), where there is one: `Type=notify-reload` of systemd waits for these.
+//! Without `NOTIFY_SOCKET` in the environment nothing is said to anybody.
+
+use std::time::Duration;
+
+use sd_notify::{NotifyState, notify};
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+/// It serves, and what it does in a few words.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// A reload begins; `ready` tells its end.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reads its configuration anew")]),
+        Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+    }
+}
+
+/// It stops.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("finishes requests in flight")]);
+}
+
+/// Another process is the service from now on.
+pub fn handed_over(to: u32) {
+    tell(&[NotifyState::MainPid(to), NotifyState::Status("handed over to its successor")]);
+}
+
+/// How often a sign of life is waited for, if at all.
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// A sign of life.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
+}

@@ -1,0 +1,317 @@
+//! One process after the other on the same sockets: what callers see of it, and what becomes of it when it fails. And what
+//! the service manager is told.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+const HERE: &str = r#"server = { upgrade_socket = "{dir}/meet/upgrade.socket", drain = "50s" }"#;
+
+fn scene() -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, HERE);
+    (origin, gateway)
+}
+
+#[test]
+fn no_request_and_no_connection_is_lost() {
+    let (_origin, mut gateway) = scene();
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..4)
+        .map(|number| {
+            let (client, stop, answered) = (gateway.client(), stop.clone(), answered.clone());
+            std::thread::spawn(move || {
+                let mut connection = client.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = client.get(P).bearer("tok-a").send_on(&mut connection);
+                    answer.assert_status(200);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    // Half of them come anew each time.
+                    if number % 2 == 0 || answer.header("connection") == Some("close") {
+                        connection = client.connect();
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut ids = vec![gateway.id()];
+    for _ in 0..3 {
+        let so_far = answered.load(Ordering::Relaxed);
+        wait_until("callers are answered", || answered.load(Ordering::Relaxed) > so_far + 20);
+        let run = gateway.upgrade();
+        assert_eq!(run.code, Some(0), "{run:#?}");
+        assert!(run.stderr.contains("handed over") || run.stdout.contains("handed over"), "{run:#?}");
+        ids.push(gateway.id());
+    }
+    let so_far = answered.load(Ordering::Relaxed);
+    wait_until("the last one answers", || answered.load(Ordering::Relaxed) > so_far + 20);
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.join().expect("every request was answered");
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 4, "each time another process");
+    assert_eq!(gateway.terminate().code, Some(0));
+}
+
+#[test]
+fn what_is_in_flight_at_the_one_before_is_finished_there() {
+    let (origin, mut gateway) = scene();
+    let gate = Gate::closed();
+    origin.when(Rule::on("/elsewhere").hold(&gate));
+    let pending = gateway.client().get("/elsewhere").start();
+    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    let (client, admin) = (gateway.client(), gateway.admin());
+    let opener = std::thread::spawn(move || {
+        // The other process answers, while the first one still has its request: its cache is empty.
+        let own = |answer: &Response| answer.status == 200 && answer.cache_status().contains("uri-miss");
+        client.get(P).bearer("tok-a").send().assert_status(200);
+        wait_until("another process answers", || own(&client.get(P).bearer("tok-a").send()));
+        admin.get("/readyz").send().assert_status(200);
+        gate.open();
+    });
+    let run = gateway.upgrade();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    pending.finish().assert_status(200);
+    opener.join().expect("both answered");
+}
+
+#[test]
+fn a_successor_that_cannot_serve_changes_nothing() {
+    let (origin, mut gateway) = scene();
+    let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+    let answers = |gateway: &Gateway| {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+        gateway.admin().get("/readyz").send().assert_status(200);
+    };
+    // Wrong from the start: the running process is not even asked.
+    gateway.rewrite("gateway.toml", &config.replace("50s", "soon"));
+    let run = gateway.failed_upgrade();
+    assert_eq!(run.code, Some(78), "{run:#?}");
+    answers(&gateway);
+    assert!(!gateway.log().contains("QUIT"), "{}", gateway.log());
+    // An address more, which is taken: it has the sockets, and gives up.
+    let public = gateway.public_address();
+    let more = config.replace(&format!("\"{public}\""), &format!("\"{public}\", \"{}\"", origin.address()));
+    assert_ne!(more, config);
+    gateway.rewrite("gateway.toml", &more);
+    let run = gateway.failed_upgrade();
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains("in use") || run.stdout.contains("in use"), "{run:#?}");
+    gateway.wait_for_log("it goes on serving");
+    answers(&gateway);
+    // And the next one takes over.
+    gateway.rewrite("gateway.toml", &config);
+    assert_eq!(gateway.upgrade().code, Some(0));
+    answers(&gateway);
+}
+
+#[test]
+fn asked_by_usr2_it_starts_its_own_successor() {
+    let (_origin, mut gateway) = scene();
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    gateway.signal(Signal::SIGUSR2);
+    // It is no child of ours, but its number is told.
+    gateway.wait_for_log("a successor starts");
+    let number = gateway.log().lines().find_map(|line| {
+        let json: serde_json::Value = serde_json::from_str(line).ok()?;
+        json["message"].as_str()?.contains("a successor starts").then(|| json["process"].as_i64())?
+    });
+    let successor = Other(Pid::from_raw(i32::try_from(number.expect("it is told")).expect("a process id")));
+    gateway.wait_for_log("nothing was cut off");
+    let answer = gateway.client().get(P).bearer("tok-a").send();
+    assert!(answer.assert_status(200).cache_status().contains("uri-miss"), "{answer:?}");
+    gateway.admin().get("/readyz").send().assert_status(200);
+    // The outputs are both processes' and end with the second.
+    kill(successor.0, Signal::SIGTERM).expect("it runs");
+    let run = gateway.wait();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+}
+
+/// A process that is not this one's child, and is not to outlive the test.
+struct Other(Pid);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = kill(self.0, Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn with_nobody_to_take_over_from_it_does_not_start() {
+    let (_origin, mut gateway) = scene();
+    assert_eq!(gateway.terminate().code, Some(0));
+    let run = gateway.failed_upgrade();
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains("nobody to take over from"), "{run:#?}");
+}
+
+#[test]
+fn a_quit_without_a_successor_changes_nothing() {
+    let (_origin, mut gateway) = scene();
+    gateway.signal(Signal::SIGQUIT);
+    gateway.wait_for_log("no successor waits");
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    gateway.admin().get("/readyz").send().assert_status(200);
+    assert_eq!(gateway.upgrade().code, Some(0));
+}
+
+#[test]
+fn a_folder_that_others_may_enter_is_refused() {
+    let dir = TempDir::new();
+    let origin = Origin::start();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    let toml = format!(
+        "server = {{ listen = [\"{}\"], upgrade_socket = \"{}/socket\" }}\nadmin.listen = \"{}\"\nupstream.url = \"{}\"\n",
+        unused_port(),
+        dir.path().display(),
+        unused_port(),
+        origin.url()
+    );
+    let config = dir.write("gateway.toml", &toml).display().to_string();
+    let run = run_binary(&["run", "-c", &config], b"");
+    assert_eq!(run.code, Some(78), "{run:#?}");
+    assert!(run.stderr.contains("server.upgrade_socket") && run.stderr.contains("0700"), "{run:#?}");
+}
+
+#[test]
+fn a_folder_of_the_service_manager_serves_without_configuration() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::set_up(&origin).variable("RUNTIME_DIRECTORY", "{dir}").start();
+    assert_eq!(gateway.upgrade().code, Some(0));
+    gateway.client().get("/elsewhere").send().assert_status(200);
+}
+
+/// A service manager that listens in a folder.
+struct Manager {
+    _dir: TempDir,
+    socket: UnixDatagram,
+    path: String,
+}
+
+impl Manager {
+    fn new() -> Manager {
+        let dir = TempDir::new();
+        let path = dir.path().join("notify").display().to_string();
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Manager { _dir: dir, socket, path }
+    }
+
+    /// The next that it is told, as lines; signs of life aside.
+    fn told(&self) -> Vec<String> {
+        let mut message = [0; 4096];
+        loop {
+            let length = self.socket.recv(&mut message).expect("it is told something");
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            if text.trim() != "WATCHDOG=1" {
+                return text.lines().map(str::to_owned).collect();
+            }
+        }
+    }
+}
+
+fn has(told: &[String], line: &str) -> bool {
+    told.iter().any(|told| told == line)
+}
+
+#[test]
+fn the_service_manager_hears_of_start_reload_and_stop() {
+    let (origin, manager) = (Origin::start(), Manager::new());
+    let mut gateway = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path).start();
+    let started = manager.told();
+    assert!(has(&started, "READY=1"), "{started:?}");
+    let status = started.iter().find(|line| line.starts_with("STATUS=")).expect("in words");
+    assert!(status.contains(&gateway.public_address().to_string()), "{status}");
+    // As systemd does it: HUP, and these two within time.
+    gateway.signal(Signal::SIGHUP);
+    let reloading = manager.told();
+    assert!(has(&reloading, "RELOADING=1"), "{reloading:?}");
+    assert!(reloading.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reloading:?}");
+    assert!(has(&manager.told(), "READY=1"));
+    // A wrong configuration is no reason to say that it is not ready, but is said.
+    gateway.rewrite("gateway.toml", "nonsense = 1");
+    gateway.signal(Signal::SIGHUP);
+    assert!(has(&manager.told(), "RELOADING=1"));
+    let refused = manager.told();
+    assert!(has(&refused, "READY=1") && refused.iter().any(|line| line.contains("not taken up")), "{refused:?}");
+    let run = gateway.terminate();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert!(has(&manager.told(), "STOPPING=1"));
+}
+
+#[test]
+fn the_service_manager_hears_who_is_the_service_after_an_upgrade() {
+    let (origin, manager) = (Origin::start(), Manager::new());
+    let setup = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path);
+    let mut gateway = setup.variable("RUNTIME_DIRECTORY", "{dir}").start();
+    assert!(has(&manager.told(), "READY=1"));
+    assert_eq!(gateway.upgrade().code, Some(0));
+    let handed = manager.told();
+    assert!(has(&handed, &format!("MAINPID={}", gateway.id())), "{handed:?}");
+    assert!(has(&manager.told(), "READY=1"), "the successor");
+}
+
+#[test]
+fn a_watchdog_is_told_that_it_lives() {
+    let (origin, manager) = (Origin::start(), Manager::new());
+    let setup = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path);
+    let _gateway = setup.variable("WATCHDOG_USEC", "200000").start();
+    let mut alive = 0;
+    let mut message = [0; 4096];
+    while alive < 3 {
+        let length = manager.socket.recv(&mut message).expect("a sign of life");
+        alive += usize::from(message[..length].starts_with(b"WATCHDOG=1"));
+    }
+}
+
+/// One answer of a kept connection.
+fn exchange(connection: &mut TlsConnection, request: &str) -> io::Result<String> {
+    connection.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        connection.read_exact(&mut byte)?;
+        answer.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&answer).into_owned();
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    connection.read_exact(&mut body)?;
+    Ok(head)
+}
+
+#[test]
+fn a_connection_over_tls_outlives_a_change_of_its_certificate() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let (first, second) = (Authority::new(), Authority::new());
+    let (certificate, key) = first.certificate().pem();
+    let tls = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }"#;
+    let gateway = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(tls).start();
+    let request = format!("GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\r\n");
+    let mut kept = first.connect(gateway.tls_address()).expect("a connection");
+    assert!(exchange(&mut kept, &request).expect("an answer").starts_with("HTTP/1.1 200"));
+    let (certificate, key) = second.certificate().pem();
+    gateway.rewrite("cert.pem", &certificate);
+    gateway.rewrite("key.pem", &key);
+    wait_until("the new one is shown", || {
+        let once = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        second.exchange(gateway.tls_address(), &once).is_ok()
+    });
+    assert!(exchange(&mut kept, &request).expect("an answer").starts_with("HTTP/1.1 200"));
+}
