@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz cache-tests deb try-deb sbom
+.PHONY: help demo test check bench fuzz hostile cache-tests deb try-deb sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ bench: ## Benchmarks, in the release profile (some minutes to build)
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 	@scripts/setup fuzz
 	@scripts/fuzz
+
+hostile: ## slowhttptest, h2load and smugglex against the gateway in front of the sandbox, with verdicts
+	@scripts/setup hostile
+	@scripts/hostile
 
 cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
 	@scripts/cache-tests
