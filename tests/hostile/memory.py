@@ -25,7 +25,7 @@ CACHE = 64
 MIB = 1 << 20
 
 # What docs/ARCHITECTURE.md says of resident memory as a whole, in MiB.
-STRANGERS = 1000
+STRANGERS = 64 + 2 * CACHE + 200_000 * 2 / 1024
 IDLERS = 64 + IDLE * 32 / 1024
 CONNECTIONS = 100
 LARGE = 64 + 2 * CACHE + 2 * CONNECTIONS
@@ -107,7 +107,7 @@ def strangers(binary, verdict_of_api, bound):
             asked, refused, seed = asked + more, refused + other, seed + 1
         more = f"; {asked} tokens and ids in {time.monotonic() - began:.0f} s, {refused} not 2xx"
         more += f", {pair.metric('telecomx_gateway_cache_entries'):.0f} entries at the end"
-        verdict(f"a million tokens, each {verdict_of_api}", pair, pair.peak(), bound, more)
+        verdict(f"a million tokens, ids and addresses, API says {verdict_of_api}", pair, pair.peak(), bound, more)
 
 
 def is_open(connection):
