@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz hostile cache-tests deb try-deb sbom
+.PHONY: help demo chaos test check bench fuzz hostile cache-tests deb try-deb sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,11 @@ fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 hostile: ## slowhttptest, h2load and smugglex against the gateway in front of the sandbox, with verdicts
 	@scripts/setup hostile
 	@scripts/hostile
+
+chaos: ## Under load 100 reloads, 20 changes of the certificate, 5 upgrades and a TERM; counts what was lost
+	@scripts/setup chaos
+	cargo build --locked --release
+	@scripts/chaos.py target/release/telecomx-gateway
 
 cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
 	@scripts/cache-tests
