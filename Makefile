@@ -25,8 +25,9 @@ check: ## Everything that reads the code: format, lints, docs, dependencies, shi
 	@scripts/check
 	@scripts/check-deploy
 
-bench: ## Benchmarks, in the release profile (some minutes to build)
-	cargo bench --locked
+bench: ## Side by side with nginx, Varnish, HAProxy and plain pingora (QUICK=1: two minutes; CASES=hit,miss), in the release profile
+	@scripts/setup bench
+	@scripts/bench
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 	@scripts/setup fuzz

@@ -1,0 +1,140 @@
+"""What is measured: requests, connections, rates. A case says what the makers of a server could not choose themselves."""
+
+import bisect
+import itertools
+import random
+from dataclasses import dataclass, field
+
+KEYS = 2_000
+# Ids that begin so have one document, to the byte, at the origin: one entity tag for all of them.
+ALIKE = "a11ce"
+# Asked for in every request, at whichever port.
+HOST = "gateway.example"
+# New at every request; the load generators put an id there.
+FRESH = "{}"
+
+CACHES = ["gateway", "haproxy", "nginx", "varnish"]
+HITS = ["floor", *CACHES, "pingora"]
+PROXIES = [*CACHES, "pingora"]
+
+
+def token(number):
+    return f"b{number:031d}"
+
+
+def name(customer):
+    return f"/customer/{customer}/name"
+
+
+def customer(number):
+    return f"c{number:023x}"
+
+
+def keys(count=KEYS):
+    """As many callers as customers, each asking for one."""
+    return [(token(i), name(customer(i))) for i in range(count)]
+
+
+def alike(count=KEYS):
+    return [(token(i), name(f"{ALIKE}{i:019x}")) for i in range(count)]
+
+
+def grid(callers, customers):
+    """Every caller asks for customers that are theirs alone, in an order that nobody's cache can foresee."""
+    lines = [(token(i), name(customer(i * customers + j))) for i in range(callers) for j in range(customers)]
+    random.Random(1).shuffle(lines)
+    return lines
+
+
+def zipf_mix(count=KEYS, lines=50_000, fresh=0.1, exponent=1.0):
+    """One in ten was never asked for; the others are as popular as 1 / rank."""
+    weights = list(itertools.accumulate(1 / (rank + 1) ** exponent for rank in range(count)))
+    draw, known = random.Random(2), keys(count)
+    return [
+        (token(0), name(FRESH))
+        if draw.random() < fresh
+        else known[bisect.bisect(weights, draw.random() * weights[-1])]
+        for _ in range(lines)
+    ]
+
+
+@dataclass
+class Case:
+    key: str
+    title: str
+    peers: list
+    # Requests a second of the open loop.
+    rate: int
+    lines: object = keys
+    # What is asked once before, where it is not the same.
+    warm: object = None
+    connections: int = 32
+    via: str = "http"
+    # The pair of processes that answer: workers, and whether every request leaves a line in a log.
+    group: str = "one"
+    # Whether the origin must not be asked.
+    hits: bool = True
+    conditional: bool = False
+    notes: list = field(default_factory=list)
+
+
+def cases(callers, customers):
+    return [
+        Case("hit", f"hit, {KEYS:,} keys, 32 connections", HITS, 4000),
+        Case("hit-1000", f"hit, {KEYS:,} keys, 1,000 connections", HITS, 4000, connections=1000),
+        Case("304", "304 for a caller who holds the answer", HITS, 4000, lines=alike, via="held", conditional=True),
+        Case(
+            "tls",
+            "hit over TLS, kept connections",
+            ["floor", "gateway", "haproxy", "nginx"],
+            4000,
+            via="tls",
+            notes=["Varnish ends no TLS."],
+        ),
+        Case(
+            "h2",
+            "hit over h2 (cleartext), 32 connections of 8 streams",
+            CACHES,
+            4000,
+            lines=lambda: [(token(0), name(customer(i))) for i in range(KEYS)],
+            via="h2",
+            notes=["One caller: h2load sends the same fields with every request."],
+        ),
+        Case(
+            "miss",
+            "miss, its caller known",
+            PROXIES,
+            2000,
+            lines=lambda: [(token(0), name(FRESH))],
+            warm=keys,
+            hits=False,
+            notes=["pingora forwards the same document and stores nothing."],
+        ),
+        Case("forward-1k", "forwarded, 1 KB", PROXIES, 2000, lines=lambda: [(token(0), "/bytes/1024")], hits=False),
+        Case("forward-1m", "forwarded, 1 MB", PROXIES, 50, lines=lambda: [(token(0), "/bytes/1048576")], hits=False),
+        Case(
+            "mix",
+            "nine hits of Zipf's popularity to one miss",
+            CACHES,
+            2000,
+            lines=zipf_mix,
+            warm=keys,
+            hits=False,
+        ),
+        Case(
+            "many",
+            f"hit, {callers:,} callers of {customers} customers each",
+            HITS,
+            4000,
+            lines=lambda: grid(callers, customers),
+        ),
+        Case("logs", "hit, a line of log for each request", CACHES, 4000, group="logs"),
+        Case(
+            "two",
+            "hit, two workers",
+            HITS,
+            4000,
+            group="two",
+            notes=["The load generator shares both cores with the server."],
+        ),
+    ]

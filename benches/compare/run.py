@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""CPU time of each server for each answered request, side by side in one interleaved run, and the latency of each at a rate
+well below saturation. Keeps what it measured in a file that report.py makes docs/PERFORMANCE.md of.
+
+    run.py BINARY PEERS RESULTS        (both of a release build)
+
+In the environment: QUICK=1 for short rounds of a few keys; CASES=hit,304 and SERVERS=gateway,floor for some alone;
+ROUNDS, SECONDS (of a round), LATENCY_SECONDS, CALLERS and CUSTOMERS (of the case `many`).
+"""
+
+import json
+import os
+import re
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import servers
+from cases import HOST, cases, token
+
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+
+
+def setting(name, full, quick):
+    return type(full)(os.environ.get(name) or (quick if QUICK else full))
+
+
+ROUNDS = setting("ROUNDS", 3, 2)
+# Whole ones: wrk reads no others.
+SECONDS = setting("SECONDS", 2, 1)
+LATENCY_SECONDS = setting("LATENCY_SECONDS", 3.0, 0.5)
+CALLERS = setting("CALLERS", 100_000, 5_000)
+CUSTOMERS = setting("CUSTOMERS", 2, 2)
+# What a quick run leaves out: the slowest to set up.
+LEFT_OUT = {"hit-1000", "many", "forward-1m"} if QUICK else set()
+H2_STREAMS = 8
+
+
+def run(command, **more):
+    done = subprocess.run(command, capture_output=True, text=True, **more)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def seed():
+    return secrets.token_hex(6)
+
+
+class Measuring:
+    """One case, on the servers of its group."""
+
+    def __init__(self, shop, case, peers):
+        self.shop, self.case, self.peers = shop, case, peers
+        # Where the servers have one core, the load has the other.
+        self.pinned = ["taskset", "-c", "1"] if peers[0].workers == 1 else []
+
+    def lines(self, server, lines):
+        """A file of the requests, as this server is asked for them."""
+        path = os.path.join(self.shop.folder, "requests")
+        # What pingora answers of itself it would answer from memory, and a miss is not that.
+        aside = "?plain" if self.case.key == "miss" and server.name == "pingora" else ""
+        etag = f" {self.etag(server)}" if self.case.conditional else ""
+        with open(path, "w") as file:
+            file.writelines(f"{whose} {what}{aside}{etag}\n" for whose, what in lines)
+        return path
+
+    def etag(self, server):
+        """The tag that all documents of this case have there."""
+        whose, what = self.case.lines()[0]
+        url = f"http://127.0.0.1:{server.ports['http']}{what}"
+        head = run(["curl", "-sf", "-D-", "-o/dev/null", "-H", f"Host: {HOST}", "-H", f"Authorization: Bearer {whose}", url])
+        return re.search(r"^etag: *(\S+)", head, re.I | re.M)[1]
+
+    def once(self, server, lines):
+        """Every request once; the statuses of the answers."""
+        address = f"127.0.0.1:{server.ports['http']}"
+        return json.loads(run([*self.pinned, self.shop.peers, "once", self.lines(server, lines), seed(), "16", address]))
+
+    def warm(self):
+        lines = (self.case.warm or self.case.lines)()
+        for server in self.peers:
+            if self.case.conditional:
+                plain, self.case.conditional = True, False
+                self.once(server, lines)
+                self.case.conditional = plain
+            else:
+                self.once(server, lines)
+            asked = self.shop.asked()
+            again = self.once(server, lines)
+            wanted = "304" if self.case.conditional else "200"
+            if set(again) != {wanted}:
+                sys.exit(f"{self.case.key}: {server.name} answered {again}, not {wanted} alone")
+            if (self.case.hits or self.case.warm) and server.name != "pingora" and self.shop.asked() > asked + 1:
+                sys.exit(f"{self.case.key}: {server.name} asked the origin again: these are no hits")
+
+    def saturate(self, server, seconds, warm=True):
+        """Requests answered to as many as can be made, and the server's CPU time for them."""
+        requests = self.lines(server, self.case.lines())
+        asked, before = self.shop.asked(), server.cpu_seconds()
+        if self.case.via == "h2":
+            count, rate = self.h2load(server, requests, ["-D", str(seconds)])
+        else:
+            scheme = "https" if self.case.via == "tls" else "http"
+            url = f"{scheme}://127.0.0.1:{server.ports[self.case.via]}/"
+            script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
+            command = ["wrk", "-t1", f"-c{self.case.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
+            said = run([*self.pinned, *command, url, "--", requests, seed(), "1", HOST])
+            if "Non-2xx" in said or "Socket errors" in said:
+                sys.exit(f"{self.case.key}: {server.name}: not every answer was good\n{said}")
+            count = int(re.search(r"(\d+) requests in", said)[1])
+            if not count:
+                sys.exit(f"{self.case.key}: {server.name} answered nothing\n{said}")
+            rate = float(re.search(r"Requests/sec: *([\d.]+)", said)[1])
+        spent = server.cpu_seconds() - before
+        # What is under way when h2load leaves may be seen as anything.
+        cut_off = self.case.connections * H2_STREAMS if self.case.via == "h2" else 0
+        if warm and self.case.hits and self.shop.asked() > asked + 1 + cut_off:
+            sys.exit(f"{self.case.key}: {server.name} asked the origin: these were no hits")
+        return {"us": spent / count * 1e6, "rps": rate, "busy": spent / (count / rate)}
+
+    def h2load(self, server, requests, how, log=None):
+        url = f"http://127.0.0.1:{server.ports['h2']}"
+        with open(requests) as file:
+            paths = [line.split()[1] for line in file]
+        uris = os.path.join(self.shop.folder, "uris")
+        with open(uris, "w") as file:
+            file.writelines(f"{url}{path}\n" for path in paths)
+        command = ["h2load", "-t1", f"-c{self.case.connections}", f"-m{H2_STREAMS}", "-i", uris, *how]
+        command += ["-H", f"Authorization: Bearer {token(0)}", "-H", f":authority: {HOST}"]
+        said = run([*self.pinned, *command, *(["--log-file", log] if log else [])])
+        good = int(re.search(r"status codes: (\d+) 2xx", said)[1])
+        if not re.search(r", 0 failed, 0 errored, 0 timeout", said) or not good:
+            sys.exit(f"{self.case.key}: {server.name}: not every answer was good\n{said}")
+        return good, float(re.search(r"finished in .*?, ([\d.]+) req/s", said)[1])
+
+    def latency(self, server):
+        """Percentiles in microseconds at the case's rate."""
+        requests = self.lines(server, self.case.lines())
+        if self.case.via == "h2":
+            log = os.path.join(self.shop.folder, "h2.log")
+            if os.path.exists(log):
+                os.remove(log)
+            each = self.case.rate // self.case.connections
+            self.h2load(server, requests, ["-D", str(max(1, round(LATENCY_SECONDS))), f"--rps={each}"], log)
+            with open(log) as file:
+                times = sorted(int(line.split()[2]) for line in file)
+            return {name: times[int((len(times) - 1) * part)] for name, part in
+                    (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+        address = f"127.0.0.1:{server.ports[self.case.via]}"
+        command = [self.shop.peers, "paced", requests, seed(), str(self.case.connections), address]
+        command += [str(self.case.rate), str(LATENCY_SECONDS), *(["tls"] if self.case.via == "tls" else [])]
+        said = json.loads(run([*self.pinned, *command]))
+        if set(said.pop("statuses")) != {"304" if self.case.conditional else "200"}:
+            sys.exit(f"{self.case.key}: {server.name}: not every answer was good at a steady rate")
+        return said
+
+    def all(self):
+        self.warm()
+        for server in self.peers:
+            # HAProxy has other keys for what comes over h2, so it may ask once more.
+            self.saturate(server, 1, warm=self.case.via != "h2")
+        rounds = {server.name: [] for server in self.peers}
+        for _ in range(ROUNDS):
+            for server in self.peers:
+                rounds[server.name].append(self.saturate(server, SECONDS))
+        results = {}
+        for server in self.peers:
+            median = {what: statistics.median(each[what] for each in rounds[server.name]) for what in ("us", "rps", "busy")}
+            every = [each["us"] for each in rounds[server.name]]
+            results[server.name] = {**median, "least": min(every), "most": max(every), "rss": server.resident()}
+            results[server.name] |= self.latency(server)
+        return results
+
+
+def commit():
+    changed = "+" if run(["git", "status", "--porcelain", "src", "Cargo.lock"]) else ""
+    return run(["git", "rev-parse", "--short=12", "HEAD"]).strip() + changed
+
+
+def main(binary, peers, file):
+    wanted = [word for word in os.environ.get("CASES", "").split(",") if word]
+    only = [word for word in os.environ.get("SERVERS", "").split(",") if word]
+    every = cases(CALLERS, CUSTOMERS)
+    if unknown := set(wanted) - {case.key for case in every}:
+        sys.exit(f"no such case: {', '.join(unknown)}; there are {', '.join(case.key for case in every)}")
+    chosen = [case for case in every if (case.key in wanted if wanted else case.key not in LEFT_OUT)]
+    results = {"cases": {}}
+    if os.path.exists(file):
+        with open(file) as before:
+            results = json.load(before)
+    folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    shop = servers.Shop(folder, os.path.abspath(binary), os.path.abspath(peers))
+    running = []
+    try:
+        for group in ("one", "logs", "two"):
+            of_group = [case for case in chosen if case.group == group]
+            names = {name for case in of_group for name in case.peers if not only or name in only}
+            kinds = [servers.KINDS[name] for name in servers.KINDS if name in names]
+            for kind in kinds:
+                running.append(kind(shop, 2 if group == "two" else 1, group == "logs"))
+            for server in running:
+                server.ready()
+            for case in of_group:
+                began = time.monotonic()
+                found = Measuring(shop, case, [server for server in running if server.name in case.peers]).all()
+                results["cases"][case.key] = {
+                    "title": case.title, "notes": case.notes, "servers": found, "rate": case.rate, "quick": QUICK,
+                    "rounds": ROUNDS, "seconds": SECONDS, "commit": commit(), "hits": case.hits,
+                }
+                print(f"{case.title} ({time.monotonic() - began:.0f} s)")
+                for name, of in found.items():
+                    print(f"  {name:10} {of['us']:7.1f} µs {of['rps']:9.0f}/s {of['busy'] * 100:4.0f} % busy  p50 {of['p50']:6.0f} "
+                          f"p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} µs {of['rss'] / 1e6:7.0f} MB", flush=True)
+                with open(file, "w") as after:
+                    json.dump(results, after, indent=1)
+            while running:
+                running.pop().stop()
+    finally:
+        for server in running:
+            server.stop()
+        shop.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

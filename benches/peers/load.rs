@@ -1,0 +1,242 @@
+//! Load: every request of a list once, to warm a server and see that it answers rightly; or an open loop, for latency.
+//!
+//! In the open loop each connection has a plan of its own, by which it sends whether or not the server keeps up. A request
+//! that had to wait for the one before it is counted from when it was planned, any other from when it was sent: how late
+//! this program itself woke is not the server's doing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use crate::Outcome;
+
+/// Asked for in every request, at whichever port: a cache may tell answers apart by it.
+const HOST: &str = "gateway.example";
+
+/// What all connections share.
+struct Work {
+    requests: Vec<Line>,
+    seed: String,
+    address: String,
+    fresh: AtomicUsize,
+}
+
+struct Line {
+    token: String,
+    path: String,
+    etag: Option<String>,
+}
+
+type Asked<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+impl Work {
+    fn read((requests, seed, _, address): Asked) -> Outcome<Arc<Self>> {
+        let requests: Vec<Line> = std::fs::read_to_string(requests)?
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ').map(str::to_owned);
+                Some(Line { token: words.next()?, path: words.next()?, etag: words.next() })
+            })
+            .collect();
+        if requests.is_empty() {
+            return Err("no requests".into());
+        }
+        Ok(Arc::new(Work { requests, seed: seed.into(), address: address.into(), fresh: AtomicUsize::new(0) }))
+    }
+
+    /// The bytes of the request with that number; the list begins anew at its end.
+    fn bytes(&self, number: usize) -> Vec<u8> {
+        let Line { token, path, etag } = &self.requests[number % self.requests.len()];
+        let path = if path.contains("{}") {
+            let id = format!("{}{:012x}", self.seed, self.fresh.fetch_add(1, Ordering::Relaxed));
+            path.replace("{}", &id)
+        } else {
+            path.clone()
+        };
+        let validator = etag.as_ref().map_or(String::new(), |etag| format!("If-None-Match: {etag}\r\n"));
+        format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n{validator}\r\n").into_bytes()
+    }
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+fn connect(address: &str, tls: Option<&Arc<ClientConfig>>) -> Outcome<Box<dyn Stream>> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let Some(config) = tls else { return Ok(Box::new(stream)) };
+    let client = ClientConnection::new(config.clone(), ServerName::try_from("localhost")?)?;
+    Ok(Box::new(StreamOwned::new(client, stream)))
+}
+
+/// Sends one request and reads its whole answer: the status.
+fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outcome<u16> {
+    stream.write_all(request)?;
+    stream.flush()?;
+    let mut filled = 0;
+    let (status, mut missing) = loop {
+        let read = stream.read(&mut buffer[filled..])?;
+        if read == 0 {
+            return Err("closed before it answered".into());
+        }
+        filled += read;
+        let mut fields = [httparse::EMPTY_HEADER; 48];
+        let mut answer = httparse::Response::new(&mut fields);
+        if let httparse::Status::Complete(length) = answer.parse(&buffer[..filled])? {
+            let status = answer.code.unwrap_or_default();
+            let body = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+            let body: usize = match body {
+                Some(field) if status != 304 => std::str::from_utf8(field.value)?.parse()?,
+                Some(_) => 0,
+                None if status == 304 => 0,
+                None => return Err("an answer of no known length".into()),
+            };
+            break (status, (length + body).checked_sub(filled).ok_or("more than one answer")?);
+        }
+    };
+    while missing > 0 {
+        let most = missing.min(buffer.len());
+        match stream.read(&mut buffer[..most])? {
+            0 => return Err("closed within an answer".into()),
+            read => missing -= read,
+        }
+    }
+    Ok(status)
+}
+
+/// Every request once; prints how often each status came.
+pub fn once(requests: &str, seed: &str, connections: &str, address: &str) -> Outcome {
+    let work = Work::read((requests, seed, connections, address))?;
+    let next = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..connections.parse::<usize>()?)
+        .map(|_| {
+            let (work, next) = (work.clone(), next.clone());
+            std::thread::spawn(move || -> Outcome<BTreeMap<u16, usize>> {
+                let (mut stream, mut buffer) = (connect(&work.address, None)?, vec![0; 1 << 16]);
+                let mut statuses = BTreeMap::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= work.requests.len() {
+                        return Ok(statuses);
+                    }
+                    *statuses.entry(exchange(&mut *stream, &work.bytes(number), &mut buffer)?).or_default() += 1;
+                }
+            })
+        })
+        .collect();
+    let mut statuses = BTreeMap::<u16, usize>::new();
+    for thread in threads {
+        for (status, count) in thread.join().map_err(|_| "a connection panicked")?? {
+            *statuses.entry(status).or_default() += count;
+        }
+    }
+    println!("{}", serde_json::to_string(&statuses)?);
+    Ok(())
+}
+
+/// An open loop of so many requests a second; prints percentiles in microseconds, and how often each status came.
+pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool) -> Outcome {
+    let (work, connections) = (Work::read(asked)?, asked.2.parse::<usize>()?);
+    let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
+    let tls = if tls { Some(Arc::new(trusting()?)) } else { None };
+    let planned = (rate * seconds) as usize;
+    // Time for every connection to be there.
+    let begin = Instant::now() + Duration::from_millis(300 + connections as u64);
+    #[expect(clippy::disallowed_methods, reason = "each connection has a thread of its own, which waits for its time")]
+    let threads: Vec<_> = (0..connections)
+        .map(|which| {
+            let (work, tls) = (work.clone(), tls.clone());
+            std::thread::Builder::new().stack_size(1 << 18).spawn(move || -> Outcome<_> {
+                let (mut stream, mut buffer) = (connect(&work.address, tls.as_ref())?, vec![0; 1 << 14]);
+                let (mut times, mut statuses) = (Vec::new(), BTreeMap::<u16, usize>::new());
+                for number in (which..planned).step_by(connections) {
+                    let request = work.bytes(number);
+                    let due = begin + Duration::from_secs_f64(number as f64 / rate);
+                    let early = due.saturating_duration_since(Instant::now());
+                    let since = if early.is_zero() {
+                        due
+                    } else {
+                        std::thread::sleep(early);
+                        Instant::now()
+                    };
+                    *statuses.entry(exchange(&mut *stream, &request, &mut buffer)?).or_default() += 1;
+                    times.push(since.elapsed());
+                }
+                Ok((times, statuses))
+            })
+        })
+        .collect();
+    let (mut times, mut statuses) = (Vec::with_capacity(planned), BTreeMap::<u16, usize>::new());
+    for thread in threads {
+        let (its_times, its_statuses) = thread?.join().map_err(|_| "a connection panicked")??;
+        times.extend(its_times);
+        for (status, count) in its_statuses {
+            *statuses.entry(status).or_default() += count;
+        }
+    }
+    times.sort_unstable();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    let said = serde_json::json!({
+        "statuses": statuses, "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0),
+    });
+    println!("{said}");
+    Ok(())
+}
+
+/// Any certificate will do: what is measured is this machine.
+fn trusting() -> Outcome<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+        .with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
