@@ -28,9 +28,14 @@ impl TrustedProxies {
     /// The caller's address: the last hop that is not a trusted proxy, reading `X-Forwarded-For` from its end. What cannot
     /// be read as an address ends the reading.
     pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let fields: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        self.caller_by(peer, &fields)
+    }
+
+    /// The same, by the values of the fields.
+    pub fn caller_by(&self, peer: IpAddr, fields: &[&[u8]]) -> IpAddr {
         let mut caller = peer.to_canonical();
-        let fields: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
-        let hops = fields.iter().rev().flat_map(|value| value.as_bytes().rsplit(|&b| b == b','));
+        let hops = fields.iter().rev().flat_map(|value| value.rsplit(|&b| b == b','));
         for hop in hops {
             if !self.trusts(caller) {
                 break;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 
-use crate::api::{ApiError, Change, CustomerId, Query, Token, find_credential};
+use crate::api::{AccessLevel, ApiError, Change, CustomerId, Query, Token, find_credential};
 use crate::cache::{
     Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
 };
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::fetch::{Asked, Errand, Fetched, Fetcher, is_failure, target};
 use crate::identity::{Caller, Identities};
 use crate::redact::Policy;
-use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match};
+use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match, names};
 use crate::telemetry::{Metrics, Record};
 use crate::upstream::{Circuit, Client, Connections, Transport};
 
@@ -48,6 +48,20 @@ pub struct Ask<'a> {
     pub address: IpAddr,
     /// It announces a body, which this request has no use for.
     pub has_body: bool,
+}
+
+impl Ask<'_> {
+    fn holds(&self, representation: &Representation) -> bool {
+        if_none_match(self.headers, representation.etag())
+    }
+}
+
+/// An intercepted `GET` whose only credential is a Bearer token, with no query, no body and no wish of how fresh its answer is.
+pub struct PlainAsk<'a> {
+    pub customer: CustomerId,
+    pub token: &'a str,
+    pub address: IpAddr,
+    pub if_none_match: Option<&'a [u8]>,
 }
 
 /// What a gateway is made of, beside its configuration.
@@ -170,6 +184,21 @@ impl<T: Transport> Gateway<T> {
         }
     }
 
+    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background. `None`:
+    /// [`Gateway::answer`] has more to do; nothing is counted then.
+    pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Option<(AccessLevel, Reply)> {
+        let id = self.callers.of(ask.token);
+        let caller = self.identities.at_hand(id, ask.address, now)?;
+        let level = caller.identity.level;
+        let key = Key { caller: id, level, customer: ask.customer, policy: self.policy_id };
+        let marks = self.generations.entry_marks(&key.customer, &key.caller, caller.employee);
+        let entry = self.cache.get(&key, marks).filter(|entry| entry.usable(now) == Use::Fresh)?;
+        self.metrics.identity_looked_up("hit");
+        let held = ask.if_none_match.is_some_and(|value| names(value, entry.representation.etag()));
+        let status = CacheStatus::Hit { ttl: entry.ttl(now) };
+        Some((level, reply(held, entry.representation.clone(), entry.age(now), status)))
+    }
+
     /// Waits for the API's answer; a stale one may serve once more where the API gives none.
     async fn fetch(&self, ask: &Ask<'_>, errand: Errand, why: Forwarded) -> Result<Reply, ApiError> {
         let (key, employee, stale) = (errand.key, errand.caller.employee, errand.stale.clone());
@@ -197,7 +226,7 @@ impl<T: Transport> Gateway<T> {
             Boarded::Joined => CacheStatus::Collapsed,
         };
         let age = fetched.initial_age + now.saturating_duration_since(fetched.at);
-        Ok(reply(ask, fetched.representation, age, cache_status))
+        Ok(reply(ask.holds(&fetched.representation), fetched.representation, age, cache_status))
     }
 
     async fn identify(&self, token: &Token, address: IpAddr, now: Instant) -> Result<Caller, ApiError> {
@@ -224,7 +253,7 @@ impl<T: Transport> Gateway<T> {
         match self.fetcher.ask(&target, caller.identity.level, token, None).await {
             Ok(Asked::Anew { representation, initial_age, .. }) => {
                 let age = initial_age + clock::now().saturating_duration_since(asked);
-                Ok(reply(ask, Arc::new(representation), age, CacheStatus::Bypass))
+                Ok(reply(ask.holds(&representation), Arc::new(representation), age, CacheStatus::Bypass))
             }
             Ok(Asked::Still { .. }) => Err(ApiError::BadGateway),
             Err(error) => {
@@ -333,11 +362,12 @@ fn plan(entry: &Entry, wants: &CacheControl, now: Instant) -> Plan {
 }
 
 fn stored_reply(ask: &Ask<'_>, entry: &Entry, now: Instant, status: CacheStatus) -> Reply {
-    reply(ask, entry.representation.clone(), entry.age(now), status)
+    reply(ask.holds(&entry.representation), entry.representation.clone(), entry.age(now), status)
 }
 
-fn reply(ask: &Ask<'_>, representation: Arc<Representation>, age: Duration, cache_status: CacheStatus) -> Reply {
-    let held = representation.status() == StatusCode::OK && if_none_match(ask.headers, representation.etag());
+/// `held`: the caller has it already.
+fn reply(held: bool, representation: Arc<Representation>, age: Duration, cache_status: CacheStatus) -> Reply {
+    let held = held && representation.status() == StatusCode::OK;
     let content = if held { Content::NotModified(representation) } else { Content::Whole(representation) };
     Reply { content, cache_status: Some(cache_status), age: Some(age.as_secs()) }
 }

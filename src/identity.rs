@@ -147,6 +147,15 @@ impl<T: Transport> Identities<T> {
         self.look_up(key, token, address, now).await
     }
 
+    /// A caller who is known, and whom the API need not be asked about. `None`: [`Identities::identify`] has more to do.
+    pub fn at_hand(&self, id: CallerId, address: IpAddr, now: Instant) -> Option<Caller> {
+        let key = IdentityKey { caller: id, address: self.config.load().send_client_ip.then_some(address) };
+        match self.remembered(&key, now)? {
+            Remembered::Holds { caller, refresh: false } => Some(caller),
+            Remembered::Holds { refresh: true, .. } | Remembered::IfError { .. } | Remembered::Invalid => None,
+        }
+    }
+
     /// Whose token that is, wherever it is used from: a session may hold for one address only, and is ended from any.
     ///
     /// # Errors

@@ -57,6 +57,11 @@ impl PathPattern {
         matches(&self.0, segments, |a, b| a == b)
     }
 
+    /// Whether some path of this shape is of this pattern, letter case aside; `*` in `shape` is any segment.
+    pub fn may_match(&self, shape: &[&str]) -> bool {
+        matches(&self.0, shape, |a, b| b == "*" || a.eq_ignore_ascii_case(b))
+    }
+
     fn matches_folded(&self, segments: &[String]) -> bool {
         matches(&self.0, segments, |a, b| a.eq_ignore_ascii_case(b))
     }

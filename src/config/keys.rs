@@ -204,6 +204,13 @@ pub(super) const KEYS: &[Key] = &[
         r#""32KiB""#,
         "Largest request head; larger ones get 431. From 1KiB to 1MiB. Raise it only for callers with huge cookies.",
     ),
+    default(
+        "server.fast_path",
+        Kind::Flag,
+        "true",
+        "Answer plainly asked hits over HTTP/1.1 below pingora's HTTP session, which takes less CPU time; the answers are the \
+         same. Off only to find out whether a fault lies there.",
+    ),
     required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP and port."),
     required(
         "server.tls.cert_file",

@@ -115,6 +115,7 @@ pub struct Server {
     pub max_connections: usize,
     pub keepalive_timeout: Duration,
     pub max_header_bytes: u64,
+    pub fast_path: bool,
     pub tls: Option<Tls>,
 }
 

@@ -94,6 +94,7 @@ impl<'g> Reader<'g> {
             max_connections: self.get("server.max_connections"),
             keepalive_timeout: self.get("server.keepalive_timeout"),
             max_header_bytes: self.get("server.max_header_bytes"),
+            fast_path: self.get("server.fast_path"),
             tls,
         };
         let admin = Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };

@@ -17,7 +17,7 @@ use http::header::{
 };
 
 pub use cache_status::{CacheStatus, Forwarded};
-pub use conditional::if_none_match;
+pub use conditional::{if_none_match, names};
 pub use cors::{Cors, is_preflight};
 
 use crate::api::ApiError;

@@ -19,6 +19,7 @@ use tokio::time::timeout_at;
 use super::certificate::Certificate;
 use super::chunks::Chunks;
 use super::head;
+use super::lane::{Lane, Taken};
 use super::lifecycle::Lifecycle;
 use super::setup::{Current, Limits};
 use super::wrapped::Wrapped;
@@ -62,8 +63,8 @@ pub struct Edge<A> {
 }
 
 enum Head {
-    /// A whole head, judged, with what came behind it; and the watch over the chunked body that follows, if one does.
-    Http1(BytesMut, Option<Chunks>),
+    /// A whole head of that length, with what came behind it.
+    Http1(BytesMut, usize),
     /// HTTP/2, with all that was read.
     Http2(BytesMut),
     Refused(ApiError),
@@ -117,7 +118,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     drop(buffer.split_to(2));
                 }
                 if let Some(end) = head::end(&buffer) {
-                    return judged(limits, buffer, end);
+                    return Head::Http1(buffer, end);
                 }
                 if buffer.len() > limits.max_header_bytes {
                     return Head::Refused(ApiError::HeadTooLarge);
@@ -179,24 +180,21 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     }
 }
 
-fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Head {
+/// What is passed on of a head and what came behind it; and the watch over the chunked body that follows, if one does.
+fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Result<(BytesMut, Option<Chunks>), ApiError> {
     if end > limits.max_header_bytes {
-        return Head::Refused(ApiError::HeadTooLarge);
+        return Err(ApiError::HeadTooLarge);
     }
-    match head::judge(&buffer[..end]) {
-        Ok(passed) => {
-            let mut chunks = passed.chunked.then(Chunks::default);
-            if chunks.as_mut().is_some_and(|chunks| chunks.read(&buffer[end..]).is_err()) {
-                return Head::Refused(ApiError::BadRequest(Refusal::Framing));
-            }
-            if let Some(mut instead) = passed.instead {
-                instead.extend_from_slice(&buffer.split_off(end));
-                buffer = instead;
-            }
-            Head::Http1(buffer, chunks)
-        }
-        Err(error) => Head::Refused(error),
+    let passed = head::judge(&buffer[..end])?;
+    let mut chunks = passed.chunked.then(Chunks::default);
+    if chunks.as_mut().is_some_and(|chunks| chunks.read(&buffer[end..]).is_err()) {
+        return Err(ApiError::BadRequest(Refusal::Framing));
     }
+    if let Some(mut instead) = passed.instead {
+        instead.extend_from_slice(&buffer.split_off(end));
+        buffer = instead;
+    }
+    Ok((buffer, chunks))
 }
 
 /// A connection, counted as long as it lives.
@@ -231,12 +229,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         };
         let mut stream = self.in_plain(stream, tls).await?;
         let mut settings: Option<HttpPersistentSettings> = None;
+        let mut lane = (self.side == Side::Public).then(|| Lane::new(&stream));
+        let mut first = true;
         loop {
             let setup = self.current.load();
             let limits = setup.limits;
-            let first = settings.is_none();
-            let (buffer, chunks) = match Self::read_head(limits, &mut stream, first, &setup.lifecycle).await {
-                Head::Http1(buffer, chunks) => (buffer, chunks),
+            let (buffer, end) = match Self::read_head(limits, &mut stream, first, &setup.lifecycle).await {
+                Head::Http1(buffer, end) => (buffer, end),
                 Head::Http2(buffer) => {
                     self.hand_over_http2(stream, buffer, draining).await;
                     return None;
@@ -246,6 +245,21 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     return None;
                 }
                 Head::Gone => return None,
+            };
+            first = false;
+            if let Some(lane) = lane.as_mut().filter(|_| buffer.len() == end) {
+                match lane.take(&self.current.load(), &mut stream, &buffer).await {
+                    Taken::Answered => continue,
+                    Taken::Gone => return None,
+                    Taken::Declined => {}
+                }
+            }
+            let (buffer, chunks) = match judged(limits, buffer, end) {
+                Ok(passed) => passed,
+                Err(error) => {
+                    self.refuse(stream, error).await;
+                    return None;
+                }
             };
             if let Some(chunks) = chunks {
                 stream = Box::new(Wrapped::watched(stream, chunks));

@@ -94,7 +94,7 @@ fn unreadable(head: &[u8]) -> ApiError {
 }
 
 /// Every line ends in CRLF, and neither byte of it stands alone.
-fn lines_end_in_crlf(head: &[u8]) -> bool {
+pub fn lines_end_in_crlf(head: &[u8]) -> bool {
     memchr::memchr2_iter(b'\r', b'\n', head).all(|at| match head[at] {
         b'\n' => at > 0 && head[at - 1] == b'\r',
         _ => head.get(at + 1) == Some(&b'\n'),
@@ -169,7 +169,7 @@ pub fn nominates_protected(value: &[u8]) -> bool {
 }
 
 /// A host and perhaps a port, of the characters that those may have.
-fn is_authority(value: &[u8]) -> bool {
+pub fn is_authority(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%".contains(b))
 }
 

@@ -71,6 +71,8 @@ pub struct Setup {
     pub access: AccessLog,
     pub limits: Limits,
     pub drain: DrainTimes,
+    /// Hits may be answered in the lane. Not where a blocked path may be one of the intercepted route.
+    pub fast_path: bool,
     lasting: Arc<Lasting>,
 }
 
@@ -98,8 +100,11 @@ impl Setup {
             Ok(VeilRule { path: pattern(&rule.path)?, role: rule.role, policy, changes })
         };
         let server = &config.server;
+        let blocked = config.forward.blocked.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
+        let fast_path = server.fast_path && !blocked.iter().any(|path| path.may_match(&["customer", "*", "name"]));
         Ok(Setup {
-            blocked: config.forward.blocked.iter().map(pattern).collect::<Result<_, _>>()?,
+            blocked,
+            fast_path,
             veils: config.forward.redact.iter().map(veil).collect::<Result<_, StartError>>()?,
             trusted: TrustedProxies::new(server.trusted_proxies.clone()),
             cookie: config.identity.cookie.clone(),

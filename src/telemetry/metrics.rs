@@ -29,6 +29,7 @@ pub struct Metrics {
     invalidations: IntCounterVec,
     stale_served: IntCounterVec,
     coalesced: IntCounter,
+    fast_path: IntCounter,
     validations: IntCounterVec,
     identity_lookups: IntCounterVec,
     redactions: IntCounterVec,
@@ -119,6 +120,10 @@ impl Metrics {
                 format!("{PREFIX}coalesced_requests_total"),
                 "Requests served by another request's fetch.",
             )?)?,
+            fast_path: make.keep(IntCounter::new(
+                format!("{PREFIX}fast_path_hits_total"),
+                "Hits that were answered below the HTTP session; the others took the ordinary way.",
+            )?)?,
             validations: make.counters("identity_validations_total", "Tokens the API was asked about.", &["result"])?,
             identity_lookups: make.counters("identity_lookups_total", "Callers looked up.", &["result"])?,
             redactions: make.counters("redactions_total", "Documents redacted, by the caller's role.", &["role"])?,
@@ -177,6 +182,11 @@ impl Metrics {
         if cache == "collapsed" {
             self.coalesced.inc();
         }
+    }
+
+    /// A hit was answered in the lane.
+    pub fn took_fast_path(&self) {
+        self.fast_path.inc();
     }
 
     /// Hits (stale ones included) and misses (collapsed ones included) since the start.

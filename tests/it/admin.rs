@@ -47,6 +47,7 @@ fn every_metric_of_the_contract_is_there() {
         "cache_invalidations_total{",
         "cache_stale_served_total{",
         "coalesced_requests_total ",
+        "fast_path_hits_total ",
         "identity_validations_total{",
         "identity_lookups_total{",
         "redactions_total{",

@@ -21,6 +21,7 @@ mod hostile_limits;
 mod hostile_load;
 mod hostile_upstream;
 mod identity;
+mod lane;
 mod limits;
 mod outage;
 mod path;

@@ -46,6 +46,7 @@ fn defaults_are_those_of_the_contract() {
             max_connections: 10_000,
             keepalive_timeout: seconds(60),
             max_header_bytes: 32 * 1024,
+            fast_path: true,
             tls: None,
         }
     );
@@ -132,6 +133,7 @@ fn what_is_written_is_what_is_meant() {
         listen = ["127.0.0.1:1", "[::1]:1"]
         threads = 0x10
         max_header_bytes = "1MiB"
+        fast_path = false
         [server.tls]
         listen = ["127.0.0.1:2"]
         cert_file = "cert.pem"
@@ -159,6 +161,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(config.server.listen.len(), 2);
     assert_eq!(config.server.threads, 16);
     assert_eq!(config.server.max_header_bytes, 1 << 20);
+    assert!(!config.server.fast_path);
     assert_eq!(config.server.tls.unwrap().key_file, Path::new("key.pem"));
     assert_eq!(config.identity.cookie, None);
     assert!(!config.identity.send_client_ip);

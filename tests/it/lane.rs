@@ -1,0 +1,275 @@
+//! The fast path: what is answered in it is answered as beside it, byte for byte, and counted and logged alike.
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const PLAIN: &str = "Host: gateway\r\nAuthorization: Bearer tok-a\r\n";
+
+/// A gateway with the fast path and one without, in front of the same API.
+struct Both {
+    origin: Origin,
+    with: Gateway,
+    without: Gateway,
+}
+
+impl Both {
+    fn start(config: &str) -> Both {
+        let origin = Origin::start();
+        origin.knows("tok-a", "VIEWER", DUCK);
+        let with = Gateway::with(&origin, config);
+        let without = Gateway::with(&origin, &format!("server.fast_path = false\n{config}"));
+        Both { origin, with, without }
+    }
+
+    /// Sends these bytes to both, each on a connection of its own; they get the same answer. Whether it was made in the fast path.
+    fn send(&self, bytes: &[u8]) -> bool {
+        let before = self.with.metric("fast_path_hits_total", &[]);
+        let [with, without] = [&self.with, &self.without].map(|gateway| {
+            let mut connection = gateway.client().connect();
+            connection.send_raw(bytes);
+            connection.end_of_sending();
+            settled(&connection.rest())
+        });
+        assert_eq!(with, without, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(self.without.metric("fast_path_hits_total", &[]), 0.0);
+        self.with.metric("fast_path_hits_total", &[]) > before
+    }
+
+    fn plain(&self, fields: &str) -> bool {
+        self.send(format!("GET {P} HTTP/1.1\r\n{PLAIN}{fields}\r\n").as_bytes())
+    }
+}
+
+/// Without what the clock and the process decide.
+fn settled(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let ttl = |line: &str| line.split_once("ttl=").map(|(before, _)| format!("{before}ttl="));
+    let line = |line: &str| match line.split_once(':') {
+        Some(("Age" | "Date", _)) => line.split(':').next().unwrap_or_default().to_owned(),
+        // Ids that the gateway made: 32 digits.
+        Some(("x-request-id", id)) if id.trim().len() == 32 => "x-request-id".to_owned(),
+        Some(("cache-status", _)) => ttl(line).unwrap_or_else(|| line.to_owned()),
+        _ => line.to_owned(),
+    };
+    text.split("\r\n").map(line).collect::<Vec<_>>().join("\r\n")
+}
+
+/// The lines of one kind of log entry or metric, without what the clock and the process decide.
+fn access_lines(gateway: &Gateway) -> Vec<String> {
+    let log = gateway.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let access = lines.filter(|line| line["target"] == "telecomx_gateway::access").map(|mut line| {
+        for unsettled in ["timestamp", "duration_us", "http.request.id"] {
+            assert!(line.as_object_mut().expect("an object").remove(unsettled).is_some(), "{unsettled}: {line}");
+        }
+        line.to_string()
+    });
+    access.collect()
+}
+
+fn counters(gateway: &Gateway) -> Vec<String> {
+    let counted = ["requests_total{", "request_duration_seconds_count{", "identity_lookups_total{"];
+    let is_counted = |line: &&str| {
+        line.strip_prefix("telecomx_gateway_").is_some_and(|rest| counted.iter().any(|name| rest.starts_with(name)))
+    };
+    gateway.metrics().lines().filter(is_counted).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
+    let both = Both::start("");
+    let etag = both.with.client().get(P).bearer("tok-a").send().header("etag").expect("an ETag").to_owned();
+    both.without.client().get(P).bearer("tok-a").send().assert_status(200);
+    assert!(both.plain(""), "a plain hit is answered in the fast path");
+    for taken in [
+        "Accept: */*\r\nUser-Agent: curl/8.5.0\r\nConnection: keep-alive\r\n",
+        "X-Request-Id: abc-1\r\n",
+        "X-Request-Id: holds-tok-a-\r\n",
+        "X-Request-Id: no id\r\n",
+        "X-Request-Id:\r\n",
+        "If-None-Match: \"other\"\r\n",
+        "If-None-Match: *\r\n",
+        &format!("If-None-Match: {etag}\r\n"),
+        &format!("If-None-Match: \"a\", W/{etag}\r\n"),
+        "If-None-Match: nonsense\r\n",
+        "X-Forwarded-Proto: https\r\nX-Real-IP: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\n",
+        "Accept: \u{e6}\r\n",
+        "Sec-Fetch-Mode: navigate\r\nSec-CH-UA: \"x\"\r\nReferer: https://a/b?c\r\n",
+    ] {
+        assert!(both.plain(taken), "{taken:?}");
+    }
+    for (token, field) in [("tok-a", "198.51.100.7"), ("tok-a", "198.51.100.8, 127.0.0.1"), ("tok-a", "nonsense")] {
+        let field = format!("X-Forwarded-For: {field}\r\n");
+        both.plain(&field);
+        assert!(both.plain(&field), "{token} {field:?}");
+    }
+    for declined in [
+        "Connection: close\r\n",
+        "Connection: Authorization\r\n",
+        "Connection: keep-alive, te\r\nTE: trailers\r\n",
+        "Cookie: token=tok-b\r\n",
+        "X-API-Key: tok-b\r\n",
+        "Authorization: Bearer tok-a\r\n",
+        "Authorization: Bearer tok-b\r\n",
+        "Host: gateway\r\n",
+        "Content-Length: 0\r\n",
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n",
+        "Content_Length: 5\r\n",
+        "Expect: 100-continue\r\n",
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+        "Range: bytes=0-3\r\n",
+        "Cache-Control: only-if-cached\r\n",
+        "Cache-Control: max-stale=5\r\n",
+        "Pragma: no-cache\r\n",
+        "Origin: https://page.example\r\n",
+        "X-HTTP-Method-Override: DELETE\r\n",
+        "Accept: a\r\n folded\r\n",
+        "Accept : a\r\n",
+        "Accept: a\nX: b\r\n",
+        "Accept: \0\r\n",
+        "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-For: 198.51.100.8\r\n",
+        "Anything: else\r\n",
+        "\r\nGET /customer/73469a52f4fd7f77ec7b28cc/name HTTP/1.1\r\nHost: gateway\r\n",
+    ] {
+        assert!(!both.plain(declined), "{declined:?}");
+    }
+    for (line, fields) in [
+        (format!("HEAD {P} HTTP/1.1"), PLAIN),
+        (format!("GET {P} HTTP/1.0"), PLAIN),
+        (format!("GET {P}?token=tok-a HTTP/1.1"), "Host: gateway\r\n"),
+        (format!("GET {P}? HTTP/1.1"), PLAIN),
+        (format!("GET {P}/ HTTP/1.1"), PLAIN),
+        (format!("GET {P}#a HTTP/1.1"), PLAIN),
+        (format!("GET http://gateway{P} HTTP/1.1"), PLAIN),
+        (format!("GET http://evil{P} HTTP/1.1"), PLAIN),
+        (format!("GET /customer/{DUCK}/Name HTTP/1.1"), PLAIN),
+        (format!("GET /customer/{DUCK}/%6eame HTTP/1.1"), PLAIN),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Authorization: Bearer tok-a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gate way\r\nAuthorization: Bearer tok-a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Basic tok-a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: bearer tok-a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer  tok-a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer tok a\r\n"),
+        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer tok-unknown\r\n"),
+        (format!("GET {P} HTTP/1.1\nHost: gateway"), "Authorization: Bearer tok-a\r\n"),
+    ] {
+        assert!(!both.send(format!("{line}\r\n{fields}\r\n").as_bytes()), "{line:?} {fields:?}");
+    }
+    let upper = format!("GET /customer/{}/name HTTP/1.1\r\n{PLAIN}\r\n", DUCK.to_uppercase());
+    assert!(both.send(upper.as_bytes()), "ids in either letter case");
+    assert!(both.send(format!("\r\nGET {P} HTTP/1.1\r\n{PLAIN}\r\n").as_bytes()), "an empty line in front");
+    both.origin.document(DUCK, Answer::json("{}").status(404));
+    for gateway in [&both.with, &both.without] {
+        gateway.admin().delete("/cache").send().assert_status(200);
+    }
+    both.plain("");
+    assert!(both.plain(""), "a stored 404 is a hit too");
+
+    assert_eq!(counters(&both.with), counters(&both.without));
+    let [count, other] = [&both.with, &both.without].map(|gateway| counters(gateway).len());
+    assert!(count > 5 && count == other, "they were counted at all");
+    wait_until("both logs are whole", || access_lines(&both.with).len() == access_lines(&both.without).len());
+    assert_eq!(access_lines(&both.with), access_lines(&both.without));
+}
+
+#[test]
+fn heads_at_the_limit_of_their_size_are_judged_alike_in_the_fast_path_and_beside_it() {
+    let both = Both::start("server.max_header_bytes = \"1KiB\"");
+    both.plain("");
+    let mut taken = 0;
+    for size in (700..1100).step_by(7) {
+        // A field without its blank is longer by pingora's count than by ours.
+        taken += usize::from(both.plain(&format!("Accept:{}\r\n", "x".repeat(size))));
+    }
+    assert!(taken > 0, "some are below the limit");
+}
+
+#[test]
+fn pages_of_other_origins_get_the_same_fields_in_the_fast_path_and_beside_it() {
+    let both = Both::start("cors.allowed_origins = [\"https://page.example\"]");
+    both.plain("");
+    assert!(both.plain(""), "without an origin");
+    for origin in ["https://page.example", "https://other.example"] {
+        assert!(!both.plain(&format!("Origin: {origin}\r\n")), "{origin}");
+    }
+}
+
+#[test]
+fn a_kept_connection_goes_from_the_fast_path_to_the_ordinary_way_and_back() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    let mut connection = client.connect();
+    for _ in 0..3 {
+        let hit = client.get(P).bearer("tok-a").send_on(&mut connection);
+        assert_eq!(hit.assert_status(200).text(), redacted_document(DUCK));
+        let forwarded = client.post("/elsewhere").body("a body").send_on(&mut connection);
+        assert_eq!(forwarded.assert_status(200).json()["target"], "/elsewhere");
+        client.get(P).send_on(&mut connection).assert_error(401, "credentials_invalid");
+        client.head(P).bearer("tok-a").send_on(&mut connection).assert_status(200);
+    }
+    // The first was a miss.
+    assert_eq!(gateway.metric("fast_path_hits_total", &[]), 2.0);
+}
+
+#[test]
+fn a_change_is_obeyed_by_the_fast_path_at_once() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    let mut connection = client.connect();
+    let mut ask = || client.get(P).bearer("tok-a").send_on(&mut connection);
+    ask();
+    assert!(ask().is_hit());
+    origin.document(DUCK, Answer::json(r#"{"name":"changed"}"#));
+    client.call("PUT", &format!("/customer/{DUCK}")).bearer("tok-a").body("{}").send();
+    assert_eq!(ask().assert_status(200).json()["name"], "changed");
+    assert!(ask().is_hit());
+    client.post("/auth/logout").bearer("tok-a").send();
+    origin.forgets("tok-a");
+    ask().assert_error(401, "invalid_token");
+    assert_eq!(gateway.metric("fast_path_hits_total", &[]), 2.0);
+}
+
+#[test]
+fn a_kept_connection_has_its_deadlines_after_an_answer_in_the_fast_path() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    for (config, second) in
+        [("server.keepalive_timeout = \"2s\"", ""), ("server.header_timeout = \"2s\"", "GET /customer/")]
+    {
+        let gateway = Gateway::with(&origin, config);
+        let client = gateway.client();
+        client.get(P).bearer("tok-a").send();
+        let mut connection = client.connect();
+        client.get(P).bearer("tok-a").send_on(&mut connection).assert_status(200);
+        assert_eq!(gateway.metric("fast_path_hits_total", &[]), 1.0, "{config}");
+        connection.send_raw(second);
+        assert_eq!(connection.rest(), b"", "{config}");
+    }
+}
+
+#[test]
+fn a_reload_switches_the_fast_path_off_and_a_blocked_name_never_takes_it() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "server.fast_path = true");
+    let client = gateway.client();
+    let mut connection = client.connect();
+    let mut ask = || client.get(P).bearer("tok-a").send_on(&mut connection);
+    ask();
+    assert!(ask().is_hit());
+    let config = std::fs::read_to_string(gateway.config_file()).expect("the configuration");
+    gateway.rewrite("gateway.toml", &config.replace("fast_path = true", "fast_path = false"));
+    gateway.admin().post("/reload").send().assert_status(200);
+    assert!(ask().is_hit());
+    assert_eq!(gateway.metric("fast_path_hits_total", &[]), 1.0, "only the one before the reload");
+    gateway.rewrite("gateway.toml", &format!("{config}\n[forward]\nblocked = [\"/customer/*/name\"]\n"));
+    gateway.admin().post("/reload").send().assert_status(200);
+    ask().assert_error(403, "access_denied");
+}
