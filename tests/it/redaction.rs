@@ -243,6 +243,52 @@ fn the_same_secrets_elsewhere_are_redacted_as_well() {
 }
 
 #[test]
+fn a_list_of_500_full_customers_is_redacted_and_one_beyond_all_bounds_is_a_502() {
+    let (origin, gateway) = scene();
+    let list = |document: &str, many: usize| format!("[{}]", vec![document; many].join(","));
+    let full = list(&upstream_document(DUCK), 500);
+    let digests = ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"];
+    let answer = digests
+        .iter()
+        .fold(Answer::json(full.as_str()), |answer, name| answer.header(name, "sha-256=:b2YtdGhlLWFwaQ==:"));
+    origin.when(Rule::on("/customer").answer(answer));
+    let low = gateway.client().get("/customer?full=true").bearer("tok-low").kind(Kind::Forwarded).send();
+    assert!(low.assert_status(200).text() == list(&redacted_document(DUCK), 500));
+    assert_eq!(low.header("content-length"), Some(low.body.len().to_string().as_str()));
+    assert!(digests.iter().all(|name| low.header(name).is_none()), "{:?}", low.headers);
+    let get_high = || gateway.client().get("/customer?full=true").bearer("tok-high").revealed().send();
+    assert!(get_high().assert_status(200).text() == full);
+    // 17 MiB.
+    let vast = list(&upstream_document(DUCK), (17 << 20) / upstream_document(DUCK).len());
+    for framing in [Framing::Length, Framing::Chunked, Framing::UntilClose] {
+        origin.when(Rule::on("/customer").answer(Answer::json(vast.as_str()).framing(framing)));
+        let low = gateway.client().get("/customer?full=true").bearer("tok-low").kind(Kind::Forwarded).send();
+        low.assert_error(502, "redaction_failed");
+        assert!(get_high().assert_status(200).text() == vast);
+    }
+}
+
+#[test]
+fn those_who_see_everything_get_it_as_it_comes_and_the_others_not_before_it_is_whole() {
+    let (origin, gateway) = scene();
+    let gate = Gate::closed();
+    let answer = Answer::json(upstream_document(DUCK)).framing(Framing::Chunked);
+    origin.when(Rule::on(CUSTOMER).answer(answer).hold_body(&gate));
+    let ask = |token: &str| {
+        let mut connection = gateway.client().connect();
+        connection.send_raw(gateway.client().get(CUSTOMER).bearer(token).bytes());
+        connection
+    };
+    let (mut low, mut high) = (ask("tok-low"), ask("tok-high"));
+    high.wait_for(&upstream_document(DUCK).as_bytes()[..100]);
+    wait_until("both are at the API", || origin.count(|seen| seen.path() == CUSTOMER) == 2);
+    assert!(low.try_send_raw(b"").is_ok(), "not a byte yet");
+    gate.open();
+    let answer = low.read("GET", Kind::Forwarded).expect("an answer");
+    assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));
+}
+
+#[test]
 fn a_forwarded_answer_without_secrets_keeps_its_validator_as_long_as_it_keeps_its_bytes() {
     let (origin, gateway) = scene();
     let compact = r#"{"a":1.0e2,"b":"\u00e6\/","integrations":{"x":{"enabled":true}}}"#;
