@@ -115,6 +115,21 @@ mod tests {
         })
     }
 
+    /// Only its cost depends on that.
+    #[test]
+    fn every_byte_of_a_name_counts_in_its_hash() {
+        for length in 0..=40 {
+            let name = vec![b'n'; length];
+            let changed = (0..length).map(|place| {
+                let mut other = name.clone();
+                other[place] = b'm';
+                hash(&other)
+            });
+            let hashes: std::collections::HashSet<_> = changed.chain([hash(&name)]).collect();
+            assert_eq!(hashes.len(), length + 1, "of {length} bytes");
+        }
+    }
+
     #[test]
     fn names_of_one_hash_are_told_apart_without_comparing_every_pair() {
         let mut names: Vec<_> = colliding().take(100_000).collect();

@@ -134,6 +134,32 @@ fn a_logout_is_obeyed_though_its_token_was_never_seen_before() {
 }
 
 #[test]
+fn a_session_that_holds_for_one_address_ends_its_employee_from_another() {
+    let origin = Origin::start();
+    for token in ["tok-1", "tok-2"] {
+        origin.knows_employee(token, "VIEWER", DUCK, "ee0000000000000000000001");
+    }
+    let valid = Answer::json(format!(
+        r#"{{"success":true,"employee":"ee0000000000000000000001","customer":"{DUCK}","accessLevel":"VIEWER"}}"#
+    ));
+    // Asked without an address, the API tells whose session it is.
+    origin.when(Rule::on("/auth/validateToken").made(move |seen| match seen.query("ip").as_deref() {
+        Some("203.0.113.7") | None => valid.clone(),
+        _ => Answer::json(r#"{"success":false}"#),
+    }));
+    let gateway = Gateway::start(&origin);
+    let get =
+        |token: &str, address: &str| gateway.client().get(P).bearer(token).header("X-Forwarded-For", address).send();
+    get("tok-2", "203.0.113.7").assert_status(200);
+    assert!(get("tok-2", "203.0.113.7").assert_status(200).is_hit());
+    get("tok-1", "203.0.113.8").assert_error(401, "invalid_token");
+    let logout = gateway.client().get("/auth/logout").bearer("tok-1").header("X-Forwarded-For", "203.0.113.8");
+    logout.send().assert_status(200);
+    origin.when(Rule::on("/auth/validateToken").answer(Answer::json(r#"{"success":false}"#)));
+    get("tok-2", "203.0.113.7").assert_error(401, "invalid_token");
+}
+
+#[test]
 fn a_change_of_an_employee_ends_their_identity() {
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
