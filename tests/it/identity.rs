@@ -283,7 +283,11 @@ fn a_reload_decides_about_what_is_remembered_as_well() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);
-    let gateway = Gateway::with(&origin, r#"identity = { ttl = "10m", refresh_after = "10m", stale_if_error = "0s" }"#);
+    let gateway = Gateway::with(
+        &origin,
+        r#"identity = { ttl = "10m", refresh_after = "10m", stale_if_error = "0s" }
+        cache.ttl = "9m""#,
+    );
     for token in ["tok-a", "tok-b", "tok-a"] {
         gateway.client().get(P).bearer(token).send().assert_status(200);
     }
