@@ -279,10 +279,11 @@ impl Page {
             LogLevel::Debug => "debug",
             LogLevel::Trace => "trace",
         };
-        let access = match log.access {
-            AccessLog::All => "a line for each request",
-            AccessLog::Errors => "a line for each failed request",
-            AccessLog::Off => "no lines for requests",
+        let access: String = match log.access.which {
+            AccessLog::All if log.access.hits >= 1.0 => "a line for each request".into(),
+            AccessLog::All => format!("a line for each request, but for {} of the hits only", log.access.hits),
+            AccessLog::Errors => "a line for each failed request".into(),
+            AccessLog::Off => "no lines for requests".into(),
         };
         self.item("lines", &format!("{format}, from level {level} on; {access}"));
     }

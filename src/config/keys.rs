@@ -452,6 +452,12 @@ pub(super) const KEYS: &[Key] = &[
         r#""all""#,
         "A line for each request (\"all\"), for those that failed (\"errors\"), or none (\"off\").",
     ),
+    default(
+        "log.hits",
+        Kind::Fraction { max: 1.0 },
+        "1.0",
+        "Part of the hits that have a line where access is \"all\", from 0 to 1; all else has one each. Metrics count every request.",
+    ),
 ];
 
 const PUBLIC: &str = r#"[

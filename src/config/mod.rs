@@ -259,7 +259,15 @@ pub enum AllowedOrigins {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
-    pub access: AccessLog,
+    pub access: Access,
+}
+
+/// Which requests have a line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Access {
+    pub which: AccessLog,
+    /// The part of hits, from 0 to 1.
+    pub hits: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -143,7 +143,7 @@ impl<'g> Reader<'g> {
         let log = Log {
             format: self.word("log.format", self.values, &FORMATS),
             level: self.word("log.level", self.values, &LOG_LEVELS),
-            access: self.word("log.access", self.values, &ACCESS_LOGS),
+            access: Access { which: self.word("log.access", self.values, &ACCESS_LOGS), hits: self.get("log.hits") },
         };
         Config { server, admin, upstream, identity, cache, redaction, forward, cors, log }
     }

@@ -48,7 +48,8 @@ impl Cors {
     pub(super) fn preflight_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(HeaderName, HeaderValue)) {
         if self.allow(origin, put) {
             put(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-            let names = "Authorization, X-API-Key, If-None-Match, Cache-Control, Pragma, X-Request-Id";
+            let names =
+                "Authorization, X-API-Key, If-None-Match, Cache-Control, Pragma, X-Request-Id, Traceparent, Tracestate";
             put(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
             put(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         }

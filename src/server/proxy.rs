@@ -32,7 +32,7 @@ use crate::forward::{Hop, nominated, request_fields};
 use crate::gateway::Ask;
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Reply, is_preflight};
-use crate::telemetry::{Record, Route};
+use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
 use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, is_framed_plainly};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -147,6 +147,16 @@ impl Setup {
         });
         let own = || HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"));
         wanted.cloned().unwrap_or_else(own)
+    }
+
+    /// The caller's trace, unless a credential stands in it: it is logged.
+    fn trace(&self, request: &RequestHeader) -> Option<Trace> {
+        let field = request.headers.get(TRACEPARENT)?;
+        let (query, cookie) = (request.uri.query(), self.cookie.as_deref());
+        if holds_credential(field.as_bytes(), &request.headers, query, cookie) {
+            return None;
+        }
+        Trace::continued(&request.headers, self.new_span())
     }
 }
 
@@ -312,6 +322,13 @@ impl Proxy {
         for (name, value) in fields {
             request.insert_header(name, value)?;
         }
+        match exchange.record.trace.as_ref().and_then(Trace::field) {
+            Some(field) => request.insert_header(TRACEPARENT, field)?,
+            None => {
+                request.remove_header(&TRACEPARENT);
+                request.remove_header(&TRACESTATE);
+            }
+        }
         request.set_version(Version::HTTP_11);
         Ok(())
     }
@@ -399,6 +416,7 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         exchange.request_id = exchange.setup.request_id(session.req_header());
         exchange.record.request_id = exchange.request_id.to_str().unwrap_or_default().to_owned();
+        exchange.record.trace = exchange.setup.trace(session.req_header());
         if !ends_as_told(session, exchange.setup.limits.header_timeout).await {
             let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
             self.write(session, exchange, &reply).await?;

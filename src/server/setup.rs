@@ -14,7 +14,7 @@ use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
 use super::start::StartError;
 use crate::api::PathPattern;
-use crate::config::{self, AccessLog, Config, ForwardRole};
+use crate::config::{self, Access, Config, ForwardRole};
 use crate::forward::TrustedProxies;
 use crate::gateway::Gateway;
 use crate::redact::{Policy, RuleError};
@@ -68,7 +68,7 @@ pub struct Setup {
     pub veils: Vec<VeilRule>,
     pub trusted: TrustedProxies,
     pub cookie: Option<String>,
-    pub access: AccessLog,
+    pub access: Access,
     pub limits: Limits,
     pub drain: DrainTimes,
     /// Hits may be answered in the lane. Not where a blocked path may be one of the intercepted route.
@@ -119,6 +119,12 @@ impl Setup {
             gateway: Arc::new(gateway(Arc::new(policy))),
             lasting,
         })
+    }
+
+    /// A span's id, of the same numbers, spread so that they look nothing alike.
+    pub fn new_span(&self) -> u64 {
+        let (process, next) = &self.request_ids;
+        process.wrapping_add(next.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// A new request id, of 32 hexadecimal digits.

@@ -3,7 +3,9 @@
 mod logs;
 mod metrics;
 mod record;
+mod trace;
 
 pub use logs::{LogLevels, LogSetupError, install};
 pub use metrics::{Metrics, TlsMetrics};
 pub use record::{Record, Route};
+pub use trace::{TRACEPARENT, TRACESTATE, Trace};

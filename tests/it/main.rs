@@ -33,6 +33,7 @@ mod smuggling;
 mod standin;
 mod support;
 mod tls;
+mod trace;
 mod trust;
 mod under_load;
 mod upgrade;

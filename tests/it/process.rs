@@ -384,3 +384,65 @@ fn what_operators_are_told_of_a_configuration_holds_no_secret_of_it() {
         }
     }
 }
+
+#[test]
+fn of_hits_the_part_has_a_line_that_was_asked_for_and_all_else_has_one_each() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "log.hits = 0.1");
+    let ask = |count: usize| {
+        let client = gateway.client();
+        let mut connection = client.connect();
+        for _ in 0..count {
+            client.get(P).bearer("tok-a").send_on(&mut connection).assert_status(200);
+        }
+    };
+    let lines = |cache: &str| {
+        let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line["cache"] == cache);
+        gateway.log().lines().filter(|line| of(line)).count()
+    };
+    ask(101);
+    for number in 0..5 {
+        gateway.client().get("/elsewhere").header("X-Request-Id", &format!("n-{number}")).send().assert_status(200);
+    }
+    gateway.wait_for_log("n-4");
+    assert_eq!((lines("miss"), lines("bypass")), (1, 5));
+    // Each of its two threads begins with one.
+    assert!((9..=12).contains(&lines("hit")), "{}", lines("hit"));
+    assert_eq!(gateway.metric("requests_total", &[("cache", "hit")]), 100.0);
+    // A reload changes it.
+    let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+    gateway.rewrite("gateway.toml", &config.replace("hits = 0.1", "hits = 0.0"));
+    gateway.admin().post("/reload").send().assert_status(200);
+    let before = lines("hit");
+    ask(20);
+    gateway.client().get("/elsewhere").header("X-Request-Id", "the-end").send().assert_status(200);
+    gateway.wait_for_log("the-end");
+    assert!(lines("hit") <= before + 2, "what was left of a share: {} after {before}", lines("hit"));
+}
+
+#[test]
+fn a_reload_changes_the_level_and_which_requests_have_a_line() {
+    let origin = Origin::start();
+    let gateway = Gateway::with(&origin, r#"log = { level = "info", access = "all" }"#);
+    let ask = |id: &str| {
+        gateway.client().get("/elsewhere").header("X-Request-Id", id).send().assert_status(200);
+    };
+    let reload = |from: &str, to: &str| {
+        let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+        assert!(config.contains(from), "{config}");
+        gateway.rewrite("gateway.toml", &config.replace(from, to));
+        gateway.admin().post("/reload").send().assert_status(200);
+    };
+    ask("seen-1");
+    gateway.wait_for_log("seen-1");
+    reload(r#"access = "all""#, r#"access = "off""#);
+    ask("unseen-1");
+    reload(r#"access = "off""#, r#"access = "all""#);
+    reload(r#"level = "info""#, r#"level = "error""#);
+    ask("unseen-2");
+    reload(r#"level = "error""#, r#"level = "info""#);
+    ask("seen-2");
+    gateway.wait_for_log("seen-2");
+    assert!(!gateway.log().contains("unseen"), "{}", gateway.log());
+}

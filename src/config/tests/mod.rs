@@ -122,7 +122,10 @@ fn defaults_are_those_of_the_contract() {
         ]
     );
     assert_eq!(cors.allowed_origins, AllowedOrigins::Listed(vec![]));
-    assert_eq!(log, Log { format: LogFormat::Json, level: LogLevel::Info, access: AccessLog::All });
+    assert_eq!(
+        log,
+        Log { format: LogFormat::Json, level: LogLevel::Info, access: Access { which: AccessLog::All, hits: 1.0 } }
+    );
 }
 
 #[test]
