@@ -31,6 +31,28 @@ fn each_caller_has_entries_of_their_own_and_nobody_has_none() {
 }
 
 #[test]
+fn a_first_answer_costs_the_same_questions_whether_another_caller_asked_before_or_not() {
+    let origin = Origin::start();
+    for token in ["tok-a", "tok-b"] {
+        origin.knows(token, "VIEWER", DUCK);
+        origin.knows(token, "VIEWER", OTHER);
+    }
+    let questions = |gateway: &Gateway, customer: &str| {
+        let before = origin.requests();
+        let first = gateway.client().get(&name_of(customer)).bearer("tok-b").send();
+        assert_eq!(first.assert_status(200).cache_status(), STORED);
+        (origin.requests() - before, origin.seen()[before..].iter().filter_map(|seen| seen.token()).collect::<Vec<_>>())
+    };
+    let alone = questions(&Gateway::start(&origin), DUCK);
+    let gateway = Gateway::start(&origin);
+    for _ in 0..3 {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    }
+    assert_eq!(questions(&gateway, DUCK), alone, "what another holds spares nothing, so that no time tells of it");
+    assert_eq!(alone, (2, vec!["tok-b".into(); 2]), "a validation and a fetch, with the caller's own token");
+}
+
+#[test]
 fn each_customer_has_an_entry_of_its_own() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);

@@ -406,3 +406,13 @@ fn secrets_under_paths_that_no_route_names_are_the_apis_business() {
     let response = gateway.client().get("/elsewhere").bearer("tok-low").revealed().send();
     assert_eq!(response.assert_status(200).text(), upstream_document(DUCK));
 }
+
+#[test]
+fn fields_of_redacted_answers_are_the_apis_own() {
+    let (origin, gateway) = scene();
+    let answer = Answer::json(upstream_document(DUCK)).header("X-Of-The-Api", "as it was");
+    origin.when(Rule::on("/customer").answer(answer));
+    let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
+    assert_eq!(response.assert_status(200).text(), redacted_document(DUCK));
+    assert_eq!(response.header("x-of-the-api"), Some("as it was"));
+}
