@@ -78,13 +78,13 @@ impl Lane {
         let body = reply.body();
         record.body_bytes = body.len();
         self.write_head(setup, &reply, &record.request_id);
+        setup.gateway.metrics.took_fast_path();
         let written = timeout(WRITE_TIMEOUT, async {
             let mut whole = (&mut self.answer).chain(body);
             stream.write_all_buf(&mut whole).await?;
             stream.flush().await
         });
         let written = written.await.is_ok_and(|written| written.is_ok());
-        setup.gateway.metrics.took_fast_path();
         record.end(&setup.gateway.metrics, setup.access);
         if written { Taken::Answered } else { Taken::Gone }
     }
