@@ -1,44 +1,42 @@
-//! The admin listener: health, metrics, statistics, and dropping what is stored. Not on the public port.
+//! The admin listener: health, metrics, statistics, a page for people, and dropping what is stored. Not on the public port.
+
+mod foreign;
+mod page;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{Method, Response, StatusCode};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Method, Response, StatusCode};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde_json::json;
 
 use super::lifecycle::Lifecycle;
-use super::setup::{Current, Reloader};
+use super::setup::{Current, Reload, Reloader};
 use crate::api::{CustomerId, EmployeeId};
 use crate::cache::Scope;
+use crate::config;
+use crate::telemetry::{History, SAMPLED_EVERY};
 
 /// What operators may ask.
 pub struct Admin {
     pub current: Arc<Current>,
     pub lifecycle: Arc<Lifecycle>,
-    pub reloader: Arc<Reloader>,
+    reloader: Arc<Reloader>,
     /// The digest of the token that all but the health checks need.
-    pub token: Option<blake3::Hash>,
-    pub started: Instant,
+    token: Option<blake3::Hash>,
+    started: Instant,
+    history: Arc<History>,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json; charset=utf-8";
 /// The Prometheus text format's own type.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-const HELP: &str = "telecomx-gateway, admin listener\n\n\
-    GET    /livez                  200 while the process works\n\
-    GET    /readyz                 200 when serving, 503 while starting or draining\n\
-    GET    /metrics                Prometheus text\n\
-    GET    /stats                  JSON\n\
-    DELETE /cache                  drops everything stored\n\
-    DELETE /cache/customers/{id}   drops what is stored of a customer\n\
-    DELETE /cache/employees/{id}   drops what is stored for an employee\n\
-    POST   /reload                 reads the configuration anew, as HUP does\n";
 
 type Answer = Response<Vec<u8>>;
 
@@ -50,6 +48,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Vec<u8
     headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     headers.insert(CONTENT_LENGTH, http::HeaderValue::from(body.len()));
     headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
     *answer.body_mut() = body;
     answer
 }
@@ -60,7 +59,20 @@ fn error(status: StatusCode, code: &str, message: &str) -> Answer {
 }
 
 impl Admin {
-    fn respond(&self, method: &Method, path: &str, credential: Option<&[u8]>) -> Answer {
+    /// Begins to take samples for the page, too.
+    pub fn new(
+        current: Arc<Current>,
+        lifecycle: Arc<Lifecycle>,
+        reloader: Arc<Reloader>,
+        token: Option<blake3::Hash>,
+        started: Instant,
+    ) -> Self {
+        let history = Arc::new(History::default());
+        take_samples(current.clone(), history.clone());
+        Admin { current, lifecycle, reloader, token, started, history }
+    }
+
+    fn respond(&self, method: &Method, path: &str, host: Option<&str>, headers: &HeaderMap) -> Answer {
         let get = matches!(*method, Method::GET | Method::HEAD);
         match path {
             "/livez" if get => return answer(StatusCode::OK, TEXT, "ok\n"),
@@ -73,7 +85,10 @@ impl Admin {
             }
             _ => {}
         }
-        if !self.may(credential) {
+        if let Some(refused) = self.foreign(get, host, headers) {
+            return refused;
+        }
+        if !self.may(headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes)) {
             let mut refused = error(
                 StatusCode::UNAUTHORIZED,
                 "credentials_invalid",
@@ -85,9 +100,11 @@ impl Admin {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let delete = *method == Method::DELETE;
         match segments.as_slice() {
-            [""] if get => answer(StatusCode::OK, TEXT, HELP),
+            [""] if get => page::page(),
             ["metrics"] if get => self.metrics(),
             ["stats"] if get => answer(StatusCode::OK, JSON, self.stats().to_string()),
+            ["stats", "history"] if get => answer(StatusCode::OK, JSON, self.history.json().to_string()),
+            ["config"] if get => answer(StatusCode::OK, TEXT, config::explain(&self.current.load().config)),
             ["cache"] if delete => self.purge(Ok(Scope::All), json!("all")),
             ["cache", "customers", id] if delete => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);
@@ -99,10 +116,22 @@ impl Admin {
             }
             ["reload"] if *method == Method::POST => self.reload(),
             ["reload"] => not_allowed("POST"),
-            ["" | "metrics" | "stats"] => not_allowed("GET, HEAD"),
+            ["" | "metrics" | "stats" | "config"] | ["stats", "history"] => not_allowed("GET, HEAD"),
             ["cache"] | ["cache", "customers" | "employees", _] => not_allowed("DELETE"),
-            _ => error(StatusCode::NOT_FOUND, "not_found", "No such page; GET / lists what there is"),
+            _ => error(StatusCode::NOT_FOUND, "not_found", "No such page; GET / is a page that lists what there is"),
         }
+    }
+
+    /// Why a request is not for us, or not the operator's own. Health checks are for everyone.
+    fn foreign(&self, get: bool, host: Option<&str>, headers: &HeaderMap) -> Option<Answer> {
+        // With a token, a page that poses as ours has none to send.
+        if self.token.is_none() && !foreign::is_own_host(host) {
+            let message =
+                "Without admin.token_file this listener is asked by an address or as localhost, not by another name";
+            return Some(error(StatusCode::MISDIRECTED_REQUEST, "bad_request", message));
+        }
+        let refused = !get && foreign::is_from_another_page(headers, host);
+        refused.then(|| error(StatusCode::FORBIDDEN, "access_denied", "A web page of another origin is not obeyed"))
     }
 
     /// Digests compare in constant time.
@@ -134,8 +163,10 @@ impl Admin {
         let hit_ratio = if asked == 0 { 0.0 } else { hits as f64 / asked as f64 };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "state": self.state(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "config_generation": self.reloader.generation(),
+            "last_reload": self.reloader.last().as_ref().map(told),
             "cache": {
                 "entries": entries, "bytes": bytes, "capacity_bytes": capacity,
                 "hits": hits, "misses": misses, "hit_ratio": hit_ratio,
@@ -143,6 +174,16 @@ impl Admin {
             "identities": {"entries": gateway.identities.count()},
             "upstream": {"in_flight": gateway.metrics.in_flight(), "circuit": gateway.circuit().as_str()},
         })
+    }
+
+    fn state(&self) -> &'static str {
+        if self.lifecycle.is_draining() {
+            "draining"
+        } else if self.lifecycle.is_ready() {
+            "serving"
+        } else {
+            "starting"
+        }
     }
 
     fn purge(&self, scope: Result<Scope, &str>, named: serde_json::Value) -> Answer {
@@ -171,6 +212,27 @@ impl Admin {
     }
 }
 
+/// A reload, in JSON.
+fn told(reload: &Reload) -> serde_json::Value {
+    let at = reload.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match &reload.result {
+        Ok(restart) => json!({"at": at, "successful": true, "restart_needed_for": restart}),
+        Err(problems) => json!({"at": at, "successful": false, "problems": problems.lines().collect::<Vec<_>>()}),
+    }
+}
+
+/// From now on, as long as the process lives.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, which serves nobody")]
+fn take_samples(current: Arc<Current>, history: Arc<History>) {
+    std::thread::spawn(move || {
+        loop {
+            let families = current.load().gateway.metrics.families();
+            history.take(&families, Instant::now(), SystemTime::now());
+            std::thread::sleep(SAMPLED_EVERY);
+        }
+    });
+}
+
 fn not_allowed(allowed: &'static str) -> Answer {
     let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here");
     refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static(allowed));
@@ -181,8 +243,10 @@ fn not_allowed(allowed: &'static str) -> Answer {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Answer {
         let request = session.req_header();
-        let credential = request.headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        let mut answer = self.respond(&request.method, request.uri.path(), credential);
+        let named = request.headers.get(HOST).map(|host| host.to_str().unwrap_or_default());
+        // HTTP/2 names it elsewhere.
+        let host = request.uri.authority().map(http::uri::Authority::as_str).or(named);
+        let mut answer = self.respond(&request.method, request.uri.path(), host, &request.headers);
         if request.method == Method::HEAD {
             answer.body_mut().clear();
         }

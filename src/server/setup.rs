@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -73,6 +73,8 @@ pub struct Setup {
     pub drain: DrainTimes,
     /// Hits may be answered in the lane. Not where a blocked path may be one of the intercepted route.
     pub fast_path: bool,
+    /// What it was made of.
+    pub config: Config,
     lasting: Arc<Lasting>,
 }
 
@@ -117,6 +119,7 @@ impl Setup {
             },
             drain: DrainTimes { delay: server.drain_delay, longest: server.drain },
             gateway: Arc::new(gateway(Arc::new(policy))),
+            config: config.clone(),
             lasting,
         })
     }
@@ -154,6 +157,14 @@ impl Current {
 /// Reads the configuration anew: its problems, in words, or the configuration.
 pub type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
+/// A reload, and how it went.
+#[derive(Clone)]
+pub struct Reload {
+    pub at: SystemTime,
+    /// The keys whose change needs a restart, or what is wrong with the configuration.
+    pub result: Result<Vec<&'static str>, String>,
+}
+
 /// Puts a changed configuration in force.
 pub struct Reloader {
     source: Source,
@@ -165,6 +176,7 @@ pub struct Reloader {
     /// Held while the setup is replaced, so that reloads follow each other.
     turn: Mutex<()>,
     generation: AtomicU64,
+    last: Mutex<Option<Reload>>,
 }
 
 impl Reloader {
@@ -175,13 +187,18 @@ impl Reloader {
         config: Config,
         certificate: Option<Arc<Certificate>>,
     ) -> Self {
-        let (turn, generation) = (Mutex::new(()), AtomicU64::new(1));
-        Reloader { source, current, levels, started: config, certificate, turn, generation }
+        let (turn, generation, last) = (Mutex::new(()), AtomicU64::new(1), Mutex::new(None));
+        Reloader { source, current, levels, started: config, certificate, turn, generation, last }
     }
 
     /// How many configurations were in force so far.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The last reload, if there was one.
+    pub fn last(&self) -> Option<Reload> {
+        self.last.lock().clone()
     }
 
     /// Takes the configuration as it stands now; gives the keys whose change needs a restart to be obeyed.
@@ -190,10 +207,17 @@ impl Reloader {
     /// What is wrong with it, in words; the old one stays in force.
     pub fn reload(&self) -> Result<Vec<&'static str>, String> {
         let _turn = self.turn.lock();
+        let result = self.take();
+        *self.last.lock() = Some(Reload { at: SystemTime::now(), result: result.clone() });
+        result
+    }
+
+    fn take(&self) -> Result<Vec<&'static str>, String> {
         let before = self.current.load();
         let result = (self.source)().and_then(|new| {
-            let gateway = |policy| before.gateway.reconfigured(&new, policy);
-            let setup = Setup::new(&new, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
+            let obeyed = obeyed(&self.started, &new);
+            let gateway = |policy| before.gateway.reconfigured(&obeyed, policy);
+            let setup = Setup::new(&obeyed, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
             let certificate = self.certificate.as_deref().map(|shown| shown.renewed().map(|loaded| (shown, loaded)));
             let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
             Ok((new, setup, certificate))
@@ -234,4 +258,48 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("log.format", old.log.format != new.log.format),
     ];
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+/// What of a new configuration is obeyed without a restart: all but those keys.
+fn obeyed(started: &Config, new: &Config) -> Config {
+    let mut obeyed = new.clone();
+    let (server, old) = (&mut obeyed.server, started.server.clone());
+    (server.listen, server.threads, server.tls) = (old.listen, old.threads, old.tls);
+    server.upgrade_socket = old.upgrade_socket;
+    (obeyed.admin, obeyed.upstream) = (started.admin.clone(), started.upstream.clone());
+    obeyed.cache.max_bytes = started.cache.max_bytes;
+    obeyed.log.format = started.log.format;
+    obeyed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_restart_is_not_obeyed_without_one() {
+        let read = |text: &str| config::parse("test.toml", text, []).unwrap();
+        let started = read("upstream.url = \"https://api.example\"");
+        let new = read(
+            r#"
+            log.format = "text"
+            admin.listen = "127.0.0.1:3"
+            upstream.url = "https://other.example"
+            cache = { max_bytes = "1MiB", ttl = "7s" }
+            [server]
+            listen = ["127.0.0.1:1"]
+            threads = 7
+            upgrade_socket = "/run/s"
+            max_connections = 7
+            [server.tls]
+            listen = ["127.0.0.1:2"]
+            cert_file = "c"
+            key_file = "k"
+            "#,
+        );
+        assert_eq!(needs_restart(&started, &new).len(), 8, "every such key is changed here");
+        let obeyed = obeyed(&started, &new);
+        assert_eq!(needs_restart(&started, &obeyed), Vec::<&str>::new());
+        assert_eq!((obeyed.cache.ttl, obeyed.server.max_connections), (Duration::from_secs(7), 7));
+    }
 }

@@ -128,8 +128,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     }
 
     server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));
-    let admin =
-        Admin { current: current.clone(), lifecycle: lifecycle.clone(), reloader: reloader.clone(), token, started };
+    let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
     server.add_service(admin_service(admin, &sockets, &addresses));
     let status = in_words(&config, &addresses);
     server.run(RunArgs {

@@ -1,10 +1,12 @@
 //! What is told of the gateway's work: metrics, one record of each request, logs. Never an id, a token, a path or a secret.
 
+mod history;
 mod logs;
 mod metrics;
 mod record;
 mod trace;
 
+pub use history::{EVERY as SAMPLED_EVERY, History};
 pub use logs::{LogLevels, LogSetupError, install};
 pub use metrics::{Metrics, TlsMetrics};
 pub use record::{Record, Route};

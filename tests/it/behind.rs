@@ -8,18 +8,34 @@ use crate::support::*;
 
 const NAME: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
-/// A running edge. Dropped, it is killed.
+/// A running edge.
 struct Edge {
-    process: Child,
+    _process: Running,
     address: SocketAddr,
     authority: Authority,
     _dir: TempDir,
 }
 
-impl Drop for Edge {
+/// A process of ours that listens there. Dropped, it is killed.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// `None`: there is no such program.
+    fn start(command: &mut Command, address: SocketAddr) -> Option<Running> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut running = Running(quiet.spawn().ok()?);
+        wait_until(&format!("{command:?} listens"), || {
+            assert!(running.0.try_wait().expect("its state").is_none(), "{command:?} did not start");
+            TcpStream::connect(address).is_ok()
+        });
+        Some(running)
     }
 }
 
@@ -53,18 +69,7 @@ impl Edge {
                 ("/etc/ssl/gateway/cert.pem", cert),
                 ("/etc/ssl/gateway/key.pem", key_file),
             ];
-            let at = dir.path().display();
-            let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .iter()
-                .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))
-                .collect();
-            // One process, so that it can be ended by its handle.
-            let config = format!(
-                "daemon off; master_process off; pid {at}/pid; error_log stderr; events {{}}\n\
-                 http {{ access_log off;\n{temporary}{}}}\n",
-                adapted(snippet("nginx.conf"), &changes)
-            );
-            let config = dir.write("nginx.conf", &config);
+            let config = in_nginx(&dir, &adapted(snippet("nginx.conf"), &changes));
             command.arg("-p").arg(dir.path()).arg("-c").arg(config);
         } else {
             let changes = [
@@ -76,13 +81,8 @@ impl Edge {
             let config = dir.write("haproxy.cfg", &adapted(snippet("haproxy.cfg"), &changes));
             command.arg("-db").arg("-f").arg(config);
         }
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-        let mut edge = Edge { process, address, authority, _dir: dir };
-        wait_until(&format!("{program} listens"), || {
-            assert!(edge.process.try_wait().expect("its state").is_none(), "{program} did not start");
-            TcpStream::connect(address).is_ok()
-        });
-        Some(edge)
+        let process = Running::start(&mut command, address)?;
+        Some(Edge { _process: process, address, authority, _dir: dir })
     }
 
     /// One request on a connection of its own.
@@ -90,6 +90,18 @@ impl Edge {
         let request = request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
         self.authority.exchange(self.address, &request).expect("an answer")
     }
+}
+
+/// A configuration for one process, which can be ended by its handle, with all its files in that folder.
+fn in_nginx(dir: &TempDir, servers: &str) -> std::path::PathBuf {
+    let at = dir.path().display();
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary: String = kinds.iter().map(|kind| format!("{kind}_temp_path {at}/{kind};\n")).collect();
+    let config = format!(
+        "daemon off; master_process off; pid {at}/pid; error_log stderr; events {{}}\n\
+         http {{ access_log off;\n{temporary}{servers}}}\n"
+    );
+    dir.write("nginx.conf", &config)
 }
 
 /// Reads until the text is there.
@@ -163,4 +175,46 @@ fn nginx_in_front_as_the_shipped_snippet_says() {
 #[test]
 fn haproxy_in_front_as_the_shipped_snippet_says() {
     serves_through("haproxy");
+}
+
+#[test]
+fn nginx_shows_the_status_page_to_those_who_know_a_password() {
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
+    let (dir, address) = (TempDir::new(), unused_port());
+    // Of `openssl passwd -apr1 -salt saltsalt secret`.
+    let users = dir.write("htpasswd", "operator:$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0\n");
+    let token = dir.write("token", "proxy_set_header Authorization \"Bearer tok-operator\";\n");
+    let changes = [
+        ("listen 127.0.0.1:9091", format!("listen {address}")),
+        ("127.0.0.1:9090", gateway.admin_address().to_string()),
+        ("/etc/nginx/telecomx-gateway.htpasswd", users.display().to_string()),
+        ("/etc/nginx/telecomx-gateway-token", token.display().to_string()),
+    ];
+    let config = in_nginx(&dir, &adapted(snippet("status-page.conf"), &changes));
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(dir.path()).arg("-c").arg(config);
+    let Some(_nginx) = Running::start(&mut command, address) else {
+        println!("skipped: behind::nginx: nginx is not installed");
+        return;
+    };
+    let ask = |line: &str, fields: &str| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        let request = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    // operator:secret
+    let known = "Authorization: Basic b3BlcmF0b3I6c2VjcmV0\r\n";
+    assert!(ask("GET /", "").starts_with("HTTP/1.1 401"));
+    let page = ask("GET /", known);
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("script-src 'nonce-"), "{page}");
+    let own = ask("DELETE /cache", &format!("{known}Origin: http://{address}\r\n"));
+    assert!(own.starts_with("HTTP/1.1 200"), "{own}");
+    // The browser sends the password along with what another page asks for.
+    let foreign = ask("POST /reload", &format!("{known}Content-Length: 0\r\nOrigin: https://page.example\r\n"));
+    assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
 }

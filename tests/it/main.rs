@@ -31,6 +31,7 @@ mod race;
 mod redaction;
 mod smuggling;
 mod standin;
+mod status;
 mod support;
 mod tls;
 mod trace;

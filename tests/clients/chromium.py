@@ -1,0 +1,140 @@
+"""A headless Chromium, driven over a pipe (`--remote-debugging-pipe`): commands of the Chrome DevTools Protocol as JSON,
+each ended by a zero byte. Needs no port and no library."""
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import time
+
+# What every browser of the tests is started with.
+OPTIONS = [
+    "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    # Chromium's own sandbox refuses to work for root; the pages are ours.
+    *(["--no-sandbox"] if os.geteuid() == 0 else []),
+]  # fmt: skip
+
+
+def find():
+    """The browser of this machine, or None."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Failed(Exception):
+    """The browser did not do what it was told."""
+
+
+class Tab:
+    """One tab. `errors` has what the page logged as an error and what its policy forbade, `asked` each URL that it
+    requested."""
+
+    def __init__(self, reader, writer, patience):
+        self._reader, self._writer, self._patience = reader, writer, patience
+        self._buffer, self._number, self._session = b"", 0, None
+        self.errors, self.asked = [], []
+        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
+            self.tell(f"{domain}.enable")
+
+    def tell(self, method, **parameters):
+        """Does one command and gives its result."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._writer, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + self._patience
+        while True:
+            answer = self._read(deadline)
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise Failed(f"{method}: {answer['error']}")
+                return answer["result"]
+            self._happened(answer)
+
+    def _read(self, deadline):
+        while b"\0" not in self._buffer:
+            if not select.select([self._reader], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise Failed(f"no answer in {self._patience} s")
+            chunk = os.read(self._reader, 1 << 16)
+            if not chunk:
+                raise Failed("the browser ended")
+            self._buffer += chunk
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def _happened(self, event):
+        method, told = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.asked.append(told["request"]["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.errors.append(told["exceptionDetails"].get("exception", {}).get("description") or "an exception")
+        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
+            self.errors.append(told["entry"]["text"])
+        elif method == "Audits.issueAdded" and told["issue"]["code"] == "ContentSecurityPolicyIssue":
+            self.errors.append(json.dumps(told["issue"]["details"]))
+
+    def open(self, url):
+        self.tell("Page.navigate", url=url)
+
+    def value(self, expression):
+        """What the expression is in the page; promises are waited for."""
+        told = self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in told:
+            raise Failed(f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description')}")
+        return told["result"].get("value")
+
+    def wait(self, expression):
+        """Waits until the expression is true in the page."""
+        deadline = time.monotonic() + self._patience
+        while not self.value(expression):
+            if time.monotonic() > deadline:
+                raise Failed(f"waited in vain until {expression}; the page says {self.value('document.body.innerText')!r}")
+            time.sleep(0.05)
+
+    def press(self, key, modifiers=0):
+        """One key, as the keyboard sends it: a character, or Tab, Enter, Escape."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        key_of = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper())), "modifiers": modifiers}
+        self.tell("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **key_of)
+        self.tell("Input.dispatchKeyEvent", type="keyUp", **key_of)
+
+    def type(self, text):
+        for character in text:
+            self.press(character)
+
+    def scheme(self, name):
+        """`light` or `dark`."""
+        self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+
+    def size(self, width, height, scale=1):
+        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)
+
+    def picture(self):
+        """The whole page, as PNG."""
+        return base64.b64decode(self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+
+
+@contextlib.contextmanager
+def tab(child, browser, folder, patience):
+    """A tab of a browser with a fresh profile. `child` starts a process and ends it when the block does."""
+    from_us, to_us = os.pipe(), os.pipe()
+    # The browser reads from its descriptor 3 and writes to 4.
+    command = [
+        "sh", "-c", f'exec "$@" 3<&{from_us[0]} 4>&{to_us[1]}', "sh",
+        browser, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
+    ]  # fmt: skip
+    try:
+        with child(command, folder / "browser.log", pass_fds=(from_us[0], to_us[1])):
+            os.close(from_us[0])
+            os.close(to_us[1])
+            yield Tab(to_us[0], from_us[1], patience)
+    finally:
+        os.close(from_us[1])
+        os.close(to_us[0])

@@ -1,0 +1,158 @@
+"""The status page in a browser: what an operator sees of a gateway with traffic, does with the keyboard, and what no other
+page may do. The gateway and its traffic come from `run`."""
+
+import http.server
+import json
+import pathlib
+import threading
+import urllib.error
+import urllib.request
+
+import chromium
+
+PAGE_TEXT = "document.body.innerText"
+
+
+def request(url, method="GET", **fields):
+    """(status, body) of a request that a program sends."""
+    headers = {name.replace("_", "-"): value for name, value in fields.items()}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers)) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+class Stranger(http.server.ThreadingHTTPServer):
+    """A web page of somebody else, on an origin of its own."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        class Blank(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(b"<!doctype html><title>elsewhere</title>")
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Blank)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def focus_by_keyboard(tab, wanted):
+    """Presses Tab until the element with that id has the focus; False if it never gets it."""
+    for _ in range(30):
+        tab.press("Tab")
+        if tab.value("document.activeElement.id") == wanted:
+            return True
+    return False
+
+
+def works(that, tab, admin, url, customer, token):
+    """`that(name, holds, seen)` takes each check."""
+    stored = lambda: json.loads(request(f"{admin}/stats")[1])["cache"]["entries"]
+    name = f"{url}/customer/{customer}/name"
+    bearer = {"Authorization": f"Bearer {token}"}
+    for _ in range(40):
+        request(name, **bearer)
+    tab.open(f"{admin}/")
+    tab.wait("document.getElementById('state')?.textContent === 'serving'")
+    # Samples are taken every few seconds; the page draws what it finds.
+    tab.wait("document.querySelector('#ratio-chart path') !== null")
+    text = tab.value(PAGE_TEXT)
+    stats = json.loads(request(f"{admin}/stats")[1])
+    that("the page tells state and version", "serving" in text and stats["version"] in text, text)
+    that("entries and callers", tab.value("document.getElementById('entries').textContent") == "1", text)
+    that("the breaker", tab.value("document.getElementById('circuit').textContent") == "closed", text)
+    rows = tab.value("[...document.querySelectorAll('#durations tr')].map((row) => row.innerText)")
+    answered = next((row for row in rows if row.startswith("Answered from memory")), "")
+    that("how long hits took", "µs" in answered or "ms" in answered, rows)
+    pictured = "[...document.querySelectorAll('svg[role=img]')].every((chart) => chart.getAttribute('aria-label'))"
+    that("each chart has its words", tab.value(pictured), tab.value(pictured))
+    tab.value("document.getElementById('configuration').open = true")
+    tab.wait("document.getElementById('configuration-text').textContent.length > 1000")
+    shown = tab.value("document.getElementById('configuration-text').textContent")
+    that("the configuration in force is shown", shown == request(f"{admin}/config")[1].decode(), shown)
+
+    grounds = []
+    for scheme in ("light", "dark"):
+        tab.scheme(scheme)
+        grounds.append(tab.value("getComputedStyle(document.body).backgroundColor"))
+    that("dark is dark", grounds[0] != grounds[1] and grounds[1] == "rgb(18, 21, 26)", grounds)
+    tab.size(360, 740)
+    wide = tab.value("document.documentElement.scrollWidth")
+    that("a telephone needs no scrolling sideways", wide <= 360, wide)
+    tab.size(1280, 900)
+
+    said = lambda: tab.value("document.getElementById('purge-said').textContent")
+    asks = "document.getElementById('confirm').open"
+    that("the field is reached by keyboard", focus_by_keyboard(tab, "customer"), tab.value("document.activeElement.id"))
+    tab.type("nonsense")
+    tab.press("Enter")
+    that("a wrong id is told, and nothing asked", "24 hexadecimal" in said() and not tab.value(asks), said())
+    tab.value("document.getElementById('customer').value = ''")
+    tab.type(customer)
+    tab.press("Enter")
+    tab.wait(asks)
+    named = tab.value("document.getElementById('confirm-id').textContent")
+    that("the question names the customer", named == customer, named)
+    first = tab.value("document.activeElement.id")
+    that("its first answer is the harmless one", first == "confirm-no", first)
+    tab.press("Escape")
+    that("Escape keeps what is stored", not tab.value(asks) and stored() == 1, stored())
+    tab.press("Enter")
+    tab.wait(asks)
+    tab.press("Tab")
+    tab.press("Enter")
+    tab.wait("document.getElementById('purge-said').dataset.said === 'good'")
+    that("the keyboard drops what is stored, and the page says so", customer in said(), said())
+    _, body = request(f"{admin}/metrics")
+    purged = b'telecomx_gateway_cache_invalidations_total{scope="customer",trigger="admin"} 1'
+    that("once", purged in body, [line for line in body.splitlines() if b"invalidations" in line])
+
+    that("the page has no error, and its policy forbids nothing of it", tab.errors == [], tab.errors)
+    elsewhere = [asked for asked in tab.asked if not asked.startswith((f"{admin}/", "data:"))]
+    that("it asks nobody else", elsewhere == [], elsewhere)
+
+
+def keeps_others_out(that, tab, admin, url, customer, token):
+    """From a page of another origin, by what that page's script can do."""
+    name = f"{url}/customer/{customer}/name"
+    bearer = {"Authorization": f"Bearer {token}"}
+    request(name, **bearer)
+    with Stranger() as stranger:
+        tab.open(stranger.url)
+        tab.wait("document.title === 'elsewhere'")
+        generation = lambda: json.loads(request(f"{admin}/stats")[1])["config_generation"]
+        before = generation()
+        # No preflight is asked for these two: they arrive.
+        tab.value(f"fetch('{admin}/reload', {{method: 'POST', mode: 'no-cors'}}).then(() => 1)")
+        form = "const form = document.createElement('form'); form.method = 'post'; form.target = 'frame'"
+        frame = "const frame = document.createElement('iframe'); frame.name = 'frame'; document.body.append(frame, form)"
+        loaded = "new Promise((done) => { frame.onload = done; form.submit() }).then(() => 1)"
+        tab.value(f"(() => {{ {form}; form.action = '{admin}/reload'; {frame}; return {loaded} }})()")
+        that("a page of another origin reloads nothing", generation() == before, generation())
+        outcome = f"fetch('{admin}/cache/customers/{customer}', {{method: 'DELETE'}}).then(() => 'done', (e) => e.name)"
+        seen = tab.value(outcome)
+        that("and drops nothing", seen == "TypeError", seen)
+        seen = tab.value(f"fetch('{admin}/stats').then((answer) => answer.text(), (error) => error.name)")
+        that("and reads nothing", seen == "TypeError", seen)
+        stranger.shutdown()
+    # By a name that points here, as after DNS rebinding: Chromium takes *.localhost as it is, so the name goes in the field.
+    status, _ = request(f"{admin}/stats", Host="rebound.example")
+    that("another name is not answered", status == 421, status)
+
+
+def pictures(tab, admin, folder):
+    """The page as it stands, light and dark."""
+    tab.size(1280, 900)
+    tab.open(f"{admin}/")
+    tab.wait("document.querySelector('#ratio-chart path') !== null")
+    for scheme in ("light", "dark"):
+        tab.scheme(scheme)
+        pathlib.Path(folder, f"status-{scheme}.png").write_bytes(tab.picture())

@@ -1,0 +1,202 @@
+//! The status page and what it asks for, as bytes; what a browser makes of it is in tests/clients.
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+
+fn scene() -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    (origin, gateway)
+}
+
+fn with_token(origin: &Origin) -> Gateway {
+    let setup = Gateway::set_up(origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    setup.config(r#"admin.token_file = "{dir}/admin-token""#).start()
+}
+
+/// The nonce that a policy names for scripts.
+fn nonce(page: &Response) -> String {
+    let policy = page.header("content-security-policy").expect("a policy");
+    let (_, rest) = policy.split_once("script-src 'nonce-").expect("scripts by nonce alone");
+    rest.split_once('\'').expect("the nonce's end").0.to_owned()
+}
+
+#[test]
+fn the_page_is_whole_in_itself() {
+    let (_origin, gateway) = scene();
+    let page = gateway.admin().get("/").send();
+    page.assert_status(200);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(page.header("cache-control"), Some("no-store"));
+    let text = page.text();
+    // A namespace is a name; nothing is fetched from there.
+    let without = text.replace("http://www.w3.org/2000/svg", "");
+    for outside in ["://", "src=", "@import", "url(", "<link rel=\"stylesheet"] {
+        assert!(!without.contains(outside), "{outside:?} in the page");
+    }
+    assert!(text.contains("<!doctype html>") && text.contains("GET /stats"), "{text}");
+    let head = gateway.admin().head("/").send();
+    assert_eq!(
+        (head.assert_status(200).text().as_str(), head.header("content-length")),
+        ("", page.header("content-length"))
+    );
+}
+
+#[test]
+fn its_policy_allows_its_own_script_and_style_and_nothing_else() {
+    let (_origin, gateway) = scene();
+    let page = gateway.admin().get("/").send();
+    let (policy, nonce) = (page.header("content-security-policy").expect("a policy").to_owned(), nonce(&page));
+    for part in [
+        "default-src 'none'",
+        &format!("script-src 'nonce-{nonce}'"),
+        &format!("style-src 'nonce-{nonce}'"),
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ] {
+        assert!(policy.split("; ").any(|directive| directive == part), "{part}: {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    assert!(nonce.len() == 32, "128 bits: {nonce}");
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let text = page.text();
+    assert_eq!(text.matches(&format!("nonce=\"{nonce}\"")).count(), 2, "one style, one script");
+    assert_eq!(text.matches("<script").count() + text.matches("<style").count(), 2);
+    let markup = text.split("<script").next().expect("what comes before the script");
+    for inline in [" style=", " onclick=", " onload=", " onerror=", " onsubmit=", "javascript:"] {
+        assert!(!markup.contains(inline), "{inline} in the page");
+    }
+    let another = gateway.admin().get("/").send();
+    assert_ne!(self::nonce(&another), nonce, "a nonce is used once");
+}
+
+#[test]
+fn page_and_configuration_hold_no_secret() {
+    let origin = Origin::start();
+    let gateway = with_token(&origin);
+    for path in ["/", "/config", "/stats", "/stats/history"] {
+        gateway.admin().get(path).send().assert_status(401);
+        let told = gateway.admin().get(path).bearer("tok-operator").send();
+        assert!(!told.assert_status(200).text().contains("tok-operator"), "{path}");
+    }
+    let config = gateway.admin().get("/config").bearer("tok-operator").send().text();
+    assert!(
+        config.contains("with the token in") && config.contains("admin-token"),
+        "its file alone is named: {config}"
+    );
+}
+
+#[test]
+fn the_last_minutes_are_there_when_somebody_looks() {
+    let (_origin, gateway) = scene();
+    for _ in 0..4 {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    }
+    gateway.client().get("/elsewhere").send().assert_status(200);
+    let history = || gateway.admin().get("/stats/history").send().assert_status(200).json();
+    let sum = |history: &serde_json::Value, key: &str| {
+        let samples = history["samples"].as_array().expect("samples").iter();
+        samples.map(|sample| sample[key].as_u64().expect("a number")).sum::<u64>()
+    };
+    wait_until("a sample was taken", || sum(&history(), "requests") == 5);
+    let history = history();
+    assert_eq!((sum(&history, "hits"), sum(&history, "misses"), sum(&history, "failed")), (3, 1, 0), "{history}");
+    assert!(history["every_seconds"].as_u64() > Some(0) && history["kept"].as_u64() > Some(0), "{history}");
+    let recent = &history["recent"];
+    assert_eq!((&recent["hit"]["count"], &recent["miss"]["count"]), (&3.into(), &1.into()), "{history}");
+    assert_eq!(recent["forwarded"]["count"], 1, "{history}");
+    assert!(recent["hit"]["p50_seconds"].as_f64() > Some(0.0), "{history}");
+    assert!(history["resident_bytes"].as_u64() > Some(1 << 20), "{history}");
+}
+
+#[test]
+fn the_last_reload_and_what_is_in_force_are_told() {
+    let (_origin, gateway) = scene();
+    assert!(gateway.stats()["last_reload"].is_null());
+    assert_eq!(gateway.stats()["state"], "serving");
+    let config = || gateway.admin().get("/config").send().assert_status(200).text();
+    assert!(!config().contains("/newly/blocked"));
+    let before = std::fs::read_to_string(gateway.config_file()).expect("the configuration");
+    let changed = format!("{before}\n[forward]\nblocked = [\"/newly/blocked\"]\n")
+        .replace("timeout = \"50s\"", "timeout = \"49s\"");
+    gateway.rewrite("gateway.toml", &changed);
+    gateway.admin().post("/reload").body("").send().assert_status(200);
+    let told = &gateway.stats()["last_reload"];
+    assert_eq!((&told["successful"], &told["restart_needed_for"]), (&true.into(), &serde_json::json!(["upstream"])));
+    assert!(config().contains("/newly/blocked: 403"), "{}", config());
+    assert!(config().contains("answered in 50s"), "what needs a restart is not in force: {}", config());
+    gateway.rewrite("gateway.toml", "nonsense");
+    gateway.admin().post("/reload").body("").send().assert_status(422);
+    let told = &gateway.stats()["last_reload"];
+    assert_eq!(told["successful"], false);
+    assert!(told["problems"][0].as_str().is_some_and(|problem| problem.contains("gateway.toml")), "{told}");
+    assert!(config().contains("/newly/blocked: 403"));
+}
+
+/// Before this, any page in an operator's browser could have the configuration read anew: `POST` needs no preflight.
+#[test]
+fn a_web_page_of_another_origin_is_not_obeyed() {
+    let (_origin, gateway) = scene();
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    let own = gateway.admin_address().to_string();
+    let calls = || {
+        let customers = format!("/cache/customers/{DUCK}");
+        [("POST", "/reload".to_owned()), ("DELETE", "/cache".to_owned()), ("DELETE", customers)]
+    };
+    let generation = gateway.stats()["config_generation"].clone();
+    for (method, path) in calls() {
+        for (name, value) in [
+            ("Origin", "https://page.example"),
+            ("Origin", "null"),
+            ("Origin", "http://127.0.0.1:1"),
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Site", "same-site"),
+        ] {
+            let refused = gateway.admin().call(method, &path).header(name, value).send();
+            assert_eq!(refused.status, 403, "{method} {path} {name}: {value}: {refused:#?}");
+        }
+    }
+    assert_eq!(gateway.stats()["config_generation"], generation);
+    assert!(gateway.client().get(P).bearer("tok-a").send().is_hit(), "nothing was dropped");
+    for (method, path) in calls() {
+        let page = gateway.admin().call(method, &path).header("Sec-Fetch-Site", "same-origin");
+        page.header("Origin", &format!("http://{own}")).send().assert_status(200);
+        gateway.admin().call(method, &path).header("Origin", &format!("http://{own}")).send().assert_status(200);
+    }
+    // Reading changes nothing, and a page of another origin is not given the answer by its browser.
+    gateway.admin().get("/stats").header("Sec-Fetch-Site", "cross-site").send().assert_status(200);
+}
+
+/// A page whose name was made to point here is of the same origin to its browser (DNS rebinding).
+#[test]
+fn another_name_is_not_answered_but_where_a_token_is_asked_for() {
+    let (origin, gateway) = scene();
+    for path in ["/", "/stats", "/stats/history", "/config", "/metrics"] {
+        gateway.admin().get(path).host("rebound.example").send().assert_error(421, "bad_request");
+    }
+    gateway.admin().delete("/cache").host("rebound.example:9090").send().assert_error(421, "bad_request");
+    gateway.admin().get("/readyz").host("rebound.example").send().assert_status(200);
+    for own in ["localhost", "localhost:9090", "127.0.0.1", "[::1]:9090"] {
+        gateway.admin().get("/stats").host(own).send().assert_status(200);
+    }
+    let guarded = with_token(&origin);
+    guarded.admin().get("/stats").host("gateway.example").send().assert_status(401);
+    guarded.admin().get("/stats").host("gateway.example").bearer("tok-operator").send().assert_status(200);
+}
+
+#[test]
+fn a_gateway_that_drains_says_so() {
+    let origin = Origin::start();
+    let gateway = Gateway::with(&origin, r#"server = { drain_delay = "50s" }"#);
+    assert_eq!(gateway.stats()["state"], "serving");
+    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    wait_until("it says that it drains", || gateway.stats()["state"] == "draining");
+    gateway.admin().get("/").send().assert_status(200);
+}
