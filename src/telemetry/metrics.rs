@@ -1,14 +1,17 @@
 //! Metrics are verbs: what happened is said here, what series that is stands here alone. Names are the contract's.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
+use super::handles::{ByValue, Durations, Requests};
 use super::record::Record;
 use crate::upstream::UpstreamError;
 
@@ -21,27 +24,27 @@ const BUCKETS: [f64; 16] =
 /// Every series of the gateway.
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    request_duration: HistogramVec,
+    requests: Requests,
+    request_duration: Durations,
     cache_entries: IntGauge,
     cache_bytes: IntGauge,
     cache_capacity: IntGauge,
-    evictions: IntCounterVec,
-    invalidations: IntCounterVec,
-    stale_served: IntCounterVec,
+    evictions: ByValue<IntCounter>,
+    invalidations: ByValue<IntCounter, 2>,
+    stale_served: ByValue<IntCounter>,
     coalesced: IntCounter,
     fast_path: IntCounter,
-    validations: IntCounterVec,
-    identity_lookups: IntCounterVec,
-    redactions: IntCounterVec,
-    redaction_failures: IntCounterVec,
-    upstream_duration: HistogramVec,
-    upstream_errors: IntCounterVec,
+    validations: ByValue<IntCounter>,
+    identity_lookups: ByValue<IntCounter>,
+    redactions: ByValue<IntCounter>,
+    redaction_failures: ByValue<IntCounter>,
+    upstream_duration: ByValue<Histogram>,
+    upstream_errors: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
-    tls_handshake_failures: IntCounterVec,
+    tls_handshake_failures: Arc<ByValue<IntCounter>>,
     hits: AtomicI64,
     misses: AtomicI64,
 }
@@ -50,7 +53,7 @@ pub struct Metrics {
 pub struct TlsMetrics {
     expiry: IntGauge,
     load_successful: IntGauge,
-    failures: IntCounterVec,
+    failures: Arc<ByValue<IntCounter>>,
 }
 
 impl TlsMetrics {
@@ -65,8 +68,8 @@ impl TlsMetrics {
         self.load_successful.set(0);
     }
 
-    pub fn handshake_failed(&self, reason: &str) {
-        self.failures.with_label_values(&[reason]).inc();
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.failures.inc([reason]);
     }
 }
 
@@ -101,22 +104,34 @@ impl Metrics {
     pub fn new() -> Result<Self, MetricsError> {
         let make = Maker(Registry::new());
         let metrics = Metrics {
-            requests: make.counters("requests_total", "Requests answered.", &["route", "method", "status", "cache"])?,
-            request_duration: make.histograms(
+            requests: Requests::new(make.counters(
+                "requests_total",
+                "Requests answered.",
+                &["route", "method", "status", "cache"],
+            )?),
+            request_duration: Durations::new(make.histograms(
                 "request_duration_seconds",
                 "Time from the request's head to the end of its answer.",
                 &["route", "cache"],
-            )?,
+            )?),
             cache_entries: make.gauge("cache_entries", "Answers stored.")?,
             cache_bytes: make.gauge("cache_bytes", "Memory of stored answers, bookkeeping included.")?,
             cache_capacity: make.gauge("cache_capacity_bytes", "Memory that stored answers may take.")?,
-            evictions: make.counters("cache_evictions_total", "Stored answers that went, by cause.", &["cause"])?,
-            invalidations: make.counters(
+            evictions: ByValue::counters(make.counters(
+                "cache_evictions_total",
+                "Stored answers that went, by cause.",
+                &["cause"],
+            )?),
+            invalidations: ByValue::counters(make.counters(
                 "cache_invalidations_total",
                 "Changes obeyed, by what they concern and where they were seen.",
                 &["scope", "trigger"],
-            )?,
-            stale_served: make.counters("cache_stale_served_total", "Stale answers given, by reason.", &["reason"])?,
+            )?),
+            stale_served: ByValue::counters(make.counters(
+                "cache_stale_served_total",
+                "Stale answers given, by reason.",
+                &["reason"],
+            )?),
             coalesced: make.keep(IntCounter::new(
                 format!("{PREFIX}coalesced_requests_total"),
                 "Requests served by another request's fetch.",
@@ -125,24 +140,36 @@ impl Metrics {
                 format!("{PREFIX}fast_path_hits_total"),
                 "Hits that were answered below the HTTP session; the others took the ordinary way.",
             )?)?,
-            validations: make.counters("identity_validations_total", "Tokens the API was asked about.", &["result"])?,
-            identity_lookups: make.counters("identity_lookups_total", "Callers looked up.", &["result"])?,
-            redactions: make.counters("redactions_total", "Documents redacted, by the caller's role.", &["role"])?,
-            redaction_failures: make.counters(
+            validations: ByValue::counters(make.counters(
+                "identity_validations_total",
+                "Tokens the API was asked about.",
+                &["result"],
+            )?),
+            identity_lookups: ByValue::counters(make.counters(
+                "identity_lookups_total",
+                "Callers looked up.",
+                &["result"],
+            )?),
+            redactions: ByValue::counters(make.counters(
+                "redactions_total",
+                "Documents redacted, by the caller's role.",
+                &["role"],
+            )?),
+            redaction_failures: ByValue::counters(make.counters(
                 "redaction_failures_total",
                 "Answers of the API that could not be redacted safely, by reason.",
                 &["reason"],
-            )?,
-            upstream_duration: make.histograms(
+            )?),
+            upstream_duration: ByValue::histograms(make.histograms(
                 "upstream_request_duration_seconds",
                 "Time of exchanges with the API, waiting for a place included.",
                 &["kind"],
-            )?,
-            upstream_errors: make.counters(
+            )?),
+            upstream_errors: ByValue::counters(make.counters(
                 "upstream_errors_total",
                 "Exchanges with the API that failed.",
                 &["kind"],
-            )?,
+            )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
             reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was taken.")?,
@@ -150,11 +177,11 @@ impl Metrics {
                 "config_last_reload_success_timestamp_seconds",
                 "When a configuration was last taken, in seconds since the epoch.",
             )?,
-            tls_handshake_failures: make.counters(
+            tls_handshake_failures: Arc::new(ByValue::counters(make.counters(
                 "tls_handshake_failures_total",
                 "Connections that ended before TLS was agreed on, by reason.",
                 &["reason"],
-            )?,
+            )?)),
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
             registry: make.0.clone(),
@@ -172,9 +199,9 @@ impl Metrics {
 
     /// A request was answered, as its record says.
     pub fn answered(&self, record: &Record, duration: Duration) {
-        let (route, cache) = (record.route.as_str(), record.cache_label());
-        self.requests.with_label_values(&[route, record.method_label(), record.status.as_str(), cache]).inc();
-        self.request_duration.with_label_values(&[route, cache]).observe(duration.as_secs_f64());
+        self.requests.of(record).inc();
+        self.request_duration.of(record).observe(duration.as_secs_f64());
+        let cache = record.cache_label();
         match cache {
             "hit" | "stale" => self.hits.fetch_add(1, Ordering::Relaxed),
             "miss" | "collapsed" => self.misses.fetch_add(1, Ordering::Relaxed),
@@ -201,45 +228,45 @@ impl Metrics {
         self.cache_capacity.set(capacity as i64);
     }
 
-    pub fn evicted(&self, cause: &str) {
-        self.evictions.with_label_values(&[cause]).inc();
+    pub fn evicted(&self, cause: &'static str) {
+        self.evictions.inc([cause]);
     }
 
-    pub fn invalidated(&self, scope: &str, trigger: &str) {
-        self.invalidations.with_label_values(&[scope, trigger]).inc();
+    pub fn invalidated(&self, scope: &'static str, trigger: &'static str) {
+        self.invalidations.inc([scope, trigger]);
     }
 
-    pub fn stale_served(&self, reason: &str) {
-        self.stale_served.with_label_values(&[reason]).inc();
+    pub fn stale_served(&self, reason: &'static str) {
+        self.stale_served.inc([reason]);
     }
 
-    pub fn validated(&self, result: &str) {
-        self.validations.with_label_values(&[result]).inc();
+    pub fn validated(&self, result: &'static str) {
+        self.validations.inc([result]);
     }
 
-    pub fn identity_looked_up(&self, result: &str) {
-        self.identity_lookups.with_label_values(&[result]).inc();
+    pub fn identity_looked_up(&self, result: &'static str) {
+        self.identity_lookups.inc([result]);
     }
 
     /// `role`: the caller's level, or `answer` where the answer stated it.
-    pub fn redacted(&self, role: &str) {
-        self.redactions.with_label_values(&[role]).inc();
+    pub fn redacted(&self, role: &'static str) {
+        self.redactions.inc([role]);
     }
 
-    pub fn redaction_failed(&self, reason: &str) {
-        self.redaction_failures.with_label_values(&[reason]).inc();
+    pub fn redaction_failed(&self, reason: &'static str) {
+        self.redaction_failures.inc([reason]);
     }
 
     /// An exchange with the API ended; `kind`: what it was for.
-    pub fn upstream_exchange(&self, kind: &str, duration: Duration, error: Option<UpstreamError>) {
-        self.upstream_duration.with_label_values(&[kind]).observe(duration.as_secs_f64());
+    pub fn upstream_exchange(&self, kind: &'static str, duration: Duration, error: Option<UpstreamError>) {
+        self.upstream_duration.observe([kind], duration);
         if let Some(error) = error {
             self.upstream_failed(error);
         }
     }
 
     pub fn upstream_failed(&self, error: UpstreamError) {
-        self.upstream_errors.with_label_values(&[error.as_str()]).inc();
+        self.upstream_errors.inc([error.as_str()]);
     }
 
     /// Counts one of the gateway's own requests as long as the guard lives.

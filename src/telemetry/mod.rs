@@ -1,5 +1,6 @@
 //! What is told of the gateway's work: metrics, one record of each request, logs. Never an id, a token, a path or a secret.
 
+mod handles;
 mod history;
 mod logs;
 mod metrics;

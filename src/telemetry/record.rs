@@ -19,13 +19,15 @@ pub enum Route {
     Blocked,
 }
 
+/// The values of the labels of requests; `Route`, [`Record::method_index`] and [`Record::cache_index`] are places in them.
+pub(super) const ROUTES: [&str; 3] = ["customer_name", "forward", "blocked"];
+pub(super) const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
+pub(super) const CACHES: [&str; 6] = ["none", "hit", "stale", "miss", "collapsed", "bypass"];
+
 impl Route {
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Route::CustomerName => "customer_name",
-            Route::Forward => "forward",
-            Route::Blocked => "blocked",
-        }
+        ROUTES[self as usize]
     }
 }
 
@@ -67,22 +69,37 @@ impl Record {
 
     /// The method, if it is one of HTTP's own: callers invent others, and a label must not grow with them.
     pub fn method_label(&self) -> &'static str {
+        METHODS[self.method_index()]
+    }
+
+    pub(super) fn method_index(&self) -> usize {
         match self.method {
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::POST => "POST",
-            Method::PUT => "PUT",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            Method::OPTIONS => "OPTIONS",
-            Method::TRACE => "TRACE",
-            Method::CONNECT => "CONNECT",
-            _ => "OTHER",
+            Method::GET => 0,
+            Method::HEAD => 1,
+            Method::POST => 2,
+            Method::PUT => 3,
+            Method::PATCH => 4,
+            Method::DELETE => 5,
+            Method::OPTIONS => 6,
+            Method::TRACE => 7,
+            Method::CONNECT => 8,
+            _ => 9,
         }
     }
 
     pub fn cache_label(&self) -> &'static str {
-        self.cache.map_or("none", CacheStatus::as_str)
+        CACHES[self.cache_index()]
+    }
+
+    pub(super) const fn cache_index(&self) -> usize {
+        match self.cache {
+            None => 0,
+            Some(CacheStatus::Hit { .. }) => 1,
+            Some(CacheStatus::Revalidating { .. } | CacheStatus::StaleIfError { .. }) => 2,
+            Some(CacheStatus::Miss { .. }) => 3,
+            Some(CacheStatus::Collapsed) => 4,
+            Some(CacheStatus::Bypass) => 5,
+        }
     }
 
     /// The request is over: counts it, and writes its line.
