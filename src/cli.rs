@@ -207,7 +207,7 @@ type Serving = std::thread::JoinHandle<std::io::Result<()>>;
 
 /// Serves the sandbox in a thread of its own; gives its address.
 fn open_sandbox(address: SocketAddr, options: sandbox::Options) -> Result<(Serving, SocketAddr), Ending> {
-    let busy = |error| Ending::failed(format_args!("cannot listen on {address}: {error}"));
+    let busy = |error| Ending::failed(server::cannot_listen(address, &error));
     let listener = std::net::TcpListener::bind(address).map_err(busy)?;
     listener.set_nonblocking(true).map_err(busy)?;
     let address = listener.local_addr().map_err(busy)?;
@@ -259,7 +259,7 @@ fn demo_lines(config: &Config) -> String {
          {viewer} {name}\n\n\
          # nobody: 401, in the API's own shape\n\
          curl -si {name}\n\n\
-         # operators: numbers, and dropping what is stored of one customer\n\
+         # operators: the status page http://{admin}/ in a browser; numbers, and dropping what is stored of one customer\n\
          curl -s http://{admin}/metrics | grep '^telecomx_gateway_requests_total'\n\
          curl -s http://{admin}/stats\n\
          curl -si -X DELETE http://{admin}/cache/customers/{customer}\n"

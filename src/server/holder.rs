@@ -24,7 +24,8 @@ pub enum Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Holder::Process { id, name } => write!(f, "process {id} ({name}) listens there"),
+            // A name may be anything, and this is read on a terminal.
+            Holder::Process { id, name } => write!(f, "process {id} ({}) listens there", name.escape_debug()),
             Holder::User { id } => write!(f, "a process of the user with id {id} listens there"),
         }
     }
@@ -39,10 +40,17 @@ pub fn holder(address: SocketAddr) -> Option<Holder> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let id = processes.find(|id| has(*id, &socket));
-    Some(id.map_or(Holder::User { id: user }, |id| {
-        let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
-        Holder::Process { id, name: name.trim_end().to_owned() }
-    }))
+    Some(id.map_or(Holder::User { id: user }, |id| Holder::Process { id, name: name(id) }))
+}
+
+/// The file name that it was started by; what the kernel calls it, which is cut after 15 bytes, where it does not tell that.
+fn name(process: u32) -> String {
+    let told = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let first = String::from_utf8_lossy(told.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    let file = Path::new(&first).file_name().map(|name| name.to_string_lossy().into_owned());
+    file.unwrap_or_else(|| {
+        fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default().trim_end().to_owned()
+    })
 }
 
 /// User and inode of the socket that a line of the table tells of, if it listens on that port.
@@ -68,7 +76,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let Some(Holder::Process { id, name }) = holder(address) else { panic!("{:?}", holder(address)) };
         assert_eq!(id, std::process::id());
-        assert!(!name.is_empty());
+        let program = std::env::current_exe().unwrap();
+        assert_eq!(name.as_str(), program.file_name().unwrap(), "all of it, however long");
         drop(listener);
         assert_ne!(holder(address), Some(Holder::Process { id, name }));
     }

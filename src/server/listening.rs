@@ -27,6 +27,13 @@ use super::notify;
 use super::setup::Current;
 use super::start::StartError;
 
+/// That an address cannot be listened on, why, and who has it if it is taken and the system tells.
+pub fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    let held = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| holder(address)).flatten();
+    let by = held.map(|holder| format!(": {holder}")).unwrap_or_default();
+    format!("cannot listen on {address}: {error}{by}")
+}
+
 /// Sockets that listen, as long as they do.
 #[derive(Default)]
 pub struct Sockets(Mutex<Vec<TcpListener>>);
@@ -43,11 +50,7 @@ impl Sockets {
             if let Some(index) = inherited.iter().position(|(local, _)| local == address) {
                 return Ok(inherited.swap_remove(index).1);
             }
-            let wrong = |error: std::io::Error| {
-                let held = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| holder(*address)).flatten();
-                let by = held.map(|holder| format!(": {holder}")).unwrap_or_default();
-                StartError::Environment(format!("cannot listen on {address}: {error}{by}"))
-            };
+            let wrong = |error| StartError::Environment(cannot_listen(*address, &error));
             let socket = TcpListener::bind(address).map_err(wrong)?;
             socket.set_nonblocking(true).map_err(wrong)?;
             Ok(socket)

@@ -20,5 +20,6 @@ mod start;
 mod upgrade;
 mod wrapped;
 
+pub use listening::cannot_listen;
 pub use setup::Source;
 pub use start::{Start, StartError, check, run};

@@ -168,12 +168,14 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
     format!(
-        "serving {}://{} on {}{tls}; admin on {}; secrets of integrations from {} up",
+        "serving {}://{} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
         if config.upstream.url.tls { "https" } else { "http" },
         config.upstream.url.authority(),
         list(&addresses.plain),
         addresses.admin,
         config.redaction.reveal_to.as_str(),
+        config.redaction.roots.join(", "),
+        config.forward.blocked.len(),
     )
 }
 

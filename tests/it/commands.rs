@@ -61,6 +61,23 @@ fn nothing_is_coloured_that_goes_into_a_pipe() {
 }
 
 #[test]
+fn help_is_coloured_on_a_terminal_unless_the_reader_forbids_it() {
+    // script(1) runs a command on a terminal of its own.
+    let on_a_terminal = |variables: &str| {
+        let command = format!("{variables} TERM=xterm {} --help", env!("CARGO_BIN_EXE_telecomx-gateway"));
+        through("script", &["-qec", &command, "/dev/null"], "")
+    };
+    let (Some((good, coloured)), Some((_, plain))) =
+        (on_a_terminal("env -u NO_COLOR"), on_a_terminal("env NO_COLOR=1"))
+    else {
+        println!("skipped: help_is_coloured_on_a_terminal_unless_the_reader_forbids_it: script is not installed");
+        return;
+    };
+    assert!(good && coloured.contains("\u{1b}["), "{coloured:?}");
+    assert!(plain.contains("Usage:") && !plain.contains('\u{1b}'), "{plain:?}");
+}
+
+#[test]
 fn a_health_check_passes_while_the_gateway_is_ready_and_fails_when_it_is_gone() {
     let origin = Origin::start();
     let mut gateway = Gateway::start(&origin);

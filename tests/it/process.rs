@@ -127,8 +127,36 @@ fn an_occupied_port_is_told_once_and_clearly() {
         let said = format!("{}{}", run.stdout, run.stderr);
         let told = said.lines().filter(|line| line.contains(&taken.to_string()) && line.contains("in use")).count();
         assert_eq!(told, 1, "{run:#?}");
-        assert!(said.contains(&format!("process {} (", std::process::id())), "who holds it is told: {run:#?}");
+        let program = std::env::current_exe().expect("this program");
+        let name = program.file_name().expect("a name").to_string_lossy();
+        let holder = format!("process {} ({name}) listens there", std::process::id());
+        assert!(said.contains(&holder), "who holds it is told: {run:#?}");
         assert!(!said.contains("panicked"), "{run:#?}");
+    }
+}
+
+#[test]
+fn the_sandbox_too_tells_who_holds_its_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let run = run(&["sandbox", "--listen", &address]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    let holder = format!("process {} (", std::process::id());
+    assert!(run.stderr.contains(&address) && run.stderr.contains(&holder), "{run:#?}");
+}
+
+#[test]
+fn the_start_tells_where_it_listens_and_what_it_protects() {
+    let origin = Origin::start();
+    let gateway = Gateway::with(&origin, "redaction.reveal_to = \"ADMIN\"\nforward.blocked = [\"/a\", \"/b/**\"]");
+    gateway.wait_for_log("ready: ");
+    let log = gateway.log();
+    let ready = log.lines().find(|line| line.contains("ready: ")).expect("it was waited for");
+    let public = gateway.public_address().to_string();
+    let admin = format!("http://{}/", gateway.admin_address());
+    let told = [&public, &admin, "below ADMIN", "integrations, customerIntegrations", "2 paths are blocked"];
+    for part in told {
+        assert!(ready.contains(part), "{part}: {ready}");
     }
 }
 
