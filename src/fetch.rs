@@ -12,6 +12,7 @@ use crate::cache::{
     Cache, Entry, EntryMarks, Generations, Key, Lifetime, Scope, Use, Validators, initial_age, is_silent, lifetime,
 };
 use crate::clock;
+use crate::cluster::{Looked, Tier, Wanted, Writing};
 use crate::config;
 use crate::identity::Caller;
 use crate::redact::{Kind as DocumentKind, Policy, redact};
@@ -34,6 +35,8 @@ pub struct Errand {
     pub stale: Option<Arc<Entry>>,
     /// The caller wants the API's word, whatever is stored.
     pub forced: bool,
+    /// The caller says how fresh it must be: another gateway's word may not do.
+    pub particular: bool,
 }
 
 /// What a fetch brought.
@@ -45,8 +48,27 @@ pub struct Fetched {
     /// How old it was by the API's own word, to which the time since then is added.
     pub initial_age: Duration,
     pub stored: bool,
+    pub from: Source,
+}
+
+/// Where a fetch found its answer.
+#[derive(Clone)]
+pub enum Source {
+    /// The API gave it.
+    Api,
     /// The API said that what was stored still holds.
-    pub revalidated: bool,
+    Revalidated,
+    /// Another fetch had stored it meanwhile.
+    Memory,
+    /// Another gateway of the fleet had it: the entry that was made of it.
+    Fleet(Arc<Entry>),
+}
+
+impl Fetched {
+    fn of(entry: &Entry, from: Source) -> Self {
+        let (representation, at, initial_age) = (entry.representation.clone(), entry.fetched_at, entry.initial_age);
+        Fetched { representation, at, initial_age, stored: true, from }
+    }
 }
 
 /// Fetches, redacts and stores.
@@ -57,6 +79,8 @@ pub struct Fetcher<T = Connections> {
     pub generations: Arc<Generations>,
     pub metrics: Arc<Metrics>,
     pub config: config::Cache,
+    /// What the fleet shares, if it does.
+    pub tier: Option<Arc<Tier>>,
 }
 
 /// The path of a customer's name: ids in lower case, whichever way a caller spells them.
@@ -70,19 +94,34 @@ impl<T: Transport> Fetcher<T> {
     /// # Errors
     /// The API cannot be asked, or what it answers cannot be given.
     pub async fn run(&self, errand: Errand) -> Result<Fetched, ApiError> {
-        let Errand { key, caller, marks, stale, forced, .. } = &errand;
-        // Who came just too late for the fetch before this one finds its answer here.
-        if let Some(entry) =
-            self.cache.get(key, *marks).filter(|entry| !forced && entry.usable(clock::now()) == Use::Fresh)
-        {
-            let (representation, initial_age) = (entry.representation.clone(), entry.initial_age);
-            return Ok(Fetched { representation, at: entry.fetched_at, initial_age, stored: true, revalidated: false });
+        let Errand { key, caller, marks, forced, particular, .. } = &errand;
+        // Who came just too late for the fetch before this one finds its answer here; who says how fresh it must be might
+        // find another gateway's.
+        let is_fresh = |entry: &Arc<Entry>| !forced && !particular && entry.usable(clock::now()) == Use::Fresh;
+        if let Some(entry) = self.cache.get(key, *marks).filter(is_fresh) {
+            return Ok(Fetched::of(&entry, Source::Memory));
         }
+        let unchanged = || self.generations.entry_marks(&key.customer, &key.caller, caller.employee) == *marks;
+        let looked = self.look(&errand).await;
+        if let Some(entry) = looked.usable {
+            if unchanged() {
+                self.cache.put(*key, entry.clone());
+            }
+            return Ok(Fetched::of(&entry, Source::Fleet(entry.clone())));
+        }
+        // What another gateway asked for and is stale serves as one's own: to ask about, and for when the API fails.
+        let stale = errand.stale.clone().into_iter().chain(looked.stale).max_by_key(|entry| entry.fetched_at);
+        if let Some(entry) = stale.iter().find(|_| errand.stale.is_none() && unchanged()) {
+            self.cache.put(*key, entry.clone());
+        }
+        let writing = looked.writing;
         let validators = stale.as_ref().and_then(|entry| entry.validators.as_deref());
         // What the API says is as old as the question (RFC 9111 section 4.2.3: the delay counts).
         let at = clock::now();
         let result = self.ask(&target(&key.customer), key.level, &errand.token, validators).await;
-        let unchanged = || self.generations.entry_marks(&key.customer, &key.caller, caller.employee) == *marks;
+        if let (Some(tier), Ok(_)) = (&self.tier, &result) {
+            tier.fetched_in(clock::now().saturating_duration_since(at));
+        }
         match result {
             Ok(Asked::Still { lifetime, silent, initial_age }) => {
                 // 304 is asked for with the validators of what is stored, and not otherwise.
@@ -91,27 +130,28 @@ impl<T: Transport> Fetcher<T> {
                 let lifetime = lifetime.map(|anew| if silent { entry.lifetime } else { anew });
                 let representation = entry.representation.clone();
                 let (validators, came) = (entry.validators.clone(), (at, initial_age));
-                let stored = self.store(&errand, representation.clone(), validators, came, lifetime, unchanged());
-                if !stored {
-                    // It holds for this answer, and may not be kept for another.
-                    self.cache.drop_entry(key);
-                }
-                Ok(Fetched { representation, at, initial_age, stored, revalidated: true })
+                let stored = lifetime
+                    .filter(|_| unchanged())
+                    .map(|lifetime| Entry::new(representation.clone(), validators, came, lifetime, *marks));
+                // Otherwise it holds for this answer, and may not be kept for another.
+                let stored = self.keep_or_drop(&errand, stored, true, writing);
+                Ok(Fetched { representation, at, initial_age, stored, from: Source::Revalidated })
             }
             Ok(Asked::Anew { representation, validators, lifetime, initial_age }) => {
                 let representation = Arc::new(representation);
                 let lost_access = matches!(representation.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
                 let came = (at, initial_age);
-                let stored = self.store(&errand, representation.clone(), validators, came, lifetime, unchanged());
-                if !stored && (representation.status() == StatusCode::OK || lost_access) {
-                    // What was stored is not what the API says now.
-                    self.cache.drop_entry(key);
-                }
+                let stored = lifetime
+                    .filter(|_| unchanged())
+                    .map(|lifetime| Entry::new(representation.clone(), validators, came, lifetime, *marks));
+                // What was stored may not be what the API says now.
+                let outdated = representation.status() == StatusCode::OK || lost_access;
+                let stored = self.keep_or_drop(&errand, stored, outdated, writing);
                 if !stored {
                     // Also of what is no failure: a caller who insists makes no more load than one question a second.
                     pause(stale.as_deref());
                 }
-                Ok(Fetched { representation, at, initial_age, stored, revalidated: false })
+                Ok(Fetched { representation, at, initial_age, stored, from: Source::Api })
             }
             Err(error) if error.is_the_apis() => {
                 pause(stale.as_deref());
@@ -119,7 +159,7 @@ impl<T: Transport> Fetcher<T> {
             }
             Err(error) => {
                 // The API was asked, and what was stored is not what it says.
-                self.cache.drop_entry(key);
+                self.keep_or_drop(&errand, None, true, writing);
                 if error == ApiError::InvalidToken {
                     // The token is not what it was: neither is anything that was given for it.
                     self.generations.invalidate(&Scope::Caller(key.caller));
@@ -130,19 +170,39 @@ impl<T: Transport> Fetcher<T> {
         }
     }
 
-    fn store(
-        &self,
-        errand: &Errand,
-        representation: Arc<Representation>,
-        validators: Option<Box<Validators>>,
-        came: (Instant, Duration),
-        lifetime: Option<Lifetime>,
-        unchanged: bool,
-    ) -> bool {
-        let Some(lifetime) = lifetime.filter(|_| unchanged) else { return false };
-        let entry = Entry::new(representation, validators, came, lifetime, errand.marks);
-        self.cache.put(errand.key, Arc::new(entry));
-        true
+    /// Looks what the fleet has, unless the caller wants otherwise; where it has nothing, it is told what the API says now.
+    async fn look(&self, errand: &Errand) -> Looked<Arc<Entry>> {
+        let Some(tier) = self.tier.as_ref().filter(|_| !self.config.ttl.is_zero()) else { return Looked::nothing() };
+        let Errand { key, caller, marks, .. } = errand;
+        let name = tier.names.answer(key);
+        if errand.forced || errand.particular {
+            return Looked { writing: tier.begin(&name).await, ..Looked::nothing() };
+        }
+        let employee = &caller.identity.employee;
+        let wanted = Wanted { key, employee, marks: *marks, policy: &self.policy, config: &self.config };
+        tier.look(&name, |value, seen| wanted.judge(tier, value, seen)).await
+    }
+
+    /// Stores an entry, here and for the fleet; or drops what is stored, if it is `outdated`. Tells which.
+    fn keep_or_drop(&self, errand: &Errand, entry: Option<Entry>, outdated: bool, writing: Option<Writing>) -> bool {
+        match entry.map(Arc::new) {
+            Some(entry) => {
+                self.cache.put(errand.key, entry.clone());
+                if let Some(writing) = writing {
+                    writing.put_answer(&entry);
+                }
+                true
+            }
+            None => {
+                if outdated {
+                    self.cache.drop_entry(&errand.key);
+                    if let Some(writing) = writing {
+                        writing.remove();
+                    }
+                }
+                false
+            }
+        }
     }
 
     /// One exchange with the API, and what its caller may see of the answer.

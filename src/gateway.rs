@@ -11,8 +11,9 @@ use crate::cache::{
     Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
 };
 use crate::clock;
+use crate::cluster::Tier;
 use crate::config::Config;
-use crate::fetch::{Asked, Errand, Fetched, Fetcher, is_failure, target};
+use crate::fetch::{Asked, Errand, Fetched, Fetcher, Source, is_failure, target};
 use crate::identity::{Caller, Identities};
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match, names};
@@ -22,8 +23,9 @@ use crate::upstream::{Circuit, Client, Connections, Transport};
 /// A caller's `no-cache` is obeyed once in this time for each entry: more would be load on the API that any caller could make.
 const FORCED_EVERY: Duration = Duration::from_secs(1);
 
-/// Fetches under way, by what they are for and the generations when they began.
-type Flying = Flights<(Key, EntryMarks), Result<Fetched, ApiError>>;
+/// Fetches under way, by what they are for, the generations when they began, and whether another gateway's word will do: who
+/// says how fresh it must be does not join those for whom it does.
+type Flying = Flights<(Key, EntryMarks, bool), Result<Fetched, ApiError>>;
 
 /// Everything that answers intercepted requests.
 pub struct Gateway<T = Connections> {
@@ -70,6 +72,8 @@ pub struct Parts<T = Connections> {
     pub policy: Arc<Policy>,
     pub callers: CallerIds,
     pub metrics: Arc<Metrics>,
+    /// What the fleet shares, if it does.
+    pub tier: Option<Arc<Tier>>,
 }
 
 /// What outlives a change of configuration.
@@ -81,17 +85,19 @@ struct Kept<T> {
     callers: Arc<CallerIds>,
     flights: Arc<Flying>,
     client: Arc<Client<T>>,
+    tier: Option<Arc<Tier>>,
 }
 
 impl<T: Transport> Gateway<T> {
     pub fn new(config: &Config, parts: Parts<T>) -> Self {
-        let Parts { client, policy, callers, metrics } = parts;
+        let Parts { client, policy, callers, metrics, tier } = parts;
         let generations = Arc::new(Generations::default());
         let evictions = metrics.clone();
         let cache = Arc::new(Cache::new(config.cache.max_bytes, move |cause| evictions.evicted(cause)));
-        let identities = Identities::new(&config.identity, client.clone(), generations.clone(), metrics.clone());
+        let identities =
+            Identities::new(&config.identity, client.clone(), generations.clone(), metrics.clone(), tier.clone());
         let (identities, callers) = (Arc::new(identities), Arc::new(callers));
-        let kept = Kept { cache, identities, metrics, generations, callers, flights: Arc::default(), client };
+        let kept = Kept { cache, identities, metrics, generations, callers, flights: Arc::default(), client, tier };
         Self::of(kept, config, policy)
     }
 
@@ -107,15 +113,17 @@ impl<T: Transport> Gateway<T> {
             callers: self.callers.clone(),
             flights: self.flights.clone(),
             client: self.fetcher.client.clone(),
+            tier: self.fetcher.tier.clone(),
         };
         Self::of(kept, config, policy)
     }
 
     fn of(kept: Kept<T>, config: &Config, policy: Arc<Policy>) -> Self {
-        let Kept { cache, identities, metrics, generations, callers, flights, client } = kept;
+        let Kept { cache, identities, metrics, generations, callers, flights, client, tier } = kept;
         let policy_id = policy.fingerprint();
         let fetcher = Fetcher {
             client,
+            tier,
             policy,
             cache: cache.clone(),
             generations: generations.clone(),
@@ -163,7 +171,9 @@ impl<T: Transport> Gateway<T> {
         let stored = self.cache.get(&key, marks);
         let wants = CacheControl::of_request(ask.headers);
         let plan = stored.as_deref().map_or(Plan::Fetch(Forwarded::UriMiss), |entry| plan(entry, &wants, now));
-        let mut errand = Errand { key, caller, token, marks, stale: stored.clone(), forced: false };
+        let says_how_fresh = wants.no_cache || wants.max_age.is_some() || wants.min_fresh.is_some();
+        let particular = self.fetcher.tier.is_some() && says_how_fresh;
+        let mut errand = Errand { key, caller, token, marks, stale: stored.clone(), forced: false, particular };
         match (plan, stored) {
             (Plan::Hit, Some(entry)) => Ok(stored_reply(ask, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) })),
             (Plan::Refresh, Some(entry)) => {
@@ -214,16 +224,27 @@ impl<T: Transport> Gateway<T> {
             entry.usable_if_error(now)
                 && entry.marks == self.generations.entry_marks(&key.customer, &key.caller, employee)
         };
-        if let Some(entry) = stale.filter(|entry| failed && holds(entry)) {
-            return Ok(self.stale_if_error(ask, &entry, now));
+        if failed {
+            // Or one that the fleet had, and that the fetch left for this.
+            let left = || {
+                let marks = self.generations.entry_marks(&key.customer, &key.caller, employee);
+                self.fetcher.tier.as_ref()?;
+                self.cache.get(&key, marks).filter(|entry| entry.usable(now) != Use::Fresh)
+            };
+            if let Some(entry) = stale.or_else(left).filter(|entry| holds(entry)) {
+                return Ok(self.stale_if_error(ask, &entry, now));
+            }
         }
         let fetched = fetched?;
-        let cache_status = match boarded {
-            Boarded::Led if fetched.revalidated && why != Forwarded::Request => {
+        let cache_status = match (boarded, &fetched.from) {
+            (_, Source::Fleet(entry)) => {
+                return Ok(stored_reply(ask, entry, now, CacheStatus::Shared { ttl: entry.ttl(now) }));
+            }
+            (Boarded::Joined, _) | (_, Source::Memory) => CacheStatus::Collapsed,
+            (Boarded::Led, Source::Revalidated) if why != Forwarded::Request => {
                 CacheStatus::Miss { why: Forwarded::Revalidated, stored: fetched.stored }
             }
-            Boarded::Led => CacheStatus::Miss { why, stored: fetched.stored },
-            Boarded::Joined => CacheStatus::Collapsed,
+            (Boarded::Led, _) => CacheStatus::Miss { why, stored: fetched.stored },
         };
         let age = fetched.initial_age + now.saturating_duration_since(fetched.at);
         Ok(reply(ask.holds(&fetched.representation), fetched.representation, age, cache_status))
@@ -237,7 +258,7 @@ impl<T: Transport> Gateway<T> {
     /// Sends for an answer, or joins those who wait for it.
     fn send(&self, errand: Errand) -> (Boarded, crate::cache::Waiter<Result<Fetched, ApiError>>) {
         let fetcher = self.fetcher.clone();
-        self.flights.board(&(errand.key, errand.marks), || async move { fetcher.run(errand).await })
+        self.flights.board(&(errand.key, errand.marks, errand.particular), || async move { fetcher.run(errand).await })
     }
 
     fn stale_if_error(&self, ask: &Ask<'_>, entry: &Entry, now: Instant) -> Reply {
@@ -393,7 +414,7 @@ mod tests {
         let policy = Arc::new(Policy::compile(&config.redaction.rules()).unwrap());
         let callers = CallerIds::with_key([7; 32]);
         let caller = callers.of("a");
-        let gateway = Gateway::new(&config, Parts { client, policy, callers, metrics });
+        let gateway = Gateway::new(&config, Parts { client, policy, callers, metrics, tier: None });
         let (told, seen) = std::sync::mpsc::sync_channel(8);
         gateway.generations().announce_to(Box::new(move |scope| {
             let _ = told.send(scope.as_str());

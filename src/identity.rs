@@ -16,6 +16,7 @@ use crate::cache::{
     Boarded, CallerId, EmployeeSlot, Flights, Generations, IdentityMarks, Scope, ValidationMarks, Waiter,
 };
 use crate::clock;
+use crate::cluster::{Looked, Tier, Trust, judge_identity};
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::upstream::{Client, Connections, Kind, Request, Transport};
@@ -80,6 +81,8 @@ pub struct Identities<T = Connections> {
     client: Arc<Client<T>>,
     generations: Arc<Generations>,
     metrics: Arc<Metrics>,
+    /// What the fleet shares, if it does.
+    tier: Option<Arc<Tier>>,
     config: ArcSwap<config::Identity>,
 }
 
@@ -103,6 +106,7 @@ impl<T: Transport> Identities<T> {
         client: Arc<Client<T>>,
         generations: Arc<Generations>,
         metrics: Arc<Metrics>,
+        tier: Option<Arc<Tier>>,
     ) -> Self {
         // A reload may allow for longer; what decides is the time in the identity itself.
         let longest = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(LONGEST);
@@ -117,7 +121,7 @@ impl<T: Transport> Identities<T> {
             .time_to_live(INVALID_WINDOW)
             .build();
         let config = ArcSwap::from_pointee(config.clone());
-        Identities { known, flights: Flights::default(), invalid, client, generations, metrics, config }
+        Identities { known, flights: Flights::default(), invalid, client, generations, metrics, tier, config }
     }
 
     /// Decides by another configuration from here on, also about what is remembered.
@@ -220,6 +224,13 @@ impl<T: Transport> Identities<T> {
                 let holds = matches!(still, Some(Remembered::Holds { .. } | Remembered::IfError { .. }));
                 if holds { Ok(caller) } else { Err(error) }
             }
+            // What the fleet had, and the validation left for this.
+            (Err(error), None) if error.is_the_apis() && self.tier.is_some() => {
+                match self.remembered(&key, clock::now()) {
+                    Some(Remembered::Holds { caller, .. } | Remembered::IfError { caller, .. }) => Ok(caller),
+                    Some(Remembered::Invalid) | None => Err(error),
+                }
+            }
             (Err(error), _) => Err(error),
             (Ok(caller), _) => caller.ok_or(ApiError::InvalidToken),
         }
@@ -275,8 +286,15 @@ impl<T: Transport> Identities<T> {
             Some(Remembered::Invalid) => return Ok(None),
             _ => {}
         }
+        let looked = self.look(&key, &marks).await;
+        if let Some(caller) = looked.usable {
+            return Ok(Some(caller));
+        }
         let asked_at = clock::now();
         let verdict = self.ask(key.address, token).await;
+        if let (Some(tier), Ok(_)) = (&self.tier, &verdict) {
+            tier.fetched_in(clock::now().saturating_duration_since(asked_at));
+        }
         self.metrics.validated(match &verdict {
             Ok(Validation::Valid(_)) => "valid",
             Ok(Validation::Invalid) => "invalid",
@@ -293,10 +311,16 @@ impl<T: Transport> Identities<T> {
                     let pause = AtomicU64::new(0);
                     let vouched = Vouched { caller: caller.clone(), asked_at, marks: noted, pause };
                     self.known.insert(key, Known::Valid(Arc::new(vouched)));
+                    if let Some(writing) = looked.writing {
+                        writing.put_identity(&caller.identity, self.trust());
+                    }
                 }
                 Ok(Some(caller))
             }
             Ok(Validation::Invalid) => {
+                if let Some(writing) = looked.writing {
+                    writing.remove();
+                }
                 self.ended(&key, address, asked_at, marks);
                 Ok(None)
             }
@@ -308,6 +332,49 @@ impl<T: Transport> Identities<T> {
                 Err(error)
             }
         }
+    }
+
+    /// Looks what the fleet knows of a caller, and remembers it where nothing of the caller's has changed since `marks`.
+    async fn look(&self, key: &IdentityKey, marks: &ValidationMarks) -> Looked<Caller> {
+        let Some(tier) = &self.tier else { return Looked::nothing() };
+        let trust = self.trust();
+        // Behind the answers, another gateway's newer word is wanted; in front of one, its word is as good as our own.
+        let behind = matches!(self.remembered(key, clock::now()), Some(Remembered::Holds { .. }));
+        let trust =
+            if behind { Trust { fresh: self.config.load().refresh_after.min(trust.fresh), ..trust } } else { trust };
+        if trust.fresh.is_zero() {
+            return Looked::nothing();
+        }
+        let name = tier.names.identity(&key.caller, key.address);
+        let slot = |identity: &Identity| self.generations.employee_slot(&identity.employee);
+        let noted = |identity: &Identity| self.generations.identity_marks(&key.caller, slot(identity));
+        let looked = tier.look(&name, |value, seen| judge_identity(tier, &key.caller, trust, value, seen, noted)).await;
+        let remember = |(identity, asked_at, noted): (Identity, Instant, IdentityMarks)| {
+            let employee = slot(&identity);
+            let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
+            // Older than what this gateway knows: not to be put in its place.
+            let outdated = match self.known.get(key) {
+                Some(Known::Valid(before)) => before.asked_at >= asked_at && before.marks == noted,
+                Some(Known::Invalid { asked_at: before, .. }) => before >= asked_at,
+                None => false,
+            };
+            if !outdated && marks.same_caller(&self.generations.validation_marks(&key.caller)) {
+                let vouched = Vouched { caller: caller.clone(), asked_at, marks: noted, pause: AtomicU64::new(0) };
+                self.known.insert(*key, Known::Valid(Arc::new(vouched)));
+            }
+            (!outdated).then_some(caller)
+        };
+        let usable = looked.usable.and_then(remember);
+        if usable.is_none() {
+            looked.stale.map(remember);
+        }
+        Looked { usable, stale: None, writing: looked.writing }
+    }
+
+    /// For how long the API's word counts.
+    fn trust(&self) -> Trust {
+        let config = self.config.load();
+        Trust { fresh: config.ttl, longest: config.ttl + config.stale_if_error }
     }
 
     /// The API says that a token is not valid: so it is remembered, counted, and nothing stored for it is given again.

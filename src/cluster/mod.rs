@@ -1,8 +1,15 @@
 //! Several gateways that behave as one, through a Redis that none of them depends on: what is kept there is sealed, and
 //! what cannot be had in time is done without.
 
+mod answers;
+mod callers;
 mod ledger;
 pub mod seal;
+mod tier;
 pub mod wire;
 
-pub use ledger::{Ledger, Position, StreamId};
+pub use answers::Wanted;
+pub use callers::{Trust, judge as judge_identity};
+pub use ledger::{Concerned, Ledger, Position, StreamId};
+pub use tier::{Judged, Kind, Looked, Name, Names, Seen, Store, StoreError, Tier, Void, Writing};
+pub use wire::ServerTime;

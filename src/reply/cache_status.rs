@@ -13,6 +13,8 @@ pub enum CacheStatus {
     StaleIfError { ttl: i64 },
     /// Asked of the API now; `stored`: for the next one.
     Miss { why: Forwarded, stored: bool },
+    /// Fresh, for that many more seconds, and asked for by another gateway of the fleet.
+    Shared { ttl: i64 },
     /// Another request's fetch served this one too.
     Collapsed,
     /// Not looked for, never stored.
@@ -50,6 +52,7 @@ impl CacheStatus {
             CacheStatus::Hit { ttl } => format!("telecomx-gateway; hit; ttl={ttl}"),
             CacheStatus::Revalidating { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=revalidating"),
             CacheStatus::StaleIfError { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=stale-if-error"),
+            CacheStatus::Shared { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=tier"),
             CacheStatus::Miss { why, stored } => {
                 format!("telecomx-gateway; {}{}", why.as_str(), if stored { "; stored" } else { "" })
             }
@@ -68,6 +71,7 @@ impl CacheStatus {
         match self {
             CacheStatus::Hit { .. } => "hit",
             CacheStatus::Revalidating { .. } | CacheStatus::StaleIfError { .. } => "stale",
+            CacheStatus::Shared { .. } => "tier",
             CacheStatus::Miss { .. } => "miss",
             CacheStatus::Collapsed => "collapsed",
             CacheStatus::Bypass => "bypass",
@@ -88,6 +92,7 @@ mod tests {
             (CacheStatus::Collapsed, "telecomx-gateway; fwd=uri-miss; collapsed"),
             (CacheStatus::Revalidating { ttl: -12 }, "telecomx-gateway; hit; ttl=-12; detail=revalidating"),
             (CacheStatus::StaleIfError { ttl: -80 }, "telecomx-gateway; hit; ttl=-80; detail=stale-if-error"),
+            (CacheStatus::Shared { ttl: 17 }, "telecomx-gateway; hit; ttl=17; detail=tier"),
             (CacheStatus::Bypass, "telecomx-gateway; fwd=bypass"),
         ] {
             assert_eq!(status.value(), text);

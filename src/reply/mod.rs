@@ -60,6 +60,11 @@ impl Representation {
         &self.body
     }
 
+    /// What it is sent as.
+    pub fn content_type(&self) -> &HeaderValue {
+        &self.content_type
+    }
+
     /// The API's status: 200, or an error that was passed on.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -110,7 +110,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
         held: Semaphore::new(MAX_HELD),
         request_ids: (getrandom::u64().map_err(environment)?, AtomicU64::new(0)),
     });
-    let gateway = |policy| Gateway::new(&config, Parts { client, policy, callers, metrics });
+    let gateway = |policy| Gateway::new(&config, Parts { client, policy, callers, metrics, tier: None });
     let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
     let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));
 

@@ -42,6 +42,10 @@ pub struct Metrics {
     upstream_errors: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
+    tier_requests: IntCounterVec,
+    tier_lookup_duration: HistogramVec,
+    tier_writes: IntCounterVec,
+    tier_errors: IntCounterVec,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
     tls_handshake_failures: Arc<ByValue<IntCounter>>,
@@ -172,6 +176,26 @@ impl Metrics {
             )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
+            tier_requests: make.counters(
+                "tier_requests_total",
+                "Lookups in the tier that a fleet shares, by what was looked for and what came of it.",
+                &["what", "result"],
+            )?,
+            tier_lookup_duration: make.histograms(
+                "tier_request_duration_seconds",
+                "Time of lookups in the shared tier, waiting for another gateway's fetch included.",
+                &["what"],
+            )?,
+            tier_writes: make.counters(
+                "tier_writes_total",
+                "Values put into the shared tier or taken from it, by what was to be done and what came of it.",
+                &["what", "operation", "result"],
+            )?,
+            tier_errors: make.counters(
+                "tier_errors_total",
+                "What the shared tier did not do, and values in it that nothing can be made of.",
+                &["kind"],
+            )?,
             reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was taken.")?,
             reload_timestamp: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
@@ -203,7 +227,7 @@ impl Metrics {
         self.request_duration.of(record).observe(duration.as_secs_f64());
         let cache = record.cache_label();
         match cache {
-            "hit" | "stale" => self.hits.fetch_add(1, Ordering::Relaxed),
+            "hit" | "stale" | "tier" => self.hits.fetch_add(1, Ordering::Relaxed),
             "miss" | "collapsed" => self.misses.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
@@ -267,6 +291,25 @@ impl Metrics {
 
     pub fn upstream_failed(&self, error: UpstreamError) {
         self.upstream_errors.inc([error.as_str()]);
+    }
+
+    /// A lookup in the shared tier ended.
+    pub fn tier_asked(&self, what: &str, result: &str) {
+        self.tier_requests.with_label_values(&[what, result]).inc();
+    }
+
+    pub fn tier_lookup_took(&self, what: &str, duration: Duration) {
+        self.tier_lookup_duration.with_label_values(&[what]).observe(duration.as_secs_f64());
+    }
+
+    /// Something was put into the shared tier, or taken away.
+    pub fn tier_wrote(&self, what: &str, operation: &str, result: &str) {
+        self.tier_writes.with_label_values(&[what, operation, result]).inc();
+    }
+
+    /// The shared tier did not do as it was told, or holds what it must not.
+    pub fn tier_failed(&self, kind: &str) {
+        self.tier_errors.with_label_values(&[kind]).inc();
     }
 
     /// Counts one of the gateway's own requests as long as the guard lives.

@@ -2,7 +2,7 @@
 
 use super::play::{DEFAULTS, play};
 use super::steps::Step::{Control as Controls, Login, Pass};
-use super::steps::{Ask, Change, Fate, Sequence, Step, Wants, Way};
+use super::steps::{Ask, Change, Fate, Fleet, Sequence, Step, Wants, Way};
 use super::world::Control;
 
 /// Of the defaults.
@@ -14,7 +14,8 @@ fn ask(token: usize, address: usize) -> Step {
 
 #[track_caller]
 fn plays(delays: &[(u32, u32)], steps: &[(Step, u32)]) {
-    let sequence = Sequence { bounds: DEFAULTS, validators: true, delays: delays.to_vec(), steps: steps.to_vec() };
+    let (fleet, delays, steps) = (Fleet::alone(), delays.to_vec(), steps.to_vec());
+    let sequence = Sequence { bounds: DEFAULTS, fleet, validators: true, delays, steps };
     if let Err(wrong) = play(&sequence) {
         panic!("{wrong}\n{sequence:?}");
     }

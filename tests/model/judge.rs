@@ -20,10 +20,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 const FORCED_EVERY: Duration = Duration::from_secs(1);
 /// Timers round up to milliseconds.
 const TICK: Duration = Duration::from_millis(5);
+/// So long a lookup in the tier may take.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(1);
+/// By so much an answer from the tier may be taken to be older than it is.
+const SLACK: Duration = Duration::from_millis(250);
 
 /// A request and its answer.
 pub struct Answered<'a> {
     pub ask: Ask,
+    /// The gateway that answered.
+    pub gateway: usize,
     pub began: Moment,
     pub ended: Moment,
     pub reply: &'a Reply,
@@ -42,6 +48,8 @@ struct Stored {
 
 pub struct Judge {
     pub(super) config: Config,
+    /// Several gateways, which share what they know.
+    fleet: bool,
     world: World,
     found: Mutex<(Tally, Vec<Stored>, Option<String>)>,
 }
@@ -53,8 +61,8 @@ pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Verdict {
 }
 
 impl Judge {
-    pub fn new(config: &Config, world: World) -> Judge {
-        Judge { config: config.clone(), world, found: Mutex::default() }
+    pub fn new(config: &Config, fleet: bool, world: World) -> Judge {
+        Judge { config: config.clone(), fleet, world, found: Mutex::default() }
     }
 
     /// What was seen, or the first that was wrong.
@@ -69,8 +77,9 @@ impl Judge {
             let seen = answered.reply.body();
             let log = self.world.with(|state| state.log());
             self.found.lock().2.get_or_insert(format!(
-                "{wrong}\n{:?} as {:?} got {} {:?} {:?}\nfrom {:?} to {:?}\n{log}",
+                "{wrong}\n{:?} of gateway {} as {:?} got {} {:?} {:?}\nfrom {:?} to {:?}\n{log}",
                 answered.ask,
+                answered.gateway,
                 answered.level,
                 answered.reply.status(),
                 answered.reply.cache_status,
@@ -82,8 +91,10 @@ impl Judge {
     }
 
     fn judge(&self, state: &State, answered: &Answered<'_>) -> Verdict {
-        let Answered { ask, began, ended, reply, level } = answered;
-        let longest = 2 * self.config.upstream.timeout + TICK;
+        let Answered { ask, gateway: _, began, ended, reply, level } = answered;
+        // A lookup in the tier goes before each of both exchanges.
+        let lookups = if self.fleet { 2 * LONGEST_LOOKUP } else { Duration::ZERO };
+        let longest = 2 * self.config.upstream.timeout + lookups + TICK;
         ensure(ended.at.duration_since(began.at) <= longest, || "answered too late".into())?;
         if let Some(level) = level {
             self.identity(state, answered, *level)?;
@@ -133,15 +144,19 @@ impl Judge {
 
     /// Whether an answer may rest on that exchange.
     fn word(&self, state: &State, answered: &Answered<'_>, word: &Exchange) -> Verdict {
-        let Answered { ask, began, ended, reply, .. } = answered;
+        let Answered { ask, gateway, began, ended, reply, .. } = answered;
         let (Some(read), Some(there)) = (word.read, word.ended) else { return Err("it never ended".into()) };
         let Some(cache) = reply.cache_status else { return Err("no Cache-Status".into()) };
 
         // What passed through is obeyed at once: by requests that begin later, and by those that are given what is stored.
-        let from_cache = !matches!(cache, CacheStatus::Miss { .. } | CacheStatus::Collapsed | CacheStatus::Bypass);
+        let from_cache = !matches!(
+            cache,
+            CacheStatus::Miss { .. } | CacheStatus::Collapsed | CacheStatus::Bypass | CacheStatus::Shared { .. }
+        );
         let looked_up = if from_cache { ended } else { began };
         for end in state.ends.iter().filter(|end| end.about.answers(ask.token, ask.customer)) {
-            let (Some(obeyed), Some(answered)) = (end.obeyed, end.answered) else { continue };
+            // What another gateway saw counts from when this one heard of it.
+            let (Some(obeyed), (_, Some(answered))) = (end.obeyed, state.known_to(*gateway, end)) else { continue };
             if answered.number < looked_up.number {
                 let since = if end.seen == obeyed { word.began } else { read };
                 ensure(since.number > obeyed.number, || format!("ended by {end:?}"))?;
@@ -149,7 +164,7 @@ impl Judge {
         }
         // A later word of the API's counts; as long as it is certain to be for the same role, under which it is stored.
         let one_level = !state.level_changes.contains(&EMPLOYEE_OF[ask.token]);
-        for later in later_than(state, word, there).filter(|_| one_level) {
+        for later in later_than(state, word, there, *gateway).filter(|_| one_level) {
             let said = !matches!(later.said, Said::Nothing | Said::Trouble(_) | Said::Garbage | Said::Unauthorized);
             let over = later.ended.is_some_and(|over| over.number < began.number);
             ensure(!(said && over), || format!("outdated by {later:?}"))?;
@@ -167,15 +182,19 @@ impl Judge {
 
     /// Whether it is given within those bounds, and what is told of it is true. Time counts from when the API was asked.
     fn within(&self, state: &State, answered: &Answered<'_>, word: &Exchange, bounds: Option<Bounds>) -> Verdict {
-        let Answered { ask, began, ended, reply, .. } = answered;
+        let Answered { ask, gateway, began, ended, reply, .. } = answered;
         let (Some(there), Some(cache)) = (word.ended, reply.cache_status) else { return Err("it never ended".into()) };
         let storable = bounds.is_some();
         let Bounds { fresh, while_revalidating, if_error } = bounds.unwrap_or_default();
         let age = ended.at.saturating_duration_since(word.began.at);
-        ensure(reply.age == Some(age.as_secs()), || "a wrong Age".into())?;
+        // What came by the tier is taken to be older than it is, by as long as lookups take.
+        let slack = if word.by == *gateway && !self.fleet { Duration::ZERO } else { SLACK };
+        let told = age.as_secs()..=(age + slack).as_secs();
+        ensure(reply.age.is_some_and(|age| told.contains(&age)), || "a wrong Age".into())?;
         let told_rightly = |ttl: i64| {
             let left = fresh.as_secs_f64() - age.as_secs_f64();
-            ensure(ttl == left.floor() as i64, || format!("ttl={ttl} where {left} s are left"))
+            let least = (left - slack.as_secs_f64()).floor() as i64;
+            ensure((least..=left.floor() as i64).contains(&ttl), || format!("ttl={ttl} where {left} s are left"))
         };
         let failing = || self.fetch_failed(state, ask, began.at.checked_sub(PAUSE).unwrap_or(began.at), answered);
         match cache {
@@ -190,9 +209,16 @@ impl Judge {
                 ensure(accepts || age < FORCED_EVERY || failing(), || "not what it wants".into())?;
                 told_rightly(ttl)
             }
+            CacheStatus::Shared { ttl } => {
+                ensure(self.fleet, || "of nobody else's".into())?;
+                ensure(age < fresh, || "not fresh".into())?;
+                ensure(matches!(ask.wants, Wants::Anything), || "not what it wants".into())?;
+                told_rightly(ttl)
+            }
             CacheStatus::Revalidating { ttl } => {
+                let age = age + slack;
                 ensure(age >= fresh, || "called stale while fresh".into())?;
-                ensure(age < fresh + while_revalidating, || "out of bounds".into())?;
+                ensure(age - slack < fresh + while_revalidating, || "out of bounds".into())?;
                 told_rightly(ttl)
             }
             CacheStatus::StaleIfError { ttl } => {
@@ -205,7 +231,9 @@ impl Judge {
                 ensure(!stored || storable, || "stored, and must not be".into())?;
                 let ended_meanwhile = state.ends.iter().any(|end| {
                     let within = |moment: Moment| moment.number > word.began.number && moment.number < there.number;
-                    end.about.answers(ask.token, ask.customer) && (within(end.seen) || end.answered.is_some_and(within))
+                    let (seen, answered) = state.known_to(*gateway, end);
+                    end.about.answers(ask.token, ask.customer)
+                        && (seen.is_some_and(within) || answered.is_some_and(within))
                 });
                 ensure(!(stored && ended_meanwhile), || "stored, though a change passed meanwhile".into())?;
                 let unchanged = matches!(word.said, Said::Unchanged { .. });
@@ -239,21 +267,24 @@ impl Judge {
     }
 
     fn vouches(&self, state: &State, answered: &Answered<'_>, word: &Exchange) -> Verdict {
-        let Answered { ask, began, .. } = answered;
+        let Answered { ask, gateway, began, .. } = answered;
         let (Some(read), Some(there)) = (word.read, word.ended) else { return Err("it never ended".into()) };
         for end in state.ends.iter().filter(|end| end.about.identity(ask.token)) {
-            let (Some(obeyed), Some(answered)) = (end.obeyed, end.answered) else { continue };
+            let (Some(obeyed), (_, Some(answered))) = (end.obeyed, state.known_to(*gateway, end)) else { continue };
             if answered.number < began.number {
                 let since = if end.seen == obeyed { word.began } else { read };
                 ensure(since.number > obeyed.number, || format!("ended by {end:?}"))?;
             }
         }
-        for later in later_than(state, word, there) {
+        for later in later_than(state, word, there, *gateway) {
             let Some(over) = later.ended.filter(|over| over.number < began.number) else { continue };
             // Whose it is, is not known before: any employee's change meanwhile may be about it, and it is not remembered.
             // It was sent for at the time at which it began, if not at that moment.
             let within = |moment: Moment| moment.at >= later.began.at && moment.number < over.number;
-            let disturbed = state.ends.iter().any(|end| within(end.seen) || end.answered.is_some_and(within));
+            let disturbed = state.ends.iter().any(|end| {
+                let (seen, answered) = state.known_to(*gateway, end);
+                seen.is_some_and(within) || answered.is_some_and(within)
+            });
             let counts = later.said == Said::Invalid || (matches!(later.said, Said::Valid(_)) && !disturbed);
             ensure(!counts, || format!("outdated by {later:?}"))?;
         }
@@ -306,6 +337,7 @@ impl Judge {
             (Content::Error(ApiError::OnlyIfCached), _) => Some(Seen::NotStored),
             (Content::Error(_), _) => Some(Seen::Failed),
             (_, Some(CacheStatus::Hit { .. })) => Some(Seen::Hit),
+            (_, Some(CacheStatus::Shared { .. })) => Some(Seen::Shared),
             (_, Some(CacheStatus::Revalidating { .. })) => Some(Seen::Revalidating),
             (_, Some(CacheStatus::StaleIfError { .. })) => Some(Seen::StaleIfError),
             (_, Some(CacheStatus::Miss { why: Forwarded::Revalidated, .. })) => Some(Seen::Revalidated),
@@ -325,7 +357,7 @@ impl Judge {
 
     /// Counts whether what is stored is used. Two ids may share a counter, so a single miss is no fault.
     fn thrift(&self, state: &State, answered: &Answered<'_>) {
-        let Answered { ask, began, ended, level, reply } = answered;
+        let Answered { ask, gateway: _, began, ended, level, reply } = answered;
         let (tally, stored, _) = &mut *self.found.lock();
         let overtaken = state.ends.iter().any(|end| {
             let within = |moment: Moment| moment.number > began.number && moment.number < ended.number;
@@ -334,7 +366,8 @@ impl Judge {
         if overtaken {
             tally.count(Seen::Overtaken);
         }
-        if (ask.wants, ask.way) != (Wants::Anything, Way::Plain) {
+        // In a fleet, what one sees the others hear of later, and a needless change costs a fetch.
+        if self.fleet || (ask.wants, ask.way) != (Wants::Anything, Way::Plain) {
             return;
         }
         let due = stored.iter().any(|stored| {
@@ -370,9 +403,17 @@ pub(super) fn asked_who(ask: &Ask) -> Asked {
     Asked::Validation { token: ask.token, address: Some(ask.address) }
 }
 
-/// Exchanges about the same as `word` that began when that was over.
-fn later_than<'a>(state: &'a State, word: &'a Exchange, there: Moment) -> impl Iterator<Item = &'a Exchange> {
-    state.exchanges.iter().filter(move |later| later.asked == word.asked && later.began.number > there.number)
+/// Exchanges about the same as `word` that began when that was over. A gateway's own only: what others were told later, it
+/// need not know of.
+fn later_than<'a>(
+    state: &'a State,
+    word: &'a Exchange,
+    there: Moment,
+    gateway: usize,
+) -> impl Iterator<Item = &'a Exchange> {
+    let own = move |exchange: &Exchange| exchange.by == gateway;
+    let same = move |later: &&Exchange| later.asked == word.asked && own(later) && own(word);
+    state.exchanges.iter().filter(same).filter(move |later| later.began.number > there.number)
 }
 
 /// The exchange that a body was made from.
@@ -386,7 +427,7 @@ fn traced<'a>(state: &'a State, body: &str) -> Result<(usize, &'a Exchange), Str
 impl State {
     /// Whether the breaker may have been open in that time.
     pub(super) fn outage(&self, from: Instant, to: Moment) -> bool {
-        let overlaps = |(began, over): &(Moment, Option<Moment>)| {
+        let overlaps = |(_, began, over): &(usize, Moment, Option<Moment>)| {
             began.number < to.number && over.is_none_or(|over| over.at >= from)
         };
         self.outages.iter().any(overlaps)
@@ -398,9 +439,9 @@ impl State {
         let show = |moment: Moment| format!("#{} {:?}", moment.number, moment.at.saturating_duration_since(start));
         let maybe = |moment: Option<Moment>| moment.map_or("never".to_owned(), show);
         let mut log = String::new();
-        for (serial, Exchange { asked, began, read, ended, said }) in self.exchanges.iter().enumerate() {
+        for (serial, Exchange { asked, by, began, read, ended, said }) in self.exchanges.iter().enumerate() {
             log += &format!(
-                "  exchange {serial}: {asked:?} -> {said:?}, began {}, read {}, ended {}\n",
+                "  exchange {serial} of gateway {by}: {asked:?} -> {said:?}, began {}, read {}, ended {}\n",
                 show(*began),
                 maybe(*read),
                 maybe(*ended)
@@ -408,7 +449,14 @@ impl State {
         }
         for end in &self.ends {
             let times = (show(end.seen), maybe(end.obeyed), maybe(end.answered));
-            log += &format!("  {:?} ended: seen {}, obeyed {}, answered {}\n", end.about, times.0, times.1, times.2);
+            let (about, by, told) = (end.about, end.by, end.told);
+            log += &format!(
+                "  {about:?} ended at {by} ({told:?}): seen {}, obeyed {}, answered {}\n",
+                times.0, times.1, times.2
+            );
+        }
+        for (listener, sender, number, when) in &self.heard {
+            log += &format!("  gateway {listener} heard {number} of {sender}: {}\n", show(*when));
         }
         log
     }

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod errors;
+mod fleet;
 mod found;
 mod judge;
 mod play;
@@ -16,6 +17,8 @@ mod world;
 use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRunner};
 
 use parking_lot::Mutex;
+use proptest::strategy::Strategy;
+use steps::Sequence;
 use tally::{Seen, Tally};
 
 /// Where seeds of failures are kept, from the root of the package.
@@ -27,6 +30,13 @@ const LONGEST: usize = 40;
 /// Plays so many sequences with those bounds; `MODEL_TIMES` multiplies them. `seldom`: kinds of answers that these bounds
 /// hardly allow; each other one must have been seen.
 fn every_answer_is_one_that_may_be_given(bounds: usize, sequences: u32, seldom: &[Seen]) {
+    let tally = every_answer_of(steps::sequences(bounds, LONGEST), sequences, &[seldom, &[Seen::Shared]].concat());
+    // Not all: two ids may share a counter, and time may run out while a caller is identified.
+    let (due, served) = (tally.of(Seen::Due), tally.of(Seen::Served));
+    assert!(served * 100 >= due * 97, "{served} of {due} requests were served by what is stored for them");
+}
+
+fn every_answer_of(all: impl Strategy<Value = Sequence>, sequences: u32, seldom: &[Seen]) -> Tally {
     let times = std::env::var("MODEL_TIMES").ok().and_then(|given| given.parse::<u32>().ok()).unwrap_or(1);
     let cases = sequences * times;
     let config = Config {
@@ -38,7 +48,7 @@ fn every_answer_is_one_that_may_be_given(bounds: usize, sequences: u32, seldom: 
         ..Config::default()
     };
     let tally = Mutex::new(Tally::default());
-    let outcome = TestRunner::new(config).run(&steps::sequences(bounds, LONGEST), |sequence| {
+    let outcome = TestRunner::new(config).run(&all, |sequence| {
         let seen = play::play(&sequence).map_err(TestCaseError::fail)?;
         tally.lock().add(&seen);
         Ok(())
@@ -50,9 +60,7 @@ fn every_answer_is_one_that_may_be_given(bounds: usize, sequences: u32, seldom: 
     for (seen, count) in counts {
         assert!(count > 0 || seldom.contains(&seen), "{seen:?} never: the model says nothing of it");
     }
-    // Not all: two ids may share a counter, and time may run out while a caller is identified.
-    let (due, served) = (tally.of(Seen::Due), tally.of(Seen::Served));
-    assert!(served * 100 >= due * 97, "{served} of {due} requests were served by what is stored for them");
+    tally
 }
 
 #[test]
@@ -76,4 +84,14 @@ fn with_nothing_remembered() {
     let stored = [Seen::Hit, Seen::Revalidating, Seen::StaleIfError, Seen::Revalidated, Seen::Forced];
     let seldom = [&stored[..], &[Seen::NotModified, Seen::OldIdentity, Seen::Due, Seen::Served]].concat();
     every_answer_is_one_that_may_be_given(play::NOTHING_REMEMBERED, 400, &seldom);
+}
+
+#[test]
+fn of_a_fleet_with_the_default_bounds() {
+    every_answer_of(steps::fleet_sequences(play::DEFAULTS, LONGEST), 2_000, &[Seen::Due, Seen::Served]);
+}
+
+#[test]
+fn of_a_fleet_with_other_bounds() {
+    every_answer_of(steps::fleet_sequences(play::OTHERS, LONGEST), 1_200, &[Seen::Due, Seen::Served]);
 }

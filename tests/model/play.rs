@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use telecomx_gateway::api::{self, CustomerId, EmployeeId, NormalPath, Query};
 use telecomx_gateway::cache::{CallerIds, Scope};
 use telecomx_gateway::config::{self, Config};
-use telecomx_gateway::gateway::{self, Gateway, Parts};
+use telecomx_gateway::gateway;
 use telecomx_gateway::redact::Policy;
 use telecomx_gateway::reply::Content;
 use telecomx_gateway::telemetry::{Metrics, Record};
-use telecomx_gateway::upstream::Client;
 
+use super::fleet::{Fleet, Node};
 use super::judge::{Answered, Judge};
 use super::steps::{Ask, Change, Fate, Sequence, Step, Wants, Way};
 use super::tally::Tally;
@@ -54,15 +54,15 @@ static CONFIGS: LazyLock<Vec<Config>> = LazyLock::new(|| {
     BOUNDS.iter().map(parse).collect()
 });
 
-static POLICY: LazyLock<Arc<Policy>> =
+pub static POLICY: LazyLock<Arc<Policy>> =
     LazyLock::new(|| Arc::new(Policy::compile(&CONFIGS[0].redaction.rules()).expect("the default rules compile")));
-static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("no name twice")));
+pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("no name twice")));
 
 /// Longer than anything may take that is under way.
 const LONG: Duration = Duration::from_secs(100);
 
 struct Stage {
-    gateway: Gateway<World>,
+    fleet: Arc<Fleet>,
     world: World,
     judge: Judge,
     /// The last `ETag` that a token was given for a customer.
@@ -75,16 +75,14 @@ pub fn play(sequence: &Sequence) -> Result<Tally, String> {
     runtime.expect("a runtime").block_on(async {
         let config = &CONFIGS[sequence.bounds];
         let world = World::new(sequence.delays.clone(), sequence.validators);
-        let client = Arc::new(Client::over(world.clone(), &config.upstream, METRICS.clone()));
-        let callers = CallerIds::with_key([7; 32]);
-        let parts = Parts { client, policy: POLICY.clone(), callers, metrics: METRICS.clone() };
-        let judge = Judge::new(config, world.clone());
-        let gateway = Gateway::new(config, parts);
-        let stage = Arc::new(Stage { gateway, world, judge, etags: Mutex::default() });
+        let judge = Judge::new(config, sequence.fleet.gateways > 1, world.clone());
+        let fleet = Fleet::new(config, world.clone(), sequence.fleet.clone());
+        let stage = Arc::new(Stage { fleet, world, judge, etags: Mutex::default() });
         let mut under_way = Vec::new();
-        for (step, gap) in &sequence.steps {
+        for (nth, (step, gap)) in sequence.steps.iter().enumerate() {
             let (stage, step) = (stage.clone(), *step);
-            under_way.push(tokio::spawn(async move { stage.take(step).await }));
+            let node = stage.fleet.of_step(nth);
+            under_way.push(tokio::spawn(async move { stage.take(&node, step).await }));
             wait(Duration::from_millis((*gap).into())).await;
         }
         for task in under_way {
@@ -99,10 +97,12 @@ pub fn play(sequence: &Sequence) -> Result<Tally, String> {
 }
 
 impl Stage {
-    async fn take(&self, step: Step) {
+    async fn take(&self, node: &Node, step: Step) {
         match step {
-            Step::Ask(ask) => self.ask(ask).await,
-            Step::Pass { change, by, address, fate } => self.pass(change, by, address, fate).await,
+            Step::Ask(ask) => self.ask(node, ask).await,
+            Step::Pass { change, by, address, fate } => self.pass(node, change, by, address, fate).await,
+            Step::Tier(works) => self.fleet.tier_works(works),
+            Step::Restart => self.fleet.restart(node),
             Step::Elsewhere(change) => self.world.with(|state| apply(state, change)),
             Step::Login(token, home) => self.world.with(|state| {
                 (state.sessions[token].valid, state.sessions[token].home) = (true, home);
@@ -110,17 +110,18 @@ impl Stage {
             Step::Control(customer, control) => self.world.with(|state| state.customers[customer].control = control),
             Step::Fault(fault) => self.world.with(|state| state.fault = fault),
             Step::Purge(about) => {
-                self.gateway.invalidate(&scope(about), "admin");
+                node.gateway.invalidate(&scope(about), "admin");
+                let (by, told) = (node.id, (node.told(), node.told()));
                 self.world.with(|state| {
                     let now = state.moment();
-                    state.ends.push(End { about, seen: now, obeyed: Some(now), answered: Some(now) });
+                    state.ends.push(End { about, by, told, seen: now, obeyed: Some(now), answered: Some(now) });
                 });
             }
             Step::Nothing => {}
         }
     }
 
-    async fn ask(&self, ask: Ask) {
+    async fn ask(&self, node: &Node, ask: Ask) {
         let mut headers = bearer(ask.token);
         let directive = match ask.wants {
             Wants::Anything => None,
@@ -146,17 +147,17 @@ impl Stage {
         };
         let began = self.world.moment();
         let mut record = Record::begin(began.at);
-        let reply = self.gateway.answer(&question, &mut record).await;
+        let reply = node.gateway.answer(&question, &mut record).await;
         let ended = self.world.moment();
         if let Content::Whole(representation) | Content::NotModified(representation) = &reply.content {
             self.etags.lock().insert((ask.token, ask.customer), representation.etag().clone());
         }
-        self.judge.look_at(&Answered { ask, began, ended, reply: &reply, level: record.level });
+        self.judge.look_at(&Answered { ask, gateway: node.id, began, ended, reply: &reply, level: record.level });
     }
 
     /// What the proxy does with a request that changes something, step for step: the change is obeyed when the request is
     /// seen, and again when its answer is, or is known not to come; a 401 ends the identity of its token.
-    async fn pass(&self, change: Change, by: usize, from: usize, fate: Fate) {
+    async fn pass(&self, node: &Node, change: Change, by: usize, from: usize, fate: Fate) {
         let (method, path, about) = request(change);
         let by = match change {
             Change::Logout(token) | Change::Switch(token, _) => token,
@@ -165,10 +166,13 @@ impl Stage {
         let headers = bearer(by);
         let query = Query::parse(None).expect("a query");
         let changes = api::changes(&method, &headers, &NormalPath::parse(&path, &[]).expect("a plain path"));
-        let caller = self.gateway.caller_id(&headers, &query);
-        let scopes = self.gateway.scopes(changes, caller, address(from)).await;
-        let obey = |trigger| scopes.iter().for_each(|scope| self.gateway.invalidate(scope, trigger));
-        obey("request");
+        let caller = node.gateway.caller_id(&headers, &query);
+        let scopes = node.gateway.scopes(changes, caller, address(from)).await;
+        let obey = |trigger| {
+            scopes.iter().for_each(|scope| node.gateway.invalidate(scope, trigger));
+            node.told()
+        };
+        let told = obey("request");
         let (at, (before, after)) = self.world.with(|state| {
             let seen = state.moment();
             let negative = self.judge.called_invalid(state, by, seen.at);
@@ -176,7 +180,8 @@ impl Stage {
             // not known whose it is.
             let about = if matches!(change, Change::Logout(_)) && negative { About::Token(by) } else { about };
             let nth = state.ends.iter().filter(|before| before.about == about).count();
-            state.ends.push(End { about, seen, obeyed: None, answered: None });
+            let (by, told) = (node.id, (told, told));
+            state.ends.push(End { about, by, told, seen, obeyed: None, answered: None });
             (state.ends.len() - 1, state.delays(nth))
         });
         wait(before).await;
@@ -190,17 +195,20 @@ impl Stage {
             known
         });
         wait(after).await;
-        obey(if fate == Fate::Lost { "failed" } else { "answer" });
+        let told = obey(if fate == Fate::Lost { "failed" } else { "answer" });
         self.world.with(|state| {
             let now = state.moment();
+            state.ends[at].told.1 = told;
             state.ends[at].answered = Some(now);
         });
         if !known && fate == Fate::Obeyed {
-            let caller = self.gateway.caller_id(&headers, &query).expect("it has a token").0;
-            self.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+            let caller = node.gateway.caller_id(&headers, &query).expect("it has a token").0;
+            node.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+            let (about, told) = (About::Token(by), (node.told(), node.told()));
             self.world.with(|state| {
                 let now = state.moment();
-                state.ends.push(End { about: About::Token(by), seen: now, obeyed: Some(now), answered: Some(now) });
+                let by = node.id;
+                state.ends.push(End { about, by, told, seen: now, obeyed: Some(now), answered: Some(now) });
             });
         }
     }

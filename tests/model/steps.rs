@@ -78,14 +78,39 @@ pub enum Step {
     Control(usize, Control),
     Fault(Option<(Fault, Struck)>),
     Purge(About),
+    /// The tier answers, or fails from here on.
+    Tier(bool),
+    /// A gateway of the fleet ends, and another one begins in its place.
+    Restart,
     /// Only time goes by.
     Nothing,
+}
+
+/// How a fleet hangs together.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// How many gateways; 1 is one alone, without a tier.
+    pub gateways: usize,
+    /// Which of them a step goes to, taken in turn.
+    pub routes: Vec<usize>,
+    /// Milliseconds until a change has a place in the stream, and then until it is heard; taken in turn.
+    pub spread: Vec<(u32, u32)>,
+    /// Milliseconds that the tier takes, taken in turn.
+    pub tier: Vec<u32>,
+}
+
+impl Fleet {
+    /// One gateway.
+    pub fn alone() -> Self {
+        Fleet { gateways: 1, routes: vec![0], spread: vec![(0, 0)], tier: vec![0] }
+    }
 }
 
 #[derive(Clone)]
 pub struct Sequence {
     /// Which of the configurations.
     pub bounds: usize,
+    pub fleet: Fleet,
     /// The API sends validators.
     pub validators: bool,
     /// Milliseconds before and after the API looks, taken in turn by the exchanges about one thing.
@@ -97,8 +122,8 @@ pub struct Sequence {
 /// A line a step.
 impl fmt::Debug for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sequence { bounds, validators, delays, steps } = self;
-        writeln!(f, "bounds {bounds}, validators {validators}, delays {delays:?}")?;
+        let Sequence { bounds, fleet, validators, delays, steps } = self;
+        writeln!(f, "bounds {bounds}, {fleet:?}, validators {validators}, delays {delays:?}")?;
         steps.iter().try_for_each(|(step, gap)| writeln!(f, "  {step:?}, then {gap} ms"))
     }
 }
@@ -193,14 +218,34 @@ fn delays() -> impl Strategy<Value = Vec<(u32, u32)>> {
     prop_oneof![1 => Just(vec![(0, 0)]), 2 => vec((delay(), delay()), 1..8)]
 }
 
-/// Up to `longest` steps, with those bounds.
+/// Up to `longest` steps, with those bounds, for one gateway.
 pub fn sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequence> {
     (any::<bool>(), any::<bool>(), delays(), vec((step(), gap()), 1..=longest)).prop_map(
         move |(validators, narrow, delays, mut steps)| {
             if narrow {
                 steps.iter_mut().for_each(|(step, _)| narrow_down(step));
             }
-            Sequence { bounds, validators, delays, steps }
+            Sequence { bounds, fleet: Fleet::alone(), validators, delays, steps }
+        },
+    )
+}
+
+/// The same for a fleet of two or three, whose Redis is quick or slow, and fails at times; and gateways start anew.
+pub fn fleet_sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequence> {
+    let late = || prop_oneof![4 => Just(0), 4 => 1..40_u32, 1 => 40..5_000_u32];
+    let fleet = (2..=3_usize, vec(0..3_usize, 1..12), vec((late(), late()), 1..6), vec(late(), 1..6));
+    let fleet = fleet.prop_map(|(gateways, routes, spread, tier)| Fleet { gateways, routes, spread, tier });
+    let happens = prop_oneof![
+        30 => step(),
+        1 => prop_oneof![2 => Just(true), 1 => Just(false)].prop_map(Step::Tier),
+        1 => Just(Step::Restart),
+    ];
+    (fleet, any::<bool>(), any::<bool>(), delays(), vec((happens, gap()), 1..=longest)).prop_map(
+        move |(fleet, validators, narrow, delays, mut steps)| {
+            if narrow {
+                steps.iter_mut().for_each(|(step, _)| narrow_down(step));
+            }
+            Sequence { bounds, fleet, validators, delays, steps }
         },
     )
 }

@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Hit,
+    /// By the tier, from what another gateway asked for.
+    Shared,
     Revalidating,
     StaleIfError,
     Miss,
@@ -28,8 +30,9 @@ pub enum Seen {
 }
 
 impl Seen {
-    pub const ALL: [Seen; 17] = [
+    pub const ALL: [Seen; 18] = [
         Seen::Hit,
+        Seen::Shared,
         Seen::Revalidating,
         Seen::StaleIfError,
         Seen::Miss,

@@ -1,6 +1,7 @@
 //! The API as the model has it: customers, employees and tokens, faults and delays, and a log of every exchange, so that
 //! each answer of the gateway can be traced to the one exchange that it was made from.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,8 @@ pub enum Said {
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
     pub asked: Asked,
+    /// The gateway that asked.
+    pub by: usize,
     pub began: Moment,
     /// When the API looked at what it knows.
     pub read: Option<Moment>,
@@ -136,6 +139,9 @@ impl About {
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     pub about: About,
+    /// The gateway that saw it, and the numbers of what it told the others: when it was seen, and when it was answered.
+    pub by: usize,
+    pub told: (u64, u64),
     /// The gateway has seen it.
     pub seen: Moment,
     /// The API has obeyed; the same as `seen` where the API has no part in it. None: it never did.
@@ -169,23 +175,25 @@ pub struct State {
     pub ends: Vec<End>,
     /// Employees whose level was changed, whichever way.
     pub level_changes: Vec<usize>,
-    /// Times during which the breaker may be open; the last one may last.
-    pub outages: Vec<(Moment, Option<Moment>)>,
-    unreachable: u32,
+    /// Times during which a gateway's breaker may be open; the last one of each may last.
+    pub outages: Vec<(usize, Moment, Option<Moment>)>,
+    /// Who heard which number of whom, and when.
+    pub heard: Vec<(usize, usize, u64, Moment)>,
+    unreachable: HashMap<usize, u32>,
     number: u64,
     delays: Vec<(u32, u32)>,
     validators: bool,
 }
 
-/// The API and the log, for everyone who needs them.
+/// The API and the log, for everyone who needs them; and the gateway that asks.
 #[derive(Clone)]
-pub struct World(Arc<Mutex<State>>);
+pub struct World(Arc<Mutex<State>>, usize);
 
 impl World {
     /// `delays`: milliseconds before and after the API looks, taken in turn by exchanges about one thing. `validators`: it sends an `ETag` and heeds it.
     pub fn new(delays: Vec<(u32, u32)>, validators: bool) -> World {
         let levels = [AccessLevel::Owner, AccessLevel::Reseller, AccessLevel::Viewer];
-        World(Arc::new(Mutex::new(State {
+        let state = Arc::new(Mutex::new(State {
             customers: [Customer { version: 1, exists: true, control: Control::Nothing }; 3],
             levels,
             sessions: [Session { valid: true, barred: None, home: None }; 5],
@@ -194,11 +202,18 @@ impl World {
             ends: Vec::new(),
             level_changes: Vec::new(),
             outages: Vec::new(),
-            unreachable: 0,
+            heard: Vec::new(),
+            unreachable: HashMap::new(),
             number: 0,
             delays,
             validators,
-        })))
+        }));
+        World(state, 0)
+    }
+
+    /// The same, for another gateway.
+    pub fn seen_by(&self, gateway: usize) -> World {
+        World(self.0.clone(), gateway)
     }
 
     pub fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
@@ -227,9 +242,9 @@ impl State {
         (Duration::from_millis(before.into()), Duration::from_millis(after.into()))
     }
 
-    fn begin(&mut self, asked: Asked) -> usize {
+    fn begin(&mut self, asked: Asked, by: usize) -> usize {
         let began = self.moment();
-        self.exchanges.push(Exchange { asked, began, read: None, ended: None, said: Said::Nothing });
+        self.exchanges.push(Exchange { asked, by, began, read: None, ended: None, said: Said::Nothing });
         self.exchanges.len() - 1
     }
 
@@ -271,22 +286,39 @@ impl State {
         let now = self.moment();
         let exchange = &mut self.exchanges[serial];
         exchange.ended = Some(now);
-        let (asked, said) = (exchange.asked, exchange.said);
-        if exchange.is_unreachable() {
-            self.unreachable += 1;
-            if self.unreachable == OPENS_AFTER {
-                self.outages.push((now, None));
+        let (asked, said, by) = (exchange.asked, exchange.said, exchange.by);
+        let unreachable = exchange.is_unreachable();
+        let failures = self.unreachable.entry(by).or_default();
+        if unreachable {
+            *failures += 1;
+            if *failures == OPENS_AFTER {
+                self.outages.push((by, now, None));
             }
         } else {
-            self.unreachable = 0;
-            if let Some((_, end @ None)) = self.outages.last_mut() {
+            *failures = 0;
+            if let Some((_, _, end @ None)) = self.outages.iter_mut().rfind(|outage| outage.0 == by) {
                 *end = Some(now);
             }
         }
         if let (Asked::Name { token, .. }, Said::Unauthorized) = (asked, said) {
             let about = About::Token(token);
-            self.ends.push(End { about, seen: now, obeyed: Some(now), answered: Some(now) });
+            // What the others are told of it is told later, by a number that is not known here.
+            let told = (u64::MAX, u64::MAX);
+            self.ends.push(End { about, by, told, seen: now, obeyed: Some(now), answered: Some(now) });
         }
+    }
+
+    /// When a gateway knew of an end: that it was seen, and that it was answered.
+    pub fn known_to(&self, gateway: usize, end: &End) -> (Option<Moment>, Option<Moment>) {
+        if end.by == gateway {
+            return (Some(end.seen), end.answered);
+        }
+        let heard = |number| {
+            let of =
+                |heard: &&(usize, usize, u64, Moment)| (heard.0, heard.1) == (gateway, end.by) && heard.2 >= number;
+            self.heard.iter().find(of).map(|heard| heard.3)
+        };
+        (heard(end.told.0), end.answered.and_then(|_| heard(end.told.1)))
     }
 }
 
@@ -345,7 +377,7 @@ impl Transport for World {
         let asked = read(request);
         let (serial, (before, after)) = self.with(|state| {
             let nth = state.exchanges.iter().filter(|before| before.asked == asked).count();
-            (state.begin(asked), state.delays(nth))
+            (state.begin(asked, self.1), state.delays(nth))
         });
         let _hangup = Hangup(self, serial);
         wait(before).await;
