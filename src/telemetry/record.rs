@@ -23,7 +23,7 @@ pub enum Route {
 pub(super) const ROUTES: [&str; 3] = ["customer_name", "forward", "blocked"];
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
-pub(super) const CACHES: [&str; 6] = ["none", "hit", "stale", "miss", "collapsed", "bypass"];
+pub(super) const CACHES: [&str; 7] = ["none", "hit", "stale", "miss", "collapsed", "bypass", "tier"];
 
 impl Route {
     pub const fn as_str(self) -> &'static str {
@@ -99,6 +99,7 @@ impl Record {
             Some(CacheStatus::Miss { .. }) => 3,
             Some(CacheStatus::Collapsed) => 4,
             Some(CacheStatus::Bypass) => 5,
+            Some(CacheStatus::Shared { .. }) => 6,
         }
     }
 
