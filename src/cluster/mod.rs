@@ -3,6 +3,8 @@
 
 mod answers;
 mod callers;
+mod connection;
+mod keys;
 mod ledger;
 pub mod seal;
 mod tier;
@@ -10,6 +12,8 @@ pub mod wire;
 
 pub use answers::Wanted;
 pub use callers::{Trust, judge as judge_identity};
+pub use connection::{Connection, Connector, Error};
+pub use keys::Keys;
 pub use ledger::{Concerned, Ledger, Position, StreamId};
 pub use tier::{Judged, Kind, Looked, Name, Names, Seen, Store, StoreError, Tier, Void, Writing};
 pub use wire::ServerTime;

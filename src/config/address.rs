@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::UpstreamUrl;
 use super::problem::Wrong;
+use super::{RedisPlace, RedisUrl, UpstreamUrl};
 
 /// Reads `https://host` or `http://host:port`. A path, a query, a fragment or user information is refused: the gateway
 /// adds none to a request, so they would be lost silently. The text is never repeated in the error: it may hold a password.
@@ -51,6 +51,49 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
     };
     Ok(UpstreamUrl { tls, host, port })
 }
+
+/// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. Names and passwords have keys of their own:
+/// the text is never repeated in the error, since it may hold one.
+pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
+    const RIGHT: &str =
+        r#"write e.g. "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(Wrong::new("has no scheme", RIGHT));
+    };
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "rediss" => true,
+        "redis" => false,
+        "unix" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#', '\0']) => {
+            return Ok(RedisUrl { place: RedisPlace::Socket(rest.into()), database: 0 });
+        }
+        "unix" => return Err(Wrong::new("names no socket by its whole path", RIGHT)),
+        _ => return Err(Wrong::new("the scheme is none of redis, rediss and unix", RIGHT)),
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if authority.contains('@') {
+        let right = "name the user in cluster.username, and the file of the password in cluster.password_file";
+        return Err(Wrong::new("holds user information", right));
+    }
+    let database = match path.strip_prefix('/').unwrap_or(path) {
+        "" => Some(0),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+        _ => None,
+    };
+    let Some(database) = database else {
+        return Err(Wrong::new("what follows the host is not the number of a database", RIGHT));
+    };
+    let (host, port) = split_port(authority);
+    let Some(port) = port.map_or(Some(REDIS_PORT), parse_port) else {
+        return Err(Wrong::new("the port is not a number from 1 to 65535", RIGHT));
+    };
+    let Some(host) = parse_host(host) else {
+        return Err(Wrong::new("the host is neither a DNS name nor an address", RIGHT));
+    };
+    Ok(RedisUrl { place: RedisPlace::Host { tls, host, port }, database })
+}
+
+/// Where a Redis listens if nothing else is said.
+const REDIS_PORT: u16 = 6379;
 
 /// Splits `host:port`; the colons of `[::1]` belong to the host.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
@@ -201,6 +244,38 @@ mod tests {
             ("https://bücher.example", "host"),
         ] {
             let error = upstream_url(text).unwrap_err();
+            assert!(error.wrong.contains(wrong), "{text}: {error:?}");
+            assert!(!format!("{error:?}").contains("pw"));
+        }
+    }
+
+    #[test]
+    fn a_redis_is_a_host_with_a_database_or_a_socket() {
+        let host = |tls, host: &str, port, database| RedisUrl {
+            place: RedisPlace::Host { tls, host: host.to_owned(), port },
+            database,
+        };
+        for (text, value, shown) in [
+            ("redis://127.0.0.1", host(false, "127.0.0.1", 6379, 0), "redis://127.0.0.1:6379/0"),
+            ("REDISS://Redis.example:7000/3", host(true, "redis.example", 7000, 3), "rediss://redis.example:7000/3"),
+            ("redis://[::1]/", host(false, "::1", 6379, 0), "redis://[::1]:6379/0"),
+        ] {
+            assert_eq!(redis_url(text), Ok(value.clone()), "{text}");
+            assert_eq!(value.to_string(), shown);
+        }
+        let socket = RedisUrl { place: RedisPlace::Socket("/run/redis/s".into()), database: 0 };
+        assert_eq!(redis_url("unix:///run/redis/s"), Ok(socket));
+        for (text, wrong) in [
+            ("127.0.0.1:6379", "no scheme"),
+            ("http://127.0.0.1", "scheme"),
+            ("redis://me:pw@127.0.0.1", "user information"),
+            ("redis://127.0.0.1/pw", "database"),
+            ("redis://127.0.0.1/1?x", "database"),
+            ("redis://127.0.0.1:0", "port"),
+            ("redis://", "host"),
+            ("unix://socket", "whole path"),
+        ] {
+            let error = redis_url(text).unwrap_err();
             assert!(error.wrong.contains(wrong), "{text}: {error:?}");
             assert!(!format!("{error:?}").contains("pw"));
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::problem::{Problem, Wrong};
 use super::read::Places;
 use super::units::show_duration;
-use super::{Config, address};
+use super::{Config, RedisPlace, address};
 use crate::redact::{Policy, Rule, RuleError};
 
 /// The most that is read of a file to see whether it is empty.
@@ -65,6 +65,16 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
             });
         }
     }
+    if let Some(cluster) = &config.cluster {
+        let tls = matches!(cluster.url.place, RedisPlace::Host { tls: true, .. });
+        refuse(&["cluster.ca_file", "cluster.url"], tls || cluster.ca_file.is_none(), &|| {
+            Wrong::new("is of no use without TLS", "write rediss:// in cluster.url, or leave ca_file out")
+        });
+        let named = cluster.username.is_none() || cluster.password_file.is_some();
+        refuse(&["cluster.username", "cluster.password_file"], named, &|| {
+            Wrong::new("has no password", "name its file in cluster.password_file, or leave username out")
+        });
+    }
     problems.extend(redaction_policy(config, places));
     problems
 }
@@ -103,12 +113,16 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
 /// Whether every file that is named can be read and holds something. Reads files; what is in them is not kept.
 pub(super) fn files(config: &Config, places: &Places) -> Vec<Problem> {
     let tls = config.server.tls.as_ref();
+    let cluster = config.cluster.as_ref();
     let named = [
         ("server.tls.cert_file", tls.map(|tls| &tls.cert_file)),
         ("server.tls.key_file", tls.map(|tls| &tls.key_file)),
         ("server.tls.client_ca_file", tls.and_then(|tls| tls.clients.as_ref()).map(|clients| &clients.ca_file)),
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("upstream.ca_file", config.upstream.ca_file.as_ref()),
+        ("cluster.key_file", cluster.map(|cluster| &cluster.key_file)),
+        ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.as_ref())),
+        ("cluster.ca_file", cluster.and_then(|cluster| cluster.ca_file.as_ref())),
     ];
     // One that is missing or wrong was told before, and is empty here.
     let named =

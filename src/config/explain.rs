@@ -13,13 +13,14 @@ const WIDTH: usize = 78;
 /// the gateway listens, and its limits. Names files of secrets, never what is in them.
 pub fn explain(config: &Config) -> String {
     let mut page = Page::default();
-    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, log } = config;
+    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, cluster, log } = config;
     page.listeners(server, admin, upstream);
     page.identities(identity);
     page.answers(cache, identity);
     page.roles(redaction);
     page.forwarded(forward, redaction);
     page.browsers(cors);
+    page.fleet(cluster.as_ref());
     page.limits(server, upstream, cache, identity);
     page.logs(log);
     page.text
@@ -226,6 +227,29 @@ impl Page {
                 AllowedOrigins::Listed(origins) => format!("{} may read intercepted answers", list(origins)),
             },
         );
+    }
+
+    fn fleet(&mut self, cluster: Option<&Cluster>) {
+        self.title("Other gateways");
+        let Some(cluster) = cluster else {
+            self.item("none", "this gateway is by itself: it hears of no change that passes through another one");
+            return;
+        };
+        self.item("through", &format!("{}, under names that begin with {}", cluster.url, cluster.name));
+        self.item("sealed", &format!("with the first key in {}", cluster.key_file.display()));
+        if let Some(file) = &cluster.password_file {
+            let user = cluster.username.as_deref().unwrap_or("the default user");
+            self.item("as", &format!("{user}, with the password in {}", file.display()));
+        }
+        let isolation = time(cluster.max_isolation);
+        self.item(
+            "cut off",
+            &format!(
+                "answers from memory for {isolation} more, then asks the API on every request until it has caught up"
+            ),
+        );
+        let ready = if cluster.ready_when_isolated { "200" } else { "503" };
+        self.item("", &format!("/readyz says {ready} then"));
     }
 
     fn limits(&mut self, server: &Server, upstream: &Upstream, cache: &Cache, identity: &Identity) {

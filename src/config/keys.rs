@@ -133,6 +133,12 @@ pub(super) const TABLES: &[Table] = &[
               Writing one rule replaces all of the default ones, so repeat those that you keep. Not from the environment.",
     },
     always("cors", "Web pages of other origins that may read intercepted answers."),
+    Table {
+        path: "cluster",
+        presence: Presence::Optional,
+        doc: "Several gateways that tell each other of changes through a Redis or Valkey (6.2 or newer). Leave the table out \
+              for a gateway by itself. Each gateway of the fleet needs the same url, name and key file: docs/FLEET.md.",
+    },
     always("log", "Logs go to standard error, one line an event; never a token, a secret or a query."),
 ];
 
@@ -438,6 +444,59 @@ pub(super) const KEYS: &[Key] = &[
         "[]",
         "Origins as browsers send them, e.g. [\"https://app.example\"]; [\"*\"]: any, without credentials. []: no CORS fields, \
          and preflights are forwarded like anything else.",
+    ),
+    required(
+        "cluster.url",
+        Kind::RedisUrl,
+        r#""rediss://redis.example:6379""#,
+        "Where it is: redis://host:port/database, rediss:// for TLS, or unix:///path. What is kept there is sealed either way.",
+    ),
+    required(
+        "cluster.key_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/cluster.keys""#,
+        "The fleet's keys, a line each: an id and 64 hexadecimal digits, e.g. from `openssl rand -hex 32`. The first seals, each \
+         opens: to change it, add a line below on every gateway, then swap the two, then take the old one away.",
+    ),
+    optional("cluster.username", Kind::Name, r#""gateway""#, "The user of its ACL. Left out: the default user."),
+    optional(
+        "cluster.password_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/cluster.password""#,
+        "A file that holds the password alone. Left out: none is sent.",
+    ),
+    optional(
+        "cluster.ca_file",
+        Kind::File,
+        r#""/etc/ssl/redis-ca.pem""#,
+        "PEM file of the certificate authority that rediss:// is checked with. Left out: the system's authorities.",
+    ),
+    default(
+        "cluster.name",
+        Kind::Name,
+        r#""telecomx-gateway""#,
+        "What its keys there begin with. Another one for each fleet that shares a Redis.",
+    ),
+    default(
+        "cluster.max_isolation",
+        Kind::Duration { min: Duration::from_secs(1) },
+        r#""10s""#,
+        "How long a gateway that hears nothing from the others goes on answering from its memory; then it asks the API on every \
+         request, until it has heard what it missed. At least 1s. Longer: a longer outage of Redis goes unnoticed by the API.",
+    ),
+    default("cluster.connect_timeout", TIMEOUT, r#""1s""#, "The longest wait for a connection to it, TLS included."),
+    default(
+        "cluster.timeout",
+        TIMEOUT,
+        r#""250ms""#,
+        "The longest wait for its answer when it is told of a change. No caller waits for that.",
+    ),
+    default(
+        "cluster.ready_when_isolated",
+        Kind::Flag,
+        "true",
+        "Whether /readyz says 200 while the gateway hears nothing for longer than max_isolation. It still answers, with the API \
+         behind each answer; `false` takes it out of a load balancer that has others.",
     ),
     default("log.format", Kind::Word(&["json", "text"]), r#""json""#, "\"json\" for machines, \"text\" for people."),
     default(

@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::problem::Wrong;
-use super::{UpstreamUrl, address, pattern, units};
+use super::{RedisUrl, UpstreamUrl, address, pattern, units};
 
 pub(super) enum Kind {
     Whole {
@@ -37,7 +37,10 @@ pub(super) enum Kind {
     Listen,
     Network,
     UpstreamUrl,
+    RedisUrl,
     File,
+    /// Letters, digits and a few signs.
+    Name,
     Cookie,
     Member,
     NamePattern,
@@ -62,6 +65,7 @@ pub(super) enum Value {
     Listen(SocketAddr),
     Network(IpNet),
     UpstreamUrl(UpstreamUrl),
+    RedisUrl(RedisUrl),
     List(Vec<Value>),
 }
 
@@ -167,6 +171,8 @@ impl Kind {
             Kind::Listen => address::listen_address(text).map(Value::Listen),
             Kind::Network => address::network(text).map(Value::Network),
             Kind::UpstreamUrl => address::upstream_url(text).map(Value::UpstreamUrl),
+            Kind::RedisUrl => address::redis_url(text).map(Value::RedisUrl),
+            Kind::Name => pattern::name(text, sample).map(|()| kept()),
             Kind::File if text.is_empty() || text.contains('\0') => {
                 Err(Wrong::new("is not the path of a file", format!("write e.g. {sample}, or leave the key out")))
             }
@@ -221,7 +227,9 @@ impl Kind {
             Kind::Listen => "IP address and port".to_owned(),
             Kind::Network => "network or IP address".to_owned(),
             Kind::UpstreamUrl => "URL without a path".to_owned(),
+            Kind::RedisUrl => "URL of a Redis or Valkey".to_owned(),
             Kind::File => "path of a file".to_owned(),
+            Kind::Name => "name: letters, digits, `.`, `_`, `:` and `-`".to_owned(),
             Kind::Cookie => "name of a cookie".to_owned(),
             Kind::Member => "name of a member".to_owned(),
             Kind::NamePattern => "pattern of a name".to_owned(),
@@ -253,6 +261,8 @@ impl Kind {
             Kind::Listen => text(r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$"),
             Kind::Network => text("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"),
             Kind::UpstreamUrl => text(r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\]+/?$"),
+            Kind::RedisUrl => text(r"^([Rr][Ee][Dd][Ii][Ss][Ss]?://[^/?#@\\]+(/[0-9]*)?|unix:///.+)$"),
+            Kind::Name => text("^[A-Za-z0-9._:-]{1,64}$"),
             Kind::Cookie => text("^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"),
             Kind::Member => text("^[^*{}.,]+$"),
             Kind::File | Kind::NamePattern | Kind::Selector => json!({ "type": "string", "minLength": 1 }),
@@ -393,6 +403,12 @@ impl FromValue for IpNet {
 impl FromValue for UpstreamUrl {
     fn from_value(value: Value) -> Option<Self> {
         if let Value::UpstreamUrl(url) = value { Some(url) } else { None }
+    }
+}
+
+impl FromValue for RedisUrl {
+    fn from_value(value: Value) -> Option<Self> {
+        if let Value::RedisUrl(url) = value { Some(url) } else { None }
     }
 }
 

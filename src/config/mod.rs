@@ -98,6 +98,8 @@ pub struct Config {
     pub redaction: Redaction,
     pub forward: Forward,
     pub cors: Cors,
+    /// `None`: a gateway by itself.
+    pub cluster: Option<Cluster>,
     pub log: Log,
 }
 
@@ -253,6 +255,53 @@ pub enum AllowedOrigins {
     Any,
     /// These, as browsers write them in `Origin`; none: no CORS fields at all.
     Listed(Vec<String>),
+}
+
+/// What several gateways share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    pub url: RedisUrl,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub key_file: PathBuf,
+    /// What names in Redis begin with.
+    pub name: String,
+    pub max_isolation: Duration,
+    pub connect_timeout: Duration,
+    pub timeout: Duration,
+    pub ready_when_isolated: bool,
+}
+
+/// Where a Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisUrl {
+    pub place: RedisPlace,
+    pub database: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisPlace {
+    /// As with [`UpstreamUrl`].
+    Host {
+        tls: bool,
+        host: String,
+        port: u16,
+    },
+    Socket(PathBuf),
+}
+
+impl std::fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.place {
+            RedisPlace::Host { tls, host, port } => {
+                let scheme = if *tls { "rediss" } else { "redis" };
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                write!(f, "{scheme}://{host}:{port}/{}", self.database)
+            }
+            RedisPlace::Socket(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -112,6 +112,16 @@ pub(super) fn cookie_name(text: &str) -> Result<(), Wrong> {
     ))
 }
 
+/// A name of something that is named here alone.
+pub(super) fn name(text: &str, sample: &str) -> Result<(), Wrong> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+        return Ok(());
+    }
+    let right = format!("write up to 64 letters, digits, `.`, `_`, `:` and `-`, e.g. {sample}");
+    Err(Wrong::new(format!("{text:?} cannot be a name"), right))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

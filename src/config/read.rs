@@ -140,12 +140,13 @@ impl<'g> Reader<'g> {
         let origins: Vec<String> = self.get("cors.allowed_origins");
         let any = origins == ["*"];
         let cors = Cors { allowed_origins: if any { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) } };
+        let cluster = self.cluster();
         let log = Log {
             format: self.word("log.format", self.values, &FORMATS),
             level: self.word("log.level", self.values, &LOG_LEVELS),
             access: Access { which: self.word("log.access", self.values, &ACCESS_LOGS), hits: self.get("log.hits") },
         };
-        Config { server, admin, upstream, identity, cache, redaction, forward, cors, log }
+        Config { server, admin, upstream, identity, cache, redaction, forward, cors, cluster, log }
     }
 
     /// All three keys that it needs, or no table.
@@ -160,6 +161,24 @@ impl<'g> Reader<'g> {
             cert_file: self.find("server.tls.cert_file").unwrap_or_default(),
             key_file: self.find("server.tls.key_file").unwrap_or_default(),
             clients: ca_file.map(|ca_file| Clients { ca_file, auth }),
+        })
+    }
+
+    /// With the two keys that it needs, or no table.
+    fn cluster(&mut self) -> Option<Cluster> {
+        self.tables.get("cluster")?;
+        let nowhere = RedisUrl { place: RedisPlace::Socket(PathBuf::new()), database: 0 };
+        Some(Cluster {
+            url: self.find("cluster.url").unwrap_or(nowhere),
+            username: self.find("cluster.username"),
+            password_file: self.find("cluster.password_file"),
+            ca_file: self.find("cluster.ca_file"),
+            key_file: self.find("cluster.key_file").unwrap_or_default(),
+            name: self.get("cluster.name"),
+            max_isolation: self.get("cluster.max_isolation"),
+            connect_timeout: self.get("cluster.connect_timeout"),
+            timeout: self.get("cluster.timeout"),
+            ready_when_isolated: self.get("cluster.ready_when_isolated"),
         })
     }
 

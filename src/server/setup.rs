@@ -255,6 +255,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", old.admin != new.admin),
         ("upstream", old.upstream != new.upstream),
         ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
+        ("cluster", old.cluster != new.cluster),
         ("log.format", old.log.format != new.log.format),
     ];
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()

@@ -27,6 +27,7 @@ use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
 use super::upgrade::Seat;
 use crate::cache::CallerIds;
+use crate::cluster::{Connector, Keys};
 use crate::config::Config;
 use crate::gateway::{Gateway, Parts};
 use crate::telemetry::{LogLevels, Metrics};
@@ -70,6 +71,10 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     problems.extend(Peers::new(&config.upstream).err().map(|error| error.to_string()));
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
+    if let Some(cluster) = &config.cluster {
+        problems.extend(Keys::load(&cluster.key_file).err());
+        problems.extend(Connector::new(cluster).err());
+    }
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
 }
 
@@ -101,7 +106,9 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let conf = server.configuration.clone();
     let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
-    let callers = CallerIds::random().map_err(environment)?;
+    let keys = config.cluster.as_ref().map(|cluster| Keys::load(&cluster.key_file)).transpose();
+    let keys = keys.map_err(StartError::Configuration)?;
+    let callers = keys.as_ref().map_or_else(CallerIds::random, |keys| Ok(keys.callers())).map_err(environment)?;
     let lasting = Arc::new(Lasting {
         peers,
         authority,

@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
 
-pub use breaker::Circuit;
+pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Connections, Kind, Request, Transport};
 pub use peer::{Peers, TrustError};
 

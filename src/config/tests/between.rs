@@ -67,6 +67,20 @@ fn certificates_of_callers_need_an_authority() {
 }
 
 #[test]
+fn what_a_fleet_is_told_fits_together() {
+    let cluster = |url: &str, more: &str| format!("[cluster]\nurl = {url:?}\nkey_file = \"k\"\n{more}");
+    let problem = problem_of(&cluster("redis://r", "ca_file = \"a\""));
+    assert!(problem.starts_with("gateway.toml:4: cluster.ca_file: is of no use without TLS"), "{problem}");
+    let problem = problem_of(&cluster("redis://r", "username = \"u\""));
+    assert!(problem.starts_with("gateway.toml:4: cluster.username: has no password"), "{problem}");
+    with(&cluster("rediss://r", "ca_file = \"a\"\nusername = \"u\"\npassword_file = \"p\"")).unwrap();
+    let problem = problem_of(&cluster("redis://u:hunter2@r", ""));
+    assert!(problem.contains("cluster.url: holds user information") && !problem.contains("hunter2"), "{problem}");
+    let problem = problem_of(&cluster("redis://r", "max_isolation = \"500ms\""));
+    assert!(problem.starts_with("gateway.toml:4: cluster.max_isolation: \"500ms\" is"), "{problem}");
+}
+
+#[test]
 fn nothing_is_said_of_what_stands_with_a_wrong_key() {
     // The default of a key that cannot be read must not be blamed on the operator.
     let problem = problem_of("[cache]\nttl = \"14m\"\nstale_while_revalidate = \"x\"\n[identity]\nsession = \"10m\"");

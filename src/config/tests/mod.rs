@@ -32,7 +32,7 @@ fn seconds(seconds: u64) -> Duration {
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, log } = with("").unwrap();
+    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, cluster, log } = with("").unwrap();
     assert_eq!(
         server,
         Server {
@@ -122,6 +122,7 @@ fn defaults_are_those_of_the_contract() {
         ]
     );
     assert_eq!(cors.allowed_origins, AllowedOrigins::Listed(vec![]));
+    assert_eq!(cluster, None);
     assert_eq!(
         log,
         Log { format: LogFormat::Json, level: LogLevel::Info, access: Access { which: AccessLog::All, hits: 1.0 } }
@@ -176,6 +177,29 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(config.forward.redact[0].secret_names, config.redaction.secret_names);
     assert_eq!(config.forward.redact[1].secret_names, ["x*"]);
     assert_eq!(config.forward.redact[1].role, ForwardRole::Answer);
+}
+
+#[test]
+fn a_fleet_needs_an_address_and_keys_and_has_defaults_for_the_rest() {
+    let text = "[cluster]\nurl = \"redis://127.0.0.1\"\nkey_file = \"keys\"";
+    let cluster = Cluster {
+        url: RedisUrl { place: RedisPlace::Host { tls: false, host: "127.0.0.1".to_owned(), port: 6379 }, database: 0 },
+        username: None,
+        password_file: None,
+        ca_file: None,
+        key_file: "keys".into(),
+        name: "telecomx-gateway".to_owned(),
+        max_isolation: seconds(10),
+        connect_timeout: seconds(1),
+        timeout: Duration::from_millis(250),
+        ready_when_isolated: true,
+    };
+    assert_eq!(with(text).unwrap().cluster, Some(cluster));
+    let missing = problems_of("[cluster]");
+    assert!(
+        missing.len() == 2 && missing[0].contains("cluster.url: is missing") && missing[1].contains("key_file"),
+        "{missing:#?}"
+    );
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn commented_defaults_are_the_defaults() {
     assert!(config.server.tls.take().is_some());
     assert!(config.admin.token_file.take().is_some());
     assert!(config.upstream.ca_file.take().is_some());
+    assert!(config.cluster.take().is_some());
     assert_eq!(config, with("").unwrap());
 }
 
@@ -114,6 +115,10 @@ fn the_schema_agrees_with_the_reader() {
         "[server]\nheader_timeout = \"0s\"",
         "[server.tls]\nlisten = [\"127.0.0.1:1\"]",
         "[log]\nlevel = \"loud\"",
+        "[cluster]\nurl = \"redis://127.0.0.1\"",
+        "[cluster]\nkey_file = \"k\"\nurl = \"127.0.0.1:6379\"",
+        "[cluster]\nkey_file = \"k\"\nurl = \"unix://s\"",
+        "[cluster]\nkey_file = \"k\"\nurl = \"redis://r\"\nname = \"a b\"",
         "[redaction]\nroots = []",
         "[forward]\nblocked = [\"tools\"]",
         "[[forward.redact]]\nrole = \"answer\"",
@@ -127,6 +132,8 @@ fn the_schema_agrees_with_the_reader() {
         "[cors]\nallowed_origins = \"*\"",
         "[cors]\nallowed_origins = [\"*\"]",
         "[cache]\nttl = \"1m5s\"",
+        "[cluster]\nkey_file = \"k\"\nurl = \"REDISS://redis.example:7000/3\"",
+        "[cluster]\nkey_file = \"k\"\nurl = \"unix:///run/redis/redis.sock\"",
         "[server]\nheader_timeout = \"10s\"",
     ] {
         let text = format!("{extra}\n[upstream]\nurl = \"https://api.telecomx.dk\"");
