@@ -18,7 +18,7 @@ use crate::identity::{Caller, Identities};
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match, names};
 use crate::telemetry::{Metrics, Record};
-use crate::upstream::{Circuit, Client, Connections, Transport};
+use crate::upstream::{self, Circuit, Client, Connections, Transport, UpstreamError};
 
 /// A caller's `no-cache` is obeyed once in this time for each entry: more would be load on the API that any caller could make.
 const FORCED_EVERY: Duration = Duration::from_secs(1);
@@ -340,6 +340,16 @@ impl<T: Transport> Gateway<T> {
             });
         }
         scopes
+    }
+
+    /// The API's log of changes, asked with a token of the gateway's own.
+    ///
+    /// # Errors
+    /// No usable answer.
+    pub async fn change_log(&self, target: &str, token: &Token) -> Result<upstream::Answer, UpstreamError> {
+        let request =
+            upstream::Request { kind: upstream::Kind::ChangeLog, target, token: Some(token), validators: None };
+        self.fetcher.client.get(request).await
     }
 
     /// Whether the API is asked.

@@ -2,6 +2,7 @@
 //! may be spelled, and which requests change what. Pure: no socket, no clock.
 
 mod access;
+mod change_log;
 mod changes;
 mod credential;
 mod error;
@@ -10,6 +11,7 @@ mod path;
 mod validation;
 
 pub use access::AccessLevel;
+pub use change_log::{Entry, KEPT_DAYS, MOST_ENTRIES, read_change_log};
 pub use changes::{Change, changes};
 pub use credential::{CredentialError, Token, credentials_agree, find_credential, holds_credential};
 pub use error::{ApiError, Refusal};

@@ -123,6 +123,7 @@ pub(super) fn files(config: &Config, places: &Places) -> Vec<Problem> {
         ("cluster.key_file", cluster.map(|cluster| &cluster.key_file)),
         ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.as_ref())),
         ("cluster.ca_file", cluster.and_then(|cluster| cluster.ca_file.as_ref())),
+        ("change_log.token_file", config.change_log.as_ref().map(|change_log| &change_log.token_file)),
     ];
     // One that is missing or wrong was told before, and is empty here.
     let named =

@@ -13,10 +13,11 @@ const WIDTH: usize = 78;
 /// the gateway listens, and its limits. Names files of secrets, never what is in them.
 pub fn explain(config: &Config) -> String {
     let mut page = Page::default();
-    let Config { server, admin, upstream, identity, cache, redaction, forward, cors, cluster, log } = config;
+    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log } =
+        config;
     page.listeners(server, admin, upstream);
     page.identities(identity);
-    page.answers(cache, identity);
+    page.answers(cache, identity, change_log.as_ref());
     page.roles(redaction);
     page.forwarded(forward, redaction);
     page.browsers(cors);
@@ -107,7 +108,7 @@ impl Page {
         );
     }
 
-    fn answers(&mut self, cache: &Cache, identity: &Identity) {
+    fn answers(&mut self, cache: &Cache, identity: &Identity, change_log: Option<&ChangeLog>) {
         self.title("What is cached");
         self.item("what", "GET and HEAD /customer/{id}/name with no query but `token`; nothing else");
         self.item("for whom", "one caller's token, in one role, for one customer; never shared between tokens");
@@ -138,7 +139,14 @@ impl Page {
         let usual = cache.ttl + cache.stale_while_revalidate;
         let worst = cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error);
         self.item("oldest", &format!("{} in usual times, {} while the API fails", time(usual), time(worst)));
-        self.item("changes", "those that pass through here count at once, those made elsewhere within that time");
+        let elsewhere = match change_log {
+            None => "within that time".to_owned(),
+            Some(log) => {
+                let (interval, file) = (time(log.interval), log.token_file.display());
+                format!("as soon as the API's change log tells of them, read every {interval} with the token in {file}")
+            }
+        };
+        self.item("changes", &format!("those that pass through here count at once, those made elsewhere {elsewhere}"));
         let session = time(identity.session);
         self.item("session", &format!("the API sees a busy caller before its session of {session} ends"));
     }

@@ -122,6 +122,12 @@ pub(super) const TABLES: &[Table] = &[
         "cache",
         "Answers of GET /customer/{id}/name, kept per caller, role and customer. \"0s\" switches a remembering off.",
     ),
+    Table {
+        path: "change_log",
+        presence: Presence::Optional,
+        doc: "The API's log of changes (GET /log/changeloglite), read at intervals so that changes made elsewhere than through \
+              this gateway count soon. Without the table they count when an answer expires.",
+    },
     always("redaction", "What lower roles must not see."),
     always("forward", "Everything but GET /customer/{id}/name is passed on to the API."),
     Table {
@@ -378,6 +384,26 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Fraction { max: 0.5 },
         "0.1",
         "Part of the ttl, from 0 to 0.5, by which lives differ, so that entries do not expire together.",
+    ),
+    required(
+        "change_log.token_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/change-log-token""#,
+        "A file with a token of the API that may read the log, such as a machine token; alone, and read again each time. Its role \
+         decides whose changes are heard of.",
+    ),
+    default(
+        "change_log.interval",
+        Kind::Duration { min: Duration::from_millis(100) },
+        r#""5s""#,
+        "Pause between two readings: how much later than the API writes it down a change counts here, at most, beside the time \
+         that the API takes to answer. After failures it grows to a minute.",
+    ),
+    default(
+        "change_log.overlap",
+        SPAN,
+        r#""1m""#,
+        "How far each reading goes back beyond the one before, for entries that the API writes late; what comes again is known.",
     ),
     default(
         "redaction.reveal_to",

@@ -95,6 +95,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub identity: Identity,
     pub cache: Cache,
+    pub change_log: Option<ChangeLog>,
     pub redaction: Redaction,
     pub forward: Forward,
     pub cors: Cors,
@@ -210,6 +211,14 @@ pub struct Cache {
     pub max_bytes: u64,
     /// 0.0 to 0.5.
     pub ttl_jitter: f64,
+}
+
+/// How changes made elsewhere are heard of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangeLog {
+    pub token_file: PathBuf,
+    pub interval: Duration,
+    pub overlap: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -127,6 +127,7 @@ impl<'g> Reader<'g> {
             max_bytes: self.get("cache.max_bytes"),
             ttl_jitter: self.get("cache.ttl_jitter"),
         };
+        let change_log = self.change_log();
         let levels = AccessLevel::ALL.map(|level| (level.as_str(), level));
         let redaction = Redaction {
             reveal_to: self.word("redaction.reveal_to", self.values, &levels),
@@ -146,7 +147,7 @@ impl<'g> Reader<'g> {
             level: self.word("log.level", self.values, &LOG_LEVELS),
             access: Access { which: self.word("log.access", self.values, &ACCESS_LOGS), hits: self.get("log.hits") },
         };
-        Config { server, admin, upstream, identity, cache, redaction, forward, cors, cluster, log }
+        Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log }
     }
 
     /// All three keys that it needs, or no table.
@@ -179,6 +180,15 @@ impl<'g> Reader<'g> {
             connect_timeout: self.get("cluster.connect_timeout"),
             timeout: self.get("cluster.timeout"),
             ready_when_isolated: self.get("cluster.ready_when_isolated"),
+        })
+    }
+
+    fn change_log(&mut self) -> Option<ChangeLog> {
+        self.tables.get("change_log")?;
+        Some(ChangeLog {
+            token_file: self.find("change_log.token_file").unwrap_or_default(),
+            interval: self.get("change_log.interval"),
+            overlap: self.get("change_log.overlap"),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod certificate;
+mod change_log;
 mod chunks;
 mod edge;
 mod head;

@@ -254,6 +254,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.tls", a.tls != b.tls),
         ("admin", old.admin != new.admin),
         ("upstream", old.upstream != new.upstream),
+        ("change_log", old.change_log != new.change_log),
         ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
         ("cluster", old.cluster != new.cluster),
         ("log.format", old.log.format != new.log.format),
@@ -268,6 +269,7 @@ fn obeyed(started: &Config, new: &Config) -> Config {
     (server.listen, server.threads, server.tls) = (old.listen, old.threads, old.tls);
     server.upgrade_socket = old.upgrade_socket;
     (obeyed.admin, obeyed.upstream) = (started.admin.clone(), started.upstream.clone());
+    obeyed.change_log = started.change_log.clone();
     obeyed.cache.max_bytes = started.cache.max_bytes;
     obeyed.log.format = started.log.format;
     obeyed
@@ -284,6 +286,7 @@ mod tests {
         let new = read(
             r#"
             log.format = "text"
+            change_log.token_file = "t"
             admin.listen = "127.0.0.1:3"
             upstream.url = "https://other.example"
             cache = { max_bytes = "1MiB", ttl = "7s" }
@@ -298,7 +301,7 @@ mod tests {
             key_file = "k"
             "#,
         );
-        assert_eq!(needs_restart(&started, &new).len(), 8, "every such key is changed here");
+        assert_eq!(needs_restart(&started, &new).len(), 9, "every such key is changed here");
         let obeyed = obeyed(&started, &new);
         assert_eq!(needs_restart(&started, &obeyed), Vec::<&str>::new());
         assert_eq!((obeyed.cache.ttl, obeyed.server.max_connections), (Duration::from_secs(7), 7));

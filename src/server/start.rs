@@ -13,11 +13,13 @@ use pingora_core::apps::HttpServerOptions;
 use pingora_core::apps::http_app::HttpServer;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
+use pingora_core::services::background::background_service;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::Semaphore;
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
+use super::change_log::ChangeLog;
 use super::edge::{Edge, Side};
 use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
@@ -117,7 +119,8 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
         held: Semaphore::new(MAX_HELD),
         request_ids: (getrandom::u64().map_err(environment)?, AtomicU64::new(0)),
     });
-    let gateway = |policy| Gateway::new(&config, Parts { client, policy, callers, metrics, tier: None });
+    let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier: None };
+    let gateway = |policy| Gateway::new(&config, parts(policy));
     let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
     let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));
 
@@ -137,6 +140,11 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
     server.add_service(admin_service(admin, &sockets, &addresses));
+    if let Some(change_log) = config.change_log.clone() {
+        let metrics = metrics.change_log().map_err(environment)?;
+        let reader = ChangeLog { config: change_log, current: current.clone(), metrics };
+        server.add_service(background_service("change log", reader));
+    }
     let status = in_words(&config, &addresses);
     server.run(RunArgs {
         shutdown_signal: Box::new(Signals {

@@ -77,6 +77,32 @@ impl TlsMetrics {
     }
 }
 
+/// What a reader of the API's log of changes counts.
+pub struct ChangeLogMetrics {
+    last_read: IntGauge,
+    failures: IntCounterVec,
+    entries: IntCounterVec,
+}
+
+impl ChangeLogMetrics {
+    /// The log was read.
+    pub fn read(&self, now: SystemTime) {
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_read.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    pub fn failed(&self, reason: &str) {
+        self.failures.with_label_values(&[reason]).inc();
+    }
+
+    /// New entries: how many were obeyed, and how many say nothing known.
+    pub fn entries(&self, obeyed: usize, unknown: usize) {
+        for (outcome, count) in [("obeyed", obeyed), ("unknown", unknown)] {
+            self.entries.with_label_values(&[outcome]).inc_by(count as u64);
+        }
+    }
+}
+
 /// A series could not be made: a name twice, which is a fault of the program.
 pub type MetricsError = prometheus::Error;
 
@@ -358,6 +384,26 @@ impl Metrics {
                 "1 if the files of certificate, key and authorities were taken up when they last changed.",
             )?,
             failures: self.tls_handshake_failures.clone(),
+        })
+    }
+
+    /// The series of whoever reads the API's log of changes; there are none without a reader.
+    ///
+    /// # Errors
+    /// It was asked for twice.
+    pub fn change_log(&self) -> Result<ChangeLogMetrics, MetricsError> {
+        let make = Maker(self.registry.clone());
+        Ok(ChangeLogMetrics {
+            last_read: make.gauge(
+                "change_log_last_read_timestamp_seconds",
+                "When the API's log of changes was last read, in seconds since the epoch; 0 before the first time.",
+            )?,
+            failures: make.counters(
+                "change_log_failures_total",
+                "Readings that brought nothing, by reason.",
+                &["reason"],
+            )?,
+            entries: make.counters("change_log_entries_total", "New entries, by what became of them.", &["outcome"])?,
         })
     }
 

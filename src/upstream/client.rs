@@ -37,6 +37,7 @@ const QUEUE_PER_PLACE: usize = 16;
 pub enum Kind {
     Validate,
     Fetch,
+    ChangeLog,
 }
 
 impl Kind {
@@ -44,6 +45,7 @@ impl Kind {
         match self {
             Kind::Validate => "validate",
             Kind::Fetch => "fetch",
+            Kind::ChangeLog => "change_log",
         }
     }
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod behind;
 mod cache;
+mod change_log;
 mod changes;
 mod commands;
 mod corpus;

@@ -410,6 +410,7 @@ fn read(request: &Request<'_>) -> Asked {
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
     let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("one of the model's own");
     match request.kind {
+        Kind::ChangeLog => panic!("nobody reads a log here"),
         Kind::Validate => {
             assert!(path == "/auth/validateToken" && request.token.is_none(), "{path}");
             let of = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));

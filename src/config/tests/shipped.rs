@@ -66,6 +66,7 @@ fn commented_defaults_are_the_defaults() {
     assert!(config.admin.token_file.take().is_some());
     assert!(config.upstream.ca_file.take().is_some());
     assert!(config.cluster.take().is_some());
+    assert!(config.change_log.take().is_some());
     assert_eq!(config, with("").unwrap());
 }
 

@@ -1,0 +1,168 @@
+//! Reads the API's log of changes, one reading after the other, and obeys what it tells.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use http::StatusCode;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+
+use super::setup::Current;
+use crate::api::{Change, Token, read_change_log};
+use crate::cache::Scope;
+use crate::change_log::{Asked, Obey, Progress};
+use crate::clock;
+use crate::config;
+use crate::telemetry::ChangeLogMetrics;
+use crate::upstream::UpstreamError;
+
+/// The longest pause after failures, unless the interval is longer.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// What triggers an invalidation; a label.
+const TRIGGER: &str = "change_log";
+
+/// Why a reading brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// The file holds none, or cannot be read.
+    Token,
+    /// 401: the API does not know the token, or not any more.
+    Unauthorized,
+    /// 403: the token's role may not read the log.
+    Forbidden,
+    /// Any other status but 200.
+    Status(StatusCode),
+    /// A 200 whose body is no log.
+    Unreadable,
+    Upstream(UpstreamError),
+}
+
+impl Failure {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Failure::Token => "token",
+            Failure::Unauthorized => "unauthorized",
+            Failure::Forbidden => "forbidden",
+            Failure::Status(_) => "status",
+            Failure::Unreadable => "unreadable",
+            Failure::Upstream(error) => error.as_str(),
+        }
+    }
+
+    /// What whoever reads the log of this process can do.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Failure::Token => {
+                "put a token of the API, alone, into change_log.token_file, readable by this process's user"
+            }
+            Failure::Unauthorized => {
+                "put a valid token of the API into change_log.token_file; it is read again each time"
+            }
+            Failure::Forbidden => "use a token whose role may read GET /log/changeloglite",
+            Failure::Status(_) | Failure::Unreadable => "see what GET /log/changeloglite answers with that token",
+            Failure::Upstream(_) => "see whether the API can be reached",
+        }
+    }
+}
+
+/// The reader.
+pub struct ChangeLog {
+    pub config: config::ChangeLog,
+    pub current: Arc<Current>,
+    pub metrics: ChangeLogMetrics,
+}
+
+#[async_trait]
+impl BackgroundService for ChangeLog {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut progress = Progress::new(self.config.overlap, SystemTime::now());
+        let mut failed: Option<(Failure, u32)> = None;
+        loop {
+            let interval = self.config.interval;
+            let pause = match self.read(&mut progress).await {
+                Ok(()) => {
+                    self.metrics.read(SystemTime::now());
+                    if let Some((_, times)) = failed.take() {
+                        tracing::info!(failed = times, "the API's change log is read again");
+                    }
+                    interval
+                }
+                Err(failure) => {
+                    self.metrics.failed(failure.as_str());
+                    let times = failed.map_or(1, |(_, times)| times.saturating_add(1));
+                    // Told once for each kind of failure, not at each reading.
+                    if failed.is_none_or(|(before, _)| before != failure) {
+                        let (why, right) = (failure.as_str(), failure.remedy());
+                        tracing::error!(
+                            why,
+                            right,
+                            "the API's change log cannot be read: changes made elsewhere count when answers expire"
+                        );
+                    }
+                    failed = Some((failure, times));
+                    interval.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE).max(interval)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = shutdown.changed() => return,
+            }
+        }
+    }
+}
+
+impl ChangeLog {
+    async fn read(&self, progress: &mut Progress) -> Result<(), Failure> {
+        let token = token(&self.config.token_file).ok_or(Failure::Token)?;
+        let gateway = self.current.load().gateway.clone();
+        let asked = Asked::at(clock::now(), SystemTime::now());
+        let obey = match gateway.change_log(&progress.target(), &token).await {
+            Ok(answer) => match answer.status {
+                StatusCode::OK => {
+                    let entries = read_change_log(&answer.body).ok_or(Failure::Unreadable)?;
+                    progress.heard(entries, asked.answered(&answer.headers, clock::now()))
+                }
+                StatusCode::UNAUTHORIZED => return Err(Failure::Unauthorized),
+                StatusCode::FORBIDDEN => return Err(Failure::Forbidden),
+                status => return Err(Failure::Status(status)),
+            },
+            Err(UpstreamError::TooLarge) => progress.overflowed(asked),
+            Err(error) => return Err(Failure::Upstream(error)),
+        };
+        match obey {
+            Obey::Changes { changes, unknown } => {
+                self.metrics.entries(changes.len(), unknown);
+                if unknown > 0 {
+                    tracing::warn!(unknown, "entries of the API's change log that say nothing known");
+                }
+                for scope in changes.iter().filter_map(scope) {
+                    gateway.invalidate(&scope, TRIGGER);
+                }
+            }
+            Obey::Everything(missed) => {
+                let why = missed.as_str();
+                tracing::warn!(why, "it cannot be known what changed elsewhere: everything stored is dropped, once");
+                gateway.invalidate(&Scope::All, TRIGGER);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an entry's change makes stale; entries name no tokens.
+fn scope(change: &Change) -> Option<Scope> {
+    match change {
+        Change::Customer(id) => Some(Scope::Customer(*id)),
+        Change::Employee(id) => Some(Scope::Employee(id.clone())),
+        Change::Token(_) | Change::CallersToken | Change::CallersEmployee => None,
+    }
+}
+
+/// The token in a file; white space around it does not count.
+fn token(file: &Path) -> Option<Token> {
+    let bytes = zeroize::Zeroizing::new(std::fs::read(file).ok()?);
+    Token::parse(bytes.trim_ascii())
+}
