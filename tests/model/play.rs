@@ -168,9 +168,15 @@ impl Stage {
         let changes = api::changes(&method, &headers, &NormalPath::parse(&path, &[]).expect("a plain path"));
         let caller = node.gateway.caller_id(&headers, &query);
         let scopes = node.gateway.scopes(changes, caller, address(from)).await;
+        // The first scope is the widest, and ends what the change is about; others hear of it by the number that it was told by.
         let obey = |trigger| {
-            scopes.iter().for_each(|scope| node.gateway.invalidate(scope, trigger));
-            node.told()
+            let mut told = scopes.iter().map(|scope| {
+                node.gateway.invalidate(scope, trigger);
+                node.told()
+            });
+            let first = told.next();
+            told.for_each(drop);
+            first.unwrap_or_else(|| node.told())
         };
         let told = obey("request");
         let (at, (before, after)) = self.world.with(|state| {
