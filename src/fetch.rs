@@ -98,7 +98,8 @@ impl<T: Transport> Fetcher<T> {
         // Who came just too late for the fetch before this one finds its answer here; who says how fresh it must be might
         // find another gateway's.
         let is_fresh = |entry: &Arc<Entry>| !forced && !particular && entry.usable(clock::now()) == Use::Fresh;
-        if let Some(entry) = self.cache.get(key, *marks).filter(is_fresh) {
+        let stored = || self.cache.get(key, *marks).filter(is_fresh);
+        if let Some(entry) = self.generations.are_known(clock::now()).then(stored).flatten() {
             return Ok(Fetched::of(&entry, Source::Memory));
         }
         let unchanged = || self.generations.entry_marks(&key.customer, &key.caller, caller.employee) == *marks;
@@ -172,7 +173,8 @@ impl<T: Transport> Fetcher<T> {
 
     /// Looks what the fleet has, unless the caller wants otherwise; where it has nothing, it is told what the API says now.
     async fn look(&self, errand: &Errand) -> Looked<Arc<Entry>> {
-        let Some(tier) = self.tier.as_ref().filter(|_| !self.config.ttl.is_zero()) else { return Looked::nothing() };
+        let wanted = !self.config.ttl.is_zero() && self.generations.are_known(clock::now());
+        let Some(tier) = self.tier.as_ref().filter(|_| wanted) else { return Looked::nothing() };
         let Errand { key, caller, marks, .. } = errand;
         let name = tier.names.answer(key);
         if errand.forced || errand.particular {

@@ -168,7 +168,8 @@ impl<T: Transport> Gateway<T> {
         let key =
             Key { caller: caller.id, level: caller.identity.level, customer: ask.customer, policy: self.policy_id };
         let marks = self.generations.entry_marks(&key.customer, &key.caller, caller.employee);
-        let stored = self.cache.get(&key, marks);
+        // Not while changes may be made that are not heard of here.
+        let stored = self.generations.are_known(now).then(|| self.cache.get(&key, marks)).flatten();
         let wants = CacheControl::of_request(ask.headers);
         let plan = stored.as_deref().map_or(Plan::Fetch(Forwarded::UriMiss), |entry| plan(entry, &wants, now));
         let says_how_fresh = wants.no_cache || wants.max_age.is_some() || wants.min_fresh.is_some();
@@ -228,7 +229,7 @@ impl<T: Transport> Gateway<T> {
             // Or one that the fleet had, and that the fetch left for this.
             let left = || {
                 let marks = self.generations.entry_marks(&key.customer, &key.caller, employee);
-                self.fetcher.tier.as_ref()?;
+                self.fetcher.tier.as_ref().filter(|_| self.generations.are_known(now))?;
                 self.cache.get(&key, marks).filter(|entry| entry.usable(now) != Use::Fresh)
             };
             if let Some(entry) = stale.or_else(left).filter(|entry| holds(entry)) {

@@ -245,8 +245,11 @@ impl<T: Transport> Identities<T> {
         })
     }
 
-    /// What is remembered and still holds.
+    /// What is remembered and still holds. Nothing, while changes may be made that are not heard of here.
     fn remembered(&self, key: &IdentityKey, now: Instant) -> Option<Remembered> {
+        if !self.generations.are_known(now) {
+            return None;
+        }
         match self.known.get(key)? {
             Known::Valid(vouched) => {
                 let caller = vouched.caller.clone();
@@ -342,7 +345,7 @@ impl<T: Transport> Identities<T> {
         let behind = matches!(self.remembered(key, clock::now()), Some(Remembered::Holds { .. }));
         let trust =
             if behind { Trust { fresh: self.config.load().refresh_after.min(trust.fresh), ..trust } } else { trust };
-        if trust.fresh.is_zero() {
+        if trust.fresh.is_zero() || !self.generations.are_known(clock::now()) {
             return Looked::nothing();
         }
         let name = tier.names.identity(&key.caller, key.address);

@@ -6,7 +6,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::key::CallerId;
 use crate::api::{CustomerId, EmployeeId};
@@ -98,6 +99,10 @@ pub type Announce = Box<dyn Fn(&Scope) + Send + Sync>;
 /// The counters of everything that can change.
 pub struct Generations {
     announce: OnceLock<Announce>,
+    /// When it began to depend on others; not set: this gateway sees all there is to see.
+    depends_since: OnceLock<Instant>,
+    /// From then on, in nanoseconds: for how long what others saw is known here.
+    known_for: AtomicU64,
     all: AtomicU32,
     /// Every employee's changes together, for validations under way.
     employees_total: AtomicU32,
@@ -111,6 +116,8 @@ impl Default for Generations {
     fn default() -> Self {
         Generations {
             announce: OnceLock::new(),
+            depends_since: OnceLock::new(),
+            known_for: AtomicU64::new(0),
             all: AtomicU32::new(0),
             employees_total: AtomicU32::new(0),
             customers: Table::new(),
@@ -135,6 +142,20 @@ impl Generations {
             announce(scope);
         }
         self.obey(scope);
+    }
+
+    /// Other gateways see changes too, and what they saw is known here until `until`; set anew whenever they are heard. Never
+    /// goes back.
+    pub fn known_until(&self, now: Instant, until: Instant) {
+        let since = self.depends_since.get_or_init(|| now);
+        self.known_for.fetch_max(nanoseconds(until.saturating_duration_since(*since)), Ordering::Relaxed);
+    }
+
+    /// Whether what is remembered may be used: all changes are known that count now.
+    pub fn are_known(&self, now: Instant) -> bool {
+        self.depends_since.get().is_none_or(|since| {
+            nanoseconds(now.saturating_duration_since(*since)) < self.known_for.load(Ordering::Relaxed)
+        })
     }
 
     /// One change that another gateway told of.
@@ -188,6 +209,10 @@ impl Generations {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +236,19 @@ mod tests {
         let before = (generations.validation_marks(&caller), generations.identity_marks(&caller, slot));
         generations.invalidate(&Scope::Employee(employee));
         assert_ne!(before, (generations.validation_marks(&caller), generations.identity_marks(&caller, slot)));
+    }
+
+    #[test]
+    fn what_others_see_is_known_as_long_as_they_are_heard() {
+        let generations = Generations::default();
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        assert!(generations.are_known(start + 1000 * second), "by itself, for ever");
+        generations.known_until(start, start + second);
+        assert!(generations.are_known(start) && !generations.are_known(start + second));
+        generations.known_until(start + 5 * second, start + 6 * second);
+        assert!(generations.are_known(start + 5 * second) && !generations.are_known(start + 6 * second));
+        generations.known_until(start + 6 * second, start + 2 * second);
+        assert!(generations.are_known(start + 5 * second), "it never goes back");
     }
 
     #[test]

@@ -14,6 +14,11 @@ impl CallerId {
         &self.0
     }
 
+    /// A digest that [`CallerId::as_bytes`] gave.
+    pub const fn from_bytes(digest: [u8; 32]) -> Self {
+        CallerId(digest)
+    }
+
     /// Digests are uniform: two of their bytes are as good a slot as any hash of them.
     pub fn slot(&self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]])

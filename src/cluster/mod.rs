@@ -2,15 +2,20 @@
 //! what cannot be had in time is done without.
 
 mod answers;
+mod bus;
 mod callers;
 mod connection;
 mod keys;
 mod ledger;
+mod message;
+mod queue;
 pub mod seal;
+mod stream;
 mod tier;
 pub mod wire;
 
 pub use answers::Wanted;
+pub use bus::{Bus, Parts as BusParts};
 pub use callers::{Trust, judge as judge_identity};
 pub use connection::{Connection, Connector, Error};
 pub use keys::Keys;

@@ -77,7 +77,8 @@ impl Admin {
         match path {
             "/livez" if get => return answer(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" if get => {
-                return if self.lifecycle.is_ready() {
+                let bus_is_ready = self.current.load().bus.get().is_none_or(|bus| bus.is_ready());
+                return if self.lifecycle.is_ready() && bus_is_ready {
                     answer(StatusCode::OK, TEXT, "ready\n")
                 } else {
                     answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
@@ -146,6 +147,9 @@ impl Admin {
     fn metrics(&self) -> Answer {
         let gateway = &self.current.load().gateway;
         gateway.metrics.cache_usage(gateway.cache.usage());
+        if let Some(bus) = self.current.load().bus.get() {
+            bus.measure();
+        }
         match gateway.metrics.text() {
             Ok(text) => answer(StatusCode::OK, METRICS, text),
             Err(failure) => {
@@ -161,7 +165,7 @@ impl Admin {
         let (hits, misses) = gateway.metrics.hits_and_misses();
         let asked = hits + misses;
         let hit_ratio = if asked == 0 { 0.0 } else { hits as f64 / asked as f64 };
-        json!({
+        let mut stats = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "state": self.state(),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -173,7 +177,11 @@ impl Admin {
             },
             "identities": {"entries": gateway.identities.count()},
             "upstream": {"in_flight": gateway.metrics.in_flight(), "circuit": gateway.circuit().as_str()},
-        })
+        });
+        if let Some(bus) = self.current.load().bus.get() {
+            stats["cluster"] = bus.stats();
+        }
+        stats
     }
 
     fn state(&self) -> &'static str {

@@ -5,8 +5,8 @@
 //! out its grace period even when nothing is left to wait for, so the process is ended from here, with an exit code that
 //! says whether anything was cut off.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -41,7 +41,11 @@ pub struct Lifecycle {
     public_stop: watch::Sender<bool>,
     admin_stop: watch::Sender<bool>,
     idle_ends: watch::Sender<bool>,
+    last: OnceLock<Last>,
 }
+
+/// What is done before the process ends.
+type Last = Box<dyn Fn() + Send + Sync>;
 
 /// Something that the drain waits for, as long as it lives.
 pub struct Counted(Arc<Lifecycle>, fn(&Lifecycle) -> &AtomicUsize);
@@ -83,7 +87,20 @@ impl Lifecycle {
             public_stop: flag(),
             admin_stop: flag(),
             idle_ends: flag(),
+            last: OnceLock::new(),
         }
+    }
+
+    /// What is to be done before the process ends, when nothing is in flight any more; set once.
+    pub fn at_last(&self, last: Last) {
+        let _ = self.last.set(last);
+    }
+
+    fn exit(&self, code: i32) -> ! {
+        if let Some(last) = self.last.get() {
+            last();
+        }
+        std::process::exit(code)
     }
 
     /// A request began.
@@ -199,15 +216,15 @@ impl Lifecycle {
             without_request = if busy > 0 || now < idle { Duration::ZERO } else { without_request + LOOK };
             if none > 1 || (closed && without_request > IDLE + LEFT) {
                 tracing::info!("stopped; nothing was cut off");
-                std::process::exit(0);
+                self.exit(0);
             }
             if now >= end {
                 if busy == 0 {
                     tracing::info!("stopped at the end of server.drain; nothing was cut off");
-                    std::process::exit(0);
+                    self.exit(0);
                 }
                 tracing::error!(requests = busy, "stopped; requests were cut off at the end of server.drain");
-                std::process::exit(CUT);
+                self.exit(CUT);
             }
             #[expect(clippy::disallowed_methods, reason = "the drain has a thread of its own")]
             std::thread::sleep(LOOK);

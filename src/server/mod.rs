@@ -5,6 +5,7 @@ mod certificate;
 mod change_log;
 mod chunks;
 mod edge;
+mod fleet;
 mod head;
 mod holder;
 mod lane;

@@ -1,8 +1,8 @@
 //! What the configuration decides for each request, and how a reload changes it: all or nothing. A request keeps to the
 //! setup that it began with.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
 use super::start::StartError;
 use crate::api::PathPattern;
+use crate::cluster::Bus;
 use crate::config::{self, Access, Config, ForwardRole};
 use crate::forward::TrustedProxies;
 use crate::gateway::Gateway;
@@ -54,6 +55,8 @@ pub struct Lasting {
     pub authority: HeaderValue,
     pub lifecycle: Arc<Lifecycle>,
     pub metrics: Arc<Metrics>,
+    /// Where other gateways are told of changes, in a fleet.
+    pub bus: OnceLock<Arc<Bus>>,
     /// Places for answers that are held to be redacted.
     pub held: Semaphore,
     /// Request ids: a random start of the process, and a number.

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -21,6 +21,7 @@ use super::admin::Admin;
 use super::certificate::{self, Certificate};
 use super::change_log::ChangeLog;
 use super::edge::{Edge, Side};
+use super::fleet::{self, Fleet};
 use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
 use super::proxy::Proxy;
@@ -29,7 +30,7 @@ use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
 use super::upgrade::Seat;
 use crate::cache::CallerIds;
-use crate::cluster::{Connector, Keys};
+use crate::cluster::Bus;
 use crate::config::Config;
 use crate::gateway::{Gateway, Parts};
 use crate::telemetry::{LogLevels, Metrics};
@@ -74,8 +75,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
-        problems.extend(Keys::load(&cluster.key_file).err());
-        problems.extend(Connector::new(cluster).err());
+        problems.extend(fleet::problems(cluster));
     }
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
 }
@@ -108,14 +108,14 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let conf = server.configuration.clone();
     let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
-    let keys = config.cluster.as_ref().map(|cluster| Keys::load(&cluster.key_file)).transpose();
-    let keys = keys.map_err(StartError::Configuration)?;
-    let callers = keys.as_ref().map_or_else(CallerIds::random, |keys| Ok(keys.callers())).map_err(environment)?;
+    let fleet = Fleet::new(&config)?;
+    let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
     let lasting = Arc::new(Lasting {
         peers,
         authority,
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),
+        bus: OnceLock::new(),
         held: Semaphore::new(MAX_HELD),
         request_ids: (getrandom::u64().map_err(environment)?, AtomicU64::new(0)),
     });
@@ -136,6 +136,9 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     if let Some(certificate) = &certificate {
         certificate.watch();
     }
+    if let Some(fleet) = fleet {
+        fleet.start(&config, &current)?;
+    }
 
     server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
@@ -146,6 +149,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
         server.add_service(background_service("change log", reader));
     }
     let status = in_words(&config, &addresses);
+    let setup = current.load();
     server.run(RunArgs {
         shutdown_signal: Box::new(Signals {
             lifecycle,
@@ -157,6 +161,9 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
             status,
         }),
     });
+    if let Some(bus) = setup.bus.get() {
+        bus.flush(Bus::LAST);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -100,6 +100,47 @@ impl ChangeLogMetrics {
         for (outcome, count) in [("obeyed", obeyed), ("unknown", unknown)] {
             self.entries.with_label_values(&[outcome]).inc_by(count as u64);
         }
+    }
+}
+
+/// What the bus of a fleet counts.
+pub struct BusMetrics {
+    connected: IntGauge,
+    isolated: IntGauge,
+    waiting: IntGauge,
+    silence: Gauge,
+    messages: IntCounterVec,
+    drops: IntCounterVec,
+    errors: IntCounterVec,
+    spread: Histogram,
+}
+
+impl BusMetrics {
+    /// How it stands now; `silence`: since the others were heard.
+    pub fn stands(&self, connected: bool, isolated: bool, waiting: usize, silence: Duration) {
+        self.connected.set(i64::from(connected));
+        self.isolated.set(i64::from(isolated));
+        self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.silence.set(silence.as_secs_f64());
+    }
+
+    /// Changes were told, or heard of.
+    pub fn messages(&self, direction: &str, count: usize) {
+        self.messages.with_label_values(&[direction]).inc_by(count as u64);
+    }
+
+    /// Everything was dropped, since something may have been missed.
+    pub fn dropped(&self, reason: &str) {
+        self.drops.with_label_values(&[reason]).inc();
+    }
+
+    pub fn failed(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// An own change came back, this long after it was seen.
+    pub fn spread(&self, time: Duration) {
+        self.spread.observe(time.as_secs_f64());
     }
 }
 
@@ -410,6 +451,44 @@ impl Metrics {
     /// Every series as it stands.
     pub fn families(&self) -> Vec<MetricFamily> {
         self.registry.gather()
+    }
+
+    /// The series of a fleet's bus, which there are only where there is one.
+    ///
+    /// # Errors
+    /// It was asked for twice.
+    pub fn bus(&self) -> Result<BusMetrics, MetricsError> {
+        let make = Maker(self.registry.clone());
+        let spread = make.histograms(
+            "cluster_spread_seconds",
+            "Time from a change that this gateway saw until it came back from the stream, where the others read it too.",
+            &[],
+        )?;
+        let silence =
+            Opts::new(format!("{PREFIX}cluster_silence_seconds"), "Time since changes of others were last known.");
+        Ok(BusMetrics {
+            connected: make.gauge("cluster_connected", "1 while the stream of changes is read.")?,
+            isolated: make
+                .gauge("cluster_isolated", "1 while nothing is answered from memory, since others are not heard.")?,
+            waiting: make.gauge("cluster_waiting_changes", "Changes that the others are not told of yet.")?,
+            silence: make.keep(Gauge::with_opts(silence)?)?,
+            messages: make.counters(
+                "cluster_messages_total",
+                "Changes told to others and heard from them.",
+                &["direction"],
+            )?,
+            drops: make.counters(
+                "cluster_drops_total",
+                "Times everything stored was dropped, since changes may have been missed.",
+                &["reason"],
+            )?,
+            errors: make.counters(
+                "cluster_errors_total",
+                "What the fleet's Redis did not do, and odd messages.",
+                &["kind"],
+            )?,
+            spread: spread.with_label_values(&[] as &[&str]),
+        })
     }
 
     /// The Prometheus text format.

@@ -9,6 +9,6 @@ mod trace;
 
 pub use history::{EVERY as SAMPLED_EVERY, History};
 pub use logs::{LogLevels, LogSetupError, install};
-pub use metrics::{ChangeLogMetrics, Metrics, TlsMetrics};
+pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, TlsMetrics};
 pub use record::{Record, Route};
 pub use trace::{TRACEPARENT, TRACESTATE, Trace};

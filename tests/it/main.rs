@@ -12,6 +12,7 @@ mod commands;
 mod corpus;
 mod errors;
 mod every_change;
+mod fleet;
 mod forward;
 mod fresh;
 mod hit;

@@ -13,6 +13,7 @@ mod h2c;
 mod http2;
 mod origin;
 mod ports;
+mod redis;
 mod rules;
 mod wire;
 
@@ -22,10 +23,11 @@ pub use certificates::{Authority, Certificate, TlsConnection};
 pub use checks::Kind;
 pub use client::{Call, Client, Connection, Response};
 pub use documents::*;
-pub use gateway::{FAULT, Gateway, Run, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
+pub use gateway::{FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
 pub use http2::{Frames, Http2, fields};
 pub use origin::{Origin, employee_of};
 pub use ports::unused_port;
+pub use redis::Redis;
 pub use rules::{Answer, Framing, Gate, Rule};
 pub use wire::Seen;
 

@@ -1,0 +1,64 @@
+//! What a gateway has in common with others, where it is one of a fleet.
+
+use std::sync::Arc;
+
+use super::setup::{Current, Setup};
+use super::start::StartError;
+use crate::cache::CallerIds;
+use crate::cluster::{Bus, BusParts, Connector, Keys, Ledger};
+use crate::config::{self, Config};
+
+/// Whether the files that the configuration names hold what they should; all that is wrong.
+pub fn problems(cluster: &config::Cluster) -> impl Iterator<Item = String> + use<> {
+    Keys::load(&cluster.key_file).err().into_iter().chain(Connector::new(cluster).err())
+}
+
+/// Keys and connections, before anything is done with them.
+pub struct Fleet {
+    keys: Keys,
+    connector: Arc<Connector>,
+    ledger: Arc<Ledger>,
+}
+
+impl Fleet {
+    /// `None`: a gateway by itself.
+    ///
+    /// # Errors
+    /// A file that the configuration names cannot be used.
+    pub fn new(config: &Config) -> Result<Option<Self>, StartError> {
+        let Some(cluster) = &config.cluster else { return Ok(None) };
+        let keys = Keys::load(&cluster.key_file).map_err(StartError::Configuration)?;
+        let connector = Arc::new(Connector::new(cluster).map_err(StartError::Configuration)?);
+        Ok(Some(Fleet { keys, connector, ledger: Arc::default() }))
+    }
+
+    /// The same caller of the same token, on each gateway.
+    pub fn callers(&self) -> CallerIds {
+        self.keys.callers()
+    }
+
+    /// Begins to tell the others, and to hear them.
+    ///
+    /// # Errors
+    /// The operating system does not give what is needed.
+    pub fn start(self, config: &Config, current: &Arc<Current>) -> Result<(), StartError> {
+        let Some(cluster) = &config.cluster else { return Ok(()) };
+        let environment = |error: &dyn std::fmt::Display| StartError::Environment(error.to_string());
+        let setup: Arc<Setup> = current.load();
+        let obeying = current.clone();
+        let cache = &config.cache;
+        let parts = BusParts {
+            connector: self.connector,
+            ledger: self.ledger,
+            generations: setup.gateway.generations().clone(),
+            obey: Box::new(move |scope, trigger| obeying.load().gateway.heard(scope, trigger)),
+            metrics: setup.metrics.bus().map_err(|error| environment(&error))?,
+            read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),
+        };
+        let bus = Bus::start(cluster, &self.keys, parts).map_err(|error| environment(&error))?;
+        let telling = bus.clone();
+        setup.lifecycle.at_last(Box::new(move || telling.flush(Bus::LAST)));
+        let _ = setup.bus.set(bus);
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Several gateways with one Redis: what one of them sees is obeyed by all, and what cannot be heard is not relied on.
+
+use nix::sys::signal::Signal;
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const WRITE: &str = "/customer/73469a52f4fd7f77ec7b28cc";
+const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
+const KEYS: &str = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+const OTHER_KEYS: &str = "b f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff000102030405060708090a0b0c0d0e0f\n";
+
+/// Longer than a test runs: that it is not used up is not what these are about.
+const NO_ISOLATION: &str = "max_isolation = \"10m\"";
+
+fn set_up<'a>(origin: &'a Origin, redis: &Redis, more: &str) -> Setup<'a> {
+    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{more}", redis.url());
+    Gateway::set_up(origin).config(&config).file("keys", KEYS)
+}
+
+/// Gateways that hear each other.
+fn fleet(origin: &Origin, redis: &Redis, size: usize, more: &str) -> Vec<Gateway> {
+    let gateways: Vec<Gateway> = (0..size).map(|_| set_up(origin, redis, more).start()).collect();
+    gateways.iter().for_each(are_heard);
+    gateways
+}
+
+fn are_heard(gateway: &Gateway) {
+    gateway.wait_for_metric("cluster_connected", &[], 1.0);
+}
+
+fn heard(gateway: &Gateway) -> f64 {
+    gateway.metric("cluster_messages_total", &[("direction", "heard")])
+}
+
+/// Waits until everything that the others saw so far was obeyed: one more change is, which was told after them.
+fn catch_up(sender: &Gateway, receiver: &Gateway) {
+    let before = heard(receiver);
+    sender.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
+    wait_until("a later change is obeyed", || heard(receiver) > before);
+}
+
+fn get(gateway: &Gateway, token: &str) -> Response {
+    gateway.client().get(P).bearer(token).send()
+}
+
+#[test]
+fn a_write_through_one_is_obeyed_by_all_and_concerns_no_other_customer() {
+    let Some(redis) = Redis::start("fleet::a_write_through_one_is_obeyed_by_all") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 3, NO_ISOLATION);
+    for gateway in &gateways {
+        get(gateway, "tok-a").assert_status(200);
+        gateway.client().get(&name_of(OTHER)).bearer("tok-a").send().assert_status(200);
+        assert!(get(gateway, "tok-a").is_hit());
+    }
+    gateways[0].client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    for gateway in &gateways {
+        // Told of before it went out, and once more when it was answered.
+        wait_until("the write is obeyed", || {
+            gateway.metric("cluster_spread_seconds_count", &[]) + heard(gateway) >= 2.0
+        });
+        assert_eq!(get(gateway, "tok-a").assert_status(200).cache_status(), STORED);
+        assert!(gateway.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit());
+    }
+}
+
+#[test]
+fn purges_logouts_and_ended_tokens_are_obeyed_by_all() {
+    let Some(redis) = Redis::start("fleet::purges_logouts_and_ended_tokens_are_obeyed_by_all") else { return };
+    let origin = Origin::start();
+    let employee = "ee0000000000000000000001";
+    origin.knows_employee("tok-1", "VIEWER", DUCK, employee);
+    origin.knows_employee("tok-2", "VIEWER", DUCK, employee);
+    origin.knows("tok-ended", "VIEWER", DUCK);
+    origin.knows("tok-other", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let [one, two] = [&gateways[0], &gateways[1]];
+    for token in ["tok-1", "tok-2", "tok-ended", "tok-other"] {
+        get(two, token).assert_status(200);
+    }
+    // The other gateway never saw these tokens: their digests are the same on both.
+    one.client().get("/auth/logout").bearer("tok-1").send().assert_status(200);
+    origin.forgets("tok-1");
+    origin.forgets("tok-2");
+    catch_up(one, two);
+    get(two, "tok-1").assert_error(401, "invalid_token");
+    get(two, "tok-2").assert_error(401, "invalid_token");
+    let ended = "/employee/ee0000000000000000000009/token/tok-ended";
+    one.client().delete(ended).bearer("tok-other").send().assert_status(200);
+    origin.forgets("tok-ended");
+    catch_up(one, two);
+    get(two, "tok-ended").assert_error(401, "invalid_token");
+    assert!(get(two, "tok-other").is_hit(), "a token's end is its own");
+    one.admin().delete("/cache").send().assert_status(200);
+    catch_up(one, two);
+    assert_eq!(get(two, "tok-other").assert_status(200).cache_status(), STORED, "all was dropped");
+    assert!(two.metric("cache_invalidations_total", &[("scope", "all"), ("trigger", "fleet")]) >= 1.0);
+}
+
+#[test]
+fn what_the_stream_holds_tells_no_token_no_id_and_no_role() {
+    let Some(redis) = Redis::start("fleet::what_the_stream_holds_tells_no_token_no_id_and_no_role") else { return };
+    let origin = Origin::start();
+    origin.knows_employee("tok-secret", "VIEWER", DUCK, "ee0000000000000000000001");
+    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    get(&gateways[0], "tok-secret").assert_status(200);
+    gateways[0].client().post(WRITE).bearer("tok-secret").body("{}").send().assert_status(200);
+    gateways[0].client().get("/auth/logout").bearer("tok-secret").send().assert_status(200);
+    catch_up(&gateways[0], &gateways[1]);
+    let all = redis.command(&["XRANGE", "telecomx-gateway:changes", "-", "+"]);
+    assert!(all.len() > 400, "{all}");
+    for word in ["tok-secret", DUCK, "ee0000000000000000000001", "VIEWER", "000102030405"] {
+        assert!(!all.contains(word), "{word} stands in {all}");
+    }
+}
+
+#[test]
+fn a_gateway_whose_connection_was_cut_reads_on_from_where_it_was() {
+    let Some(redis) = Redis::start("fleet::a_gateway_whose_connection_was_cut_reads_on") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let [one, two] = [&gateways[0], &gateways[1]];
+    get(two, "tok-a").assert_status(200);
+    two.client().get(&name_of(OTHER)).bearer("tok-a").send().assert_status(200);
+    two.signal(Signal::SIGSTOP);
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    one.wait_for_metric("cluster_messages_total", &[("direction", "told")], 2.0);
+    two.signal(Signal::SIGCONT);
+    catch_up(one, two);
+    assert_eq!(get(two, "tok-a").assert_status(200).cache_status(), STORED);
+    assert!(two.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit(), "nothing else was dropped");
+    assert_eq!(two.metric("cluster_drops_total", &[]), 0.0);
+}
+
+#[test]
+fn who_cannot_know_what_it_missed_drops_everything_once_and_says_so() {
+    let Some(redis) = Redis::start("fleet::who_cannot_know_what_it_missed_drops_everything_once") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let [one, two] = [&gateways[0], &gateways[1]];
+    get(two, "tok-a").assert_status(200);
+    two.signal(Signal::SIGSTOP);
+    // It may have been given the first of them before it stopped to read; not the ones after.
+    for _ in 0..3 {
+        one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    }
+    one.wait_for_metric("cluster_messages_total", &[("direction", "told")], 6.0);
+    redis.command(&["XTRIM", "telecomx-gateway:changes", "MAXLEN", "0"]);
+    two.signal(Signal::SIGCONT);
+    two.wait_for_metric("cluster_drops_total", &[("reason", "trimmed")], 1.0);
+    two.wait_for_log("everything stored is dropped");
+    assert_eq!(get(two, "tok-a").assert_status(200).cache_status(), STORED);
+    catch_up(one, two);
+    assert!(get(two, "tok-a").is_hit());
+    assert_eq!(two.metric("cluster_drops_total", &[]), 1.0, "once");
+}
+
+#[test]
+fn while_the_others_are_not_heard_memory_is_used_for_max_isolation_and_no_longer() {
+    let Some(mut redis) = Redis::start("fleet::while_the_others_are_not_heard") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let isolation = "max_isolation = \"1s\"\nconnect_timeout = \"200ms\"";
+    let mut gateways = fleet(&origin, &redis, 1, isolation);
+    gateways.push(set_up(&origin, &redis, &format!("{isolation}\nready_when_isolated = false")).start());
+    gateways.iter().for_each(are_heard);
+    for silence in ["killed", "stopped"] {
+        gateways.iter().for_each(|gateway| drop(get(gateway, "tok-a")));
+        gateways.iter().for_each(|gateway| assert!(get(gateway, "tok-a").is_hit(), "{silence}: in memory"));
+        if silence == "killed" {
+            redis.kill()
+        } else {
+            redis.signal(Signal::SIGSTOP)
+        }
+        for gateway in &gateways {
+            gateway.wait_for_metric("cluster_isolated", &[], 1.0);
+            let before = origin.seen().len();
+            for _ in 0..3 {
+                let answer = get(gateway, "tok-a");
+                assert!(!answer.assert_status(200).is_hit(), "{silence}: {answer:#?}");
+            }
+            // Each time it was asked who it is, and what the answer is.
+            assert_eq!(origin.seen().len() - before, 6, "{silence}");
+            assert_eq!(gateway.stats()["cluster"]["isolated"], true);
+        }
+        let ready = |gateway: &Gateway| gateway.admin().get("/readyz").send().status;
+        assert_eq!(gateways.iter().map(ready).collect::<Vec<_>>(), [200, 503], "{silence}");
+        if silence == "killed" {
+            redis.run()
+        } else {
+            redis.signal(Signal::SIGCONT)
+        }
+        for gateway in &gateways {
+            wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+            let drops = gateway.metric("cluster_drops_total", &[("reason", "server")]);
+            assert_eq!(drops, 1.0, "{silence}: another life of the server, not a mere silence, drops everything");
+            assert_eq!(gateway.admin().get("/readyz").send().status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_was_stopped_for_longer_gives_nothing_from_before() {
+    let Some(redis) = Redis::start("fleet::a_gateway_that_was_stopped_for_longer") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 2, "max_isolation = \"1s\"");
+    let [one, two] = [&gateways[0], &gateways[1]];
+    get(two, "tok-a").assert_status(200);
+    let client = two.client();
+    let mut connection = client.connect();
+    assert!(client.get(P).bearer("tok-a").send_on(&mut connection).is_hit());
+    two.signal(Signal::SIGSTOP);
+    one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    // Sent while it sleeps, so that it is the first thing that it sees when it wakes.
+    connection.send_raw(client.get(P).bearer("tok-a").bytes());
+    pace(std::time::Duration::from_millis(1500));
+    two.signal(Signal::SIGCONT);
+    let answer = connection.read("GET", Kind::Intercepted).expect("an answer");
+    assert!(!answer.assert_status(200).is_hit(), "{answer:#?}");
+}
+
+#[test]
+fn a_gateway_ends_only_when_the_others_were_told() {
+    let Some(redis) = Redis::start("fleet::a_gateway_ends_only_when_the_others_were_told") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let mut gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let two = gateways.pop().expect("two of them");
+    let mut one = gateways.pop().expect("two of them");
+    get(&two, "tok-a").assert_status(200);
+    redis.signal(Signal::SIGSTOP);
+    one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    one.signal(Signal::SIGTERM);
+    one.wait_for_log("stopping");
+    redis.signal(Signal::SIGCONT);
+    assert_eq!(one.wait().code, Some(0));
+    wait_until("it is obeyed", || heard(&two) >= 2.0);
+    assert_eq!(get(&two, "tok-a").assert_status(200).cache_status(), STORED);
+}
+
+#[test]
+fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_why() {
+    let Some(mut redis) = Redis::stopped("fleet::without_a_redis_it_is_a_gateway_by_itself") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = set_up(&origin, &redis, NO_ISOLATION).start();
+    gateway.wait_for_log("the other gateways are not heard");
+    gateway.wait_for_log("cannot be reached");
+    get(&gateway, "tok-a").assert_status(200);
+    assert!(get(&gateway, "tok-a").is_hit());
+    redis.run();
+    are_heard(&gateway);
+    gateway.wait_for_log("the other gateways are heard");
+
+    let locked = Redis::with_password("fleet", Some("hunter2")).expect("it is installed");
+    let with = |password: &str| {
+        let more = format!("{NO_ISOLATION}\npassword_file = \"{{dir}}/password\"");
+        set_up(&origin, &locked, &more).file("password", password).start()
+    };
+    let wrong = with("hunter3\n");
+    wrong.wait_for_log("lets this gateway not do what it must");
+    wrong.wait_for_log("cluster.password_file");
+    get(&wrong, "tok-a").assert_status(200);
+    assert!(get(&wrong, "tok-a").is_hit());
+    assert_eq!(wrong.metric("cluster_connected", &[]), 0.0);
+    assert!(!wrong.log().contains("hunter3"));
+    // Put right, it needs no restart.
+    wrong.rewrite("password", "hunter2\n");
+    are_heard(&wrong);
+    are_heard(&with("hunter2\n"));
+}
+
+#[test]
+fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
+    let Some(redis) = Redis::start("fleet::the_rights_that_the_documentation_gives") else { return };
+    let page = include_str!("../../docs/FLEET.md");
+    let rights = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("it tells the rights");
+    let rights = rights.replace(">PASSWORD", ">hunter2");
+    assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let more = format!("{NO_ISOLATION}\nusername = \"gateway\"\npassword_file = \"{{dir}}/password\"");
+    let start = || set_up(&origin, &redis, &more).file("password", "hunter2\n").start();
+    let gateways = [start(), start()];
+    gateways.iter().for_each(are_heard);
+    get(&gateways[1], "tok-a").assert_status(200);
+    gateways[0].client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    catch_up(&gateways[0], &gateways[1]);
+    assert_eq!(get(&gateways[1], "tok-a").assert_status(200).cache_status(), STORED);
+    gateways.iter().for_each(|gateway| assert_eq!(gateway.metric("cluster_errors_total", &[]), 0.0));
+}
+
+#[test]
+fn what_cannot_be_read_drops_everything() {
+    let Some(redis) = Redis::start("fleet::what_cannot_be_read_drops_everything") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 1, NO_ISOLATION);
+    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{NO_ISOLATION}", redis.url());
+    let stranger = Gateway::set_up(&origin).config(&config).file("keys", OTHER_KEYS).start();
+    are_heard(&stranger);
+    get(&gateways[0], "tok-a").assert_status(200);
+    stranger.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
+    gateways[0].wait_for_metric("cluster_drops_total", &[("reason", "unreadable")], 1.0);
+    assert_eq!(get(&gateways[0], "tok-a").assert_status(200).cache_status(), STORED);
+    redis.command(&["XADD", "telecomx-gateway:changes", "*", "m", "forged"]);
+    wait_until("a forged one is told of", || {
+        gateways[0].metric("cluster_errors_total", &[("kind", "malformed")]) >= 1.0
+    });
+}
+
+#[test]
+fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
+    let dir = TempDir::new();
+    let keys = dir.write("keys", "a 0102\n");
+    let config = format!(
+        "[upstream]\nurl = \"http://127.0.0.1:1\"\n[cluster]\nurl = \"redis://127.0.0.1:1\"\nkey_file = {:?}\n",
+        keys.display().to_string()
+    );
+    let path = dir.write("gateway.toml", &config).display().to_string();
+    for command in ["check", "run"] {
+        let run = run_binary(&[command, "-c", &path], b"");
+        assert_eq!(run.code, Some(78), "{run:#?}");
+        assert!(
+            run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: the key of a is wrong"),
+            "{run:#?}"
+        );
+        assert!(run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"), "{run:#?}");
+    }
+}

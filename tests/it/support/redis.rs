@@ -1,0 +1,137 @@
+//! A Redis of a test's own: the real server, on a socket in a folder, with nothing kept on disk.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{PATIENCE, TempDir, wait_until};
+
+/// A running server; killed when it is dropped.
+pub struct Redis {
+    child: Option<Child>,
+    dir: TempDir,
+    password: Option<String>,
+}
+
+impl Redis {
+    /// `None`, with the reason told, where it is not installed.
+    pub fn start(test: &str) -> Option<Redis> {
+        Redis::with_password(test, None)
+    }
+
+    /// One that wants a password.
+    pub fn with_password(test: &str, password: Option<&str>) -> Option<Redis> {
+        let mut redis = Redis::stopped(test)?;
+        redis.password = password.map(str::to_owned);
+        redis.run();
+        Some(redis)
+    }
+
+    /// One that does not run yet.
+    pub fn stopped(test: &str) -> Option<Redis> {
+        if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
+            println!("skipped: {test}: redis-server is not installed");
+            return None;
+        }
+        Some(Redis { child: None, dir: TempDir::new(), password: None })
+    }
+
+    /// Where it listens, or will.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    /// Runs it, anew if it was killed, with nothing of what it had.
+    pub fn run(&mut self) {
+        let socket = self.socket();
+        let _ = std::fs::remove_file(&socket);
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]);
+        command.arg(&socket).arg("--dir").arg(self.dir.path());
+        if let Some(password) = &self.password {
+            command.arg("--requirepass").arg(password);
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server starts");
+        self.child = Some(child);
+        wait_until("Redis answers", || answers(&socket));
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it runs");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// STOP or CONT: it is there, and silent.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
+    }
+
+    /// What it answers, as it stands on the wire.
+    pub fn command(&self, words: &[&str]) -> String {
+        let mut stream = UnixStream::connect(self.socket()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut all = Vec::new();
+        if let Some(password) = &self.password {
+            all.push(vec!["AUTH", password]);
+        }
+        all.push(words.to_vec());
+        let mut answer = String::new();
+        for words in all {
+            let mut request = format!("*{}\r\n", words.len());
+            for word in words {
+                request += &format!("${}\r\n{word}\r\n", word.len());
+            }
+            stream.write_all(request.as_bytes()).expect("it reads");
+            answer.clear();
+            let reader = BufReader::new(stream.try_clone().expect("another handle"));
+            reply(&mut { reader }, &mut answer).expect("it answers");
+        }
+        answer
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn answers(socket: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return false };
+    let mut answer = [0; 1];
+    stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok()
+}
+
+/// Reads one reply, whole.
+fn reply(from: &mut impl BufRead, into: &mut String) -> io::Result<()> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    into.push_str(&line);
+    let count = line[1..].trim().parse::<i64>().unwrap_or(0);
+    match line.as_bytes().first() {
+        Some(b'$') if count >= 0 => {
+            let mut bytes = vec![0; usize::try_from(count).expect("a length") + 2];
+            from.read_exact(&mut bytes)?;
+            into.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        Some(b'*') => {
+            for _ in 0..count {
+                reply(from, into)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
