@@ -52,18 +52,37 @@ impl Missed {
 /// How far the log was read.
 pub struct Progress {
     overlap: Duration,
-    /// Everything up to here, by the API's clock; before the first reading, by our own.
+    /// Everything up to here.
     read_up_to: SystemTime,
-    /// When that was so; `None` before the first reading.
-    read_at: Option<Instant>,
+    by: Clock,
+    /// What the API's clock said last, and when.
+    api: Option<(Instant, SystemTime)>,
     /// Ids of the last answer, by their digests.
     seen: HashSet<blake3::Hash>,
+}
+
+/// Whose clock a time was told by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    Ours,
+    TheApis,
 }
 
 impl Progress {
     /// Nothing older than `now` is stored.
     pub fn new(overlap: Duration, now: SystemTime) -> Self {
-        Progress { overlap, read_up_to: now, read_at: None, seen: HashSet::new() }
+        Progress { overlap, read_up_to: now, by: Clock::Ours, api: None, seen: HashSet::new() }
+    }
+
+    /// Goes on from where another one read up to, by the API's clock.
+    pub fn go_on_from(&mut self, read_up_to: SystemTime) {
+        (self.read_up_to, self.by) = (read_up_to, Clock::TheApis);
+        self.seen.clear();
+    }
+
+    /// Everything up to here was read, by the API's clock if that is known.
+    pub fn read_up_to(&self) -> SystemTime {
+        self.read_up_to
     }
 
     /// Path and query of the next reading.
@@ -86,22 +105,27 @@ impl Progress {
                 }
             }
         }
-        (self.read_up_to, self.read_at) = (asked.by_the_api, Some(asked.at));
+        (self.read_up_to, self.by) = (asked.by_the_api, Clock::TheApis);
+        self.api = Some((asked.at, asked.by_the_api));
         missed.map_or(Obey::Changes { changes, unknown }, Obey::Everything)
     }
 
     /// An answer was larger than is taken: it is as if it had been read, for everything is dropped.
     pub fn overflowed(&mut self, asked: Asked) -> Obey {
-        let since = self.read_at.map_or(Duration::ZERO, |read_at| asked.at.saturating_duration_since(read_at));
-        (self.read_up_to, self.read_at) = (self.read_up_to + since, Some(asked.at));
+        let by_the_api = self.api.map(|(at, api)| api + asked.at.saturating_duration_since(at));
+        self.read_up_to = by_the_api.unwrap_or(asked.by_us);
+        self.by = by_the_api.map_or(Clock::Ours, |_| Clock::TheApis);
         self.seen.clear();
         Obey::Everything(Missed::TooMany)
     }
 
     fn missed(&self, asked: &Asked) -> Option<Missed> {
-        match self.read_at {
-            Some(read_at) => (asked.at.saturating_duration_since(read_at) > GAP).then_some(Missed::Gap),
-            None => (asked.skew() > self.overlap / 2).then_some(Missed::ClockSkew),
+        match self.by {
+            Clock::Ours => (asked.skew() > self.overlap / 2).then_some(Missed::ClockSkew),
+            Clock::TheApis => {
+                let since = asked.by_the_api.duration_since(self.read_up_to).unwrap_or_default();
+                (since > GAP).then_some(Missed::Gap)
+            }
         }
     }
 }
@@ -191,6 +215,18 @@ mod tests {
         let late = 15 + 5 * 24 * 3600;
         assert!(matches!(progress.heard(Vec::new(), asked(at, late)), Obey::Everything(Missed::Gap)));
         assert_eq!(obeyed(&progress.heard(Vec::new(), asked(at, late + 5))), (0, 0));
+    }
+
+    #[test]
+    fn another_ones_reading_is_gone_on_from() {
+        let at = Instant::now();
+        let mut progress = Progress::new(OVERLAP, noon());
+        progress.go_on_from(noon() + Duration::from_secs(3600));
+        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T16:59:00.000Z");
+        assert_eq!(obeyed(&progress.heard(vec![entry("1")], asked(at, 3605))), (1, 0));
+        assert_eq!(progress.read_up_to(), noon() + Duration::from_secs(3605));
+        progress.go_on_from(noon());
+        assert!(matches!(progress.heard(Vec::new(), asked(at, 5 * 24 * 3600)), Obey::Everything(Missed::Gap)));
     }
 
     #[test]

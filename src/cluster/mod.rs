@@ -12,6 +12,7 @@ mod queue;
 pub mod seal;
 mod stream;
 mod tier;
+mod turns;
 pub mod wire;
 
 pub use answers::Wanted;
@@ -21,4 +22,5 @@ pub use connection::{Connection, Connector, Error};
 pub use keys::Keys;
 pub use ledger::{Concerned, Ledger, Position, StreamId};
 pub use tier::{Judged, Kind, Looked, Name, Names, Seen, Store, StoreError, Tier, Void, Writing};
+pub use turns::{Turn, Turns};
 pub use wire::ServerTime;

@@ -14,6 +14,7 @@ use crate::api::{Change, Token, read_change_log};
 use crate::cache::Scope;
 use crate::change_log::{Asked, Obey, Progress};
 use crate::clock;
+use crate::cluster::{Turn, Turns};
 use crate::config;
 use crate::telemetry::ChangeLogMetrics;
 use crate::upstream::UpstreamError;
@@ -73,6 +74,16 @@ pub struct ChangeLog {
     pub config: config::ChangeLog,
     pub current: Arc<Current>,
     pub metrics: ChangeLogMetrics,
+    /// In a fleet one gateway reads, and tells the others.
+    pub turns: Option<Turns>,
+}
+
+/// What a reading came to.
+enum Read {
+    /// The log was read up to now.
+    Now,
+    /// It is another gateway's turn, which read up to there.
+    ByAnother(Option<SystemTime>),
 }
 
 #[async_trait]
@@ -80,11 +91,15 @@ impl BackgroundService for ChangeLog {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut progress = Progress::new(self.config.overlap, SystemTime::now());
         let mut failed: Option<(Failure, u32)> = None;
+        let mut had_turn = false;
         loop {
             let interval = self.config.interval;
-            let pause = match self.read(&mut progress).await {
-                Ok(()) => {
-                    self.metrics.read(SystemTime::now());
+            let pause = match self.read(&mut progress, &mut had_turn).await {
+                Ok(read) => {
+                    match read {
+                        Read::Now => self.metrics.read(SystemTime::now()),
+                        Read::ByAnother(done) => done.into_iter().for_each(|done| self.metrics.read(done)),
+                    }
                     if let Some((_, times)) = failed.take() {
                         tracing::info!(failed = times, "the API's change log is read again");
                     }
@@ -115,7 +130,34 @@ impl BackgroundService for ChangeLog {
 }
 
 impl ChangeLog {
-    async fn read(&self, progress: &mut Progress) -> Result<(), Failure> {
+    async fn read(&self, progress: &mut Progress, had_turn: &mut bool) -> Result<Read, Failure> {
+        if let Some(turns) = &self.turns {
+            match turns.take().await {
+                Ok(Turn::Ours { done }) => {
+                    done.filter(|_| !*had_turn).into_iter().for_each(|done| progress.go_on_from(done));
+                    *had_turn = true;
+                }
+                Ok(Turn::Anothers { done }) => {
+                    *had_turn = false;
+                    return Ok(Read::ByAnother(done));
+                }
+                // Each for itself, then: what is read twice does no harm.
+                Err(error) => {
+                    *had_turn = false;
+                    tracing::debug!(why = error.as_str(), "whose turn it is to read the change log is not known");
+                }
+            }
+        }
+        self.read_on(progress).await?;
+        if let Some(turns) = &self.turns
+            && let Err(error) = turns.done(progress.read_up_to()).await
+        {
+            tracing::debug!(why = error.as_str(), "how far the change log was read is not noted");
+        }
+        Ok(Read::Now)
+    }
+
+    async fn read_on(&self, progress: &mut Progress) -> Result<(), Failure> {
         let token = token(&self.config.token_file).ok_or(Failure::Token)?;
         let gateway = self.current.load().gateway.clone();
         let asked = Asked::at(clock::now(), SystemTime::now());

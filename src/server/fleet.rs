@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::setup::{Current, Setup};
 use super::start::StartError;
 use crate::cache::CallerIds;
-use crate::cluster::{Bus, BusParts, Connector, Keys, Ledger};
+use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Turns};
 use crate::config::{self, Config};
 
 /// Whether the files that the configuration names hold what they should; all that is wrong.
@@ -35,6 +35,19 @@ impl Fleet {
     /// The same caller of the same token, on each gateway.
     pub fn callers(&self) -> CallerIds {
         self.keys.callers()
+    }
+
+    /// Whose turn it is to read the API's log of changes: a turn outlasts two readings.
+    ///
+    /// # Errors
+    /// The operating system does not give what is needed.
+    pub fn turns(&self, config: &Config) -> Result<Option<Turns>, StartError> {
+        let (Some(cluster), Some(change_log)) = (&config.cluster, &config.change_log) else { return Ok(None) };
+        let life = (change_log.interval + config.upstream.timeout) * 2;
+        let connection = Arc::new(Connection::new(self.connector.clone()));
+        let task = format!("{}:change-log", cluster.name);
+        let turns = Turns::new(connection, self.keys.sealer(), &task, life, cluster.timeout);
+        turns.map(Some).map_err(|error| StartError::Environment(error.to_string()))
     }
 
     /// Begins to tell the others, and to hear them.

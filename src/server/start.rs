@@ -136,6 +136,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     if let Some(certificate) = &certificate {
         certificate.watch();
     }
+    let turns = fleet.as_ref().map(|fleet| fleet.turns(&config)).transpose()?.flatten();
     if let Some(fleet) = fleet {
         fleet.start(&config, &current)?;
     }
@@ -145,7 +146,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     server.add_service(admin_service(admin, &sockets, &addresses));
     if let Some(change_log) = config.change_log.clone() {
         let metrics = metrics.change_log().map_err(environment)?;
-        let reader = ChangeLog { config: change_log, current: current.clone(), metrics };
+        let reader = ChangeLog { config: change_log, current: current.clone(), metrics, turns };
         server.add_service(background_service("change log", reader));
     }
     let status = in_words(&config, &addresses);

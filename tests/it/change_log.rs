@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 
 use crate::support::*;
@@ -185,4 +186,57 @@ fn without_the_table_the_log_is_not_read() {
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     assert_eq!(origin.last(LOG).map(|seen| seen.target), None);
     assert!(!gateway.metrics().contains("change_log_"));
+}
+
+/// One of a fleet that reads the log, with a token by which the stand-in knows it.
+fn reader(origin: &Origin, redis: &Redis, token: &str) -> Gateway {
+    let fleet = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
+    let keys = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+    // A turn outlasts two readings, each as long as the API may take: briefly, so that it passes soon.
+    let config = format!("upstream.timeout = \"400ms\"\n{CONFIG}{fleet}");
+    Gateway::set_up(origin).file("log-token", token).file("keys", keys).config(&config).start()
+}
+
+fn readings_of(origin: &Origin, token: &str) -> usize {
+    origin.count(|seen| seen.target.starts_with(LOG) && seen.token().as_deref() == Some(token))
+}
+
+#[test]
+fn of_a_fleet_one_reads_the_log_for_all_and_another_goes_on_where_it_ended() {
+    let Some(redis) = Redis::start("change_log::of_a_fleet_one_reads_the_log_for_all") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let log = Log::of(&origin);
+    let first = reader(&origin, &redis, "tok-first");
+    first.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
+    let second = reader(&origin, &redis, "tok-second");
+    // What the second knows of the log, it knows from the first.
+    second.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
+    second.wait_for_metric("cluster_connected", &[], 1.0);
+    is_hit(&second, P);
+    assert!(is_hit(&second, P));
+    log.entries(&entry(1, "Customers", DUCK));
+    wait_until("the second hears of it", || !is_hit(&second, P));
+    assert_eq!(readings_of(&origin, "tok-second"), 0);
+    first.signal(Signal::SIGSTOP);
+    origin.wait_until("the second reads", |seen| seen.iter().any(|seen| seen.token().as_deref() == Some("tok-second")));
+    // It reads what the first had read, once more, since that one may have ended before it told.
+    wait_until("it is told", || second.metric("change_log_entries_total", &[("outcome", "obeyed")]) >= 1.0);
+    assert_eq!(second.metric("change_log_failures_total", &[]), 0.0);
+    first.signal(Signal::SIGCONT);
+}
+
+#[test]
+fn without_its_redis_each_gateway_of_a_fleet_reads_the_log_itself() {
+    let Some(mut redis) = Redis::start("change_log::without_its_redis_each_gateway_of_a_fleet_reads") else { return };
+    let origin = Origin::start();
+    let _log = Log::of(&origin);
+    let first = reader(&origin, &redis, "tok-first");
+    first.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
+    let second = reader(&origin, &redis, "tok-second");
+    second.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
+    assert_eq!(readings_of(&origin, "tok-second"), 0);
+    redis.kill();
+    let both = ["tok-first", "tok-second"].map(|token| (token, readings_of(&origin, token)));
+    wait_until("both read", || both.iter().all(|(token, before)| readings_of(&origin, token) > before + 1));
 }
