@@ -1,5 +1,6 @@
 //! The command line: arguments, configuration, exit codes.
 
+mod fleet;
 mod health;
 mod pages;
 
@@ -49,7 +50,11 @@ enum Command {
         upgrade: bool,
     },
     /// Serves on 127.0.0.1:8080 in front of a bundled sandbox of the API; needs no network
-    Demo,
+    Demo {
+        /// So many gateways with one Redis, which is started if redis-server is installed, on free ports
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
+        fleet: Option<u8>,
+    },
     /// Serves the sandbox of the API alone
     Sandbox {
         /// Where it listens
@@ -139,7 +144,8 @@ fn obey(command: Command) -> Result<(), Ending> {
             let start = if upgrade { Start::Upgrade } else { Start::Fresh };
             serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)), start)
         }
-        Command::Demo => demo(),
+        Command::Demo { fleet: None } => demo(),
+        Command::Demo { fleet: Some(size) } => fleet::run(size.into()),
         Command::Sandbox { listen, latency } => {
             let options = sandbox::Options { latency: Duration::from_millis(latency), ..sandbox::Options::default() };
             let (serving, address) = open_sandbox(listen, options)?;

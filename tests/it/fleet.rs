@@ -1,6 +1,10 @@
 //! Several gateways with one Redis: what one of them sees is obeyed by all, and what cannot be heard is not relied on.
 
-use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::*;
 
@@ -333,4 +337,83 @@ fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
         );
         assert!(run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"), "{run:#?}");
     }
+}
+
+/// The addresses that the lines of a demonstration ask, each once.
+fn asked(lines: &str) -> Vec<String> {
+    let mut addresses: Vec<String> = Vec::new();
+    for rest in lines.split("http://").skip(1).filter(|rest| rest.contains("/customer/")) {
+        let address = rest.split('/').next().expect("an address").to_owned();
+        if rest.starts_with(&format!("{address}/customer/")) && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// An answer's head, with its body.
+fn exchange(address: &str, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(request.replace('\n', "\r\n").as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
+#[test]
+fn a_demonstration_of_a_fleet_does_what_its_lines_say_and_leaves_nothing_behind() {
+    let name = "fleet::a_demonstration_of_a_fleet";
+    if Redis::stopped(name).is_none() {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"))
+        .args(["demo", "--fleet", "3"])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut told = BufReader::new(demo.stdout.take().expect("its lines"));
+    let mut lines = String::new();
+    while !lines.contains("shutdown nosave") {
+        assert_ne!(told.read_line(&mut lines).expect("it tells"), 0, "it ended: {lines}");
+    }
+    let addresses = asked(&lines);
+    assert_eq!(addresses.len(), 3, "{lines}");
+    let get = |address: &str| {
+        let head = "Host: gateway\nAuthorization: Bearer sandbox-demo-viewer\nConnection: close\n\n";
+        exchange(address, &format!("GET {P} HTTP/1.1\n{head}"))
+    };
+    for address in &addresses {
+        assert!(get(address).starts_with("HTTP/1.1 200"));
+        assert!(get(address).contains("; hit"));
+    }
+    let body = "{\"name\":\"Andeby A/S\"}";
+    let fields =
+        "Host: gateway\nAuthorization: Bearer sandbox-demo-owner\nContent-Type: application/json\nConnection: close";
+    let write = format!("POST {WRITE} HTTP/1.1\n{fields}\nContent-Length: {}\n\n{body}", body.len());
+    assert!(exchange(&addresses[0], &write).starts_with("HTTP/1.1 200"));
+    for address in &addresses {
+        wait_until("the update is seen", || get(address).contains("Andeby A/S"));
+    }
+    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+    assert_eq!(demo.wait().expect("it ends").code(), Some(0));
+    for address in &addresses {
+        assert!(std::net::TcpStream::connect(address).is_err(), "{address} still answers");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).expect("its folder").count(), 0, "it left files");
+}
+
+#[test]
+fn a_demonstration_of_a_fleet_without_a_redis_server_says_what_it_needs() {
+    let dir = TempDir::new();
+    let path = dir.path().display().to_string();
+    let run = run_binary_with(&[("PATH", &path), ("TMPDIR", &path)], &["demo", "--fleet", "3"], b"");
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains("no redis-server") && run.stderr.contains("apt-get install redis-server"), "{run:#?}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("its folder").count(), 0, "it left files");
+    let run = run_binary(&["demo", "--fleet", "1"], b"");
+    assert_eq!(run.code, Some(2), "{run:#?}");
 }
