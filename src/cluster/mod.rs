@@ -9,6 +9,7 @@ mod keys;
 mod ledger;
 mod message;
 mod queue;
+mod redis_store;
 pub mod seal;
 mod stream;
 mod tier;

@@ -1,5 +1,5 @@
 //! The shared tier: what one gateway of a fleet asked the API for, the others need not ask for. Looked at when memory has
-//! nothing, within the time that a fetch of one's own would take; written behind the answer, never before it.
+//! nothing, within a deadline of its own; written behind the answer, never before it.
 //!
 //! One gateway at a time fetches what several want: it holds a lease, the others look again until they find its value, for
 //! no longer than a fetch takes, and then fetch themselves. A lease is a kindness to the API, not a lock: losing one costs
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
 use super::ledger::Ledger;
@@ -29,10 +28,13 @@ const MAX_WRITING: usize = 256;
 /// Larger values are not shared: they would take as long as a fetch, and keep others waiting behind them.
 const MAX_VALUE: usize = 1 << 20;
 
+/// And with their seal they are shorter than this. What is longer there nobody put there who may.
+pub const MAX_SEALED: usize = MAX_VALUE + 128;
+
 /// How long a fetch takes, as long as none was seen.
 const FIRST_GUESS: Duration = Duration::from_millis(50);
 
-/// A lookup may take so long even if fetches are quicker: a busy machine needs that much to come back to a task.
+/// One waits so long even if fetches are quicker: a busy machine needs that much to come back to a task.
 const LEAST_PATIENCE: Duration = Duration::from_millis(10);
 
 /// And no longer than this, however slow the API is.
@@ -45,11 +47,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 /// What holds the values.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The value of that name, and the server's time when it looked.
-    async fn get(&self, name: &str) -> Result<(Option<Vec<u8>>, ServerTime), StoreError>;
+    /// The value of that name, and the server's time when it looked. `within`: how long it may take.
+    async fn get(&self, name: &str, within: Duration) -> Result<(Option<Vec<u8>>, ServerTime), StoreError>;
     /// Takes a lease, unless somebody holds it.
-    async fn lease(&self, name: &str, life: Duration) -> Result<bool, StoreError>;
-    /// Stores a value for so long at most, and gives a lease back.
+    async fn lease(&self, name: &str, life: Duration, within: Duration) -> Result<bool, StoreError>;
+    /// Stores a value for so long at most, and gives a lease back. Nobody waits for it.
     async fn put(&self, name: &str, value: Vec<u8>, life: Duration, lease: Option<&str>) -> Result<(), StoreError>;
     /// Removes a value, or a lease.
     async fn remove(&self, name: &str) -> Result<(), StoreError>;
@@ -232,15 +234,10 @@ impl Tier {
         self.slowest.store(now.max(before - before / 8 + now / 8), Ordering::Relaxed);
     }
 
-    /// How long a lookup may take, waiting for another gateway included: as long as a fetch would.
+    /// How long another gateway's fetch is waited for: as long as one's own would take.
     fn patience(&self) -> Duration {
         let slowest = Duration::from_micros(self.slowest.load(Ordering::Relaxed));
         slowest.clamp(LEAST_PATIENCE, LONGEST_PATIENCE)
-    }
-
-    /// When one thing is given up that is done for something that is given up then.
-    fn give_up(&self, then: Instant) -> tokio::time::Instant {
-        then.min(clock::now() + self.deadline).into()
     }
 
     /// Looks for a value; where there is none that may be given, takes a lease to fetch it, or waits for who has it.
@@ -254,9 +251,13 @@ impl Tier {
     /// For putting there what the API is asked for in any case.
     pub async fn begin(self: &Arc<Self>, name: &Name) -> Option<Writing> {
         let position = self.ledger.position()?;
-        let give_up = self.give_up(clock::now() + self.patience());
-        let (_, asked_at) = timeout_at(give_up, self.store.get(&name.value)).await.ok()?.ok()?;
-        Some(self.writing(name, Origin { position, asked_at }, false))
+        match self.store.get(&name.value, self.deadline).await {
+            Ok((_, asked_at)) => Some(self.writing(name, Origin { position, asked_at }, false)),
+            Err(error) => {
+                self.metrics.tier_failed(error.as_str());
+                None
+            }
+        }
     }
 
     async fn search<V>(
@@ -276,10 +277,10 @@ impl Tier {
                 return looked;
             };
             let sent = clock::now();
-            let (value, server) = match timeout_at(self.give_up(give_up), self.store.get(&name.value)).await {
-                Ok(Ok(found)) => found,
-                failed => {
-                    self.metrics.tier_failed(error_of(failed).as_str());
+            let (value, server) = match self.store.get(&name.value, self.deadline).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.metrics.tier_failed(error.as_str());
                     self.metrics.tier_asked(kind, "error");
                     return looked;
                 }
@@ -299,12 +300,11 @@ impl Tier {
                 }
             };
             let origin = Origin { position, asked_at: server };
-            let leasing = self.store.lease(&name.lease, self.patience());
-            let leased = match timeout_at(self.give_up(give_up), leasing).await {
-                Ok(Ok(leased)) => leased,
+            let leased = match self.store.lease(&name.lease, self.patience(), self.deadline).await {
+                Ok(leased) => leased,
                 // Nobody is kept waiting by a server that does not say.
-                failed => {
-                    self.metrics.tier_failed(error_of(failed).as_str());
+                Err(error) => {
+                    self.metrics.tier_failed(error.as_str());
                     self.metrics.tier_asked(kind, result);
                     looked.writing = Some(self.writing(name, origin, false));
                     return looked;
@@ -404,10 +404,6 @@ impl Drop for Writing {
             });
         }
     }
-}
-
-fn error_of<V>(outcome: Result<Result<V, StoreError>, tokio::time::error::Elapsed>) -> StoreError {
-    outcome.map_or(StoreError::Timeout, |failed| failed.err().unwrap_or(StoreError::Refused))
 }
 
 fn micros(time: Duration) -> u64 {

@@ -258,6 +258,13 @@ impl Page {
         );
         let ready = if cluster.ready_when_isolated { "200" } else { "503" };
         self.item("", &format!("/readyz says {ready} then"));
+        let answers = if cluster.tier {
+            let most = time(cluster.tier_timeout);
+            format!("answers and identities too, sealed; one of it is waited for {most} at most, then the API is asked")
+        } else {
+            "changes only; each gateway asks the API for its own answers".to_owned()
+        };
+        self.item("shared", &answers);
     }
 
     fn limits(&mut self, server: &Server, upstream: &Upstream, cache: &Cache, identity: &Identity) {

@@ -524,6 +524,20 @@ pub(super) const KEYS: &[Key] = &[
         "Whether /readyz says 200 while the gateway hears nothing for longer than max_isolation. It still answers, with the API \
          behind each answer; `false` takes it out of a load balancer that has others.",
     ),
+    default(
+        "cluster.tier",
+        Kind::Flag,
+        "false",
+        "Whether answers and identities are shared through it as well, sealed, so that the API is asked once for the whole fleet, \
+         and a gateway that starts anew starts warm. It needs memory there: docs/FLEET.md says how much, and which eviction.",
+    ),
+    default(
+        "cluster.tier_timeout",
+        TIMEOUT,
+        r#""50ms""#,
+        "The longest that a caller's request waits for one word of it; then the API is asked. And while it does not answer at all, \
+         nobody asks it.",
+    ),
     default("log.format", Kind::Word(&["json", "text"]), r#""json""#, "\"json\" for machines, \"text\" for people."),
     default(
         "log.level",

@@ -280,6 +280,9 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     pub timeout: Duration,
     pub ready_when_isolated: bool,
+    /// Whether they share answers, too.
+    pub tier: bool,
+    pub tier_timeout: Duration,
 }
 
 /// Where a Redis is.

@@ -180,6 +180,8 @@ impl<'g> Reader<'g> {
             connect_timeout: self.get("cluster.connect_timeout"),
             timeout: self.get("cluster.timeout"),
             ready_when_isolated: self.get("cluster.ready_when_isolated"),
+            tier: self.get("cluster.tier"),
+            tier_timeout: self.get("cluster.tier_timeout"),
         })
     }
 

@@ -6,7 +6,11 @@ use super::setup::{Current, Setup};
 use super::start::StartError;
 use crate::cache::CallerIds;
 use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Turns};
+    }
+
+use crate::cluster::{Bus, BusParts, Connector, Keys, Ledger, Tier};
 use crate::config::{self, Config};
+use crate::telemetry::Metrics;
 
 /// Whether the files that the configuration names hold what they should; all that is wrong.
 pub fn problems(cluster: &config::Cluster) -> impl Iterator<Item = String> + use<> {
@@ -48,6 +52,13 @@ impl Fleet {
         let task = format!("{}:change-log", cluster.name);
         let turns = Turns::new(connection, self.keys.sealer(), &task, life, cluster.timeout);
         turns.map(Some).map_err(|error| StartError::Environment(error.to_string()))
+    }
+
+    /// What it shares with the others beside changes, where it does.
+    pub fn tier(&self, config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Tier>> {
+        let cluster = config.cluster.as_ref().filter(|cluster| cluster.tier)?;
+        let (connector, ledger) = (self.connector.clone(), self.ledger.clone());
+        Some(Arc::new(Tier::over(cluster, connector, &self.keys, ledger, metrics.clone())))
     }
 
     /// Begins to tell the others, and to hear them.

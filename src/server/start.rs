@@ -110,6 +110,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
+    let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
     let lasting = Arc::new(Lasting {
         peers,
         authority,
@@ -119,7 +120,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
         held: Semaphore::new(MAX_HELD),
         request_ids: (getrandom::u64().map_err(environment)?, AtomicU64::new(0)),
     });
-    let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier: None };
+    let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };
     let gateway = |policy| Gateway::new(&config, parts(policy));
     let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
     let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));

@@ -212,18 +212,15 @@ impl Shelf {
         let values = self.values.lock();
         values.get(name).filter(|(_, until)| clock::now() < *until).map(|(value, _)| value.clone())
     }
-}
 
-#[async_trait]
-impl Store for Shelf {
-    async fn get(&self, name: &str) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
+    async fn look(&self, name: &str) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
         self.takes_time().await?;
         let found = (self.there(name), ServerTime(self.milliseconds()));
         self.takes_time().await?;
         Ok(found)
     }
 
-    async fn lease(&self, name: &str, life: Duration) -> Result<bool, StoreError> {
+    async fn take(&self, name: &str, life: Duration) -> Result<bool, StoreError> {
         self.takes_time().await?;
         let free = self.there(name).is_none();
         if free {
@@ -231,6 +228,24 @@ impl Store for Shelf {
         }
         self.takes_time().await?;
         Ok(free)
+    }
+}
+
+async fn in_time<V>(
+    within: Duration,
+    what: impl Future<Output = Result<V, StoreError>> + Send,
+) -> Result<V, StoreError> {
+    tokio::time::timeout(within, what).await.unwrap_or(Err(StoreError::Timeout))
+}
+
+#[async_trait]
+impl Store for Shelf {
+    async fn get(&self, name: &str, within: Duration) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
+        in_time(within, self.look(name)).await
+    }
+
+    async fn lease(&self, name: &str, life: Duration, within: Duration) -> Result<bool, StoreError> {
+        in_time(within, self.take(name, life)).await
     }
 
     async fn put(&self, name: &str, value: Vec<u8>, life: Duration, lease: Option<&str>) -> Result<(), StoreError> {

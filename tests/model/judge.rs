@@ -20,8 +20,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const FORCED_EVERY: Duration = Duration::from_secs(1);
 /// Timers round up to milliseconds.
 const TICK: Duration = Duration::from_millis(5);
-/// So long a lookup in the tier may take.
-const LONGEST_LOOKUP: Duration = Duration::from_secs(1);
+/// So long a lookup in the tier may take: another's fetch is waited for for a second, and then it is asked twice more.
+const LONGEST_LOOKUP: Duration = Duration::from_millis(1_200);
 /// By so much an answer from the tier may be taken to be older than it is.
 const SLACK: Duration = Duration::from_millis(250);
 

@@ -195,6 +195,8 @@ fn a_fleet_needs_an_address_and_keys_and_has_defaults_for_the_rest() {
         connect_timeout: seconds(1),
         timeout: Duration::from_millis(250),
         ready_when_isolated: true,
+        tier: false,
+        tier_timeout: Duration::from_millis(50),
     };
     assert_eq!(with(text).unwrap().cluster, Some(cluster));
     let missing = problems_of("[cluster]");
