@@ -5,10 +5,7 @@ use std::sync::Arc;
 use super::setup::{Current, Setup};
 use super::start::StartError;
 use crate::cache::CallerIds;
-use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Turns};
-    }
-
-use crate::cluster::{Bus, BusParts, Connector, Keys, Ledger, Tier};
+use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Tier, Turns};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
 

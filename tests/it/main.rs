@@ -35,6 +35,7 @@ mod smuggling;
 mod standin;
 mod status;
 mod support;
+mod tier;
 mod tls;
 mod trace;
 mod trust;

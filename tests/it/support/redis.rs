@@ -80,20 +80,45 @@ impl Redis {
 
     /// What it answers, as it stands on the wire.
     pub fn command(&self, words: &[&str]) -> String {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        String::from_utf8_lossy(&self.send(&words)).into_owned()
+    }
+
+    /// The names of what stands in it, of that type.
+    pub fn names(&self, kind: &str) -> Vec<String> {
+        let all = self.command(&["KEYS", "*"]);
+        let names = all.lines().skip(1).filter(|line| !line.starts_with('$')).map(str::to_owned);
+        names.filter(|name| self.command(&["TYPE", name]).trim() == format!("+{kind}")).collect()
+    }
+
+    /// The value of that name; of none, nothing.
+    pub fn value(&self, name: &str) -> Vec<u8> {
+        let answer = self.send(&[b"GET", name.as_bytes()]);
+        let head = answer.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+        answer[head..].strip_suffix(b"\r\n").unwrap_or_default().to_vec()
+    }
+
+    pub fn set(&self, name: &str, value: &[u8]) {
+        assert_eq!(self.send(&[b"SET", name.as_bytes(), value]), b"+OK\r\n");
+    }
+
+    fn send(&self, words: &[&[u8]]) -> Vec<u8> {
         let mut stream = UnixStream::connect(self.socket()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut all = Vec::new();
         if let Some(password) = &self.password {
-            all.push(vec!["AUTH", password]);
+            all.push(vec![b"AUTH", password.as_bytes()]);
         }
         all.push(words.to_vec());
-        let mut answer = String::new();
+        let mut answer = Vec::new();
         for words in all {
-            let mut request = format!("*{}\r\n", words.len());
+            let mut request = format!("*{}\r\n", words.len()).into_bytes();
             for word in words {
-                request += &format!("${}\r\n{word}\r\n", word.len());
+                request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+                request.extend_from_slice(word);
+                request.extend_from_slice(b"\r\n");
             }
-            stream.write_all(request.as_bytes()).expect("it reads");
+            stream.write_all(&request).expect("it reads");
             answer.clear();
             let reader = BufReader::new(stream.try_clone().expect("another handle"));
             reply(&mut { reader }, &mut answer).expect("it answers");
@@ -115,16 +140,16 @@ fn answers(socket: &Path) -> bool {
 }
 
 /// Reads one reply, whole.
-fn reply(from: &mut impl BufRead, into: &mut String) -> io::Result<()> {
+fn reply(from: &mut impl BufRead, into: &mut Vec<u8>) -> io::Result<()> {
     let mut line = String::new();
     from.read_line(&mut line)?;
-    into.push_str(&line);
+    into.extend_from_slice(line.as_bytes());
     let count = line[1..].trim().parse::<i64>().unwrap_or(0);
     match line.as_bytes().first() {
         Some(b'$') if count >= 0 => {
             let mut bytes = vec![0; usize::try_from(count).expect("a length") + 2];
             from.read_exact(&mut bytes)?;
-            into.push_str(&String::from_utf8_lossy(&bytes));
+            into.extend_from_slice(&bytes);
         }
         Some(b'*') => {
             for _ in 0..count {
