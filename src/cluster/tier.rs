@@ -310,13 +310,14 @@ impl Tier {
                     return looked;
                 }
             };
-            if leased || clock::now() + pause >= give_up {
+            let left = give_up.saturating_duration_since(clock::now());
+            if leased || left.is_zero() {
                 self.metrics.tier_asked(kind, if leased { result } else { "in_vain" });
                 looked.writing = Some(self.writing(name, origin, leased));
                 return looked;
             }
             waited = true;
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

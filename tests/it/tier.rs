@@ -91,11 +91,15 @@ fn of_gateways_that_want_the_same_at_the_same_time_one_asks() {
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let gateways = [gateway(&origin, &redis), gateway(&origin, &redis), gateway(&origin, &redis)];
-    // How long one waits for another is measured by what fetches took.
-    origin.when(Rule::on("/customer/").made_slowly(async |seen| {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        Answer::json(upstream_document(&seen.path()[10..34]))
-    }));
+    // How long one waits for another is measured by what fetches took, and those at first take longest.
+    let slow = |millis| {
+        Rule::on("/customer/").made_slowly(move |seen| async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            Answer::json(upstream_document(&seen.path()[10..34]))
+        })
+    };
+    origin.when(slow(200));
+    origin.when(slow(800).times(3));
     for (number, gateway) in gateways.iter().enumerate() {
         ok(gateway.client().get(&name_of(&customer(number))).bearer("tok-viewer"));
     }
@@ -258,6 +262,39 @@ fn keys_are_changed_without_a_moment_in_which_anything_is_wrong() {
         if !finds {
             wait_for_writes(&gateway, 1.0, 1.0);
         }
+    }
+}
+
+#[test]
+fn the_rights_that_the_documentation_gives_are_enough_and_needed() {
+    let Some(redis) = Redis::start("tier::the_rights_that_the_documentation_gives_are_enough_and_needed") else {
+        return;
+    };
+    let page = include_str!("../../docs/FLEET.md");
+    let line = |start: &str| page.lines().find(|line| line.starts_with(start)).expect("it tells the rights");
+    let rights = line("ACL SETUSER ").replace(">PASSWORD", ">hunter2");
+    let more = line("With `tier`, `").split('`').nth(3).expect("rights");
+    let origin = Origin::start();
+    origin.knows("tok-viewer", "VIEWER", DUCK);
+    let user = "username = \"gateway\"\npassword_file = \"{dir}/password\"\n";
+    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{user}{TIER}", redis.url());
+    let errors = |rights: &str| {
+        assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");
+        let set_up = Gateway::set_up(&origin).config(&config).file("keys", A).file("password", "hunter2");
+        let gateway = set_up.start();
+        gateway.wait_for_metric("cluster_connected", &[], 1.0);
+        ok(gateway.client().get(P).bearer("tok-viewer"));
+        let errors = gateway.metric("tier_errors_total", &[]);
+        if errors == 0.0 {
+            wait_for_writes(&gateway, 1.0, 1.0);
+        }
+        gateway.metric("tier_errors_total", &[])
+    };
+    assert_eq!(errors(&format!("{rights} {more}")), 0.0);
+    for right in more.split(' ') {
+        redis.command(&["FLUSHALL"]);
+        let others: String = more.split(' ').filter(|other| *other != right).map(|other| format!(" {other}")).collect();
+        assert!(errors(&(rights.clone() + &others)) >= 1.0, "{right} is not needed");
     }
 }
 
