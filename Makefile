@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos test check bench fuzz hostile cache-tests deb try-deb sbom
+.PHONY: help demo chaos test check bench fuzz hostile fleet cache-tests deb try-deb sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,13 @@ chaos: ## Under load 100 reloads, 20 changes of the certificate, 5 upgrades and 
 	@scripts/setup chaos
 	cargo build --locked --release
 	@scripts/chaos.py target/release/telecomx-gateway
+
+fleet: ## Three gateways with one Redis: how late changes are, what a hit costs, what holds while something is down (as root)
+	@scripts/setup fleet
+	cargo build --locked --release
+	@scripts/fleet.py target/release/telecomx-gateway spread
+	@scripts/fleet.py target/release/telecomx-gateway cost
+	@scripts/fleet.py target/release/telecomx-gateway bound
 
 cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
 	@scripts/cache-tests

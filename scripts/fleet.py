@@ -1,13 +1,27 @@
 #!/usr/bin/env python3
-"""How long a change takes to reach the other gateways of a fleet, as their callers see it.
+"""What a fleet of three gateways takes: of time, for a change to reach the others, and of CPU, for a hit; and what it holds to.
 
-    scripts/fleet.py BINARY [WRITES]
+    scripts/fleet.py BINARY spread [WRITES]
+    scripts/fleet.py BINARY cost [ROUNDS]
+    scripts/fleet.py BINARY bound [SECONDS]
 
-A redis-server, the sandbox and three gateways, on free loopback ports. One caller for each of two gateways asks for a customer's
+A redis-server, the sandbox and three gateways, on free loopback ports.
+
+spread: one caller for each of two gateways asks for a customer's
 name without a pause, while another one changes the name through the third gateway. A change is late at a gateway by the time
 between the end of the write's answer and the beginning of the last request that was still answered with an older name; if
 there is none, by 0. Prints quantiles of both, and what the gateways say themselves (cluster_spread_seconds). Ends with 1 if the
 99th percentile is 50 ms or more, or if a name never came.
+
+cost: wrk asks for the same answer, of a gateway by itself and of one of the fleet in turn, two seconds each. Prints the CPU time
+of a hit for both, and the median of the ratios of neighbouring rounds. Needs wrk.
+
+bound: changes go through the first gateway all the while. The second is stopped (SIGSTOP) for SECONDS; the same, and the stream is
+cut off meanwhile; Redis is killed, and started again after SECONDS; Redis is silent (SIGSTOP); the second gateway's network to
+Redis, an interface of its own, is taken down. It is asked without a pause, and while it is stopped by callers who have their answer
+when it goes on. No answer may be older than cluster.max_isolation, which is 2 s here: that is, tell of a name that was replaced, with
+the answer to that write there, more than 2 s before the request (for those who ask a stopped gateway: before their answer).
+Runs in network namespaces of its own, for which it must be root.
 """
 
 import http.client
@@ -16,15 +30,21 @@ import multiprocessing
 import os
 import re
 import secrets
+import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 TARGET = "/customer/73469a52f4fd7f77ec7b28cc/name"
 WRITE = "/customer/73469a52f4fd7f77ec7b28cc"
 BOUND = 0.050
+ISOLATION = 2.0
+# An answer that is on its way when the time is over, on a busy machine.
+TOLERANCE = 0.2
 PATIENCE = 30
 # Between writes: the others must be found with the answer in memory.
 PAUSE = 0.02
@@ -62,15 +82,19 @@ def ask(port, method, path, token=None, body=None):
     return answer.status, answer.read().decode()
 
 
-def watch(port, until, out):
+def watch(port, until, out, host="127.0.0.1"):
     """Asks without a pause; tells, for each request, when it began and the number in the name, and how many were hits."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     seen, hits = [], 0
     while not until.is_set():
         began = time.monotonic()
         connection.request("GET", TARGET, headers={"Authorization": "Bearer sandbox-demo-viewer"})
         answer = connection.getresponse()
-        name = json.loads(answer.read())["name"]
+        body = answer.read()
+        if answer.status != 200:
+            out.put(f"{answer.status}: {body.decode()}")
+            return
+        name = json.loads(body)["name"]
         hits += "; hit" in answer.headers["Cache-Status"]
         number = re.fullmatch(r"name (\d+)", name)
         seen.append((began, int(number[1]) if number else -1))
@@ -90,59 +114,105 @@ def own_word(ports):
     return next(float(bound) for bound, below in buckets if int(below) >= 0.99 * count), count
 
 
-def main(binary, writes):
-    processes = []
-    with tempfile.TemporaryDirectory() as folder:
-        api, redis, *ports = free_ports(8)
-        public, admin = ports[:3], ports[3:]
+class Fleet:
+    """Three gateways that hear each other, and one by itself."""
+
+    def __init__(self, binary, folder, apart=None):
+        """`apart`: the second one has Redis at another address, behind that process's namespace."""
+        self.folder = folder
+        api, redis, *ports = free_ports(10)
+        self.public, self.admin = ports[:4], ports[4:]
+        self.processes, self.log = [], open(f"{folder}/log", "wb")
         with open(f"{folder}/keys", "w") as keys:
             keys.write(f"a {secrets.token_hex(32)}\n")
-        commands = [
-            ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-            [binary, "sandbox", "--listen", f"127.0.0.1:{api}"],
-        ]
-        for number in range(3):
+        redis_server = ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        commands = [redis_server, [binary, "sandbox", "--listen", f"127.0.0.1:{api}"]]
+        for number in range(4):
             path = f"{folder}/{number}.toml"
             with open(path, "w") as file:
                 file.write(
-                    f'[server]\nlisten = ["127.0.0.1:{public[number]}"]\nthreads = 2\n'
-                    f'[admin]\nlisten = "127.0.0.1:{admin[number]}"\n'
+                    f'[server]\nlisten = ["127.0.0.1:{self.public[number]}"]\nthreads = 2\n'
+                    f'[admin]\nlisten = "127.0.0.1:{self.admin[number]}"\n'
                     f'[upstream]\nurl = "http://127.0.0.1:{api}"\n'
-                    f'[cluster]\nurl = "redis://127.0.0.1:{redis}"\nkey_file = "{folder}/keys"\n'
                     '[log]\naccess = "off"\n'
                 )
+                if number < 3:
+                    file.write(f'[cluster]\nurl = "redis://127.0.0.1:{redis}"\nkey_file = "{folder}/keys"\n')
+                if apart:
+                    file.write(f'max_isolation = "{ISOLATION:g}s"\nconnect_timeout = "500ms"\n' if number < 3 else "")
             commands.append([binary, "run", "-c", path])
-        log = open(f"{folder}/log", "wb")
-        try:
-            for command in commands:
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log))
-            for port in admin:
-                await_that(
-                    "the gateways hear each other",
-                    lambda port=port: json.loads(ask(port, "GET", "/stats")[1])["cluster"]["connected"],
-                )
-            until, out = multiprocessing.Event(), multiprocessing.Queue()
-            watchers = [multiprocessing.Process(target=watch, args=(port, until, out)) for port in public[1:]]
-            for watcher in watchers:
-                watcher.start()
-            time.sleep(0.5)
-            done = []
-            for number in range(writes):
-                status, body = ask(public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"}))
-                done.append(time.monotonic())
-                if status != 200:
-                    sys.exit(f"a write got {status}: {body}")
-                time.sleep(PAUSE)
-            time.sleep(0.5)
-            until.set()
-            results = [out.get(timeout=PATIENCE) for _ in watchers]
-            for watcher in watchers:
-                watcher.join()
-            told, count = own_word(admin)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+        if apart:
+            apart.lead(commands, folder, api, redis, self.public[1], self.admin[1])
+        self.redis_port, self.commands = redis, commands
+
+    def __enter__(self):
+        for command in self.commands:
+            self.processes.append(subprocess.Popen(command, stdout=self.log, stderr=self.log))
+        for port in [self.admin[0], self.admin[2]]:
+            await_that(
+                "the gateways hear each other",
+                lambda port=port: json.loads(ask(port, "GET", "/stats")[1])["cluster"]["connected"],
+            )
+        await_that("the gateway by itself is ready", lambda: ask(self.admin[3], "GET", "/readyz")[0] == 200)
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def cpu(self, number):
+        """Seconds that this gateway used so far, to the nanosecond."""
+        folder = f"/proc/{self.processes[2 + number].pid}/task"
+        times = (open(f"{folder}/{task}/schedstat").read().split()[0] for task in os.listdir(folder))
+        return sum(map(int, times)) / 1e9
+
+
+def cost(fleet, rounds):
+    lone, member = 3, 0
+    microseconds = {lone: [], member: []}
+
+    def load(number, seconds):
+        before = fleet.cpu(number)
+        url = f"http://127.0.0.1:{fleet.public[number]}{TARGET}"
+        command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-H", "Authorization: Bearer sandbox-demo-viewer", url]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        if "Non-2xx" in told or "Socket errors" in told:
+            sys.exit(told)
+        return (fleet.cpu(number) - before) / int(re.search(r"(\d+) requests in", told)[1]) * 1e6
+
+    for number in microseconds:
+        load(number, 1)
+    for turn in range(rounds):
+        for number in (lone, member) if turn % 2 else (member, lone):
+            microseconds[number].append(load(number, 2))
+    ratios = [with_fleet / alone for with_fleet, alone in zip(microseconds[member], microseconds[lone])]
+    for number, name in ((lone, "by itself"), (member, "of a fleet")):
+        print(f"a hit of a gateway {name}: {statistics.median(microseconds[number]):.2f} µs of CPU time")
+    quartiles = statistics.quantiles(ratios, n=4)
+    print(f"ratio, median of {rounds}: {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} and {quartiles[2]:.3f})")
+
+
+def spread(fleet, writes):
+    public, admin = fleet.public, fleet.admin
+    until, out = multiprocessing.Event(), multiprocessing.Queue()
+    watchers = [multiprocessing.Process(target=watch, args=(port, until, out)) for port in public[1:3]]
+    for watcher in watchers:
+        watcher.start()
+    time.sleep(0.5)
+    done = []
+    for number in range(writes):
+        status, body = ask(public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"}))
+        done.append(time.monotonic())
+        if status != 200:
+            sys.exit(f"a write got {status}: {body}")
+        time.sleep(PAUSE)
+    time.sleep(0.5)
+    until.set()
+    results = [out.get(timeout=PATIENCE) for _ in watchers]
+    for watcher in watchers:
+        watcher.join()
+    told, count = own_word(admin)
     late = []
     for seen, hits in results:
         print(f"{len(seen)} requests of one caller, {hits} of them answered from memory")
@@ -166,7 +236,166 @@ def main(binary, writes):
         sys.exit(f"p99 is not below {BOUND * 1000:g} ms")
 
 
+
+
+class Apart:
+    """A network namespace for one gateway, with an interface for callers and the API, and one for Redis."""
+
+    NEAR, FAR = ("10.213.1.1", "10.213.2.1"), ("10.213.1.2", "10.213.2.2")
+
+    def __init__(self):
+        run = lambda *words: subprocess.run(words, check=True)
+        run("ip", "link", "set", "lo", "up")
+        # It lives as long as its standard input is open.
+        self.holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
+        self.within = ["nsenter", "-t", str(self.holder.pid), "-n"]
+        host = os.readlink("/proc/self/ns/net")
+        await_that("there is a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != host)
+        for number, (near, far) in enumerate(zip(self.NEAR, self.FAR)):
+            run("ip", "link", "add", f"near{number}", "type", "veth", "peer", "name", f"far{number}", "netns", str(self.holder.pid))
+            run("ip", "address", "add", f"{near}/24", "dev", f"near{number}")
+            run("ip", "link", "set", f"near{number}", "up")
+            run(*self.within, "ip", "address", "add", f"{far}/24", "dev", f"far{number}")
+            run(*self.within, "ip", "link", "set", f"far{number}", "up")
+
+    def lead(self, commands, folder, api, redis, public, admin):
+        commands[0] += ["--protected-mode", "no"]
+        commands[0][commands[0].index("--bind") + 1 : commands[0].index("--save")] = ["127.0.0.1", self.NEAR[1]]
+        commands[1][-1] = f"0.0.0.0:{api}"
+        path = f"{folder}/1.toml"
+        text = open(path).read().replace(f"127.0.0.1:{redis}", f"{self.NEAR[1]}:{redis}")
+        text = text.replace(f"127.0.0.1:{api}", f"{self.NEAR[0]}:{api}").replace(f"127.0.0.1:{public}", f"{self.FAR[0]}:{public}")
+        text = text.replace(f'"127.0.0.1:{admin}"', f'"{self.FAR[0]}:{admin}"\ntoken_file = "{folder}/token"')
+        open(f"{folder}/token", "w").write("a-token-of-the-admin-listener")
+        open(path, "w").write(text)
+        commands[3] = self.within + commands[3]
+
+    def partition(self, cut):
+        subprocess.run(["ip", "link", "set", "near1", "down" if cut else "up"], check=True)
+
+    def end(self):
+        self.holder.stdin.close()
+        self.holder.wait()
+
+
+def bound(binary, folder, seconds):
+    apart = Apart()
+    try:
+        with Fleet(binary, folder, apart) as fleet:
+            judge(fleet, apart, seconds)
+    finally:
+        apart.end()
+
+
+def judge(fleet, apart, seconds):
+    host, port = Apart.FAR[0], fleet.public[1]
+    process = fleet.processes[3]
+    done, until = [], threading.Event()
+
+    def write():
+        number = 0
+        while not until.is_set():
+            status, body = ask(fleet.public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"}))
+            if status != 200:
+                print(f"a write got {status}: {body}")
+                os._exit(1)
+            done.append(time.monotonic())
+            number += 1
+            time.sleep(0.05)
+
+    def redis(*words):
+        subprocess.run(["redis-cli", "-p", str(fleet.redis_port), *words], check=True, capture_output=True)
+
+    def stopped(while_stopped=lambda: None):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        callers = []
+        end = time.monotonic() + seconds - 0.5
+        while time.monotonic() < end:
+            caller = socket.create_connection((host, port))
+            caller.sendall(f"GET {TARGET} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer sandbox-demo-viewer\r\nConnection: close\r\n\r\n".encode())
+            callers.append(caller)
+            time.sleep(0.25)
+        while_stopped()
+        process.send_signal(signal.SIGCONT)
+        answers = []
+        for caller in callers:
+            text = b"".join(iter(lambda: caller.recv(65536), b"")).decode()
+            answers.append((time.monotonic(), int(re.search(r'"name":"name (\d+)"', text)[1])))
+        return answers
+
+    def killed():
+        fleet.processes[0].kill()
+        fleet.processes[0].wait()
+        time.sleep(seconds)
+        fleet.processes[0] = subprocess.Popen(fleet.commands[0], stdout=fleet.log, stderr=fleet.log)
+
+    def silent():
+        fleet.processes[0].send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        fleet.processes[0].send_signal(signal.SIGCONT)
+
+    def partitioned():
+        apart.partition(True)
+        time.sleep(seconds)
+        apart.partition(False)
+
+    faults = {
+        "nothing is wrong": lambda: time.sleep(seconds),
+        "the gateway is stopped": stopped,
+        "it is stopped, and the stream cut off": lambda: stopped(lambda: redis("XTRIM", "telecomx-gateway:changes", "MAXLEN", "0")),
+        "Redis is killed": killed,
+        "Redis is silent": silent,
+        "the network to Redis is cut": partitioned,
+    }
+    writer = threading.Thread(target=write)
+    writer.start()
+    await_that("there is a first name", lambda: done)
+    failed = False
+    for name, fault in faults.items():
+        ends, out = multiprocessing.Event(), multiprocessing.Queue()
+        watcher = multiprocessing.Process(target=watch, args=(port, ends, out, host))
+        watcher.start()
+        time.sleep(1)
+        waited = fault() or []
+        # Until it is back among the others, and some more.
+        time.sleep(3)
+        ends.set()
+        told = out.get(timeout=PATIENCE)
+        if isinstance(told, str):
+            print(f"{name}: an answer was {told}")
+            os._exit(1)
+        seen, hits = told
+        watcher.join()
+        seen = [(at, number) for at, number in seen if number >= 0]
+
+        def age(at, number):
+            return max(0.0, at - done[number + 1]) if number + 1 < len(done) else 0.0
+
+        oldest, oldest_waited = (max((age(*answer) for answer in answers), default=0.0) for answers in (seen, waited))
+        verdict = max(oldest, oldest_waited) <= ISOLATION + TOLERANCE
+        failed |= not verdict
+        also = f", {len(waited)} who waited: {oldest_waited:.2f} s" if waited else ""
+        print(f"{name}: {len(seen)} answers, {hits} from memory; oldest {oldest:.2f} s{also}{'' if verdict else ': TOO OLD'}")
+    until.set()
+    writer.join()
+    print(f"{len(done)} changes; bound {ISOLATION:g} s")
+    if failed:
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or not os.access(sys.argv[1], os.X_OK):
+    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6)}
+    if len(sys.argv) not in (3, 4) or not os.access(sys.argv[1], os.X_OK) or sys.argv[2] not in modes:
         sys.exit(__doc__)
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 1000)
+    mode, count = modes[sys.argv[2]]
+    count = int(sys.argv[3]) if len(sys.argv) == 4 else count
+    if mode is None and os.environ.get("WITHIN") is None:
+        os.environ["WITHIN"] = "a namespace"
+        os.execvp("unshare", ["unshare", "-n", *sys.argv])
+    with tempfile.TemporaryDirectory() as scratch:
+        if mode is None:
+            bound(sys.argv[1], scratch, count)
+        else:
+            with Fleet(sys.argv[1], scratch) as running:
+                mode(running, count)
