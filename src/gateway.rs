@@ -199,10 +199,9 @@ impl<T: Transport> Gateway<T> {
     /// [`Gateway::answer`] has more to do; nothing is counted then.
     pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Option<(AccessLevel, Reply)> {
         let id = self.callers.of(ask.token);
-        let caller = self.identities.at_hand(id, ask.address, now)?;
-        let level = caller.identity.level;
+        let (level, employee) = self.identities.at_hand(id, ask.address, now)?;
         let key = Key { caller: id, level, customer: ask.customer, policy: self.policy_id };
-        let marks = self.generations.entry_marks(&key.customer, &key.caller, caller.employee);
+        let marks = self.generations.entry_marks(&key.customer, &key.caller, employee);
         let entry = self.cache.get(&key, marks).filter(|entry| entry.usable(now) == Use::Fresh)?;
         self.metrics.identity_looked_up("hit");
         let held = ask.if_none_match.is_some_and(|value| names(value, entry.representation.etag()));

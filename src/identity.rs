@@ -11,9 +11,9 @@ use arc_swap::ArcSwap;
 use moka::policy::EvictionPolicy;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::api::{ApiError, Identity, Token, Validation, read_validation};
+use crate::api::{AccessLevel, ApiError, Identity, Token, Validation, read_validation};
 use crate::cache::{
-    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdentityMarks, Scope, ValidationMarks, Waiter,
+    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Scope, ValidationMarks, Waiter,
 };
 use crate::clock;
 use crate::cluster::{Looked, Tier, Trust, judge_identity};
@@ -51,10 +51,18 @@ enum Known {
 /// The API's word for a caller, and when it was given.
 struct Vouched {
     caller: Caller,
+    /// As in its identity, and at hand.
+    level: AccessLevel,
     asked_at: Instant,
     marks: IdentityMarks,
     /// Milliseconds after `asked_at` before which the API is not asked again, since it just failed.
     pause: AtomicU64,
+}
+
+impl Vouched {
+    fn new(caller: Caller, asked_at: Instant, marks: IdentityMarks) -> Self {
+        Vouched { level: caller.identity.level, caller, asked_at, marks, pause: AtomicU64::new(0) }
+    }
 }
 
 type Verdict = Result<Option<Caller>, ApiError>;
@@ -74,7 +82,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Callers, remembered.
 pub struct Identities<T = Connections> {
-    known: moka::sync::Cache<IdentityKey, Known>,
+    known: moka::sync::Cache<IdentityKey, Known, IdHasher>,
     flights: Flights<(IdentityKey, ValidationMarks), Verdict>,
     /// Invalid tokens from an address, in the minute that began with the first.
     invalid: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
@@ -89,12 +97,12 @@ pub struct Identities<T = Connections> {
 /// What is remembered of a caller, and whether the API should be asked in the background.
 enum Remembered {
     Holds {
-        caller: Caller,
+        vouched: Arc<Vouched>,
         refresh: bool,
     },
     /// Holds only if the API cannot be asked; whether that is known already.
     IfError {
-        caller: Caller,
+        vouched: Arc<Vouched>,
         paused: bool,
     },
     Invalid,
@@ -114,7 +122,7 @@ impl<T: Transport> Identities<T> {
             .max_capacity(MAX_IDENTITIES)
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(longest)
-            .build();
+            .build_with_hasher(IdHasher::default());
         let invalid = moka::sync::Cache::builder()
             .max_capacity(MAX_ADDRESSES)
             .eviction_policy(EvictionPolicy::lru())
@@ -151,11 +159,12 @@ impl<T: Transport> Identities<T> {
         self.look_up(key, token, address, now).await
     }
 
-    /// A caller who is known, and whom the API need not be asked about. `None`: [`Identities::identify`] has more to do.
-    pub fn at_hand(&self, id: CallerId, address: IpAddr, now: Instant) -> Option<Caller> {
+    /// The level and the employee of a caller who is known, and whom the API need not be asked about. `None`:
+    /// [`Identities::identify`] has more to do.
+    pub fn at_hand(&self, id: CallerId, address: IpAddr, now: Instant) -> Option<(AccessLevel, EmployeeSlot)> {
         let key = IdentityKey { caller: id, address: self.config.load().send_client_ip.then_some(address) };
         match self.remembered(&key, now)? {
-            Remembered::Holds { caller, refresh: false } => Some(caller),
+            Remembered::Holds { vouched, refresh: false } => Some((vouched.level, vouched.caller.employee)),
             Remembered::Holds { refresh: true, .. } | Remembered::IfError { .. } | Remembered::Invalid => None,
         }
     }
@@ -188,21 +197,21 @@ impl<T: Transport> Identities<T> {
     ) -> Result<Caller, ApiError> {
         let before = self.remembered(&key, now);
         match &before {
-            Some(Remembered::Holds { caller, refresh }) => {
+            Some(Remembered::Holds { vouched, refresh }) => {
                 self.metrics.identity_looked_up("hit");
                 if *refresh {
                     // Nobody waits for it: the next one finds its word.
                     drop(self.send(key, token, address));
                 }
-                return Ok(caller.clone());
+                return Ok(vouched.caller.clone());
             }
             Some(Remembered::Invalid) => {
                 self.metrics.identity_looked_up("negative");
                 return Err(ApiError::InvalidToken);
             }
-            Some(Remembered::IfError { caller, paused: true }) => {
+            Some(Remembered::IfError { vouched, paused: true }) => {
                 self.metrics.identity_looked_up("stale");
-                return Ok(caller.clone());
+                return Ok(vouched.caller.clone());
             }
             Some(Remembered::IfError { paused: false, .. }) => {}
             None if self.too_many_invalid(&key, address) => {
@@ -219,15 +228,17 @@ impl<T: Transport> Identities<T> {
         let verdict = waiter.result().await.unwrap_or(Err(ApiError::Internal));
         match (verdict, before) {
             // Not if something ended the identity meanwhile: that is looked up again.
-            (Err(error), Some(Remembered::IfError { caller, .. })) if error.is_the_apis() => {
+            (Err(error), Some(Remembered::IfError { vouched, .. })) if error.is_the_apis() => {
                 let still = self.remembered(&key, clock::now());
                 let holds = matches!(still, Some(Remembered::Holds { .. } | Remembered::IfError { .. }));
-                if holds { Ok(caller) } else { Err(error) }
+                if holds { Ok(vouched.caller.clone()) } else { Err(error) }
             }
             // What the fleet had, and the validation left for this.
             (Err(error), None) if error.is_the_apis() && self.tier.is_some() => {
                 match self.remembered(&key, clock::now()) {
-                    Some(Remembered::Holds { caller, .. } | Remembered::IfError { caller, .. }) => Ok(caller),
+                    Some(Remembered::Holds { vouched, .. } | Remembered::IfError { vouched, .. }) => {
+                        Ok(vouched.caller.clone())
+                    }
                     Some(Remembered::Invalid) | None => Err(error),
                 }
             }
@@ -252,17 +263,17 @@ impl<T: Transport> Identities<T> {
         }
         match self.known.get(key)? {
             Known::Valid(vouched) => {
-                let caller = vouched.caller.clone();
-                if vouched.marks != self.generations.identity_marks(&key.caller, caller.employee) {
+                if vouched.marks != self.generations.identity_marks(&key.caller, vouched.caller.employee) {
                     return None;
                 }
                 let age = now.saturating_duration_since(vouched.asked_at);
                 let paused = age.as_millis() < u128::from(vouched.pause.load(Ordering::Relaxed));
                 let config = self.config.load();
                 if age < config.ttl {
-                    return Some(Remembered::Holds { caller, refresh: age >= config.refresh_after && !paused });
+                    let refresh = age >= config.refresh_after && !paused;
+                    return Some(Remembered::Holds { vouched, refresh });
                 }
-                (age < config.ttl + config.stale_if_error).then_some(Remembered::IfError { caller, paused })
+                (age < config.ttl + config.stale_if_error).then_some(Remembered::IfError { vouched, paused })
             }
             Known::Invalid { asked_at, marks } => {
                 let holds = now.saturating_duration_since(asked_at) < self.config.load().negative_ttl
@@ -285,7 +296,7 @@ impl<T: Transport> Identities<T> {
     async fn validate(&self, key: IdentityKey, token: &Token, address: IpAddr, marks: ValidationMarks) -> Verdict {
         // Who came just too late for the flight before this one finds its result here.
         match self.remembered(&key, clock::now()) {
-            Some(Remembered::Holds { caller, refresh: false }) => return Ok(Some(caller)),
+            Some(Remembered::Holds { vouched, refresh: false }) => return Ok(Some(vouched.caller.clone())),
             Some(Remembered::Invalid) => return Ok(None),
             _ => {}
         }
@@ -311,8 +322,7 @@ impl<T: Transport> Identities<T> {
                 // Taken before the comparison: a change after it is seen at the next lookup.
                 let noted = self.generations.identity_marks(&key.caller, employee);
                 if !self.config.load().ttl.is_zero() && unchanged() {
-                    let pause = AtomicU64::new(0);
-                    let vouched = Vouched { caller: caller.clone(), asked_at, marks: noted, pause };
+                    let vouched = Vouched::new(caller.clone(), asked_at, noted);
                     self.known.insert(key, Known::Valid(Arc::new(vouched)));
                     if let Some(writing) = looked.writing {
                         writing.put_identity(&caller.identity, self.trust());
@@ -362,7 +372,7 @@ impl<T: Transport> Identities<T> {
                 None => false,
             };
             if !outdated && marks.same_caller(&self.generations.validation_marks(&key.caller)) {
-                let vouched = Vouched { caller: caller.clone(), asked_at, marks: noted, pause: AtomicU64::new(0) };
+                let vouched = Vouched::new(caller.clone(), asked_at, noted);
                 self.known.insert(*key, Known::Valid(Arc::new(vouched)));
             }
             (!outdated).then_some(caller)

@@ -1,11 +1,12 @@
 //! What an answer is stored under: a value, not a joined string, so that no delimiter can be confused.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use crate::api::{AccessLevel, CustomerId};
 
 /// A caller, known by its token: a keyed 256-bit digest. The token itself is never kept.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CallerId([u8; 32]);
 
 impl CallerId {
@@ -19,9 +20,20 @@ impl CallerId {
         CallerId(digest)
     }
 
+    /// Eight bytes of a digest: they are as good as any hash of it, and nobody without the key can choose them.
+    fn part(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |part| u64::from_le_bytes(*part))
+    }
+
     /// Digests are uniform: two of their bytes are as good a slot as any hash of them.
     pub fn slot(&self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]])
+    }
+}
+
+impl Hash for CallerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.part());
     }
 }
 
@@ -59,13 +71,25 @@ impl CallerIds {
 }
 
 /// Caller, role, customer, and the policy by which the answer was redacted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub caller: CallerId,
     pub level: AccessLevel,
     pub customer: CustomerId,
     pub policy: u64,
 }
+
+/// By what there is much of: a caller has one level at a time, and few see a change of the policy.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.caller.hash(state);
+        state.write(self.customer.as_bytes());
+    }
+}
+
+/// Hashes of ids, of which a hit makes three. A caller cannot learn or choose what decides: each process seeds it anew, and digests
+/// of tokens are keyed.
+pub type IdHasher = foldhash::quality::RandomState;
 
 #[cfg(test)]
 mod tests {

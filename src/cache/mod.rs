@@ -19,7 +19,7 @@ use moka::notification::RemovalCause;
 pub use flight::{Boarded, Flights, Waiter};
 pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
 pub use generations::{Announce, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
-pub use key::{CallerId, CallerIds, Key};
+pub use key::{CallerId, CallerIds, IdHasher, Key};
 
 use crate::reply::Representation;
 
@@ -135,7 +135,7 @@ impl Entry {
 
 /// Stored answers.
 pub struct Cache {
-    entries: moka::sync::Cache<Key, Arc<Entry>>,
+    entries: moka::sync::Cache<Key, Arc<Entry>, IdHasher>,
     capacity: u64,
 }
 
@@ -153,7 +153,7 @@ impl Cache {
                     evicted(cause);
                 }
             })
-            .build();
+            .build_with_hasher(IdHasher::default());
         Cache { entries, capacity: max_bytes }
     }
 

@@ -48,19 +48,32 @@ impl Forwarded {
 impl CacheStatus {
     /// The value of `Cache-Status`.
     pub fn value(self) -> HeaderValue {
-        let text = match self {
-            CacheStatus::Hit { ttl } => format!("telecomx-gateway; hit; ttl={ttl}"),
-            CacheStatus::Revalidating { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=revalidating"),
-            CacheStatus::StaleIfError { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=stale-if-error"),
-            CacheStatus::Shared { ttl } => format!("telecomx-gateway; hit; ttl={ttl}; detail=tier"),
-            CacheStatus::Miss { why, stored } => {
-                format!("telecomx-gateway; {}{}", why.as_str(), if stored { "; stored" } else { "" })
-            }
-            CacheStatus::Collapsed => return HeaderValue::from_static("telecomx-gateway; fwd=uri-miss; collapsed"),
-            CacheStatus::Bypass => return Self::BYPASS,
-        };
+        let mut text = Vec::with_capacity(64);
+        self.append_to(&mut text);
         // Words and a decimal number are a field value.
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("telecomx-gateway; hit"))
+    }
+
+    /// Writes that value at the end of `text`.
+    pub fn append_to(self, text: &mut Vec<u8>) {
+        let mut hit = |ttl: i64, detail: &str| {
+            text.extend_from_slice(b"telecomx-gateway; hit; ttl=");
+            text.extend_from_slice(itoa::Buffer::new().format(ttl).as_bytes());
+            text.extend_from_slice(detail.as_bytes());
+        };
+        match self {
+            CacheStatus::Hit { ttl } => hit(ttl, ""),
+            CacheStatus::Revalidating { ttl } => hit(ttl, "; detail=revalidating"),
+            CacheStatus::StaleIfError { ttl } => hit(ttl, "; detail=stale-if-error"),
+            CacheStatus::Shared { ttl } => hit(ttl, "; detail=tier"),
+            CacheStatus::Miss { why, stored } => {
+                for part in ["telecomx-gateway; ", why.as_str(), if stored { "; stored" } else { "" }] {
+                    text.extend_from_slice(part.as_bytes());
+                }
+            }
+            CacheStatus::Collapsed => text.extend_from_slice(b"telecomx-gateway; fwd=uri-miss; collapsed"),
+            CacheStatus::Bypass => text.extend_from_slice(Self::BYPASS.as_bytes()),
+        }
     }
 
     /// The value on every forwarded answer.

@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method};
 
+use super::Value;
 use crate::config::AllowedOrigins;
 
 /// Which pages may read intercepted answers.
@@ -32,37 +33,41 @@ impl Cors {
         self.0 != AllowedOrigins::Listed(Vec::new())
     }
 
-    /// `Vary`, where it names the origin too.
-    pub(super) fn vary(&self) -> HeaderValue {
-        HeaderValue::from_static("Authorization, X-API-Key, Cookie, Origin")
+    /// `Vary`: it names the origin where answers depend on it.
+    pub(super) fn vary(&self) -> Value<'static> {
+        Value::Text(if self.is_on() {
+            "Authorization, X-API-Key, Cookie, Origin"
+        } else {
+            "Authorization, X-API-Key, Cookie"
+        })
     }
 
     /// The fields that let the page at `origin` read an answer.
-    pub(super) fn answer_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(HeaderName, HeaderValue)) {
+    pub(super) fn answer_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
         if self.allow(origin, put) {
-            put(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Age, Cache-Status, ETag, X-Request-Id"));
+            put(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Text("Age, Cache-Status, ETag, X-Request-Id"));
         }
     }
 
     /// The fields that let the page at `origin` ask; none for another origin.
-    pub(super) fn preflight_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(HeaderName, HeaderValue)) {
+    pub(super) fn preflight_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
         if self.allow(origin, put) {
-            put(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+            put(&ACCESS_CONTROL_ALLOW_METHODS, Value::Text("GET, HEAD"));
             let names =
                 "Authorization, X-API-Key, If-None-Match, Cache-Control, Pragma, X-Request-Id, Traceparent, Tracestate";
-            put(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
-            put(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+            put(&ACCESS_CONTROL_ALLOW_HEADERS, Value::Text(names));
+            put(&ACCESS_CONTROL_MAX_AGE, Value::Text("600"));
         }
     }
 
     /// With a list, the origin is named and cookies may come along; with `*`, neither.
-    fn allow(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(HeaderName, HeaderValue)) -> bool {
+    fn allow(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) -> bool {
         let Some(origin) = origin else { return false };
         match &self.0 {
-            AllowedOrigins::Any => put(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+            AllowedOrigins::Any => put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Text("*")),
             AllowedOrigins::Listed(listed) if listed.iter().any(|o| o.as_bytes() == origin.as_bytes()) => {
-                put(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-                put(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Ready(origin));
+                put(&ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Text("true"));
             }
             AllowedOrigins::Listed(_) => return false,
         }

@@ -6,6 +6,7 @@
 mod cache_status;
 mod conditional;
 mod cors;
+mod value;
 
 use std::sync::Arc;
 
@@ -19,23 +20,25 @@ use http::header::{
 pub use cache_status::{CacheStatus, Forwarded};
 pub use conditional::{if_none_match, names};
 pub use cors::{Cors, is_preflight};
+pub use value::Value;
 
 use crate::api::ApiError;
 use crate::redact::Redacted;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const JSON: &str = "application/json; charset=utf-8";
 /// The caller may keep the answer, and asks before using it again: the gateway answers that with 304.
-const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
-const VARIES_ON: HeaderValue = HeaderValue::from_static("Authorization, X-API-Key, Cookie");
-const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const PRIVATE: &str = "private, no-cache";
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// A strong validator as it is written: 32 hexadecimal digits in quotes.
+pub type ETag = [u8; 34];
 
 /// An answer of the API as its caller may see it, with all that can be said of it beforehand.
 pub struct Representation {
     status: StatusCode,
     content_type: HeaderValue,
-    content_length: HeaderValue,
-    etag: HeaderValue,
+    etag: ETag,
     body: Bytes,
 }
 
@@ -43,16 +46,12 @@ impl Representation {
     /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
     pub fn new(status: StatusCode, own_type: Option<HeaderValue>, redacted: Redacted) -> Self {
         let body = redacted.into_bytes();
-        let digest = blake3::hash(&body);
-        let etag = format!("\"{}\"", &digest.to_hex()[..32]);
-        Representation {
-            status,
-            content_type: own_type.unwrap_or(JSON),
-            content_length: HeaderValue::from(body.len()),
-            // A quoted run of hexadecimal digits is a field value.
-            etag: HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\"")),
-            body,
+        let mut etag = [b'"'; 34];
+        // The tag is made of the first half of the digest.
+        for (digit, place) in blake3::hash(&body).to_hex().bytes().zip(1..33) {
+            etag[place] = digit;
         }
+        Representation { status, content_type: own_type.unwrap_or(HeaderValue::from_static(JSON)), etag, body }
     }
 
     /// The bytes that its caller gets.
@@ -71,7 +70,7 @@ impl Representation {
     }
 
     /// The strong validator of those bytes, quotes included.
-    pub fn etag(&self) -> &HeaderValue {
+    pub fn etag(&self) -> &ETag {
         &self.etag
     }
 }
@@ -133,39 +132,47 @@ impl Reply {
         }
     }
 
+    /// The same body, where it was stored: other ones are made for their answer.
+    pub fn stored_body(&self) -> &[u8] {
+        match &self.content {
+            Content::Whole(representation) => &representation.body,
+            Content::NotModified(_) | Content::Error(_) | Content::Preflight => &[],
+        }
+    }
+
     /// Every field of the answer but `X-Request-Id`, in order. `cors`: the fields for this caller's origin.
-    pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(HeaderName, HeaderValue)) {
+    pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, Value<'_>)) {
         match &self.content {
             Content::Whole(representation) => {
-                put(CONTENT_TYPE, representation.content_type.clone());
-                put(CONTENT_LENGTH, representation.content_length.clone());
+                put(&CONTENT_TYPE, Value::Ready(&representation.content_type));
+                put(&CONTENT_LENGTH, Value::Number(representation.body.len() as u64));
                 if representation.status == StatusCode::OK {
-                    put(ETAG, representation.etag.clone());
+                    put(&ETAG, Value::Tag(&representation.etag));
                 }
             }
-            Content::NotModified(representation) => put(ETAG, representation.etag.clone()),
+            Content::NotModified(representation) => put(&ETAG, Value::Tag(&representation.etag)),
             Content::Error(error) => {
-                put(CONTENT_TYPE, JSON);
-                put(CONTENT_LENGTH, HeaderValue::from(error.body().len()));
+                put(&CONTENT_TYPE, Value::Text(JSON));
+                put(&CONTENT_LENGTH, Value::Number(error.body().len() as u64));
                 if let Some(seconds) = error.retry_after() {
-                    put(RETRY_AFTER, HeaderValue::from(seconds));
+                    put(&RETRY_AFTER, Value::Number(seconds.into()));
                 }
                 match error.status() {
-                    StatusCode::UNAUTHORIZED => put(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-                    StatusCode::METHOD_NOT_ALLOWED => put(ALLOW, ALLOWED),
+                    StatusCode::UNAUTHORIZED => put(&WWW_AUTHENTICATE, Value::Text("Bearer")),
+                    StatusCode::METHOD_NOT_ALLOWED => put(&ALLOW, Value::Text(ALLOWED)),
                     _ => {}
                 }
             }
             Content::Preflight => {}
         }
         if let Some(age) = self.age {
-            put(AGE, HeaderValue::from(age));
+            put(&AGE, Value::Number(age));
         }
         if let Some(status) = self.cache_status {
-            put(CACHE_STATUS, status.value());
+            put(&CACHE_STATUS, Value::Status(status));
         }
-        put(CACHE_CONTROL, PRIVATE);
-        put(VARY, if cors.is_on() { cors.vary() } else { VARIES_ON });
+        put(&CACHE_CONTROL, Value::Text(PRIVATE));
+        put(&VARY, cors.vary());
         match self.content {
             Content::Preflight => cors.preflight_fields(origin, &mut put),
             _ => cors.answer_fields(origin, &mut put),

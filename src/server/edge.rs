@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -19,8 +19,8 @@ use tokio::time::timeout_at;
 use super::certificate::Certificate;
 use super::chunks::Chunks;
 use super::head;
+use super::idle::Idle;
 use super::lane::{Lane, Taken};
-use super::lifecycle::Lifecycle;
 use super::setup::{Current, Limits};
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
@@ -63,10 +63,9 @@ pub struct Edge<A> {
 }
 
 enum Head {
-    /// A whole head of that length, with what came behind it.
-    Http1(BytesMut, usize),
-    /// HTTP/2, with all that was read.
-    Http2(BytesMut),
+    /// A whole head of that length; something may have come behind it.
+    Http1(usize),
+    Http2,
     Refused(ApiError),
     /// Nothing to answer: the caller left, or idled for too long.
     Gone,
@@ -91,45 +90,45 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         }
     }
 
-    /// Reads one head. `first`: on a fresh connection, where HTTP/2 may begin.
-    async fn read_head(limits: Limits, stream: &mut Stream, first: bool, lifecycle: &Lifecycle) -> Head {
-        let mut buffer = BytesMut::with_capacity(READ);
-        let idle = if first { limits.header_timeout } else { limits.keepalive_timeout };
-        let since = Instant::now();
-        tokio::select! {
-            biased;
-            read = timeout_at((since + idle).into(), stream.read_buf(&mut buffer)) => {
-                if !matches!(read, Ok(Ok(1..))) {
-                    return Head::Gone;
-                }
-            }
-            // A connection without a request ends with the listener, unless one may be on its way.
-            () = lifecycle.idle_ends(since) => return Head::Gone,
+    /// Reads one head into a buffer that is empty. `first`: on a fresh connection, where HTTP/2 may begin. `since`: when the
+    /// connection, or the wait for its next request, began.
+    async fn read_head(
+        limits: Limits,
+        stream: &mut Stream,
+        buffer: &mut BytesMut,
+        idle: &mut Idle,
+        first: bool,
+        since: Instant,
+    ) -> Head {
+        let longest = if first { limits.header_timeout } else { limits.keepalive_timeout };
+        if !idle.read(stream, buffer, since, longest).await {
+            return Head::Gone;
         }
-        let deadline = Instant::now() + limits.header_timeout;
+        let mut deadline = None;
         loop {
             if first && H2_PREFACE.starts_with(&buffer[..buffer.len().min(H2_PREFACE.len())]) {
                 if buffer.len() >= H2_PREFACE.len() {
-                    return Head::Http2(buffer);
+                    return Head::Http2;
                 }
             } else {
                 // Empty lines before a request line are passed over (RFC 9112 section 2.2).
                 while buffer.starts_with(b"\r\n") {
-                    drop(buffer.split_to(2));
+                    buffer.advance(2);
                 }
-                if let Some(end) = head::end(&buffer) {
-                    return Head::Http1(buffer, end);
+                if let Some(end) = head::end(buffer) {
+                    return Head::Http1(end);
                 }
                 if buffer.len() > limits.max_header_bytes {
                     return Head::Refused(ApiError::HeadTooLarge);
                 }
                 // A head that ends its lines with LF alone would never end here.
-                if memchr::memmem::find(&buffer, b"\n\n").is_some() {
+                if memchr::memmem::find(buffer, b"\n\n").is_some() {
                     return Head::Refused(ApiError::BadRequest(Refusal::Malformed));
                 }
             }
             buffer.reserve(READ);
-            match timeout_at(deadline.into(), stream.read_buf(&mut buffer)).await {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.header_timeout);
+            match timeout_at(deadline.into(), stream.read_buf(buffer)).await {
                 Ok(Ok(1..)) => {}
                 _ => return Head::Gone,
             }
@@ -145,12 +144,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         record.error = Some(error);
         let setup = self.current.load();
         record.request_id = setup.new_request_id();
-        let mut answer = BytesMut::new();
+        let mut answer = Vec::new();
         answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
         reply.fields(&Cors::off(), None, |name, value| {
             answer.extend_from_slice(name.as_str().as_bytes());
             answer.extend_from_slice(b": ");
-            answer.extend_from_slice(value.as_bytes());
+            value.append_to(&mut answer);
             answer.extend_from_slice(b"\r\n");
         });
         answer.extend_from_slice(
@@ -230,13 +229,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         let mut stream = self.in_plain(stream, tls).await?;
         let mut settings: Option<HttpPersistentSettings> = None;
         let mut lane = (self.side == Side::Public).then(|| Lane::new(&stream));
-        let mut first = true;
+        let mut setup = self.current.watched();
+        let mut idle = Idle::new(setup.load().lifecycle.clone());
+        let (mut first, mut since) = (true, Instant::now());
+        let mut buffer = BytesMut::new();
         loop {
-            let setup = self.current.load();
-            let limits = setup.limits;
-            let (buffer, end) = match Self::read_head(limits, &mut stream, first, &setup.lifecycle).await {
-                Head::Http1(buffer, end) => (buffer, end),
-                Head::Http2(buffer) => {
+            let limits = setup.load().limits;
+            buffer.reserve(READ);
+            let end = match Self::read_head(limits, &mut stream, &mut buffer, &mut idle, first, since).await {
+                Head::Http1(end) => end,
+                Head::Http2 => {
                     self.hand_over_http2(stream, buffer, draining).await;
                     return None;
                 }
@@ -248,13 +250,21 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             };
             first = false;
             if let Some(lane) = lane.as_mut().filter(|_| buffer.len() == end) {
-                match lane.take(&self.current.load(), &mut stream, &buffer).await {
-                    Taken::Answered => continue,
+                match lane.take(setup.load(), &mut stream, &buffer).await {
+                    Taken::Answered(at) => {
+                        buffer.clear();
+                        if buffer.capacity() > READ {
+                            // An unusual head: its memory is not held while the connection idles.
+                            buffer = BytesMut::new();
+                        }
+                        since = at;
+                        continue;
+                    }
                     Taken::Gone => return None,
                     Taken::Declined => {}
                 }
             }
-            let (buffer, chunks) = match judged(limits, buffer, end) {
+            let (passed, chunks) = match judged(limits, std::mem::take(&mut buffer), end) {
                 Ok(passed) => passed,
                 Err(error) => {
                     self.refuse(stream, error).await;
@@ -271,11 +281,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
             session.set_keepalive((!*draining.borrow()).then_some(0));
             session.set_read_timeout(Some(limits.header_timeout.max(Duration::from_secs(30))));
-            session.set_pipelined_prefix(buffer);
+            session.set_pipelined_prefix(passed);
             let reused = self.app.process_new_http(session, draining).await?;
             (stream, settings) = reused.consume();
             stream = Wrapped::unwatched(stream);
             settings.as_ref()?;
+            since = Instant::now();
         }
     }
 

@@ -4,11 +4,17 @@
 //! Source: RFC 9112 sections 2.2, 3, 5 and 6. Stricter than it allows recipients to be: no bare LF, no folding, one
 //! `Content-Length` or `chunked` and nothing else, no names that other readers take for another's (`X_Forwarded_For`).
 
+use std::sync::LazyLock;
+
 use bytes::{BufMut, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use memchr::memmem::Finder;
 
 use crate::api::{ApiError, Refusal};
+
+/// Prepared once, since every request's is looked for.
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// Fields of a request head at most.
 pub const MAX_FIELDS: usize = 100;
@@ -36,7 +42,7 @@ const NOT_NOMINATED: [&str; 6] = ["authorization", "cookie", "x-api-key", "host"
 
 /// Where a head ends, with its empty line; `None` as long as more must be read.
 pub fn end(buffer: &[u8]) -> Option<usize> {
-    memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
+    END.find(buffer).map(|at| at + 4)
 }
 
 /// A head that may be passed on.

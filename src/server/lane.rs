@@ -3,11 +3,13 @@
 //! It decides nothing of its own. Who is calling, whether an answer is fresh, its fields and its record are what they are
 //! on the ordinary way; what it does not take, it leaves unread and untold, and pingora gets every byte of it.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
 
-use bytes::{Buf, BufMut, BytesMut};
-
+use bytes::Buf;
 use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
@@ -30,7 +32,8 @@ const HEAD: usize = 512;
 pub enum Taken {
     /// Nothing of it: it is for the ordinary way.
     Declined,
-    Answered,
+    /// At that time.
+    Answered(Instant),
     /// The caller left while it was answered.
     Gone,
 }
@@ -38,8 +41,9 @@ pub enum Taken {
 /// One connection's lane.
 pub struct Lane {
     peer: IpAddr,
-    /// The head of an answer; kept for the next one.
-    answer: BytesMut,
+    /// The head of an answer, and its request's id; their memory is kept for the next ones.
+    answer: Vec<u8>,
+    request_id: String,
 }
 
 impl Lane {
@@ -47,11 +51,11 @@ impl Lane {
         let digest = stream.get_socket_digest();
         let inet = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet());
         let peer = inet.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        Lane { peer, answer: BytesMut::new() }
+        Lane { peer, answer: Vec::new(), request_id: String::new() }
     }
 
     /// Answers a request if it is one for the lane. `head`: whole, with its empty line and nothing behind it.
-    pub async fn take(&mut self, setup: &Arc<Setup>, stream: &mut Stream, head: &[u8]) -> Taken {
+    pub async fn take(&mut self, setup: &Setup, stream: &mut Stream, head: &[u8]) -> Taken {
         // Counted as the ordinary way counts it, with more than any spelling of the fields could make of it. While the
         // process drains, answers say that their connection ends.
         if !setup.fast_path
@@ -60,33 +64,50 @@ impl Lane {
         {
             return Taken::Declined;
         }
-        let now = clock::now();
         let Some(plain) = Plain::read(head) else { return Taken::Declined };
+        let now = clock::now();
         let address = setup.trusted.caller_by(self.peer, plain.forwarded_for.as_slice());
         let Plain { customer, token, if_none_match, .. } = plain;
         let Some((level, reply)) = setup.gateway.at_hand(&PlainAsk { customer, token, address, if_none_match }, now)
         else {
             return Taken::Declined;
         };
-        let _busy = setup.lifecycle.busy();
         let mut record = Record::begin(now);
         record.route = Route::CustomerName;
         record.status = reply.status();
         record.cache = reply.cache_status;
         record.level = Some(level);
-        record.request_id = plain.request_id.map_or_else(|| setup.new_request_id(), str::to_owned);
-        let body = reply.body();
+        record.request_id = std::mem::take(&mut self.request_id);
+        record.request_id.clear();
+        match plain.request_id {
+            Some(own) => record.request_id.push_str(own),
+            None => setup.append_request_id(&mut record.request_id),
+        }
+        let body = reply.stored_body();
         record.body_bytes = body.len();
         self.write_head(setup, &reply, &record.request_id);
         setup.gateway.metrics.took_fast_path();
-        let written = timeout(WRITE_TIMEOUT, async {
-            let mut whole = (&mut self.answer).chain(body);
+        let written = self.write(setup, stream, body).await;
+        let ended = record.end(&setup.gateway.metrics, setup.access);
+        self.request_id = record.request_id;
+        if written { Taken::Answered(ended) } else { Taken::Gone }
+    }
+
+    /// Head and body in one write.
+    async fn write(&self, setup: &Setup, stream: &mut Stream, body: &[u8]) -> bool {
+        let mut whole = self.answer.chain(body);
+        let mut writing = pin!(async {
             stream.write_all_buf(&mut whole).await?;
             stream.flush().await
         });
-        let written = written.await.is_ok_and(|written| written.is_ok());
-        record.end(&setup.gateway.metrics, setup.access);
-        if written { Taken::Answered } else { Taken::Gone }
+        // Mostly the connection takes it at once: no timer is needed then, and no drain can overtake it.
+        match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            Poll::Ready(written) => written.is_ok(),
+            Poll::Pending => {
+                let _busy = setup.lifecycle.busy();
+                timeout(WRITE_TIMEOUT, writing).await.is_ok_and(|written| written.is_ok())
+            }
+        }
     }
 
     /// As pingora writes it.
@@ -95,23 +116,23 @@ impl Lane {
         answer.clear();
         answer.reserve(HEAD);
         let status = reply.status();
-        answer.put_slice(b"HTTP/1.1 ");
-        answer.put_slice(status.as_str().as_bytes());
-        answer.put_slice(b" ");
-        answer.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        answer.put_slice(b"\r\n");
-        reply.fields(&setup.gateway.cors, None, |name, value| field(answer, spelled(&name), value.as_bytes()));
-        field(answer, "x-request-id", request_id.as_bytes());
-        field(answer, "Date", get_cached_date().as_bytes());
-        answer.put_slice(b"Connection: keep-alive\r\n\r\n");
+        answer.extend_from_slice(b"HTTP/1.1 ");
+        answer.extend_from_slice(status.as_str().as_bytes());
+        answer.extend_from_slice(b" ");
+        answer.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        answer.extend_from_slice(b"\r\n");
+        reply.fields(&setup.gateway.cors, None, |name, value| {
+            answer.extend_from_slice(spelled(name).as_bytes());
+            answer.extend_from_slice(b": ");
+            value.append_to(answer);
+            answer.extend_from_slice(b"\r\n");
+        });
+        answer.extend_from_slice(b"x-request-id: ");
+        answer.extend_from_slice(request_id.as_bytes());
+        answer.extend_from_slice(b"\r\nDate: ");
+        answer.extend_from_slice(get_cached_date().as_bytes());
+        answer.extend_from_slice(b"\r\nConnection: keep-alive\r\n\r\n");
     }
-}
-
-fn field(answer: &mut BytesMut, name: &str, value: &[u8]) {
-    answer.put_slice(name.as_bytes());
-    answer.put_slice(b": ");
-    answer.put_slice(value);
-    answer.put_slice(b"\r\n");
 }
 
 /// A name in the letter case that pingora gives it.

@@ -17,10 +17,6 @@ use super::notify;
 /// not counted yet.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A connection is idle, and may be ended by a drain, when its last answer (or its beginning) is this old. Before, its
-/// caller may just be sending a request.
-const IDLE: Duration = Duration::from_millis(500);
-
 /// How long the drain waits for connections that should end but have no request in flight.
 const LEFT: Duration = Duration::from_secs(1);
 
@@ -42,6 +38,8 @@ pub struct Lifecycle {
     admin_stop: watch::Sender<bool>,
     idle_ends: watch::Sender<bool>,
     last: OnceLock<Last>,
+    /// The same, for those who ask at every request: a look at the other is a write to memory that all threads share.
+    ends_idle: AtomicBool,
 }
 
 /// What is done before the process ends.
@@ -73,6 +71,10 @@ pub enum Stop {
 }
 
 impl Lifecycle {
+    /// A connection is idle, and may be ended by a drain, when its last answer (or its beginning) is this old. Before, its
+    /// caller may just be sending a request.
+    pub const IDLE: Duration = Duration::from_millis(500);
+
     /// `services`: how many must say that they accept connections.
     pub fn new(services: usize) -> Self {
         let flag = || watch::Sender::new(false);
@@ -88,6 +90,7 @@ impl Lifecycle {
             admin_stop: flag(),
             idle_ends: flag(),
             last: OnceLock::new(),
+            ends_idle: AtomicBool::new(false),
         }
     }
 
@@ -137,7 +140,7 @@ impl Lifecycle {
 
     /// Listeners answer, and no stop was asked for.
     pub fn is_ready(&self) -> bool {
-        *self.serving.borrow() && !self.is_draining()
+        self.starting.load(Ordering::Acquire) == 0 && !self.is_draining()
     }
 
     /// Answers say that their connection ends.
@@ -160,10 +163,21 @@ impl Lifecycle {
         subscribed(&self.admin_stop)
     }
 
-    /// Comes back when a connection that nothing came on since `since` is to be ended by the drain.
-    pub async fn idle_ends(&self, since: Instant) {
-        let _ = self.idle_ends.subscribe().wait_for(|ends| *ends).await;
-        tokio::time::sleep_until((since + IDLE).into()).await;
+    /// Comes back when the drain begins to end connections that nothing comes on.
+    pub fn idle_ending(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ends = self.idle_ends.subscribe();
+        async move { drop(ends.wait_for(|ends| *ends).await) }
+    }
+
+    /// The drain begins to.
+    pub(super) fn end_idle(&self) {
+        self.ends_idle.store(true, Ordering::Release);
+        self.idle_ends.send_if_modified(|ends| !std::mem::replace(ends, true));
+    }
+
+    /// Whether it has begun to.
+    pub fn ends_idle(&self) -> bool {
+        self.ends_idle.load(Ordering::Acquire)
     }
 
     /// Ends the process, in a thread of its own; only the first call counts.
@@ -207,14 +221,14 @@ impl Lifecycle {
                 self.public_stop.send_if_modified(|stop| !std::mem::replace(stop, true));
             }
             if now >= idle {
-                self.idle_ends.send_if_modified(|ends| !std::mem::replace(ends, true));
+                self.end_idle();
             }
             let busy = self.busy.load(Ordering::Acquire);
             let closed = self.closed.load(Ordering::Acquire);
             let connected = busy > 0 || self.connections.load(Ordering::Acquire) > 0;
             none = if connected || !closed { 0 } else { none + 1 };
             without_request = if busy > 0 || now < idle { Duration::ZERO } else { without_request + LOOK };
-            if none > 1 || (closed && without_request > IDLE + LEFT) {
+            if none > 1 || (closed && without_request > Self::IDLE + LEFT) {
                 tracing::info!("stopped; nothing was cut off");
                 self.exit(0);
             }

@@ -8,6 +8,7 @@ mod edge;
 mod fleet;
 mod head;
 mod holder;
+mod idle;
 mod lane;
 mod lifecycle;
 mod listening;

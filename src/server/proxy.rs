@@ -265,7 +265,7 @@ impl Proxy {
         let mut wrong = Ok(());
         reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
             if wrong.is_ok() {
-                wrong = response.insert_header(name, value);
+                wrong = response.insert_header(name.clone(), value.to_header());
             }
         });
         wrong?;

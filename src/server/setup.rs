@@ -135,8 +135,17 @@ impl Setup {
 
     /// A new request id, of 32 hexadecimal digits.
     pub fn new_request_id(&self) -> String {
+        let mut id = String::with_capacity(32);
+        self.append_request_id(&mut id);
+        id
+    }
+
+    /// The same, written to where there is room for it already.
+    pub fn append_request_id(&self, text: &mut String) {
         let (process, next) = &self.request_ids;
-        format!("{process:016x}{:016x}", next.fetch_add(1, Ordering::Relaxed))
+        let number = u128::from(*process) << 64 | u128::from(next.fetch_add(1, Ordering::Relaxed));
+        let digit = |shift: u32| char::from(b"0123456789abcdef"[(number >> shift) as usize & 0xf]);
+        text.extend((0..32).rev().map(|place| digit(4 * place)));
     }
 }
 
@@ -154,6 +163,11 @@ impl Current {
 
     pub fn load(&self) -> Arc<Setup> {
         self.0.load_full()
+    }
+
+    /// For one who looks again and again: where nothing changed, that writes to no memory that others share.
+    pub fn watched(&self) -> arc_swap::Cache<&ArcSwap<Setup>, Arc<Setup>> {
+        arc_swap::Cache::new(&self.0)
     }
 }
 

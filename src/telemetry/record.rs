@@ -103,9 +103,10 @@ impl Record {
         }
     }
 
-    /// The request is over: counts it, and writes its line.
-    pub fn end(&self, metrics: &Metrics, access: Access) {
-        let duration = self.started.elapsed();
+    /// The request is over: counts it, and writes its line. When that was.
+    pub fn end(&self, metrics: &Metrics, access: Access) -> Instant {
+        let ended = Instant::now();
+        let duration = ended.saturating_duration_since(self.started);
         metrics.answered(self, duration);
         let wanted = match access.which {
             AccessLog::All => !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits),
@@ -113,7 +114,7 @@ impl Record {
             AccessLog::Off => false,
         };
         if !wanted {
-            return;
+            return ended;
         }
         tracing::info!(
             target: "telecomx_gateway::access",
@@ -131,6 +132,7 @@ impl Record {
             duration_us = duration.as_micros() as u64 },
             "request"
         );
+        ended
     }
 }
 

@@ -13,7 +13,7 @@ use telecomx_gateway::cache::{CallerIds, Scope};
 use telecomx_gateway::config::{self, Config};
 use telecomx_gateway::gateway;
 use telecomx_gateway::redact::Policy;
-use telecomx_gateway::reply::Content;
+use telecomx_gateway::reply::{Content, ETag};
 use telecomx_gateway::telemetry::{Metrics, Record};
 
 use super::fleet::{Fleet, Node};
@@ -66,7 +66,7 @@ struct Stage {
     world: World,
     judge: Judge,
     /// The last `ETag` that a token was given for a customer.
-    etags: Mutex<HashMap<(usize, usize), HeaderValue>>,
+    etags: Mutex<HashMap<(usize, usize), ETag>>,
 }
 
 /// Plays it; what was answered, or the first answer that was wrong.
@@ -135,7 +135,7 @@ impl Stage {
         }
         let held = self.etags.lock().get(&(ask.token, ask.customer)).cloned();
         if let Some(held) = held.filter(|_| ask.way == Way::Conditional) {
-            headers.insert(IF_NONE_MATCH, held);
+            headers.insert(IF_NONE_MATCH, HeaderValue::from_bytes(&held).expect("a field value"));
         }
         let query = Query::parse((ask.way == Way::OtherQuery).then_some("x=1")).expect("a query");
         let question = gateway::Ask {
@@ -150,7 +150,7 @@ impl Stage {
         let reply = node.gateway.answer(&question, &mut record).await;
         let ended = self.world.moment();
         if let Content::Whole(representation) | Content::NotModified(representation) = &reply.content {
-            self.etags.lock().insert((ask.token, ask.customer), representation.etag().clone());
+            self.etags.lock().insert((ask.token, ask.customer), *representation.etag());
         }
         self.judge.look_at(&Answered { ask, gateway: node.id, began, ended, reply: &reply, level: record.level });
     }

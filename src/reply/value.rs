@@ -1,0 +1,65 @@
+//! A field's value as it stands: whoever writes bytes need not make a `HeaderValue` of it first.
+
+use http::HeaderValue;
+
+use super::{CacheStatus, ETag};
+
+/// The value of a field of an answer.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// Made before.
+    Ready(&'a HeaderValue),
+    Text(&'static str),
+    Tag(&'a ETag),
+    Number(u64),
+    Status(CacheStatus),
+}
+
+impl Value<'_> {
+    /// Writes it at the end of `text`.
+    pub fn append_to(self, text: &mut Vec<u8>) {
+        match self {
+            Value::Ready(value) => text.extend_from_slice(value.as_bytes()),
+            Value::Text(value) => text.extend_from_slice(value.as_bytes()),
+            Value::Tag(tag) => text.extend_from_slice(tag),
+            Value::Number(number) => text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+            Value::Status(status) => status.append_to(text),
+        }
+    }
+
+    /// For a map of fields.
+    pub fn to_header(self) -> HeaderValue {
+        match self {
+            Value::Ready(value) => value.clone(),
+            Value::Text(value) => HeaderValue::from_static(value),
+            // Quotes and hexadecimal digits are a field value.
+            Value::Tag(tag) => HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\"")),
+            Value::Number(number) => HeaderValue::from(number),
+            Value::Status(status) => status.value(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_say_the_same() {
+        let tag = HeaderValue::from_static("\"a\"");
+        for value in [
+            Value::Ready(&tag),
+            Value::Text("private"),
+            Value::Tag(b"\"0123456789abcdef0123456789abcdef\""),
+            Value::Number(0),
+            Value::Number(u64::MAX),
+            Value::Status(CacheStatus::Hit { ttl: 42 }),
+            Value::Status(CacheStatus::Bypass),
+        ] {
+            let mut text = Vec::new();
+            value.append_to(&mut text);
+            assert_eq!(value.to_header().as_bytes(), text);
+            assert!(!text.is_empty());
+        }
+    }
+}
