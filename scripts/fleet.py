@@ -4,6 +4,7 @@
     scripts/fleet.py BINARY spread [WRITES]
     scripts/fleet.py BINARY cost [ROUNDS]
     scripts/fleet.py BINARY bound [SECONDS]
+    scripts/fleet.py BINARY scale [CHANGES]
 
 A redis-server, the sandbox and three gateways, on free loopback ports.
 
@@ -22,6 +23,10 @@ Redis, an interface of its own, is taken down. It is asked without a pause, and 
 when it goes on. No answer may be older than cluster.max_isolation, which is 2 s here: that is, tell of a name that was replaced, with
 the answer to that write there, more than 2 s before the request (for those who ask a stopped gateway: before their answer).
 Runs in network namespaces of its own, for which it must be root.
+
+scale: with `tier`, the CPU time of gateways and Redis, and the memory of Redis, that docs/SCALING.md counts with. Ten tokens ask for each
+customer of the sandbox: first of one gateway, then of another, which finds the answers in the tier, then of one by itself. Then one
+drops CHANGES customers through the admin listener, and so does the one by itself.
 """
 
 import http.client
@@ -117,10 +122,11 @@ def own_word(ports):
 class Fleet:
     """Three gateways that hear each other, and one by itself."""
 
-    def __init__(self, binary, folder, apart=None):
+    def __init__(self, binary, folder, apart=None, tier=False):
         """`apart`: the second one has Redis at another address, behind that process's namespace."""
         self.folder = folder
         api, redis, *ports = free_ports(10)
+        self.api = api
         self.public, self.admin = ports[:4], ports[4:]
         self.processes, self.log = [], open(f"{folder}/log", "wb")
         with open(f"{folder}/keys", "w") as keys:
@@ -138,6 +144,7 @@ class Fleet:
                 )
                 if number < 3:
                     file.write(f'[cluster]\nurl = "redis://127.0.0.1:{redis}"\nkey_file = "{folder}/keys"\n')
+                    file.write("tier = true\n" if tier else "")
                 if apart:
                     file.write(f'max_isolation = "{ISOLATION:g}s"\nconnect_timeout = "500ms"\n' if number < 3 else "")
             commands.append([binary, "run", "-c", path])
@@ -163,7 +170,14 @@ class Fleet:
 
     def cpu(self, number):
         """Seconds that this gateway used so far, to the nanosecond."""
-        folder = f"/proc/{self.processes[2 + number].pid}/task"
+        return self.cpu_of(self.processes[2 + number].pid)
+
+    def redis_cpu(self):
+        return self.cpu_of(self.processes[0].pid)
+
+    @staticmethod
+    def cpu_of(process):
+        folder = f"/proc/{process}/task"
         times = (open(f"{folder}/{task}/schedstat").read().split()[0] for task in os.listdir(folder))
         return sum(map(int, times)) / 1e9
 
@@ -191,6 +205,64 @@ def cost(fleet, rounds):
         print(f"a hit of a gateway {name}: {statistics.median(microseconds[number]):.2f} µs of CPU time")
     quartiles = statistics.quantiles(ratios, n=4)
     print(f"ratio, median of {rounds}: {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} and {quartiles[2]:.3f})")
+
+
+def scale(fleet, changes):
+    def redis(*words):
+        command = ["redis-cli", "-p", str(fleet.redis_port), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def spent(what, number, count, work):
+        watched = [lambda: fleet.cpu(0), lambda: fleet.cpu(1), lambda: fleet.cpu(2), lambda: fleet.cpu(3), fleet.redis_cpu]
+        before = [read() for read in watched]
+        work(number)
+        time.sleep(0.5)
+        used = [(read() - then) / count * 1e6 for read, then in zip(watched, before)]
+        names = ["first", "second", "third", "by itself", "Redis"]
+        print(f"{what}: " + ", ".join(f"{name} {time:.1f} µs" for name, time in zip(names, used)))
+
+    credentials = json.dumps({"username": "admin@sandbox.example", "password": "demo-admin"})
+    tokens = [json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"] for _ in range(10)]
+    customers = json.loads(ask(fleet.api, "GET", "/customer", tokens[0])[1])["customers"]
+    pairs = [(token, customer["_id"]) for token in tokens for customer in customers]
+
+    def wave(number):
+        connection = http.client.HTTPConnection("127.0.0.1", fleet.public[number], timeout=PATIENCE)
+        for token, customer in pairs:
+            connection.request("GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                sys.exit(f"{customer}: {answer.status}")
+
+    def purge(number):
+        connection = http.client.HTTPConnection("127.0.0.1", fleet.admin[number], timeout=PATIENCE)
+        for customer in range(changes):
+            connection.request("DELETE", f"/cache/customers/{customer:024x}")
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                sys.exit(f"a purge: {answer.status}")
+
+    print(f"CPU time for each of {len(pairs)} requests, of one caller:")
+    spent("fetched by the first, put into the tier", 0, len(pairs), wave)
+    spent("found in the tier by the second", 1, len(pairs), wave)
+    spent("found in memory by the second", 1, len(pairs), wave)
+    spent("fetched by the one by itself", 3, len(pairs), wave)
+    spent("found in memory by the one by itself", 3, len(pairs), wave)
+    _, metrics = ask(fleet.admin[1], "GET", "/metrics")
+    print(re.search(r"\S*tier_requests_total\{[^}]*answer[^}]*hit[^}]*\} \d+", metrics)[0])
+    names = [name for name in redis("--scan", "--pattern", "telecomx-gateway:*").split() if not name.endswith(":changes")]
+    sizes = [int(redis("memory", "usage", name)) for name in names[:300]]
+    print(f"{len(names)} values in Redis, {statistics.mean(sizes):.0f} bytes each, of 300")
+    print(f"CPU time for each of {changes} changes:")
+    spent("seen by the first", 0, changes, purge)
+    spent("seen by the one by itself", 3, changes, purge)
+    usage, length = int(redis("memory", "usage", "telecomx-gateway:changes", "samples", "0")), int(redis("xlen", "telecomx-gateway:changes"))
+    print(f"{length} messages in the stream, {usage / length:.0f} bytes each")
+    for line in redis("info", "commandstats").splitlines():
+        if command := re.match(r"cmdstat_(xadd|xread|xinfo\|stream|set|getrange|get|time):calls=(\d+).*usec_per_call=([0-9.]+)", line):
+            print(f"Redis: {command[1]}, {command[2]} calls, {command[3]} µs each within the command")
 
 
 def spread(fleet, writes):
@@ -385,7 +457,7 @@ def judge(fleet, apart, seconds):
 
 
 if __name__ == "__main__":
-    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6)}
+    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6), "scale": (scale, 20000)}
     if len(sys.argv) not in (3, 4) or not os.access(sys.argv[1], os.X_OK) or sys.argv[2] not in modes:
         sys.exit(__doc__)
     mode, count = modes[sys.argv[2]]
@@ -397,5 +469,5 @@ if __name__ == "__main__":
         if mode is None:
             bound(sys.argv[1], scratch, count)
         else:
-            with Fleet(sys.argv[1], scratch) as running:
+            with Fleet(sys.argv[1], scratch, tier=mode is scale) as running:
                 mode(running, count)

@@ -306,6 +306,11 @@ impl<T: Transport> Gateway<T> {
         tracing::debug!(scope = scope.as_str(), trigger, "invalidated");
     }
 
+    /// The fingerprint of the policy that it redacts by.
+    pub fn policy_id(&self) -> u64 {
+        self.policy_id
+    }
+
     /// The counters of what changes.
     pub fn generations(&self) -> &Arc<Generations> {
         &self.generations

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::{Connector, Error};
 use super::keys::Keys;
 use super::ledger::{Ledger, StreamId};
-use super::message::Message;
+use super::message::{Message, Word};
 use super::queue::{Change, Queue};
 use super::seal::Sealer;
 use super::stream::{self, BATCH, Sealed, State, Stream};
@@ -68,12 +69,16 @@ impl Missed {
 /// Obeys a change that others saw; with the word for it in metrics.
 pub type Obey = Box<dyn Fn(&Scope, &'static str) + Send + Sync>;
 
+/// Another gateway was told to redact by the policy of this fingerprint.
+pub type Repolicy = Box<dyn Fn(u64) + Send + Sync>;
+
 /// What the bus works on.
 pub struct Parts {
     pub connector: Arc<Connector>,
     pub ledger: Arc<Ledger>,
     pub generations: Arc<Generations>,
     pub obey: Obey,
+    pub repolicy: Repolicy,
     pub metrics: BusMetrics,
     /// For how long values of the shared tier may be of use: so far a new gateway reads back.
     pub read_back: Duration,
@@ -97,6 +102,8 @@ pub struct Bus {
     /// For [`Bus::stats`]: where it has read to, and when the others were last heard.
     position: AtomicU64,
     heard_at: Mutex<Instant>,
+    /// The policy that the others are to hear of.
+    policy: watch::Sender<Option<u64>>,
 }
 
 /// How far it has read, and in which life of the server.
@@ -131,6 +138,7 @@ impl Bus {
             connected: AtomicBool::new(false),
             position: AtomicU64::new(0),
             heard_at: Mutex::new(clock::now()),
+            policy: watch::Sender::new(None),
             parts,
         });
         bus.parts.generations.known_until(clock::now(), clock::now() + bus.max_isolation);
@@ -139,10 +147,17 @@ impl Bus {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let running = bus.clone();
         let work = move || {
-            runtime.block_on(async { tokio::join!(running.publish(), running.listen(), running.watch()) });
+            runtime.block_on(async {
+                tokio::join!(running.publish(), running.pass_on(), running.listen(), running.watch())
+            });
         };
         std::thread::Builder::new().name("bus".into()).spawn(work)?;
         Ok(bus)
+    }
+
+    /// Tells the others that this gateway redacts by another policy from now on.
+    pub fn tell_policy(&self, fingerprint: u64) {
+        self.policy.send_replace(Some(fingerprint));
     }
 
     /// Whether nothing is answered from memory, since the others were not heard for too long.
@@ -243,14 +258,35 @@ impl Bus {
         };
         let mut commands = redis::pipe();
         for Change { number, scope, .. } in changes {
-            commands.add_command(stream::add(&self.key, &self.sealed(*number, Some(scope.clone()))?)).ignore();
+            let sealed = self.sealed(*number, Word::Change(scope.clone()))?;
+            commands.add_command(stream::add(&self.key, &sealed)).ignore();
         }
         let sent = timeout(self.timeout, commands.query_async::<()>(link)).await;
         sent.map_err(|_| Error::Timeout)?.map_err(Error::from)
     }
 
-    fn sealed(&self, number: u64, scope: Option<Scope>) -> Result<Vec<u8>, Error> {
-        let message = Message { sender: self.sender, number, scope };
+    /// Tells the others of policies, for ever: the last one, until they have it.
+    async fn pass_on(&self) {
+        let mut policies = self.policy.subscribe();
+        while policies.changed().await.is_ok() {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let Some(fingerprint) = *policies.borrow_and_update() else { break };
+                let told = async {
+                    let mut link = self.parts.connector.connect().await?;
+                    let sealed = self.sealed(0, Word::Policy(fingerprint))?;
+                    Stream { link: &mut link, key: &self.key }.add(&sealed).await
+                };
+                let Err(error) = self.in_time(self.connect_timeout + self.timeout, told).await else { break };
+                self.failed(&error);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    fn sealed(&self, number: u64, word: Word) -> Result<Vec<u8>, Error> {
+        let message = Message { sender: self.sender, number, word };
         let sealed = self.sealer.seal(&self.place, &message.to_bytes(&self.tag));
         sealed.map_err(|error| Error::Unreachable(error.to_string()))
     }
@@ -348,7 +384,7 @@ impl Bus {
             Some(state @ State { first: Some(_), .. }) => state,
             // A message to begin behind: by it will be seen whether anything was cut off.
             _ => {
-                let id = stream.add(&self.sealed(0, None)?).await?;
+                let id = stream.add(&self.sealed(0, Word::Hello)?).await?;
                 State { last: id, first: Some(id), ..State::default() }
             }
         };
@@ -396,12 +432,19 @@ impl Bus {
             let message = self.open(&sealed);
             unreadable |= message.is_none();
             self.note(sealed.id, message.as_ref());
-            let Some(Message { sender, number, scope: Some(scope) }) = message else { continue };
-            if sender != self.sender {
-                heard += 1;
-                (self.parts.obey)(&scope, "fleet");
-            } else if let Some(seen) = self.queue.came_back(number) {
-                self.parts.metrics.spread(clock::now().saturating_duration_since(seen));
+            let Some(Message { sender, number, word }) = message else { continue };
+            match word {
+                Word::Change(scope) if sender != self.sender => {
+                    heard += 1;
+                    (self.parts.obey)(&scope, "fleet");
+                }
+                Word::Change(_) => {
+                    if let Some(seen) = self.queue.came_back(number) {
+                        self.parts.metrics.spread(clock::now().saturating_duration_since(seen));
+                    }
+                }
+                Word::Policy(fingerprint) if sender != self.sender => (self.parts.repolicy)(fingerprint),
+                Word::Policy(_) | Word::Hello => {}
             }
         }
         self.parts.metrics.messages("heard", heard);
@@ -419,10 +462,10 @@ impl Bus {
     fn note(&self, id: StreamId, message: Option<&Message>) {
         let ledger = &self.parts.ledger;
         match message {
-            Some(Message { sender, number, scope: Some(scope) }) => {
+            Some(Message { sender, number, word: Word::Change(scope) }) => {
                 ledger.heard(scope, id, (*sender == self.sender).then_some(*number));
             }
-            Some(Message { scope: None, .. }) => {}
+            Some(Message { word: Word::Hello | Word::Policy(_), .. }) => {}
             None => ledger.heard(&Scope::All, id, None),
         }
     }

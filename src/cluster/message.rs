@@ -13,6 +13,7 @@ const ALL: u8 = 1;
 const CUSTOMER: u8 = 2;
 const EMPLOYEE: u8 = 3;
 const CALLER: u8 = 4;
+const POLICY: u8 = 5;
 
 /// One message.
 #[derive(Debug)]
@@ -21,8 +22,17 @@ pub struct Message {
     pub sender: u64,
     /// The sender's number of the change, which the ledger gave.
     pub number: u64,
-    /// Nothing, where it only marks a place in the stream.
-    pub scope: Option<Scope>,
+    pub word: Word,
+}
+
+/// What it says.
+#[derive(Debug)]
+pub enum Word {
+    /// It only marks a place in the stream.
+    Hello,
+    Change(Scope),
+    /// The sender was told to redact by another policy from now on, which has this fingerprint.
+    Policy(u64),
 }
 
 impl Message {
@@ -32,18 +42,22 @@ impl Message {
         out.put_u8(VERSION);
         out.put_u64_le(self.sender);
         out.put_u64_le(self.number);
-        match &self.scope {
-            None => out.put_u8(HELLO),
-            Some(Scope::All) => out.put_u8(ALL),
-            Some(Scope::Customer(id)) => {
+        match &self.word {
+            Word::Hello => out.put_u8(HELLO),
+            Word::Policy(fingerprint) => {
+                out.put_u8(POLICY);
+                out.put_u64_le(*fingerprint);
+            }
+            Word::Change(Scope::All) => out.put_u8(ALL),
+            Word::Change(Scope::Customer(id)) => {
                 out.put_u8(CUSTOMER);
                 out.put_slice(id.to_string().as_bytes());
             }
-            Some(Scope::Employee(id)) => {
+            Word::Change(Scope::Employee(id)) => {
                 out.put_u8(EMPLOYEE);
                 out.put_slice(id.as_str().as_bytes());
             }
-            Some(Scope::Caller(id)) => {
+            Word::Change(Scope::Caller(id)) => {
                 out.put_u8(CALLER);
                 out.put_slice(tag);
                 out.put_slice(id.as_bytes());
@@ -60,19 +74,20 @@ impl Message {
             return None;
         }
         let (sender, number) = (rest.try_get_u64_le().ok()?, rest.try_get_u64_le().ok()?);
-        let scope = match (rest.try_get_u8().ok()?, rest) {
-            (HELLO, []) => None,
-            (ALL, []) => Some(Scope::All),
-            (CUSTOMER, id) => Some(Scope::Customer(CustomerId::parse(id)?)),
-            (EMPLOYEE, id) => Some(Scope::Employee(EmployeeId::parse(std::str::from_utf8(id).ok()?)?)),
+        let word = match (rest.try_get_u8().ok()?, rest) {
+            (HELLO, []) => Word::Hello,
+            (POLICY, fingerprint) => Word::Policy(u64::from_le_bytes(fingerprint.try_into().ok()?)),
+            (ALL, []) => Word::Change(Scope::All),
+            (CUSTOMER, id) => Word::Change(Scope::Customer(CustomerId::parse(id)?)),
+            (EMPLOYEE, id) => Word::Change(Scope::Employee(EmployeeId::parse(std::str::from_utf8(id).ok()?)?)),
             (CALLER, rest) => {
                 let (by, id) = rest.split_first_chunk::<8>()?;
                 let id = CallerId::from_bytes(id.try_into().ok()?);
-                Some(if by == tag { Scope::Caller(id) } else { Scope::All })
+                Word::Change(if by == tag { Scope::Caller(id) } else { Scope::All })
             }
             _ => return None,
         };
-        Some(Message { sender, number, scope })
+        Some(Message { sender, number, word })
     }
 }
 
@@ -84,23 +99,24 @@ mod tests {
 
     const TAG: [u8; 8] = *b"a key id";
 
-    fn scopes() -> [Option<Scope>; 5] {
+    fn words() -> [Word; 6] {
         [
-            None,
-            Some(Scope::All),
-            CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").map(Scope::Customer),
-            EmployeeId::parse("5f00000000000000000000aa").map(Scope::Employee),
-            Some(Scope::Caller(CallerIds::with_key([7; 32]).of("a"))),
+            Word::Hello,
+            Word::Policy(0x0123_4567_89ab_cdef),
+            Word::Change(Scope::All),
+            Word::Change(Scope::Customer(CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap())),
+            Word::Change(Scope::Employee(EmployeeId::parse("5f00000000000000000000aa").unwrap())),
+            Word::Change(Scope::Caller(CallerIds::with_key([7; 32]).of("a"))),
         ]
     }
 
     #[test]
     fn what_was_written_is_read_again_and_nothing_shorter_or_longer() {
-        for scope in scopes() {
-            let message = Message { sender: 7, number: u64::MAX, scope };
+        for word in words() {
+            let message = Message { sender: 7, number: u64::MAX, word };
             let bytes = message.to_bytes(&TAG);
             assert_eq!(format!("{:?}", Message::from_bytes(&bytes, &TAG).unwrap()), format!("{message:?}"));
-            let id_may_be_shorter = matches!(message.scope, Some(Scope::Employee(_)));
+            let id_may_be_shorter = matches!(message.word, Word::Change(Scope::Employee(_)));
             for length in 0..bytes.len() {
                 let read = Message::from_bytes(&bytes[..length], &TAG);
                 assert!(read.is_none() || (id_may_be_shorter && length > 18), "{message:?} cut to {length}");
@@ -111,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_caller_by_another_key_may_be_anyone() {
-        let [.., scope] = scopes();
-        let bytes = Message { sender: 1, number: 1, scope }.to_bytes(&TAG);
-        assert!(matches!(Message::from_bytes(&bytes, b"another!").unwrap().scope, Some(Scope::All)));
+        let [.., word] = words();
+        let bytes = Message { sender: 1, number: 1, word }.to_bytes(&TAG);
+        assert!(matches!(Message::from_bytes(&bytes, b"another!").unwrap().word, Word::Change(Scope::All)));
     }
 
     proptest! {

@@ -17,7 +17,7 @@ mod turns;
 pub mod wire;
 
 pub use answers::Wanted;
-pub use bus::{Bus, Parts as BusParts};
+pub use bus::{Bus, Parts as BusParts, Repolicy};
 pub use callers::{Trust, judge as judge_identity};
 pub use connection::{Connection, Connector, Error};
 pub use keys::Keys;

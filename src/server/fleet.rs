@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::setup::{Current, Setup};
+use super::setup::{Current, Reloader, Setup};
 use super::start::StartError;
 use crate::cache::CallerIds;
-use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Tier, Turns};
+use crate::cluster::{Bus, BusParts, Connection, Connector, Keys, Ledger, Repolicy, Tier, Turns};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
 
@@ -62,7 +62,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The operating system does not give what is needed.
-    pub fn start(self, config: &Config, current: &Arc<Current>) -> Result<(), StartError> {
+    pub fn start(self, config: &Config, current: &Arc<Current>, reloader: &Arc<Reloader>) -> Result<(), StartError> {
         let Some(cluster) = &config.cluster else { return Ok(()) };
         let environment = |error: &dyn std::fmt::Display| StartError::Environment(error.to_string());
         let setup: Arc<Setup> = current.load();
@@ -73,6 +73,7 @@ impl Fleet {
             ledger: self.ledger,
             generations: setup.gateway.generations().clone(),
             obey: Box::new(move |scope, trigger| obeying.load().gateway.heard(scope, trigger)),
+            repolicy: repolicy(current.clone(), reloader.clone()),
             metrics: setup.metrics.bus().map_err(|error| environment(&error))?,
             read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),
         };
@@ -82,4 +83,25 @@ impl Fleet {
         let _ = setup.bus.set(bus);
         Ok(())
     }
+}
+
+/// Where another gateway was told to redact by another policy, this one reads its own configuration anew, as at HUP: what is to be
+/// hidden from now on should not depend on which gateway is asked.
+fn repolicy(current: Arc<Current>, reloader: Arc<Reloader>) -> Repolicy {
+    Box::new(move |fingerprint| {
+        if current.load().gateway.policy_id() == fingerprint {
+            return;
+        }
+        let (current, reloader) = (current.clone(), reloader.clone());
+        // Elsewhere, since it reads files; the log tells how it went.
+        std::thread::spawn(move || {
+            tracing::info!("another gateway redacts by another policy: the configuration is read anew");
+            let _ = reloader.reload();
+            if current.load().gateway.policy_id() != fingerprint {
+                tracing::warn!(
+                    "another gateway of the fleet redacts by another policy; see whether their configurations differ"
+                );
+            }
+        });
+    })
 }

@@ -246,7 +246,12 @@ impl Reloader {
                 }
                 let restart = needs_restart(&self.started, &new);
                 self.levels.set(new.log.level);
+                let policy = setup.gateway.policy_id();
                 self.current.0.store(Arc::new(setup));
+                // Only what changed here: a gateway that read its file anew for another one has nothing to say to it.
+                if let Some(bus) = before.bus.get().filter(|_| policy != before.gateway.policy_id()) {
+                    bus.tell_policy(policy);
+                }
                 self.generation.fetch_add(1, Ordering::Relaxed);
                 before.metrics.configuration_taken();
                 tracing::info!(restart_needed_for = restart.join(", "), "the configuration was taken up");

@@ -139,7 +139,7 @@ pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> R
     }
     let turns = fleet.as_ref().map(|fleet| fleet.turns(&config)).transpose()?.flatten();
     if let Some(fleet) = fleet {
-        fleet.start(&config, &current)?;
+        fleet.start(&config, &current, &reloader)?;
     }
 
     server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));

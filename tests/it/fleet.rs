@@ -281,6 +281,45 @@ fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_w
 }
 
 #[test]
+fn a_reload_with_another_policy_makes_the_others_read_their_files_anew() {
+    let Some(redis) = Redis::start("fleet::a_reload_with_another_policy") else { return };
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateways = fleet(&origin, &redis, 3, NO_ISOLATION);
+    for gateway in &gateways {
+        get(gateway, "tok-a").assert_status(200);
+    }
+    let generation = |gateway: &Gateway| gateway.stats()["config_generation"].as_u64().expect("a number");
+    let with_policy = |gateway: &Gateway, action: &str| {
+        let file = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+        gateway.rewrite("gateway.toml", &format!("{file}\n[redaction]\naction = {action:?}\n"));
+    };
+    with_policy(&gateways[0], "null");
+    with_policy(&gateways[1], "null");
+    with_policy(&gateways[2], "mask");
+    gateways[0].admin().post("/reload").send().assert_status(200);
+    for gateway in &gateways[1..] {
+        wait_until("it read its file anew", || generation(gateway) >= 2);
+    }
+    let answers: Vec<String> = gateways.iter().map(|gateway| get(gateway, "tok-a").assert_status(200).text()).collect();
+    assert!(answers[0].contains("null") && answers[0] == answers[1], "{answers:#?}");
+    assert!(answers[2].contains("***"), "{answers:#?}");
+    gateways[2].wait_for_log("another gateway of the fleet redacts by another policy");
+    // The third one's was new as well, which the others look for in vain; and that is the end of it.
+    for gateway in &gateways[..2] {
+        gateway.wait_for_log("another gateway of the fleet redacts by another policy");
+    }
+    for gateway in &gateways[1..] {
+        catch_up(&gateways[0], gateway);
+    }
+    let generations: Vec<u64> = gateways.iter().map(generation).collect();
+    assert!(
+        generations.iter().all(|generation| *generation <= 4),
+        "at most once for each file that changed: {generations:?}"
+    );
+}
+
+#[test]
 fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
     let Some(redis) = Redis::start("fleet::the_rights_that_the_documentation_gives") else { return };
     let page = include_str!("../../docs/FLEET.md");
