@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -18,7 +19,7 @@ use crate::config::{self, Config};
 use crate::redact::{Policy, redact};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Source, Start, StartError};
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 
 /// Failed while running.
 const FAILED: u8 = 1;
@@ -128,7 +129,10 @@ pub fn run() -> ExitCode {
             return code.into();
         }
     };
-    match obey(arguments.command) {
+    let ended = obey(arguments.command);
+    // What was logged stands before what ended it.
+    telemetry::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ending(code, message)) => {
             let _ = writeln!(std::io::stderr(), "{message}");
@@ -190,8 +194,9 @@ fn load(path: &Path) -> Result<Config, Ending> {
 }
 
 fn serve(config: Config, source: Source, start: Start) -> Result<(), Ending> {
-    let levels = telemetry::install(&config.log).map_err(Ending::failed)?;
-    server::run(config, source, levels, start).map_err(|error| match error {
+    let metrics = Arc::new(Metrics::new().map_err(Ending::failed)?);
+    let levels = telemetry::install(&config.log, &metrics).map_err(Ending::failed)?;
+    server::run(config, source, (levels, metrics), start).map_err(|error| match error {
         StartError::Configuration(what) => Ending::configuration(what),
         StartError::Environment(what) => Ending::failed(what),
     })

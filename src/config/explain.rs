@@ -325,6 +325,7 @@ impl Page {
             AccessLog::Off => "no lines for requests".into(),
         };
         self.item("lines", &format!("{format}, from level {level} on; {access}"));
+        self.item("unread lines", &format!("up to {} wait, further ones are dropped and counted", size(log.buffer)));
     }
 
     fn title(&mut self, title: &str) {

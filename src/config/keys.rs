@@ -557,6 +557,13 @@ pub(super) const KEYS: &[Key] = &[
         "1.0",
         "Part of the hits that have a line where access is \"all\", from 0 to 1; all else has one each. Metrics count every request.",
     ),
+    default(
+        "log.buffer",
+        Kind::Size { min: 64 * KIB, max: GIB },
+        r#""4MiB""#,
+        "Memory of lines that wait to be written. Requests never wait for whoever reads the log: lines for which there is no \
+         room are dropped and counted (log_lines_dropped_total).",
+    ),
 ];
 
 const PUBLIC: &str = r#"[

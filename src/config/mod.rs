@@ -321,6 +321,8 @@ pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
     pub access: Access,
+    /// Memory of lines that are not written yet.
+    pub buffer: u64,
 }
 
 /// Which requests have a line.

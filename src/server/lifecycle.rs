@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::notify;
+use crate::telemetry;
 
 /// How often the drain looks at what is in flight, and for how long nothing must be: a connection that was just taken is
 /// not counted yet.
@@ -103,7 +104,7 @@ impl Lifecycle {
         if let Some(last) = self.last.get() {
             last();
         }
-        std::process::exit(code)
+        telemetry::exit(code)
     }
 
     /// A request began.

@@ -280,6 +280,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
         ("cluster", old.cluster != new.cluster),
         ("log.format", old.log.format != new.log.format),
+        ("log.buffer", old.log.buffer != new.log.buffer),
     ];
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }
@@ -293,7 +294,7 @@ fn obeyed(started: &Config, new: &Config) -> Config {
     (obeyed.admin, obeyed.upstream) = (started.admin.clone(), started.upstream.clone());
     obeyed.change_log = started.change_log.clone();
     obeyed.cache.max_bytes = started.cache.max_bytes;
-    obeyed.log.format = started.log.format;
+    (obeyed.log.format, obeyed.log.buffer) = (started.log.format, started.log.buffer);
     obeyed
 }
 
@@ -307,7 +308,7 @@ mod tests {
         let started = read("upstream.url = \"https://api.example\"");
         let new = read(
             r#"
-            log.format = "text"
+            log = { format = "text", buffer = "1MiB" }
             change_log.token_file = "t"
             admin.listen = "127.0.0.1:3"
             upstream.url = "https://other.example"
@@ -323,7 +324,7 @@ mod tests {
             key_file = "k"
             "#,
         );
-        assert_eq!(needs_restart(&started, &new).len(), 9, "every such key is changed here");
+        assert_eq!(needs_restart(&started, &new).len(), 10, "every such key is changed here");
         let obeyed = obeyed(&started, &new);
         assert_eq!(needs_restart(&started, &obeyed), Vec::<&str>::new());
         assert_eq!((obeyed.cache.ttl, obeyed.server.max_connections), (Duration::from_secs(7), 7));

@@ -94,9 +94,13 @@ pub enum Start {
 ///
 /// # Errors
 /// A listener, a certificate or a trust anchor cannot be used, or there is nobody to take sockets over from.
-pub fn run(config: Config, source: Source, levels: LogLevels, start: Start) -> Result<(), StartError> {
+pub fn run(
+    config: Config,
+    source: Source,
+    (levels, metrics): (LogLevels, Arc<Metrics>),
+    start: Start,
+) -> Result<(), StartError> {
     let started = Instant::now();
-    let metrics = Arc::new(Metrics::new().map_err(environment)?);
     let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
     let authority = HeaderValue::try_from(peers.authority()).map_err(environment)?;
     let token = config.admin.token_file.as_deref().map(admin_token).transpose()?;

@@ -16,7 +16,7 @@ const FIRST_STATUS: u16 = 100;
 const STATUSES: usize = 900;
 
 /// Values of a family's labels that are found by comparing; those beyond are found in the library's way.
-const VALUES: usize = 16;
+const VALUES: usize = 32;
 
 /// What every series of a family counts on, and how the library finds it by the values of its labels.
 type Series<H, const LABELS: usize> = Box<dyn Fn([&'static str; LABELS]) -> H + Send + Sync>;
@@ -179,12 +179,14 @@ mod tests {
     fn more_values_than_there_are_slots_are_counted_too() {
         const WORDS: [&str; 20] =
             ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t"];
-        let family = IntCounterVec::new(Opts::new("words", "Words."), &["word"]).unwrap();
+        let family = IntCounterVec::new(Opts::new("words", "Words."), &["word", "way"]).unwrap();
         let words = ByValue::counters(family.clone());
         for round in 0..3 {
             for word in WORDS {
-                words.inc([word]);
-                assert_eq!(family.with_label_values(&[word]).get(), round + 1, "{word}");
+                for way in ["one", "other"] {
+                    words.inc([word, way]);
+                    assert_eq!(family.with_label_values(&[word, way]).get(), round + 1, "{word} {way}");
+                }
             }
         }
     }

@@ -42,13 +42,14 @@ pub struct Metrics {
     upstream_errors: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
-    tier_requests: IntCounterVec,
-    tier_lookup_duration: HistogramVec,
-    tier_writes: IntCounterVec,
-    tier_errors: IntCounterVec,
+    tier_requests: ByValue<IntCounter, 2>,
+    tier_lookup_duration: ByValue<Histogram>,
+    tier_writes: ByValue<IntCounter, 3>,
+    tier_errors: ByValue<IntCounter>,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
     tls_handshake_failures: Arc<ByValue<IntCounter>>,
+    log_lines_dropped: IntCounter,
     hits: AtomicI64,
     misses: AtomicI64,
 }
@@ -243,26 +244,26 @@ impl Metrics {
             )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
-            tier_requests: make.counters(
+            tier_requests: ByValue::counters(make.counters(
                 "tier_requests_total",
                 "Lookups in the tier that a fleet shares, by what was looked for and what came of it.",
                 &["what", "result"],
-            )?,
-            tier_lookup_duration: make.histograms(
+            )?),
+            tier_lookup_duration: ByValue::histograms(make.histograms(
                 "tier_request_duration_seconds",
                 "Time of lookups in the shared tier, waiting for another gateway's fetch included.",
                 &["what"],
-            )?,
-            tier_writes: make.counters(
+            )?),
+            tier_writes: ByValue::counters(make.counters(
                 "tier_writes_total",
                 "Values put into the shared tier or taken from it, by what was to be done and what came of it.",
                 &["what", "operation", "result"],
-            )?,
-            tier_errors: make.counters(
+            )?),
+            tier_errors: ByValue::counters(make.counters(
                 "tier_errors_total",
                 "What the shared tier did not do, and values in it that nothing can be made of.",
                 &["kind"],
-            )?,
+            )?),
             reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was taken.")?,
             reload_timestamp: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
@@ -273,6 +274,10 @@ impl Metrics {
                 "Connections that ended before TLS was agreed on, by reason.",
                 &["reason"],
             )?)),
+            log_lines_dropped: make.keep(IntCounter::new(
+                format!("{PREFIX}log_lines_dropped_total"),
+                "Lines of the log that were dropped: nobody read the others in time, or they could not be written.",
+            )?)?,
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
             registry: make.0.clone(),
@@ -361,22 +366,22 @@ impl Metrics {
     }
 
     /// A lookup in the shared tier ended.
-    pub fn tier_asked(&self, what: &str, result: &str) {
-        self.tier_requests.with_label_values(&[what, result]).inc();
+    pub fn tier_asked(&self, what: &'static str, result: &'static str) {
+        self.tier_requests.inc([what, result]);
     }
 
-    pub fn tier_lookup_took(&self, what: &str, duration: Duration) {
-        self.tier_lookup_duration.with_label_values(&[what]).observe(duration.as_secs_f64());
+    pub fn tier_lookup_took(&self, what: &'static str, duration: Duration) {
+        self.tier_lookup_duration.observe([what], duration);
     }
 
     /// Something was put into the shared tier, or taken away.
-    pub fn tier_wrote(&self, what: &str, operation: &str, result: &str) {
-        self.tier_writes.with_label_values(&[what, operation, result]).inc();
+    pub fn tier_wrote(&self, what: &'static str, operation: &'static str, result: &'static str) {
+        self.tier_writes.inc([what, operation, result]);
     }
 
     /// The shared tier did not do as it was told, or holds what it must not.
-    pub fn tier_failed(&self, kind: &str) {
-        self.tier_errors.with_label_values(&[kind]).inc();
+    pub fn tier_failed(&self, kind: &'static str) {
+        self.tier_errors.inc([kind]);
     }
 
     /// Counts one of the gateway's own requests as long as the guard lives.
@@ -407,6 +412,11 @@ impl Metrics {
 
     pub fn configuration_refused(&self) {
         self.reload_successful.set(0);
+    }
+
+    /// Counts lines of the log that nobody will read.
+    pub fn log_lines_dropped(&self) -> IntCounter {
+        self.log_lines_dropped.clone()
     }
 
     /// The series of a TLS listener, which there are only where there is one.

@@ -25,6 +25,7 @@ mod hostile_upstream;
 mod identity;
 mod lane;
 mod limits;
+mod logs;
 mod outage;
 mod path;
 mod process;

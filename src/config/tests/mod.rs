@@ -127,7 +127,12 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(cluster, None);
     assert_eq!(
         log,
-        Log { format: LogFormat::Json, level: LogLevel::Info, access: Access { which: AccessLog::All, hits: 1.0 } }
+        Log {
+            format: LogFormat::Json,
+            level: LogLevel::Info,
+            access: Access { which: AccessLog::All, hits: 1.0 },
+            buffer: 4 << 20
+        }
     );
 }
 

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -36,6 +36,17 @@ pub fn look_again() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
+/// Where the log goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogTo {
+    /// To the test, which reads it.
+    Test,
+    /// To a disk that has no room: it cannot be written.
+    FullDisk,
+    /// To a pipe that nobody reads until the test says so.
+    Unread,
+}
+
 /// A running gateway. Dropped, it is killed, and what it wrote and counted is searched for secrets and tokens.
 pub struct Gateway {
     process: Process,
@@ -46,7 +57,7 @@ pub struct Gateway {
     variables: Vec<(String, String)>,
     origin: Arc<Shared>,
     ended: bool,
-    full_disk: bool,
+    log_to: LogTo,
     /// Goes when the gateway does.
     dir: TempDir,
 }
@@ -68,14 +79,20 @@ pub struct Setup<'a> {
     files: Vec<(String, String)>,
     admin_token: Option<String>,
     open_files: Option<usize>,
-    full_disk: bool,
+    log_to: LogTo,
     variables: Vec<(String, String)>,
 }
 
 impl Setup<'_> {
     /// What it logs cannot be written: `ENOSPC`, whatever it is.
     pub fn full_disk(mut self) -> Self {
-        self.full_disk = true;
+        self.log_to = LogTo::FullDisk;
+        self
+    }
+
+    /// What it logs is read by nobody, until `Gateway::read_log`.
+    pub fn unread_log(mut self) -> Self {
+        self.log_to = LogTo::Unread;
         self
     }
 
@@ -132,7 +149,7 @@ impl Setup<'_> {
         let variables: Vec<_> = self.variables.iter().map(|(name, value)| (name.clone(), in_dir(value))).collect();
         let process = Process::spawn_with(
             self.open_files,
-            self.full_disk,
+            self.log_to,
             &variables,
             &["run", "-c", &config.display().to_string()],
         );
@@ -145,7 +162,7 @@ impl Setup<'_> {
             admin_token: self.admin_token.clone(),
             origin: self.origin.shared.clone(),
             ended: false,
-            full_disk: self.full_disk,
+            log_to: self.log_to,
             dir,
         };
         gateway.wait_until_ready().then_some(gateway)
@@ -199,7 +216,7 @@ impl Gateway {
             files: Vec::new(),
             admin_token: None,
             open_files: None,
-            full_disk: false,
+            log_to: LogTo::Test,
             variables: Vec::new(),
         }
     }
@@ -211,7 +228,7 @@ impl Gateway {
                 self.ended = true;
                 let told = run.stderr.contains("in use") || run.stdout.contains("in use");
                 // Onto a full disk it cannot be told.
-                let port_taken = told || (self.full_disk && run.code == Some(1));
+                let port_taken = told || (self.log_to == LogTo::FullDisk && run.code == Some(1));
                 assert!(port_taken, "the gateway ended before it was ready: {run:#?}");
                 return false;
             }
@@ -280,6 +297,12 @@ impl Gateway {
         out + &err
     }
 
+    /// Reads a log that nobody read so far.
+    pub fn read_log(&mut self) {
+        let Process { unread, readers, err, .. } = &mut self.process;
+        readers.extend(unread.take().map(|stderr| collect(stderr, err)));
+    }
+
     /// Waits until the log holds that text.
     pub fn wait_for_log(&self, text: &str) {
         wait_until(&format!("the log holds {text:?}"), || self.log().contains(text));
@@ -332,7 +355,7 @@ impl Gateway {
     /// The same with `--upgrade`, beside this one.
     fn successor(&self) -> Process {
         let config = self.config_file().display().to_string();
-        Process::spawn_with(None, false, &self.variables, &["run", "-c", &config, "--upgrade"])
+        Process::spawn_with(None, LogTo::Test, &self.variables, &["run", "-c", &config, "--upgrade"])
     }
 
     /// A successor takes over; this one is it from then on. How the one before ended.
@@ -427,17 +450,18 @@ struct Process {
     out: Arc<Mutex<Vec<u8>>>,
     err: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
+    unread: Option<ChildStderr>,
 }
 
 impl Process {
     fn spawn(variables: &[(&str, &str)], arguments: &[&str]) -> Process {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Process::spawn_with(None, false, &variables.iter().map(own).collect::<Vec<_>>(), arguments)
+        Process::spawn_with(None, LogTo::Test, &variables.iter().map(own).collect::<Vec<_>>(), arguments)
     }
 
     fn spawn_with(
         open_files: Option<usize>,
-        full_disk: bool,
+        log_to: LogTo,
         variables: &[(String, String)],
         arguments: &[&str],
     ) -> Process {
@@ -452,7 +476,7 @@ impl Process {
             None => Command::new(binary),
         };
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if full_disk {
+        if log_to == LogTo::FullDisk {
             command.stderr(OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux"));
         }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TELECOMX_GATEWAY"))
@@ -468,8 +492,10 @@ impl Process {
         let (out, err) = (Arc::default(), Arc::default());
         let stdout = child.stdout.take().expect("a piped output");
         let mut readers = vec![collect(stdout, &out)];
-        readers.extend(child.stderr.take().map(|stderr| collect(stderr, &err)));
-        Process { child, out, err, readers }
+        let stderr = child.stderr.take();
+        let (read, unread) = if log_to == LogTo::Unread { (None, stderr) } else { (stderr, None) };
+        readers.extend(read.map(|stderr| collect(stderr, &err)));
+        Process { child, out, err, readers, unread }
     }
 
     fn give(&mut self, input: &[u8]) {
