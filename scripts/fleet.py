@@ -251,7 +251,7 @@ def scale(fleet, changes):
     spent("fetched by the one by itself", 3, len(pairs), wave)
     spent("found in memory by the one by itself", 3, len(pairs), wave)
     _, metrics = ask(fleet.admin[1], "GET", "/metrics")
-    print(re.search(r"\S*tier_requests_total\{[^}]*answer[^}]*hit[^}]*\} \d+", metrics)[0])
+    print("\n".join(line for line in metrics.splitlines() if "tier_requests_total{" in line))
     names = [name for name in redis("--scan", "--pattern", "telecomx-gateway:*").split() if not name.endswith(":changes")]
     sizes = [int(redis("memory", "usage", name)) for name in names[:300]]
     print(f"{len(names)} values in Redis, {statistics.mean(sizes):.0f} bytes each, of 300")

@@ -10,7 +10,7 @@ use super::connection::Error;
 use super::ledger::StreamId;
 use super::wire::ServerTime;
 
-/// The stream's length at most, about: of 150 bytes each. A gateway that was cut off for more than so many changes cannot know
+/// The stream's length at most, about: of 110 bytes each. A gateway that was cut off for more than so many changes cannot know
 /// what it missed.
 pub const MAX_LENGTH: usize = 100_000;
 
