@@ -32,6 +32,7 @@ mod process;
 mod properties;
 mod race;
 mod redaction;
+mod scraped;
 mod smuggling;
 mod standin;
 mod status;

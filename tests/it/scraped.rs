@@ -1,0 +1,192 @@
+//! A real Prometheus, with the shipped configuration and rules, scrapes a gateway in front of the sandbox.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use telecomx_gateway::sandbox;
+
+use crate::support::*;
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
+
+/// A process of ours. Dropped, it is killed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The sandbox of the API, and where it listens.
+fn start_sandbox() -> (Running, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
+    command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = Running(command.spawn().expect("the binary can be started"));
+    let mut line = String::new();
+    let stdout = running.0.stdout.as_mut().expect("a piped output");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).expect("where it listens");
+    (running, url.trim_end_matches('/').to_owned())
+}
+
+struct Prometheus {
+    process: Running,
+    address: SocketAddr,
+    dir: TempDir,
+}
+
+impl Prometheus {
+    /// With the configuration that is shipped for a compose file, what differs here replaced.
+    fn start(target: SocketAddr, token: &str) -> Prometheus {
+        let (dir, address) = (TempDir::new(), unused_port());
+        let token = dir.write("token", token).display().to_string();
+        let mut config = std::fs::read_to_string(format!("{SHIPPED}/compose/prometheus.yml")).expect("a shipped file");
+        for (from, to) in [
+            ("scrape_interval: 15s", "scrape_interval: 100ms"),
+            ("evaluation_interval: 15s", "evaluation_interval: 100ms"),
+            ("/etc/prometheus/rules.yml", &format!("{SHIPPED}/prometheus/rules.yml")),
+            ("/run/secrets/admin-token", &token),
+            ("gateway:9090", &target.to_string()),
+        ] {
+            assert!(config.contains(from), "the shipped configuration has no {from:?}");
+            config = config.replace(from, to);
+        }
+        let config = dir.write("prometheus.yml", &config);
+        let data = dir.path().join("data");
+        let log = File::create(dir.path().join("log")).expect("a file of the test");
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", data.display()));
+        command.arg(format!("--web.listen-address={address}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let process = Running(command.spawn().expect("it is installed"));
+        let mut prometheus = Prometheus { process, address, dir };
+        wait_until("Prometheus is ready", || {
+            let ended = prometheus.process.0.try_wait().expect("its state");
+            assert!(ended.is_none(), "Prometheus did not start: {}", prometheus.log());
+            prometheus.get("/-/ready").is_some_and(|(status, _)| status == 200)
+        });
+        prometheus
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).expect("its log")
+    }
+
+    /// Status and body. HTTP/1.0, so that the body is what comes until the end.
+    fn get(&self, target: &str) -> Option<(u16, String)> {
+        let mut connection = TcpStream::connect(self.address).ok()?;
+        let request = format!("GET {target} HTTP/1.0\r\nHost: prometheus\r\n\r\n");
+        connection.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// `data` of what its API answers.
+    fn api(&self, target: &str) -> Value {
+        let (status, body) = self.get(&format!("/api/v1/{target}")).expect("an answer");
+        assert_eq!(status, 200, "{target}: {body}");
+        let answer: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(answer["status"], "success", "{target}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// The first value of a query's result.
+    fn query(&self, query: &str) -> Option<f64> {
+        let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let data = self.api(&format!("query?query={escaped}"));
+        data["result"][0]["value"][1].as_str()?.parse().ok()
+    }
+
+    fn wait_for(&self, query: &str, wanted: impl Fn(f64) -> bool) {
+        let mut last = None;
+        wait_until(&format!("{query} is as wanted"), || {
+            last = self.query(query);
+            last.is_some_and(&wanted)
+        });
+    }
+
+    /// The state of each rule's alerts, by the rule's name.
+    fn alerts(&self) -> Vec<(String, Value)> {
+        let data = self.api("rules");
+        let groups = data["groups"].as_array().expect("groups");
+        let rules = groups.iter().flat_map(|group| group["rules"].as_array().expect("rules"));
+        rules.map(|rule| (rule["name"].as_str().expect("a name").to_owned(), rule.clone())).collect()
+    }
+
+    fn wait_for_alert(&self, name: &str) {
+        wait_until(&format!("{name} is seen"), || {
+            self.alerts().iter().any(|(rule, what)| rule == name && what["state"] == "pending")
+        });
+    }
+}
+
+#[test]
+fn a_prometheus_scrapes_the_gateway_and_the_shipped_rules_see_what_happens() {
+    if Command::new("prometheus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("skipped: scraped: prometheus is not installed");
+        return;
+    }
+    const TOKEN: &str = "tok-of-the-scrape-PLANTED";
+    let (_sandbox, api) = start_sandbox();
+    // What the gateway is in front of by default; here it is not asked.
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
+    let config = format!("admin.token_file = \"{{dir}}/admin-token\"\nupstream.url = \"{api}\"\n");
+    let mut gateway = setup.config(&config).start();
+    let client = gateway.client();
+    let path = format!("/customer/{}/name", sandbox::DEMO_CUSTOMER);
+    let callers = sandbox::demo_callers();
+    let caller = callers.iter().find(|caller| caller.role.as_str() == "VIEWER").expect("a viewer");
+    for _ in 0..5 {
+        client.get(&path).bearer(caller.token).send().assert_status(200);
+    }
+    client.get(&path).send().assert_status(401);
+
+    let prometheus = Prometheus::start(gateway.admin_address(), TOKEN);
+    prometheus.wait_for("up{job=\"telecomx-gateway\"}", |up| up == 1.0);
+    let of_hits = "route=\"customer_name\",cache=\"hit\"";
+    let requests = |labels: &str| format!("sum(telecomx_gateway_requests_total{{{labels}}})");
+    prometheus.wait_for(&requests(of_hits), |hits| hits == 4.0);
+    prometheus.wait_for(&requests("cache=\"miss\""), |misses| misses == 1.0);
+    prometheus.wait_for(&requests("status=\"401\""), |refused| refused == 1.0);
+    prometheus.wait_for(
+        &format!(
+            "histogram_quantile(0.9, sum by (le) (telecomx_gateway_request_duration_seconds_bucket{{{of_hits}}}))"
+        ),
+        |seconds| seconds > 0.0 && seconds < 10.0,
+    );
+    let buckets = "count(telecomx_gateway_request_duration_seconds_bucket{le=\"5e-05\"} or telecomx_gateway_request_duration_seconds_bucket{le=\"0.00005\"})";
+    prometheus.wait_for(buckets, |series| series >= 1.0);
+    prometheus.wait_for("process_resident_memory_bytes{job=\"telecomx-gateway\"}", |bytes| bytes > 1e6);
+    prometheus.wait_for("telecomx_gateway_log_lines_dropped_total", |lines| lines == 0.0);
+
+    let target = &prometheus.api("targets")["activeTargets"][0];
+    assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
+    let known = &prometheus.api("metadata?metric=telecomx_gateway_requests_total")["telecomx_gateway_requests_total"];
+    assert_eq!((&known[0]["type"], &known[0]["help"]), (&"counter".into(), &"Requests answered.".into()), "{known}");
+
+    // All rules are there and can be evaluated, and none sees anything in what was so far.
+    let rules = std::fs::read_to_string(format!("{SHIPPED}/prometheus/rules.yml")).expect("a shipped file");
+    let shipped: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    wait_until("every rule was evaluated", || prometheus.alerts().iter().all(|(_, rule)| rule["health"] == "ok"));
+    let alerts = prometheus.alerts();
+    assert_eq!(alerts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), shipped);
+    for (name, rule) in &alerts {
+        assert_eq!((&rule["health"], &rule["state"]), (&"ok".into(), &"inactive".into()), "{name}: {rule}");
+    }
+
+    // What goes wrong is seen.
+    gateway.rewrite("gateway.toml", "nonsense = 1\n");
+    gateway.admin().post("/reload").bearer(TOKEN).send().assert_status(422);
+    prometheus.wait_for_alert("ReloadFailed");
+    gateway.terminate();
+    prometheus.wait_for_alert("GatewayDown");
+}
