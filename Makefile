@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos test check bench fuzz hostile fleet cache-tests deb try-deb sbom
+.PHONY: help demo chaos test check bench fuzz hostile fleet cache-tests deb try-deb try-image sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,10 @@ deb: ## The Debian package of a release build, in target/debian
 try-deb: ## Installs that package on a Debian with a systemd of its own, and runs, reloads, upgrades, removes it (as root)
 	@scripts/setup try-deb
 	@scripts/try-deb
+
+try-image: ## Builds the image of the Dockerfile and runs it read-only, as its user, in namespaces of its own (as root)
+	@scripts/setup try-image
+	@scripts/try-image
 
 sbom: ## What the binary is made of: target/sbom.cdx.json (CycloneDX)
 	@scripts/setup package

@@ -87,6 +87,8 @@ def works(that, tab, admin, url, customer, token):
     tab.size(360, 740)
     wide = tab.value("document.documentElement.scrollWidth")
     that("a telephone needs no scrolling sideways", wide <= 360, wide)
+    table = tab.value("(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.scroll'))")
+    that("nor does the table of durations", table[0] <= table[1], table)
     tab.size(1280, 900)
 
     said = lambda: tab.value("document.getElementById('purge-said').textContent")

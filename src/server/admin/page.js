@@ -32,7 +32,7 @@ const clock = (date) => `${date.toISOString().slice(11, 19)} UTC`;
 
 // Charts.
 
-const WIDTH = 400, TOP = 8, LEFT = 46, RIGHT = 394, BOTTOM = 118;
+const WIDTH = 400, TOP = 8, LEFT = 60, RIGHT = 394, BOTTOM = 118;
 const make = (name, attributes, text) => {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
