@@ -7,10 +7,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos test check bench fuzz hostile fleet cache-tests deb try-deb try-image sbom
+.PHONY: help demo chaos test check bench bench-instructions fuzz hostile fleet cache-tests deb try-deb try-image sbom
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 # The dev profile: it is the quickest from nothing, and most of what it builds, `make test` uses again. Not for measuring.
 demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080, no network needed; prints curl lines
@@ -28,6 +28,10 @@ check: ## Everything that reads the code: format, lints, docs, dependencies, shi
 bench: ## Side by side with nginx, Varnish, HAProxy and plain pingora (QUICK=1: two minutes; CASES=hit,miss), in the release profile
 	@scripts/setup bench
 	@scripts/bench
+
+bench-instructions: ## Counts instructions of key, lookup, redact and reply; fails when one grew by more than 5 % (ACCEPT=1 keeps them)
+	@scripts/setup bench
+	@scripts/bench instructions
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 	@scripts/setup fuzz

@@ -5,7 +5,7 @@ well below saturation. Keeps what it measured in a file that report.py makes doc
     run.py BINARY PEERS RESULTS        (both of a release build)
 
 In the environment: QUICK=1 for short rounds of a few keys; CASES=hit,304 and SERVERS=gateway,floor for some alone;
-ROUNDS, SECONDS (of a round), LATENCY_SECONDS, CALLERS and CUSTOMERS (of the case `many`).
+ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, CALLERS and CUSTOMERS (of the case `many`).
 """
 
 import json
@@ -30,7 +30,7 @@ def setting(name, full, quick):
 
 ROUNDS = setting("ROUNDS", 3, 2)
 # Whole ones: wrk reads no others.
-SECONDS = setting("SECONDS", 2, 1)
+SECONDS = setting("ROUND_SECONDS", 2, 1)
 LATENCY_SECONDS = setting("LATENCY_SECONDS", 3.0, 0.5)
 CALLERS = setting("CALLERS", 100_000, 5_000)
 CUSTOMERS = setting("CUSTOMERS", 2, 2)

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""docs/PERFORMANCE.md, made of what run.py, parts.py and the kept instruction counts say.
+
+    report.py COMPARE PARTS INSTRUCTIONS OUT
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tomllib
+
+ORDER = ["floor", "gateway", "haproxy", "nginx", "varnish", "pingora"]
+
+
+def said(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+        return (done.stdout + done.stderr).strip()
+    except OSError:
+        return ""
+
+
+def version(*command):
+    found = re.search(r"\d+\.\d+(\.\d+)?", said(*command))
+    return found[0] if found else "unknown"
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+    with open("/proc/meminfo") as file:
+        memory = int(next(line.split()[1] for line in file if line.startswith("MemTotal"))) / 2**20
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {platform.release()}, {said('rustc', '--version')}; "
+        f"HAProxy {version('haproxy', '-v')}, nginx {version('nginx', '-v')}, Varnish {version('varnishd', '-V')}, "
+        f"wrk {version('wrk', '-v')}, h2load {version('h2load', '--version')}"
+    )
+
+
+def case_table(case):
+    servers = case["servers"]
+    ours, floor = servers.get("gateway"), servers.get("floor")
+    lines = [
+        "| | µs CPU | of rounds | × gateway | × floor | req/s | core busy | p50 µs | p99 µs | p99.9 µs | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in (name for name in ORDER if name in servers):
+        of = servers[name]
+        ratio = lambda base: f"{of['us'] / base['us']:.2f}" if base else "–"  # noqa: E731
+        lines.append(
+            f"| {name} | {of['us']:.1f} | {of['least']:.1f}–{of['most']:.1f} | {ratio(ours)} | {ratio(floor)} | {of['rps']:,.0f} "
+            f"| {of['busy']:.0%} | {of['p50']:,.0f} | {of['p99']:,.0f} | {of['p999']:,.0f} | {of['rss'] / 1e6:,.0f} |"
+        )
+    return lines
+
+
+class Targets:
+    def __init__(self, cases, parts):
+        self.cases, self.parts, self.rows = cases, parts, []
+
+    def us(self, case, server):
+        return self.cases.get(case, {}).get("servers", {}).get(server, {}).get("us")
+
+    def most(self, what, value, bound, unit="×", note=""):
+        if value is None:
+            self.rows.append((what, "not measured", "–", note))
+        else:
+            self.rows.append((what, f"{value:.2f} {unit}", "met" if value <= bound else "**not met**", note))
+
+    def ratio(self, one, other):
+        return one / other if one and other else None
+
+    def all(self):
+        hit = self.us("hit", "gateway")
+        plain = self.us("forward-1k", "pingora")
+        self.most("a hit costs at most 1.2 × the floor", self.ratio(hit, self.us("hit", "floor")), 1.2)
+        self.most("a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0)
+        self.most("a hit costs less than nginx's", self.ratio(hit, self.us("hit", "nginx")), 1.0)
+        self.most("a hit costs less than Varnish's", self.ratio(hit, self.us("hit", "varnish")), 1.0)
+        self.most("a forward of 1 KB costs at most 1.1 × plain pingora's", self.ratio(self.us("forward-1k", "gateway"), plain), 1.1)
+        self.most("a miss costs at most what plain pingora's forward does", self.ratio(self.us("miss", "gateway"), plain), 1.0)
+        memory, alike, bounded, lookup = (self.parts[key] for key in ("memory", "alike", "bounded", "lookup"))
+        self.most("an entry takes at most 500 B beside its body", memory["beside"], 500, "B")
+        # Nine of ten bodies are somebody else's too: without sharing, all of them take memory.
+        own = alike["resident"] / memory["resident"]
+        self.most("equal bodies of different callers are stored once (resident, ten callers alike to none)", own, 0.6)
+        self.most("`max_bytes` holds against resident memory within 15 %", abs(bounded["ratio"] - 1) * 100, 15, "% off")
+        sizes = sorted(lookup, key=int)
+        self.most(
+            f"lookups cost the same from {int(sizes[0]):,} to {int(sizes[-1]):,} entries, within 25 %",
+            lookup[sizes[-1]] / lookup[sizes[0]],
+            1.25,
+            note="the lookups alone, at random over all keys: what grows is misses of the processor's caches",
+        )
+        one, two = self.us("hit", "gateway"), self.us("two", "gateway")
+        self.most(
+            "two workers answer 1.8 × what one does: CPU a request at most 1 / 0.9",
+            self.ratio(two, one),
+            1 / 0.9,
+            note="the load takes a part of both cores here, so throughput cannot show it; CPU a request can",
+        )
+        tails = [
+            (case["servers"]["gateway"]["p999"] / 1000, case["title"])
+            for case in self.cases.values()
+            if case["hits"] and "gateway" in case["servers"]
+        ]
+        worst = max(tails, default=(None, ""))
+        self.most("p99.9 of hits under 2 ms at the steady rate of each case", worst[0], 2, "ms", f"the worst: {worst[1]}")
+        self.rows.append(
+            ("the same while misses, refreshes, evictions, purges and reloads happen", "not measured", "–",
+             "the case `mix` has misses among the hits; of the others there is no measurement of latency")
+        )
+        return self.rows
+
+
+def main(compare, parts, instructions, out):
+    with open(compare) as file:
+        cases = json.load(file)["cases"]
+    with open(parts) as file:
+        parts = json.load(file)
+    with open(instructions, "rb") as file:
+        counts = tomllib.load(file)
+    any_case = next(iter(cases.values()))
+    commits = sorted({case["commit"] for case in cases.values()})
+    lines = [
+        "# Performance",
+        "",
+        "Made by `make bench`; not edited by hand. What it compares and how is in `benches/compare`.",
+        "",
+        f"Machine: {machine()}. Commit {', '.join(commits)}.",
+        "",
+        "The yardstick is CPU time of the server for each answered request (its own user and system time), the median of "
+        f"{any_case['rounds']} rounds of {any_case['seconds']} s in which the servers take turns. The server has one core, load and "
+        "origin the other, except with two workers. *floor* is a bare loop that reads, parses, digests the token, looks up in moka "
+        "and writes bytes made before; *pingora* is pingora without the gateway. Latency is of an open loop at the rate named. "
+        "Where a server is not busy, the load generator was the limit of its requests a second. MB: resident, at the end of the case.",
+        "",
+        "## Targets",
+        "",
+        "| target | measured | verdict | |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in Targets(cases, parts).all()),
+        "",
+        "## Side by side",
+    ]
+    for case in cases.values():
+        lines += ["", f"### {case['title'][0].upper() + case['title'][1:]}", "", f"Latency at {case['rate']:,} requests a second."]
+        lines += case["notes"] + ["", *case_table(case)]
+    lines += [
+        "",
+        "## Memory",
+        "",
+        f"In one process, through the gateway's own cache, {parts['entries']:,} entries with documents of 1.2 KB, redacted to 940 B:",
+        "",
+        "| | resident beside the bodies, B an entry |",
+        "|---|---|",
+        f"| every caller with a customer of its own | {parts['memory']['beside']:.0f} |",
+        f"| moka alone, a key of 32 bytes, a body of 1,024 behind an `Arc<Bytes>` | {parts['bare']['beside']:.0f} |",
+        "",
+        f"With ten callers for each customer the same number of entries is resident with {parts['alike']['resident'] / 1e6:,.0f} MB, "
+        f"without with {parts['memory']['resident'] / 1e6:,.0f} MB. "
+        f"A cache of `max_bytes` {parts['bounded']['max_bytes'] / 2**20:.0f} MiB, into which four times as much was put, holds "
+        f"{parts['bounded']['entries']:,} entries and takes {parts['bounded']['resident'] / 2**20:.0f} MiB.",
+        "",
+        "## Lookups",
+        "",
+        "Two lookups of random keys with the comparison of their generations, as a hit has of identity and entry, ns of CPU:",
+        "",
+        "| entries | threads | ns |",
+        "|---|---|---|",
+        *(f"| {int(entries):,} | 1 | {ns:,.0f} |" for entries, ns in parts["lookup"].items()),
+        *(f"| 100,000 | {threads} | {ns:,.0f} |" for threads, ns in parts["threads"].items()),
+        "",
+        "## Instructions",
+        "",
+        "Counted by callgrind, kept in `benches/instructions.toml`; `make bench-instructions` fails when one grew by more than 5 %.",
+        "",
+        "| operation | instructions |",
+        "|---|---|",
+        *(f"| {name} | {number:,} |" for name, number in counts.items()),
+        "",
+    ]
+    with open(out, "w") as file:
+        file.write("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

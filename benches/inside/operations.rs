@@ -1,0 +1,139 @@
+//! The four things that a hit or a miss is made of, each alone: key, lookup, redact, reply.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use telecomx_gateway::api::{AccessLevel, CustomerId, EmployeeId};
+use telecomx_gateway::cache::{Cache, CallerIds, EmployeeSlot, Entry, EntryMarks, Generations, Key, Lifetime};
+use telecomx_gateway::config;
+use telecomx_gateway::redact::{Policy, redact};
+use telecomx_gateway::reply::{CacheStatus, Content, Cors, Reply, Representation};
+
+pub const DOCUMENT: &str = include_str!("../../tests/golden/upstream.json");
+const ITS_ID: &str = "73469a52f4fd7f77ec7b28cc";
+const LEVEL: AccessLevel = AccessLevel::Viewer;
+
+/// By name, in the order of a request.
+pub const OPERATIONS: [&str; 4] = ["key", "lookup", "redact", "reply"];
+
+/// What the operations work on.
+pub struct Bench {
+    pub cache: Arc<Cache>,
+    pub generations: Generations,
+    callers: CallerIds,
+    policy: Policy,
+    employee: EmployeeSlot,
+    cors: Cors,
+}
+
+impl Bench {
+    pub fn new(max_bytes: u64) -> Self {
+        let config =
+            config::parse("bench", "upstream.url = \"https://api.example\"", []).expect("a sound configuration");
+        let generations = Generations::default();
+        let employee = generations.employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
+        Bench {
+            cache: Arc::new(Cache::new(max_bytes, |_| {})),
+            policy: Policy::compile(&config.redaction.rules()).expect("sound rules"),
+            cors: Cors::new(config.cors.allowed_origins),
+            callers: CallerIds::with_key([7; 32]),
+            generations,
+            employee,
+        }
+    }
+
+    /// The key of a caller's customer.
+    pub fn key(&self, token: &str, customer: &str) -> Key {
+        let customer = CustomerId::parse(customer.as_bytes()).expect("an id");
+        Key { caller: self.callers.of(token), level: LEVEL, customer, policy: 1 }
+    }
+
+    pub fn marks(&self, key: &Key) -> EntryMarks {
+        self.generations.entry_marks(&key.customer, &key.caller, self.employee)
+    }
+
+    /// The answer for a customer as it is stored.
+    pub fn representation(&self, document: Bytes) -> Representation {
+        let redacted = redact(&self.policy, LEVEL, document).expect("a sound document");
+        Representation::new(StatusCode::OK, None, redacted)
+    }
+
+    /// Stores an answer, as a fetch does.
+    pub fn store(&self, key: Key, document: Bytes) {
+        let lifetime = Lifetime {
+            fresh: Duration::from_secs(86_400),
+            stale_while_revalidate: Duration::from_secs(30),
+            stale_if_error: Duration::from_secs(300),
+        };
+        let representation = Arc::new(self.representation(document));
+        let came = (Instant::now(), Duration::ZERO);
+        let entry = Entry::new(representation, None, came, lifetime, self.marks(&key));
+        self.cache.put(key, Arc::new(entry));
+    }
+
+    /// Generations and entry: what a hit looks up once it is known who asks.
+    pub fn look_up(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.cache.get(key, self.marks(key))
+    }
+}
+
+/// The document of the customer with that number.
+pub fn document(number: usize) -> Bytes {
+    DOCUMENT.trim_end().replace(ITS_ID, &customer(number)).into()
+}
+
+pub fn customer(number: usize) -> String {
+    format!("{number:024x}")
+}
+
+pub fn token(number: usize) -> String {
+    format!("b{number:031}")
+}
+
+/// One operation, ready to be repeated.
+pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
+    let bench = Bench::new(1 << 30);
+    let (its_token, its_customer, its_document) = (token(1), customer(1), document(1));
+    let key = bench.key(&its_token, &its_customer);
+    Some(match name {
+        "key" => Box::new(move || {
+            black_box(bench.key(black_box(&its_token), black_box(&its_customer)));
+        }),
+        "lookup" => {
+            for number in 0..1000 {
+                bench.store(bench.key(&token(number), &customer(number)), document(number));
+            }
+            Box::new(move || drop(black_box(bench.look_up(black_box(&key)))))
+        }
+        "redact" => Box::new(move || {
+            drop(black_box(redact(&bench.policy, LEVEL, black_box(its_document.clone())).expect("sound")));
+        }),
+        "reply" => {
+            let representation = Arc::new(bench.representation(its_document));
+            let mut head = Vec::with_capacity(512);
+            Box::new(move || {
+                head.clear();
+                let content = Content::Whole(black_box(&representation).clone());
+                let reply = Reply { content, cache_status: Some(CacheStatus::Hit { ttl: 59 }), age: Some(1) };
+                reply.fields(&bench.cors, None, |name, value| {
+                    head.extend_from_slice(name.as_str().as_bytes());
+                    value.append_to(&mut head);
+                });
+                black_box((&head, reply.stored_body()));
+            })
+        }
+        _ => return None,
+    })
+}
+
+/// Does an operation so often, and nothing else that depends on the number.
+pub fn count(name: &str, times: usize) -> Option<String> {
+    let mut operation = operation(name)?;
+    for _ in 0..times {
+        operation();
+    }
+    Some("{}".into())
+}
