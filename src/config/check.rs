@@ -23,6 +23,10 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
             problems.push(Problem::new(places.of(paths), paths[0], wrong()));
         }
     };
+    let encrypted = config.otlp.as_ref().is_some_and(|otlp| otlp.endpoint.tls);
+    refuse(&["otlp.endpoint"], !encrypted, &|| {
+        Wrong::new("is https, which is not spoken here", "write the http address of a collector on this machine")
+    });
     let identity = &config.identity;
     // With no remembering there is nothing to refresh.
     refuse(

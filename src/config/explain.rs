@@ -13,7 +13,7 @@ const WIDTH: usize = 78;
 /// the gateway listens, and its limits. Names files of secrets, never what is in them.
 pub fn explain(config: &Config) -> String {
     let mut page = Page::default();
-    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log } =
+    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
         config;
     page.listeners(server, admin, upstream);
     page.identities(identity);
@@ -23,7 +23,7 @@ pub fn explain(config: &Config) -> String {
     page.browsers(cors);
     page.fleet(cluster.as_ref());
     page.limits(server, upstream, cache, identity);
-    page.logs(log);
+    page.logs(log, otlp.as_ref());
     page.text
 }
 
@@ -305,7 +305,7 @@ impl Page {
         self.item("threads", &threads);
     }
 
-    fn logs(&mut self, log: &Log) {
+    fn logs(&mut self, log: &Log, otlp: Option<&Otlp>) {
         self.title("Logs");
         let format = match log.format {
             LogFormat::Json => "JSON",
@@ -326,6 +326,13 @@ impl Page {
         };
         self.item("lines", &format!("{format}, from level {level} on; {access}"));
         self.item("unread lines", &format!("up to {} wait, further ones are dropped and counted", size(log.buffer)));
+        if let Some(Otlp { endpoint, sample }) = otlp {
+            let part = format!("{} % of those without a trace", (sample * 1000.0).round() / 10.0);
+            self.item(
+                "spans",
+                &format!("go to http://{}: requests that their callers trace, {part}", endpoint.authority()),
+            );
+        }
     }
 
     fn title(&mut self, title: &str) {

@@ -146,6 +146,12 @@ pub(super) const TABLES: &[Table] = &[
               for a gateway by itself. Each gateway of the fleet needs the same url, name and key file: docs/FLEET.md.",
     },
     always("log", "Logs go to standard error, one line an event; never a token, a secret or a query."),
+    Table {
+        path: "otlp",
+        presence: Presence::Optional,
+        doc: "Requests as spans, for an OpenTelemetry collector (OTLP over HTTP). Only a build with the feature `otlp` can do it; others \
+              refuse the table.",
+    },
 ];
 
 pub(super) const KEYS: &[Key] = &[
@@ -563,6 +569,18 @@ pub(super) const KEYS: &[Key] = &[
         r#""4MiB""#,
         "Memory of lines that wait to be written. Requests never wait for whoever reads the log: lines for which there is no \
          room are dropped and counted (log_lines_dropped_total).",
+    ),
+    required(
+        "otlp.endpoint",
+        Kind::UpstreamUrl,
+        r#""http://127.0.0.1:4318""#,
+        "Where the collector is: http, host and port; /v1/traces is added. Best one on the same machine, for https is not spoken.",
+    ),
+    default(
+        "otlp.sample",
+        Kind::Fraction { max: 1.0 },
+        "1.0",
+        "Of the requests without a traceparent, the part that is exported. Of the others the caller's flag decides.",
     ),
 ];
 

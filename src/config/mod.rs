@@ -102,6 +102,7 @@ pub struct Config {
     /// `None`: a gateway by itself.
     pub cluster: Option<Cluster>,
     pub log: Log,
+    pub otlp: Option<Otlp>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -314,6 +315,14 @@ impl std::fmt::Display for RedisUrl {
             RedisPlace::Socket(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+/// A collector of spans; only builds with the feature `otlp` can use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Otlp {
+    pub endpoint: UpstreamUrl,
+    /// 0.0 to 1.0.
+    pub sample: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -128,6 +128,7 @@ impl<'g> Reader<'g> {
             ttl_jitter: self.get("cache.ttl_jitter"),
         };
         let change_log = self.change_log();
+        let otlp = self.otlp();
         let levels = AccessLevel::ALL.map(|level| (level.as_str(), level));
         let redaction = Redaction {
             reveal_to: self.word("redaction.reveal_to", self.values, &levels),
@@ -148,7 +149,7 @@ impl<'g> Reader<'g> {
             access: Access { which: self.word("log.access", self.values, &ACCESS_LOGS), hits: self.get("log.hits") },
             buffer: self.get("log.buffer"),
         };
-        Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log }
+        Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp }
     }
 
     /// All three keys that it needs, or no table.
@@ -184,6 +185,13 @@ impl<'g> Reader<'g> {
             tier: self.get("cluster.tier"),
             tier_timeout: self.get("cluster.tier_timeout"),
         })
+    }
+
+    fn otlp(&mut self) -> Option<Otlp> {
+        self.tables.get("otlp")?;
+        let nowhere = UpstreamUrl { tls: false, host: String::new(), port: 4318 };
+        let endpoint = self.find("otlp.endpoint").unwrap_or(nowhere);
+        Some(Otlp { endpoint, sample: self.get("otlp.sample") })
     }
 
     fn change_log(&mut self) -> Option<ChangeLog> {

@@ -279,6 +279,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("change_log", old.change_log != new.change_log),
         ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
         ("cluster", old.cluster != new.cluster),
+        ("otlp", old.otlp != new.otlp),
         ("log.format", old.log.format != new.log.format),
         ("log.buffer", old.log.buffer != new.log.buffer),
     ];
@@ -293,6 +294,7 @@ fn obeyed(started: &Config, new: &Config) -> Config {
     server.upgrade_socket = old.upgrade_socket;
     (obeyed.admin, obeyed.upstream) = (started.admin.clone(), started.upstream.clone());
     obeyed.change_log = started.change_log.clone();
+    (obeyed.cluster, obeyed.otlp) = (started.cluster.clone(), started.otlp.clone());
     obeyed.cache.max_bytes = started.cache.max_bytes;
     (obeyed.log.format, obeyed.log.buffer) = (started.log.format, started.log.buffer);
     obeyed
@@ -310,6 +312,8 @@ mod tests {
             r#"
             log = { format = "text", buffer = "1MiB" }
             change_log.token_file = "t"
+            cluster = { url = "redis://127.0.0.1:1", key_file = "k" }
+            otlp.endpoint = "http://127.0.0.1:4318"
             admin.listen = "127.0.0.1:3"
             upstream.url = "https://other.example"
             cache = { max_bytes = "1MiB", ttl = "7s" }
@@ -324,7 +328,7 @@ mod tests {
             key_file = "k"
             "#,
         );
-        assert_eq!(needs_restart(&started, &new).len(), 10, "every such key is changed here");
+        assert_eq!(needs_restart(&started, &new).len(), 12, "every such key is changed here");
         let obeyed = obeyed(&started, &new);
         assert_eq!(needs_restart(&started, &obeyed), Vec::<&str>::new());
         assert_eq!((obeyed.cache.ttl, obeyed.server.max_connections), (Duration::from_secs(7), 7));

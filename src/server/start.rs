@@ -33,6 +33,8 @@ use crate::cache::CallerIds;
 use crate::cluster::Bus;
 use crate::config::Config;
 use crate::gateway::{Gateway, Parts};
+#[cfg(feature = "otlp")]
+use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
 use crate::upstream::{Client, Peers};
 
@@ -77,7 +79,25 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     if let Some(cluster) = &config.cluster {
         problems.extend(fleet::problems(cluster));
     }
+    problems.extend(export(config, None).err().map(|error| error.to_string()));
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
+}
+
+/// Begins to export spans where the configuration says so and `metrics` are given.
+///
+/// # Errors
+/// This build cannot, or not to that address.
+#[cfg(feature = "otlp")]
+fn export(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> {
+    let (Some(otlp), Some(metrics)) = (&config.otlp, metrics) else { return Ok(()) };
+    let metrics = metrics.export().map_err(environment)?;
+    telemetry::export(otlp, metrics).map_err(|error| StartError::Configuration(format!("otlp.endpoint: {error}")))
+}
+
+#[cfg(not(feature = "otlp"))]
+fn export(config: &Config, _metrics: Option<&Metrics>) -> Result<(), StartError> {
+    let wrong = "otlp: this build cannot export spans; build it with `--features otlp`, or leave the table out";
+    if config.otlp.is_some() { Err(StartError::Configuration(wrong.into())) } else { Ok(()) }
 }
 
 /// How it is started.
@@ -101,6 +121,7 @@ pub fn run(
     start: Start,
 ) -> Result<(), StartError> {
     let started = Instant::now();
+    export(&config, Some(&metrics))?;
     let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
     let authority = HeaderValue::try_from(peers.authority()).map_err(environment)?;
     let token = config.admin.token_file.as_deref().map(admin_token).transpose()?;

@@ -91,6 +91,8 @@ pub fn flush() {
 /// Ends the process once what was logged is written.
 #[expect(clippy::disallowed_methods, reason = "the one place where it is right")]
 pub fn exit(code: i32) -> ! {
+    #[cfg(feature = "otlp")]
+    super::otlp::flush();
     flush();
     std::process::exit(code);
 }

@@ -145,6 +145,21 @@ impl BusMetrics {
     }
 }
 
+/// What became of spans that were to be exported.
+#[cfg(feature = "otlp")]
+#[derive(Debug)]
+pub struct ExportMetrics {
+    spans: IntCounterVec,
+}
+
+#[cfg(feature = "otlp")]
+impl ExportMetrics {
+    /// A batch was sent, or could not be.
+    pub fn sent(&self, spans: usize, taken: bool) {
+        self.spans.with_label_values(&[if taken { "sent" } else { "failed" }]).inc_by(spans as u64);
+    }
+}
+
 /// A series could not be made: a name twice, which is a fault of the program.
 pub type MetricsError = prometheus::Error;
 
@@ -435,6 +450,22 @@ impl Metrics {
                 "1 if the files of certificate, key and authorities were taken up when they last changed.",
             )?,
             failures: self.tls_handshake_failures.clone(),
+        })
+    }
+
+    /// The series of the export of spans.
+    ///
+    /// # Errors
+    /// It was asked for twice.
+    #[cfg(feature = "otlp")]
+    pub fn export(&self) -> Result<ExportMetrics, MetricsError> {
+        let make = Maker(self.registry.clone());
+        Ok(ExportMetrics {
+            spans: make.counters(
+                "otlp_spans_total",
+                "Spans given to the collector, by what became of them.",
+                &["result"],
+            )?,
         })
     }
 

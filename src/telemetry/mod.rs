@@ -5,11 +5,17 @@ mod history;
 mod lines;
 mod logs;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod record;
 mod trace;
 
 pub use history::{EVERY as SAMPLED_EVERY, History};
 pub use logs::{LogLevels, LogSetupError, exit, flush, install};
+#[cfg(feature = "otlp")]
+pub use metrics::ExportMetrics;
 pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, TlsMetrics};
+#[cfg(feature = "otlp")]
+pub use otlp::export;
 pub use record::{Record, Route};
 pub use trace::{TRACEPARENT, TRACESTATE, Trace};

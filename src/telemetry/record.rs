@@ -108,6 +108,8 @@ impl Record {
         let ended = Instant::now();
         let duration = ended.saturating_duration_since(self.started);
         metrics.answered(self, duration);
+        #[cfg(feature = "otlp")]
+        super::otlp::ended(self, duration);
         let wanted = match access.which {
             AccessLog::All => !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits),
             AccessLog::Errors => self.status.is_server_error(),

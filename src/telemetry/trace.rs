@@ -18,6 +18,8 @@ const LENGTH: usize = 55;
 pub struct Trace {
     /// `00-`, the trace, the gateway's own span, the flags.
     text: String,
+    /// The caller's span.
+    parent: u64,
 }
 
 impl Trace {
@@ -43,7 +45,8 @@ impl Trace {
         }
         // Of the flags a later version may have more; these two are known: sampled, and a random trace id.
         let known = u8::from_str_radix(flags, 16).ok()? & 0b11;
-        Some(Trace { text: format!("00-{trace}-{:016x}-{known:02x}", span.max(1)) })
+        let parent = u64::from_str_radix(parent, 16).ok()?;
+        Some(Trace { text: format!("00-{trace}-{:016x}-{known:02x}", span.max(1)), parent })
     }
 
     /// The trace's id.
@@ -54,6 +57,16 @@ impl Trace {
     /// The id of the gateway's own span.
     pub fn span_id(&self) -> &str {
         &self.text[36..52]
+    }
+
+    /// The id of the caller's span.
+    pub fn parent(&self) -> u64 {
+        self.parent
+    }
+
+    /// Whether the caller says that this trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.text.ends_with(['1', '3'])
     }
 
     /// For the API.
@@ -80,7 +93,7 @@ mod tests {
     fn the_trace_stays_and_the_span_is_our_own() {
         let ours = "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000ab-01";
         assert_eq!(continued(&[GIVEN]).as_deref(), Some(ours));
-        let trace = Trace { text: ours.into() };
+        let trace = Trace { text: ours.into(), parent: 0 };
         assert_eq!((trace.trace_id(), trace.span_id()), ("4bf92f3577b34da6a3ce929d0e0e4736", "00000000000000ab"));
         // Later versions are read as far as they are known, and unknown flags are not passed on.
         for later in [GIVEN.replacen("00", "cc", 1), format!("{}-what-comes", GIVEN.replacen("00", "01", 1))] {

@@ -26,6 +26,7 @@ mod identity;
 mod lane;
 mod limits;
 mod logs;
+mod otlp;
 mod outage;
 mod path;
 mod process;

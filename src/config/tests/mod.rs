@@ -32,7 +32,7 @@ fn seconds(seconds: u64) -> Duration {
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log } =
+    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
         with("").unwrap();
     assert_eq!(
         server,
@@ -51,7 +51,7 @@ fn defaults_are_those_of_the_contract() {
             tls: None,
         }
     );
-    assert_eq!(change_log, None);
+    assert_eq!((change_log, otlp), (None, None));
     assert_eq!(admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token_file: None });
     assert_eq!(
         upstream,

@@ -67,6 +67,7 @@ fn commented_defaults_are_the_defaults() {
     assert!(config.upstream.ca_file.take().is_some());
     assert!(config.cluster.take().is_some());
     assert!(config.change_log.take().is_some());
+    assert!(config.otlp.take().is_some());
     assert_eq!(config, with("").unwrap());
 }
 
