@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 
 use crate::api::{AccessLevel, ApiError, CustomerId, Token};
 use crate::cache::{
@@ -139,12 +139,13 @@ impl<T: Transport> Fetcher<T> {
                 Ok(Fetched { representation, at, initial_age, stored, from: Source::Revalidated })
             }
             Ok(Asked::Anew { representation, validators, lifetime, initial_age }) => {
-                let representation = Arc::new(representation);
+                let mut representation = Arc::new(representation);
                 let lost_access = matches!(representation.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
                 let came = (at, initial_age);
-                let stored = lifetime
-                    .filter(|_| unchanged())
-                    .map(|lifetime| Entry::new(representation.clone(), validators, came, lifetime, *marks));
+                let stored = lifetime.filter(|_| unchanged()).map(|lifetime| {
+                    representation = self.cache.one_of(representation.clone());
+                    Entry::new(representation.clone(), validators, came, lifetime, *marks)
+                });
                 // What was stored may not be what the API says now.
                 let outdated = representation.status() == StatusCode::OK || lost_access;
                 let stored = self.keep_or_drop(&errand, stored, outdated, writing);
@@ -181,7 +182,8 @@ impl<T: Transport> Fetcher<T> {
             return Looked { writing: tier.begin(&name).await, ..Looked::nothing() };
         }
         let employee = &caller.identity.employee;
-        let wanted = Wanted { key, employee, marks: *marks, policy: &self.policy, config: &self.config };
+        let wanted =
+            Wanted { key, employee, marks: *marks, policy: &self.policy, config: &self.config, cache: &self.cache };
         tier.look(&name, |value, seen| wanted.judge(tier, value, seen)).await
     }
 
@@ -249,7 +251,9 @@ impl<T: Transport> Fetcher<T> {
 
     fn represent(&self, answer: Answer, level: AccessLevel) -> Result<(Representation, DocumentKind), ApiError> {
         let revealed = self.policy.reveals_to(level);
-        let own_type = answer.headers.get(CONTENT_TYPE).filter(|_| revealed).cloned();
+        // Copied: a value of a head that was read holds all that was read with it.
+        let own_type = answer.headers.get(CONTENT_TYPE).filter(|_| revealed);
+        let own_type = own_type.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
         let refuse = |reason: &'static str| {
             self.metrics.redaction_failed(reason);
             tracing::warn!(reason, status = answer.status.as_u16(), "an answer of the API cannot be redacted safely");

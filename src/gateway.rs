@@ -15,6 +15,7 @@ use crate::cluster::Tier;
 use crate::config::Config;
 use crate::fetch::{Asked, Errand, Fetched, Fetcher, Source, is_failure, target};
 use crate::identity::{Caller, Identities};
+use crate::near::{Found, Near, Wanted};
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match, names};
 use crate::telemetry::{Metrics, Record};
@@ -37,6 +38,7 @@ pub struct Gateway<T = Connections> {
     callers: Arc<CallerIds>,
     flights: Arc<Flying>,
     fetcher: Arc<Fetcher<T>>,
+    near: Arc<Near>,
     policy_id: u64,
     cookie: Option<String>,
 }
@@ -84,6 +86,7 @@ struct Kept<T> {
     generations: Arc<Generations>,
     callers: Arc<CallerIds>,
     flights: Arc<Flying>,
+    near: Arc<Near>,
     client: Arc<Client<T>>,
     tier: Option<Arc<Tier>>,
 }
@@ -93,11 +96,13 @@ impl<T: Transport> Gateway<T> {
         let Parts { client, policy, callers, metrics, tier } = parts;
         let generations = Arc::new(Generations::default());
         let evictions = metrics.clone();
-        let cache = Arc::new(Cache::new(config.cache.max_bytes, move |cause| evictions.evicted(cause)));
+        let evicted = move |cause, count| evictions.evicted(cause, count);
+        let cache = Arc::new(Cache::new(config.cache.max_bytes, config.cache.longest(), evicted));
         let identities =
             Identities::new(&config.identity, client.clone(), generations.clone(), metrics.clone(), tier.clone());
         let (identities, callers) = (Arc::new(identities), Arc::new(callers));
-        let kept = Kept { cache, identities, metrics, generations, callers, flights: Arc::default(), client, tier };
+        let (flights, near) = (Arc::default(), Arc::default());
+        let kept = Kept { cache, identities, metrics, generations, callers, flights, near, client, tier };
         Self::of(kept, config, policy)
     }
 
@@ -112,6 +117,7 @@ impl<T: Transport> Gateway<T> {
             generations: self.generations.clone(),
             callers: self.callers.clone(),
             flights: self.flights.clone(),
+            near: self.near.clone(),
             client: self.fetcher.client.clone(),
             tier: self.fetcher.tier.clone(),
         };
@@ -119,7 +125,7 @@ impl<T: Transport> Gateway<T> {
     }
 
     fn of(kept: Kept<T>, config: &Config, policy: Arc<Policy>) -> Self {
-        let Kept { cache, identities, metrics, generations, callers, flights, client, tier } = kept;
+        let Kept { cache, identities, metrics, generations, callers, flights, near, client, tier } = kept;
         let policy_id = policy.fingerprint();
         let fetcher = Fetcher {
             client,
@@ -139,6 +145,7 @@ impl<T: Transport> Gateway<T> {
             callers,
             flights,
             fetcher: Arc::new(fetcher),
+            near,
             policy_id,
             cookie: config.identity.cookie.clone(),
         }
@@ -198,15 +205,55 @@ impl<T: Transport> Gateway<T> {
     /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background. `None`:
     /// [`Gateway::answer`] has more to do; nothing is counted then.
     pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Option<(AccessLevel, Reply)> {
-        let id = self.callers.of(ask.token);
-        let (level, employee) = self.identities.at_hand(id, ask.address, now)?;
-        let key = Key { caller: id, level, customer: ask.customer, policy: self.policy_id };
-        let marks = self.generations.entry_marks(&key.customer, &key.caller, employee);
-        let entry = self.cache.get(&key, marks).filter(|entry| entry.usable(now) == Use::Fresh)?;
+        let PlainAsk { customer, token, if_none_match, .. } = *ask;
+        let caller = self.callers.of(token);
+        let address = self.identities.address(ask.address);
+        let wanted = Wanted { caller, customer, address, policy: self.policy_id };
+        let digest = self.cache.digest(&caller, &customer);
+        let (level, entry) = self
+            .near
+            .find(&wanted, digest, now, |found| self.still_at_hand(&wanted, digest, found, now))
+            .or_else(|| self.look_up(&wanted, digest, now))?;
         self.metrics.identity_looked_up("hit");
-        let held = ask.if_none_match.is_some_and(|value| names(value, entry.representation.etag()));
+        let held = if_none_match.is_some_and(|value| names(value, entry.representation.etag()));
         let status = CacheStatus::Hit { ttl: entry.ttl(now) };
         Some((level, reply(held, entry.representation.clone(), entry.age(now), status)))
+    }
+
+    /// A fresh answer for a caller who is known.
+    fn look_up(&self, wanted: &Wanted, digest: u64, now: Instant) -> Option<(AccessLevel, Arc<Entry>)> {
+        let Wanted { caller, customer, address, policy } = *wanted;
+        let (vouched, identity_count) = self.identities.at_hand(caller, address, now)?;
+        let level = vouched.level();
+        let marks = self.generations.entry_marks(&customer, &caller, vouched.employee());
+        let entry_count = self.cache.renewals(digest);
+        let entry = self.cache.get(&Key { caller, level, customer, policy }, marks);
+        let entry = entry.filter(|entry| entry.usable(now) == Use::Fresh)?;
+        self.near.keep(
+            wanted,
+            digest,
+            now,
+            Found { vouched, identity_count, entry: Arc::downgrade(&entry), entry_count },
+        );
+        Some((level, entry))
+    }
+
+    /// The same, if it is what looking it up would give.
+    fn still_at_hand(
+        &self,
+        wanted: &Wanted,
+        digest: u64,
+        found: &Found,
+        now: Instant,
+    ) -> Option<(AccessLevel, Arc<Entry>)> {
+        let Found { vouched, identity_count, entry, entry_count } = found;
+        if !self.identities.still_at_hand(vouched, *identity_count, now) || self.cache.renewals(digest) != *entry_count
+        {
+            return None;
+        }
+        let entry = entry.upgrade()?;
+        let marks = self.generations.entry_marks(&wanted.customer, &wanted.caller, vouched.employee());
+        (entry.marks == marks && entry.usable(now) == Use::Fresh).then(|| (vouched.level(), entry))
     }
 
     /// Waits for the API's answer; a stale one may serve once more where the API gives none.

@@ -13,7 +13,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::api::{AccessLevel, ApiError, Identity, Token, Validation, read_validation};
 use crate::cache::{
-    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Scope, ValidationMarks, Waiter,
+    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Renewals, Scope, ValidationMarks,
+    Waiter,
 };
 use crate::clock;
 use crate::cluster::{Looked, Tier, Trust, judge_identity};
@@ -49,7 +50,7 @@ enum Known {
 }
 
 /// The API's word for a caller, and when it was given.
-struct Vouched {
+pub struct Vouched {
     caller: Caller,
     /// As in its identity, and at hand.
     level: AccessLevel,
@@ -59,9 +60,28 @@ struct Vouched {
     pause: AtomicU64,
 }
 
+/// How far it holds.
+enum Standing {
+    /// And whether the API should be asked in the background.
+    Holds {
+        refresh: bool,
+    },
+    IfError {
+        paused: bool,
+    },
+}
+
 impl Vouched {
     fn new(caller: Caller, asked_at: Instant, marks: IdentityMarks) -> Self {
         Vouched { level: caller.identity.level, caller, asked_at, marks, pause: AtomicU64::new(0) }
+    }
+
+    pub fn level(&self) -> AccessLevel {
+        self.level
+    }
+
+    pub fn employee(&self) -> EmployeeSlot {
+        self.caller.employee
     }
 }
 
@@ -83,6 +103,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Callers, remembered.
 pub struct Identities<T = Connections> {
     known: moka::sync::Cache<IdentityKey, Known, IdHasher>,
+    /// What is known of another one in its place, by caller.
+    renewals: Renewals,
     flights: Flights<(IdentityKey, ValidationMarks), Verdict>,
     /// Invalid tokens from an address, in the minute that began with the first.
     invalid: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
@@ -129,7 +151,8 @@ impl<T: Transport> Identities<T> {
             .time_to_live(INVALID_WINDOW)
             .build();
         let config = ArcSwap::from_pointee(config.clone());
-        Identities { known, flights: Flights::default(), invalid, client, generations, metrics, tier, config }
+        let (renewals, flights) = (Renewals::default(), Flights::default());
+        Identities { known, renewals, flights, invalid, client, generations, metrics, tier, config }
     }
 
     /// Decides by another configuration from here on, also about what is remembered.
@@ -159,14 +182,27 @@ impl<T: Transport> Identities<T> {
         self.look_up(key, token, address, now).await
     }
 
-    /// The level and the employee of a caller who is known, and whom the API need not be asked about. `None`:
+    /// The address that a caller's identity holds for, if it holds for one alone.
+    pub fn address(&self, address: IpAddr) -> Option<IpAddr> {
+        self.config.load().send_client_ip.then_some(address)
+    }
+
+    /// A caller who is known, and whom the API need not be asked about; and how often another one took its place before. `None`:
     /// [`Identities::identify`] has more to do.
-    pub fn at_hand(&self, id: CallerId, address: IpAddr, now: Instant) -> Option<(AccessLevel, EmployeeSlot)> {
-        let key = IdentityKey { caller: id, address: self.config.load().send_client_ip.then_some(address) };
-        match self.remembered(&key, now)? {
-            Remembered::Holds { vouched, refresh: false } => Some((vouched.level, vouched.caller.employee)),
+    pub fn at_hand(&self, id: CallerId, address: Option<IpAddr>, now: Instant) -> Option<(Arc<Vouched>, u32)> {
+        let count = self.renewals.count(id.slot().into());
+        match self.remembered(&IdentityKey { caller: id, address }, now)? {
+            Remembered::Holds { vouched, refresh: false } => Some((vouched, count)),
             Remembered::Holds { refresh: true, .. } | Remembered::IfError { .. } | Remembered::Invalid => None,
         }
+    }
+
+    /// Whether what [`Identities::at_hand`] gave is what it would give now.
+    pub fn still_at_hand(&self, vouched: &Vouched, count: u32, now: Instant) -> bool {
+        let caller = vouched.caller.id;
+        self.renewals.count(caller.slot().into()) == count
+            && self.generations.are_known(now)
+            && matches!(self.holds(vouched, &caller, now), Some(Standing::Holds { refresh: false }))
     }
 
     /// Whose token that is, wherever it is used from: a session may hold for one address only, and is ended from any.
@@ -262,25 +298,36 @@ impl<T: Transport> Identities<T> {
             return None;
         }
         match self.known.get(key)? {
-            Known::Valid(vouched) => {
-                if vouched.marks != self.generations.identity_marks(&key.caller, vouched.caller.employee) {
-                    return None;
-                }
-                let age = now.saturating_duration_since(vouched.asked_at);
-                let paused = age.as_millis() < u128::from(vouched.pause.load(Ordering::Relaxed));
-                let config = self.config.load();
-                if age < config.ttl {
-                    let refresh = age >= config.refresh_after && !paused;
-                    return Some(Remembered::Holds { vouched, refresh });
-                }
-                (age < config.ttl + config.stale_if_error).then_some(Remembered::IfError { vouched, paused })
-            }
+            Known::Valid(vouched) => Some(match self.holds(&vouched, &key.caller, now)? {
+                Standing::Holds { refresh } => Remembered::Holds { vouched, refresh },
+                Standing::IfError { paused } => Remembered::IfError { vouched, paused },
+            }),
             Known::Invalid { asked_at, marks } => {
                 let holds = now.saturating_duration_since(asked_at) < self.config.load().negative_ttl
                     && marks.same_caller(&self.generations.validation_marks(&key.caller));
                 holds.then_some(Remembered::Invalid)
             }
         }
+    }
+
+    /// How far a word of the API's still holds. `None`: not any more.
+    fn holds(&self, vouched: &Vouched, caller: &CallerId, now: Instant) -> Option<Standing> {
+        if vouched.marks != self.generations.identity_marks(caller, vouched.caller.employee) {
+            return None;
+        }
+        let age = now.saturating_duration_since(vouched.asked_at);
+        let paused = age.as_millis() < u128::from(vouched.pause.load(Ordering::Relaxed));
+        let config = self.config.load();
+        if age < config.ttl {
+            return Some(Standing::Holds { refresh: age >= config.refresh_after && !paused });
+        }
+        (age < config.ttl + config.stale_if_error).then_some(Standing::IfError { paused })
+    }
+
+    /// Remembers what is known of a caller, in the place of what was.
+    fn remember(&self, key: IdentityKey, known: Known) {
+        self.known.insert(key, known);
+        self.renewals.renewed(key.caller.slot().into());
     }
 
     /// Whether an unknown token from that address is not worth a question: most likely it is guessed.
@@ -323,7 +370,7 @@ impl<T: Transport> Identities<T> {
                 let noted = self.generations.identity_marks(&key.caller, employee);
                 if !self.config.load().ttl.is_zero() && unchanged() {
                     let vouched = Vouched::new(caller.clone(), asked_at, noted);
-                    self.known.insert(key, Known::Valid(Arc::new(vouched)));
+                    self.remember(key, Known::Valid(Arc::new(vouched)));
                     if let Some(writing) = looked.writing {
                         writing.put_identity(&caller.identity, self.trust());
                     }
@@ -373,7 +420,7 @@ impl<T: Transport> Identities<T> {
             };
             if !outdated && marks.same_caller(&self.generations.validation_marks(&key.caller)) {
                 let vouched = Vouched::new(caller.clone(), asked_at, noted);
-                self.known.insert(*key, Known::Valid(Arc::new(vouched)));
+                self.remember(*key, Known::Valid(Arc::new(vouched)));
             }
             (!outdated).then_some(caller)
         };
@@ -406,7 +453,7 @@ impl<T: Transport> Identities<T> {
         let now = self.generations.validation_marks(&key.caller);
         // What changed meanwhile may have made it valid again.
         if marks.same_caller(&now) || matches!(self.known.get(key), Some(Known::Valid(_))) {
-            self.known.insert(*key, Known::Invalid { asked_at, marks: now });
+            self.remember(*key, Known::Invalid { asked_at, marks: now });
         }
     }
 

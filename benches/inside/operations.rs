@@ -36,7 +36,7 @@ impl Bench {
         let generations = Generations::default();
         let employee = generations.employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
         Bench {
-            cache: Arc::new(Cache::new(max_bytes, |_| {})),
+            cache: Arc::new(Cache::new(max_bytes, Duration::from_secs(86_400), |_, _| {})),
             policy: Policy::compile(&config.redaction.rules()).expect("sound rules"),
             cors: Cors::new(config.cors.allowed_origins),
             callers: CallerIds::with_key([7; 32]),

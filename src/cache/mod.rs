@@ -3,24 +3,30 @@
 //! Nothing unredacted can be stored, since only [`crate::redact`] makes what an entry is made of. Whether an entry may be
 //! given is decided here and nowhere else: by its times and by the generations of what it was made from.
 
+mod alike;
 mod flight;
 mod freshness;
 mod generations;
 mod key;
+mod renewals;
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::{ETAG, HeaderMap, HeaderValue, LAST_MODIFIED};
-use moka::Expiry;
+use arc_swap::ArcSwap;
+use http::header::{ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 use moka::notification::RemovalCause;
 
+use alike::Alike;
 pub use flight::{Boarded, Flights, Waiter};
 pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
 pub use generations::{Announce, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
 pub use key::{CallerId, CallerIds, IdHasher, Key};
+pub use renewals::Renewals;
 
+use crate::api::CustomerId;
 use crate::reply::Representation;
 
 /// Memory of an entry beside its body: key, entry, and moka's own bookkeeping, as measured with
@@ -53,7 +59,9 @@ pub struct Validators {
 impl Validators {
     /// Those of an answer, if it has any.
     pub fn of(headers: &HeaderMap) -> Option<Box<Self>> {
-        let (etag, last_modified) = (headers.get(ETAG).cloned(), headers.get(LAST_MODIFIED).cloned());
+        // Copied: a value of a head that was read holds all that was read with it.
+        let copied = |name: HeaderName| HeaderValue::from_bytes(headers.get(name)?.as_bytes()).ok();
+        let (etag, last_modified) = (copied(ETAG), copied(LAST_MODIFIED));
         (etag.is_some() || last_modified.is_some()).then(|| Box::new(Validators { etag, last_modified }))
     }
 }
@@ -123,64 +131,109 @@ impl Entry {
         let age = now.saturating_duration_since(self.fetched_at).as_millis();
         age < u128::from(self.pause.load(Ordering::Relaxed))
     }
-
-    fn usable_for(&self) -> Duration {
-        self.lifetime.fresh + self.lifetime.stale_while_revalidate.max(self.lifetime.stale_if_error)
-    }
-
-    fn left(&self, now: Instant) -> Duration {
-        (self.fetched_at + self.usable_for()).saturating_duration_since(now)
-    }
 }
+
+/// Told why entries went, and how many.
+type Evicted = dyn Fn(&'static str, u64) + Send + Sync;
 
 /// Stored answers.
 pub struct Cache {
-    entries: moka::sync::Cache<Key, Arc<Entry>, IdHasher>,
+    /// Replaced as a whole when everything is dropped: removing a million entries one by one would be done by those who look for
+    /// others meanwhile.
+    store: ArcSwap<Store>,
+    renewals: Renewals,
+    hasher: IdHasher,
     capacity: u64,
+    idle: Duration,
+    evicted: Arc<Evicted>,
 }
 
-impl Cache {
-    /// `max_bytes`: memory of all entries, bookkeeping included. `evicted`: told why an entry went.
-    pub fn new(max_bytes: u64, evicted: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+struct Store {
+    entries: moka::sync::Cache<Key, Arc<Entry>, IdHasher>,
+    alike: Arc<Alike>,
+}
+
+impl Store {
+    fn new(capacity: u64, idle: Duration, evicted: &Arc<Evicted>) -> Self {
+        let (alike, evicted) = (Arc::new(Alike::default()), evicted.clone());
+        let stored = alike.clone();
         let entries = moka::sync::Cache::builder()
-            .max_capacity(max_bytes)
+            .max_capacity(capacity)
             .weigher(|_key: &Key, entry: &Arc<Entry>| {
                 u32::try_from(entry.representation.body().len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
-            .expire_after(AtItsEnd)
-            .eviction_listener(move |_key, _entry, cause| {
+            .time_to_idle(idle)
+            .eviction_listener(move |_key, entry: Arc<Entry>, cause| {
+                stored.let_go(&entry.representation);
                 if let Some(cause) = cause_name(cause) {
-                    evicted(cause);
+                    evicted(cause, 1);
                 }
             })
             .build_with_hasher(IdHasher::default());
-        Cache { entries, capacity: max_bytes }
+        Store { entries, alike }
+    }
+}
+
+impl Cache {
+    /// `max_bytes`: memory of all entries, bookkeeping included. `idle`: how long an entry is kept that nobody asks for; of no use
+    /// longer than an entry may be given. `evicted`: told why entries went, and how many.
+    pub fn new(max_bytes: u64, idle: Duration, evicted: impl Fn(&'static str, u64) + Send + Sync + 'static) -> Self {
+        let evicted: Arc<Evicted> = Arc::new(evicted);
+        let store = ArcSwap::from_pointee(Store::new(max_bytes, idle, &evicted));
+        let (renewals, hasher) = (Renewals::default(), IdHasher::default());
+        Cache { store, renewals, hasher, capacity: max_bytes, idle, evicted }
     }
 
     /// The entry of that key, if nothing that it was made from has changed since.
     pub fn get(&self, key: &Key, marks: EntryMarks) -> Option<Arc<Entry>> {
-        self.entries.get(key).filter(|entry| entry.marks == marks)
+        self.store.load().entries.get(key).filter(|entry| entry.marks == marks)
+    }
+
+    /// The answer as it is stored for others too, if one of them was given the same.
+    pub fn one_of(&self, representation: Arc<Representation>) -> Arc<Representation> {
+        self.store.load().alike.one_of(representation)
     }
 
     /// Stores an entry, in the place of the one before.
     pub fn put(&self, key: Key, entry: Arc<Entry>) {
-        self.entries.insert(key, entry);
+        self.store.load().entries.insert(key, entry);
+        self.renewals.renewed(self.digest(&key.caller, &key.customer));
     }
 
     /// Drops an entry.
     pub fn drop_entry(&self, key: &Key) {
-        self.entries.invalidate(key);
+        self.store.load().entries.invalidate(key);
+        self.renewals.renewed(self.digest(&key.caller, &key.customer));
     }
 
-    /// Drops everything at once.
+    /// A digest of whose answer of what it is, by which renewals are counted.
+    pub fn digest(&self, caller: &CallerId, customer: &CustomerId) -> u64 {
+        self.hasher.hash_one((caller, customer))
+    }
+
+    /// How often something was put in the place of that digest, or taken away from there.
+    pub fn renewals(&self, digest: u64) -> u32 {
+        self.renewals.count(digest)
+    }
+
+    /// Drops everything at once. Nobody waits for the memory to be given back.
     pub fn clear(&self) {
-        self.entries.invalidate_all();
+        let before = self.store.swap(Arc::new(Store::new(self.capacity, self.idle, &self.evicted)));
+        let evicted = self.evicted.clone();
+        let dropping = move || {
+            before.entries.run_pending_tasks();
+            evicted("purged", before.entries.entry_count());
+            drop(before);
+        };
+        // Where no thread can be had, the closure is dropped, and what it holds with it.
+        let _ = std::thread::Builder::new().name("dropping".into()).spawn(dropping);
     }
 
     /// Entries, bytes and capacity in bytes, up to date.
     pub fn usage(&self) -> (u64, u64, u64) {
-        self.entries.run_pending_tasks();
-        (self.entries.entry_count(), self.entries.weighted_size(), self.capacity)
+        let store = self.store.load();
+        store.entries.run_pending_tasks();
+        (store.entries.entry_count(), store.entries.weighted_size(), self.capacity)
     }
 }
 
@@ -191,24 +244,5 @@ fn cause_name(cause: RemovalCause) -> Option<&'static str> {
         RemovalCause::Size => Some("size"),
         RemovalCause::Explicit => Some("purged"),
         RemovalCause::Replaced => None,
-    }
-}
-
-/// An entry is kept for as long as it may be given.
-struct AtItsEnd;
-
-impl Expiry<Key, Arc<Entry>> for AtItsEnd {
-    fn expire_after_create(&self, _key: &Key, entry: &Arc<Entry>, now: Instant) -> Option<Duration> {
-        Some(entry.left(now))
-    }
-
-    fn expire_after_update(
-        &self,
-        _key: &Key,
-        entry: &Arc<Entry>,
-        now: Instant,
-        _left: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.left(now))
     }
 }

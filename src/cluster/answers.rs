@@ -9,7 +9,7 @@ use super::ledger::Concerned;
 use super::tier::{Judged, Kind, Name, Names, Seen, Tier, Void, Writing};
 use super::wire::StoredAnswer;
 use crate::api::EmployeeId;
-use crate::cache::{Entry, EntryMarks, Key, Lifetime, Use};
+use crate::cache::{Cache, Entry, EntryMarks, Key, Lifetime, Use};
 use crate::clock;
 use crate::config;
 use crate::redact::{Kind as DocumentKind, Policy, redact};
@@ -23,6 +23,8 @@ pub struct Wanted<'a> {
     pub marks: EntryMarks,
     pub policy: &'a Policy,
     pub config: &'a config::Cache,
+    /// Where an equal answer may be stored already.
+    pub cache: &'a Cache,
 }
 
 impl Names {
@@ -68,7 +70,7 @@ impl Wanted<'_> {
             return Err(Void::Odd);
         }
         let own_type = self.policy.reveals_to(level).then_some(content_type);
-        let representation = Arc::new(Representation::new(status, own_type, redacted));
+        let representation = self.cache.one_of(Arc::new(Representation::new(status, own_type, redacted)));
         Ok(Entry::new(representation, validators, (fetched_at, initial_age), lifetime, self.marks))
     }
 

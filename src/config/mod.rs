@@ -170,6 +170,15 @@ pub struct UpstreamUrl {
     pub port: u16,
 }
 
+impl Cache {
+    /// The longest time for which an answer may be given, whatever it is; never nothing.
+    pub fn longest(&self) -> Duration {
+        let stale = self.stale_while_revalidate.max(self.stale_if_error);
+        let whole = self.ttl.mul_f64(1.0 + self.ttl_jitter) + stale;
+        whole.max(self.not_found_ttl).max(self.forbidden_ttl).max(Duration::from_secs(1))
+    }
+}
+
 impl Redaction {
     /// The rules as the redactor takes them.
     pub fn rules(&self) -> Rules {

@@ -35,6 +35,7 @@ const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 pub type ETag = [u8; 34];
 
 /// An answer of the API as its caller may see it, with all that can be said of it beforehand.
+#[derive(PartialEq, Eq)]
 pub struct Representation {
     status: StatusCode,
     content_type: HeaderValue,

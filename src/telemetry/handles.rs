@@ -52,6 +52,10 @@ impl<const LABELS: usize> ByValue<IntCounter, LABELS> {
     pub fn inc(&self, values: [&'static str; LABELS]) {
         self.count(values, IntCounter::inc);
     }
+
+    pub fn inc_by(&self, values: [&'static str; LABELS], count: u64) {
+        self.count(values, |counter| counter.inc_by(count));
+    }
 }
 
 impl<const LABELS: usize> ByValue<Histogram, LABELS> {

@@ -339,8 +339,8 @@ impl Metrics {
         self.cache_capacity.set(capacity as i64);
     }
 
-    pub fn evicted(&self, cause: &'static str) {
-        self.evictions.inc([cause]);
+    pub fn evicted(&self, cause: &'static str, count: u64) {
+        self.evictions.inc_by([cause], count);
     }
 
     pub fn invalidated(&self, scope: &'static str, trigger: &'static str) {

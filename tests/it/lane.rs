@@ -1,5 +1,7 @@
 //! The fast path: what is answered in it is answered as beside it, byte for byte, and counted and logged alike.
 
+use std::time::Instant;
+
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
@@ -272,4 +274,66 @@ fn a_reload_switches_the_fast_path_off_and_a_blocked_name_never_takes_it() {
     gateway.rewrite("gateway.toml", &format!("{config}\n[forward]\nblocked = [\"/customer/*/name\"]\n"));
     gateway.admin().post("/reload").send().assert_status(200);
     ask().assert_error(403, "access_denied");
+}
+
+/// Four threads, and connections that they share.
+fn connected(origin: &Origin, config: &str) -> (Gateway, Vec<Connection>) {
+    let gateway = Gateway::with(origin, &format!("server.threads = 4\n{config}"));
+    let connections = (0..16).map(|_| gateway.client().connect()).collect();
+    (gateway, connections)
+}
+
+#[test]
+fn what_took_an_answers_place_is_given_by_every_thread_from_then_on() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let (gateway, mut connections) = connected(&origin, "");
+    let client = gateway.client();
+    for version in 1..=3 {
+        origin.document(DUCK, Answer::json(format!(r#"{{"name":"{version}"}}"#)));
+        let began = Instant::now();
+        loop {
+            // Every thread has found the one before, and each of them just now.
+            for connection in &mut connections {
+                client.get(P).bearer("tok-a").send_on(connection).assert_status(200);
+            }
+            let anew = client.get(P).bearer("tok-a").header("Cache-Control", "no-cache").send();
+            if anew.json()["name"] == version.to_string() {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "the API was never asked again");
+        }
+        for connection in &mut connections {
+            let answer = client.get(P).bearer("tok-a").send_on(connection);
+            assert_eq!(answer.assert_status(200).json()["name"], version.to_string());
+        }
+    }
+    assert!(gateway.metric("fast_path_hits_total", &[]) >= 3.0 * 16.0);
+}
+
+#[test]
+fn what_the_api_says_anew_of_a_caller_holds_for_every_thread_from_then_on() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "ADMIN", DUCK);
+    let (gateway, mut connections) = connected(&origin, "identity = { ttl = \"60s\", refresh_after = \"1s\" }");
+    let client = gateway.client();
+    for level in ["VIEWER", "ADMIN", "VIEWER"] {
+        for connection in &mut connections {
+            client.get(P).bearer("tok-a").revealed().send_on(connection).assert_status(200);
+        }
+        origin.knows("tok-a", level, DUCK);
+        let (began, mut seen, mut rounds) = (Instant::now(), false, 0);
+        while rounds < 3 {
+            for connection in &mut connections {
+                let answer = client.get(P).bearer("tok-a").revealed().send_on(connection);
+                let redacted = answer.assert_status(200).text() == redacted_document(DUCK);
+                let is_new = redacted == (level == "VIEWER");
+                assert!(is_new || !seen, "{level}: the level before came back");
+                seen |= is_new;
+            }
+            rounds += usize::from(seen);
+            assert!(began.elapsed() < PATIENCE, "{level}: never asked for");
+        }
+    }
+    assert!(gateway.metric("fast_path_hits_total", &[]) > 0.0);
 }
