@@ -113,18 +113,19 @@ class Server:
 
 class Gateway(Server):
     name = "gateway"
+    caching = 'cache.ttl = "6h"\ncache.max_bytes = "8GiB"\n'
 
     def commands(self):
+        self.ports["admin"] = free_port()
         config = self.write(
             "gateway.toml",
             f"server.listen = {[f'127.0.0.1:{self.ports[via]}' for via in ('http', 'h2', 'held')]}\n"
             f"server.threads = {self.workers}\n"
             f'server.tls.listen = ["127.0.0.1:{self.ports["tls"]}"]\n'
             f'server.tls.cert_file = "{self.shop.certificate}"\nserver.tls.key_file = "{self.shop.key}"\n'
-            f'admin.listen = "127.0.0.1:{free_port()}"\nupstream.url = "http://127.0.0.1:{self.shop.origin}"\n'
+            f'admin.listen = "127.0.0.1:{self.ports["admin"]}"\nupstream.url = "http://127.0.0.1:{self.shop.origin}"\n'
             'identity.ttl = "6h"\nidentity.refresh_after = "6h"\nidentity.session = "20h"\n'
-            'cache.ttl = "6h"\ncache.max_bytes = "8GiB"\n'
-            f'log.access = "{"all" if self.logs else "off"}"\n',
+            f'{self.caching}log.access = "{"all" if self.logs else "off"}"\n',
         )
         return [[self.shop.binary, "run", "-c", config]]
 

@@ -192,6 +192,25 @@ pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool) -> Outcome {
     Ok(())
 }
 
+/// What the machine takes from whoever does nothing but look at the clock: how late it is seen that the time of a planned look
+/// has come. Percentiles in microseconds.
+pub fn clock(rate: &str, seconds: &str) -> Outcome {
+    let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
+    let (step, begin) = (Duration::from_secs_f64(1.0 / rate), Instant::now());
+    let (mut due, mut times) = (begin, Vec::with_capacity((rate * seconds) as usize + 1));
+    while due < begin + Duration::from_secs_f64(seconds) {
+        let now = Instant::now();
+        while due <= now {
+            times.push(now - due);
+            due += step;
+        }
+    }
+    times.sort_unstable();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+    println!("{}", serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) }));
+    Ok(())
+}
+
 /// Any certificate will do: what is measured is this machine.
 fn trusting() -> Outcome<ClientConfig> {
     let provider = Arc::new(ring::default_provider());

@@ -6,6 +6,7 @@
 //!   peers pingora WORKERS ADDRESS ORIGIN
 //!   peers once REQUESTS SEED CONNECTIONS ADDRESS
 //!   peers paced REQUESTS SEED CONNECTIONS ADDRESS RATE SECONDS [tls]
+//!   peers clock RATE SECONDS
 //!
 //! REQUESTS is a file, one request a line: token, path, and where there is one an entity tag. `{}` in a path becomes an id
 //! that was never asked for before; SEED, twelve hexadecimal digits, begins it.
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["paced", requests, seed, connections, address, rate, seconds, "tls"] => {
             load::paced((requests, seed, connections, address), rate, seconds, true)
         }
+        ["clock", rate, seconds] => load::clock(rate, seconds),
         _ => Err("see the head of benches/peers/main.rs for what it can be asked".into()),
     };
     match outcome {

@@ -46,7 +46,8 @@ pub struct Representation {
 impl Representation {
     /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
     pub fn new(status: StatusCode, own_type: Option<HeaderValue>, redacted: Redacted) -> Self {
-        let body = redacted.into_bytes();
+        // As large as it is: what was written or read may have room for more.
+        let body = Bytes::copy_from_slice(&redacted.into_bytes());
         let mut etag = [b'"'; 34];
         // The tag is made of the first half of the digest.
         for (digit, place) in blake3::hash(&body).to_hex().bytes().zip(1..33) {
