@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
 
 use crate::api::{AccessLevel, ApiError, CustomerId, Token};
 use crate::cache::{
@@ -42,7 +42,7 @@ pub struct Errand {
 /// What a fetch brought.
 #[derive(Clone)]
 pub struct Fetched {
-    pub representation: Arc<Representation>,
+    pub representation: Representation,
     /// When the API was asked.
     pub at: Instant,
     /// How old it was by the API's own word, to which the time since then is added.
@@ -66,7 +66,7 @@ pub enum Source {
 
 impl Fetched {
     fn of(entry: &Entry, from: Source) -> Self {
-        let (representation, at, initial_age) = (entry.representation.clone(), entry.fetched_at, entry.initial_age);
+        let (representation, at, initial_age) = (entry.representation.clone(), entry.fetched_at, entry.initial_age());
         Fetched { representation, at, initial_age, stored: true, from }
     }
 }
@@ -128,7 +128,7 @@ impl<T: Transport> Fetcher<T> {
                 // 304 is asked for with the validators of what is stored, and not otherwise.
                 let Some(entry) = stale else { return Err(ApiError::BadGateway) };
                 // What it does not say anew holds as it was said (RFC 9111 section 3.2).
-                let lifetime = lifetime.map(|anew| if silent { entry.lifetime } else { anew });
+                let lifetime = lifetime.map(|anew| if silent { entry.lifetime() } else { anew });
                 let representation = entry.representation.clone();
                 let (validators, came) = (entry.validators.clone(), (at, initial_age));
                 let stored = lifetime
@@ -138,8 +138,7 @@ impl<T: Transport> Fetcher<T> {
                 let stored = self.keep_or_drop(&errand, stored, true, writing);
                 Ok(Fetched { representation, at, initial_age, stored, from: Source::Revalidated })
             }
-            Ok(Asked::Anew { representation, validators, lifetime, initial_age }) => {
-                let mut representation = Arc::new(representation);
+            Ok(Asked::Anew { mut representation, validators, lifetime, initial_age }) => {
                 let lost_access = matches!(representation.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
                 let came = (at, initial_age);
                 let stored = lifetime.filter(|_| unchanged()).map(|lifetime| {
@@ -251,9 +250,7 @@ impl<T: Transport> Fetcher<T> {
 
     fn represent(&self, answer: Answer, level: AccessLevel) -> Result<(Representation, DocumentKind), ApiError> {
         let revealed = self.policy.reveals_to(level);
-        // Copied: a value of a head that was read holds all that was read with it.
         let own_type = answer.headers.get(CONTENT_TYPE).filter(|_| revealed);
-        let own_type = own_type.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
         let refuse = |reason: &'static str| {
             self.metrics.redaction_failed(reason);
             tracing::warn!(reason, status = answer.status.as_u16(), "an answer of the API cannot be redacted safely");

@@ -321,7 +321,7 @@ impl<T: Transport> Gateway<T> {
         match self.fetcher.ask(&target, caller.identity.level, token, None).await {
             Ok(Asked::Anew { representation, initial_age, .. }) => {
                 let age = initial_age + clock::now().saturating_duration_since(asked);
-                Ok(reply(ask.holds(&representation), Arc::new(representation), age, CacheStatus::Bypass))
+                Ok(reply(ask.holds(&representation), representation, age, CacheStatus::Bypass))
             }
             Ok(Asked::Still { .. }) => Err(ApiError::BadGateway),
             Err(error) => {
@@ -449,7 +449,7 @@ fn stored_reply(ask: &Ask<'_>, entry: &Entry, now: Instant, status: CacheStatus)
 }
 
 /// `held`: the caller has it already.
-fn reply(held: bool, representation: Arc<Representation>, age: Duration, cache_status: CacheStatus) -> Reply {
+fn reply(held: bool, representation: Representation, age: Duration, cache_status: CacheStatus) -> Reply {
     let held = held && representation.status() == StatusCode::OK;
     let content = if held { Content::NotModified(representation) } else { Content::Whole(representation) };
     Reply { content, cache_status: Some(cache_status), age: Some(age.as_secs()) }

@@ -68,7 +68,7 @@ impl Bench {
             stale_while_revalidate: Duration::from_secs(30),
             stale_if_error: Duration::from_secs(300),
         };
-        let representation = self.cache.one_of(Arc::new(self.representation(document)));
+        let representation = self.cache.one_of(self.representation(document));
         let came = (Instant::now(), Duration::ZERO);
         let entry = Entry::new(representation, None, came, lifetime, self.marks(&key));
         self.cache.put(key, Arc::new(entry));
@@ -112,7 +112,7 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
             drop(black_box(redact(&bench.policy, LEVEL, black_box(its_document.clone())).expect("sound")));
         }),
         "reply" => {
-            let representation = Arc::new(bench.representation(its_document));
+            let representation = bench.representation(its_document);
             let mut head = Vec::with_capacity(512);
             Box::new(move || {
                 head.clear();

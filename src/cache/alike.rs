@@ -5,18 +5,17 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::key::IdHasher;
-use crate::reply::Representation;
+use crate::reply::{Forgettable, Representation};
 
 /// Locks that answers are spread over: one is taken whenever an answer is stored, none when one is found.
 const SHARDS: usize = 64;
 
 /// What is stored, by its digest.
-type Shard = Mutex<HashMap<u64, Weak<Representation>, IdHasher>>;
+type Shard = Mutex<HashMap<u64, Forgettable, IdHasher>>;
 
 /// Every answer that is stored, once.
 pub struct Alike {
@@ -32,11 +31,11 @@ impl Default for Alike {
 
 impl Alike {
     /// The equal one that is stored, or this one, which others find from here on.
-    pub fn one_of(&self, representation: Arc<Representation>) -> Arc<Representation> {
+    pub fn one_of(&self, representation: Representation) -> Representation {
         let digest = self.digest(&representation);
         let mut shard = self.shard(digest).lock();
-        match shard.get(&digest).and_then(Weak::upgrade) {
-            Some(stored) if *stored == *representation => return stored,
+        match shard.get(&digest).and_then(Representation::remembered) {
+            Some(stored) if stored == representation => return stored,
             // Another one of that digest keeps its place.
             Some(_) => return representation,
             None => {}
@@ -47,20 +46,19 @@ impl Alike {
             let room = shard.len() / 4 + 1;
             shard.reserve(room);
         }
-        shard.insert(digest, Arc::downgrade(&representation));
+        shard.insert(digest, representation.forgettable());
         representation
     }
 
     /// An entry goes: its answer is forgotten with the last one that holds it.
-    pub fn let_go(&self, representation: &Arc<Representation>) {
+    pub fn let_go(&self, representation: &Representation) {
         // Others may be asking for it this moment: then it stays, until its shard is full.
-        if Arc::strong_count(representation) > 1 {
+        if representation.held() > 1 {
             return;
         }
         let digest = self.digest(representation);
         let mut shard = self.shard(digest).lock();
-        let is_its = |stored: &Weak<Representation>| std::ptr::eq(stored.as_ptr(), Arc::as_ptr(representation));
-        if shard.get(&digest).is_some_and(is_its) {
+        if shard.get(&digest).is_some_and(|stored| representation.is(stored)) {
             shard.remove(&digest);
         }
     }
@@ -88,25 +86,29 @@ mod tests {
     use crate::config;
     use crate::redact::{Policy, redact};
 
-    fn answer(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Arc<Representation> {
+    fn answer(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Representation {
         let config = config::parse("test", "upstream.url = \"https://api.example\"", []).unwrap();
         let policy = Policy::compile(&config.redaction.rules()).unwrap();
         let redacted = redact(&policy, AccessLevel::Admin, format!("{{\"name\":\"{number}\"}}").into()).unwrap();
-        Arc::new(Representation::new(status, own_type.map(HeaderValue::from_static), redacted))
+        Representation::new(status, own_type.map(HeaderValue::from_static).as_ref(), redacted)
+    }
+
+    fn one(this: &Representation, that: &Representation) -> bool {
+        this.is(&that.forgettable())
     }
 
     #[test]
     fn equal_answers_are_one_and_others_are_not() {
         let alike = Alike::default();
         let first = alike.one_of(answer(StatusCode::OK, None, 1));
-        assert!(Arc::ptr_eq(&first, &alike.one_of(answer(StatusCode::OK, None, 1))));
+        assert!(one(&first, &alike.one_of(answer(StatusCode::OK, None, 1))));
         for other in [
             answer(StatusCode::OK, None, 2),
             answer(StatusCode::NOT_FOUND, None, 1),
             answer(StatusCode::OK, Some("application/json"), 1),
         ] {
             let stored = alike.one_of(other.clone());
-            assert!(Arc::ptr_eq(&stored, &other) && !Arc::ptr_eq(&stored, &first));
+            assert!(one(&stored, &other) && !one(&stored, &first));
         }
     }
 
@@ -130,6 +132,6 @@ mod tests {
             drop(alike.one_of(answer(StatusCode::OK, None, number)));
         }
         assert!(alike.len() < 4 * held.len(), "{}", alike.len());
-        assert!(Arc::ptr_eq(&held[7], &alike.one_of(answer(StatusCode::OK, None, 7))));
+        assert!(one(&held[7], &alike.one_of(answer(StatusCode::OK, None, 7))));
     }
 }

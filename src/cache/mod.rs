@@ -31,22 +31,41 @@ use crate::reply::Representation;
 
 /// Memory of an entry beside its body: key, entry, and moka's own bookkeeping, as measured with
 /// 1 KB documents and rounded up.
-const ENTRY_OVERHEAD: usize = 900;
+const ENTRY_OVERHEAD: usize = 600;
 
 /// A stored answer and its times.
 pub struct Entry {
-    pub representation: Arc<Representation>,
+    pub representation: Representation,
     /// The API's own validators, for asking whether anything changed.
     pub validators: Option<Box<Validators>>,
     /// When the API was asked for it.
     pub fetched_at: Instant,
-    /// How old the answer was by its own word, to which the time since then is added.
-    pub initial_age: Duration,
-    pub lifetime: Lifetime,
+    /// How old the answer was by its own word, in seconds, to which the time since then is added.
+    initial_age: u32,
+    lifetime: Stored,
     /// What it was made from, as of when its fetch began.
     pub marks: EntryMarks,
     /// Milliseconds after `fetched_at` before which the API is not asked again, since it just failed.
     pause: AtomicU32,
+}
+
+/// A lifetime in whole milliseconds, cut to them: an entry has a third of its size for it.
+struct Stored {
+    fresh: u32,
+    stale_while_revalidate: u32,
+    stale_if_error: u32,
+}
+
+impl Stored {
+    /// 49 days at most: longer than anything that is configured.
+    fn of(Lifetime { fresh, stale_while_revalidate, stale_if_error }: Lifetime) -> Self {
+        let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        Stored {
+            fresh: milliseconds(fresh),
+            stale_while_revalidate: milliseconds(stale_while_revalidate),
+            stale_if_error: milliseconds(stale_if_error),
+        }
+    }
 }
 
 /// `ETag` and `Last-Modified` as the API sent them.
@@ -80,24 +99,43 @@ pub enum Use {
 
 impl Entry {
     pub fn new(
-        representation: Arc<Representation>,
+        representation: Representation,
         validators: Option<Box<Validators>>,
         (fetched_at, initial_age): (Instant, Duration),
         lifetime: Lifetime,
         marks: EntryMarks,
     ) -> Self {
+        // Whole seconds as they are said; a part of one counts as one.
+        let seconds = initial_age.as_secs() + u64::from(initial_age.subsec_nanos() > 0);
+        let (initial_age, lifetime) = (u32::try_from(seconds).unwrap_or(u32::MAX), Stored::of(lifetime));
         Entry { representation, validators, fetched_at, initial_age, lifetime, marks, pause: AtomicU32::new(0) }
+    }
+
+    /// How old the answer was by its own word.
+    pub fn initial_age(&self) -> Duration {
+        Duration::from_secs(self.initial_age.into())
+    }
+
+    /// For how long it may be used, and how.
+    pub fn lifetime(&self) -> Lifetime {
+        let Stored { fresh, stale_while_revalidate, stale_if_error } = self.lifetime;
+        let time = |milliseconds: u32| Duration::from_millis(milliseconds.into());
+        Lifetime {
+            fresh: time(fresh),
+            stale_while_revalidate: time(stale_while_revalidate),
+            stale_if_error: time(stale_if_error),
+        }
     }
 
     /// How old it is, counted from the API (RFC 9111 section 4.2.3).
     pub fn age(&self, now: Instant) -> Duration {
-        self.initial_age + now.saturating_duration_since(self.fetched_at)
+        self.initial_age() + now.saturating_duration_since(self.fetched_at)
     }
 
     /// How it may be used now.
     pub fn usable(&self, now: Instant) -> Use {
         let age = now.saturating_duration_since(self.fetched_at);
-        let Lifetime { fresh, stale_while_revalidate, stale_if_error } = self.lifetime;
+        let Lifetime { fresh, stale_while_revalidate, stale_if_error } = self.lifetime();
         match age {
             age if age < fresh => Use::Fresh,
             age if age < fresh + stale_while_revalidate => Use::WhileRevalidating,
@@ -108,12 +146,13 @@ impl Entry {
 
     /// Whether it may be given while the API cannot be asked.
     pub fn usable_if_error(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.fetched_at) < self.lifetime.fresh + self.lifetime.stale_if_error
+        let Lifetime { fresh, stale_if_error, .. } = self.lifetime();
+        now.saturating_duration_since(self.fetched_at) < fresh + stale_if_error
     }
 
     /// Whole seconds for which it is still fresh; negative for how long it is stale. Rounded away from freshness.
     pub fn ttl(&self, now: Instant) -> i64 {
-        let fresh_until = self.fetched_at + self.lifetime.fresh;
+        let fresh_until = self.fetched_at + self.lifetime().fresh;
         match fresh_until.checked_duration_since(now) {
             Some(left) => left.as_secs() as i64,
             None => -(now.duration_since(fresh_until).as_secs_f64().ceil() as i64),
@@ -190,7 +229,7 @@ impl Cache {
     }
 
     /// The answer as it is stored for others too, if one of them was given the same.
-    pub fn one_of(&self, representation: Arc<Representation>) -> Arc<Representation> {
+    pub fn one_of(&self, representation: Representation) -> Representation {
         self.store.load().alike.one_of(representation)
     }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 
 use super::ledger::Concerned;
 use super::tier::{Judged, Kind, Name, Names, Seen, Tier, Void, Writing};
@@ -69,8 +70,8 @@ impl Wanted<'_> {
         if status == StatusCode::OK && redacted.kind() != DocumentKind::Object {
             return Err(Void::Odd);
         }
-        let own_type = self.policy.reveals_to(level).then_some(content_type);
-        let representation = self.cache.one_of(Arc::new(Representation::new(status, own_type, redacted)));
+        let own_type = self.policy.reveals_to(level).then_some(&content_type);
+        let representation = self.cache.one_of(Representation::new(status, own_type, redacted));
         Ok(Entry::new(representation, validators, (fetched_at, initial_age), lifetime, self.marks))
     }
 
@@ -97,11 +98,14 @@ impl Writing {
     /// Puts an entry there that the API was asked for after this began.
     pub fn put_answer(self, entry: &Entry) {
         let (representation, validators) = (entry.representation.clone(), entry.validators.clone());
-        let (origin, initial_age, lifetime) = (self.origin, entry.initial_age, entry.lifetime);
+        let (origin, initial_age, lifetime) = (self.origin, entry.initial_age(), entry.lifetime());
         let life = lifetime.fresh + lifetime.stale_while_revalidate.max(lifetime.stale_if_error);
         let value = move || {
-            let (status, content_type) = (representation.status(), representation.content_type().clone());
-            let body = representation.body().clone();
+            let status = representation.status();
+            // It was one before.
+            let content_type =
+                HeaderValue::from_bytes(representation.content_type()).unwrap_or(HeaderValue::from_static(""));
+            let body = Bytes::copy_from_slice(representation.body());
             StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, body }.to_bytes()
         };
         self.put(value, life);

@@ -383,7 +383,7 @@ pub(super) const KEYS: &[Key] = &[
         "cache.max_bytes",
         Kind::Size { min: MIB, max: 1024 * GIB },
         r#""256MiB""#,
-        "Memory of the entries, bookkeeping included; at least 1MiB. An entry counts as 900 bytes beside its body.",
+        "Memory of the entries, bookkeeping included; at least 1MiB. An entry counts as 600 bytes beside its body.",
     ),
     default(
         "cache.ttl_jitter",

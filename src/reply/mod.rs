@@ -8,7 +8,7 @@ mod conditional;
 mod cors;
 mod value;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -34,46 +34,91 @@ const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// A strong validator as it is written: 32 hexadecimal digits in quotes.
 pub type ETag = [u8; 34];
 
-/// An answer of the API as its caller may see it, with all that can be said of it beforehand.
-#[derive(PartialEq, Eq)]
-pub struct Representation {
-    status: StatusCode,
-    content_type: HeaderValue,
-    etag: ETag,
-    body: Bytes,
-}
+/// An answer of the API as its caller may see it, with all that can be said of it beforehand. A clone is the same one.
+///
+/// In one piece of memory, since there is one for each entry: status (two bytes), validator, length of the type (two bytes), type
+/// (none: JSON), body.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Representation(Arc<[u8]>);
+
+/// The same while nothing depends on it.
+pub type Forgettable = Weak<[u8]>;
+
+const TAG_AT: usize = 2;
+const TYPE_AT: usize = TAG_AT + size_of::<ETag>() + 2;
 
 impl Representation {
     /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
-    pub fn new(status: StatusCode, own_type: Option<HeaderValue>, redacted: Redacted) -> Self {
-        // As large as it is: what was written or read may have room for more.
-        let body = Bytes::copy_from_slice(&redacted.into_bytes());
-        let mut etag = [b'"'; 34];
+    pub fn new(status: StatusCode, own_type: Option<&HeaderValue>, redacted: Redacted) -> Self {
+        let body = redacted.into_bytes();
+        let own_type = own_type.map_or(&[][..], HeaderValue::as_bytes);
+        // Longer ones are no type of anything.
+        let (own_type, length) = u16::try_from(own_type.len()).map_or((&[][..], 0), |length| (own_type, length));
+        let mut whole = Vec::with_capacity(TYPE_AT + own_type.len() + body.len());
+        whole.extend_from_slice(&status.as_u16().to_le_bytes());
+        whole.push(b'"');
         // The tag is made of the first half of the digest.
-        for (digit, place) in blake3::hash(&body).to_hex().bytes().zip(1..33) {
-            etag[place] = digit;
-        }
-        Representation { status, content_type: own_type.unwrap_or(HeaderValue::from_static(JSON)), etag, body }
+        whole.extend_from_slice(&blake3::hash(&body).to_hex().as_bytes()[..32]);
+        whole.push(b'"');
+        whole.extend_from_slice(&length.to_le_bytes());
+        whole.extend_from_slice(own_type);
+        whole.extend_from_slice(&body);
+        Representation(whole.into())
     }
 
     /// The bytes that its caller gets.
-    pub fn body(&self) -> &Bytes {
-        &self.body
+    pub fn body(&self) -> &[u8] {
+        &self.0[TYPE_AT + self.type_length()..]
     }
 
     /// What it is sent as.
-    pub fn content_type(&self) -> &HeaderValue {
-        &self.content_type
+    pub fn content_type(&self) -> &[u8] {
+        match &self.0[TYPE_AT..][..self.type_length()] {
+            [] => JSON.as_bytes(),
+            own_type => own_type,
+        }
     }
 
     /// The API's status: 200, or an error that was passed on.
     pub fn status(&self) -> StatusCode {
-        self.status
+        StatusCode::from_u16(u16::from_le_bytes([self.0[0], self.0[1]])).unwrap_or(StatusCode::BAD_GATEWAY)
     }
 
     /// The strong validator of those bytes, quotes included.
     pub fn etag(&self) -> &ETag {
-        &self.etag
+        self.0[TAG_AT..].first_chunk().expect("it was written there")
+    }
+
+    /// How many hold it.
+    pub fn held(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    pub fn forgettable(&self) -> Forgettable {
+        Arc::downgrade(&self.0)
+    }
+
+    /// `None`: nobody held it any more.
+    pub fn remembered(forgettable: &Forgettable) -> Option<Self> {
+        forgettable.upgrade().map(Representation)
+    }
+
+    /// Whether they are one, and not only equal.
+    pub fn is(&self, forgettable: &Forgettable) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), forgettable.as_ptr())
+    }
+
+    fn type_length(&self) -> usize {
+        usize::from(u16::from_le_bytes([self.0[TYPE_AT - 2], self.0[TYPE_AT - 1]]))
+    }
+}
+
+/// Its body, as the body of an answer that pingora writes.
+struct Body(Representation);
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        self.0.body()
     }
 }
 
@@ -88,9 +133,9 @@ pub struct Reply {
 
 /// The part of a reply that differs.
 pub enum Content {
-    Whole(Arc<Representation>),
+    Whole(Representation),
     /// The caller holds these bytes already.
-    NotModified(Arc<Representation>),
+    NotModified(Representation),
     Error(ApiError),
     /// The answer to a CORS preflight.
     Preflight,
@@ -110,7 +155,7 @@ impl Reply {
 
     pub fn status(&self) -> StatusCode {
         match &self.content {
-            Content::Whole(representation) => representation.status,
+            Content::Whole(representation) => representation.status(),
             Content::NotModified(_) => StatusCode::NOT_MODIFIED,
             Content::Error(error) => error.status(),
             Content::Preflight => StatusCode::NO_CONTENT,
@@ -128,7 +173,7 @@ impl Reply {
     /// The body of an answer to GET; the answer to HEAD has its length and not its bytes.
     pub fn body(&self) -> Bytes {
         match &self.content {
-            Content::Whole(representation) => representation.body.clone(),
+            Content::Whole(representation) => Bytes::from_owner(Body(representation.clone())),
             Content::Error(error) => error.body().into(),
             Content::NotModified(_) | Content::Preflight => Bytes::new(),
         }
@@ -137,7 +182,7 @@ impl Reply {
     /// The same body, where it was stored: other ones are made for their answer.
     pub fn stored_body(&self) -> &[u8] {
         match &self.content {
-            Content::Whole(representation) => &representation.body,
+            Content::Whole(representation) => representation.body(),
             Content::NotModified(_) | Content::Error(_) | Content::Preflight => &[],
         }
     }
@@ -146,13 +191,13 @@ impl Reply {
     pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, Value<'_>)) {
         match &self.content {
             Content::Whole(representation) => {
-                put(&CONTENT_TYPE, Value::Ready(&representation.content_type));
-                put(&CONTENT_LENGTH, Value::Number(representation.body.len() as u64));
-                if representation.status == StatusCode::OK {
-                    put(&ETAG, Value::Tag(&representation.etag));
+                put(&CONTENT_TYPE, Value::Bytes(representation.content_type()));
+                put(&CONTENT_LENGTH, Value::Number(representation.body().len() as u64));
+                if representation.status() == StatusCode::OK {
+                    put(&ETAG, Value::Tag(representation.etag()));
                 }
             }
-            Content::NotModified(representation) => put(&ETAG, Value::Tag(&representation.etag)),
+            Content::NotModified(representation) => put(&ETAG, Value::Tag(representation.etag())),
             Content::Error(error) => {
                 put(&CONTENT_TYPE, Value::Text(JSON));
                 put(&CONTENT_LENGTH, Value::Number(error.body().len() as u64));

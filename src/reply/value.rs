@@ -9,6 +9,8 @@ use super::{CacheStatus, ETag};
 pub enum Value<'a> {
     /// Made before.
     Ready(&'a HeaderValue),
+    /// Of a field that was a value before.
+    Bytes(&'a [u8]),
     Text(&'static str),
     Tag(&'a ETag),
     Number(u64),
@@ -20,6 +22,7 @@ impl Value<'_> {
     pub fn append_to(self, text: &mut Vec<u8>) {
         match self {
             Value::Ready(value) => text.extend_from_slice(value.as_bytes()),
+            Value::Bytes(value) => text.extend_from_slice(value),
             Value::Text(value) => text.extend_from_slice(value.as_bytes()),
             Value::Tag(tag) => text.extend_from_slice(tag),
             Value::Number(number) => text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
@@ -31,6 +34,7 @@ impl Value<'_> {
     pub fn to_header(self) -> HeaderValue {
         match self {
             Value::Ready(value) => value.clone(),
+            Value::Bytes(value) => HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")),
             Value::Text(value) => HeaderValue::from_static(value),
             // Quotes and hexadecimal digits are a field value.
             Value::Tag(tag) => HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\"")),
@@ -49,6 +53,7 @@ mod tests {
         let tag = HeaderValue::from_static("\"a\"");
         for value in [
             Value::Ready(&tag),
+            Value::Bytes(b"text/plain"),
             Value::Text("private"),
             Value::Tag(b"\"0123456789abcdef0123456789abcdef\""),
             Value::Number(0),
