@@ -33,7 +33,7 @@ ROUNDS = setting("ROUNDS", 3, 2)
 SECONDS = setting("ROUND_SECONDS", 2, 1)
 LATENCY_SECONDS = setting("LATENCY_SECONDS", 3.0, 0.5)
 CALLERS = setting("CALLERS", 100_000, 5_000)
-CUSTOMERS = setting("CUSTOMERS", 2, 2)
+CUSTOMERS = setting("CUSTOMERS", 10, 2)
 # What a quick run leaves out: the slowest to set up.
 LEFT_OUT = {"hit-1000", "many", "forward-1m"} if QUICK else set()
 H2_STREAMS = 8
