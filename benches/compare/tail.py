@@ -74,7 +74,7 @@ class Tail:
         disturbing = threading.Thread(target=disturb) if beside else None
         if disturbing:
             disturbing.start()
-        said = json.loads(run(self.paced(server, "hits", keys(), RATE, CONNECTIONS, SECONDS)))
+        said = json.loads(run([*self.paced(server, "hits", keys(), RATE, CONNECTIONS, SECONDS), "hits"]))
         stop.set()
         if disturbing:
             disturbing.join()
@@ -124,7 +124,7 @@ def main(binary, peers, file):
         everything = grid(STORED // 2, 2)
 
         def clock():
-            return json.loads(run(["taskset", "-c", "0", peers, "clock", str(RATE), str(SECONDS)]))
+            return {"counted": int(RATE * SECONDS), **json.loads(run(["taskset", "-c", "0", peers, "clock", str(RATE), str(SECONDS)]))}
 
         def dropped():
             tail.once(gateway, everything)
@@ -147,10 +147,10 @@ def main(binary, peers, file):
             for title, measure in cases.items():
                 rounds[title].append(measure())
                 time.sleep(0.2)
-        found = {title: {key: statistics.median(each[key] for each in of) for key in ("p50", "p99", "p999", "max")}
+        found = {title: {key: statistics.median(each[key] for each in of) for key in ("p50", "p99", "p999", "max", "counted")}
                  for title, of in rounds.items()}
         for title, of in found.items():
-            print(f"{title:50} p50 {of['p50']:6.0f} p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} max {of['max']:7.0f} µs")
+            print(f"{title:50} p50 {of['p50']:6.0f} p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} max {of['max']:7.0f} µs of {of['counted']:,.0f}")
         with open(file, "w") as out:
             json.dump({"rate": RATE, "seconds": SECONDS, "rounds": ROUNDS, "cases": found}, out, indent=1)
     finally:

@@ -78,12 +78,12 @@ fn connect(address: &str, tls: Option<&Arc<ClientConfig>>) -> Outcome<Box<dyn St
     Ok(Box::new(StreamOwned::new(client, stream)))
 }
 
-/// Sends one request and reads its whole answer: the status.
-fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outcome<u16> {
+/// Sends one request and reads its whole answer: the status, and whether a cache says that it was none of its hits.
+fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outcome<(u16, bool)> {
     stream.write_all(request)?;
     stream.flush()?;
     let mut filled = 0;
-    let (status, mut missing) = loop {
+    let (status, mut missing, no_hit) = loop {
         let read = stream.read(&mut buffer[filled..])?;
         if read == 0 {
             return Err("closed before it answered".into());
@@ -100,7 +100,9 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
                 None if status == 304 => 0,
                 None => return Err("an answer of no known length".into()),
             };
-            break (status, (length + body).checked_sub(filled).ok_or("more than one answer")?);
+            let told = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("cache-status"));
+            let no_hit = told.is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
+            break (status, (length + body).checked_sub(filled).ok_or("more than one answer")?, no_hit);
         }
     };
     while missing > 0 {
@@ -110,7 +112,7 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
             read => missing -= read,
         }
     }
-    Ok(status)
+    Ok((status, no_hit))
 }
 
 /// Every request once; prints how often each status came.
@@ -128,7 +130,8 @@ pub fn once(requests: &str, seed: &str, connections: &str, address: &str) -> Out
                     if number >= work.requests.len() {
                         return Ok(statuses);
                     }
-                    *statuses.entry(exchange(&mut *stream, &work.bytes(number), &mut buffer)?).or_default() += 1;
+                    let (status, _) = exchange(&mut *stream, &work.bytes(number), &mut buffer)?;
+                    *statuses.entry(status).or_default() += 1;
                 }
             })
         })
@@ -144,7 +147,8 @@ pub fn once(requests: &str, seed: &str, connections: &str, address: &str) -> Out
 }
 
 /// An open loop of so many requests a second; prints percentiles in microseconds, and how often each status came.
-pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool) -> Outcome {
+/// `hits_alone`: what a cache says was none of its hits is not counted in the percentiles.
+pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool, hits_alone: bool) -> Outcome {
     let (work, connections) = (Work::read(asked)?, asked.2.parse::<usize>()?);
     let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
     let tls = if tls { Some(Arc::new(trusting()?)) } else { None };
@@ -168,8 +172,11 @@ pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool) -> Outcome {
                         std::thread::sleep(early);
                         Instant::now()
                     };
-                    *statuses.entry(exchange(&mut *stream, &request, &mut buffer)?).or_default() += 1;
-                    times.push(since.elapsed());
+                    let (status, no_hit) = exchange(&mut *stream, &request, &mut buffer)?;
+                    *statuses.entry(status).or_default() += 1;
+                    if !(hits_alone && no_hit) {
+                        times.push(since.elapsed());
+                    }
                 }
                 Ok((times, statuses))
             })
@@ -187,6 +194,7 @@ pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool) -> Outcome {
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
     let said = serde_json::json!({
         "statuses": statuses, "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0),
+        "counted": times.len(),
     });
     println!("{said}");
     Ok(())

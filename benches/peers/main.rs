@@ -5,7 +5,7 @@
 //!   peers floor WORKERS ADDRESS [TLS-ADDRESS CERTIFICATE KEY]
 //!   peers pingora WORKERS ADDRESS ORIGIN
 //!   peers once REQUESTS SEED CONNECTIONS ADDRESS
-//!   peers paced REQUESTS SEED CONNECTIONS ADDRESS RATE SECONDS [tls]
+//!   peers paced REQUESTS SEED CONNECTIONS ADDRESS RATE SECONDS [tls | hits]
 //!   peers clock RATE SECONDS
 //!
 //! REQUESTS is a file, one request a line: token, path, and where there is one an entity tag. `{}` in a path becomes an id
@@ -33,10 +33,13 @@ fn main() -> ExitCode {
         ["pingora", workers, address, origin] => plain::serve(workers, address, origin),
         ["once", requests, seed, connections, address] => load::once(requests, seed, connections, address),
         ["paced", requests, seed, connections, address, rate, seconds] => {
-            load::paced((requests, seed, connections, address), rate, seconds, false)
+            load::paced((requests, seed, connections, address), rate, seconds, false, false)
+        }
+        ["paced", requests, seed, connections, address, rate, seconds, "hits"] => {
+            load::paced((requests, seed, connections, address), rate, seconds, false, true)
         }
         ["paced", requests, seed, connections, address, rate, seconds, "tls"] => {
-            load::paced((requests, seed, connections, address), rate, seconds, true)
+            load::paced((requests, seed, connections, address), rate, seconds, true, false)
         }
         ["clock", rate, seconds] => load::clock(rate, seconds),
         _ => Err("see the head of benches/peers/main.rs for what it can be asked".into()),
