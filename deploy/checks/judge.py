@@ -55,14 +55,23 @@ def together(objects):
     pod, labels = template["spec"], template["metadata"]["labels"]
     [container] = pod["containers"]
     ports = {port["name"] for port in container["ports"]}
+    # The gateway's pods, and those of what stands beside it.
+    templates = [one["spec"]["template"] for kind in ("Deployment", "StatefulSet") for one in of(kind)]
+
+    def selected(selector):
+        return [one for one in templates if fits(selector, one["metadata"]["labels"])]
+
+    def ports_of(found):
+        return {port["name"] for one in found for each in one["spec"]["containers"] for port in each["ports"]}
+
     namespaces = {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"}
     if namespaces != {one["metadata"]["name"] for one in of("Namespace")}:
         wrong("namespaces", f"the objects are in {namespaces}")
     maps = {one["metadata"]["name"] for one in of("ConfigMap")}
-    for volume in pod["volumes"]:
+    for volume in (volume for one in templates for volume in one["spec"]["volumes"]):
         if "configMap" in volume and volume["configMap"]["name"] not in maps:
-            wrong("Deployment", f"mounts the ConfigMap {volume['configMap']['name']}, which is not there: {maps}")
-    if "telecomx-gateway" in maps:
+            wrong("volumes", f"a pod mounts the ConfigMap {volume['configMap']['name']}, which is not there: {maps}")
+    if maps & {"telecomx-gateway", "telecomx-gateway-valkey"}:
         wrong("ConfigMap", "its name has no hash, so that a change would roll nothing out")
     secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
     if pod["serviceAccountName"] not in {one["metadata"]["name"] for one in of("ServiceAccount")}:
@@ -71,20 +80,44 @@ def together(objects):
         if not fits(spread["labelSelector"]["matchLabels"], labels):
             wrong("Deployment", f"the spread over {spread['topologyKey']} counts other pods")
     for service in of("Service"):
-        if not fits(service["spec"]["selector"], labels):
-            wrong(service["metadata"]["name"], "selects no pod of the Deployment")
+        found = selected(service["spec"]["selector"])
+        if len(found) != 1:
+            wrong(service["metadata"]["name"], f"selects {len(found)} kinds of pods")
         for port in service["spec"]["ports"]:
-            if port["targetPort"] not in ports:
+            if port["targetPort"] not in ports_of(found):
                 wrong(service["metadata"]["name"], f"the container has no port {port['targetPort']}")
+    for one in of("StatefulSet"):
+        if one["spec"]["serviceName"] not in {service["metadata"]["name"] for service in of("Service")}:
+            wrong(one["metadata"]["name"], "its Service is not there")
     for kind, selector in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
         for one in of(kind):
-            if not fits(one["spec"][selector].get("matchLabels"), labels):
-                wrong(kind, "selects no pod of the Deployment")
+            if not selected(one["spec"][selector].get("matchLabels")):
+                wrong(kind, "selects no pod")
     for policy in of("NetworkPolicy"):
-        for rule in policy["spec"]["ingress"]:
+        own_ports = ports_of(selected(policy["spec"]["podSelector"].get("matchLabels")))
+        for rule in policy["spec"].get("ingress", []):
             for port in rule["ports"]:
-                if port["port"] not in ports:
+                if port["port"] not in own_ports:
                     wrong("NetworkPolicy", f"the container has no port {port['port']}")
+        # To pods of these manifests: by a port that they have.
+        for rule in policy["spec"].get("egress", []):
+            to = [selected(peer["podSelector"].get("matchLabels")) for peer in rule["to"] if "podSelector" in peer
+                  and "namespaceSelector" not in peer]
+            if not all(to):
+                wrong("NetworkPolicy", "lets out to pods that are not there")
+            for port in rule["ports"] if to else []:
+                if port["port"] not in ports_of([pod for pods in to for pod in pods]):
+                    wrong("NetworkPolicy", f"lets out to a port {port['port']} that nobody has")
+    # What the gateway is told to connect to.
+    for variable in container.get("env", []):
+        if variable["name"].endswith("__CLUSTER__URL"):
+            host = variable["value"].split("//")[1].split(":")[0]
+            if host not in {service["metadata"]["name"] for service in of("Service")}:
+                wrong("Deployment", f"its Redis {host} is no Service")
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for variable in container.get("env", []):
+        if variable["name"].endswith("_FILE") and variable["value"].rsplit("/", 1)[0] not in mounted:
+            wrong("Deployment", f"{variable['name']} is nothing that is mounted")
     for scaler in of("HorizontalPodAutoscaler"):
         if scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
             wrong("HorizontalPodAutoscaler", "scales something else")
@@ -103,16 +136,18 @@ def together(objects):
     if not set(probes) <= ports:
         wrong("Deployment", "a probe asks a port that is not there")
     # The restricted profile of the Pod Security Standards, which the namespace asks for.
-    own = container["securityContext"]
-    restricted = (
-        pod["securityContext"]["runAsNonRoot"] is True
-        and pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
-        and own["allowPrivilegeEscalation"] is False
-        and own["capabilities"] == {"drop": ["ALL"]}
-        and own["readOnlyRootFilesystem"] is True
-    )
-    if not restricted:
-        wrong("Deployment", "is not what the restricted profile allows")
+    for one in templates:
+        [its_own] = one["spec"]["containers"]
+        own, whole = its_own["securityContext"], one["spec"]["securityContext"]
+        restricted = (
+            whole["runAsNonRoot"] is True
+            and whole["seccompProfile"]["type"] == "RuntimeDefault"
+            and own["allowPrivilegeEscalation"] is False
+            and own["capabilities"] == {"drop": ["ALL"]}
+            and own["readOnlyRootFilesystem"] is True
+        )
+        if not restricted:
+            wrong(its_own["name"], "is not what the restricted profile allows")
     if not problems:
         print(f"{len(objects)} objects that fit each other")
 
