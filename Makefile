@@ -52,6 +52,7 @@ fleet: ## Three gateways with one Redis: how late changes are, what a hit costs,
 	@scripts/fleet.py target/release/telecomx-gateway spread
 	@scripts/fleet.py target/release/telecomx-gateway cost
 	@scripts/fleet.py target/release/telecomx-gateway bound
+	@scripts/fleet.py target/release/telecomx-gateway restart
 
 cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
 	@scripts/cache-tests

@@ -5,6 +5,7 @@
     scripts/fleet.py BINARY cost [ROUNDS]
     scripts/fleet.py BINARY bound [SECONDS]
     scripts/fleet.py BINARY scale [CHANGES]
+    scripts/fleet.py BINARY restart [SECONDS]
 
 A redis-server, the sandbox and three gateways, on free loopback ports.
 
@@ -27,12 +28,18 @@ Runs in network namespaces of its own, for which it must be root.
 scale: with `tier`, the CPU time of gateways and Redis, and the memory of Redis, that docs/SCALING.md counts with. Ten tokens ask for each
 customer of the sandbox: first of one gateway, then of another, which finds the answers in the tier, then of one by itself. Then one
 drops CHANGES customers through the admin listener, and so does the one by itself.
+
+restart: with `tier`, four callers' connections ask a gateway for any of some hundred pairs of token and customer without a pause;
+it is killed and started again. Prints, from its first answer on, the part that was answered from memory or the tier, and what the
+API was asked by then, for a gateway of the fleet and for one by itself. Ends with 1 if the one of the fleet is not above 90 %
+in its first second.
 """
 
 import http.client
 import json
 import multiprocessing
 import os
+import random
 import re
 import secrets
 import signal
@@ -221,10 +228,7 @@ def scale(fleet, changes):
         names = ["first", "second", "third", "by itself", "Redis"]
         print(f"{what}: " + ", ".join(f"{name} {time:.1f} µs" for name, time in zip(names, used)))
 
-    credentials = json.dumps({"username": "admin@sandbox.example", "password": "demo-admin"})
-    tokens = [json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"] for _ in range(10)]
-    customers = json.loads(ask(fleet.api, "GET", "/customer", tokens[0])[1])["customers"]
-    pairs = [(token, customer["_id"]) for token in tokens for customer in customers]
+    pairs = pairs_of(fleet)
 
     def wave(number):
         connection = http.client.HTTPConnection("127.0.0.1", fleet.public[number], timeout=PATIENCE)
@@ -263,6 +267,81 @@ def scale(fleet, changes):
     for line in redis("info", "commandstats").splitlines():
         if command := re.match(r"cmdstat_(xadd|xread|xinfo\|stream|set|getrange|get|time):calls=(\d+).*usec_per_call=([0-9.]+)", line):
             print(f"Redis: {command[1]}, {command[2]} calls, {command[3]} µs each within the command")
+
+
+def pairs_of(fleet):
+    """Ten tokens of one who sees every customer of the sandbox, each with each customer."""
+    credentials = json.dumps({"username": "admin@sandbox.example", "password": "demo-admin"})
+    tokens = [json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"] for _ in range(10)]
+    customers = json.loads(ask(fleet.api, "GET", "/customer", tokens[0])[1])["customers"]
+    return [(token, customer["_id"]) for token in tokens for customer in customers]
+
+
+def ask_any(port, pairs, start, until, out):
+    """Asks for any of the pairs without a pause, also while nobody answers; when each answer came, and whether it was a hit."""
+    draw, seen, connection = random.Random(start), [], None
+    while not until.is_set():
+        token, customer = draw.choice(pairs)
+        try:
+            connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request("GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            connection = None
+            time.sleep(0.005)
+            continue
+        if answer.status != 200:
+            out.put(f"{customer}: {answer.status}")
+            return
+        seen.append((time.monotonic(), "; hit" in answer.headers["Cache-Status"]))
+    out.put(seen)
+
+
+def restart(fleet, seconds):
+    pairs = pairs_of(fleet)
+
+    def asked(number):
+        _, text = ask(fleet.admin[number], "GET", "/metrics")
+        counts = re.findall(r'upstream_request_duration_seconds_count\{kind="(fetch|validate)"\} (\d+)', text)
+        return ", ".join(f"{count} times to {kind}" for kind, count in counts) or "nothing"
+
+    good = True
+    for number, name in ((1, "of a fleet with `tier`"), (3, "by itself")):
+        until, out = multiprocessing.Event(), multiprocessing.Queue()
+        callers = [multiprocessing.Process(target=ask_any, args=(fleet.public[number], pairs, start, until, out)) for start in range(4)]
+        for caller in callers:
+            caller.start()
+        time.sleep(seconds)
+        before = asked(number)
+        fleet.processes[2 + number].kill()
+        fleet.processes[2 + number].wait()
+        killed = time.monotonic()
+        fleet.processes[2 + number] = subprocess.Popen(fleet.commands[2 + number], stdout=fleet.log, stderr=fleet.log)
+        time.sleep(seconds)
+        after = asked(number)
+        until.set()
+        seen = []
+        for _ in callers:
+            its = out.get(timeout=PATIENCE)
+            if isinstance(its, str):
+                sys.exit(its)
+            seen += its
+        for caller in callers:
+            caller.join()
+        back = min(at for at, _ in seen if at > killed)
+        tenths = [[] for _ in range(10)]
+        for at, hit in seen:
+            if back <= at < back + 1:
+                tenths[int((at - back) * 10)].append(hit)
+        whole = [hit for tenth in tenths for hit in tenth]
+        print(f"a gateway {name}, {len(pairs)} pairs: back {back - killed:.2f} s after it was killed")
+        print("  hits in each tenth of its first second: " + ", ".join(f"{statistics.mean(of):.0%} of {len(of)}" for of in tenths if of))
+        print(f"  in the whole second: {statistics.mean(whole):.1%} of {len(whole)}")
+        print(f"  the API was asked {before} before it was killed, {after} in the {seconds} s after")
+        good = good and (number != 1 or statistics.mean(whole) > 0.9)
+    if not good:
+        sys.exit("not above 90 % within a second")
 
 
 def spread(fleet, writes):
@@ -457,7 +536,7 @@ def judge(fleet, apart, seconds):
 
 
 if __name__ == "__main__":
-    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6), "scale": (scale, 20000)}
+    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6), "scale": (scale, 20000), "restart": (restart, 5)}
     if len(sys.argv) not in (3, 4) or not os.access(sys.argv[1], os.X_OK) or sys.argv[2] not in modes:
         sys.exit(__doc__)
     mode, count = modes[sys.argv[2]]
@@ -469,5 +548,5 @@ if __name__ == "__main__":
         if mode is None:
             bound(sys.argv[1], scratch, count)
         else:
-            with Fleet(sys.argv[1], scratch, tier=mode is scale) as running:
+            with Fleet(sys.argv[1], scratch, tier=mode in (scale, restart)) as running:
                 mode(running, count)

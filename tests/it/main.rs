@@ -34,6 +34,7 @@ mod properties;
 mod race;
 mod redaction;
 mod scraped;
+mod shipped_fleet;
 mod smuggling;
 mod standin;
 mod status;

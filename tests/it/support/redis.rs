@@ -15,6 +15,8 @@ pub struct Redis {
     child: Option<Child>,
     dir: TempDir,
     password: Option<String>,
+    /// A configuration file, before what a test needs.
+    config: Option<PathBuf>,
 }
 
 impl Redis {
@@ -31,13 +33,21 @@ impl Redis {
         Some(redis)
     }
 
+    /// One with a configuration file.
+    pub fn configured(test: &str, config: &Path) -> Option<Redis> {
+        let mut redis = Redis::stopped(test)?;
+        redis.config = Some(config.to_owned());
+        redis.run();
+        Some(redis)
+    }
+
     /// One that does not run yet.
     pub fn stopped(test: &str) -> Option<Redis> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             println!("skipped: {test}: redis-server is not installed");
             return None;
         }
-        Some(Redis { child: None, dir: TempDir::new(), password: None })
+        Some(Redis { child: None, dir: TempDir::new(), password: None, config: None })
     }
 
     /// Where it listens, or will.
@@ -54,6 +64,7 @@ impl Redis {
         let socket = self.socket();
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new("redis-server");
+        command.args(&self.config);
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]);
         command.arg(&socket).arg("--dir").arg(self.dir.path());
         if let Some(password) = &self.password {
@@ -84,6 +95,13 @@ impl Redis {
         String::from_utf8_lossy(&self.send(&words)).into_owned()
     }
 
+    /// The same, as that user.
+    pub fn command_as(&self, user: &str, password: &str, words: &[&str]) -> String {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let login: Vec<&[u8]> = vec![b"AUTH", user.as_bytes(), password.as_bytes()];
+        String::from_utf8_lossy(&self.send_all(vec![login, words])).into_owned()
+    }
+
     /// The names of what stands in it, of that type.
     pub fn names(&self, kind: &str) -> Vec<String> {
         let all = self.command(&["KEYS", "*"]);
@@ -103,13 +121,14 @@ impl Redis {
     }
 
     fn send(&self, words: &[&[u8]]) -> Vec<u8> {
+        let login = self.password.as_ref().map(|password| vec![b"AUTH".as_slice(), password.as_bytes()]);
+        self.send_all(login.into_iter().chain([words.to_vec()]).collect())
+    }
+
+    /// One after the other on one connection; the last one's answer.
+    fn send_all(&self, all: Vec<Vec<&[u8]>>) -> Vec<u8> {
         let mut stream = UnixStream::connect(self.socket()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut all = Vec::new();
-        if let Some(password) = &self.password {
-            all.push(vec![b"AUTH", password.as_bytes()]);
-        }
-        all.push(words.to_vec());
         let mut answer = Vec::new();
         for words in all {
             let mut request = format!("*{}\r\n", words.len()).into_bytes();
