@@ -124,9 +124,11 @@ def cases(callers, customers):
         Case(
             "many",
             f"hit, {callers:,} callers of {customers} customers each",
-            HITS,
+            # HAProxy's cache takes 2,047 MB at most, which does not hold as many.
+            [name for name in HITS if name != "haproxy" or callers * customers <= 500_000],
             4000,
             lines=lambda: grid(callers, customers),
+            notes=["HAProxy is left out: its cache takes 2,047 MB at most."] if callers * customers > 500_000 else [],
         ),
         Case("logs", "hit, a line of log for each request", CACHES, 4000, group="logs"),
         Case(
