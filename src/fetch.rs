@@ -1,6 +1,7 @@
 //! Fetching: one exchange with the API, redacted for its caller's role, and stored if it may be. It runs in a task of its
 //! own and lives on when the caller that it began for has left.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -297,7 +298,8 @@ pub enum Asked {
     },
 }
 
-/// 0 to 1, drawn anew each time.
+/// 0 to 1, drawn anew each time: nothing is guarded by it, so that the kernel need not be asked.
 fn jitter() -> f64 {
-    getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX))
+    let random = RandomState::new().build_hasher().finish() as u32;
+    f64::from(random) / f64::from(u32::MAX)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 
-use crate::api::{AccessLevel, ApiError, Change, CustomerId, Query, Token, find_credential};
+use crate::api::{AccessLevel, ApiError, Change, CredentialError, CustomerId, Query, Token, find_credential};
 use crate::cache::{
     Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
 };
@@ -54,18 +54,35 @@ pub struct Ask<'a> {
     pub has_body: bool,
 }
 
-impl Ask<'_> {
-    fn holds(&self, representation: &Representation) -> bool {
-        if_none_match(self.headers, representation.etag())
-    }
-}
-
 /// An intercepted `GET` whose only credential is a Bearer token, with no query, no body and no wish of how fresh its answer is.
 pub struct PlainAsk<'a> {
     pub customer: CustomerId,
     pub token: &'a str,
     pub address: IpAddr,
     pub if_none_match: Option<&'a [u8]>,
+}
+
+/// What a request that may be answered from the cache says, beside who sends it.
+struct Wish<'a> {
+    customer: CustomerId,
+    wants: CacheControl,
+    held: Held<'a>,
+}
+
+/// Where it stands which answers a caller holds already.
+#[derive(Clone, Copy)]
+enum Held<'a> {
+    Fields(&'a HeaderMap),
+    Value(Option<&'a [u8]>),
+}
+
+impl Held<'_> {
+    fn names(self, representation: &Representation) -> bool {
+        match self {
+            Held::Fields(headers) => if_none_match(headers, representation.etag()),
+            Held::Value(value) => value.is_some_and(|value| names(value, representation.etag())),
+        }
+    }
 }
 
 /// What a gateway is made of, beside its configuration.
@@ -153,58 +170,72 @@ impl<T: Transport> Gateway<T> {
 
     /// Answers an intercepted request; what went wrong is an answer too.
     pub async fn answer(&self, ask: &Ask<'_>, record: &mut Record) -> Reply {
-        let reply = match self.tell(ask, record.started, record).await {
-            Ok(reply) => reply,
-            Err(error) => Reply::from(error),
-        };
-        record.cache = reply.cache_status;
-        record.error = reply.error();
-        reply
+        let told = self.tell(ask, record).await;
+        settled(told, record)
+    }
+
+    /// The same of a plain one that [`Gateway::at_hand`] has no answer for.
+    pub async fn answer_plain(&self, ask: &PlainAsk<'_>, caller: CallerId, record: &mut Record) -> Reply {
+        let told = self.tell_plain(ask, caller, record).await;
+        settled(told, record)
     }
 
     /// Who is calling, what is asked, is it here, fetch it, may they see it, answer.
-    async fn tell(&self, ask: &Ask<'_>, now: Instant, record: &mut Record) -> Result<Reply, ApiError> {
+    async fn tell(&self, ask: &Ask<'_>, record: &mut Record) -> Result<Reply, ApiError> {
         let token = find_credential(ask.headers, ask.query, self.cookie.as_deref())?;
-        let caller = self.identify(&token, ask.address, now).await?;
-        // Asking who it is may have taken as long as the API did, and what is stored has aged meanwhile.
-        let now = clock::now();
-        record.level = Some(caller.identity.level);
+        let caller = self.identify(self.callers.of(token.expose()), &token, ask.address, record).await?;
         if ask.has_body || !ask.query.is_plain() {
             return self.bypass(ask, &caller, &token).await;
         }
-        let key =
-            Key { caller: caller.id, level: caller.identity.level, customer: ask.customer, policy: self.policy_id };
+        let (wants, held) = (CacheControl::of_request(ask.headers), Held::Fields(ask.headers));
+        self.grant(&Wish { customer: ask.customer, wants, held }, caller, token).await
+    }
+
+    async fn tell_plain(&self, ask: &PlainAsk<'_>, caller: CallerId, record: &mut Record) -> Result<Reply, ApiError> {
+        let token = Token::parse(ask.token.as_bytes()).ok_or(CredentialError::NotBearer)?;
+        let caller = self.identify(caller, &token, ask.address, record).await?;
+        let held = Held::Value(ask.if_none_match);
+        self.grant(&Wish { customer: ask.customer, wants: CacheControl::default(), held }, caller, token).await
+    }
+
+    /// What is stored, or what the API says.
+    async fn grant(&self, wish: &Wish<'_>, caller: Caller, token: Token) -> Result<Reply, ApiError> {
+        // Asking who it is may have taken as long as the API did, and what is stored has aged meanwhile.
+        let now = clock::now();
+        let Wish { customer, wants, held } = *wish;
+        let key = Key { caller: caller.id, level: caller.identity.level, customer, policy: self.policy_id };
         let marks = self.generations.entry_marks(&key.customer, &key.caller, caller.employee);
         // Not while changes may be made that are not heard of here.
         let stored = self.generations.are_known(now).then(|| self.cache.get(&key, marks)).flatten();
-        let wants = CacheControl::of_request(ask.headers);
         let plan = stored.as_deref().map_or(Plan::Fetch(Forwarded::UriMiss), |entry| plan(entry, &wants, now));
         let says_how_fresh = wants.no_cache || wants.max_age.is_some() || wants.min_fresh.is_some();
         let particular = self.fetcher.tier.is_some() && says_how_fresh;
         let mut errand = Errand { key, caller, token, marks, stale: stored.clone(), forced: false, particular };
         match (plan, stored) {
-            (Plan::Hit, Some(entry)) => Ok(stored_reply(ask, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) })),
+            (Plan::Hit, Some(entry)) => Ok(stored_reply(held, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) })),
             (Plan::Refresh, Some(entry)) => {
                 if !entry.is_paused(now) {
                     // Nobody waits for it: the next one finds its answer.
                     drop(self.send(errand));
                 }
                 self.metrics.stale_served("revalidating");
-                Ok(stored_reply(ask, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
+                Ok(stored_reply(held, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
             }
-            (Plan::StaleIfError, Some(entry)) => Ok(self.stale_if_error(ask, &entry, now)),
+            (Plan::StaleIfError, Some(entry)) => Ok(self.stale_if_error(held, &entry, now)),
             (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached),
             (Plan::Fetch(why), _) => {
                 errand.forced = why == Forwarded::Request;
-                self.fetch(ask, errand, why).await
+                self.fetch(held, errand, why).await
             }
             (_, None) => Err(ApiError::Internal),
         }
     }
 
-    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background. `None`:
-    /// [`Gateway::answer`] has more to do; nothing is counted then.
-    pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Option<(AccessLevel, Reply)> {
+    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background.
+    ///
+    /// # Errors
+    /// [`Gateway::answer_plain`] has more to do for that caller; nothing is counted then.
+    pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
         let PlainAsk { customer, token, if_none_match, .. } = *ask;
         let caller = self.callers.of(token);
         let address = self.identities.address(ask.address);
@@ -213,11 +244,11 @@ impl<T: Transport> Gateway<T> {
         let (level, entry) = self
             .near
             .find(&wanted, digest, now, |found| self.still_at_hand(&wanted, digest, found, now))
-            .or_else(|| self.look_up(&wanted, digest, now))?;
+            .or_else(|| self.look_up(&wanted, digest, now))
+            .ok_or(caller)?;
         self.metrics.identity_looked_up("hit");
-        let held = if_none_match.is_some_and(|value| names(value, entry.representation.etag()));
         let status = CacheStatus::Hit { ttl: entry.ttl(now) };
-        Some((level, reply(held, entry.representation.clone(), entry.age(now), status)))
+        Ok((level, stored_reply(Held::Value(if_none_match), &entry, now, status)))
     }
 
     /// A fresh answer for a caller who is known.
@@ -257,7 +288,7 @@ impl<T: Transport> Gateway<T> {
     }
 
     /// Waits for the API's answer; a stale one may serve once more where the API gives none.
-    async fn fetch(&self, ask: &Ask<'_>, errand: Errand, why: Forwarded) -> Result<Reply, ApiError> {
+    async fn fetch(&self, held: Held<'_>, errand: Errand, why: Forwarded) -> Result<Reply, ApiError> {
         let (key, employee, stale) = (errand.key, errand.caller.employee, errand.stale.clone());
         let (boarded, fetching) = self.send(errand);
         let fetched = fetching.result().await.unwrap_or(Err(ApiError::Internal));
@@ -279,13 +310,13 @@ impl<T: Transport> Gateway<T> {
                 self.cache.get(&key, marks).filter(|entry| entry.usable(now) != Use::Fresh)
             };
             if let Some(entry) = stale.or_else(left).filter(|entry| holds(entry)) {
-                return Ok(self.stale_if_error(ask, &entry, now));
+                return Ok(self.stale_if_error(held, &entry, now));
             }
         }
         let fetched = fetched?;
         let cache_status = match (boarded, &fetched.from) {
             (_, Source::Fleet(entry)) => {
-                return Ok(stored_reply(ask, entry, now, CacheStatus::Shared { ttl: entry.ttl(now) }));
+                return Ok(stored_reply(held, entry, now, CacheStatus::Shared { ttl: entry.ttl(now) }));
             }
             (Boarded::Joined, _) | (_, Source::Memory) => CacheStatus::Collapsed,
             (Boarded::Led, Source::Revalidated) if why != Forwarded::Request => {
@@ -294,12 +325,19 @@ impl<T: Transport> Gateway<T> {
             (Boarded::Led, _) => CacheStatus::Miss { why, stored: fetched.stored },
         };
         let age = fetched.initial_age + now.saturating_duration_since(fetched.at);
-        Ok(reply(ask.holds(&fetched.representation), fetched.representation, age, cache_status))
+        Ok(reply(held.names(&fetched.representation), fetched.representation, age, cache_status))
     }
 
-    async fn identify(&self, token: &Token, address: IpAddr, now: Instant) -> Result<Caller, ApiError> {
-        let id = self.callers.of(token.expose());
-        self.identities.identify(id, token, address, now).await
+    async fn identify(
+        &self,
+        id: CallerId,
+        token: &Token,
+        address: IpAddr,
+        record: &mut Record,
+    ) -> Result<Caller, ApiError> {
+        let caller = self.identities.identify(id, token, address, record.started).await?;
+        record.level = Some(caller.identity.level);
+        Ok(caller)
     }
 
     /// Sends for an answer, or joins those who wait for it.
@@ -308,9 +346,9 @@ impl<T: Transport> Gateway<T> {
         self.flights.board(&(errand.key, errand.marks, errand.particular), || async move { fetcher.run(errand).await })
     }
 
-    fn stale_if_error(&self, ask: &Ask<'_>, entry: &Entry, now: Instant) -> Reply {
+    fn stale_if_error(&self, held: Held<'_>, entry: &Entry, now: Instant) -> Reply {
         self.metrics.stale_served("error");
-        stored_reply(ask, entry, now, CacheStatus::StaleIfError { ttl: entry.ttl(now) })
+        stored_reply(held, entry, now, CacheStatus::StaleIfError { ttl: entry.ttl(now) })
     }
 
     /// A request that is answered by the API each time: identified and redacted, never stored.
@@ -321,7 +359,7 @@ impl<T: Transport> Gateway<T> {
         match self.fetcher.ask(&target, caller.identity.level, token, None).await {
             Ok(Asked::Anew { representation, initial_age, .. }) => {
                 let age = initial_age + clock::now().saturating_duration_since(asked);
-                Ok(reply(ask.holds(&representation), representation, age, CacheStatus::Bypass))
+                Ok(reply(Held::Fields(ask.headers).names(&representation), representation, age, CacheStatus::Bypass))
             }
             Ok(Asked::Still { .. }) => Err(ApiError::BadGateway),
             Err(error) => {
@@ -417,6 +455,14 @@ impl Gateway {
     }
 }
 
+/// Ends a story: what became of it is in the record too.
+fn settled(told: Result<Reply, ApiError>, record: &mut Record) -> Reply {
+    let reply = told.unwrap_or_else(Reply::from);
+    record.cache = reply.cache_status;
+    record.error = reply.error();
+    reply
+}
+
 /// What to do with what is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
@@ -444,8 +490,8 @@ fn plan(entry: &Entry, wants: &CacheControl, now: Instant) -> Plan {
     }
 }
 
-fn stored_reply(ask: &Ask<'_>, entry: &Entry, now: Instant, status: CacheStatus) -> Reply {
-    reply(ask.holds(&entry.representation), entry.representation.clone(), entry.age(now), status)
+fn stored_reply(held: Held<'_>, entry: &Entry, now: Instant, status: CacheStatus) -> Reply {
+    reply(held.names(&entry.representation), entry.representation.clone(), entry.age(now), status)
 }
 
 /// `held`: the caller has it already.

@@ -20,6 +20,7 @@ use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::plain::Plain;
 use super::setup::Setup;
+use crate::api::ApiError;
 use crate::clock;
 use crate::gateway::PlainAsk;
 use crate::reply::Reply;
@@ -68,29 +69,42 @@ impl Lane {
         let now = clock::now();
         let address = setup.trusted.caller_by(self.peer, plain.forwarded_for.as_slice());
         let Plain { customer, token, if_none_match, .. } = plain;
-        let Some((level, reply)) = setup.gateway.at_hand(&PlainAsk { customer, token, address, if_none_match }, now)
-        else {
-            return Taken::Declined;
-        };
+        let ask = PlainAsk { customer, token, address, if_none_match };
         let mut record = Record::begin(now);
         record.route = Route::CustomerName;
-        record.status = reply.status();
-        record.cache = reply.cache_status;
-        record.level = Some(level);
         record.request_id = std::mem::take(&mut self.request_id);
         record.request_id.clear();
         match plain.request_id {
             Some(own) => record.request_id.push_str(own),
             None => setup.append_request_id(&mut record.request_id),
         }
-        let body = reply.stored_body();
+        let (reply, _busy) = match setup.gateway.at_hand(&ask, now) {
+            Ok((level, reply)) => {
+                record.level = Some(level);
+                record.cache = reply.cache_status;
+                setup.gateway.metrics.took_fast_path();
+                (reply, None)
+            }
+            Err(caller) => {
+                let busy = setup.lifecycle.busy();
+                // Apart, so that a connection is no larger for what few of its requests need.
+                (Box::pin(setup.gateway.answer_plain(&ask, caller, &mut record)).await, Some(busy))
+            }
+        };
+        record.status = reply.status();
+        let made = reply.error().map(ApiError::body);
+        let body = made.as_deref().map_or(reply.stored_body(), str::as_bytes);
         record.body_bytes = body.len();
-        self.write_head(setup, &reply, &record.request_id);
-        setup.gateway.metrics.took_fast_path();
+        // It may have begun while the API was asked.
+        let ends = setup.lifecycle.is_draining();
+        self.write_head(setup, &reply, &record.request_id, ends);
         let written = self.write(setup, stream, body).await;
         let ended = record.end(&setup.gateway.metrics, setup.access);
         self.request_id = record.request_id;
-        if written { Taken::Answered(ended) } else { Taken::Gone }
+        if written && ends {
+            let _ = timeout(WRITE_TIMEOUT, stream.shutdown()).await;
+        }
+        if written && !ends { Taken::Answered(ended) } else { Taken::Gone }
     }
 
     /// Head and body in one write.
@@ -111,7 +125,7 @@ impl Lane {
     }
 
     /// As pingora writes it.
-    fn write_head(&mut self, setup: &Setup, reply: &Reply, request_id: &str) {
+    fn write_head(&mut self, setup: &Setup, reply: &Reply, request_id: &str, ends: bool) {
         let answer = &mut self.answer;
         answer.clear();
         answer.reserve(HEAD);
@@ -131,7 +145,11 @@ impl Lane {
         answer.extend_from_slice(request_id.as_bytes());
         answer.extend_from_slice(b"\r\nDate: ");
         answer.extend_from_slice(get_cached_date().as_bytes());
-        answer.extend_from_slice(b"\r\nConnection: keep-alive\r\n\r\n");
+        answer.extend_from_slice(if ends {
+            b"\r\nConnection: close\r\n\r\n"
+        } else {
+            b"\r\nConnection: keep-alive\r\n\r\n"
+        });
     }
 }
 

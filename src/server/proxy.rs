@@ -312,7 +312,7 @@ impl Proxy {
             trusted: &exchange.setup.trusted,
             tls: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
             version: from.version,
-            authority: &exchange.setup.authority,
+            authority: exchange.setup.peers.authority(),
             request_id: &exchange.request_id,
         };
         let (fields, taken_away) = request_fields(&hop, &from.headers);
@@ -452,7 +452,7 @@ impl ProxyHttp for Proxy {
     ) -> pingora_core::Result<Box<HttpPeer>> {
         exchange.passed_on.get_or_insert_with(Instant::now);
         let peer = exchange.setup.peers.for_forward().await;
-        peer.map(Box::new).map_err(|error| {
+        peer.map(|peer| Box::new(HttpPeer::clone(&peer))).map_err(|error| {
             let mut error = Error::explain(ErrorType::ConnectError, error.as_str());
             error.as_up();
             error

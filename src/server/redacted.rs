@@ -174,7 +174,7 @@ impl Proxy {
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
-    ) -> Result<(HttpSession, HttpPeer), Failure> {
+    ) -> Result<(HttpSession, Arc<HttpPeer>), Failure> {
         let has_body = !session.as_downstream_mut().is_body_empty();
         let head = self.veiled_request(session, exchange, has_body)?;
         // Sent again only where nothing of it can have been obeyed: a kept connection that turned out closed.

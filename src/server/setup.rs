@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -52,7 +51,6 @@ pub struct VeilRule {
 /// What outlives every reload.
 pub struct Lasting {
     pub peers: Arc<Peers>,
-    pub authority: HeaderValue,
     pub lifecycle: Arc<Lifecycle>,
     pub metrics: Arc<Metrics>,
     /// Where other gateways are told of changes, in a fleet.

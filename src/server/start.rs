@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::HeaderValue;
 use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::apps::http_app::HttpServer;
@@ -123,7 +122,6 @@ pub fn run(
     let started = Instant::now();
     export(&config, Some(&metrics))?;
     let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
-    let authority = HeaderValue::try_from(peers.authority()).map_err(environment)?;
     let token = config.admin.token_file.as_deref().map(admin_token).transpose()?;
     let certificate = match &config.server.tls {
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
@@ -138,7 +136,6 @@ pub fn run(
     let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
     let lasting = Arc::new(Lasting {
         peers,
-        authority,
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),
         bus: OnceLock::new(),

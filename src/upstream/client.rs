@@ -233,7 +233,7 @@ impl Connections {
     /// Nothing of a caller's request but the token travels.
     fn head(&self, request: &Request<'_>) -> pingora_core::Result<RequestHeader> {
         let mut head = RequestHeader::build("GET", request.target.as_bytes(), Some(7))?;
-        head.insert_header(HOST, self.peers.authority())?;
+        head.insert_header(HOST, self.peers.authority().clone())?;
         if let Some(token) = request.token {
             let bearer = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
             // Visible ASCII is a field value.

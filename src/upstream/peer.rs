@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use parking_lot::Mutex;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
@@ -35,16 +37,27 @@ impl std::fmt::Display for TrustError {
 
 impl std::error::Error for TrustError {}
 
+/// One address of the API: what pingora must know of it for the gateway's own requests, which have a deadline of their own,
+/// and for forwarded ones.
+#[derive(Clone)]
+struct Peer {
+    fetch: Arc<HttpPeer>,
+    forward: Arc<HttpPeer>,
+}
+
 /// Makes peers: one address of the API with all that a connection to it needs.
 pub struct Peers {
     url: config::UpstreamUrl,
+    /// Its host is an address, and nothing is looked up.
+    literal: bool,
+    authority: HeaderValue,
     connect_timeout: Duration,
     trust: Option<Arc<CaType>>,
     addresses: Mutex<Addresses>,
 }
 
 struct Addresses {
-    known: Vec<SocketAddr>,
+    known: Vec<Peer>,
     looked_up: Option<Instant>,
     next: usize,
 }
@@ -55,34 +68,41 @@ impl Peers {
     pub fn new(config: &config::Upstream) -> Result<Self, TrustError> {
         let trust = config.ca_file.as_deref().map(trust_anchors).transpose()?;
         let literal = config.url.host.parse::<IpAddr>().ok();
-        let known: Vec<_> = literal.map(|ip| SocketAddr::new(ip, config.url.port)).into_iter().collect();
-        Ok(Peers {
+        let wrong = |error: InvalidHeaderValue| TrustError(format!("upstream.url: {error}"));
+        let peers = Peers {
             url: config.url.clone(),
+            literal: literal.is_some(),
+            authority: HeaderValue::try_from(config.url.authority()).map_err(wrong)?,
             connect_timeout: config.connect_timeout,
             trust,
-            addresses: Mutex::new(Addresses { known, looked_up: None, next: 0 }),
-        })
+            addresses: Mutex::new(Addresses { known: Vec::new(), looked_up: None, next: 0 }),
+        };
+        if let Some(ip) = literal {
+            let peer = peers.at(SocketAddr::new(ip, config.url.port));
+            peers.addresses.lock().known.push(peer);
+        }
+        Ok(peers)
     }
 
     /// The value of `Host` in every request to the API.
-    pub fn authority(&self) -> String {
-        self.url.authority()
+    pub fn authority(&self) -> &HeaderValue {
+        &self.authority
     }
 
-    /// A peer for one of the gateway's own requests, which has a deadline of its own.
+    /// A peer for one of the gateway's own requests.
     ///
     /// # Errors
     /// The name has no address.
-    pub async fn for_fetch(&self) -> Result<HttpPeer, UpstreamError> {
-        self.peer(None).await
+    pub async fn for_fetch(&self) -> Result<Arc<HttpPeer>, UpstreamError> {
+        self.peer().await.map(|peer| peer.fetch)
     }
 
     /// A peer for a forwarded request.
     ///
     /// # Errors
     /// The name has no address.
-    pub async fn for_forward(&self) -> Result<HttpPeer, UpstreamError> {
-        self.peer(Some(FORWARD_SILENCE)).await
+    pub async fn for_forward(&self) -> Result<Arc<HttpPeer>, UpstreamError> {
+        self.peer().await.map(|peer| peer.forward)
     }
 
     /// The next request takes another address, if there is one.
@@ -90,25 +110,25 @@ impl Peers {
         self.addresses.lock().next += 1;
     }
 
-    async fn peer(&self, silence: Option<Duration>) -> Result<HttpPeer, UpstreamError> {
-        let address = self.address().await?;
+    fn at(&self, address: SocketAddr) -> Peer {
         // Never empty, since pingora does not verify without a name.
         let mut peer = HttpPeer::new(address, self.url.tls, self.url.host.clone());
         let mut options = PeerOptions::new();
         options.connection_timeout = Some(self.connect_timeout);
         // TCP and TLS each get the time, both together twice of it.
         options.total_connection_timeout = Some(self.connect_timeout * 2);
-        options.read_timeout = silence;
-        options.write_timeout = silence;
         options.idle_timeout = Some(IDLE);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
         options.ca = self.trust.clone();
         peer.options = options;
-        Ok(peer)
+        let fetch = Arc::new(peer.clone());
+        peer.options.read_timeout = Some(FORWARD_SILENCE);
+        peer.options.write_timeout = Some(FORWARD_SILENCE);
+        Peer { fetch, forward: Arc::new(peer) }
     }
 
-    async fn address(&self) -> Result<SocketAddr, UpstreamError> {
-        if self.url.host.parse::<IpAddr>().is_ok() {
+    async fn peer(&self) -> Result<Peer, UpstreamError> {
+        if self.literal {
             return self.pick().ok_or(UpstreamError::Resolve);
         }
         let due = self.addresses.lock().looked_up.is_none_or(|at| at.elapsed() >= ADDRESSES_LIVE);
@@ -117,7 +137,7 @@ impl Peers {
             let found = tokio::time::timeout(self.connect_timeout, lookup).await;
             let mut addresses = self.addresses.lock();
             if let Ok(Ok(found)) = found {
-                addresses.known = found.collect();
+                addresses.known = found.map(|address| self.at(address)).collect();
             }
             // Also when it failed: known addresses serve until the next look, without a wait for each request.
             addresses.looked_up = Some(Instant::now()).filter(|_| !addresses.known.is_empty());
@@ -126,9 +146,9 @@ impl Peers {
         self.pick().ok_or(UpstreamError::Resolve)
     }
 
-    fn pick(&self) -> Option<SocketAddr> {
+    fn pick(&self) -> Option<Peer> {
         let addresses = self.addresses.lock();
-        addresses.known.get(addresses.next % addresses.known.len().max(1)).copied()
+        addresses.known.get(addresses.next % addresses.known.len().max(1)).cloned()
     }
 }
 
@@ -159,15 +179,16 @@ mod tests {
     #[tokio::test]
     async fn a_name_server_that_is_down_takes_no_known_address_away() {
         let peers = peers();
-        assert_eq!(peers.address().await, Err(UpstreamError::Resolve));
-        let known = SocketAddr::from(([127, 0, 0, 1], 80));
-        peers.addresses.lock().known.push(known);
+        assert_eq!(peers.for_fetch().await.err(), Some(UpstreamError::Resolve));
+        let known = peers.at(SocketAddr::from(([127, 0, 0, 1], 80)));
+        peers.addresses.lock().known.push(known.clone());
+        let given = || async { peers.for_fetch().await.is_ok_and(|peer| Arc::ptr_eq(&peer, &known.fetch)) };
         // Due, since nothing was ever found.
-        assert_eq!(peers.address().await, Ok(known));
+        assert!(given().await);
         let looked_up = peers.addresses.lock().looked_up;
         assert!(looked_up.is_some());
         // The next one does not look again so soon.
-        assert_eq!(peers.address().await, Ok(known));
+        assert!(given().await);
         assert_eq!(peers.addresses.lock().looked_up, looked_up);
     }
 }

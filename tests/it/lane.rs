@@ -276,6 +276,52 @@ fn a_reload_switches_the_fast_path_off_and_a_blocked_name_never_takes_it() {
     ask().assert_error(403, "access_denied");
 }
 
+#[test]
+fn what_the_api_must_be_asked_for_is_answered_alike_in_the_fast_path_and_beside_it() {
+    let both = Both::start("upstream.timeout = \"1s\"\nidentity.max_invalid_per_minute = 3");
+    let ask = |token: &str, id: &str, fields: &str| {
+        let head = format!("GET {} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\n", name_of(id));
+        assert!(!both.send(format!("{head}{fields}\r\n").as_bytes()), "no hit: {token} {id} {fields}");
+    };
+    ask("tok-a", DUCK, "X-Request-Id: r-1\r\n");
+    ask("tok-a", &customer(1), "If-None-Match: *\r\n");
+    ask("tok-a", &customer(2), "If-None-Match: \"other\"\r\nAccept: */*\r\n");
+    let revealed = "{\"rackbeatApiKey\":\"x\"}";
+    for (number, answer) in [
+        Answer::error(404, "customer"),
+        Answer::error(403, "access_denied"),
+        Answer::error(429, "too_many").header("Retry-After", "7"),
+        Answer::error(500, "internal"),
+        Answer::json("{\"broken\":"),
+        Answer::json("[]").header("Content-Encoding", "gzip"),
+        Answer::json("").status(204),
+        Answer::json(revealed).header("Cache-Control", "no-store"),
+        Answer::json(revealed).header("Age", "5").header("ETag", "\"v1\""),
+        Answer::new(302).header("Location", "https://elsewhere.example/"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        both.origin.document(&customer(10 + number), answer);
+        ask("tok-a", &customer(10 + number), "");
+    }
+    for number in 0..5 {
+        ask(&format!("tok-unknown-{number}"), DUCK, "");
+    }
+    let gate = Gate::closed();
+    both.origin.when(Rule::on(&name_of(&customer(30))).hold(&gate));
+    ask("tok-a", &customer(30), "");
+    gate.open();
+    both.origin.stop();
+    ask("tok-a", &customer(31), "");
+    both.origin.resume();
+
+    assert_eq!(counters(&both.with), counters(&both.without));
+    assert!(counters(&both.with).len() > 8, "they were counted at all: {:?}", counters(&both.with));
+    wait_until("both logs are whole", || access_lines(&both.with).len() == access_lines(&both.without).len());
+    assert_eq!(access_lines(&both.with), access_lines(&both.without));
+}
+
 /// Four threads, and connections that they share.
 fn connected(origin: &Origin, config: &str) -> (Gateway, Vec<Connection>) {
     let gateway = Gateway::with(origin, &format!("server.threads = 4\n{config}"));

@@ -188,7 +188,8 @@ fn a_term_waits_for_a_request_in_flight() {
             gateway.admin().get("/readyz").try_send().is_none_or(|response| response.status == 503)
         });
         gate.open();
-        pending.finish().assert_status(200);
+        let answer = pending.finish();
+        assert_eq!(answer.assert_status(200).header("connection"), Some("close"), "{path}");
         let run = gateway.wait();
         assert_eq!(run.code, Some(0), "{path}: {run:#?}");
     }
