@@ -74,16 +74,18 @@ pub struct Hop<'a> {
 pub fn request_fields(hop: &Hop<'_>, headers: &HeaderMap) -> (Vec<(HeaderName, HeaderValue)>, &'static [&'static str]) {
     let peer = hop.peer.to_canonical();
     let believed = hop.trusted.trusts(peer);
-    let before = |name: &HeaderName| {
-        let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        values.join(&b", "[..])
+    // Behind what other hops said, in one field.
+    let append = |name: &HeaderName, last: &str| {
+        let mut text = Vec::new();
+        for value in headers.get_all(name).iter().filter(|value| !value.is_empty()) {
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b", ");
+        }
+        text.extend_from_slice(last.as_bytes());
+        HeaderValue::try_from(text).ok()
     };
-    let append = |before: Vec<u8>, last: &str| {
-        let text =
-            if before.is_empty() { last.as_bytes().to_vec() } else { [&before, &b", "[..], last.as_bytes()].concat() };
-        HeaderValue::from_bytes(&text).ok()
-    };
-    let forwarded_for = append(if believed { before(&X_FORWARDED_FOR) } else { Vec::new() }, &peer.to_string());
+    let address = peer.to_string();
+    let forwarded_for = if believed { append(&X_FORWARDED_FOR, &address) } else { HeaderValue::try_from(address).ok() };
     let own_proto = if hop.tls { HeaderValue::from_static("https") } else { HeaderValue::from_static("http") };
     let told_proto =
         headers.get(X_FORWARDED_PROTO).filter(|value| believed && matches!(value.as_bytes(), b"http" | b"https"));
@@ -94,7 +96,7 @@ pub fn request_fields(hop: &Hop<'_>, headers: &HeaderMap) -> (Vec<(HeaderName, H
         (X_REQUEST_ID, hop.request_id.clone()),
     ];
     fields.extend(forwarded_for.map(|value| (X_FORWARDED_FOR, value)));
-    fields.extend(append(before(&VIA), received).map(|value| (VIA, value)));
+    fields.extend(append(&VIA, received).map(|value| (VIA, value)));
     let taken_away = if believed { &[][..] } else { &UNBELIEVED };
     (fields, taken_away)
 }

@@ -231,10 +231,11 @@ impl<T: Transport> Gateway<T> {
         }
     }
 
-    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background.
+    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background. Nothing is
+    /// counted.
     ///
     /// # Errors
-    /// [`Gateway::answer_plain`] has more to do for that caller; nothing is counted then.
+    /// [`Gateway::answer_plain`] has more to do for that caller.
     pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
         let PlainAsk { customer, token, if_none_match, .. } = *ask;
         let caller = self.callers.of(token);
@@ -246,7 +247,6 @@ impl<T: Transport> Gateway<T> {
             .find(&wanted, digest, now, |found| self.still_at_hand(&wanted, digest, found, now))
             .or_else(|| self.look_up(&wanted, digest, now))
             .ok_or(caller)?;
-        self.metrics.identity_looked_up("hit");
         let status = CacheStatus::Hit { ttl: entry.ttl(now) };
         Ok((level, stored_reply(Held::Value(if_none_match), &entry, now, status)))
     }

@@ -62,7 +62,7 @@ impl PathPattern {
         matches(&self.0, shape, |a, b| b == "*" || a.eq_ignore_ascii_case(b))
     }
 
-    fn matches_folded(&self, segments: &[String]) -> bool {
+    fn matches_folded<S: AsRef<str>>(&self, segments: &[S]) -> bool {
         matches(&self.0, segments, |a, b| a.eq_ignore_ascii_case(b))
     }
 }
@@ -85,7 +85,8 @@ fn matches<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S], same: fn
 #[derive(Debug, PartialEq, Eq)]
 pub struct NormalPath {
     folded: Vec<String>,
-    exact: Vec<String>,
+    /// `None`: the same.
+    exact: Option<Vec<String>>,
 }
 
 impl NormalPath {
@@ -98,6 +99,21 @@ impl NormalPath {
         if !raw.starts_with('/') || raw.contains('#') {
             return Err(if raw.contains('#') { Refusal::Fragment } else { Refusal::Malformed });
         }
+        let (path, protected) = if is_its_own_normal_form(raw) {
+            let folded: Vec<String> = raw.split('/').skip(1).map(str::to_owned).collect();
+            let protected = is_protected(&folded, blocked);
+            (NormalPath { folded, exact: None }, protected)
+        } else {
+            Self::fold(raw, blocked)?
+        };
+        if protected && !(is_plain(raw) && path.is_spelled_as_known(blocked)) {
+            return Err(Refusal::AliasPath);
+        }
+        Ok(path)
+    }
+
+    /// Finds the normal form; and whether it, or a half-read form of the path, is protected.
+    fn fold(raw: &str, blocked: &[PathPattern]) -> Result<(Self, bool), PathError> {
         check_escapes(raw)?;
         let decoded = decode_fully(raw)?;
         if decoded.chars().any(char::is_control) {
@@ -111,16 +127,8 @@ impl NormalPath {
         let unresolved = segments(&folded_text);
         let folded = resolve_dots(&unresolved);
         let exact = resolve_dots(&segments(&decoded));
-        let path = NormalPath { folded, exact };
-
-        let is_blocked = |segments: &[String]| blocked.iter().any(|pattern| pattern.matches_folded(segments));
-        let rooted = |segments: &[String]| segments.first().is_some_and(|s| PROTECTED_ROOTS.contains(&s.as_str()));
-        let protected =
-            rooted(&path.folded) || rooted(&unresolved) || is_blocked(&path.folded) || is_blocked(&unresolved);
-        if protected && !(is_plain(raw) && path.is_spelled_as_known(blocked)) {
-            return Err(Refusal::AliasPath);
-        }
-        Ok(path)
+        let protected = is_protected(&folded, blocked) || is_protected(&unresolved, blocked);
+        Ok((NormalPath { folded, exact: Some(exact) }, protected))
     }
 
     /// The segments of the normal form, letter case folded.
@@ -130,7 +138,7 @@ impl NormalPath {
 
     /// The segments with the letter case that they came in: ids and tokens keep theirs.
     pub fn exact(&self) -> &[String] {
-        &self.exact
+        self.exact.as_ref().unwrap_or(&self.folded)
     }
 
     /// Whether a pattern holds for this path, letter case aside.
@@ -141,15 +149,24 @@ impl NormalPath {
     /// No known path, and no root, is spelled in another letter case, and no compatibility form stands for a delimiter
     /// or for dots.
     fn is_spelled_as_known(&self, blocked: &[PathPattern]) -> bool {
-        let segments = self.exact.iter().map(|segment| fold(segment)).eq(self.folded.iter().cloned());
-        let root = |segments: &[String]| segments.first().is_some_and(|s| PROTECTED_ROOTS.contains(&s.as_str()));
+        let exact = self.exact();
+        let segments =
+            self.exact.is_none() || exact.iter().map(|segment| fold(segment)).eq(self.folded.iter().cloned());
         let known = KNOWN_PATHS.iter().all(|known| {
-            !matches(known, &self.folded, |a, b| a.eq_ignore_ascii_case(b))
-                || matches(known, &self.exact, |a, b| a == b)
+            !matches(known, &self.folded, |a, b| a.eq_ignore_ascii_case(b)) || matches(known, exact, |a, b| a == b)
         });
-        let blocked = blocked.iter().all(|p| !p.matches_folded(&self.folded) || p.matches(&self.exact));
-        segments && root(&self.folded) == root(&self.exact) && known && blocked
+        let blocked = blocked.iter().all(|p| !p.matches_folded(&self.folded) || p.matches(exact));
+        segments && is_rooted(&self.folded) == is_rooted(exact) && known && blocked
     }
+}
+
+/// Whether segments are below a root under which only the plain spelling passes.
+fn is_rooted<S: AsRef<str>>(segments: &[S]) -> bool {
+    segments.first().is_some_and(|root| PROTECTED_ROOTS.contains(&root.as_ref()))
+}
+
+fn is_protected<S: AsRef<str>>(segments: &[S], blocked: &[PathPattern]) -> bool {
+    is_rooted(segments) || blocked.iter().any(|pattern| pattern.matches_folded(segments))
 }
 
 /// Every `%` is followed by two hexadecimal digits.
@@ -179,24 +196,29 @@ fn fold(text: &str) -> String {
 }
 
 /// The segments between slashes of either kind, without `;parameters` and without empty ones.
-fn segments(text: &str) -> Vec<String> {
+fn segments(text: &str) -> Vec<&str> {
     text.split(['/', '\\'])
         .map(|segment| segment.split(';').next().unwrap_or_default())
         .filter(|segment| !segment.is_empty())
-        .map(str::to_owned)
         .collect()
 }
 
-fn resolve_dots(segments: &[String]) -> Vec<String> {
+fn resolve_dots(segments: &[&str]) -> Vec<String> {
     let mut resolved = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match segment.as_str() {
+    for &segment in segments {
+        match segment {
             "." => {}
             ".." => drop(resolved.pop()),
-            _ => resolved.push(segment.clone()),
+            _ => resolved.push(segment.to_owned()),
         }
     }
     resolved
+}
+
+/// A path of small letters, digits, `-`, `_` and `/` that has no empty segments: nothing of it can be read in another way.
+fn is_its_own_normal_form(raw: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_');
+    raw.bytes().all(allowed) && !raw.contains("//") && !raw.ends_with('/')
 }
 
 /// Spelled so that no reader can read it in another way, letter case aside.
@@ -337,6 +359,36 @@ mod tests {
             let alias = alias.replace("ID", ID);
             let alias = alias.replace('ſ', "%C5%BF");
             assert_eq!(parse(&alias), Err(Refusal::AliasPath), "{alias}");
+        }
+    }
+
+    #[test]
+    fn what_is_its_own_normal_form_is_read_as_the_long_way_reads_it() {
+        let blocked = [PathPattern::parse("/porting/*/notify").unwrap()];
+        for raw in [
+            "/a",
+            "/a/b-c/d_9",
+            "/customer/73469a52f4fd7f77ec7b28cc/name",
+            "/customer",
+            "/auth/login",
+            "/auth/validatetoken",
+            "/porting/9/notify",
+            "/employee/x/token/y",
+        ] {
+            assert!(is_its_own_normal_form(raw), "{raw}");
+            let (long, protected) = NormalPath::fold(raw, &blocked).unwrap();
+            let refused = protected && !(is_plain(raw) && long.is_spelled_as_known(&blocked));
+            match NormalPath::parse(raw, &blocked) {
+                Ok(short) => {
+                    assert!(!refused && (short.folded(), short.exact()) == (long.folded(), long.exact()), "{raw}")
+                }
+                Err(_) => assert!(refused, "{raw}"),
+            }
+        }
+        for raw in
+            ["/", "/a/", "//a", "/a//b", "/A", "/a%20", "/a.b", "/.", "/a/..", "/a;b", "/a\\b", "/æ", "/~a", "/a b"]
+        {
+            assert!(!is_its_own_normal_form(raw), "{raw}");
         }
     }
 

@@ -82,7 +82,7 @@ impl Lane {
             Ok((level, reply)) => {
                 record.level = Some(level);
                 record.cache = reply.cache_status;
-                setup.gateway.metrics.took_fast_path();
+                record.in_lane = true;
                 (reply, None)
             }
             Err(caller) => {

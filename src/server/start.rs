@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -140,7 +139,7 @@ pub fn run(
         metrics: metrics.clone(),
         bus: OnceLock::new(),
         held: Semaphore::new(MAX_HELD),
-        request_ids: (getrandom::u64().map_err(environment)?, AtomicU64::new(0)),
+        request_ids: getrandom::u64().map_err(environment)?,
     });
     let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };
     let gateway = |policy| Gateway::new(&config, parts(policy));

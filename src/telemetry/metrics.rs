@@ -13,6 +13,7 @@ use prometheus::{
 
 use super::handles::{ByValue, Durations, Requests};
 use super::record::Record;
+use super::tally::{Tallies, Tally};
 use crate::upstream::UpstreamError;
 
 const PREFIX: &str = "telecomx_gateway_";
@@ -52,6 +53,8 @@ pub struct Metrics {
     log_lines_dropped: IntCounter,
     hits: AtomicI64,
     misses: AtomicI64,
+    /// Hits of the lane that are in no series yet.
+    tallies: Tallies,
 }
 
 /// What a TLS listener counts.
@@ -295,6 +298,7 @@ impl Metrics {
             )?)?,
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
+            tallies: Tallies::default(),
             registry: make.0.clone(),
         };
         let build = make.keep(IntGaugeVec::new(
@@ -310,6 +314,9 @@ impl Metrics {
 
     /// A request was answered, as its record says.
     pub fn answered(&self, record: &Record, duration: Duration) {
+        if record.in_lane {
+            return self.hit_in_lane(record, duration);
+        }
         self.requests.of(record).inc();
         self.request_duration.of(record).observe(duration.as_secs_f64());
         let cache = record.cache_label();
@@ -323,13 +330,27 @@ impl Metrics {
         }
     }
 
-    /// A hit was answered in the lane.
-    pub fn took_fast_path(&self) {
-        self.fast_path.inc();
+    /// A hit was answered in the lane, and its caller was known.
+    fn hit_in_lane(&self, record: &Record, duration: Duration) {
+        let new = || Tally {
+            requests: Vec::new(),
+            durations: self.request_duration.of(record).local(),
+            identities: self.identity_lookups.series(["hit"]).local(),
+            fast_path: self.fast_path.local(),
+            hits: 0,
+        };
+        let requests = || self.requests.of(record).local();
+        self.tallies.own(new, |tally| tally.count(record.status, duration, requests));
+    }
+
+    /// What threads counted apart is in the series from here on.
+    fn settle(&self) {
+        self.hits.fetch_add(self.tallies.settle(), Ordering::Relaxed);
     }
 
     /// Hits (stale ones included) and misses (collapsed ones included) since the start.
     pub fn hits_and_misses(&self) -> (i64, i64) {
+        self.settle();
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
@@ -491,6 +512,7 @@ impl Metrics {
 
     /// Every series as it stands.
     pub fn families(&self) -> Vec<MetricFamily> {
+        self.settle();
         self.registry.gather()
     }
 
@@ -537,6 +559,6 @@ impl Metrics {
     /// # Errors
     /// A series cannot be written, which is a fault of the program.
     pub fn text(&self) -> Result<String, MetricsError> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        TextEncoder::new().encode_to_string(&self.families())
     }
 }

@@ -8,6 +8,7 @@ mod metrics;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod record;
+mod tally;
 mod trace;
 
 pub use history::{EVERY as SAMPLED_EVERY, History};

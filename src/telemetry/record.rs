@@ -48,6 +48,8 @@ pub struct Record {
     /// Where it stands in a trace of the caller's.
     pub trace: Option<Trace>,
     pub body_bytes: usize,
+    /// It was a hit of the lane, whose caller was known.
+    pub in_lane: bool,
 }
 
 impl Record {
@@ -64,6 +66,7 @@ impl Record {
             request_id: String::new(),
             trace: None,
             body_bytes: 0,
+            in_lane: false,
         }
     }
 
