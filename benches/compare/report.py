@@ -91,7 +91,7 @@ class Targets:
             "a hit costs at most 1.2 × the floor",
             self.ratio(hit, self.us("hit", "floor")),
             1.2,
-            note="a lane below pingora's session ([ADR 16](adr/0016-plain-hits-have-a-lane-below-the-session.md)), and what each thread "
+            note="a lane below pingora's session ([ADR 16](adr/0016-plain-requests-have-a-lane-below-the-session.md)), and what each thread "
             "found lately ([ADR 23](adr/0023-a-thread-remembers-what-it-found.md))",
         )
         self.most("a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0)

@@ -226,8 +226,8 @@ pub(super) const KEYS: &[Key] = &[
         "server.fast_path",
         Kind::Flag,
         "true",
-        "Answer plainly asked hits over HTTP/1.1 below pingora's HTTP session, which takes less CPU time; the answers are the \
-         same. Off only to find out whether a fault lies there.",
+        "Answer plain requests for a customer's name over HTTP/1.1 below pingora's HTTP session, which takes less CPU time; \
+         the answers are the same. Off only to find out whether a fault lies there.",
     ),
     required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP and port."),
     required(

@@ -1,7 +1,8 @@
-//! The lane: a hit that is asked for in the one plain shape is answered here, below pingora's session, in one write.
+//! The lane: a customer's name that is asked for in the one plain shape is answered here, below pingora's session, in one write.
 //!
-//! It decides nothing of its own. Who is calling, whether an answer is fresh, its fields and its record are what they are
-//! on the ordinary way; what it does not take, it leaves unread and untold, and pingora gets every byte of it.
+//! It decides nothing of its own. Who is calling, whether an answer is fresh, what the API is asked, the answer's fields and its
+//! record are what they are on the ordinary way; what it does not take, it leaves unread and untold, and pingora gets every byte
+//! of it.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};

@@ -73,7 +73,7 @@ pub struct Setup {
     pub access: Access,
     pub limits: Limits,
     pub drain: DrainTimes,
-    /// Hits may be answered in the lane. Not where a blocked path may be one of the intercepted route.
+    /// Plain requests may be answered in the lane. Not where a blocked path may be one of the intercepted route.
     pub fast_path: bool,
     /// What it was made of.
     pub config: Config,
