@@ -139,4 +139,13 @@ def cases(callers, customers):
             group="two",
             notes=["The load generator shares both cores with the server."],
         ),
+        Case(
+            "two-one",
+            "hit, two workers, one answer for all",
+            HITS,
+            4000,
+            lines=lambda: keys(1),
+            group="two",
+            notes=["What the workers have in common of an answer, they write to with every request."],
+        ),
     ]

@@ -101,16 +101,17 @@ class Targets:
             "a forward of 1 KB costs at most 1.1 × plain pingora's",
             self.ratio(self.us("forward-1k", "gateway"), plain),
             1.1,
-            note="mimalloc brought most of it ([ADR 24](adr/0024-mimalloc-and-an-answer-in-one-piece.md)); what is left is spread thin: the head "
-            "read and judged before pingora reads it, the path, fields for the API, deadlines",
+            note="mimalloc ([ADR 24](adr/0024-mimalloc-and-an-answer-in-one-piece.md)), peers made once for an address and paths read in one go brought "
+            "it from 1.56 ×; what is left is spread thin: fields for the API and the caller, the head judged before pingora reads it, deadlines",
         )
         self.most(
             "a miss costs at most what plain pingora's forward does",
             self.ratio(self.us("miss", "gateway"), plain),
             1.0,
-            note="a forward passes bytes; a miss takes them apart (45,000 instructions of redaction, under Instructions), digests and "
-            "stores them (two inserts into moka's queues), and runs in a task of its own that outlives its caller, so that one fetch serves "
-            "all who wait. It is below nginx's with a cache of files in memory, and Varnish's",
+            note="misses have the lane too since they cost 2.2 × ([ADR 16](adr/0016-plain-requests-have-a-lane-below-the-session.md)). A forward passes "
+            "bytes; a miss takes them apart (45,000 instructions of redaction, under Instructions), digests and stores them, runs in a task of "
+            "its own that outlives its caller, so that one fetch serves all who wait, and in this case touches 2 KB of memory for the first "
+            "time: a tenth of it is the kernel, zeroing pages",
         )
         memory, alike, bounded, lookup = (self.parts[key] for key in ("memory", "alike", "bounded", "lookup"))
         bare = self.parts["bare"]["beside"]
