@@ -75,7 +75,10 @@ fn stored(id: &str) -> Stored {
 
 /// Serves until it is ended.
 pub fn serve(workers: &str, address: &str, tls: Option<(&str, &str, &str)>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers.parse()?).enable_all().build()?;
+    let runtime = match workers.parse()? {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        workers => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
+    };
     let memory = Memory::new();
     if let Some((address, certificate, key)) = tls {
         let acceptor = acceptor(certificate, key)?;

@@ -55,7 +55,9 @@ impl ProxyHttp for Plain {
 
 /// Serves until it is ended.
 pub fn serve(workers: &str, address: &str, origin: &str) -> Outcome {
-    let conf = ServerConf { threads: workers.parse()?, ..ServerConf::default() };
+    let threads = workers.parse()?;
+    // As the gateway has it: the better one for each.
+    let conf = ServerConf { threads, work_stealing: threads > 1, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let plain = Plain { memory: Memory::new(), origin: origin.to_owned() };
     let mut service = http_proxy_service(&server.configuration, plain);

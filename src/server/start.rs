@@ -227,8 +227,12 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
 /// Of our own configuration alone: pingora's files and command line stay unused.
 fn server_conf(config: &Config) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let threads = if config.server.threads == 0 { cores } else { config.server.threads };
     ServerConf {
-        threads: if config.server.threads == 0 { cores } else { config.server.threads },
+        threads,
+        // One thread has nobody to steal from, and a forward costs a sixth less without. Several are better off with it: see
+        // docs/adr/0026.
+        work_stealing: threads > 1,
         // Only idempotent requests are ever sent again, and only where a kept connection turned out closed.
         max_retries: 4,
         ..ServerConf::default()

@@ -455,3 +455,26 @@ fn a_reload_changes_the_level_and_which_requests_have_a_line() {
     gateway.wait_for_log("seen-2");
     assert!(!gateway.log().contains("unseen"), "{}", gateway.log());
 }
+
+#[test]
+fn one_thread_serves_everything_that_several_do() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gate = Gate::closed();
+    origin.when(Rule::on("/slow").hold(&gate));
+    let mut gateway = Gateway::with(&origin, r#"server = { threads = 1, drain = "50s" }"#);
+    let client = gateway.client();
+    // While this one waits, the others are answered.
+    let waiting = client.get("/slow").start();
+    origin.wait_until("the slow one is there", |seen| seen.iter().any(|seen| seen.path() == "/slow"));
+    let ask = || client.get(P).bearer("tok-a").send();
+    assert_eq!(ask().assert_status(200).text(), redacted_document(DUCK));
+    assert!(ask().is_hit());
+    client.get("/elsewhere").send().assert_status(200);
+    let over_h2 = client.send_h2c((0..8).map(|_| client.get(P).bearer("tok-a")).collect());
+    assert!(over_h2.iter().all(|answer| answer.status == 200 && answer.is_hit()));
+    gateway.signal(Signal::SIGTERM);
+    gate.open();
+    waiting.finish().assert_status(200);
+    assert_eq!(gateway.wait().code, Some(0));
+}
