@@ -27,6 +27,8 @@ pub mod gateway;
 #[cfg(feature = "server")]
 pub mod identity;
 #[cfg(feature = "server")]
+mod memory;
+#[cfg(feature = "server")]
 pub mod near;
 #[cfg(feature = "server")]
 pub mod sandbox;

@@ -27,6 +27,7 @@ pub use key::{CallerId, CallerIds, IdHasher, Key};
 pub use renewals::Renewals;
 
 use crate::api::CustomerId;
+use crate::memory;
 use crate::reply::Representation;
 
 /// Memory of an entry beside its body: key, entry, and moka's own bookkeeping, as measured with
@@ -260,9 +261,12 @@ impl Cache {
         let before = self.store.swap(Arc::new(Store::new(self.capacity, self.idle, &self.evicted)));
         let evicted = self.evicted.clone();
         let dropping = move || {
+            // Linux counts niceness for each thread: those who answer go first. Where it may not be changed, it is as it was.
+            let _ = rustix::process::nice(19);
             before.entries.run_pending_tasks();
             evicted("purged", before.entries.entry_count());
             drop(before);
+            memory::give_back();
         };
         // Where no thread can be had, the closure is dropped, and what it holds with it.
         let _ = std::thread::Builder::new().name("dropping".into()).spawn(dropping);

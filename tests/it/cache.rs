@@ -433,3 +433,24 @@ fn a_slow_answer_ends_in_time() {
     body_gate.open();
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
 }
+
+#[test]
+fn what_was_dropped_goes_back_to_the_system_and_nobody_who_asks_does_it() {
+    const ANSWERS: usize = 200;
+    let origin = Origin::start();
+    origin.knows("tok-a", "ADMIN", DUCK);
+    let document = format!("{{\"name\":\"{}\"}}", "x".repeat(200_000));
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").revealed().send().assert_status(200);
+    let before = gateway.memory();
+    for number in 0..ANSWERS {
+        origin.document(&customer(number), Answer::json(document.clone()));
+        client.get(&name_of(&customer(number))).bearer("tok-a").revealed().send().assert_status(200);
+    }
+    let stored = gateway.memory().saturating_sub(before);
+    assert!(stored > ANSWERS * 190, "{stored} KiB");
+    gateway.admin().delete("/cache").send().assert_status(200);
+    // No request comes that could do it.
+    wait_until("the memory is given back", || gateway.memory() < before + stored / 2);
+}
