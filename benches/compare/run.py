@@ -209,7 +209,7 @@ def main(binary, peers, file):
                 found = Measuring(shop, case, [server for server in running if server.name in case.peers]).all()
                 results["cases"][case.key] = {
                     "title": case.title, "notes": case.notes, "servers": found, "rate": case.rate, "quick": QUICK,
-                    "rounds": ROUNDS, "seconds": SECONDS, "commit": commit(), "hits": case.hits,
+                    "rounds": ROUNDS, "seconds": SECONDS, "commit": commit(),
                 }
                 print(f"{case.title} ({time.monotonic() - began:.0f} s)")
                 for name, of in found.items():

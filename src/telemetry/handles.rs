@@ -32,11 +32,6 @@ impl<H, const LABELS: usize> ByValue<H, LABELS> {
         ByValue { series: Box::new(series), known: from_fn(|_| OnceLock::new()) }
     }
 
-    /// The series with these values.
-    pub fn series(&self, values: [&'static str; LABELS]) -> H {
-        (self.series)(values)
-    }
-
     /// Counts on the series with these values.
     fn count(&self, values: [&'static str; LABELS], count: impl FnOnce(&H)) {
         for slot in &self.known {

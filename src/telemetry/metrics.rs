@@ -332,20 +332,19 @@ impl Metrics {
 
     /// A hit was answered in the lane, and its caller was known.
     fn hit_in_lane(&self, record: &Record, duration: Duration) {
-        let new = || Tally {
-            requests: Vec::new(),
-            durations: self.request_duration.of(record).local(),
-            identities: self.identity_lookups.series(["hit"]).local(),
-            fast_path: self.fast_path.local(),
-            hits: 0,
-        };
+        let new = || Tally { requests: Vec::new(), durations: self.request_duration.of(record).local(), hits: 0 };
         let requests = || self.requests.of(record).local();
         self.tallies.own(new, |tally| tally.count(record.status, duration, requests));
     }
 
     /// What threads counted apart is in the series from here on.
     fn settle(&self) {
-        self.hits.fetch_add(self.tallies.settle(), Ordering::Relaxed);
+        let hits = self.tallies.settle();
+        if hits > 0 {
+            self.fast_path.inc_by(hits);
+            self.identity_lookups.inc_by(["hit"], hits);
+            self.hits.fetch_add(hits as i64, Ordering::Relaxed);
+        }
     }
 
     /// Hits (stale ones included) and misses (collapsed ones included) since the start.

@@ -15,9 +15,7 @@ pub struct Tally {
     /// By status; there are few.
     pub requests: Vec<(StatusCode, LocalIntCounter)>,
     pub durations: LocalHistogram,
-    pub identities: LocalIntCounter,
-    pub fast_path: LocalIntCounter,
-    pub hits: i64,
+    pub hits: u64,
 }
 
 impl Tally {
@@ -32,19 +30,15 @@ impl Tally {
             }
         }
         self.durations.observe(duration.as_secs_f64());
-        self.identities.inc();
-        self.fast_path.inc();
         self.hits += 1;
     }
 
     /// Adds it to the series, and begins anew. How many there were.
-    fn settle(&mut self) -> i64 {
+    fn settle(&mut self) -> u64 {
         for (_, counter) in &self.requests {
             counter.flush();
         }
         self.durations.flush();
-        self.identities.flush();
-        self.fast_path.flush();
         std::mem::take(&mut self.hits)
     }
 }
@@ -83,7 +77,7 @@ impl Tallies {
     }
 
     /// Adds all of them to the series. How many hits there were since the last time.
-    pub fn settle(&self) -> i64 {
+    pub fn settle(&self) -> u64 {
         self.all.lock().iter().map(|tally| tally.lock().settle()).sum()
     }
 }
