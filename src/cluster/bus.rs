@@ -176,7 +176,7 @@ impl Bus {
             "connected": self.connected.load(Ordering::Relaxed),
             "isolated": self.is_isolated(),
             "silence_seconds": self.silence().as_secs_f64(),
-            "position": StreamId::from_bits(self.position.load(Ordering::Relaxed)).to_string(),
+            "position": StreamId::from_bits(self.position.load(Ordering::Acquire)).to_string(),
             "waiting_changes": self.queue.len(),
         })
     }
@@ -341,7 +341,6 @@ impl Bus {
                 continue;
             }
             *progress = Some(at);
-            self.position.store(at.position.to_bits(), Ordering::Relaxed);
             if caught_up {
                 self.parts.ledger.advanced(at.position);
             } else if whole {
@@ -352,6 +351,8 @@ impl Bus {
                     tracing::info!(position = %at.position, "the other gateways are heard");
                 }
             }
+            // What is fetched by one who reads it here counts as from after it.
+            self.position.store(at.position.to_bits(), Ordering::Release);
             if whole {
                 *self.heard_at.lock() = asked;
                 self.parts.generations.known_until(asked, asked + self.max_isolation);

@@ -310,6 +310,11 @@ fn a_change_seen_by_one_gateway_ends_what_all_share() {
     assert!(is_shared(&second.client().get(P).bearer("tok-viewer").send()));
     first.client().post(&format!("/customer/{DUCK}")).bearer("tok-viewer").body("{}").send();
     second.wait_for_metric("cache_invalidations_total", &[("scope", "customer"), ("trigger", "fleet")], 2.0);
+    // What it asks for before it notes how much it has obeyed would count as from before, and be asked for once more.
+    wait_until("all of the stream is obeyed", || {
+        let newest = redis.command(&["XREVRANGE", "telecomx-gateway:changes", "+", "-", "COUNT", "1"]);
+        newest.contains(second.stats()["cluster"]["position"].as_str().expect("a position"))
+    });
     // What stands there is from before; that of one who asks now is from after, and is shared again.
     let response = ok(second.client().get(P).bearer("tok-viewer"));
     assert_eq!((is_shared(&response), origin.fetches(DUCK)), (false, 2), "{response:#?}");
