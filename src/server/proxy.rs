@@ -434,10 +434,16 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let piece = body.as_ref().map_or(0, Bytes::len);
+        // pingora's encoder writes an empty piece as the last chunk, and then writes the last chunk again when the body
+        // ends. The second one would be the start of the next request (cloudflare/pingora#935). Without the end, pingora
+        // drops an empty piece itself, and `None` would end the body.
+        if piece == 0 && end_of_stream {
+            *body = None;
+        }
         // What comes after a switch of protocols is no body.
         if session.was_upgraded() || exchange.pace.keeps_up(piece, Instant::now()) {
             return Ok(());

@@ -5,6 +5,7 @@
 
 mod admin;
 mod behind;
+mod body_framing;
 mod cache;
 mod change_log;
 mod changes;

@@ -13,6 +13,7 @@ mod h2c;
 mod http2;
 mod origin;
 mod ports;
+mod recorder;
 mod redis;
 mod rules;
 mod wire;
@@ -27,6 +28,7 @@ pub use gateway::{FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_bin
 pub use http2::{Frames, Http2, fields};
 pub use origin::{Origin, employee_of};
 pub use ports::unused_port;
+pub use recorder::{Recorder, TAG};
 pub use redis::Redis;
 pub use rules::{Answer, Framing, Gate, Rule};
 pub use wire::Seen;

@@ -1,0 +1,80 @@
+//! How a request body ends: whatever the client sends, the API reads one well-formed message, and no byte of it reaches the
+//! next request on the same connection.
+
+use crate::support::*;
+
+const VIEWER: (&str, &str) = ("authorization", "Bearer tok-viewer");
+
+/// The frames that end a body, each with its flags.
+type Frame = (u8, u8, &'static [u8]);
+
+/// A gateway in front of an API that records bytes. The origin serves only the checks of the support.
+fn scene() -> (Origin, Recorder, Gateway) {
+    let origin = Origin::start();
+    let recorder = Recorder::start();
+    let gateway = Gateway::with(&origin, &recorder.config());
+    (origin, recorder, gateway)
+}
+
+fn head(method: &str, path: &str, tag: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let list = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x"), (TAG, tag), VIEWER];
+    let list: Vec<(&[u8], &[u8])> =
+        list.iter().chain(more).map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    fields(&list)
+}
+
+/// Every way in which HTTP/2 ends a body, with the content that it carries.
+fn endings() -> Vec<(&'static str, Vec<Frame>, &'static [u8])> {
+    const DATA: u8 = Frames::DATA;
+    const END: u8 = Frames::END_STREAM;
+    const PADDED: u8 = 8;
+    let trailers: &'static [u8] = Vec::leak(fields(&[(b"x-trailer", b"1")]));
+    let trailing = (Frames::HEADERS, Frames::END_HEADERS | END, trailers);
+    vec![
+        ("data", vec![(DATA, END, b"hello")], b"hello"),
+        ("data and empty data", vec![(DATA, 0, b"hello"), (DATA, END, b"")], b"hello"),
+        ("empty data alone", vec![(DATA, END, b"")], b""),
+        ("two empty frames", vec![(DATA, 0, b""), (DATA, END, b"")], b""),
+        ("empty between", vec![(DATA, 0, b"he"), (DATA, 0, b""), (DATA, END, b"llo")], b"hello"),
+        ("empty first", vec![(DATA, 0, b""), (DATA, 0, b"hello"), (DATA, 0, b""), (DATA, END, b"")], b"hello"),
+        ("trailers", vec![(DATA, 0, b"hello"), trailing], b"hello"),
+        ("empty data and trailers", vec![(DATA, 0, b"hello"), (DATA, 0, b""), trailing], b"hello"),
+        ("trailers alone", vec![trailing], b""),
+        ("padding alone", vec![(DATA, 0, b"hello"), (DATA, END | PADDED, b"\x03\0\0\0")], b"hello"),
+    ]
+}
+
+#[test]
+fn http2_body_ends_exactly_once_at_the_api() {
+    let (_origin, recorder, gateway) = scene();
+    let mut number = 0;
+    for path in ["/x/raw", "/customer/raw"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "GET", "REPORT"] {
+            for (name, frames, content) in endings() {
+                number += 1;
+                let tag = format!("{number}");
+                let mut connection = Frames::open(&gateway.client(), &[]);
+                let block = head(method, path, &tag, &[]);
+                connection.send(Frames::HEADERS, Frames::END_HEADERS, 1, &block).expect("an open connection");
+                for (kind, flags, payload) in frames {
+                    connection.send(kind, flags, 1, payload).expect("an open connection");
+                }
+                assert!(connection.outcome(1).is_ok(), "{method} {path}, {name}");
+                let message = recorder.wait_for(&tag);
+                assert_eq!(message.body, content, "{method} {path}, {name}");
+                // Bytes behind the end arrive with the next request on the connection.
+                gateway.client().get("/x/next").header(TAG, "next").send().assert_status(200);
+                let raw = recorder.raw(message.connection);
+                assert_eq!(
+                    recorder.malformed(),
+                    [""; 0],
+                    "{method} {path}, {name}: {:?}",
+                    String::from_utf8_lossy(&raw)
+                );
+            }
+        }
+    }
+    drop(gateway);
+    recorder.wait_until_idle();
+    assert_eq!(recorder.malformed(), [""; 0]);
+}
