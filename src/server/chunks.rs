@@ -1,8 +1,9 @@
 //! The chunked body of a request as it comes over the wire, watched before pingora reads it: what two readers could read
 //! differently ends the connection. Pure.
 //!
-//! Source: RFC 9112 section 7.1. Stricter than it allows recipients to be: no size without digits, no blanks around it, no
-//! control characters in an extension, CRLF at each end, trailers that are fields. Nothing is kept: a body streams through.
+//! Source: RFC 9112 section 7.1. Stricter than it allows recipients to be: no size without digits, no blanks around it or
+//! within an extension, extensions by their grammar, CRLF at each end, trailers that are fields. Nothing is kept: a body
+//! streams through.
 
 /// The digits of a chunk's size: 60 bits, so that no reader's arithmetic overflows.
 const MAX_DIGITS: usize = 15;
@@ -22,7 +23,17 @@ pub struct Doubtful;
 enum At {
     #[default]
     Size,
-    Extension,
+    /// The first character of an extension's name.
+    NameStart,
+    Name,
+    /// The first character of an extension's value.
+    ValueStart,
+    Value,
+    Quoted,
+    /// The character behind a backslash of a quoted string.
+    Escaped,
+    /// Behind the closing quote: another extension, or the end of the line.
+    QuotedEnd,
     /// The LF that ends the line of a size.
     SizeEnd,
     Data,
@@ -85,10 +96,19 @@ impl Chunks {
                 self.size = self.size << 4 | u64::from((digit as char).to_digit(16).unwrap_or_default());
                 At::Size
             }
-            (At::Size, b';') if self.line > 1 => At::Extension,
+            (At::Size, b';') if self.line > 1 => At::NameStart,
             (At::Size, b'\r') if self.line > 1 => At::SizeEnd,
-            (At::Extension, b'\r') => At::SizeEnd,
-            (At::Extension, b'\t' | b' '..=b'~') => At::Extension,
+            // RFC 9112 section 7.1.1, without the blanks that it calls bad.
+            (At::NameStart | At::Name, byte) if is_token(byte) => At::Name,
+            (At::Name, b'=') => At::ValueStart,
+            (At::ValueStart, b'"') => At::Quoted,
+            (At::ValueStart | At::Value, byte) if is_token(byte) => At::Value,
+            (At::Quoted, b'"') => At::QuotedEnd,
+            (At::Quoted, b'\\') => At::Escaped,
+            // Not beyond ASCII, which the grammar allows: a size is followed by nothing that needs it.
+            (At::Quoted | At::Escaped, b'\t' | b' '..=b'~') => At::Quoted,
+            (At::Name | At::Value | At::QuotedEnd, b';') => At::NameStart,
+            (At::Name | At::Value | At::QuotedEnd, b'\r') => At::SizeEnd,
             (At::SizeEnd, b'\n') => self.begin(if self.size == 0 { At::TrailerStart } else { At::Data }),
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => self.begin(At::Size),
@@ -140,6 +160,10 @@ mod tests {
             "5\r\nabcde\r\n0\r\n\r\n",
             "00a\r\n0123456789\r\nA\r\n0123456789\r\n000\r\n\r\n",
             "5;name=value;other=\"a b\"\r\nabcde\r\n0;x\r\n\r\n",
+            "5;a\r\nabcde\r\n0;a;b=c\r\n\r\n",
+            "5;a=\"b;c\"\r\nabcde\r\n0\r\n\r\n",
+            "5;a=\"\"\r\nabcde\r\n0\r\n\r\n",
+            "5;a=\"b\\\"c\\\\\";d\r\nabcde\r\n0\r\n\r\n",
             "1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\n",
             "0\r\nX-Sum: a\tb \u{e6}\r\nEmpty:\r\n\r\n",
             "0\r\n\r\nwhat comes behind, \0 and all",
@@ -166,6 +190,26 @@ mod tests {
             "g\r\n",
             "1000000000000000\r\n",
             "0000000000000005\r\nabcde\r\n",
+            "5;\r\nabcde\r\n",
+            "5;;a\r\n",
+            "5;a;\r\n",
+            "5;a=\r\n",
+            "5;=b\r\n",
+            "5;a==b\r\n",
+            "5;a@b=[]\r\n",
+            "5;a b\r\n",
+            "5; a\r\n",
+            "5;a =b\r\n",
+            "5;a= b\r\n",
+            "5;a=\"\r\n",
+            "5;a=\"b\\\"\r\n",
+            "5;a=\"b\"c\r\n",
+            "5;a=\"b\" \r\n",
+            "5;a=b\"c\"\r\n",
+            "5;\"a\"=b\r\n",
+            "5;a=\"\u{1}\"\r\n",
+            "5;a=\"\\\u{1}\"\r\n",
+            "5;a=\"\u{e6}\"\r\n",
             "5;\u{1}\r\n",
             "5;\0\r\n",
             "5;\u{7f}\r\n",

@@ -1,28 +1,33 @@
-//! How fast a caller's body must come, so that one that drips does not hold a connection to the API for ever: the limit
-//! of silence between two pieces alone would let one byte every half a minute go on for days. Pure.
+//! The minimum rate of a request body, so that a client that sends single bytes does not hold a connection to the API for
+//! ever: a limit on the pause between two pieces alone permits one byte every half minute for days. Pure.
 
 use std::time::{Duration, Instant};
 
-/// A body has this long before its pace counts: most are through by then, and links falter.
+/// Time that a body may fall behind before it ends: links falter, and most bodies are complete by then.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Bytes a second on average, from the beginning; a modem does better.
-const SLOWEST: u64 = 256;
+/// Bytes per second that a body must deliver; a modem delivers more.
+const MIN_RATE: u64 = 256;
 
-/// The pace of one body.
+/// A bucket of time that elapsed time drains and received bytes refill. It never holds more than [`GRACE`], so that a burst
+/// at the beginning pays for no more than the next minute.
 #[derive(Debug, Default)]
 pub struct Pace {
-    began: Option<Instant>,
-    bytes: u64,
+    /// The last piece, and the time that was left behind it.
+    last: Option<(Instant, Duration)>,
 }
 
 impl Pace {
-    /// A piece came: whether the whole is still fast enough. It begins with the first piece.
+    /// Records a piece of the body and returns whether the body is still fast enough. The first piece starts the clock.
     pub fn keeps_up(&mut self, piece: usize, now: Instant) -> bool {
-        let began = *self.began.get_or_insert(now);
-        self.bytes = self.bytes.saturating_add(piece as u64);
-        let took = now.saturating_duration_since(began);
-        took < GRACE || self.bytes / SLOWEST >= took.as_secs()
+        let left = match self.last {
+            None => Some(GRACE),
+            Some((at, left)) => left.checked_sub(now.saturating_duration_since(at)),
+        };
+        let Some(left) = left else { return false };
+        let earned = Duration::from_micros((piece as u64).saturating_mul(1_000_000 / MIN_RATE));
+        self.last = Some((now, left.saturating_add(earned).min(GRACE)));
+        true
     }
 }
 
@@ -30,17 +35,40 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
     #[test]
-    fn a_drip_is_given_up_after_the_grace_and_a_slow_link_is_not() {
+    fn body_of_single_bytes_ends_after_the_grace() {
         let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut drip = Pace::default();
-        assert!((0..60).all(|second| drip.keeps_up(1, after(second))));
-        assert!(!drip.keeps_up(1, after(60)));
-        let mut slow = Pace::default();
-        assert!((0..6000).all(|second| slow.keeps_up(300, after(second))));
-        let mut faltering = Pace::default();
-        assert!(faltering.keeps_up(100_000, after(0)) && faltering.keeps_up(1, after(300)));
-        assert!(!faltering.keeps_up(1, after(500)));
+        let mut body = Pace::default();
+        assert!((0..60).all(|second| body.keeps_up(1, start + seconds(second))));
+        assert!(!body.keeps_up(1, start + seconds(61)));
+    }
+
+    #[test]
+    fn burst_does_not_pay_for_single_bytes_after_it() {
+        let start = Instant::now();
+        for burst in [1, 1 << 20, 1 << 30] {
+            let mut body = Pace::default();
+            assert!(body.keeps_up(burst, start), "{burst}");
+            assert!(body.keeps_up(1, start + seconds(29)) && body.keeps_up(1, start + seconds(58)), "{burst}");
+            assert!(!body.keeps_up(1, start + seconds(87)), "{burst}");
+        }
+    }
+
+    #[test]
+    fn slow_steady_body_does_not_end() {
+        let start = Instant::now();
+        let mut body = Pace::default();
+        assert!((0..6000).all(|second| body.keeps_up(257, start + seconds(second))));
+    }
+
+    #[test]
+    fn body_that_falters_for_less_than_the_grace_goes_on() {
+        let start = Instant::now();
+        let mut body = Pace::default();
+        assert!((0..100).all(|minute| body.keeps_up(16 << 10, start + seconds(59 * minute))));
     }
 }

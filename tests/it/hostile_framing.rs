@@ -122,7 +122,7 @@ fn chunks_that_two_readers_could_read_differently_are_a_400() {
     let (origin, gateway) = scene();
     let long = format!("5;{}\r\nabcde\r\n0\r\n\r\n", "x".repeat(20_000));
     // The body, and whether it is refused.
-    let cases: [(&str, bool); 30] = [
+    let cases: [(&str, bool); 39] = [
         ("5\r\nabcde\r\n0\r\n\r\n", false),
         ("5;a=b\r\nabcde\r\n0;c\r\n\r\n", false),
         ("05\r\nabcde\r\n00\r\n\r\n", false),
@@ -131,6 +131,15 @@ fn chunks_that_two_readers_could_read_differently_are_a_400() {
         ("5;\x01\r\nabcde\r\n0\r\n\r\n", true),
         ("5;\x00\r\nabcde\r\n0\r\n\r\n", true),
         ("5;a=\"\r\n\"\r\nabcde\r\n0\r\n\r\n", true),
+        ("5;a\r\nabcde\r\n0\r\n\r\n", false),
+        ("5;a=\"b;c\"\r\nabcde\r\n0\r\n\r\n", false),
+        ("5;\r\nabcde\r\n0\r\n\r\n", true),
+        ("5;a@b=[]\r\nabcde\r\n0\r\n\r\n", true),
+        ("5;a=\"\r\nabcde\r\n0\r\n\r\n", true),
+        ("5; a\r\nabcde\r\n0\r\n\r\n", true),
+        ("5;a=\r\nabcde\r\n0\r\n\r\n", true),
+        ("5;a=\"b\"c\r\nabcde\r\n0\r\n\r\n", true),
+        ("5\r\nabcde\r\n0;\r\n\r\n", true),
         ("5;a\nabcde\r\n0\r\n\r\n", true),
         (&long, true),
         ("0x5\r\nabcde\r\n0\r\n\r\n", true),
