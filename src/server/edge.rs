@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 use super::certificate::Certificate;
 use super::chunks::Chunks;
 use super::head;
+use super::http2::{self, Times, Watch};
 use super::idle::Idle;
 use super::lane::{Lane, Taken};
 use super::setup::{Current, Limits};
@@ -173,9 +175,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         .await;
     }
 
-    /// Gives back what was read, so that pingora reads it again.
-    async fn hand_over_http2(&self, stream: Stream, read: BytesMut, shutdown: &ShutdownWatch) {
-        ServerApp::process_new(&self.app, Box::new(Wrapped::http2(stream, read)), shutdown).await;
+    /// Serves HTTP/2. `read` is what was read already, beginning with the preface.
+    async fn serve_http2(&self, stream: Stream, read: BytesMut, limits: Limits, draining: &ShutdownWatch) {
+        let flood = Arc::new(Notify::new());
+        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(flood.clone())));
+        let times = Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout };
+        http2::serve(&self.app, stream, &flood, times, draining).await;
     }
 }
 
@@ -239,7 +244,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             let end = match Self::read_head(limits, &mut stream, &mut buffer, &mut idle, first, since).await {
                 Head::Http1(end) => end,
                 Head::Http2 => {
-                    self.hand_over_http2(stream, buffer, draining).await;
+                    self.serve_http2(stream, buffer, limits, draining).await;
                     return None;
                 }
                 Head::Refused(error) => {

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use pingora_core::apps::HttpServerOptions;
 use pingora_core::apps::http_app::HttpServer;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
@@ -163,7 +162,7 @@ pub fn run(
         fleet.start(&config, &current, &reloader)?;
     }
 
-    server.add_service(public_service(&config, &conf, &current, certificate, &sockets, &addresses));
+    server.add_service(public_service(&conf, &current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
     server.add_service(admin_service(admin, &sockets, &addresses));
     if let Some(change_log) = config.change_log.clone() {
@@ -240,18 +239,13 @@ fn server_conf(config: &Config) -> ServerConf {
 }
 
 fn public_service(
-    config: &Config,
     conf: &Arc<ServerConf>,
     current: &Arc<Current>,
     certificate: Option<Arc<Certificate>>,
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
 ) -> Listening<HttpProxy<Proxy>> {
-    let mut proxy = http_proxy(conf, Proxy(current.clone()));
-    let mut options = HttpServerOptions::default();
-    options.h2c = true;
-    options.h2_idle_timeout = Some(config.server.keepalive_timeout);
-    proxy.server_options = Some(options);
+    let proxy = http_proxy(conf, Proxy(current.clone()));
     let edge = Arc::new(Edge::new(proxy, current.clone(), Side::Public));
     let entrance = |addresses: &Vec<SocketAddr>, certificate| Entrance {
         addresses: addresses.clone(),

@@ -16,6 +16,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::Chunks;
+use super::http2::Watch;
 
 /// `stream`, with something before it.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Wrapped {
     /// As if this had not been read.
     read: BytesMut,
     chunks: Option<Chunks>,
+    /// Of an HTTP/2 connection.
+    watch: Option<Box<Watch>>,
     /// What the connection speaks, where this is known better than by TLS.
     speaks: Option<ALPN>,
 }
@@ -31,17 +34,23 @@ pub struct Wrapped {
 impl Wrapped {
     /// As the stream itself.
     pub fn plain(stream: Stream) -> Self {
-        Wrapped { stream, read: BytesMut::new(), chunks: None, speaks: None }
+        Wrapped { stream, read: BytesMut::new(), chunks: None, watch: None, speaks: None }
     }
 
     /// HTTP/2, of which something was read: whatever TLS agreed on.
-    pub fn http2(stream: Stream, read: BytesMut) -> Self {
-        Wrapped { read, speaks: Some(ALPN::H2), ..Wrapped::plain(stream) }
+    pub fn http2(stream: Stream, read: BytesMut, watch: Watch) -> Self {
+        Wrapped { read, speaks: Some(ALPN::H2), watch: Some(Box::new(watch)), ..Wrapped::plain(stream) }
     }
 
     /// Reads fail from the first piece of the body on that two readers could read differently.
     pub fn watched(stream: Stream, chunks: Chunks) -> Self {
         Wrapped { chunks: Some(chunks), ..Wrapped::plain(stream) }
+    }
+
+    fn note_written(&mut self, written: &io::Result<usize>) {
+        if let (Some(watch), Ok(count)) = (&mut self.watch, written) {
+            watch.wrote(*count);
+        }
     }
 
     /// The connection that was wrapped in a watch, for its next request.
@@ -61,17 +70,27 @@ pub fn is_doubtful(error: &pingora_core::Error) -> bool {
 
 impl AsyncRead for Wrapped {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.read.is_empty() {
+        let before = into.filled().len();
+        if self.watch.as_ref().is_some_and(|watch| watch.is_flooded()) {
+            return Poll::Pending;
+        }
+        if self.read.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        } else {
             let count = self.read.len().min(into.remaining());
             into.put_slice(&self.read[..count]);
             self.read.advance(count);
             if self.read.is_empty() {
                 self.read = BytesMut::new();
             }
-            return Poll::Ready(Ok(()));
         }
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        if let Some(watch) = &mut self.watch
+            && !watch.read(&into.filled()[before..])
+        {
+            // The accept loop is woken, and polls no read before it has ended the connection.
+            into.set_filled(before);
+            return Poll::Pending;
+        }
         let judged = self.chunks.as_mut().map_or(Ok(()), |chunks| chunks.read(&into.filled()[before..]));
         Poll::Ready(judged.map_err(|_| io::Error::from(io::ErrorKind::InvalidData)))
     }
@@ -79,7 +98,9 @@ impl AsyncRead for Wrapped {
 
 impl AsyncWrite for Wrapped {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        self.note_written(&written);
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -87,7 +108,12 @@ impl AsyncWrite for Wrapped {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Wrapped { stream, watch, .. } = &mut *self;
+        let Some(watch) = watch else { return Pin::new(stream).poll_shutdown(cx) };
+        if !watch.lingers() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        watch.poll_linger(stream, cx)
     }
 
     fn poll_write_vectored(
@@ -95,7 +121,9 @@ impl AsyncWrite for Wrapped {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+        self.note_written(&written);
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

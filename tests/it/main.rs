@@ -23,6 +23,7 @@ mod hostile_http2;
 mod hostile_limits;
 mod hostile_load;
 mod hostile_upstream;
+mod http2_floods;
 mod identity;
 mod lane;
 mod limits;

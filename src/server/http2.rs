@@ -1,0 +1,228 @@
+//! HTTP/2 connections: h2 with limits of our choice, an accept loop that ends floods, and the stream below h2 that counts
+//! frames and lets the last GOAWAY arrive.
+//!
+//! pingora's loop sets no limit on control frames and cannot end a connection with a reason.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use h2::Reason;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
+use pingora_core::protocols::{Digest, Stream};
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+
+use super::frames::Frames;
+use crate::clock;
+
+/// Streams open at a time. Browsers queue further requests; 64 of them fill any link that matters here.
+pub const MAX_STREAMS: u32 = 64;
+
+/// Bytes of a response that h2 holds for one stream, because the client reads slower than it permits.
+const SEND_BUFFER: usize = 32 << 10;
+
+/// Bytes of request bodies that wait to be read, of one stream and of one connection: what RFC 9113 begins with.
+const WINDOW: u32 = 65_535;
+
+/// Bytes of one frame that a client sends: the smallest limit that RFC 9113 permits.
+const MAX_FRAME: u32 = 16 << 10;
+
+/// Bytes of a request head without compression; `server.max_header_bytes` applies as well.
+const MAX_HEAD: u32 = 64 << 10;
+
+/// Streams of one connection that may fail by the client's mistakes. A client that does not attack makes none.
+const MAX_MALFORMED: usize = 32;
+
+/// Requests that a client resets before the gateway has looked at them (CVE-2023-44487): h2's own default.
+const MAX_RESET_BEFORE_ACCEPT: usize = 20;
+
+/// Streams that the gateway reset and still remembers, so that late frames are not an error; and how long.
+const MAX_RESET_REMEMBERED: usize = 32;
+const RESET_REMEMBERED: Duration = Duration::from_secs(1);
+
+/// Time for the last GOAWAY to be written, and time to read on so that it is not lost in a reset of the connection.
+const LAST_WRITE: Duration = Duration::from_millis(500);
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Bytes that are discarded meanwhile: what may be on its way. A client that sends more has no use for the reason.
+const LINGER_BYTES: usize = 4 << 20;
+
+/// Every limit that h2's server takes. `docs/ARCHITECTURE.md` (Bounds) lists them.
+fn options() -> H2Options {
+    let mut options = H2Options::new();
+    options
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(MAX_MALFORMED))
+        .max_pending_accept_reset_streams(MAX_RESET_BEFORE_ACCEPT)
+        .max_concurrent_reset_streams(MAX_RESET_REMEMBERED)
+        .reset_stream_duration(RESET_REMEMBERED);
+    options
+}
+
+/// Streams that are being served.
+struct Active {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+/// One stream that is being served.
+struct Guard(Arc<Active>);
+
+impl Guard {
+    fn new(active: &Arc<Active>) -> Self {
+        active.count.fetch_add(1, Ordering::Relaxed);
+        Guard(active.clone())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.none.notify_one();
+        }
+    }
+}
+
+impl Active {
+    /// Completes when no stream has been served for that long.
+    async fn idle(&self, longest: Duration) {
+        while self.count.load(Ordering::Relaxed) != 0 {
+            self.none.notified().await;
+        }
+        sleep(longest).await;
+    }
+}
+
+/// Times of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub handshake: Duration,
+    pub idle: Duration,
+}
+
+/// Serves one connection to its end. Returns whether it ended because of a flood of frames.
+pub async fn serve<A>(app: &Arc<A>, stream: Stream, flood: &Notify, times: Times, draining: &ShutdownWatch) -> bool
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let Ok(Ok(mut connection)) = timeout(times.handshake, handshake(stream, Some(options()))).await else {
+        return false;
+    };
+    let active = Arc::new(Active { count: AtomicUsize::new(0), none: Notify::new() });
+    let (mut shutdown, mut drains, mut malformed) = (draining.clone(), false, 0);
+    let mut flooded = false;
+    let mut end = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = flood.notified(), if !flooded => {
+                flooded = true;
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                end = Some(Instant::now() + LAST_WRITE);
+                continue;
+            }
+            _ = shutdown.changed(), if !drains => {
+                drains = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return flooded,
+            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+            // Started again with each stream that comes.
+            () = active.idle(times.idle) => return flooded,
+        };
+        match accepted {
+            Err(_) | Ok(None) => return flooded,
+            Ok(Some(H2Accept::Rejected)) => {
+                malformed += 1;
+                if malformed == MAX_MALFORMED {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    end = Some(Instant::now() + LAST_WRITE);
+                }
+            }
+            Ok(Some(H2Accept::Session(session))) => {
+                let (app, draining, guard) = (app.clone(), draining.clone(), Guard::new(&active));
+                tokio::spawn(async move {
+                    let _guard = guard;
+                    app.process_new_http(ServerSession::new_http2(session), &draining).await;
+                });
+            }
+        }
+    }
+}
+
+/// The watch over the frames of one connection, below h2.
+#[derive(Debug)]
+pub struct Watch {
+    frames: Frames,
+    flood: Arc<Notify>,
+    flooded: bool,
+    /// While the connection lingers after its last write.
+    linger: Option<Pin<Box<Sleep>>>,
+    discarded: usize,
+}
+
+impl Watch {
+    pub fn new(flood: Arc<Notify>) -> Self {
+        Watch { frames: Frames::new(clock::now()), flood, flooded: false, linger: None, discarded: 0 }
+    }
+
+    /// Whether a flood came: nothing more is to be read.
+    pub const fn is_flooded(&self) -> bool {
+        self.flooded
+    }
+
+    /// Counts what was read. False: it is a flood, which the accept loop ends.
+    pub fn read(&mut self, bytes: &[u8]) -> bool {
+        if self.frames.read(bytes, clock::now()).is_err() {
+            self.flooded = true;
+            self.flood.notify_one();
+        }
+        !self.flooded
+    }
+
+    pub fn wrote(&mut self, bytes: usize) {
+        self.frames.wrote(bytes);
+    }
+
+    /// Whether the last write is done.
+    pub const fn lingers(&self) -> bool {
+        self.linger.is_some()
+    }
+
+    /// Reads on and discards until the client closes, or for half a second. A connection that is closed with unread bytes is
+    /// reset, and the client loses what it has not read (RFC 9112 section 9.6).
+    pub fn poll_linger(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut sink = [0; 4096];
+        loop {
+            if self.discarded > LINGER_BYTES || linger.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut sink);
+            match ready!(pin!(&mut *stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => self.discarded += buffer.filled().len(),
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
