@@ -7,6 +7,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::key_path::key_path;
 use super::keys::{self, KEYS, Presence, TABLES};
 use super::problem::{Place, Problem, Wrong};
 
@@ -169,22 +170,25 @@ impl<'a> Given<'a> {
         self.problems.push(Problem::new(self.text.place(name.span().start), path, wrong));
     }
 
-    /// Problems so far that stand on a line that is no TOML go, and the errors of TOML itself come.
+    /// Drops the problems of lines that are not TOML, which the errors of the parser cause, and adds those errors.
     fn drop_what_broken_lines_cause(&mut self, errors: &[toml::de::Error]) {
+        let mut broken = Vec::new();
         for error in errors {
-            let place = self.text.place(error.span().map_or(0, |span| span.start));
+            let span = error.span().unwrap_or_default();
+            let place = self.text.place(span.start);
             self.broken_lines.extend(place.line());
             // `message` alone: `Display` would print the line, and with it whatever secret was put there.
-            let wrong = match error.message() {
-                "duplicate key" => Wrong::new("this key or table is there already", "write it once"),
-                message => Wrong::new(format!("not TOML: {message}"), ""),
-            };
-            self.problems.push(Problem::new(place, "", wrong));
+            broken.push(match error.message() {
+                "duplicate key" => {
+                    let wrong = Wrong::new("is defined twice", "remove one of the two definitions");
+                    Problem::new(place, key_path(self.text.text, &span), wrong)
+                }
+                message => Problem::new(place, "", Wrong::new(format!("not TOML: {message}"), "")),
+            });
         }
         let broken_lines = &self.broken_lines;
-        self.problems.retain(|problem| {
-            problem.key.is_empty() || problem.place.line().is_none_or(|line| !broken_lines.contains(&line))
-        });
+        self.problems.retain(|problem| problem.place.line().is_none_or(|line| !broken_lines.contains(&line)));
+        self.problems.extend(broken);
     }
 
     fn override_from(&mut self, name: &'a str, rest: &str, text: &'a str) {

@@ -8,6 +8,7 @@ mod address;
 mod check;
 mod explain;
 mod given;
+mod key_path;
 mod keys;
 mod kind;
 mod pattern;

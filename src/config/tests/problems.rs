@@ -46,7 +46,10 @@ access = "off"
         assert!(problem.to_string().starts_with(expected), "{problem}\nis not\n{expected}");
     }
     assert_eq!(lines.len(), expected.len() - 1 + 2, "{shown}");
-    assert!(lines.contains(&"config/gateway.toml:18: this key or table is there already; write it once"), "{shown}");
+    assert!(
+        lines.contains(&"config/gateway.toml:18: log.access: is defined twice; remove one of the two definitions"),
+        "{shown}"
+    );
     assert!(!shown.contains("is missing"), "{shown}");
 }
 
@@ -71,11 +74,23 @@ fn errors_of_toml_itself_have_lines_and_hide_nothing_else() {
 }
 
 #[test]
-fn duplicates_are_told_where_they_stand() {
-    for (extra, line) in [("[cache]\nttl = \"1s\"\nttl = \"2s\"", 3), ("[log]\n[cache]\n[log]", 3)] {
-        let problem = problem_of(extra);
-        assert!(problem.starts_with(&format!("gateway.toml:{line}: this key or table is there already")), "{problem}");
+fn duplicates_are_named_with_their_line() {
+    for (extra, starts) in [
+        ("[cache]\nttl = \"1s\"\nttl = \"2s\"", "gateway.toml:3: cache.ttl: is defined twice"),
+        ("[log]\n[cache]\n[log]", "gateway.toml:3: log: is defined twice"),
+        ("[server]\n[server.tls]\n[server.tls]", "gateway.toml:3: server.tls: is defined twice"),
+        ("cache.ttl = \"1s\"\ncache.ttl = \"2s\"", "gateway.toml:2: cache.ttl: is defined twice"),
+        ("cache = { ttl = \"1s\", ttl = \"2s\" }", "gateway.toml:1: cache.ttl: is defined twice"),
+        ("[[forward.redact]]\npath = \"/a\"\npath = \"/b\"", "gateway.toml:3: forward.redact.path: is defined twice"),
+        ("[[forward.redact]]\npath = \"/a\"\n[forward.redact]", "gateway.toml:3: forward.redact: is defined twice"),
+        ("[cache]\nttl = \"1s\"\n[log]\n[[cache]]", "gateway.toml:4: cache: is defined twice"),
+    ] {
+        let problems = problems_of(extra);
+        assert!(problems.iter().any(|problem| problem.starts_with(starts)), "{extra}: {problems:#?}");
     }
+    // The second definition of [upstream] is the one that `with` adds.
+    let problems = problems_of("upstream.url = \"https://a.example\"\n");
+    assert!(problems[0].starts_with("gateway.toml:3: upstream: is defined twice"), "{problems:#?}");
     let problem = problem_of("[redaction]\nroots = [\n\"a\",\n\"b\",\n\"a\"]");
     assert_eq!(problem, "gateway.toml:5: redaction.roots: \"a\" stands twice; write it once");
 }

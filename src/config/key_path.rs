@@ -1,0 +1,173 @@
+//! Which key stands at an offset of a TOML text. The parser names no key in its errors, and drops what is defined twice.
+
+use std::ops::Range;
+
+/// What encloses the current position.
+enum Scope {
+    /// The top of the file, or what follows a `[header]`: that header.
+    Table(String),
+    /// `{ … }`, the value of that key.
+    Inline(String),
+    /// `[ … ]`, the value of that key.
+    Array(String),
+}
+
+/// The path of the key whose name, or the last part of whose name, has that span; empty where there is none.
+pub(super) fn key_path(text: &str, span: &Range<usize>) -> String {
+    Scanner { text, at: 0, scopes: vec![Scope::Table(String::new())], key: String::new(), name_at: 0 }.find(span)
+}
+
+struct Scanner<'t> {
+    text: &'t str,
+    at: usize,
+    /// The innermost last.
+    scopes: Vec<Scope>,
+    /// The key whose value is being read; empty while a name is expected.
+    key: String,
+    /// Where the name that is being read began.
+    name_at: usize,
+}
+
+impl Scanner<'_> {
+    fn find(mut self, span: &Range<usize>) -> String {
+        while self.at < span.start {
+            let Some(&byte) = self.text.as_bytes().get(self.at) else { break };
+            match byte {
+                b'#' => self.skip_to(b"\n"),
+                b'"' | b'\'' => self.skip_string(byte),
+                b'\n' => self.end_line(),
+                b'=' if self.key.is_empty() => {
+                    self.key = names(&self.text[self.name_at..self.at]);
+                    self.at += 1;
+                }
+                b'[' if self.is_line_start() => {
+                    let end = self.text[self.at..].find(['\n', '#']).map_or(self.text.len(), |end| self.at + end);
+                    if end > span.start {
+                        let header = &self.text[self.at..end];
+                        return names(header.trim_start_matches('[').split(']').next().unwrap_or_default());
+                    }
+                    let header = self.text[self.at..end].trim_start_matches('[').split(']').next().unwrap_or_default();
+                    self.scopes = vec![Scope::Table(names(header))];
+                    self.at = end;
+                }
+                b'[' => self.open(Scope::Array),
+                b'{' => self.open(Scope::Inline),
+                b']' | b'}' => {
+                    if self.scopes.len() > 1 {
+                        self.key = "…".to_owned();
+                        self.scopes.pop();
+                    }
+                    self.at += 1;
+                }
+                b',' => {
+                    self.at += 1;
+                    self.begin_name();
+                }
+                _ => self.at += 1,
+            }
+        }
+        let name = names(self.text.get(self.name_at..span.end).unwrap_or_default());
+        let outer = self.scopes.iter().map(|scope| match scope {
+            Scope::Table(path) | Scope::Inline(path) | Scope::Array(path) => path.as_str(),
+        });
+        let parts: Vec<&str> = outer.chain([name.as_str()]).filter(|part| !part.is_empty()).collect();
+        parts.join(".")
+    }
+
+    fn is_line_start(&self) -> bool {
+        self.scopes.len() == 1 && self.key.is_empty() && self.text[self.name_at..self.at].trim().is_empty()
+    }
+
+    fn open(&mut self, scope: fn(String) -> Scope) {
+        self.scopes.push(scope(std::mem::take(&mut self.key)));
+        self.at += 1;
+        self.begin_name();
+    }
+
+    fn begin_name(&mut self) {
+        self.key.clear();
+        self.name_at = self.at;
+    }
+
+    /// A line ends a key and its value, except within brackets.
+    fn end_line(&mut self) {
+        self.at += 1;
+        match self.scopes.as_slice() {
+            [_] => self.begin_name(),
+            [.., Scope::Inline(_)] if self.key.is_empty() => self.name_at = self.at,
+            _ => {}
+        }
+    }
+
+    fn skip_to(&mut self, end: &[u8]) {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += memchr::memmem::find(rest, end).unwrap_or(rest.len());
+    }
+
+    /// A string of one line ends with its line, closed or not.
+    fn skip_string(&mut self, quote: u8) {
+        let bytes = self.text.as_bytes();
+        let triple = [quote; 3];
+        let is_multiline = bytes[self.at..].starts_with(&triple);
+        self.at += if is_multiline { 3 } else { 1 };
+        while let Some(&byte) = bytes.get(self.at) {
+            match byte {
+                b'\\' if quote == b'"' => self.at += 1,
+                b'\n' if !is_multiline => return,
+                _ if is_multiline && bytes[self.at..].starts_with(&triple) => {
+                    self.at += 3;
+                    return;
+                }
+                _ if byte == quote && !is_multiline => {
+                    self.at += 1;
+                    return;
+                }
+                _ => {}
+            }
+            self.at += 1;
+        }
+    }
+}
+
+/// A dotted name without blanks and quotes.
+fn names(text: &str) -> String {
+    let parts = text.split('.').map(|part| part.trim().trim_matches(['"', '\'']));
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The path of the key that `^` stands in front of.
+    fn at_mark(text: &str) -> String {
+        let start = text.find('^').unwrap();
+        let text = text.replacen('^', "", 1);
+        let end = text[start..].find([' ', '=', ']', '.']).map_or(text.len(), |end| start + end);
+        key_path(&text, &(start..end))
+    }
+
+    #[test]
+    fn key_paths_have_their_tables() {
+        for (text, path) in [
+            ("^a = 1", "a"),
+            ("[cache]\nttl = \"1s\"\n^ttl = \"2s\"", "cache.ttl"),
+            ("[cache] # [x]\n\"ttl\" = 1\n  ^ttl=2", "cache.ttl"),
+            ("cache.ttl = 1\ncache.^ttl = 2", "cache.ttl"),
+            ("[server.tls]\nlisten = [\n\"]\", # ]\n[\"[a]\"],\n]\n^listen = []", "server.tls.listen"),
+            ("[log]\n[cache]\n[^log]", "log"),
+            ("[server.tls]\n[server.^tls]", "server.tls"),
+            ("[[forward.redact]]\npath = \"a\"\n^path = \"b\"", "forward.redact.path"),
+            ("[[forward.redact]]\n[forward.^redact]", "forward.redact"),
+            ("upstream = { url = \"}\", ^url = 1 }", "upstream.url"),
+            ("[forward]\nredact = [{ path = 1 }, { path = 1, ^path = 2 }]", "forward.redact.path"),
+            ("a = \"\"\"\n[x]\n\"\"\"\n^b = 1", "b"),
+            ("a = '''\n[x]\n'''\n[y]\nc = 'it'\n^b = 1", "y.b"),
+            ("a = \"\\\"[x]\"\n[y]\n^b = 1", "y.b"),
+            ("a = \"open\n[y]\n^b = 1", "y.b"),
+            ("a = {\n  b = 1,\n  ^b = 2,\n}", "a.b"),
+        ] {
+            assert_eq!(at_mark(text), path, "{text}");
+        }
+    }
+}
