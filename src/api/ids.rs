@@ -37,6 +37,12 @@ impl EmployeeId {
         fits.then(|| EmployeeId(text.to_ascii_lowercase().into()))
     }
 
+    /// Reads 24 hexadecimal characters, which every employee of the API has. For an operator's input, where `null` or
+    /// `undefined` is the value of an unset variable.
+    pub fn parse_strict(text: &str) -> Option<Self> {
+        CustomerId::parse(text.as_bytes()).and_then(|_| Self::parse(text))
+    }
+
     /// The id in lower case.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -40,6 +40,55 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Answer = Response<Vec<u8>>;
 
+/// What a path names.
+#[derive(PartialEq, Eq)]
+enum Resource<'a> {
+    Live,
+    Ready,
+    Page,
+    Metrics,
+    Stats,
+    History,
+    Config,
+    Cache,
+    Customer(&'a str),
+    Employee(&'a str),
+    Reload,
+}
+
+impl<'a> Resource<'a> {
+    fn find(path: &'a str) -> Option<Self> {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        Some(match *segments.as_slice() {
+            ["livez"] => Resource::Live,
+            ["readyz"] => Resource::Ready,
+            [""] => Resource::Page,
+            ["metrics"] => Resource::Metrics,
+            ["stats"] => Resource::Stats,
+            ["stats", "history"] => Resource::History,
+            ["config"] => Resource::Config,
+            ["cache"] => Resource::Cache,
+            ["cache", "customers", id] => Resource::Customer(id),
+            ["cache", "employees", id] => Resource::Employee(id),
+            ["reload"] => Resource::Reload,
+            _ => return None,
+        })
+    }
+
+    /// The methods that it supports, as `Allow` lists them (RFC 9110 section 10.2.1).
+    const fn methods(&self) -> &'static str {
+        match self {
+            Resource::Cache | Resource::Customer(_) | Resource::Employee(_) => "DELETE",
+            Resource::Reload => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn allows(&self, method: &Method) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method.as_str())
+    }
+}
+
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Vec<u8>>) -> Answer {
     let body = body.into();
     let mut answer = Response::new(Vec::new());
@@ -73,20 +122,12 @@ impl Admin {
     }
 
     fn respond(&self, method: &Method, path: &str, host: Option<&str>, headers: &HeaderMap) -> Answer {
-        let get = matches!(*method, Method::GET | Method::HEAD);
-        match path {
-            "/livez" if get => return answer(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" if get => {
-                let bus_is_ready = self.current.load().bus.get().is_none_or(|bus| bus.is_ready());
-                return if self.lifecycle.is_ready() && bus_is_ready {
-                    answer(StatusCode::OK, TEXT, "ready\n")
-                } else {
-                    answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
-                };
-            }
-            _ => {}
+        let resource = Resource::find(path);
+        if let Some(health @ (Resource::Live | Resource::Ready)) = &resource {
+            return if health.allows(method) { self.health(health) } else { not_allowed(health.methods()) };
         }
-        if let Some(refused) = self.foreign(get, host, headers) {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if let Some(refused) = self.foreign(reads, host, headers) {
             return refused;
         }
         if !self.may(headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes)) {
@@ -98,28 +139,43 @@ impl Admin {
             refused.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
             return refused;
         }
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let delete = *method == Method::DELETE;
-        match segments.as_slice() {
-            [""] if get => page::page(),
-            ["metrics"] if get => self.metrics(),
-            ["stats"] if get => answer(StatusCode::OK, JSON, self.stats().to_string()),
-            ["stats", "history"] if get => answer(StatusCode::OK, JSON, self.history.json().to_string()),
-            ["config"] if get => answer(StatusCode::OK, TEXT, config::explain(&self.current.load().config)),
-            ["cache"] if delete => self.purge(Ok(Scope::All), json!("all")),
-            ["cache", "customers", id] if delete => {
+        match resource {
+            None => error(StatusCode::NOT_FOUND, "not_found", "No such page; GET / is a page that lists what there is"),
+            Some(resource) if !resource.allows(method) => not_allowed(resource.methods()),
+            Some(resource) => self.serve(&resource),
+        }
+    }
+
+    fn health(&self, resource: &Resource<'_>) -> Answer {
+        if *resource == Resource::Live {
+            return answer(StatusCode::OK, TEXT, "ok\n");
+        }
+        let bus_is_ready = self.current.load().bus.get().is_none_or(|bus| bus.is_ready());
+        if self.lifecycle.is_ready() && bus_is_ready {
+            answer(StatusCode::OK, TEXT, "ready\n")
+        } else {
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
+        }
+    }
+
+    fn serve(&self, resource: &Resource<'_>) -> Answer {
+        match *resource {
+            Resource::Live | Resource::Ready => self.health(resource),
+            Resource::Page => page::page(),
+            Resource::Metrics => self.metrics(),
+            Resource::Stats => answer(StatusCode::OK, JSON, self.stats().to_string()),
+            Resource::History => answer(StatusCode::OK, JSON, self.history.json().to_string()),
+            Resource::Config => answer(StatusCode::OK, TEXT, config::explain(&self.current.load().config)),
+            Resource::Cache => self.purge(Ok(Scope::All), json!("all")),
+            Resource::Customer(id) => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);
                 self.purge(scope.ok_or("A customer's id has 24 hexadecimal characters"), json!({"customer": id}))
             }
-            ["cache", "employees", id] if delete => {
-                let scope = EmployeeId::parse(id).map(Scope::Employee);
-                self.purge(scope.ok_or("An employee's id has letters and digits only"), json!({"employee": id}))
+            Resource::Employee(id) => {
+                let scope = EmployeeId::parse_strict(id).map(Scope::Employee);
+                self.purge(scope.ok_or("An employee's id has 24 hexadecimal characters"), json!({"employee": id}))
             }
-            ["reload"] if *method == Method::POST => self.reload(),
-            ["reload"] => not_allowed("POST"),
-            ["" | "metrics" | "stats" | "config"] | ["stats", "history"] => not_allowed("GET, HEAD"),
-            ["cache"] | ["cache", "customers" | "employees", _] => not_allowed("DELETE"),
-            _ => error(StatusCode::NOT_FOUND, "not_found", "No such page; GET / is a page that lists what there is"),
+            Resource::Reload => self.reload(),
         }
     }
 

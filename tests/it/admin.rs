@@ -163,11 +163,56 @@ fn what_is_stored_is_dropped_by_scope() {
 fn what_it_does_not_know_is_not_found() {
     let (_origin, gateway) = scene();
     gateway.admin().get("/nothing").send().assert_status(404);
-    let wrong = gateway.admin().post("/livez").body("").send();
-    assert!(matches!(wrong.status, 404 | 405), "{wrong:#?}");
-    let reading = gateway.admin().get("/cache").send();
-    assert!(matches!(reading.status, 404 | 405), "{reading:#?}");
     gateway.admin().get(P).send().assert_status(404);
+}
+
+#[test]
+fn other_methods_get_405_with_the_allowed_ones() {
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
+    let employee = employee_of("tok-a");
+    let paths = [
+        ("/livez", "GET, HEAD"),
+        ("/readyz", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/stats", "GET, HEAD"),
+        ("/stats/history", "GET, HEAD"),
+        ("/config", "GET, HEAD"),
+        ("/cache", "DELETE"),
+        (&format!("/cache/customers/{DUCK}"), "DELETE"),
+        (&format!("/cache/employees/{employee}"), "DELETE"),
+        ("/reload", "POST"),
+    ];
+    for (path, allowed) in paths {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"] {
+            let response = gateway.admin().call(method, path).bearer("tok-operator").send();
+            if allowed.split(", ").any(|listed| listed == method) {
+                assert_ne!(response.status, 405, "{method} {path}: {response:#?}");
+            } else {
+                assert_eq!(response.assert_status(405).header("allow"), Some(allowed), "{method} {path}");
+                assert!(method == "HEAD" || response.json()["error"]["code"] == "bad_request", "{response:#?}");
+            }
+        }
+    }
+    // Health checks need no token, whatever their method.
+    gateway.admin().post("/livez").send().assert_error(405, "bad_request");
+    gateway.admin().post("/readyz").send().assert_error(405, "bad_request");
+}
+
+#[test]
+fn a_purge_needs_an_id_of_24_hexadecimal_digits() {
+    let (_origin, gateway) = scene();
+    let id = "73469a52f4fd7f77ec7b28cc";
+    for kind in ["customers", "employees"] {
+        for wrong in ["null", "undefined", &id[1..], &format!("{id}0"), "g3469a52f4fd7f77ec7b28cc", "%7B%7D", ""] {
+            gateway.admin().delete(&format!("/cache/{kind}/{wrong}")).send().assert_error(400, "bad_request");
+        }
+        for right in [id.to_owned(), id.to_uppercase()] {
+            gateway.admin().delete(&format!("/cache/{kind}/{right}")).send().assert_status(200);
+        }
+    }
 }
 
 #[test]
