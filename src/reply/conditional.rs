@@ -8,14 +8,13 @@ pub fn if_none_match(headers: &HeaderMap, etag: &[u8]) -> bool {
     headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), etag))
 }
 
-/// The same, of the value of one field.
-pub fn names(mut list: &[u8], etag: &[u8]) -> bool {
-    if list.trim_ascii() == b"*" {
+/// The same, of the value of one field. Empty members of the list are ignored (RFC 9110 section 5.6.1).
+pub fn names(value: &[u8], etag: &[u8]) -> bool {
+    if value.trim_ascii() == b"*" {
         return true;
     }
-    loop {
-        list = list.trim_ascii_start();
-        list = list.strip_prefix(b",").unwrap_or(list).trim_ascii_start();
+    let mut list = skip_empty_members(value);
+    while !list.is_empty() {
         let opaque = list.strip_prefix(b"W/").unwrap_or(list);
         if opaque.first() != Some(&b'"') {
             return false;
@@ -24,8 +23,21 @@ pub fn names(mut list: &[u8], etag: &[u8]) -> bool {
         if &opaque[..end] == etag {
             return true;
         }
-        list = &opaque[end..];
+        let rest = opaque[end..].trim_ascii_start();
+        if !rest.is_empty() && rest[0] != b',' {
+            return false;
+        }
+        list = skip_empty_members(rest);
     }
+    false
+}
+
+/// What follows the commas and blanks at the start of a list.
+fn skip_empty_members(mut list: &[u8]) -> &[u8] {
+    while let [b',' | b' ' | b'\t', rest @ ..] = list {
+        list = rest;
+    }
+    list
 }
 
 #[cfg(test)]
@@ -44,6 +56,12 @@ mod tests {
         };
         for yes in ["\"abc\"", "W/\"abc\"", "*", "\"x\", \"abc\"", "\"a,b\",W/\"abc\" , \"y\"", " \"abc\" "] {
             assert!(asked(yes), "{yes}");
+        }
+        for yes in [",\"abc\"", ", ,\"abc\"", "\"x\",,\"abc\"", "\"x\", ,\t,\"abc\"", "\"abc\",", "\"abc\" , ,"] {
+            assert!(asked(yes), "{yes}");
+        }
+        for no in [",", "\"x\",,", "\"x\" \"abc\"", "*,"] {
+            assert!(!asked(no), "{no}");
         }
         for no in ["abc", "\"ab\"", "", "\"abc", "\"x\" \"", "x, \"abc\"", "\"*\"", "\"\"abc\"\""] {
             assert!(!asked(no), "{no}");
