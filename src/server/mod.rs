@@ -18,6 +18,7 @@ mod notify;
 mod pace;
 mod plain;
 mod proxy;
+mod random_ids;
 mod redacted;
 mod setup;
 mod signals;

@@ -1,7 +1,6 @@
 //! What the configuration decides for each request, and how a reload changes it: all or nothing. A request keeps to the
 //! setup that it began with.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -12,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
+use super::random_ids::RandomIds;
 use super::start::StartError;
 use crate::api::PathPattern;
 use crate::cluster::Bus;
@@ -58,8 +58,8 @@ pub struct Lasting {
     pub bus: OnceLock<Arc<Bus>>,
     /// Places for answers that are held to be redacted.
     pub held: Semaphore,
-    /// What request ids of this process begin with, drawn at random; numbers follow.
-    pub request_ids: u64,
+    /// Where request ids and the ids of spans come from.
+    pub ids: RandomIds,
 }
 
 /// What a request needs to know.
@@ -126,9 +126,9 @@ impl Setup {
         })
     }
 
-    /// A span's id, of the same numbers, spread so that they look nothing alike.
+    /// A new id of a span: 64 random bits.
     pub fn new_span(&self) -> u64 {
-        self.request_ids.wrapping_add(next_number().wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        (self.ids.next() >> 64) as u64
     }
 
     /// A new request id, of 32 hexadecimal digits.
@@ -140,25 +140,10 @@ impl Setup {
 
     /// The same, written to where there is room for it already.
     pub fn append_request_id(&self, text: &mut String) {
-        let number = u128::from(self.request_ids) << 64 | u128::from(next_number());
-        let digit = |shift: u32| char::from(b"0123456789abcdef"[(number >> shift) as usize & 0xf]);
+        let id = self.ids.next();
+        let digit = |shift: u32| char::from(b"0123456789abcdef"[(id >> shift) as usize & 0xf]);
         text.extend((0..32).rev().map(|place| digit(4 * place)));
     }
-}
-
-/// A number that no other request of this process has. Threads take them by the thousand, so that they seldom write to the
-/// same memory.
-fn next_number() -> u64 {
-    const BLOCK: u64 = 1000;
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    thread_local!(static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) });
-    let (mut next, mut end) = OWN.get();
-    if next == end {
-        next = NEXT.fetch_add(BLOCK, Ordering::Relaxed);
-        end = next + BLOCK;
-    }
-    OWN.set((next + 1, end));
-    next
 }
 
 fn rule_errors(errors: Vec<RuleError>) -> StartError {

@@ -22,6 +22,7 @@ use super::fleet::{self, Fleet};
 use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
 use super::proxy::Proxy;
+use super::random_ids::RandomIds;
 use super::redacted::MAX_HELD;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
@@ -138,7 +139,7 @@ pub fn run(
         metrics: metrics.clone(),
         bus: OnceLock::new(),
         held: Semaphore::new(MAX_HELD),
-        request_ids: getrandom::u64().map_err(environment)?,
+        ids: RandomIds::new().map_err(environment)?,
     });
     let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };
     let gateway = |policy| Gateway::new(&config, parts(policy));
