@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::problem::Wrong;
 use super::{RedisPlace, RedisUrl, UpstreamUrl};
@@ -157,13 +157,14 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
 }
 
-/// Reads a network (`10.0.0.0/8`) or a single address.
+/// Reads a network (`10.0.0.0/8`) or a single address. An IPv4-mapped one (`::ffff:10.0.0.0/104`) is the IPv4 network,
+/// since addresses of clients are compared in that form.
 pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(address));
+        return Ok(IpNet::from(address.to_canonical()));
     }
     match text.parse::<IpNet>() {
-        Ok(network) if network == network.trunc() => Ok(network),
+        Ok(network) if network == network.trunc() => Ok(unmapped(network)),
         Ok(network) => Err(Wrong::new(
             format!("{text:?} is an address inside a network"),
             format!("write {:?} or {:?}", network.trunc().to_string(), network.addr().to_string()),
@@ -173,6 +174,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
             r#"write e.g. "10.0.0.0/8" or "192.0.2.7""#,
         )),
     }
+}
+
+/// The IPv4 network of an IPv4-mapped one (RFC 4291 section 2.5.5.2); any other as it is.
+fn unmapped(network: IpNet) -> IpNet {
+    /// Length of `::ffff:0:0`, the prefix of mapped addresses.
+    const MAPPED: u8 = 96;
+    let IpNet::V6(mapped) = network else { return network };
+    let address = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(MAPPED));
+    let unmapped = address.and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    unmapped.map_or(network, IpNet::V4)
 }
 
 /// Reads an origin exactly as browsers write it in `Origin` (RFC 6454, section 6.2): `scheme://host[:port]`, lower case,
@@ -317,6 +328,11 @@ mod tests {
         assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(network("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
         assert_eq!(network("::1").unwrap().to_string(), "::1/128");
+        assert_eq!(network("::ffff:10.0.0.0/104").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(network("::ffff:192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
+        assert_eq!(network("::ffff:0:0/96").unwrap().to_string(), "0.0.0.0/0");
+        assert_eq!(network("::/0").unwrap().to_string(), "::/0");
+        assert!(network("::ffff:10.1.0.0/104").is_err());
         assert!(network("10.1.0.0/8").unwrap_err().right.contains(r#""10.0.0.0/8""#));
         for text in ["", "10.0.0.0/33", "private", "10.0.0"] {
             assert!(network(text).is_err(), "{text}");

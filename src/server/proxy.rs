@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -28,7 +28,7 @@ use crate::api::{
 };
 use crate::cache::Scope;
 use crate::config::ForwardRole;
-use crate::forward::{Hop, nominated, request_fields};
+use crate::forward::{Hop, joined_cookies, nominated, request_fields};
 use crate::gateway::Ask;
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Reply, is_preflight};
@@ -315,9 +315,9 @@ impl Proxy {
             authority: exchange.setup.peers.authority(),
             request_id: &exchange.request_id,
         };
-        let (fields, taken_away) = request_fields(&hop, &from.headers);
-        for name in taken_away {
-            request.remove_header(*name);
+        let (fields, removed) = request_fields(&hop, &from.headers);
+        for name in removed {
+            request.remove_header(&name);
         }
         for (name, value) in fields {
             request.insert_header(name, value)?;
@@ -328,6 +328,9 @@ impl Proxy {
                 request.remove_header(&TRACEPARENT);
                 request.remove_header(&TRACESTATE);
             }
+        }
+        if let Some(cookies) = joined_cookies(&request.headers) {
+            request.insert_header(COOKIE, cookies)?;
         }
         request.set_version(Version::HTTP_11);
         Ok(())

@@ -15,6 +15,7 @@ mod errors;
 mod every_change;
 mod fleet;
 mod forward;
+mod forwarded_fields;
 mod fresh;
 mod hit;
 mod hostile_callers;
