@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use http::{HeaderMap, Method, Version};
 use libfuzzer_sys::fuzz_target;
 use pingora_core::protocols::http::v1::server::HttpSession;
-use telecomx_gateway::api::{CustomerId, NormalPath, Query, credentials_agree, find_credential};
+use telecomx_gateway::api::{CustomerId, NormalPath, Protected, Query, credentials_agree, find_credential};
 
 /// What the modules below ask of their crate.
 mod api {
@@ -55,7 +55,7 @@ fn compare(bytes: &[u8]) {
     let headers = &request.headers;
     assert_eq!((&request.method, request.version), (&Method::GET, Version::HTTP_11));
     let path = std::str::from_utf8(request.raw_path()).expect("a path in ASCII");
-    let normal = NormalPath::parse(path, &[]).expect("no alias");
+    let normal = NormalPath::parse(path, Protected::default()).expect("no alias");
     let [customer, id, name] = normal.exact() else { panic!("three segments: {path}") };
     assert_eq!((customer.as_str(), name.as_str()), ("customer", "name"));
     assert_eq!(CustomerId::parse(id.as_bytes()), Some(plain.customer));

@@ -53,9 +53,10 @@ pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Protected;
 
     fn seen(method: Method, path: &str) -> Vec<String> {
-        let path = NormalPath::parse(path, &[]).unwrap();
+        let path = NormalPath::parse(path, Protected::default()).unwrap();
         changes(&method, &HeaderMap::new(), &path)
             .into_iter()
             .map(|change| match change {
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_method_override_makes_a_get_a_write() {
-        let path = NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", &[]).unwrap();
+        let path = NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", Protected::default()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("x-http-method-override", http::HeaderValue::from_static("DELETE"));
         assert_eq!(changes(&Method::GET, &headers, &path).len(), 1);

@@ -53,6 +53,8 @@ pub enum Refusal {
     AmbiguousCredential,
     ConnectionNominates,
     MalformedCredential,
+    PathTooLong,
+    TargetTooLong,
 }
 
 impl Refusal {
@@ -69,6 +71,8 @@ impl Refusal {
             Refusal::Framing => "The length of the request is ambiguous",
             Refusal::AmbiguousCredential => "The request holds two different credentials of one kind",
             Refusal::ConnectionNominates => "Connection must not name this field",
+            Refusal::PathTooLong => "The path is too long; at most 4096 bytes are read",
+            Refusal::TargetTooLong => "The request target is too long",
             Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
         }
     }
@@ -87,6 +91,8 @@ impl Refusal {
             Refusal::AmbiguousCredential => "ambiguous_credential",
             Refusal::ConnectionNominates => "connection_nominates",
             Refusal::MalformedCredential => "malformed_credential",
+            Refusal::PathTooLong => "path_too_long",
+            Refusal::TargetTooLong => "target_too_long",
         }
     }
 }
@@ -107,6 +113,9 @@ impl ApiError {
                 (StatusCode::UNAUTHORIZED, "invalid_token", "The token is not valid, please login")
             }
             ApiError::Blocked => (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level"),
+            ApiError::BadRequest(refusal @ (Refusal::PathTooLong | Refusal::TargetTooLong)) => {
+                (StatusCode::URI_TOO_LONG, "bad_request", refusal.message())
+            }
             ApiError::BadRequest(refusal) => (StatusCode::BAD_REQUEST, "bad_request", refusal.message()),
             ApiError::HeadTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

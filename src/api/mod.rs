@@ -6,8 +6,10 @@ mod change_log;
 mod changes;
 mod credential;
 mod error;
+pub(crate) mod folding;
 mod ids;
 mod path;
+mod readings;
 mod validation;
 
 pub use access::AccessLevel;
@@ -16,5 +18,5 @@ pub use changes::{Change, changes};
 pub use credential::{CredentialError, Token, credentials_agree, find_credential, holds_credential};
 pub use error::{ApiError, Refusal};
 pub use ids::{CustomerId, EmployeeId};
-pub use path::{NormalPath, PathError, PathPattern, Query, QueryError};
+pub use path::{MAX_PATH, NormalPath, PathError, PathPattern, Protected, Query, QueryError};
 pub use validation::{Identity, Validation, read_validation};

@@ -1,20 +1,27 @@
-//! How a path may be spelled, and what it means.
+//! How a path may be read, and which paths are refused because their readings differ.
 //!
-//! A path is judged by its *normal form*: percent-decoded until nothing changes, compatibility forms and letter case
-//! folded, `\` read as `/`, repeated slashes, `;parameters`, dot segments and a trailing slash gone. Where the normal form
-//! is protected but the path is not spelled plainly, the API might read it as the protected path while a plainer reader
-//! does not: such a path is refused, not guessed at.
+//! The API, or a proxy in front of it, may read a path in another way than the gateway: split it
+//! before or after decoding it, end it at a decoded `?`, take `\` for `/`, drop `;parameters`, dot
+//! segments, empty segments, blanks and invisible characters, or ignore letter case. A path that
+//! is *protected* in any such reading must be spelled so that all readings agree; otherwise it is
+//! refused. Every other path passes as it is. `readings.rs` enumerates the readings.
 
 use percent_encoding::percent_decode_str;
-use unicode_normalization::UnicodeNormalization;
 
 use super::error::Refusal;
+use super::folding::{Folded, fold};
+use super::ids::CustomerId;
+use super::readings::{Readings, Spelling, check_escapes};
+
+/// Longest path that is read, in bytes. The longest of the API's own, with a token in it, has about
+/// 4,150; longer ones exist only to make reading them expensive.
+pub const MAX_PATH: usize = 4 << 10;
 
 /// First segments under which only the plain spelling passes.
 const PROTECTED_ROOTS: [&str; 4] = ["customer", "employee", "auth", "log"];
 
 /// Paths whose meaning the gateway knows, in the API's own spelling; another letter case of them is an alias.
-const KNOWN_PATHS: [&[&str]; 10] = [
+const KNOWN_PATHS: [&[&str]; 12] = [
     &["customer", "*", "name"],
     &["auth", "login"],
     &["auth", "logout"],
@@ -25,15 +32,18 @@ const KNOWN_PATHS: [&[&str]; 10] = [
     &["employee", "*", "token", "*"],
     &["log", "changelog", "**"],
     &["log", "changeloglite"],
+    &["integration", "**", "customer", "*"],
+    &["integration", "**", "customer", "*", "sync"],
 ];
 
-/// Escapes within escapes deeper than this are refused: no honest path has them.
-const MAX_DECODE_ROUNDS: usize = 4;
+/// Those of them that are not below a protected root: paths that change a customer.
+const CHANGING: usize = 10;
 
 /// Why a path is refused.
 pub type PathError = Refusal;
 
-/// A path pattern: `/`-separated segments, `*` for one, `**` for any number of them.
+/// A path pattern: `/`-separated segments, `*` for one, `**` for any number of them, `name.*` for
+/// a name with any suffix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern(Vec<String>);
 
@@ -45,43 +55,107 @@ impl PathPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix('/').ok_or("a path pattern begins with /")?;
         let segments: Vec<String> = rest.split('/').map(str::to_owned).collect();
-        match segments.iter().find(|s| s.is_empty() || (s.contains('*') && *s != "*" && *s != "**")) {
+        let is_right = |segment: &str| {
+            let stem = segment.strip_suffix(".*").unwrap_or(segment);
+            matches!(segment, "*" | "**") || (!stem.is_empty() && !stem.contains('*'))
+        };
+        match segments.iter().find(|segment| !is_right(segment)) {
             Some(segment) if segment.is_empty() => Err("a path pattern has no empty segment".into()),
-            Some(segment) => Err(format!("`{segment}`: a segment is a word, `*` (one segment) or `**` (any number)")),
+            Some(segment) => {
+                Err(format!("`{segment}`: a segment is a name, `name.*`, `*` (one segment) or `**` (any number)"))
+            }
             None => Ok(PathPattern(segments)),
         }
     }
 
     /// Whether the segments are of this pattern; letter case matters.
     pub fn matches<S: AsRef<str>>(&self, segments: &[S]) -> bool {
-        matches(&self.0, segments, |a, b| a == b)
+        matches(&self.0, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq))
     }
 
     /// Whether some path of this shape is of this pattern, letter case aside; `*` in `shape` is any segment.
     pub fn may_match(&self, shape: &[&str]) -> bool {
-        matches(&self.0, shape, |a, b| b == "*" || a.eq_ignore_ascii_case(b))
+        matches(&self.0, shape, &|a, b| *b == "*" || word_is(a, b, str::eq_ignore_ascii_case))
     }
 
     fn matches_folded<S: AsRef<str>>(&self, segments: &[S]) -> bool {
-        matches(&self.0, segments, |a, b| a.eq_ignore_ascii_case(b))
+        matches_folded(&self.0, segments)
+    }
+
+    /// Whether it begins with `*` or `**`, so that it names no place of its own.
+    fn begins_with_wildcard(&self) -> bool {
+        self.0.first().is_some_and(|segment| segment.starts_with('*'))
     }
 }
 
-fn matches<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S], same: fn(&str, &str) -> bool) -> bool {
-    match (pattern.split_first(), segments.split_first()) {
-        (None, None) => true,
-        (Some((head, rest)), _) if head.as_ref() == "**" => {
-            matches(rest, segments, same)
-                || segments.split_first().is_some_and(|(_, tail)| matches(pattern, tail, same))
+/// Whether a segment is of one segment of a pattern.
+pub(super) fn word_is(word: &str, segment: &str, same: fn(&str, &str) -> bool) -> bool {
+    match word.strip_suffix(".*") {
+        _ if word == "*" => true,
+        None => same(word, segment),
+        Some(stem) => {
+            let (start, rest) = segment.split_at_checked(stem.len()).unwrap_or_default();
+            rest.starts_with('.') && same(stem, start)
         }
-        (Some((head, rest)), Some((segment, tail))) => {
-            (head.as_ref() == "*" || same(head.as_ref(), segment.as_ref())) && matches(rest, tail, same)
-        }
-        _ => false,
     }
 }
 
-/// A path in its normal form, beside its segments as they were spelled.
+fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -> bool {
+    matches(pattern, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq_ignore_ascii_case))
+}
+
+/// Whether the segments are of the pattern: two positions to go back to, so that the work is at
+/// most the product of the two lengths. `same` compares a word of the pattern with a segment.
+fn matches<P: AsRef<str>, S>(pattern: &[P], segments: &[S], same: &impl Fn(&str, &S) -> bool) -> bool {
+    let (mut at, mut segment) = (0, 0);
+    let mut back: Option<(usize, usize)> = None;
+    loop {
+        match pattern.get(at).map(AsRef::as_ref) {
+            Some("**") => {
+                at += 1;
+                back = Some((at, segment));
+                continue;
+            }
+            Some(word) if segments.get(segment).is_some_and(|segment| same(word, segment)) => {
+                (at, segment) = (at + 1, segment + 1);
+                continue;
+            }
+            None if segment == segments.len() => return true,
+            _ => {}
+        }
+        match back {
+            Some((after, from)) if from < segments.len() => {
+                back = Some((after, from + 1));
+                (at, segment) = (after, from + 1);
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// The paths on which only the plain spelling passes, beyond those that the API has.
+#[derive(Clone, Copy, Default)]
+pub struct Protected<'a> {
+    /// Paths that no client may use.
+    pub blocked: &'a [PathPattern],
+    /// Paths of redact rules.
+    pub redacted: &'a [PathPattern],
+}
+
+impl<'a> Protected<'a> {
+    /// The patterns that name a place: on a path of one, any other spelling is refused.
+    fn places(self) -> impl Iterator<Item = &'a PathPattern> {
+        let named = self.redacted.iter().filter(|pattern| !pattern.begins_with_wildcard());
+        self.blocked.iter().chain(named)
+    }
+
+    /// Redact rules such as `/**`, which name no place: every reading of a path must match, or none.
+    fn everywhere(self) -> impl Iterator<Item = &'a PathPattern> {
+        self.redacted.iter().filter(|pattern| pattern.begins_with_wildcard())
+    }
+}
+
+/// A path in its normal form, with its segments as they were spelled.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NormalPath {
     folded: Vec<String>,
@@ -90,45 +164,50 @@ pub struct NormalPath {
 }
 
 impl NormalPath {
-    /// Reads a raw path (without query) and refuses aliases of protected paths. `blocked`: patterns that are protected
-    /// beside those that the API has.
+    /// Reads a raw path (without query) and refuses it if a reading of it is protected and another
+    /// is not the same.
     ///
     /// # Errors
-    /// A broken percent-escape, a control character, bytes that are not UTF-8, an alias of a protected path.
-    pub fn parse(raw: &str, blocked: &[PathPattern]) -> Result<Self, PathError> {
+    /// A broken percent-escape, a control character, bytes that are not UTF-8, a path that is too
+    /// long, an alias of a protected path.
+    pub fn parse(raw: &str, protected: Protected<'_>) -> Result<Self, PathError> {
         if !raw.starts_with('/') || raw.contains('#') {
             return Err(if raw.contains('#') { Refusal::Fragment } else { Refusal::Malformed });
         }
-        let (path, protected) = if is_its_own_normal_form(raw) {
-            let folded: Vec<String> = raw.split('/').skip(1).map(str::to_owned).collect();
-            let protected = is_protected(&folded, blocked);
-            (NormalPath { folded, exact: None }, protected)
-        } else {
-            Self::fold(raw, blocked)?
-        };
-        if protected && !(is_plain(raw) && path.is_spelled_as_known(blocked)) {
-            return Err(Refusal::AliasPath);
+        if raw.len() > MAX_PATH {
+            return Err(Refusal::PathTooLong);
         }
+        if is_its_own_normal_form(raw) {
+            let folded: Vec<String> = raw.split('/').skip(1).map(str::to_owned).collect();
+            let path = NormalPath { folded, exact: None };
+            return if path.is_spelled_as_known(protected) { Ok(path) } else { Err(Refusal::AliasPath) };
+        }
+        let readings = Readings::of(raw)?;
+        let (folded, exact) = readings.normal_form();
+        let path = NormalPath { folded, exact: Some(exact) };
+        path.judge(raw, &readings, protected)?;
         Ok(path)
     }
 
-    /// Finds the normal form; and whether it, or a half-read form of the path, is protected.
-    fn fold(raw: &str, blocked: &[PathPattern]) -> Result<(Self, bool), PathError> {
-        check_escapes(raw)?;
-        let decoded = decode_fully(raw)?;
-        if decoded.chars().any(char::is_control) {
-            return Err(Refusal::ControlCharacter);
-        }
-        let folded_text = fold(&decoded);
-        // A wide `%` folds to one that a plainer reader decodes nothing after: no honest path has such an escape.
-        if !percent_decode_str(&folded_text).eq(folded_text.bytes()) {
-            return Err(Refusal::BrokenEscape);
-        }
-        let unresolved = segments(&folded_text);
-        let folded = resolve_dots(&unresolved);
-        let exact = resolve_dots(&segments(&decoded));
-        let protected = is_protected(&folded, blocked) || is_protected(&unresolved, blocked);
-        Ok((NormalPath { folded, exact: Some(exact) }, protected))
+    /// Refuses the path if a reading is protected and the readings differ.
+    fn judge(&self, raw: &str, readings: &Readings, protected: Protected<'_>) -> Result<(), PathError> {
+        let mut in_a_place = false;
+        let rules: Vec<&PathPattern> = protected.everywhere().collect();
+        let mut matched = vec![(false, true); rules.len()];
+        let is = |word: &str, segment: &Spelling<'_>| segment.is(word);
+        readings.for_each(|segments| {
+            in_a_place = in_a_place
+                || is_rooted(segments)
+                || KNOWN_PATHS[CHANGING..].iter().any(|known| matches(known, segments, &is))
+                || protected.places().any(|pattern| matches(&pattern.0, segments, &is));
+            for (rule, (any, all)) in rules.iter().zip(&mut matched) {
+                let matches = matches(&rule.0, segments, &is);
+                (*any, *all) = (*any || matches, *all && matches);
+            }
+        });
+        let agree = matched.iter().all(|(any, all)| any == all);
+        let plain = !in_a_place || (is_plain(raw) && self.segments_are_plain());
+        if agree && plain && self.is_spelled_as_known(protected) { Ok(()) } else { Err(Refusal::AliasPath) }
     }
 
     /// The segments of the normal form, letter case folded.
@@ -146,17 +225,22 @@ impl NormalPath {
         pattern.matches_folded(&self.folded)
     }
 
-    /// No known path, and no root, is spelled in another letter case, and no compatibility form stands for a delimiter
-    /// or for dots.
-    fn is_spelled_as_known(&self, blocked: &[PathPattern]) -> bool {
+    /// Whether every known path, root and pattern that the path is of is spelled as it is known.
+    fn is_spelled_as_known(&self, protected: Protected<'_>) -> bool {
         let exact = self.exact();
-        let segments =
-            self.exact.is_none() || exact.iter().map(|segment| fold(segment)).eq(self.folded.iter().cloned());
         let known = KNOWN_PATHS.iter().all(|known| {
-            !matches(known, &self.folded, |a, b| a.eq_ignore_ascii_case(b)) || matches(known, exact, |a, b| a == b)
+            !matches_folded(known, &self.folded) || matches(known, exact, &|a, b: &String| word_is(a, b, str::eq))
         });
-        let blocked = blocked.iter().all(|p| !p.matches_folded(&self.folded) || p.matches(exact));
-        segments && is_rooted(&self.folded) == is_rooted(exact) && known && blocked
+        let is_right = |pattern: &PathPattern| !self.is(pattern) || pattern.matches(exact);
+        is_rooted(&self.folded) == is_rooted(exact)
+            && known
+            && protected.blocked.iter().all(is_right)
+            && protected.redacted.iter().all(is_right)
+    }
+
+    /// Whether no segment holds a character that a reader drops or takes for a delimiter.
+    fn segments_are_plain(&self) -> bool {
+        self.exact().len() == self.folded.len() && self.exact().iter().all(|segment| is_plain_segment(segment))
     }
 }
 
@@ -165,54 +249,34 @@ fn is_rooted<S: AsRef<str>>(segments: &[S]) -> bool {
     segments.first().is_some_and(|root| PROTECTED_ROOTS.contains(&root.as_ref()))
 }
 
-fn is_protected<S: AsRef<str>>(segments: &[S], blocked: &[PathPattern]) -> bool {
-    is_rooted(segments) || blocked.iter().any(|pattern| pattern.matches_folded(segments))
-}
-
-/// Every `%` is followed by two hexadecimal digits.
-fn check_escapes(text: &str) -> Result<(), Refusal> {
-    let bytes = text.as_bytes();
-    memchr::memchr_iter(b'%', bytes)
-        .all(|at| bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)))
-        .then_some(())
-        .ok_or(Refusal::BrokenEscape)
-}
-
-fn decode_fully(raw: &str) -> Result<String, Refusal> {
-    let mut text = raw.to_owned();
-    for _ in 0..MAX_DECODE_ROUNDS {
-        let decoded = percent_decode_str(&text).decode_utf8().map_err(|_| Refusal::BrokenEscape)?;
-        if *decoded == *text {
-            return Ok(text);
-        }
-        text = decoded.into_owned();
+/// Whether a decoded segment is read in one way, letter case and compatibility forms aside.
+fn is_plain_segment(segment: &str) -> bool {
+    if segment.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return true;
     }
-    Err(Refusal::BrokenEscape)
-}
-
-/// Without compatibility forms and capital letters.
-fn fold(text: &str) -> String {
-    if text.is_ascii() { text.to_ascii_lowercase() } else { text.nfkc().collect::<String>().to_lowercase() }
-}
-
-/// The segments between slashes of either kind, without `;parameters` and without empty ones.
-fn segments(text: &str) -> Vec<&str> {
-    text.split(['/', '\\'])
-        .map(|segment| segment.split(';').next().unwrap_or_default())
-        .filter(|segment| !segment.is_empty())
-        .collect()
-}
-
-fn resolve_dots(segments: &[&str]) -> Vec<String> {
-    let mut resolved = Vec::with_capacity(segments.len());
-    for &segment in segments {
-        match segment {
-            "." => {}
-            ".." => drop(resolved.pop()),
-            _ => resolved.push(segment.to_owned()),
+    let is_blank = |character: char| fold(character) == Folded::Blank;
+    if segment.starts_with(is_blank) || segment.ends_with(is_blank) {
+        return false;
+    }
+    let (mut dots, mut dropped) = (true, false);
+    for character in segment.chars() {
+        match fold(character) {
+            Folded::Invisible => return false,
+            // Dots in a row are a dot segment in some form.
+            Folded::Text(text) => {
+                if text.iter().any(|byte| b"/\\;%?#".contains(byte)) {
+                    return false;
+                }
+                dots = dots && text.iter().all(|byte| *byte == b'.');
+            }
+            Folded::Mark | Folded::Blank => dropped = true,
+            Folded::Letter | Folded::Symbol => dots = false,
         }
     }
-    resolved
+    // A blank in the middle, or a combining mark, matters where the rest is an id.
+    let is_dropped = |character: char| matches!(fold(character), Folded::Mark | Folded::Blank);
+    let is_id = || CustomerId::parse(segment.replace(is_dropped, "").as_bytes()).is_some();
+    !(dots || (dropped && is_id()))
 }
 
 /// A path of small letters, digits, `-`, `_` and `/` that has no empty segments: nothing of it can be read in another way.
@@ -221,14 +285,14 @@ fn is_its_own_normal_form(raw: &str) -> bool {
     raw.bytes().all(allowed) && !raw.contains("//") && !raw.ends_with('/')
 }
 
-/// Spelled so that no reader can read it in another way, letter case aside.
+/// Whether the raw path has no second spelling of a delimiter, a dot segment or a plain character.
 fn is_plain(raw: &str) -> bool {
     let bytes = raw.as_bytes();
     let odd = raw.contains(['\\', ';']) || raw.contains("//") || (raw.len() > 1 && raw.ends_with('/'));
     let dots = raw.split('/').any(|segment| segment == "." || segment == "..");
     let needless_escape = memchr::memchr_iter(b'%', bytes).any(|at| {
         let escaped = percent_decode_str(&raw[at..at + 3]).next().unwrap_or_default();
-        escaped.is_ascii_alphanumeric() || b"/\\.;%-_~".contains(&escaped)
+        escaped.is_ascii_alphanumeric() || b"/\\.;%-_~?#".contains(&escaped)
     });
     !(odd || dots || needless_escape)
 }
@@ -242,19 +306,31 @@ pub struct Query<'a>(Option<&'a str>);
 pub struct QueryError;
 
 impl<'a> Query<'a> {
-    /// Takes the raw query, without its `?`.
+    /// Takes the raw query, without its `?`, and validates it.
+    ///
+    /// # Errors
+    /// As [`Query::validate`].
+    pub fn parse(raw: Option<&'a str>) -> Result<Self, Refusal> {
+        let query = Self::unvalidated(raw);
+        query.validate().map(|()| query)
+    }
+
+    /// Takes the raw query of a route on which the API alone interprets it.
+    pub fn unvalidated(raw: Option<&'a str>) -> Self {
+        Query(raw.filter(|raw| !raw.is_empty()))
+    }
+
+    /// Checks a query that the gateway interprets.
     ///
     /// # Errors
     /// A broken percent-escape, a control character escaped in a parameter's name or value.
-    pub fn parse(raw: Option<&'a str>) -> Result<Self, Refusal> {
-        let raw = raw.filter(|raw| !raw.is_empty());
-        if let Some(raw) = raw.filter(|raw| raw.contains('%')) {
-            check_escapes(raw)?;
-            if percent_decode_str(raw).any(|byte| byte == 0) {
-                return Err(Refusal::ControlCharacter);
-            }
+    pub fn validate(&self) -> Result<(), Refusal> {
+        let Some(raw) = self.0.filter(|raw| raw.contains('%')) else { return Ok(()) };
+        check_escapes(raw)?;
+        if percent_decode_str(raw).any(|byte| byte == 0) {
+            return Err(Refusal::ControlCharacter);
         }
-        Ok(Query(raw))
+        Ok(())
     }
 
     fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
@@ -308,10 +384,10 @@ mod tests {
     const ID: &str = "73469a52f4fd7f77ec7b28cc";
 
     fn parse(raw: &str) -> Result<NormalPath, Refusal> {
-        let blocked: Vec<PathPattern> = ["/tools/realtime", "/tools/realtime/**", "/porting/*/notify"]
-            .map(|p| PathPattern::parse(p).unwrap())
-            .into();
-        NormalPath::parse(raw, &blocked)
+        let pattern = |text: &str| PathPattern::parse(text).unwrap();
+        let blocked = ["/tools/realtime", "/tools/realtime/**", "/porting/*/notify"].map(pattern);
+        let redacted = ["/reseller/*/customers"].map(pattern);
+        NormalPath::parse(raw, Protected { blocked: &blocked, redacted: &redacted })
     }
 
     #[test]
@@ -363,8 +439,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_its_own_normal_form_is_read_as_the_long_way_reads_it() {
+    fn plain_path_is_read_as_the_long_way_reads_it() {
         let blocked = [PathPattern::parse("/porting/*/notify").unwrap()];
+        let protected = Protected { blocked: &blocked, redacted: &[] };
         for raw in [
             "/a",
             "/a/b-c/d_9",
@@ -376,13 +453,16 @@ mod tests {
             "/employee/x/token/y",
         ] {
             assert!(is_its_own_normal_form(raw), "{raw}");
-            let (long, protected) = NormalPath::fold(raw, &blocked).unwrap();
-            let refused = protected && !(is_plain(raw) && long.is_spelled_as_known(&blocked));
-            match NormalPath::parse(raw, &blocked) {
+            let readings = Readings::of(raw).unwrap();
+            let (folded, exact) = readings.normal_form();
+            let long = NormalPath { folded, exact: Some(exact) };
+            let refused = long.judge(raw, &readings, protected);
+            match NormalPath::parse(raw, protected) {
                 Ok(short) => {
-                    assert!(!refused && (short.folded(), short.exact()) == (long.folded(), long.exact()), "{raw}")
+                    assert_eq!(refused, Ok(()), "{raw}");
+                    assert_eq!((short.folded(), short.exact()), (long.folded(), long.exact()));
                 }
-                Err(_) => assert!(refused, "{raw}"),
+                Err(refusal) => assert_eq!(refused, Err(refusal), "{raw}"),
             }
         }
         for raw in
@@ -390,6 +470,106 @@ mod tests {
         {
             assert!(!is_its_own_normal_form(raw), "{raw}");
         }
+    }
+
+    #[test]
+    fn path_with_two_readings_of_which_one_is_protected_is_refused() {
+        for alias in [
+            // Split on raw slashes, and decoded afterwards.
+            "/porting/7%2Fx/notify",
+            "/porting/7%252Fx/notify",
+            "/porting/7%5Cx/notify",
+            "/porting/7\\x/notify",
+            "/porting/%2e/notify",
+            "/porting/./notify",
+            "/porting/x/../7/notify",
+            "/porting/%2e%2e/x/../notify",
+            "/porting/;x/notify",
+            "/porting/%E2%80%8B/notify",
+            "/porting/7%EF%BC%8Fx/notify",
+            "/reseller/7%2Fx/customers",
+            "/reseller/7/customers/",
+            "/reseller/7/x/../customers",
+            "/reseller//7/customers",
+            "/RESELLER/7/customers",
+            "/integration/also/customer/ID%2F/sync",
+            "/integration/also/x%2Fcustomer/ID/sync",
+            // Ended at a decoded delimiter.
+            "/tools/realtime%3F",
+            "/tools/realtime%23x/y",
+            "/tools/realtime%3Fx/..",
+            "/x%3F/../tools/realtime%3Fy",
+            "/tools/realtime%EF%BC%9F",
+            "/reseller/7/customers%3Fa=b",
+            "/customer/ID%3Fx",
+            "/auth/logout%23",
+            // Blanks and invisible characters.
+            "/tools/realtime%20",
+            "/tools/%20realtime",
+            "/tools%20/realtime",
+            "/tools/real%E2%80%8Btime",
+            "/tools/realtime%EF%BB%BF",
+            "/tools/realtime%C2%A0",
+            "/tools/realtime%E3%80%80",
+            "/customer%20/ID",
+            "/customer/ID%20",
+            "/customer/73469a52f4%20fd7f77ec7b28cc",
+            "/customer/%CC%81ID/name",
+            "/auth/logout%E2%81%A0",
+            "/%E2%80%8B/customer/ID",
+            // Letters that fold to ASCII.
+            "/tools/realt%C4%B1me",
+            "/auth/val%C4%B1dateToken",
+            "/employee/ID/to%E2%84%AAen/x",
+            "/tools/rea%E2%84%93time",
+            "/custome%CC%81r/ID",
+        ] {
+            let alias = alias.replace("ID", ID);
+            assert_eq!(parse(&alias), Err(Refusal::AliasPath), "{alias}");
+        }
+    }
+
+    #[test]
+    fn name_with_a_suffix_is_matched_by_its_pattern() {
+        let pattern = PathPattern::parse("/porting/*/notify.*/**").unwrap();
+        for (path, is) in [
+            ("/porting/7/notify.json", true),
+            ("/porting/7/notify.", true),
+            ("/porting/7/notify.json/x", true),
+            ("/porting/7/notify", false),
+            ("/porting/7/notifyx.json", false),
+            ("/porting/7/æøå", false),
+        ] {
+            let segments: Vec<&str> = path.split('/').skip(1).collect();
+            assert_eq!(pattern.matches(&segments), is, "{path}");
+        }
+        for wrong in ["/.*", "/a*", "/a*.*", "/***", "/a.**", "//"] {
+            assert!(PathPattern::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rule_for_every_path_refuses_no_spelling() {
+        let everywhere = ["/**"].map(|text| PathPattern::parse(text).unwrap());
+        let protected = Protected { blocked: &[], redacted: &everywhere };
+        for path in ["/", "/x/", "/x//y", "/x%2Fy", "/x/../y", "/x;y/z", "/%41%20", "/x%3Fy", "/X\\y"] {
+            assert!(NormalPath::parse(path, protected).is_ok(), "{path}");
+        }
+        let somewhere = ["/*/secrets"].map(|text| PathPattern::parse(text).unwrap());
+        let protected = Protected { blocked: &[], redacted: &somewhere };
+        for (path, passes) in [("/x/secrets", true), ("/x%2Fy/secrets", false), ("/x/secrets/", false), ("/x/y/", true)]
+        {
+            assert_eq!(NormalPath::parse(path, protected).is_ok(), passes, "{path}");
+        }
+    }
+
+    #[test]
+    fn path_longer_than_the_bound_is_refused() {
+        assert!(parse(&format!("/{}", "x".repeat(MAX_PATH - 1))).is_ok());
+        assert_eq!(parse(&format!("/{}", "x".repeat(MAX_PATH))), Err(Refusal::PathTooLong));
+        // Every kind of ambiguity at once.
+        let expensive = "/a%2Fb\\c;d%3Fe//.%2e/../%E2%80%8B/%255C/%252F".repeat(60);
+        assert_eq!(parse(&expensive), Err(Refusal::AliasPath));
     }
 
     #[test]
@@ -410,6 +590,14 @@ mod tests {
             "/customers/ID/name",
             "/socket.io/",
             "/customer/ID/other%20name",
+            "/customer/ID/note/%F0%9F%91%8D%20%E2%82%AC",
+            "/customer/ID/note/%E0%A4%B9%E0%A4%BF%E0%A4%A8",
+            "/reseller/S%C3%B8ren%20B/customers",
+            "/reseller/7%2Fx/other",
+            "/files/a%2Fcustomer%2Fb",
+            "/docs/customer/../readme",
+            "/search/what%3F",
+            "/x/%E2%80%8B",
         ] {
             let path = path.replace("ID", ID);
             assert!(parse(&path).is_ok(), "{path}: {:?}", parse(&path));
@@ -445,6 +633,7 @@ mod tests {
         assert_eq!(query("token=a&token=b").token(), Err(QueryError));
         assert!(query("token=a").is_plain() && query("").is_plain() && !query("token=a&x").is_plain());
         assert_eq!(query("a=1&token=x&b=%20").without_token(), "a=1&b=%20");
+        assert_eq!(Query::unvalidated(Some("q=100%")).validate(), Err(Refusal::BrokenEscape));
         assert!(Query::parse(Some("a=%")).is_err() && Query::parse(Some("a=%00")).is_err());
     }
 }

@@ -447,9 +447,10 @@ pub(super) const KEYS: &[Key] = &[
     default(
         "forward.blocked",
         Kind::List { of: &Kind::PathPattern, at_least: 0 },
-        r#"["/tools/realtime", "/tools/realtime/**", "/porting/*/notify", "/pbx/app/notification/send/callerid"]"#,
+        BLOCKED,
         "Paths that get 403: the API trusts them by address, and would trust everyone behind the gateway. `*` is one segment, \
-         `**` any number of them. Add what your API trusts by address.",
+         `**` any number of them, `name.*` a name with any suffix. Add what your API trusts by address, and what is below \
+         it.",
     ),
     required(
         "forward.redact.path",
@@ -583,6 +584,19 @@ pub(super) const KEYS: &[Key] = &[
         "Of the requests without a traceparent, the part that is exported. Of the others the caller's flag decides.",
     ),
 ];
+
+/// What the API trusts by address, with everything below and with any suffix: its handlers may match more than the path.
+const BLOCKED: &str = r#"[
+  "/tools/realtime",
+  "/tools/realtime/**",
+  "/tools/realtime.*/**",
+  "/porting/*/notify",
+  "/porting/*/notify/**",
+  "/porting/*/notify.*/**",
+  "/pbx/app/notification/send/callerid",
+  "/pbx/app/notification/send/callerid/**",
+  "/pbx/app/notification/send/callerid.*/**",
+]"#;
 
 const PUBLIC: &str = r#"[
   "**.enabled",

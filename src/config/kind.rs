@@ -266,7 +266,7 @@ impl Kind {
             Kind::Cookie => text("^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"),
             Kind::Member => text("^[^*{}.,]+$"),
             Kind::File | Kind::NamePattern | Kind::Selector => json!({ "type": "string", "minLength": 1 }),
-            Kind::PathPattern => text(r"^(/(\*|\*\*|[A-Za-z0-9._~!$&'()+,=:@-]+))+$"),
+            Kind::PathPattern => text(r"^(/(\*|\*\*|[A-Za-z0-9._~!$&'()+,=:@-]+(\.\*)?))+$"),
             Kind::Origin => text(r"^[a-z][a-z0-9+.-]*://[^/A-Z]+$"),
             Kind::Origins => json!({ "anyOf": [
                 { "const": "*" },

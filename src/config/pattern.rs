@@ -3,8 +3,8 @@
 
 use super::problem::Wrong;
 
-/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them) or stand for
-/// themselves. Nothing that a path in normal form cannot hold, or the pattern would never match.
+/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them), a name, or `name.*`
+/// (the name with any suffix). Nothing that a path in normal form cannot hold, or the pattern would never match.
 pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
     let fail =
         |wrong: &str| Err(Wrong::new(format!("{text:?} {wrong}"), r#"write e.g. "/customer/*/name" or "/log/**""#));
@@ -16,8 +16,14 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
             "*" | "**" => {}
             "" => return fail("has an empty segment or a trailing slash"),
             "." | ".." => return fail("has a dot segment, which no path in normal form has"),
-            _ if segment.contains('*') => return fail("mixes `*` with other characters in one segment"),
-            _ if !segment.bytes().all(is_plain_in_path) => {
+            _ => {}
+        }
+        let name = segment.strip_suffix(".*").unwrap_or(segment);
+        match name {
+            "*" | "**" => {}
+            "" => return fail("has a segment `.*` without a name before it"),
+            _ if name.contains('*') => return fail("mixes `*` with other characters in one segment"),
+            _ if !name.bytes().all(is_plain_in_path) => {
                 return fail("holds a character that does not stand for itself in a path");
             }
             _ => {}

@@ -4,6 +4,7 @@
 //! Source: RFC 9112 sections 2.2, 3, 5 and 6. Stricter than it allows recipients to be: no bare LF, no folding, one
 //! `Content-Length` or `chunked` and nothing else, no names that other readers take for another's (`X_Forwarded_For`).
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytes::{BufMut, BytesMut};
@@ -78,11 +79,11 @@ pub fn judge(head: &[u8]) -> Result<Passed, ApiError> {
     }
     let (host, chunked) = fields_agree(request.headers, minor)?;
     let origin_form = check_target(method, target, host)?;
-    let instead = origin_form.map(|path| {
+    let instead = origin_form.map(|target| {
         let mut rewritten = BytesMut::with_capacity(head.len());
         rewritten.put_slice(method.as_bytes());
         rewritten.put_u8(b' ');
-        rewritten.put_slice(path.as_bytes());
+        rewritten.put_slice(target.as_bytes());
         let rest = memchr::memmem::find(head, b" HTTP/").unwrap_or(head.len());
         rewritten.put_slice(&head[rest..]);
         rewritten
@@ -179,8 +180,11 @@ pub fn is_authority(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%".contains(b))
 }
 
-/// Checks the request target; gives the path where it came in absolute form.
-fn check_target<'a>(method: &str, target: &'a str, host: Option<&[u8]>) -> Result<Option<&'a str>, ApiError> {
+/// Longest target that the HTTP library behind this check accepts.
+pub const MAX_TARGET: usize = u16::MAX as usize - 1;
+
+/// Checks the request target; returns the origin form of one that came in absolute form.
+fn check_target<'a>(method: &str, target: &'a str, host: Option<&[u8]>) -> Result<Option<Cow<'a, str>>, ApiError> {
     let refuse = |refusal| Err(ApiError::BadRequest(refusal));
     if !target.bytes().all(|b| b.is_ascii_graphic()) {
         return refuse(Refusal::ControlCharacter);
@@ -188,21 +192,72 @@ fn check_target<'a>(method: &str, target: &'a str, host: Option<&[u8]>) -> Resul
     if target.contains('#') {
         return refuse(Refusal::Fragment);
     }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
-        return Ok(None);
+    let origin_form = if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        None
+    } else {
+        Some(origin_form(target, host)?)
+    };
+    check_origin_form(origin_form.as_deref().unwrap_or(target)).map_err(ApiError::BadRequest)?;
+    Ok(origin_form)
+}
+
+/// Checks that a target is what the HTTP library behind this check accepts, so that every refusal
+/// is the gateway's own.
+///
+/// # Errors
+/// A character that must be escaped, or too many of them.
+pub fn check_origin_form(target: &str) -> Result<(), Refusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if !target.bytes().all(|b| b.is_ascii_graphic())
+        || path.contains(['<', '>', '`'])
+        || query.contains(['"', '<', '>'])
+    {
+        return Err(Refusal::ControlCharacter);
     }
+    if target.len() > MAX_TARGET { Err(Refusal::TargetTooLong) } else { Ok(()) }
+}
+
+/// The origin form of an absolute-form target whose authority is that of `Host`. HTTP/1.0 requires
+/// no `Host` (RFC 9112 section 3.2.2).
+fn origin_form<'a>(target: &'a str, host: Option<&[u8]>) -> Result<Cow<'a, str>, ApiError> {
+    let refuse = |refusal| Err(ApiError::BadRequest(refusal));
     let Some((scheme, rest)) = target.split_once("://") else { return refuse(Refusal::Malformed) };
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return refuse(Refusal::OtherAuthority);
-    }
+    let default_port = match scheme {
+        _ if scheme.eq_ignore_ascii_case("http") => 80,
+        _ if scheme.eq_ignore_ascii_case("https") => 443,
+        _ => return refuse(Refusal::OtherAuthority),
+    };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '\\']).unwrap_or(rest.len()));
-    if !host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_bytes())) {
+    let wanted = Authority::parse(authority.as_bytes(), default_port);
+    let agrees = host.is_none_or(|host| Authority::parse(host, default_port) == wanted);
+    if wanted.is_none() || !agrees {
         return refuse(Refusal::OtherAuthority);
     }
-    match path {
-        "" => Ok(Some("/")),
-        path if path.starts_with('/') => Ok(Some(path)),
+    match path.bytes().next() {
+        Some(b'/') => Ok(Cow::Borrowed(path)),
+        // An empty path is `/` (RFC 9110 section 4.2.3).
+        None | Some(b'?') => Ok(Cow::Owned(format!("/{path}"))),
         _ => refuse(Refusal::Malformed),
+    }
+}
+
+/// Host and port of an authority.
+#[derive(PartialEq, Eq)]
+struct Authority {
+    host: String,
+    port: u16,
+}
+
+impl Authority {
+    /// Reads `host`, `host:` or `host:port`; an IPv6 address is in brackets.
+    fn parse(text: &[u8], default_port: u16) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok().filter(|text| is_authority(text.as_bytes()))?;
+        let (host, port) = match text.rfind(':').filter(|at| !text[*at..].contains(']')) {
+            Some(at) => (&text[..at], &text[at + 1..]),
+            None => (text, ""),
+        };
+        let port = if port.is_empty() { default_port } else { port.parse().ok()? };
+        (!host.is_empty()).then(|| Authority { host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -244,7 +299,37 @@ mod tests {
     fn an_absolute_target_of_the_same_host_becomes_a_path() {
         let rewritten = judged("GET http://a/x?y=%20 HTTP/1.1", HOST).unwrap().unwrap();
         assert_eq!(rewritten, "GET /x?y=%20 HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert!(judged("GET HTTP://A HTTP/1.1", HOST).unwrap().unwrap().starts_with("GET / HTTP/1.1"));
+        for (target, host, origin_form) in [
+            ("HTTP://A", "Host: a\r\n", "/"),
+            ("http://a:80/x", "Host: a\r\n", "/x"),
+            ("http://a/x", "Host: a:80\r\n", "/x"),
+            ("http://a:/x", "Host: a\r\n", "/x"),
+            ("https://a:443/x", "Host: A\r\n", "/x"),
+            ("http://a:8080/x", "Host: a:8080\r\n", "/x"),
+            ("http://a?x=1", "Host: a\r\n", "/?x=1"),
+            ("http://[::1]:80/x", "Host: [::1]\r\n", "/x"),
+        ] {
+            let rewritten = judged(&format!("GET {target} HTTP/1.1"), host).unwrap().unwrap();
+            assert!(rewritten.starts_with(&format!("GET {origin_form} HTTP/1.1\r\n")), "{target}: {rewritten}");
+        }
+        let rewritten = judged("GET http://b/x HTTP/1.0", "").unwrap().unwrap();
+        assert_eq!(rewritten, "GET /x HTTP/1.0\r\n\r\n");
+    }
+
+    #[test]
+    fn target_that_is_accepted_is_accepted_by_the_library() {
+        for byte in b'!'..=b'~' {
+            for (before, after) in [("/x", "y"), ("/x?q=", "y"), ("/x?", ""), ("/", "")] {
+                let target = format!("{before}{}{after}", char::from(byte));
+                let library = target.parse::<http::uri::PathAndQuery>().is_ok_and(|read| read.as_str() == target);
+                assert_eq!(check_target("GET", &target, None).is_ok(), library, "{target}");
+            }
+        }
+        for length in [MAX_TARGET - 1, MAX_TARGET, MAX_TARGET + 1, MAX_TARGET + 2] {
+            let target = format!("/?{}", "x".repeat(length - 2));
+            let library = target.parse::<http::uri::PathAndQuery>().is_ok();
+            assert_eq!(check_target("GET", &target, None).is_ok(), library, "{length}");
+        }
     }
 
     #[test]
@@ -253,6 +338,15 @@ mod tests {
             ("GET http://evil/ HTTP/1.1", HOST, Refusal::OtherAuthority),
             ("GET http://a@evil/ HTTP/1.1", HOST, Refusal::OtherAuthority),
             ("GET ftp://a/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET http://a:81/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET https://a/ HTTP/1.1", "Host: a:80\r\n", Refusal::OtherAuthority),
+            ("GET http://a:443/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET http://a:99999/ HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET http:///x HTTP/1.1", HOST, Refusal::OtherAuthority),
+            ("GET http://u@b/ HTTP/1.0", "", Refusal::OtherAuthority),
+            ("GET http://a\\x HTTP/1.1", HOST, Refusal::Malformed),
+            ("GET /x?q=\"y HTTP/1.1", HOST, Refusal::ControlCharacter),
+            ("GET /x<y HTTP/1.1", HOST, Refusal::ControlCharacter),
             ("GET * HTTP/1.1", HOST, Refusal::Malformed),
             ("GET a HTTP/1.1", HOST, Refusal::Malformed),
             ("GET /x#y HTTP/1.1", HOST, Refusal::Fragment),

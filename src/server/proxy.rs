@@ -24,7 +24,8 @@ use super::redacted::Veil;
 use super::setup::{Current, Setup};
 use super::wrapped::is_doubtful;
 use crate::api::{
-    AccessLevel, ApiError, Change, CustomerId, NormalPath, Query, Refusal, changes, credentials_agree, holds_credential,
+    AccessLevel, ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree,
+    holds_credential,
 };
 use crate::cache::Scope;
 use crate::config::ForwardRole;
@@ -100,22 +101,30 @@ impl Setup {
             return Err(ApiError::BadRequest(Refusal::ConnectionNominates));
         }
         let target = std::str::from_utf8(request.raw_path()).map_err(|_| ApiError::BadRequest(Refusal::Malformed))?;
+        head::check_origin_form(target).map_err(ApiError::BadRequest)?;
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let query = Query::parse(query).map_err(ApiError::BadRequest)?;
+        let query = Query::unvalidated(query);
         credentials_agree(&request.headers).map_err(ApiError::from)?;
         if path == "*" && request.method == Method::OPTIONS {
             record.route = Route::Forward;
             return Ok((Way::Forward(Vec::new(), None), query));
         }
-        let path = NormalPath::parse(path, &self.blocked).map_err(ApiError::BadRequest)?;
+        let protected = Protected { blocked: &self.blocked, redacted: &self.redacted };
+        let path = NormalPath::parse(path, protected).map_err(ApiError::BadRequest)?;
         if self.blocked.iter().any(|pattern| path.is(pattern)) {
             return Err(ApiError::Blocked);
         }
         record.route = Route::Forward;
-        let forward = || Way::Forward(changes(&request.method, &request.headers, &path), self.veil_rule(&path));
-        let [customer, id, name] = path.exact() else { return Ok((forward(), query)) };
-        let id = CustomerId::parse(id.as_bytes()).filter(|_| customer == "customer" && name == "name");
-        let Some(id) = id else { return Ok((forward(), query)) };
+        let (changes, rule) = (changes(&request.method, &request.headers, &path), self.veil_rule(&path));
+        let name_of = match path.exact() {
+            [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
+            _ => None,
+        };
+        if name_of.is_some() || rule.is_some() || !changes.is_empty() {
+            query.validate().map_err(ApiError::BadRequest)?;
+        }
+        let forward = || Way::Forward(changes, rule);
+        let Some(id) = name_of else { return Ok((forward(), query)) };
         let way = match request.method {
             Method::GET | Method::HEAD => {
                 record.route = Route::CustomerName;
@@ -292,7 +301,7 @@ impl Proxy {
         }
         let request = session.req_header();
         if status == StatusCode::UNAUTHORIZED
-            && let Ok(query) = Query::parse(request.uri.query())
+            && let query = Query::unvalidated(request.uri.query())
             && let Some((caller, _)) = gateway.caller_id(&request.headers, &query)
         {
             gateway.invalidate(&Scope::Caller(caller), "unauthorized");

@@ -66,6 +66,8 @@ pub struct Lasting {
 pub struct Setup {
     pub gateway: Arc<Gateway>,
     pub blocked: Vec<PathPattern>,
+    /// The paths of `veils`.
+    pub redacted: Vec<PathPattern>,
     /// Forwarded answers that are redacted, by path; the first that fits counts.
     pub veils: Vec<VeilRule>,
     pub trusted: TrustedProxies,
@@ -106,10 +108,12 @@ impl Setup {
         let server = &config.server;
         let blocked = config.forward.blocked.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
         let fast_path = server.fast_path && !blocked.iter().any(|path| path.may_match(&["customer", "*", "name"]));
+        let veils = config.forward.redact.iter().map(veil).collect::<Result<Vec<_>, StartError>>()?;
         Ok(Setup {
             blocked,
             fast_path,
-            veils: config.forward.redact.iter().map(veil).collect::<Result<_, StartError>>()?,
+            redacted: veils.iter().map(|rule| rule.path.clone()).collect(),
+            veils,
             trusted: TrustedProxies::new(server.trusted_proxies.clone()),
             cookie: config.identity.cookie.clone(),
             access: config.log.access,

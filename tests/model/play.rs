@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method};
 use parking_lot::Mutex;
-use telecomx_gateway::api::{self, CustomerId, EmployeeId, NormalPath, Query};
+use telecomx_gateway::api::{self, CustomerId, EmployeeId, NormalPath, Protected, Query};
 use telecomx_gateway::cache::{CallerIds, Scope};
 use telecomx_gateway::config::{self, Config};
 use telecomx_gateway::gateway;
@@ -165,7 +165,8 @@ impl Stage {
         };
         let headers = bearer(by);
         let query = Query::parse(None).expect("a query");
-        let changes = api::changes(&method, &headers, &NormalPath::parse(&path, &[]).expect("a plain path"));
+        let changes =
+            api::changes(&method, &headers, &NormalPath::parse(&path, Protected::default()).expect("a plain path"));
         let caller = node.gateway.caller_id(&headers, &query);
         let scopes = node.gateway.scopes(changes, caller, address(from)).await;
         // The first scope is the widest, and ends what the change is about; others hear of it by the number that it was told by.

@@ -112,7 +112,17 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(redaction.action, Action::Remove);
     assert_eq!(
         forward.blocked,
-        ["/tools/realtime", "/tools/realtime/**", "/porting/*/notify", "/pbx/app/notification/send/callerid"]
+        [
+            "/tools/realtime",
+            "/tools/realtime/**",
+            "/tools/realtime.*/**",
+            "/porting/*/notify",
+            "/porting/*/notify/**",
+            "/porting/*/notify.*/**",
+            "/pbx/app/notification/send/callerid",
+            "/pbx/app/notification/send/callerid/**",
+            "/pbx/app/notification/send/callerid.*/**",
+        ]
     );
     let rule = |path: &str, role| ForwardRedact { path: path.to_owned(), role, secret_names: vec![] };
     assert_eq!(

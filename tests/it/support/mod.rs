@@ -15,6 +15,7 @@ mod origin;
 mod ports;
 mod recorder;
 mod redis;
+pub mod routing;
 mod rules;
 mod wire;
 
