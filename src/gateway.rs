@@ -157,7 +157,7 @@ impl<T: Transport> Gateway<T> {
             cache,
             identities,
             metrics,
-            cors: Cors::new(config.cors.allowed_origins.clone()),
+            cors: Cors::new(&config.cors, &[]),
             generations,
             callers,
             flights,

@@ -38,7 +38,7 @@ impl Bench {
         Bench {
             cache: Arc::new(Cache::new(max_bytes, Duration::from_secs(86_400), |_, _| {})),
             policy: Policy::compile(&config.redaction.rules()).expect("sound rules"),
-            cors: Cors::new(config.cors.allowed_origins),
+            cors: Cors::new(&config.cors, &[]),
             callers: CallerIds::with_key([7; 32]),
             generations,
             employee,

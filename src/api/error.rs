@@ -19,6 +19,8 @@ pub enum ApiError {
     BadRequest(Refusal),
     /// The request head is larger than allowed.
     HeadTooLarge,
+    /// The request head did not arrive in time.
+    RequestTimeout,
     /// TRACE or CONNECT.
     MethodNotAllowed,
     /// More tokens to validate from one address than allowed.
@@ -55,6 +57,7 @@ pub enum Refusal {
     MalformedCredential,
     PathTooLong,
     TargetTooLong,
+    RequiresTls,
 }
 
 impl Refusal {
@@ -74,6 +77,7 @@ impl Refusal {
             Refusal::PathTooLong => "The path is too long; at most 4096 bytes are read",
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
+            Refusal::RequiresTls => "This port requires TLS: use https",
         }
     }
 
@@ -93,6 +97,7 @@ impl Refusal {
             Refusal::MalformedCredential => "malformed_credential",
             Refusal::PathTooLong => "path_too_long",
             Refusal::TargetTooLong => "target_too_long",
+            Refusal::RequiresTls => "requires_tls",
         }
     }
 }
@@ -122,6 +127,9 @@ impl ApiError {
                 "bad_request",
                 "The request head is too large or has too many fields",
             ),
+            ApiError::RequestTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request head did not arrive in time")
+            }
             ApiError::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here")
             }

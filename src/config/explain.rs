@@ -228,11 +228,13 @@ impl Page {
         self.item(
             "CORS",
             &match &cors.allowed_origins {
-                AllowedOrigins::Any => "any origin may read intercepted answers, without credentials".to_owned(),
+                AllowedOrigins::Any => {
+                    "any origin may read the gateway's own responses, without credentials".to_owned()
+                }
                 AllowedOrigins::Listed(origins) if origins.is_empty() => {
                     "no fields are added; preflights are forwarded".to_owned()
                 }
-                AllowedOrigins::Listed(origins) => format!("{} may read intercepted answers", list(origins)),
+                AllowedOrigins::Listed(origins) => format!("{} may read the gateway's own responses", list(origins)),
             },
         );
     }

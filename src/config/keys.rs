@@ -138,7 +138,7 @@ pub(super) const TABLES: &[Table] = &[
         doc: "Forwarded answers that are redacted below `redaction.reveal_to` as well; the first path that fits counts. \
               Writing one rule replaces all of the default ones, so repeat those that you keep. Not from the environment.",
     },
-    always("cors", "Web pages of other origins that may read intercepted answers."),
+    always("cors", "Web pages of other origins that may read the gateway's own responses."),
     Table {
         path: "cluster",
         presence: Presence::Optional,
@@ -476,7 +476,15 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Origins,
         "[]",
         "Origins as browsers send them, e.g. [\"https://app.example\"]; [\"*\"]: any, without credentials. []: no CORS fields, \
-         and preflights are forwarded like anything else.",
+         and preflights are forwarded like anything else. Every response that the gateway makes itself, errors included, has \
+         the CORS fields for these origins; responses of the API keep the API's.",
+    ),
+    default(
+        "cors.max_age",
+        SPAN,
+        "\"2h\"",
+        "How long a browser may keep the permission of a preflight. Chromium keeps it for 2h at most. Browsers ask once for \
+         each URL; with \"0s\" they ask before each request.",
     ),
     required(
         "cluster.url",

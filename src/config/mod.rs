@@ -267,6 +267,8 @@ pub enum ForwardRole {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cors {
     pub allowed_origins: AllowedOrigins,
+    /// How long a browser may keep the answer to a preflight.
+    pub max_age: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -141,7 +141,8 @@ impl<'g> Reader<'g> {
         let forward = Forward { blocked: self.get("forward.blocked"), redact };
         let origins: Vec<String> = self.get("cors.allowed_origins");
         let any = origins == ["*"];
-        let cors = Cors { allowed_origins: if any { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) } };
+        let allowed_origins = if any { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) };
+        let cors = Cors { allowed_origins, max_age: self.get("cors.max_age") };
         let cluster = self.cluster();
         let log = Log {
             format: self.word("log.format", self.values, &FORMATS),

@@ -1,76 +1,203 @@
-//! CORS for the intercepted request (the Fetch standard, "CORS protocol"), where the configuration lists origins.
+//! CORS for responses that the gateway makes itself (the Fetch standard, "CORS protocol"), where the configuration lists
+//! origins. Responses of the API keep the API's own fields.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderName, HeaderValue, ORIGIN,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderName, HeaderValue, ORIGIN,
 };
 use http::{HeaderMap, Method};
 
-use super::Value;
-use crate::config::AllowedOrigins;
+use super::{ALLOWED, Value};
+use crate::config::{self, AllowedOrigins};
 
-/// Which pages may read intercepted answers.
-pub struct Cors(AllowedOrigins);
+/// Fields that a page may read: all that the gateway sets itself, except those that the Fetch standard safelists and those
+/// that concern the connection.
+const EXPOSED: [&str; 9] =
+    ["Age", "Allow", "Cache-Status", "Date", "ETag", "Retry-After", "Vary", "WWW-Authenticate", "X-Request-Id"];
+
+/// Fields that a page may always send, so that a browser's cached preflight serves more requests.
+const PERMITTED: [&str; 9] = [
+    "Authorization",
+    "X-API-Key",
+    "If-None-Match",
+    "Cache-Control",
+    "Content-Type",
+    "Pragma",
+    "X-Request-Id",
+    "Traceparent",
+    "Tracestate",
+];
+
+/// Names of a preflight that are permitted beyond [`PERMITTED`]. A page sends a handful.
+const MAX_REQUESTED: usize = 64;
+
+/// Which pages may read the gateway's responses.
+pub struct Cors {
+    allowed: AllowedOrigins,
+    exposed: HeaderValue,
+    /// Seconds.
+    max_age: u64,
+}
+
+/// The permissions that a preflight gets.
+pub struct Preflight {
+    methods: &'static str,
+    /// Names of request fields.
+    fields: HeaderValue,
+}
+
+impl Preflight {
+    /// For the intercepted route, whose response depends on no field that the gateway does not know: any may be sent.
+    pub fn of_name(request: &HeaderMap) -> Self {
+        Preflight { methods: "GET, HEAD", fields: permitted(request) }
+    }
+
+    /// For a path on which the gateway answers each request itself, so that a page can read the error.
+    pub fn of_refused(request: &HeaderMap) -> Self {
+        Preflight { methods: ALLOWED, fields: permitted(request) }
+    }
+}
+
+/// The names that are always permitted, and those that are requested, are valid and are not among them.
+fn permitted(request: &HeaderMap) -> HeaderValue {
+    let mut names: Vec<String> = PERMITTED.map(str::to_owned).to_vec();
+    let requested = request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    let requested = requested.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    for name in requested.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
+        if names.len() == PERMITTED.len() + MAX_REQUESTED {
+            break;
+        }
+        if !names.iter().any(|permitted| permitted.eq_ignore_ascii_case(name.as_str())) {
+            names.push(name.as_str().to_owned());
+        }
+    }
+    HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("Authorization"))
+}
 
 /// Whether a request asks for permission, and nothing else.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-impl Cors {
-    pub fn new(allowed: AllowedOrigins) -> Self {
-        Cors(allowed)
-    }
+/// The origin of the page that sent a request; `None` if it states none or several.
+pub fn origin_of(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    origins.next().filter(|_| origins.next().is_none())
+}
 
-    /// No origin is allowed.
-    pub const fn off() -> Self {
-        Cors(AllowedOrigins::Listed(Vec::new()))
+/// The same, of a head of HTTP/1.1 that need not be complete or well formed. It only selects fields of the response for an
+/// origin that the configuration lists.
+pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
+    let mut origins = head.split(|&byte| byte == b'\n').filter_map(|line| {
+        let (name, value) = line.split_at_checked(ORIGIN.as_str().len() + 1)?;
+        let named = name.strip_suffix(b":").is_some_and(|name| name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()));
+        // Without its end, a line may be the start of another origin.
+        named.then_some(value.strip_suffix(b"\r")?.trim_ascii())
+    });
+    let origin = origins.next().filter(|_| origins.next().is_none());
+    origin.and_then(|origin| HeaderValue::from_bytes(origin).ok())
+}
+
+impl Cors {
+    /// `passed`: names of the API's fields that pass on the intercepted route.
+    pub fn new(config: &config::Cors, passed: &[String]) -> Self {
+        let names: Vec<&str> = EXPOSED.into_iter().chain(passed.iter().map(String::as_str)).collect();
+        let exposed = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("X-Request-Id"));
+        Cors { allowed: config.allowed_origins.clone(), exposed, max_age: config.max_age.as_secs() }
     }
 
     /// Whether any origin is allowed at all; if not, CORS is the API's own affair.
     pub fn is_on(&self) -> bool {
-        self.0 != AllowedOrigins::Listed(Vec::new())
+        self.allowed != AllowedOrigins::Listed(Vec::new())
     }
 
-    /// `Vary`: it names the origin where answers depend on it.
-    pub(super) fn vary(&self) -> Value<'static> {
-        Value::Text(if self.is_on() {
-            "Authorization, X-API-Key, Cookie, Origin"
-        } else {
-            "Authorization, X-API-Key, Cookie"
-        })
-    }
-
-    /// The fields that let the page at `origin` read an answer.
-    pub(super) fn answer_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
-        if self.allow(origin, put) {
-            put(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Text("Age, Cache-Status, ETag, X-Request-Id"));
+    /// Whether pages of that origin may read responses.
+    pub fn allows(&self, origin: &HeaderValue) -> bool {
+        match &self.allowed {
+            AllowedOrigins::Any => true,
+            AllowedOrigins::Listed(listed) => listed.iter().any(|listed| listed.as_bytes() == origin.as_bytes()),
         }
     }
 
-    /// The fields that let the page at `origin` ask; none for another origin.
-    pub(super) fn preflight_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
+    /// `Vary`: it names the origin where answers depend on it.
+    pub(super) fn vary(&self, is_preflight: bool) -> Value<'static> {
+        Value::Text(match (is_preflight, self.is_on()) {
+            (true, _) => "Origin, Access-Control-Request-Headers",
+            (false, true) => "Authorization, X-API-Key, Cookie, Origin",
+            (false, false) => "Authorization, X-API-Key, Cookie",
+        })
+    }
+
+    /// The fields that let the page at `origin` read a response.
+    pub(super) fn answer_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
         if self.allow(origin, put) {
-            put(&ACCESS_CONTROL_ALLOW_METHODS, Value::Text("GET, HEAD"));
-            let names =
-                "Authorization, X-API-Key, If-None-Match, Cache-Control, Pragma, X-Request-Id, Traceparent, Tracestate";
-            put(&ACCESS_CONTROL_ALLOW_HEADERS, Value::Text(names));
-            put(&ACCESS_CONTROL_MAX_AGE, Value::Text("600"));
+            put(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&self.exposed));
+        }
+    }
+
+    /// The fields that let the page at `origin` send a request; none for another origin.
+    pub(super) fn preflight_fields(
+        &self,
+        preflight: &Preflight,
+        origin: Option<&HeaderValue>,
+        put: &mut impl FnMut(&HeaderName, Value<'_>),
+    ) {
+        if self.allow(origin, put) {
+            put(&ACCESS_CONTROL_ALLOW_METHODS, Value::Text(preflight.methods));
+            put(&ACCESS_CONTROL_ALLOW_HEADERS, Value::Ready(&preflight.fields));
+            put(&ACCESS_CONTROL_MAX_AGE, Value::Number(self.max_age));
         }
     }
 
     /// With a list, the origin is named and cookies may come along; with `*`, neither.
     fn allow(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) -> bool {
-        let Some(origin) = origin else { return false };
-        match &self.0 {
-            AllowedOrigins::Any => put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Text("*")),
-            AllowedOrigins::Listed(listed) if listed.iter().any(|o| o.as_bytes() == origin.as_bytes()) => {
-                put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Ready(origin));
-                put(&ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Text("true"));
-            }
-            AllowedOrigins::Listed(_) => return false,
+        let Some(origin) = origin.filter(|origin| self.allows(origin)) else { return false };
+        if self.allowed == AllowedOrigins::Any {
+            put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Text("*"));
+        } else {
+            put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Ready(origin));
+            put(&ACCESS_CONTROL_ALLOW_CREDENTIALS, Value::Text("true"));
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requested_fields_are_permitted_if_valid_up_to_a_bound() {
+        let permitted_for = |requested: &str| {
+            let value = HeaderValue::from_str(requested).unwrap();
+            let headers = HeaderMap::from_iter([(ACCESS_CONTROL_REQUEST_HEADERS, value)]);
+            permitted(&headers).to_str().unwrap().to_owned()
+        };
+        let always = permitted(&HeaderMap::new()).to_str().unwrap().to_owned();
+        assert_eq!(permitted_for("authorization, content-type,,"), always);
+        assert_eq!(permitted_for("Sentry-Trace,baggage"), format!("{always}, sentry-trace, baggage"));
+        assert_eq!(permitted_for("a b, c\"d, x@y, ok, OK"), format!("{always}, ok"));
+        let many: Vec<String> = (0..1000).map(|number| format!("x-{number}")).collect();
+        assert_eq!(permitted_for(&many.join(",")).split(", ").count(), PERMITTED.len() + MAX_REQUESTED);
+    }
+
+    #[test]
+    fn an_origin_is_read_from_a_broken_head() {
+        let origin = |head: &str| origin_in(head.as_bytes()).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(
+            origin("GET / HTTP/1.1\r\norigin:  https://a.example \r\nHost").as_deref(),
+            Some("https://a.example")
+        );
+        assert_eq!(origin("\0\r\nOrigin: https://a.example\r\nX"), Some("https://a.example".to_owned()));
+        for none in [
+            "",
+            "Origin: https://a.exam",
+            "X-Origin: https://a.example\r\n",
+            "Origin : https://a.example\r\n",
+            "Origin: https://a.example\r\nOrigin: https://b.example\r\n",
+        ] {
+            assert_eq!(origin(none), None, "{none:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use http::header::{
 
 pub use cache_status::{CacheStatus, Forwarded};
 pub use conditional::{if_none_match, names};
-pub use cors::{Cors, is_preflight};
+pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of};
 pub use value::Value;
 
 use crate::api::ApiError;
@@ -138,7 +138,7 @@ pub enum Content {
     NotModified(Representation),
     Error(ApiError),
     /// The answer to a CORS preflight.
-    Preflight,
+    Preflight(Preflight),
 }
 
 impl From<ApiError> for Reply {
@@ -147,18 +147,19 @@ impl From<ApiError> for Reply {
     }
 }
 
-impl Reply {
-    /// The answer to a preflight, whose fields are those of CORS.
-    pub const fn preflight() -> Self {
-        Reply { content: Content::Preflight, cache_status: None, age: None }
+impl From<Preflight> for Reply {
+    fn from(preflight: Preflight) -> Self {
+        Reply { content: Content::Preflight(preflight), cache_status: None, age: None }
     }
+}
 
+impl Reply {
     pub fn status(&self) -> StatusCode {
         match &self.content {
             Content::Whole(representation) => representation.status(),
             Content::NotModified(_) => StatusCode::NOT_MODIFIED,
             Content::Error(error) => error.status(),
-            Content::Preflight => StatusCode::NO_CONTENT,
+            Content::Preflight(_) => StatusCode::NO_CONTENT,
         }
     }
 
@@ -175,7 +176,7 @@ impl Reply {
         match &self.content {
             Content::Whole(representation) => Bytes::from_owner(Body(representation.clone())),
             Content::Error(error) => error.body().into(),
-            Content::NotModified(_) | Content::Preflight => Bytes::new(),
+            Content::NotModified(_) | Content::Preflight(_) => Bytes::new(),
         }
     }
 
@@ -183,7 +184,7 @@ impl Reply {
     pub fn stored_body(&self) -> &[u8] {
         match &self.content {
             Content::Whole(representation) => representation.body(),
-            Content::NotModified(_) | Content::Error(_) | Content::Preflight => &[],
+            Content::NotModified(_) | Content::Error(_) | Content::Preflight(_) => &[],
         }
     }
 
@@ -210,7 +211,7 @@ impl Reply {
                     _ => {}
                 }
             }
-            Content::Preflight => {}
+            Content::Preflight(_) => {}
         }
         if let Some(age) = self.age {
             put(&AGE, Value::Number(age));
@@ -219,9 +220,9 @@ impl Reply {
             put(&CACHE_STATUS, Value::Status(status));
         }
         put(&CACHE_CONTROL, Value::Text(PRIVATE));
-        put(&VARY, cors.vary());
-        match self.content {
-            Content::Preflight => cors.preflight_fields(origin, &mut put),
+        put(&VARY, cors.vary(matches!(self.content, Content::Preflight(_))));
+        match &self.content {
+            Content::Preflight(preflight) => cors.preflight_fields(preflight, origin, &mut put),
             _ => cors.answer_fields(origin, &mut put),
         }
     }

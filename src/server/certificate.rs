@@ -124,6 +124,11 @@ impl Certificate {
         files.map(stamp).collect()
     }
 
+    /// Counts a connection that ended before its handshake.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.metrics.handshake_failed(reason);
+    }
+
     /// Does the handshake; `None`: it failed, or took too long.
     pub async fn handshake(&self, stream: Wrapped, longest: Duration) -> Option<Stream> {
         let acceptor = self.shown.load_full();

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use http::Method;
+use http::header::{DATE, HeaderName, HeaderValue};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -26,8 +28,10 @@ use super::lane::{Lane, Taken};
 use super::setup::{Current, Limits};
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
-use crate::reply::{Cors, Reply};
+use crate::reply::{Reply, origin_in, origin_of};
 use crate::telemetry::Record;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The first bytes of HTTP/2 (RFC 9113 section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -69,6 +73,8 @@ enum Head {
     Http1(usize),
     Http2,
     Refused(ApiError),
+    /// A part of a head. It is recorded, and the connection closes without a response.
+    TimedOut,
     /// Nothing to answer: the caller left, or idled for too long.
     Gone,
 }
@@ -80,9 +86,21 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     }
 
     /// The connection in plain: as it is, or within TLS. `None`: there was no handshake, or not in time.
-    async fn in_plain(&self, stream: Stream, tls: Option<&Certificate>) -> Option<Stream> {
+    /// An HTTP request without TLS is answered with 400.
+    async fn in_plain(&self, mut stream: Stream, tls: Option<&Certificate>) -> Option<Stream> {
         let Some(certificate) = tls else { return Some(stream) };
-        certificate.handshake(Wrapped::plain(stream), self.current.load().limits.header_timeout).await
+        let deadline = Instant::now() + self.current.load().limits.header_timeout;
+        let mut read = BytesMut::with_capacity(READ);
+        // What fails or ends here fails in the handshake too, which counts why.
+        let _ = timeout_at(deadline.into(), stream.read_buf(&mut read)).await;
+        // Methods begin with a letter, records of TLS do not (RFC 8446 section 5.1).
+        if read.first().is_some_and(u8::is_ascii_uppercase) {
+            certificate.handshake_failed("protocol");
+            self.refuse(stream, ApiError::BadRequest(Refusal::RequiresTls), &read).await;
+            return None;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        certificate.handshake(Wrapped::rewound(stream, read), left).await
     }
 
     fn max_connections(&self) -> usize {
@@ -132,23 +150,86 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.header_timeout);
             match timeout_at(deadline.into(), stream.read_buf(buffer)).await {
                 Ok(Ok(1..)) => {}
+                // The start of an HTTP/2 preface is no request yet, and an empty line neither.
+                Err(_) if !H2_PREFACE.starts_with(buffer) => return Head::TimedOut,
                 _ => return Head::Gone,
             }
         }
     }
 
-    /// Answers without a session, and ends the connection so that the answer arrives.
-    async fn refuse(&self, mut stream: Stream, error: ApiError) {
-        let started = Instant::now();
-        let mut record = Record::begin(started);
-        let reply = Reply::from(error);
+    /// Answers a connection beyond the limit with 503, in the protocol that it speaks. The request is awaited for
+    /// [`LINGER`], since protocol and origin are in its head; then the 503 is sent without it.
+    async fn turn_away(&self, mut stream: Stream) {
+        let deadline = Instant::now() + LINGER;
+        let mut head = BytesMut::with_capacity(READ);
+        loop {
+            let read = timeout_at(deadline.into(), stream.read_buf(&mut head)).await;
+            if head.starts_with(H2_PREFACE) {
+                return self.refuse_http2(stream, head, ApiError::Unavailable).await;
+            }
+            let more = matches!(read, Ok(Ok(1..))) && head.len() < 4 * READ;
+            if !more || (head::end(&head).is_some() && !H2_PREFACE.starts_with(&head)) {
+                return self.refuse(stream, ApiError::Unavailable, &head).await;
+            }
+        }
+    }
+
+    /// The record of a request that the connection layer refuses.
+    fn refused(&self, error: ApiError, reply: &Reply, method: Option<Method>) -> Record {
+        let mut record = Record::begin(Instant::now());
         record.status = reply.status();
         record.error = Some(error);
+        record.request_id = self.current.load().new_request_id();
+        record.body_bytes = reply.body().len();
+        record.method = method.unwrap_or(record.method);
+        record
+    }
+
+    fn end(&self, record: &Record) {
         let setup = self.current.load();
-        record.request_id = setup.new_request_id();
+        if self.side == Side::Public {
+            record.end(&setup.gateway.metrics, setup.access);
+        }
+    }
+
+    /// Answers the first request of an HTTP/2 connection with an error, and ends the connection.
+    async fn refuse_http2(&self, stream: Stream, read: BytesMut, error: ApiError) {
+        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(Arc::default())));
+        http2::refuse(stream, LINGER, |request| {
+            let reply = Reply::from(error);
+            let mut record = self.refused(error, &reply, Some(request.method.clone()));
+            let mut response = http::Response::new(());
+            *response.status_mut() = reply.status();
+            let headers = response.headers_mut();
+            reply.fields(&self.current.load().gateway.cors, origin_of(&request.headers), |name, value| {
+                headers.insert(name, value.to_header());
+            });
+            headers.extend(HeaderValue::try_from(&record.request_id).map(|id| (X_REQUEST_ID, id)));
+            headers.insert(DATE, get_cached_date());
+            let body = if request.method == Method::HEAD { Bytes::new() } else { reply.body() };
+            record.body_bytes = body.len();
+            self.end(&record);
+            (response, body)
+        })
+        .await;
+    }
+
+    /// Records a request whose head did not arrive in time; no response is sent.
+    fn record_timeout(&self, head: &[u8]) {
+        let error = ApiError::RequestTimeout;
+        let record = self.refused(error, &Reply::from(error), method_of(head));
+        self.end(&Record { body_bytes: 0, ..record });
+    }
+
+    /// Answers without a session, and ends the connection so that the answer arrives. `head`: what was read of the
+    /// request.
+    async fn refuse(&self, mut stream: Stream, error: ApiError, head: &[u8]) {
+        let reply = Reply::from(error);
+        let record = self.refused(error, &reply, method_of(head));
+        let origin = if self.side == Side::Public { origin_in(head) } else { None };
         let mut answer = Vec::new();
         answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
-        reply.fields(&Cors::off(), None, |name, value| {
+        reply.fields(&self.current.load().gateway.cors, origin.as_ref(), |name, value| {
             answer.extend_from_slice(name.as_str().as_bytes());
             answer.extend_from_slice(b": ");
             value.append_to(&mut answer);
@@ -160,10 +241,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         answer.extend_from_slice(get_cached_date().as_bytes());
         answer.extend_from_slice(b"\r\n\r\n");
         answer.extend_from_slice(&reply.body());
-        if self.side == Side::Public {
-            record.end(&setup.gateway.metrics, setup.access);
-        }
-        let deadline = started + LINGER;
+        self.end(&record);
+        let deadline = record.started + LINGER;
         let _ = timeout_at(deadline.into(), async {
             stream.write_all(&answer).await?;
             stream.flush().await?;
@@ -184,8 +263,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     }
 }
 
+/// The method that a head begins with, which need not be complete or well formed.
+fn method_of(head: &[u8]) -> Option<Method> {
+    head.split(|&byte| byte == b' ').next().and_then(|name| Method::from_bytes(name).ok())
+}
+
 /// What is passed on of a head and what came behind it; and the watch over the chunked body that follows, if one does.
-fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Result<(BytesMut, Option<Chunks>), ApiError> {
+fn judged(limits: Limits, buffer: &mut BytesMut, end: usize) -> Result<(BytesMut, Option<Chunks>), ApiError> {
     if end > limits.max_header_bytes {
         return Err(ApiError::HeadTooLarge);
     }
@@ -194,11 +278,12 @@ fn judged(limits: Limits, mut buffer: BytesMut, end: usize) -> Result<(BytesMut,
     if chunks.as_mut().is_some_and(|chunks| chunks.read(&buffer[end..]).is_err()) {
         return Err(ApiError::BadRequest(Refusal::Framing));
     }
+    let mut passed_on = std::mem::take(buffer);
     if let Some(mut instead) = passed.instead {
-        instead.extend_from_slice(&buffer.split_off(end));
-        buffer = instead;
+        instead.extend_from_slice(&passed_on.split_off(end));
+        passed_on = instead;
     }
-    Ok((buffer, chunks))
+    Ok((passed_on, chunks))
 }
 
 /// A connection, counted as long as it lives.
@@ -227,7 +312,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             // Those who are told why are counted apart, or a flood of them would keep the others out.
             if let Some(_counted) = Counted::below(&self.turned_away, MAX_TURNED_AWAY) {
                 let stream = self.in_plain(stream, tls).await?;
-                self.refuse(stream, ApiError::Unavailable).await;
+                self.turn_away(stream).await;
             }
             return None;
         };
@@ -248,7 +333,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     return None;
                 }
                 Head::Refused(error) => {
-                    self.refuse(stream, error).await;
+                    self.refuse(stream, error, &buffer).await;
+                    return None;
+                }
+                Head::TimedOut => {
+                    self.record_timeout(&buffer);
                     return None;
                 }
                 Head::Gone => return None,
@@ -269,10 +358,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     Taken::Declined => {}
                 }
             }
-            let (passed, chunks) = match judged(limits, std::mem::take(&mut buffer), end) {
+            let (passed, chunks) = match judged(limits, &mut buffer, end) {
                 Ok(passed) => passed,
                 Err(error) => {
-                    self.refuse(stream, error).await;
+                    self.refuse(stream, error, &buffer).await;
                     return None;
                 }
             };

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use h2::Reason;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -111,6 +112,27 @@ impl Active {
 pub struct Times {
     pub handshake: Duration,
     pub idle: Duration,
+}
+
+/// Answers the first request of a connection with what `response` makes, and ends the connection. Takes `longest` at most.
+pub async fn refuse(
+    stream: Stream,
+    longest: Duration,
+    response: impl FnOnce(&http::request::Parts) -> (http::Response<()>, Bytes),
+) {
+    let _ = timeout(longest, async {
+        let mut connection = handshake(stream, Some(options())).await.ok()?;
+        let (request, mut responder) = connection.accept().await?.ok()?;
+        let (response, body) = response(&request.into_parts().0);
+        let mut sender = responder.send_response(response, body.is_empty()).ok()?;
+        if !body.is_empty() {
+            sender.send_data(body, true).ok()?;
+        }
+        connection.graceful_shutdown();
+        while connection.accept().await.is_some() {}
+        Some(())
+    })
+    .await;
 }
 
 /// Serves one connection to its end. Returns whether it ended because of a flood of frames.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -32,7 +32,7 @@ use crate::config::ForwardRole;
 use crate::forward::{Hop, joined_cookies, nominated, request_fields};
 use crate::gateway::Ask;
 use crate::redact::Policy;
-use crate::reply::{CacheStatus, Reply, is_preflight};
+use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of};
 use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
 use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, is_framed_plainly};
 
@@ -109,6 +109,7 @@ impl Setup {
             record.route = Route::Forward;
             return Ok((Way::Forward(Vec::new(), None), query));
         }
+        record.route = Route::Blocked;
         let protected = Protected { blocked: &self.blocked, redacted: &self.redacted };
         let path = NormalPath::parse(path, protected).map_err(ApiError::BadRequest)?;
         if self.blocked.iter().any(|pattern| path.is(pattern)) {
@@ -137,6 +138,15 @@ impl Setup {
             _ => forward(),
         };
         Ok((way, query))
+    }
+
+    /// Whether a preflight for a path that the gateway refuses is permitted: only then can a page read the refusal.
+    fn permits_refused(&self, error: ApiError, request: &RequestHeader) -> bool {
+        let cors = &self.gateway.cors;
+        is_refused_path(error)
+            && cors.is_on()
+            && is_preflight(&request.method, &request.headers)
+            && origin_of(&request.headers).is_some_and(|origin| cors.allows(origin))
     }
 
     fn veil_rule(&self, path: &NormalPath) -> Option<(ForwardRole, Arc<Policy>)> {
@@ -196,7 +206,10 @@ impl Proxy {
                     Err(error) => Answered::Reply(self.refused(error, exchange)),
                 }
             }
-            Ok((Way::Preflight, _)) => Answered::Reply(Reply::preflight()),
+            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::of_name(&request.headers).into()),
+            Err(error) if shared.permits_refused(error, request) => {
+                Answered::Reply(Preflight::of_refused(&request.headers).into())
+            }
             Err(error) => Answered::Reply(self.refused(error, exchange)),
         }
     }
@@ -264,7 +277,7 @@ impl Proxy {
     ) -> pingora_core::Result<()> {
         let request = session.req_header();
         let head_only = request.method == Method::HEAD;
-        let origin = request.headers.get(ORIGIN).filter(|_| exchange.record.route == Route::CustomerName).cloned();
+        let origin = origin_of(&request.headers).cloned();
         if exchange.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
             // A body that nobody reads must not be read as the next request.
             session.set_keepalive(None);
@@ -350,6 +363,14 @@ impl Proxy {
         response.append_header(CACHE_STATUS, CacheStatus::BYPASS)?;
         response.insert_header(X_REQUEST_ID, exchange.request_id.clone())
     }
+}
+
+/// Whether the gateway refuses every request for a path, whatever else it says.
+const fn is_refused_path(error: ApiError) -> bool {
+    matches!(
+        error,
+        ApiError::Blocked | ApiError::BadRequest(Refusal::AliasPath | Refusal::BrokenEscape | Refusal::PathTooLong)
+    )
 }
 
 /// Fields that the API names in `Connection` are for its hop alone (RFC 9110 section 7.6.1); pingora keeps them.

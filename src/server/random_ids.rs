@@ -10,7 +10,7 @@ const ID: usize = 16;
 /// Bytes that a thread draws at once: 64 ids. BLAKE3 makes them in parallel, and a hit of the fast path pays for a copy.
 const POOL: usize = 64 * ID;
 
-/// A source of 128-bit numbers that cannot be told from random ones without its key. Each thread has its own stream, so
+/// A source of 128-bit numbers that look random to everyone without its key. Each thread has its own stream, so
 /// that threads share no memory.
 pub struct RandomIds {
     key: [u8; 32],

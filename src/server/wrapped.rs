@@ -37,6 +37,11 @@ impl Wrapped {
         Wrapped { stream, read: BytesMut::new(), chunks: None, watch: None, speaks: None }
     }
 
+    /// The stream with what was read of it.
+    pub fn rewound(stream: Stream, read: BytesMut) -> Self {
+        Wrapped { read, ..Wrapped::plain(stream) }
+    }
+
     /// HTTP/2, of which something was read: whatever TLS agreed on.
     pub fn http2(stream: Stream, read: BytesMut, watch: Watch) -> Self {
         Wrapped { read, speaks: Some(ALPN::H2), watch: Some(Box::new(watch)), ..Wrapped::plain(stream) }

@@ -15,12 +15,14 @@ use crate::reply::CacheStatus;
 pub enum Route {
     CustomerName,
     Forward,
-    /// A blocked path, or a request refused before it had a route.
+    /// A path that the gateway refuses: blocked, or a protected one in another spelling.
     Blocked,
+    /// A request that the gateway refused before it read the path.
+    None,
 }
 
 /// The values of the labels of requests; `Route`, [`Record::method_index`] and [`Record::cache_index`] are places in them.
-pub(super) const ROUTES: [&str; 3] = ["customer_name", "forward", "blocked"];
+pub(super) const ROUTES: [&str; 4] = ["customer_name", "forward", "blocked", "none"];
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
 pub(super) const CACHES: [&str; 7] = ["none", "hit", "stale", "miss", "collapsed", "bypass", "tier"];
@@ -56,7 +58,7 @@ impl Record {
     pub fn begin(started: Instant) -> Self {
         Record {
             started,
-            route: Route::Blocked,
+            route: Route::None,
             method: Method::GET,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             cache: None,

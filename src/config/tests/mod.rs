@@ -133,7 +133,7 @@ fn defaults_are_those_of_the_contract() {
             rule("/log/**", ForwardRole::Caller),
         ]
     );
-    assert_eq!(cors.allowed_origins, AllowedOrigins::Listed(vec![]));
+    assert_eq!(cors, Cors { allowed_origins: AllowedOrigins::Listed(vec![]), max_age: seconds(2 * 3600) });
     assert_eq!(cluster, None);
     assert_eq!(
         log,

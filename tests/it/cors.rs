@@ -1,0 +1,171 @@
+//! CORS fields of responses that the gateway makes itself: on every route, for every error, over both protocols.
+
+use crate::support::*;
+
+const APP: &str = "https://app.example";
+const DUCK: &str = "73469a52f4fd7f77ec7b28cc";
+const NAME: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const REDACTED: &str = "/customer/list";
+const LISTED: &str = r#"cors.allowed_origins = ["https://app.example"]"#;
+
+fn scene(config: &str) -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, &format!("{LISTED}\n{config}"));
+    (origin, gateway)
+}
+
+/// Asserts that a page of the listed origin can read this response, and every field that the gateway sets.
+#[track_caller]
+fn assert_readable(response: &Response) {
+    assert_eq!(response.all("access-control-allow-origin"), [APP], "{response:#?}");
+    assert_eq!(response.all("access-control-allow-credentials"), ["true"], "{response:#?}");
+    assert!(response.header("vary").is_some_and(|vary| vary.contains("Origin")), "{response:#?}");
+    let exposed = response.header("access-control-expose-headers").unwrap_or_default().to_ascii_lowercase();
+    let exposed: Vec<&str> = exposed.split(", ").collect();
+    assert!(exposed.contains(&"retry-after") && exposed.contains(&"x-request-id"), "{exposed:?}");
+    let safelisted = ["cache-control", "content-language", "content-length", "content-type", "expires", "connection"];
+    for (name, _) in &response.headers {
+        let name = name.to_ascii_lowercase();
+        let readable = exposed.contains(&name.as_str()) || safelisted.contains(&name.as_str());
+        assert!(readable || name.starts_with("access-control-"), "{name} is not exposed: {response:#?}");
+    }
+}
+
+#[track_caller]
+fn assert_unreadable(response: &Response) {
+    let granted = response.headers.iter().find(|(name, _)| name.to_ascii_lowercase().starts_with("access-control-"));
+    assert_eq!(granted, None, "{response:#?}");
+}
+
+#[test]
+fn errors_of_every_route_carry_cors_fields() {
+    let (origin, gateway) = scene("upstream.timeout = \"300ms\"");
+    origin.when(Rule::on("/customer/bad").answer(Answer::json("{\"integrations\": ")));
+    let never = Gate::closed();
+    origin.when(Rule::on(&format!("/customer/{}", "0".repeat(24))).hold(&never));
+    let slow = format!("/customer/{}/name", "0".repeat(24));
+    let requests = [
+        ("GET", NAME, "", 401),
+        ("GET", slow.as_str(), "tok-a", 504),
+        ("GET", "/tools/realtime", "tok-a", 403),
+        ("GET", "/customer//x", "tok-a", 400),
+        ("GET", "/customer/bad", "tok-a", 502),
+    ];
+    let http2 = Http2::connect(&gateway.client());
+    let check = |method: &str, target: &str, token: &str, status: u16| {
+        for (page, readable) in [(APP, true), ("https://evil.example", false)] {
+            let bearer = format!("Bearer {token}");
+            let mut fields = vec![("origin", page)];
+            fields.extend((!token.is_empty()).then_some(("authorization", bearer.as_str())));
+            let mut call = gateway.client().call(method, target).kind(Kind::Intercepted);
+            for (name, value) in &fields {
+                call = call.header(name, value);
+            }
+            let responses = [call.send(), http2.call(method, target, &fields, b"").expect("an answer")];
+            for response in responses {
+                response.assert_status(status);
+                if readable { assert_readable(&response) } else { assert_unreadable(&response) }
+            }
+        }
+    };
+    for (method, target, token, status) in requests {
+        check(method, target, token, status);
+    }
+    // An API that cannot be reached.
+    origin.stop();
+    check("GET", "/elsewhere", "tok-a", 502);
+    check("POST", REDACTED, "tok-a", 502);
+}
+
+#[test]
+fn errors_of_the_connection_layer_carry_cors_fields() {
+    let (_origin, gateway) = scene("server.max_header_bytes = \"1KiB\"");
+    let long = "x".repeat(2000);
+    for (head, status) in [
+        ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+        ("GET /x#y HTTP/1.1\r\nHost: a\r\norigin:{origin}\r\n\r\n", 400),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nX: {long}\r\n\r\n", 431),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nX: {long}", 431),
+        ("TRACE /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\n\r\n", 405),
+    ] {
+        for (page, readable) in [(APP, true), ("https://evil.example", false)] {
+            let mut connection = gateway.client().connect();
+            connection.send_raw(head.replace("{origin}", page).replace("{long}", &long));
+            let response = connection.read("GET", Kind::Intercepted).expect("an answer");
+            response.assert_status(status);
+            if readable { assert_readable(&response) } else { assert_unreadable(&response) }
+        }
+    }
+}
+
+#[test]
+fn too_many_connections_are_readable_on_both_protocols() {
+    let (_origin, gateway) = scene("server.max_connections = 2");
+    let client = gateway.client();
+    let mut held = [client.connect(), client.connect()];
+    for connection in &mut held {
+        client.get("/x").send_on(connection).assert_status(200);
+    }
+    let refused = client.get(NAME).header("Origin", APP).send();
+    assert_readable(refused.assert_error(503, "unavailable"));
+    assert!(refused.header("retry-after").is_some());
+    let refused = Http2::connect(&client).call("GET", NAME, &[("origin", APP)], b"").expect("an answer");
+    assert_readable(refused.assert_error(503, "unavailable"));
+    assert!(refused.header("x-request-id").is_some());
+    gateway.wait_for_metric("requests_total", &[("status", "503"), ("route", "none")], 2.0);
+}
+
+#[test]
+fn preflights_permit_the_requested_fields() {
+    let (origin, gateway) = scene("");
+    let requested = "authorization,content-type, sentry-trace,baggage,x-requested-with,X-CSRF-Token,x-made-up";
+    let fields = |page| {
+        [("origin", page), ("access-control-request-method", "GET"), ("access-control-request-headers", requested)]
+    };
+    for path in [NAME, "/tools/realtime", "/customer//x"] {
+        let preflight = |page| {
+            let mut call = gateway.client().call("OPTIONS", path).kind(Kind::Intercepted);
+            for (name, value) in fields(page) {
+                call = call.header(name, value);
+            }
+            let http2 = Http2::connect(&gateway.client());
+            [call.send(), http2.call("OPTIONS", path, &fields(page), b"").expect("an answer")]
+        };
+        for response in preflight(APP) {
+            assert_eq!(response.assert_status(204).header("access-control-allow-origin"), Some(APP));
+            let permitted = response.header("access-control-allow-headers").expect("names").to_ascii_lowercase();
+            let permitted: Vec<&str> = permitted.split(", ").collect();
+            for name in requested.to_ascii_lowercase().split(',') {
+                assert!(permitted.contains(&name.trim()), "{name} is not in {permitted:?}");
+            }
+            assert_eq!(response.header("access-control-max-age"), Some("7200"));
+        }
+        for response in preflight("https://evil.example") {
+            assert_unreadable(&response);
+        }
+    }
+    assert_eq!(origin.count(|seen| seen.method == "OPTIONS"), 0);
+    gateway.client().get("/tools/realtime").send().assert_error(403, "access_denied");
+}
+
+#[test]
+fn max_age_of_a_preflight_is_configured() {
+    let (_origin, gateway) = scene("cors.max_age = \"90s\"");
+    let call = gateway.client().call("OPTIONS", NAME).kind(Kind::Intercepted).header("Origin", APP);
+    let response = call.header("Access-Control-Request-Method", "GET").send();
+    assert_eq!(response.assert_status(204).header("access-control-max-age"), Some("90"));
+}
+
+#[test]
+fn responses_of_the_api_keep_their_own_cors_fields() {
+    let (origin, gateway) = scene("");
+    let own = |status| Answer::json("{}").status(status).header("Access-Control-Allow-Origin", "https://other.example");
+    for status in [200, 403, 500] {
+        for path in ["/elsewhere", REDACTED] {
+            origin.when(Rule::on(path).answer(own(status)));
+            let response = gateway.client().get(path).bearer("tok-a").header("Origin", APP).send();
+            assert_eq!(response.assert_status(status).all("access-control-allow-origin"), ["https://other.example"]);
+        }
+    }
+}
