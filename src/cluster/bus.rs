@@ -8,6 +8,7 @@
 //!
 //! It runs in a thread of its own, so that a busy gateway hears of changes as quickly as an idle one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,9 +19,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::{Connector, Error};
+use super::environment::Environment;
 use super::keys::Keys;
 use super::ledger::{Ledger, StreamId};
-use super::message::{Message, Word};
+use super::message::{Context, Message, Word};
 use super::queue::{Change, Queue};
 use super::seal::Sealer;
 use super::stream::{self, BATCH, Sealed, State, Stream};
@@ -44,6 +46,12 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How long it may take to find out where to read on from, old messages included.
 const JOINING: Duration = Duration::from_secs(10);
+
+/// A policy message that is this much older than its place in the stream was copied there.
+const POLICY_MAX_AGE_MILLIS: u64 = 60_000;
+
+/// Senders of policies that are remembered; beyond that they are forgotten, and a copy counts once more.
+const MAX_POLICY_SENDERS: usize = 4096;
 
 /// Old messages read at most by a gateway that begins: those about values that may still be in the shared tier.
 const MAX_READ_BACK: usize = 200_000;
@@ -76,6 +84,8 @@ pub type Repolicy = Box<dyn Fn(u64) + Send + Sync>;
 pub struct Parts {
     pub connector: Arc<Connector>,
     pub ledger: Arc<Ledger>,
+    /// Messages of others say nothing here.
+    pub environment: Environment,
     pub generations: Arc<Generations>,
     pub obey: Obey,
     pub repolicy: Repolicy,
@@ -89,7 +99,7 @@ pub struct Bus {
     parts: Parts,
     queue: Queue,
     sealer: Sealer,
-    tag: [u8; 8],
+    context: Context,
     /// This process among the senders.
     sender: u64,
     key: String,
@@ -102,8 +112,10 @@ pub struct Bus {
     /// For [`Bus::stats`]: where it has read to, and when the others were last heard.
     position: AtomicU64,
     heard_at: Mutex<Instant>,
-    /// The policy that the others are to hear of.
-    policy: watch::Sender<Option<u64>>,
+    /// The policy that the others are to hear of, and its number.
+    policy: watch::Sender<Option<(u64, u64)>>,
+    /// The highest number of a policy from each sender, so that a copied message does not count again.
+    policy_numbers: Mutex<HashMap<u64, u64>>,
 }
 
 /// How far it has read, and in which life of the server.
@@ -118,16 +130,21 @@ impl Bus {
     /// How long a process that ends waits for the others to be told.
     pub const LAST: Duration = Duration::from_secs(1);
 
-    /// Begins to work, in a thread of its own. From here on memory is used only as long as the others are heard.
+    /// Begins to work, in a thread of its own. From here on memory is used only as long as the others are heard. `keys`:
+    /// those of the cluster, which seal messages, and those of the environment, by which tokens are digested.
     ///
     /// # Errors
     /// The operating system gives no randomness or no thread.
-    pub fn start(config: &config::Cluster, keys: &Keys, parts: Parts) -> std::io::Result<Arc<Self>> {
+    pub fn start(
+        config: &config::Cluster,
+        (keys, bound_keys): (&Keys, &Keys),
+        parts: Parts,
+    ) -> std::io::Result<Arc<Self>> {
         let key = format!("{}:changes", config.name);
         let bus = Arc::new(Bus {
             queue: Queue::default(),
             sealer: keys.sealer(),
-            tag: keys.callers_tag(),
+            context: Context { environment: parts.environment, tag: bound_keys.callers_tag() },
             sender: getrandom::u64().map_err(std::io::Error::other)?,
             place: format!("telecomx-gateway changes {key}").into_bytes(),
             key,
@@ -139,6 +156,7 @@ impl Bus {
             position: AtomicU64::new(0),
             heard_at: Mutex::new(clock::now()),
             policy: watch::Sender::new(None),
+            policy_numbers: Mutex::default(),
             parts,
         });
         bus.parts.generations.known_until(clock::now(), clock::now() + bus.max_isolation);
@@ -157,7 +175,7 @@ impl Bus {
 
     /// Tells the others that this gateway redacts by another policy from now on.
     pub fn tell_policy(&self, fingerprint: u64) {
-        self.policy.send_replace(Some(fingerprint));
+        self.policy.send_modify(|last| *last = Some((fingerprint, last.map_or(1, |(_, number)| number + 1))));
     }
 
     /// Whether nothing is answered from memory, since the others were not heard for too long.
@@ -178,6 +196,7 @@ impl Bus {
             "silence_seconds": self.silence().as_secs_f64(),
             "position": StreamId::from_bits(self.position.load(Ordering::Acquire)).to_string(),
             "waiting_changes": self.queue.len(),
+            "stream": self.key,
         })
     }
 
@@ -271,11 +290,13 @@ impl Bus {
         while policies.changed().await.is_ok() {
             let mut pause = FIRST_PAUSE;
             loop {
-                let Some(fingerprint) = *policies.borrow_and_update() else { break };
+                let Some((fingerprint, number)) = *policies.borrow_and_update() else { break };
                 let told = async {
                     let mut link = self.parts.connector.connect().await?;
-                    let sealed = self.sealed(0, Word::Policy(fingerprint))?;
-                    Stream { link: &mut link, key: &self.key }.add(&sealed).await
+                    let mut stream = Stream { link: &mut link, key: &self.key };
+                    let since = stream.time().await?.0;
+                    let sealed = self.sealed(number, Word::Policy { fingerprint, since })?;
+                    stream.add(&sealed).await
                 };
                 let Err(error) = self.in_time(self.connect_timeout + self.timeout, told).await else { break };
                 self.failed(&error);
@@ -287,7 +308,7 @@ impl Bus {
 
     fn sealed(&self, number: u64, word: Word) -> Result<Vec<u8>, Error> {
         let message = Message { sender: self.sender, number, word };
-        let sealed = self.sealer.seal(&self.place, &message.to_bytes(&self.tag));
+        let sealed = self.sealer.seal(&self.place, &message.to_bytes(&self.context));
         sealed.map_err(|error| Error::Unreachable(error.to_string()))
     }
 
@@ -298,6 +319,11 @@ impl Bus {
         let mut said = None;
         loop {
             let Err(error) = self.read(&mut progress, &mut pause).await;
+            if let Error::Unusable(_) = error
+                && self.recreate(&error).await.is_ok()
+            {
+                progress = None;
+            }
             let was_connected = self.connected.swap(false, Ordering::Relaxed);
             self.parts.ledger.lost();
             self.failed(&error);
@@ -309,6 +335,32 @@ impl Bus {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Deletes what stands in the stream's place and can never be read, so that the next attempt begins a new stream: who
+    /// may write there can make gateways drop what they store, and no more. Every gateway sees that its position is gone,
+    /// and drops everything.
+    async fn recreate(&self, error: &Error) -> Result<(), Error> {
+        let recreated = async {
+            let mut link = self.parts.connector.connect().await?;
+            let mut stream = Stream { link: &mut link, key: &self.key };
+            // Another gateway may have done it by now.
+            match stream.state().await {
+                Err(Error::Unusable(_)) => stream.delete().await,
+                _ => Ok(()),
+            }
+        };
+        let recreated = self.in_time(self.connect_timeout + self.timeout, recreated).await;
+        self.parts.metrics.dropped("unusable");
+        match &recreated {
+            Ok(()) => {
+                tracing::error!(%error, key = self.key, "the invalidation stream could not be used and was created again");
+            }
+            Err(failed) => {
+                tracing::error!(%error, %failed, key = self.key, "the invalidation stream cannot be used; delete the key");
+            }
+        }
+        recreated
     }
 
     /// Reads as long as the connection lasts.
@@ -323,7 +375,7 @@ impl Bus {
         let longest = wait + self.connect_timeout;
         let mut at = self.in_time(JOINING, self.begin(&mut stream, *progress)).await?;
         *progress = Some(at);
-        let mut caught_up = false;
+        let (mut caught_up, mut repaired) = (false, false);
         loop {
             // What is read now holds for this moment: messages that come while the answer is on its way are not in it.
             let (asked, sent) = (clock::now(), self.queue.sent());
@@ -335,11 +387,16 @@ impl Bus {
             self.apply(messages);
             let state = self.in_time(longest, stream.state()).await?;
             if !state.is_some_and(|state| state.continues(before)) {
+                // A second time in a row, the repair repaired nothing: a failure, after which it pauses.
+                if std::mem::replace(&mut repaired, true) {
+                    return Err(Error::Malformed("messages of the stream are missing, again".into()));
+                }
                 at = self.in_time(JOINING, self.join(&mut stream, at.epoch, Some(Missed::Trimmed))).await?;
                 *progress = Some(at);
                 caught_up = false;
                 continue;
             }
+            repaired = false;
             *progress = Some(at);
             if caught_up {
                 self.parts.ledger.advanced(at.position);
@@ -378,7 +435,8 @@ impl Bus {
         }
     }
 
-    /// Begins at the end of the stream, with nothing stored from before.
+    /// Begins at the end of the stream, with nothing stored from before. The end is the highest id that the server names,
+    /// also where its message was taken out: by these ids is judged afterwards whether anything is missing.
     async fn join(&self, stream: &mut Stream<'_>, epoch: u64, missed: Option<Missed>) -> Result<Progress, Error> {
         self.parts.ledger.forget();
         let state = match stream.state().await? {
@@ -402,27 +460,29 @@ impl Bus {
         Ok(Progress { epoch, floor, position })
     }
 
-    /// Learns of changes that values in the shared tier may be from before.
+    /// Learns of changes that values in the shared tier may be from before. Of what came before the last message that was
+    /// taken out of the middle nothing is known, since it may have been that one.
     async fn read_back(&self, stream: &mut Stream<'_>, state: State) -> Result<(StreamId, StreamId), Error> {
         let now = stream.time().await?;
         let since = now.0.saturating_sub(u64::try_from(self.parts.read_back.as_millis()).unwrap_or(u64::MAX));
         let oldest = state.first.unwrap_or(state.last);
-        let floor = stream.last_before(since).await?.unwrap_or(oldest);
+        let floor = stream.last_before(since).await?.unwrap_or(oldest).max(state.deleted);
         let mut position = floor;
         for _ in 0..MAX_READ_BACK / BATCH {
             let messages = stream.read(position, None).await?;
-            let Some(last) = messages.last().map(|message| message.id) else { return Ok((floor, position)) };
+            let last = messages.last().map(|message| message.id);
             let end = messages.len() < BATCH;
             for sealed in messages {
                 self.note(sealed.id, self.open(&sealed).as_ref());
             }
-            position = last;
+            position = last.unwrap_or(position);
             if end {
-                return Ok((floor, position));
+                // Whatever had an id up to there when the state was read was there to be read since, or was taken out.
+                return Ok((floor, position.max(state.end())));
             }
         }
         // Too many to read: what is older than its last one is not trusted.
-        let last = stream.state().await?.map_or(position, |state| state.last);
+        let last = stream.state().await?.map_or(position, |state| state.end());
         Ok((last, last))
     }
 
@@ -444,8 +504,12 @@ impl Bus {
                         self.parts.metrics.spread(clock::now().saturating_duration_since(seen));
                     }
                 }
-                Word::Policy(fingerprint) if sender != self.sender => (self.parts.repolicy)(fingerprint),
-                Word::Policy(_) | Word::Hello => {}
+                Word::Policy { fingerprint, since } if sender != self.sender => {
+                    if self.is_new_policy(sender, number, since, sealed.id) {
+                        (self.parts.repolicy)(fingerprint);
+                    }
+                }
+                Word::Policy { .. } | Word::Hello | Word::OtherEnvironment => {}
             }
         }
         self.parts.metrics.messages("heard", heard);
@@ -459,6 +523,20 @@ impl Bus {
         }
     }
 
+    /// Whether a policy message is its sender's own and not a copy of one: it has a number above those before it, and was
+    /// made when the stream took it.
+    fn is_new_policy(&self, sender: u64, number: u64, since: u64, id: StreamId) -> bool {
+        if id.milliseconds().saturating_sub(since) > POLICY_MAX_AGE_MILLIS {
+            return false;
+        }
+        let mut numbers = self.policy_numbers.lock();
+        if numbers.len() >= MAX_POLICY_SENDERS && !numbers.contains_key(&sender) {
+            numbers.clear();
+        }
+        let last = numbers.entry(sender).or_default();
+        number > std::mem::replace(last, number.max(*last))
+    }
+
     /// For the shared tier. What cannot be read may be about everything.
     fn note(&self, id: StreamId, message: Option<&Message>) {
         let ledger = &self.parts.ledger;
@@ -466,7 +544,7 @@ impl Bus {
             Some(Message { sender, number, word: Word::Change(scope) }) => {
                 ledger.heard(scope, id, (*sender == self.sender).then_some(*number));
             }
-            Some(Message { word: Word::Hello | Word::Policy(_), .. }) => {}
+            Some(Message { word: Word::Hello | Word::Policy { .. } | Word::OtherEnvironment, .. }) => {}
             None => ledger.heard(&Scope::All, id, None),
         }
     }
@@ -474,7 +552,7 @@ impl Bus {
     fn open(&self, sealed: &Sealed) -> Option<Message> {
         let opened = sealed.bytes.as_deref().map(|bytes| self.sealer.open(&self.place, bytes))?;
         match opened {
-            Ok(bytes) => Message::from_bytes(&bytes, &self.tag),
+            Ok(bytes) => Message::from_bytes(&bytes, &self.context),
             Err(why) => {
                 self.parts.metrics.failed(why.as_str());
                 None

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pingora_rustls::install_default_crypto_provider;
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, TlsCertificates,
+use pingora_rustls::{
+    ClientConfig, RootCertStore, ServerName, TlsConnector, install_default_crypto_provider, load_native_certs,
 };
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use super::bounded::{Bounded, TOO_LARGE};
 use crate::clock;
 use crate::config::{self, RedisPlace, RedisUrl};
 use crate::upstream::{Breaker, Circuit, Outcome};
@@ -40,6 +44,10 @@ pub enum Error {
     Refused(String),
     /// It answered something that cannot be.
     Malformed(String),
+    /// What is in the stream's place is not a stream that a gateway can write to.
+    Unusable(String),
+    /// It answered with more bytes than any answer of a gateway's own data has; the connection was ended.
+    TooLarge(String),
 }
 
 impl Error {
@@ -52,13 +60,15 @@ impl Error {
             Error::Denied(_) => "denied",
             Error::Refused(_) => "refused",
             Error::Malformed(_) => "malformed",
+            Error::Unusable(_) => "unusable",
+            Error::TooLarge(_) => "too_large",
         }
     }
 
     fn outcome(&self) -> Outcome {
         match self {
             Error::NotAsked | Error::Unreachable(_) | Error::Timeout | Error::Denied(_) => Outcome::Unreachable,
-            Error::Refused(_) | Error::Malformed(_) => Outcome::Reached,
+            Error::Refused(_) | Error::Malformed(_) | Error::Unusable(_) | Error::TooLarge(_) => Outcome::Reached,
         }
     }
 }
@@ -76,6 +86,12 @@ impl fmt::Display for Error {
             ),
             Error::Refused(why) => write!(f, "refuses: {why}"),
             Error::Malformed(why) => write!(f, "answers what cannot be: {why}"),
+            Error::Unusable(why) => write!(f, "the stream cannot be used: {why}"),
+            Error::TooLarge(why) => write!(
+                f,
+                "{why}; a gateway writes nothing so large, so another client wrote it; delete the key and see which users \
+                 may write to it"
+            ),
         }
     }
 }
@@ -89,6 +105,7 @@ impl From<RedisError> for Error {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Error::Denied(text),
             (ErrorKind::Server(_) | ErrorKind::Extension, _) => Error::Refused(text),
             (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => Error::Malformed(text),
+            _ if text.contains(TOO_LARGE) => Error::TooLarge(text),
             _ if error.is_timeout() => Error::Timeout,
             _ => Error::Unreachable(text),
         }
@@ -100,31 +117,37 @@ pub struct Connector {
     url: RedisUrl,
     username: Option<String>,
     password_file: Option<PathBuf>,
-    authority: Option<Vec<u8>>,
+    /// For `rediss://`.
+    tls: Option<Tls>,
     timeout: Duration,
+}
+
+struct Tls {
+    connector: TlsConnector,
+    server: ServerName<'static>,
 }
 
 impl Connector {
     /// # Errors
     /// What is wrong with a file that the configuration names, in words.
     pub fn new(config: &config::Cluster) -> Result<Self, String> {
-        install_default_crypto_provider();
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| format!("cluster.ca_file: {}: {error}", path.display()))
+        let tls = match &config.url.place {
+            RedisPlace::Host { tls: true, host, .. } => Some(Tls::new(host, config.ca_file.as_deref())?),
+            _ => None,
         };
         let connector = Connector {
             url: config.url.clone(),
             username: config.username.clone(),
             password_file: config.password_file.clone(),
-            authority: config.ca_file.as_ref().map(read).transpose()?,
+            tls,
             timeout: config.connect_timeout,
         };
-        connector.client()?;
+        connector.settings()?;
         Ok(connector)
     }
 
-    /// Reads the password anew, so that a changed one counts from the next connection on.
-    fn client(&self) -> Result<Client, String> {
+    /// The user and the database. Reads the password each time, so that a changed one counts from the next connection on.
+    fn settings(&self) -> Result<RedisConnectionInfo, String> {
         let mut settings = RedisConnectionInfo::default().set_db(self.url.database.into()).set_skip_set_lib_name();
         if let Some(name) = &self.username {
             settings = settings.set_username(name);
@@ -133,22 +156,7 @@ impl Connector {
             let wrong = |what: &dyn fmt::Display| format!("cluster.password_file: {}: {what}", file.display());
             settings = settings.set_password(password(file).map_err(|what| wrong(&what))?.as_str());
         }
-        let (address, tls) = match &self.url.place {
-            RedisPlace::Host { tls: false, host, port } => (ConnectionAddr::Tcp(host.clone(), *port), false),
-            RedisPlace::Host { tls: true, host, port } => {
-                let (host, port) = (host.clone(), *port);
-                (ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }, true)
-            }
-            RedisPlace::Socket(path) => (ConnectionAddr::Unix(path.clone()), false),
-        };
-        let info = address.into_connection_info().map_err(|error| error.to_string())?.set_redis_settings(settings);
-        match &self.authority {
-            Some(authority) if tls => {
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority.clone()) };
-                Client::build_with_tls(info, certificates).map_err(|error| format!("cluster.ca_file: {error}"))
-            }
-            _ => Client::open(info).map_err(|error| error.to_string()),
-        }
+        Ok(settings)
     }
 
     /// A connection, whose user was let in.
@@ -156,14 +164,65 @@ impl Connector {
     /// # Errors
     /// There is none to be had within `cluster.connect_timeout`.
     pub async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let client = self.client().map_err(Error::Denied)?;
-        // Deadlines are those of who asks.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        match timeout(self.timeout, connecting).await {
-            Ok(connected) => connected.map_err(Error::from),
-            Err(_) => Err(Error::Timeout),
+        timeout(self.timeout, self.open()).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn open(&self) -> Result<MultiplexedConnection, Error> {
+        let unreachable = |error: std::io::Error| Error::Unreachable(error.to_string());
+        match (&self.url.place, &self.tls) {
+            (RedisPlace::Socket(path), _) => self.log_in(UnixStream::connect(path).await.map_err(unreachable)?).await,
+            (RedisPlace::Host { host, port, .. }, tls) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                stream.set_nodelay(true).map_err(unreachable)?;
+                let Some(Tls { connector, server }) = tls else { return self.log_in(stream).await };
+                let stream = connector.connect(server.clone(), stream).await;
+                self.log_in(stream.map_err(|error| Error::Unreachable(format!("TLS: {error}")))?).await
+            }
         }
+    }
+
+    async fn log_in<S>(&self, stream: S) -> Result<MultiplexedConnection, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let settings = self.settings().map_err(Error::Denied)?;
+        // Each request has a deadline.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let connecting = MultiplexedConnection::new_with_config(&settings, Bounded::new(stream), config);
+        let (connection, driver) = connecting.await.map_err(Error::from)?;
+        // Ends when the last handle of the connection is dropped.
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+}
+
+impl Tls {
+    /// By the authorities of that file, or else by the system's.
+    fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+        install_default_crypto_provider();
+        let mut authorities = RootCertStore::empty();
+        match ca_file {
+            Some(file) => {
+                let wrong = |what: String| format!("cluster.ca_file: {}: {what}", file.display());
+                let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+                for certificate in CertificateDer::pem_slice_iter(&text) {
+                    let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+                    authorities.add(certificate).map_err(|error| wrong(error.to_string()))?;
+                }
+                if authorities.is_empty() {
+                    return Err(wrong("holds no certificate in PEM".into()));
+                }
+            }
+            None => {
+                authorities.add_parsable_certificates(load_native_certs().unwrap_or_default());
+                if authorities.is_empty() {
+                    return Err("cluster.url: this system has no trust anchors; set cluster.ca_file".into());
+                }
+            }
+        }
+        let config = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
+        let server = ServerName::try_from(host.to_owned()).map_err(|error| format!("cluster.url: {host}: {error}"))?;
+        Ok(Tls { connector: TlsConnector::from(Arc::new(config)), server })
     }
 }
 
@@ -213,7 +272,8 @@ impl Connection {
         let answer = timeout_at(until.into(), asked).await.unwrap_or(Err(Error::Timeout));
         let outcome = answer.as_ref().err().map_or(Outcome::Reached, Error::outcome);
         self.breaker.heard(outcome, clock::now());
-        let broken = matches!(answer, Err(Error::Unreachable(_) | Error::Denied(_) | Error::Malformed(_)));
+        let broken =
+            matches!(answer, Err(Error::Unreachable(_) | Error::Denied(_) | Error::Malformed(_) | Error::TooLarge(_)));
         // One that is silent for long may have lost its other end: a new one is tried when it is asked again.
         if broken || (outcome == Outcome::Unreachable && self.breaker.circuit() != Circuit::Closed) {
             self.link.lock().take();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::environment::Environment;
 use super::seal::{MAX_KEY_ID, Sealer};
 use crate::cache::CallerIds;
 
@@ -39,7 +40,7 @@ impl Keys {
     /// Reads the file.
     ///
     /// # Errors
-    /// What is wrong with it, in words, without a word of a key.
+    /// What is wrong with it, by the number of the line alone: a line that is wrong may begin with the secret.
     pub fn load(path: &Path) -> Result<Self, String> {
         let wrong = |what: String| format!("cluster.key_file: {}: {what}", path.display());
         let text = std::fs::read(path).map(Zeroizing::new).map_err(|error| wrong(error.to_string()))?;
@@ -59,13 +60,19 @@ impl Keys {
             }
             let key = parse_line(line).map_err(|what| format!("line {number}: {what}"))?;
             if keys.iter().any(|other| other.id == key.id) {
-                return Err(format!("line {number}: the id {} stands twice; give each key its own", key.id));
+                return Err(format!("line {number}: the id is that of an earlier key; give each key its own id"));
             }
             keys.push(key);
         }
         let mut keys = keys.into_iter();
         let first = keys.next().ok_or("holds no key; write e.g. `echo \"a $(openssl rand -hex 32)\"` into it")?;
         Ok(Keys { first, others: keys.collect() })
+    }
+
+    /// The keys that count in this environment alone; their ids stay.
+    pub fn bound_to(&self, environment: &Environment) -> Keys {
+        let bind = |key: &Key| Key { id: key.id.clone(), secret: Zeroizing::new(environment.bind(&key.secret)) };
+        Keys { first: bind(&self.first), others: self.others.iter().map(bind).collect() }
     }
 
     /// Seals with the first, opens with each.
@@ -101,9 +108,9 @@ fn parse_line(line: &str) -> Result<Key, String> {
     if id.len() > MAX_KEY_ID || !id.bytes().all(is_id) {
         return Err(format!("the id is not up to {MAX_KEY_ID} letters, digits, `.`, `_` and `-`; {RIGHT}"));
     }
-    let secret = blake3::Hash::from_hex(digits).map_err(|_| format!("the key of {id} is wrong; {RIGHT}"))?;
+    let secret = blake3::Hash::from_hex(digits).map_err(|_| format!("the key is wrong; {RIGHT}"))?;
     if secret.as_bytes().iter().all(|byte| *byte == secret.as_bytes()[0]) {
-        return Err(format!("the key of {id} is one byte, 32 times: anyone can guess it; {RIGHT}"));
+        return Err(format!("the key is one byte, 32 times: anyone can guess it; {RIGHT}"));
     }
     Ok(Key { id: id.to_owned(), secret: Zeroizing::new(*secret.as_bytes()) })
 }
@@ -134,21 +141,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_the_key() {
+    fn key_file_error_shows_nothing_of_its_line() {
         for (text, wrong) in [
             ("", "holds no key"),
             ("# nothing\n", "holds no key"),
             ("0001", "line 1: is not an id and a key"),
-            (&A[..40], "line 1: the key of a is wrong"),
-            (&format!("{A}ff"), "line 1: the key of a is wrong"),
-            (&format!("{A}\n{A}"), "line 2: the id a stands twice"),
+            (&A[..40], "line 1: the key is wrong"),
+            (&format!("{A}ff"), "line 1: the key is wrong"),
+            (&format!("{A}\n{A}"), "line 2: the id is that of an earlier key"),
+            // A secret of up to 32 digits takes the place of the id, with another secret or none behind it.
+            (&A[2..34], "line 1: is not an id and a key"),
+            (&format!("{} {}", &A[2..34], &A[34..]), "line 1: the key is wrong"),
+            (&format!("{} a", &A[2..34]), "line 1: the key is wrong"),
+            (&format!("{0} {1}\n{0} {1}", &A[2..34], &A[2..]), "line 2: the id is that of an earlier key"),
             (&format!("\n{A} x"), "line 2: is not an id and a key"),
             (&format!("{} {}", "i".repeat(33), &A[2..]), "the id is not up to 32"),
             (&format!("a {}", "ab".repeat(32)), "anyone can guess it"),
         ] {
             let error = Keys::parse(text).unwrap_err();
             assert!(error.contains(wrong), "{text:?}: {error}");
-            assert!(!error.contains("010203") && !error.contains("abab"), "{error}");
+            assert!(!error.contains("0102") && !error.contains("abab"), "{error}");
         }
         assert_eq!(format!("{:?}", Keys::parse(A).unwrap()), "Keys(…)");
     }

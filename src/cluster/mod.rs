@@ -2,9 +2,11 @@
 //! what cannot be had in time is done without.
 
 mod answers;
+mod bounded;
 mod bus;
 mod callers;
 mod connection;
+mod environment;
 mod keys;
 mod ledger;
 mod message;
@@ -20,6 +22,7 @@ pub use answers::Wanted;
 pub use bus::{Bus, Parts as BusParts, Repolicy};
 pub use callers::{Trust, judge as judge_identity};
 pub use connection::{Connection, Connector, Error};
+pub use environment::Environment;
 pub use keys::Keys;
 pub use ledger::{Concerned, Ledger, Position, StreamId};
 pub use tier::{Judged, Kind, Looked, Name, Names, Seen, Store, StoreError, Tier, Void, Writing};

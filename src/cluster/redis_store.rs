@@ -33,16 +33,16 @@ impl RedisStore {
 
 impl Tier {
     /// The tier of a fleet that shares a Redis. It has a connection of its own, so that a tier that is slow holds up no word of
-    /// a change.
+    /// a change. `keys` and `prefix`, with which its names begin, are those of the environment.
     pub fn over(
-        config: &config::Cluster,
+        (config, prefix): (&config::Cluster, &str),
         connector: Arc<Connector>,
         keys: &Keys,
         ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let store = RedisStore::new(Arc::new(Connection::new(connector)), config.timeout);
-        let names = Names::new(*keys.derive(NAMES), &format!("{}:", config.name));
+        let names = Names::new(*keys.derive(NAMES), &format!("{prefix}:"));
         let parts = (ledger, Arc::new(keys.sealer()), names);
         Tier::new(Arc::new(store), parts, config.tier_timeout, metrics)
     }
@@ -53,7 +53,9 @@ impl From<Error> for StoreError {
         match error {
             Error::Timeout => StoreError::Timeout,
             Error::NotAsked | Error::Unreachable(_) => StoreError::Unavailable,
-            Error::Denied(_) | Error::Refused(_) | Error::Malformed(_) => StoreError::Refused,
+            Error::Denied(_) | Error::Refused(_) | Error::Malformed(_) | Error::Unusable(_) | Error::TooLarge(_) => {
+                StoreError::Refused
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::connection::Error;
 use super::ledger::StreamId;
 use super::wire::ServerTime;
 
-/// The stream's length at most, about: of 110 bytes each. A gateway that was cut off for more than so many changes cannot know
+/// The stream's length at most, about: of 180 bytes each. A gateway that was cut off for more than so many changes cannot know
 /// what it missed.
 pub const MAX_LENGTH: usize = 100_000;
 
@@ -39,11 +39,17 @@ pub struct State {
 }
 
 impl State {
-    /// Whether everything after `position` was there to be read. It must be the id of a message that was there. What is cut
-    /// off is the oldest, so where something as old is still there, nothing newer was cut off.
+    /// Whether everything after `position` was there to be read. It must be the id of a message that was there, or
+    /// [`State::end`] at some time. What is cut off is the oldest, so where something as old is still there, nothing newer
+    /// was cut off.
     pub fn continues(&self, position: StreamId) -> bool {
         let whole = self.first.is_some_and(|first| first <= position) && self.deleted <= position;
         self.last == position || (self.last > position && whole)
+    }
+
+    /// The highest id that the server names: to a reader that begins there, nothing is missing.
+    pub fn end(&self) -> StreamId {
+        self.last.max(self.deleted)
     }
 }
 
@@ -72,11 +78,13 @@ impl Stream<'_> {
         let told: HashMap<String, Value> = match self.ask(cmd("XINFO").arg("STREAM").arg(self.key)).await {
             // "ERR no such key" is of a kind with every other refusal; what is meant is told by whether it is there.
             Err(Error::Refused(why)) if why.contains("no such key") => return Ok(None),
+            Err(Error::Refused(why)) if why.contains("WRONGTYPE") => return Err(Error::Unusable(why)),
             told => told?,
         };
         let id = |name: &str| told.get(name).and_then(|value| from_redis_value::<String>(value.clone()).ok());
-        let last = id("last-generated-id").and_then(|text| StreamId::parse(&text));
+        let last = id("last-generated-id");
         let last = last.ok_or_else(|| Error::Malformed("XINFO STREAM without a last-generated-id".into()))?;
+        let last = StreamId::parse(&last).ok_or_else(odd_id)?;
         // Servers before 7.0 do not say what was taken out of the middle, which nothing of ours ever does.
         let deleted = id("max-deleted-entry-id").and_then(|text| StreamId::parse(&text)).unwrap_or_default();
         let first = match told.get("first-entry") {
@@ -87,6 +95,11 @@ impl Stream<'_> {
             _ => None,
         };
         Ok(Some(State { last, first, deleted }))
+    }
+
+    /// Deletes the stream, or what is in its place.
+    pub async fn delete(&mut self) -> Result<(), Error> {
+        self.ask(cmd("DEL").arg(self.key)).await
     }
 
     /// Adds a message; gives its id.
@@ -131,7 +144,7 @@ pub fn add(key: &str, sealed: &[u8]) -> Cmd {
 }
 
 fn odd_id() -> Error {
-    Error::Malformed("an id of the stream that no clock gives".into())
+    Error::Unusable("it has an id that no clock gives, behind which no message can be added".into())
 }
 
 fn sealed(mut entry: redis::streams::StreamId) -> Result<Sealed, Error> {
@@ -164,6 +177,16 @@ mod tests {
             (state(Some(1), 4, 0), false, "the server lost what it had"),
         ] {
             assert_eq!(state.continues(id(5)), continues, "{state:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn stream_continues_from_the_end_that_a_repair_begins_at() {
+        for (first, last, deleted) in [(Some(1), 9, 9), (Some(1), 9, 7), (None, 9, 9), (Some(3), 9, 0)] {
+            let state = State { first: first.map(id), last: id(last), deleted: id(deleted) };
+            assert!(state.continues(state.end()), "{state:?}");
+            let later = State { last: id(12), ..state };
+            assert_eq!(later.continues(state.end()), first.is_some(), "{state:?}, and one message more");
         }
     }
 }

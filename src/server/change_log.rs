@@ -133,7 +133,14 @@ impl ChangeLog {
     async fn read(&self, progress: &mut Progress, had_turn: &mut bool) -> Result<Read, Failure> {
         if let Some(turns) = &self.turns {
             match turns.take().await {
-                Ok(Turn::Ours { done }) => {
+                Ok(Turn::Ours { done, overdue }) => {
+                    if overdue {
+                        self.metrics.failed("lease_overdue");
+                        tracing::warn!(
+                            "the change log's lease was taken: its holder read nothing for as long as a lease lasts; see \
+                             whether that gateway can read the change log, and which clients may write to the Redis"
+                        );
+                    }
                     done.filter(|_| !*had_turn).into_iter().for_each(|done| progress.go_on_from(done));
                     *had_turn = true;
                 }

@@ -371,7 +371,7 @@ fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
         let run = run_binary(&[command, "-c", &path], b"");
         assert_eq!(run.code, Some(78), "{run:#?}");
         assert!(
-            run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: the key of a is wrong"),
+            run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: the key is wrong"),
             "{run:#?}"
         );
         assert!(run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"), "{run:#?}");

@@ -1,0 +1,288 @@
+//! What another client writes into the cluster's Redis: gateways drop what they store at most once, stay small, and work on.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::*;
+
+const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+const KEYS: &str = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+const LOG: &str = "/log/changeloglite";
+const MEBIBYTE: usize = 1 << 20;
+
+fn set_up<'a>(origin: &'a Origin, redis: &Redis, more: &str) -> Setup<'a> {
+    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{more}", redis.url());
+    Gateway::set_up(origin).config(&config).file("keys", KEYS).file("log-token", "tok-log\n")
+}
+
+fn start(origin: &Origin, redis: &Redis, more: &str) -> Gateway {
+    let gateway = set_up(origin, redis, more).start();
+    gateway.wait_for_metric("cluster_connected", &[], 1.0);
+    gateway
+}
+
+fn api() -> Origin {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin
+}
+
+fn get(gateway: &Gateway) -> Response {
+    gateway.client().get(P).bearer("tok-a").send()
+}
+
+/// The name of the invalidation stream.
+fn stream(redis: &Redis) -> String {
+    redis.names("stream").pop().expect("a stream")
+}
+
+/// The ids of the stream's messages, oldest first.
+fn ids(redis: &Redis, stream: &str) -> Vec<String> {
+    let all = redis.command(&["XRANGE", stream, "-", "+"]);
+    let is_id = |line: &&str| line.split_once('-').is_some_and(|(a, b)| a.len() > 9 && b.parse::<u64>().is_ok());
+    all.lines().filter(is_id).map(str::to_owned).collect()
+}
+
+fn drops(gateway: &Gateway) -> f64 {
+    gateway.metric("cluster_drops_total", &[])
+}
+
+/// A change through `gateway`, of no customer that a test looks at.
+fn change(gateway: &Gateway) {
+    gateway.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
+}
+
+/// Waits until the gateway has read all of the stream.
+fn catch_up(gateway: &Gateway, redis: &Redis, stream: &str) {
+    wait_until("all of the stream is read", || {
+        let newest = redis.command(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]);
+        let stats = gateway.stats();
+        let position = stats["cluster"]["position"].as_str().expect("a position");
+        stats["cluster"]["connected"] == true && newest.contains(position)
+    });
+}
+
+/// Everything is used from memory again, and stays there.
+fn assert_works(gateway: &Gateway, what: &str) {
+    wait_until(&format!("{what}: hits again"), || get(gateway).assert_status(200).is_hit());
+    let before = drops(gateway);
+    pace(Duration::from_millis(300));
+    assert_eq!(drops(gateway), before, "{what}: nothing more is dropped");
+    assert!(get(gateway).is_hit(), "{what}");
+}
+
+/// Puts a value of that many mebibytes under the name, by `command` and what comes before the value.
+fn put_large(redis: &Redis, before: &[&str], mebibytes: usize) {
+    let value = "x".repeat(mebibytes * MEBIBYTE);
+    let words: Vec<&str> = before.iter().copied().chain([value.as_str()]).collect();
+    let answer = redis.command(&words);
+    assert!(!answer.starts_with('-'), "{answer}");
+}
+
+#[test]
+fn stream_whose_messages_are_removed_is_followed_on() {
+    let Some(redis) = Redis::start("redis_faults::stream_whose_messages_are_removed_is_followed_on") else { return };
+    let origin = api();
+    let gateways =
+        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let stream = stream(&redis);
+    let faults: [(&str, &dyn Fn()); 7] = [
+        ("added and removed at once", &|| {
+            let script = "redis.call('XDEL', KEYS[1], redis.call('XADD', KEYS[1], '*', 'm', 'x'))";
+            redis.command(&["EVAL", script, "1", &stream]);
+        }),
+        ("the newest is removed", &|| {
+            let newest = ids(&redis, &stream).pop().expect("a message");
+            redis.command(&["XDEL", &stream, &newest]);
+        }),
+        ("one of the middle is removed", &|| {
+            (0..3).for_each(|_| change(&gateways[0]));
+            wait_until("they are published", || ids(&redis, &stream).len() >= 3);
+            let all = ids(&redis, &stream);
+            redis.command(&["XDEL", &stream, &all[all.len() - 2]]);
+        }),
+        ("all are removed one by one", &|| {
+            for id in ids(&redis, &stream) {
+                redis.command(&["XDEL", &stream, &id]);
+            }
+        }),
+        ("it is trimmed to nothing", &|| {
+            redis.command(&["XTRIM", &stream, "MAXLEN", "0"]);
+        }),
+        ("its last id is set upwards", &|| {
+            let later = redis.command(&["TIME"]);
+            let seconds: u64 = later.lines().nth(2).and_then(|line| line.parse().ok()).expect("a time");
+            redis.command(&["XSETID", &stream, &format!("{}-0", (seconds + 2) * 1000)]);
+        }),
+        ("it is deleted", &|| {
+            redis.command(&["DEL", &stream]);
+        }),
+    ];
+    for (what, fault) in faults {
+        gateways.iter().for_each(|gateway| assert_works(gateway, what));
+        let before = gateways.each_ref().map(drops);
+        fault();
+        change(&gateways[0]);
+        for gateway in &gateways {
+            wait_until("the change is published", || gateways[0].stats()["cluster"]["waiting_changes"] == 0);
+            catch_up(gateway, &redis, &stream);
+            assert_works(gateway, what);
+        }
+        for (gateway, before) in gateways.iter().zip(before) {
+            let more = drops(gateway) - before;
+            // A change after a fault of the stream that shows late counts once, as the fault does.
+            assert!(more <= 1.0, "{what}: dropped {more} times");
+            assert_eq!(gateway.metric("cluster_isolated", &[]), 0.0, "{what}");
+        }
+        let late = start(&origin, &redis, "max_isolation = \"10m\"");
+        assert_works(&late, what);
+        assert_eq!(drops(&late), 0.0, "{what}: a gateway that starts has nothing to drop");
+    }
+}
+
+#[test]
+fn gateway_that_was_stopped_drops_once_for_a_removed_message() {
+    let Some(redis) = Redis::start("redis_faults::gateway_that_was_stopped_drops_once") else { return };
+    let origin = api();
+    let [one, two] =
+        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let stream = stream(&redis);
+    get(&two).assert_status(200);
+    two.signal(Signal::SIGSTOP);
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let before = ids(&redis, &stream).len();
+    (0..3).for_each(|_| change(&one));
+    wait_until("they are published", || ids(&redis, &stream).len() >= before + 3);
+    let newest = ids(&redis, &stream).pop().expect("a message");
+    redis.command(&["XDEL", &stream, &newest]);
+    two.signal(Signal::SIGCONT);
+    two.wait_for_metric("cluster_drops_total", &[("reason", "trimmed")], 1.0);
+    assert_works(&two, "a message that it did not read was removed");
+    assert_eq!(drops(&two), 1.0);
+}
+
+#[test]
+fn large_values_leave_the_memory_of_a_gateway_as_it_was() {
+    let Some(redis) = Redis::start("redis_faults::large_values_leave_the_memory_as_it_was") else { return };
+    let origin = api();
+    origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
+    let config = "max_isolation = \"1s\"\ntier = true\ntier_timeout = \"2s\"\n\
+                  [change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n";
+    let gateway = start(&origin, &redis, config);
+    get(&gateway).assert_status(200);
+    gateway.wait_for_metric("tier_writes_total", &[("what", "answer"), ("result", "ok")], 1.0);
+    let stream = stream(&redis);
+    let before = gateway.memory();
+    let assert_small = |what: &str| {
+        for _ in 0..20 {
+            gateway.client().get(P).bearer("tok-a").header("cache-control", "no-cache").send().assert_status(200);
+            let grown = gateway.memory().saturating_sub(before);
+            assert!(grown < 32 << 10, "{what}: memory has grown by {grown} KiB");
+            pace(Duration::from_millis(50));
+        }
+    };
+    for name in redis.names("string") {
+        put_large(&redis, &["SET", &name], 128);
+    }
+    assert_small("in the tier and the lease");
+    put_large(&redis, &["XADD", &stream, "*", "m"], 128);
+    gateway.wait_for_metric("cluster_isolated", &[], 1.0);
+    gateway.wait_for_log("a reply is too large");
+    assert_small("in the stream");
+    assert!(gateway.metric("cluster_errors_total", &[("kind", "too_large")]) >= 1.0);
+    redis.command(&["DEL", &stream]);
+    wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+    assert_works(&gateway, "the large entry was removed");
+}
+
+#[test]
+fn stream_that_cannot_be_used_is_created_again() {
+    let Some(redis) = Redis::start("redis_faults::stream_that_cannot_be_used_is_created_again") else { return };
+    let origin = api();
+    let gateways = [start(&origin, &redis, ""), start(&origin, &redis, "")];
+    let stream = stream(&redis);
+    let faults: [&[&str]; 3] = [
+        &["XADD", &stream, "18446744073709551615-0", "x", "y"],
+        &["XADD", &stream, "18446744073709551615-18446744073709551615", "x", "y"],
+        &["SET", &stream, "x"],
+    ];
+    for fault in faults {
+        redis.command(fault);
+        wait_until("the stream is a new one", || redis.names("stream").contains(&stream) && drops(&gateways[0]) > 0.0);
+        wait_until("messages can be added", || {
+            change(&gateways[0]);
+            gateways[0].stats()["cluster"]["waiting_changes"] == 0
+        });
+        for gateway in &gateways {
+            catch_up(gateway, &redis, &stream);
+            wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+            assert_works(gateway, fault[0]);
+        }
+    }
+    let logs = gateways.iter().map(Gateway::log).collect::<String>();
+    let line = logs.lines().find(|line| line.contains("was created again")).expect("an error line");
+    assert!(line.contains(&stream) && line.contains("ERROR"), "{line}");
+}
+
+#[test]
+fn copies_of_a_policy_message_cause_few_reloads() {
+    const COPIES: usize = 3000;
+    let Some(redis) = Redis::start("redis_faults::copies_of_a_policy_message_cause_few_reloads") else { return };
+    let origin = api();
+    let [one, two] =
+        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let config = std::fs::read_to_string(one.config_file()).expect("its configuration");
+    let before = ids(&redis, &stream(&redis)).len();
+    one.rewrite("gateway.toml", &format!("{config}\n[redaction]\nreveal_to = \"ADMIN\"\n"));
+    one.admin().post("/reload").send().assert_status(200);
+    two.wait_for_log("the configuration is read again");
+    let stream = stream(&redis);
+    wait_until("the policy is published", || ids(&redis, &stream).len() > before);
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("its threads").count();
+    let (threads_before, mut most) = (threads(), 0);
+    let copy = "local all = redis.call('XRANGE', KEYS[1], '-', '+') \
+                for i = 1, ARGV[1] do for _, one in ipairs(all) do redis.call('XADD', KEYS[1], '*', unpack(one[2])) end end";
+    redis.command(&["EVAL", copy, "1", &stream, &COPIES.to_string()]);
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        most = most.max(threads());
+        look_again();
+    }
+    // Wherever the copies are, the gateway works on.
+    wait_until("all of them are read", || {
+        change(&one);
+        redis
+            .command(&["XREVRANGE", &stream, "+", "-", "COUNT", "1"])
+            .contains(two.stats()["cluster"]["position"].as_str().expect("a position"))
+    });
+    let reloads = two.log().matches("the configuration is read again").count();
+    assert!(reloads <= 3, "{reloads} reloads");
+    assert!(most <= threads_before + 2, "{most} threads, {threads_before} before");
+}
+
+#[test]
+fn change_log_is_read_though_the_lease_does_not_end() {
+    let Some(redis) = Redis::start("redis_faults::change_log_is_read_though_the_lease_does_not_end") else { return };
+    let origin = api();
+    origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
+    let readings = || origin.count(|seen| seen.target.starts_with(LOG));
+    // A lease lives for 2.2 s.
+    let config = "max_isolation = \"10m\"\n[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n\
+                  [upstream]\ntimeout = \"1s\"\n";
+    let gateways = [start(&origin, &redis, config), start(&origin, &redis, config)];
+    wait_until("the log is read", || readings() >= 3);
+    let lease = || redis.names("string").into_iter().find(|name| name.ends_with(":turn"));
+    let name = lease().expect("a lease");
+    for fault in [&["SET", name.as_str(), "x"][..], &["SET", &name, "x", "PX", "864000000"]] {
+        redis.command(fault);
+        let (set, before) = (Instant::now(), readings());
+        // One reading may be under way.
+        wait_until("it is read again", || readings() > before + 2);
+        assert!(set.elapsed() < Duration::from_millis(2 * 2200 + 1000), "{fault:?}: after {:?}", set.elapsed());
+    }
+    let overdue = |gateway: &Gateway| gateway.metric("change_log_failures_total", &[("why", "lease_overdue")]);
+    let labelled = |gateway: &Gateway| gateway.metrics().contains("lease_overdue");
+    assert!(gateways.iter().any(labelled), "it is counted: {:?}", gateways.each_ref().map(overdue));
+    assert!(gateways.iter().any(|gateway| gateway.log().contains("the change log's lease was taken")));
+}
