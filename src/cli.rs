@@ -144,6 +144,7 @@ pub fn run() -> ExitCode {
 fn obey(command: Command) -> Result<(), Ending> {
     match command {
         Command::Run { config, upgrade } => {
+            server::ignore_signals_until_serving().map_err(Ending::failed)?;
             let loaded = load(&config)?;
             let start = if upgrade { Start::Upgrade } else { Start::Fresh };
             serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)), start)

@@ -28,4 +28,5 @@ mod wrapped;
 
 pub use listening::cannot_listen;
 pub use setup::Source;
+pub use signals::ignore_until_serving as ignore_signals_until_serving;
 pub use start::{Start, StartError, check, run};

@@ -29,9 +29,10 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("finishes requests in flight")]);
 }
 
-/// Another process is the service from now on.
-pub fn handed_over(to: u32) {
-    tell(&[NotifyState::MainPid(to), NotifyState::Status("handed over to its successor")]);
+/// That process is the service from now on.
+pub fn main_process(id: u32) {
+    let status = if id == std::process::id() { "serves" } else { "handed over to its successor" };
+    tell(&[NotifyState::MainPid(id), NotifyState::Status(status)]);
 }
 
 /// How often a sign of life is waited for, if at all.

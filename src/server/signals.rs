@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +14,11 @@ use super::lifecycle::{Lifecycle, Stop};
 use super::listening::Sockets;
 use super::notify;
 use super::setup::{Current, Reloader};
-use super::upgrade::{Before, Seat};
+use super::upgrade::{Before, Reports, Seat};
+use crate::clock;
+
+/// Longer than any process lives.
+const EVER: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// What the signals act on.
 pub struct Signals {
@@ -23,8 +28,14 @@ pub struct Signals {
     pub sockets: Arc<Sockets>,
     /// Where a successor is met; without one there is no upgrade.
     pub seat: Option<Arc<Seat>>,
-    /// The process whose sockets these were.
+    /// The process whose sockets these were, as long as this one does not serve.
     pub before: Mutex<Option<Before>>,
+    /// How often a handover was asked for since one is under way.
+    pub handing_over: Arc<AtomicUsize>,
+    /// Where changes are reported to the successor.
+    pub reports: Arc<Mutex<Option<Reports>>>,
+    /// A successor that this process started has not ended.
+    pub has_successor: Arc<AtomicBool>,
     /// What it does, in a few words.
     pub status: String,
 }
@@ -41,22 +52,35 @@ fn listen(kind: SignalKind) -> Option<Signal> {
     signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be listened for")).ok()
 }
 
+/// Makes HUP, QUIT and USR2 do nothing from now on, until [`Signals`] obeys them: by default each of them would end a process
+/// that is still starting. tokio keeps the handlers that it installs here.
+///
+/// # Errors
+/// The operating system does not give what is needed.
+pub fn ignore_until_serving() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _context = runtime.enter();
+    [SignalKind::hangup(), SignalKind::quit(), SignalKind::user_defined2()]
+        .into_iter()
+        .try_for_each(|kind| signal(kind).map(drop))
+}
+
 impl Signals {
-    /// Says that it serves: to the process before this one, which then drains, and to the service manager.
+    /// Says that it serves, to the service manager; and lets the next one take over.
     async fn announce(&self) {
         self.lifecycle.serves().await;
         let (before, seat, status) = (self.before.lock().take(), self.seat.clone(), self.status.clone());
         let lifecycle = self.lifecycle.clone();
         blocking(move || {
-            if let Some(before) = before {
-                before.serve();
-            }
-            if let Some(Err(error)) = seat.map(|seat| seat.sit()) {
-                tracing::warn!(error, "this process cannot be upgraded without downtime");
-            }
             tracing::info!("ready: {status}");
             if !lifecycle.is_draining() {
                 notify::ready(&status);
+            }
+            match (before, seat) {
+                // It took the seat before it served.
+                (Some(before), _) => drop(before),
+                (None, Some(seat)) => take_own_seat(&seat, &lifecycle),
+                (None, None) => {}
             }
         });
     }
@@ -93,23 +117,18 @@ impl Signals {
             tracing::info!("USR2: it stops already");
             return;
         }
-        blocking(|| {
-            let mut arguments = std::env::args_os();
-            let Some(program) = arguments.next() else { return };
-            let kept = arguments.filter(|argument| argument != "--upgrade");
-            match Command::new(program).args(kept).arg("--upgrade").spawn() {
-                Ok(mut successor) => {
-                    tracing::info!(process = successor.id(), "USR2: a successor starts");
-                    // Comes back only if it fails: otherwise this process ends first.
-                    if let Ok(status) = successor.wait() {
-                        tracing::error!(%status, "the successor ended; this process goes on serving");
-                    }
-                }
-                Err(error) => tracing::error!(%error, "USR2: no successor can be started"),
-            }
+        if self.has_successor.swap(true, Ordering::AcqRel) {
+            tracing::info!("USR2: a successor is starting already");
+            return;
+        }
+        let has_successor = self.has_successor.clone();
+        blocking(move || {
+            start_successor();
+            has_successor.store(false, Ordering::Release);
         });
     }
 
+    /// One handover at a time. One that is asked for meanwhile begins where the first fails.
     fn hand_over(&self) {
         let Some(seat) = self.seat.clone() else {
             tracing::error!(
@@ -117,25 +136,127 @@ impl Signals {
             );
             return;
         };
-        let (lifecycle, sockets) = (self.lifecycle.clone(), self.sockets.clone());
-        let drain: Duration = self.current.load().drain.longest;
+        if self.handing_over.fetch_add(1, Ordering::AcqRel) > 0 {
+            tracing::info!("QUIT: a handover is under way");
+            return;
+        }
+        let handover = Handover {
+            seat,
+            lifecycle: self.lifecycle.clone(),
+            sockets: self.sockets.clone(),
+            current: self.current.clone(),
+            reports: self.reports.clone(),
+        };
+        let asked = self.handing_over.clone();
         blocking(move || {
-            if lifecycle.is_draining() {
-                tracing::info!("QUIT: it stops already");
-                return;
-            }
-            let handed = sockets
-                .share()
-                .map_err(|error| error.to_string())
-                .and_then(|sockets| seat.hand_over(&sockets, notify::handed_over));
-            match handed {
-                Ok(process) => {
-                    tracing::info!(process, "handed over");
-                    lifecycle.stop(Stop::HandedOver { drain });
+            loop {
+                let so_far = asked.load(Ordering::Acquire);
+                handover.run();
+                if asked.compare_exchange(so_far, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    return;
                 }
-                Err(error) => tracing::error!(error, "QUIT: not handed over; it goes on serving"),
             }
         });
+    }
+}
+
+/// What a handover needs.
+struct Handover {
+    seat: Arc<Seat>,
+    lifecycle: Arc<Lifecycle>,
+    sockets: Arc<Sockets>,
+    current: Arc<Current>,
+    reports: Arc<Mutex<Option<Reports>>>,
+}
+
+impl Handover {
+    fn run(&self) {
+        if self.lifecycle.is_draining() {
+            tracing::info!("QUIT: it stops already");
+            return;
+        }
+        let setup = self.current.load();
+        let handed = self.sockets.share().map_err(|error| error.to_string()).and_then(|sockets| {
+            self.seat.hand_over(
+                &sockets,
+                |process, reports| {
+                    notify::main_process(process);
+                    self.rely_on_the_api(reports);
+                },
+                || {
+                    self.rely_on_memory();
+                    notify::main_process(std::process::id());
+                },
+            )
+        });
+        match handed {
+            Ok(process) => {
+                tracing::info!(process, "handed over");
+                self.lifecycle.stop(Stop::HandedOver { drain: setup.drain.longest });
+            }
+            Err(error) => tracing::error!(error, "QUIT: not handed over; it goes on serving"),
+        }
+    }
+
+    /// Nothing is answered from memory any more, and changes are reported. Not in a cluster, where the successor's changes
+    /// come through the stream, and its own reach the successor.
+    fn rely_on_the_api(&self, reports: Reports) {
+        let setup = self.current.load();
+        if setup.bus.get().is_some() {
+            return;
+        }
+        *self.reports.lock() = Some(reports);
+        let reports = self.reports.clone();
+        setup.gateway.generations().announce_to(Box::new(move |_| {
+            if let Some(reports) = &*reports.lock() {
+                reports.changed();
+            }
+        }));
+        setup.gateway.generations().known_until(clock::now(), clock::now());
+    }
+
+    fn rely_on_memory(&self) {
+        let setup = self.current.load();
+        if setup.bus.get().is_none() {
+            *self.reports.lock() = None;
+            setup.gateway.generations().known_until(clock::now(), clock::now() + EVER);
+        }
+    }
+}
+
+/// Starts a successor in this process's place; comes back only if it fails, since otherwise this process ends first.
+fn start_successor() {
+    let mut arguments = std::env::args_os();
+    let Some(program) = arguments.next() else { return };
+    let kept = arguments.filter(|argument| argument != "--upgrade");
+    let mut command = Command::new(program);
+    command.args(kept).arg("--upgrade");
+    // They name this process: with them the successor would take the watchdog (sd_watchdog_enabled(3)) and passed sockets
+    // for another's.
+    for variable in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        command.env_remove(variable);
+    }
+    match command.spawn() {
+        Ok(mut successor) => {
+            tracing::info!(process = successor.id(), "USR2: a successor starts");
+            if let Ok(status) = successor.wait() {
+                tracing::error!(%status, "the successor ended; this process goes on serving");
+            }
+        }
+        Err(error) => tracing::error!(%error, "USR2: no successor can be started"),
+    }
+}
+
+/// The seat of a process that has sockets of its own; one that still drains may have it for a while.
+fn take_own_seat(seat: &Seat, lifecycle: &Lifecycle) {
+    let mut said = false;
+    while let Err(error) = seat.sit() {
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(error, "this process cannot be upgraded without downtime until the other one ends");
+        }
+        if lifecycle.is_draining() {
+            return;
+        }
     }
 }
 

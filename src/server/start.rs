@@ -26,8 +26,8 @@ use super::random_ids::RandomIds;
 use super::redacted::MAX_HELD;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
-use super::upgrade::Seat;
-use crate::cache::CallerIds;
+use super::upgrade::{Changes, Seat};
+use crate::cache::{CallerIds, Scope};
 use crate::cluster::Bus;
 use crate::config::Config;
 use crate::gateway::{Gateway, Parts};
@@ -152,7 +152,7 @@ pub fn run(
         (Start::Upgrade, Some(seat)) => Some(seat.take_over().map_err(environment)?),
         _ => None,
     };
-    let (inherited, before) = taken.unzip();
+    let (inherited, mut before) = taken.unzip();
     let sockets = Arc::new(Sockets::bind(&listeners(&config), inherited.unwrap_or_default())?);
     let addresses = Addresses::new(&config, &sockets)?;
     if let Some(certificate) = &certificate {
@@ -173,6 +173,11 @@ pub fn run(
     }
     let status = in_words(&config, &addresses);
     let setup = current.load();
+    // Whoever cannot take the seat ends here, before it accepts a connection.
+    if let (Some(before), Some(seat)) = (&mut before, &seat) {
+        let changes = before.sit(seat).map_err(environment)?;
+        obey_changes_before(changes, current.clone()).map_err(environment)?;
+    }
     server.run(RunArgs {
         shutdown_signal: Box::new(Signals {
             lifecycle,
@@ -181,6 +186,9 @@ pub fn run(
             sockets,
             seat,
             before: Mutex::new(before),
+            handing_over: Arc::default(),
+            reports: Arc::default(),
+            has_successor: Arc::default(),
             status,
         }),
     });
@@ -188,6 +196,16 @@ pub fn run(
         bus.flush(Bus::LAST);
     }
     Ok(())
+}
+
+/// Drops everything whenever something changes through a connection that the process before still has.
+fn obey_changes_before(mut changes: Changes, current: Arc<Current>) -> std::io::Result<()> {
+    let work = move || {
+        while changes.next() {
+            current.load().gateway.heard(&Scope::All, "predecessor");
+        }
+    };
+    std::thread::Builder::new().name("changes before".into()).spawn(work).map(drop)
 }
 
 /// Where a successor is met. A place that the environment names and that cannot be used costs the upgrade only.

@@ -1,11 +1,18 @@
-//! The upgrade without downtime: a new process takes the listening sockets over from the one that runs.
+//! The upgrade without downtime: a new process takes the listening sockets over from the running one.
 //!
-//! The two meet at a socket in a folder that is the gateway's own. The running process holds a lock there, by which the new
-//! one knows whom to send QUIT. The running one then hands its sockets over, goes on serving until the new one says that
-//! it serves, and only then drains. Whatever fails before that changes nothing: the running process stays.
+//! Two locks in a folder of the gateway's own decide who does what. The *seat* is held by the process that serves: no
+//! process accepts connections on sockets that were handed over unless it holds it, so exactly one does. The *turn* is held
+//! by the process that is taking over, from before it asks until it serves: of several that start at once all others end.
 //!
-//! A listening socket is shared, not closed and opened again: no connection is refused, and none that waits to be
-//! accepted is lost.
+//! The successor asks with QUIT and waits at a socket. The running process hands its sockets over, and goes on serving
+//! until the successor is ready. Then it gives the seat up, and the successor takes it and says so; only then the running
+//! process drains, and only then the successor accepts. If anything fails before that, the running process takes the seat
+//! back and goes on serving. Connections wait in the kernel in between; a listening socket is shared, not closed and opened
+//! again, so none is refused.
+//!
+//! From giving the seat up on, the running process answers nothing from memory, since it does not see what changes through
+//! its successor; and it reports what changes through connections that it still has, so that the successor drops what it
+//! stored. In a cluster the invalidation stream does both.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -15,6 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -33,8 +41,14 @@ const WAIT_FOR_SOCKETS: Duration = Duration::from_secs(30);
 /// How long the running process waits for a successor to come, after QUIT.
 const WAIT_FOR_SUCCESSOR: Duration = Duration::from_secs(5);
 
-/// How long the running process waits for its successor to serve, and the successor for the last word.
+/// How long the running process waits until its successor is ready, and the successor for the message that the seat is free.
 const WAIT_FOR_WORD: Duration = Duration::from_secs(30);
+
+/// How long a process tries to take the seat that the other one gave up.
+const WAIT_FOR_SEAT: Duration = Duration::from_secs(1);
+
+/// How long the running process waits until its successor has the seat: longer than that one tries.
+const WAIT_FOR_SITTING: Duration = Duration::from_secs(5);
 
 /// Between two looks at what cannot wake us.
 const LOOK: Duration = Duration::from_millis(10);
@@ -43,20 +57,41 @@ const LOOK: Duration = Duration::from_millis(10);
 const MAX_SOCKETS: usize = 250;
 
 /// What goes with the sockets; another version of the protocol would say another number.
-const HELLO: &[u8; 8] = b"tgw-up 1";
-/// The successor serves.
-const SERVES: &[u8; 6] = b"serves";
-/// The running process drains.
-const DRAINS: &[u8; 6] = b"drains";
+const HELLO: &[u8; 8] = b"tgw-up 2";
+/// The successor has all it needs to serve.
+const READY: &[u8; 6] = b"ready.";
+/// The running process gave the seat up.
+const YOURS: &[u8; 6] = b"yours.";
+/// The successor has the seat.
+const MINE: &[u8; 6] = b"mine..";
+/// Something changed through a connection of the process before.
+const CHANGED: &[u8; 1] = b"!";
 
 /// Where two processes meet.
 pub struct Seat {
     socket: PathBuf,
     lock_file: File,
+    turn_file: File,
 }
 
-/// The process before this one, which is owed a word.
-pub struct Before(UnixStream);
+/// The process before this one. Dropped, it ends the turn of this one.
+pub struct Before {
+    stream: UnixStream,
+    _turn: Turn,
+}
+
+/// What the process before this one reports as long as it has connections.
+pub struct Changes(UnixStream);
+
+/// The turn to take over, given back when it is dropped.
+pub struct Turn(Arc<Seat>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // The kernel releases it at exit at the latest.
+        let _ = fcntl_lock(&self.0.turn_file, FlockOperation::Unlock);
+    }
+}
 
 impl Seat {
     /// Where the configuration, or else the environment, says; `None` where neither does.
@@ -81,18 +116,8 @@ impl Seat {
     fn at(socket: PathBuf) -> Result<Self, String> {
         let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         private_folder(folder)?;
-        let mut lock = socket.clone().into_os_string();
-        lock.push(".lock");
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(&lock);
-        let lock_file = opened.map_err(|error| format!("{}: {error}", Path::new(&lock).display()))?;
-        Ok(Seat { socket, lock_file })
+        let (lock_file, turn_file) = (lock_file(&socket, ".lock")?, lock_file(&socket, ".turn")?);
+        Ok(Seat { socket, lock_file, turn_file })
     }
 
     /// The other process that holds the seat.
@@ -100,12 +125,12 @@ impl Seat {
         fcntl_getlk(&self.lock_file, &Flock::from(FlockType::WriteLock)).ok().flatten()?.pid
     }
 
-    /// Takes the seat: from now on QUIT is sent to this process.
+    /// Takes the seat: from now on this process may serve, and QUIT is sent to it.
     ///
     /// # Errors
     /// Another process has it, and keeps it.
     pub fn sit(&self) -> Result<(), String> {
-        let end = Instant::now() + Duration::from_secs(1);
+        let end = Instant::now() + WAIT_FOR_SEAT;
         while let Err(error) = fcntl_lock(&self.lock_file, FlockOperation::NonBlockingLockExclusive) {
             if Instant::now() > end {
                 let who = self.holder().map(|id| format!(": process {id} has it")).unwrap_or_default();
@@ -116,11 +141,27 @@ impl Seat {
         Ok(())
     }
 
+    fn give_up(&self) -> Result<(), String> {
+        fcntl_lock(&self.lock_file, FlockOperation::Unlock)
+            .map_err(|error| format!("{}: the lock cannot be released: {error}", self.socket.display()))
+    }
+
+    fn turn(self: &Arc<Self>) -> Result<Turn, String> {
+        match fcntl_lock(&self.turn_file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Turn(self.clone())),
+            Err(error) => {
+                let socket = self.socket.display();
+                Err(format!("{socket}: another process is taking over already: {error}; wait until it serves"))
+            }
+        }
+    }
+
     /// Makes the running process hand its sockets over.
     ///
     /// # Errors
-    /// Nobody runs, or it does not hand over.
-    pub fn take_over(&self) -> Result<(Vec<TcpListener>, Before), String> {
+    /// No process runs, another one takes over already, or the running one does not hand over.
+    pub fn take_over(self: &Arc<Self>) -> Result<(Vec<TcpListener>, Before), String> {
+        let turn = self.turn()?;
         let Some(running) = self.holder() else {
             let socket = self.socket.display();
             return Err(format!(
@@ -131,14 +172,13 @@ impl Seat {
         let listener = self.listen()?;
         let taken = self.take_over_at(&listener, running);
         let _ = std::fs::remove_file(&self.socket);
-        taken
+        let (sockets, stream) = taken?;
+        Ok((sockets, Before { stream, _turn: turn }))
     }
 
     fn listen(&self) -> Result<UnixListener, String> {
         let wrong = |error: io::Error| format!("{}: {error}", self.socket.display());
-        if UnixStream::connect(&self.socket).is_ok() {
-            return Err(format!("{}: another process waits there for the sockets already", self.socket.display()));
-        }
+        // Of a process that ended while it waited: whoever has the turn is the only one that waits.
         match std::fs::remove_file(&self.socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
             _ => {}
@@ -148,7 +188,7 @@ impl Seat {
         Ok(listener)
     }
 
-    fn take_over_at(&self, listener: &UnixListener, running: Pid) -> Result<(Vec<TcpListener>, Before), String> {
+    fn take_over_at(&self, listener: &UnixListener, running: Pid) -> Result<(Vec<TcpListener>, UnixStream), String> {
         tracing::info!(process = running.as_raw_nonzero().get(), "asking the running process for its sockets");
         if let Err(error) = kill_process(running, Signal::QUIT) {
             return Err(format!("process {running} cannot be sent QUIT: {error}; run as the same user"));
@@ -177,33 +217,40 @@ impl Seat {
         }
     }
 
-    /// Gives these sockets to a successor and waits until it serves. `last`: what is to be done before the successor may
-    /// go on. Gives the successor's process id.
+    /// Gives these sockets to a successor and comes back when that one has the seat. `give_up`: what is to be done before
+    /// the successor may serve, with its process id and where changes are reported to it; `go_on`: what undoes it. Gives the
+    /// process id.
     ///
     /// # Errors
-    /// Nobody came, or it failed: nothing has changed.
-    pub fn hand_over(&self, sockets: &[TcpListener], last: impl FnOnce(u32)) -> Result<u32, String> {
+    /// No successor came, or it failed: this process has the seat, and nothing has changed.
+    pub fn hand_over(
+        &self,
+        sockets: &[TcpListener],
+        give_up: impl FnOnce(u32, Reports),
+        go_on: impl FnOnce(),
+    ) -> Result<u32, String> {
         if sockets.len() > MAX_SOCKETS {
             return Err(format!("more than {MAX_SOCKETS} sockets cannot be handed over"));
         }
         let mut to = self.successor()?;
         let id = peer(&to)?;
-        let word = |error: io::Error| format!("process {id} took the sockets and did not serve: {error}");
+        let failed = |error: io::Error| format!("process {id} took the sockets and did not serve: {error}");
         send(&to, sockets).map_err(|error| format!("process {id} did not take the sockets: {error}"))?;
-        to.set_read_timeout(Some(WAIT_FOR_WORD)).map_err(word)?;
-        let mut said = [0; SERVES.len()];
-        to.read_exact(&mut said).map_err(word)?;
-        if said != *SERVES {
-            return Err(format!("process {id} said something else than that it serves"));
+        expect(&mut to, READY, WAIT_FOR_WORD).map_err(failed)?;
+        let number = id.as_raw_nonzero().get().unsigned_abs();
+        give_up(number, Reports(to.try_clone().map_err(failed)?));
+        let given = self.give_up().and_then(|()| {
+            let sat = to.write_all(YOURS).and_then(|()| expect(&mut to, MINE, WAIT_FOR_SITTING));
+            sat.map_err(failed)
+        });
+        match given {
+            Err(error) if self.sit().is_ok() => {
+                go_on();
+                Err(error)
+            }
+            // The successor has the seat, whatever became of its message.
+            Ok(()) | Err(_) => Ok(number),
         }
-        let id = id.as_raw_nonzero().get().unsigned_abs();
-        last(id);
-        if let Err(error) = fcntl_lock(&self.lock_file, FlockOperation::Unlock) {
-            tracing::warn!(%error, "the seat cannot be given up; it goes with this process");
-        }
-        // It serves, whether it hears this or not.
-        let _ = to.write_all(DRAINS);
-        Ok(id)
     }
 
     fn successor(&self) -> Result<UnixStream, String> {
@@ -221,14 +268,73 @@ impl Seat {
 }
 
 impl Before {
-    /// Says that this process serves, and waits until the other one drains.
-    pub fn serve(mut self) {
-        let mut said = [0; DRAINS.len()];
-        let told = self.0.write_all(SERVES).and_then(|()| self.0.set_read_timeout(Some(WAIT_FOR_WORD)));
-        if let Err(error) = told.and_then(|()| self.0.read_exact(&mut said)) {
-            tracing::warn!(%error, "the process before this one left without a word");
+    /// Says that this process can serve, and takes the seat from the one before.
+    ///
+    /// # Errors
+    /// That one keeps the seat, and goes on serving: this process must not serve.
+    pub fn sit(&mut self, seat: &Seat) -> Result<Changes, String> {
+        let failed = |error: io::Error| format!("the running process did not give up its place: {error}");
+        self.stream.write_all(READY).map_err(failed)?;
+        expect(&mut self.stream, YOURS, WAIT_FOR_WORD).map_err(failed)?;
+        seat.sit()?;
+        // Where this fails the other one finds the seat taken, and drains.
+        let _ = self.stream.write_all(MINE);
+        self.stream.set_read_timeout(None).and_then(|()| self.stream.try_clone()).map(Changes).map_err(failed)
+    }
+}
+
+impl Changes {
+    /// Waits for the next change through a connection of the process before; `false`: that one has ended.
+    pub fn next(&mut self) -> bool {
+        // Several at once are one: everything is dropped.
+        let mut some = [0; 256];
+        loop {
+            match self.0.read(&mut some) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.is_ok_and(|length| length > 0),
+            }
         }
     }
+}
+
+/// Where a process that has handed over reports what changes through its last connections.
+pub struct Reports(UnixStream);
+
+impl Reports {
+    /// Something changed. Where the buffer is full it holds a report already.
+    pub fn changed(&self) {
+        let _ = rustix::net::send(&self.0, CHANGED, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+/// Reads one message of the other process. Reports of changes before it are passed over: nothing is stored yet.
+fn expect(stream: &mut UnixStream, message: &[u8; 6], longest: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(longest))?;
+    for byte in message {
+        let mut read = *CHANGED;
+        while read == *CHANGED {
+            stream.read_exact(&mut read)?;
+        }
+        if read != [*byte] {
+            return Err(io::Error::other("it sent another message than was expected"));
+        }
+    }
+    Ok(())
+}
+
+/// A file next to the socket, to be locked.
+fn lock_file(socket: &Path, suffix: &str) -> Result<File, String> {
+    let mut path = socket.to_owned().into_os_string();
+    path.push(suffix);
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(&path);
+    opened.map_err(|error| format!("{}: {error}", Path::new(&path).display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "called in threads that serve nobody")]
@@ -280,7 +386,7 @@ fn send(to: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
     Ok(())
 }
 
-fn receive(from: UnixStream) -> io::Result<(Vec<TcpListener>, Before)> {
+fn receive(from: UnixStream) -> io::Result<(Vec<TcpListener>, UnixStream)> {
     from.set_nonblocking(false)?;
     from.set_read_timeout(Some(WAIT_FOR_WORD))?;
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
@@ -299,5 +405,5 @@ fn receive(from: UnixStream) -> io::Result<(Vec<TcpListener>, Before)> {
     if listeners.is_empty() {
         return Err(io::Error::other("it handed no socket over"));
     }
-    Ok((listeners, Before(from)))
+    Ok((listeners, from))
 }

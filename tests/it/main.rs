@@ -10,6 +10,7 @@ mod cache;
 mod change_log;
 mod changes;
 mod commands;
+mod concurrent_upgrades;
 mod corpus;
 mod cors;
 mod environments;
