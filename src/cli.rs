@@ -160,6 +160,10 @@ fn obey(command: Command) -> Result<(), Ending> {
         Command::Check { config, explain } => {
             let loaded = load(&config)?;
             server::check(&loaded).map_err(Ending::configuration)?;
+            for warning in server::warnings(&loaded) {
+                // Nothing is wrong for a script that reads no standard error.
+                let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", config.display());
+            }
             if explain {
                 say(config::explain(&loaded).trim_end())
             } else {

@@ -1,5 +1,6 @@
-//! A bound on what the Redis may send: the client library reads a reply whole before it gives it on, however long it is, so
-//! a long reply is refused here, as soon as its length is announced. The connection ends with it.
+//! A bound on what the Redis may send: the client library reads a reply whole before it gives it
+//! on, however long it is, so a long reply is refused here, as soon as its length is announced. The
+//! connection ends with it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The longest reply, all of its strings together. The longest that is meant is a batch of messages or one value of the
-/// shared tier, about 1 MiB each.
+/// The longest reply, all of its strings together. The longest that is meant is a batch of messages
+/// or one value of the shared tier, about 1 MiB each.
 const MAX_REPLY: u64 = 2 << 20;
 
 /// Most parts of one reply: a batch of messages has six thousand.
@@ -29,8 +30,9 @@ impl<S> Bounded<S> {
     }
 }
 
-/// Where in the replies the last byte was. RESP is a sequence of parts, each of which is a line and, for a string, the bytes
-/// that the line announces; the line of an array announces that so many more parts belong to the reply.
+/// Where in the replies the last byte was. RESP is a sequence of parts, each of which is a line
+/// and, for a string, the bytes that the line announces; the line of an array announces that so
+/// many more parts belong to the reply.
 #[derive(Default)]
 struct Replies {
     /// Bytes of the string that are still to come, the line end behind it included.
@@ -44,7 +46,8 @@ struct Replies {
 }
 
 impl Replies {
-    /// The longest line that can hold a length; of longer ones (errors, status) the end is not kept.
+    /// The longest line that can hold a length; of longer ones (errors, status) the end is not
+    /// kept.
     const MAX_LINE: usize = 32;
 
     /// Reads on; an error where the reply is too large.

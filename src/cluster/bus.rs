@@ -50,7 +50,8 @@ const JOINING: Duration = Duration::from_secs(10);
 /// A policy message that is this much older than its place in the stream was copied there.
 const POLICY_MAX_AGE_MILLIS: u64 = 60_000;
 
-/// Senders of policies that are remembered; beyond that they are forgotten, and a copy counts once more.
+/// Senders of policies that are remembered; beyond that they are forgotten, and a copy counts once
+/// more.
 const MAX_POLICY_SENDERS: usize = 4096;
 
 /// Old messages read at most by a gateway that begins: those about values that may still be in the shared tier.
@@ -114,7 +115,8 @@ pub struct Bus {
     heard_at: Mutex<Instant>,
     /// The policy that the others are to hear of, and its number.
     policy: watch::Sender<Option<(u64, u64)>>,
-    /// The highest number of a policy from each sender, so that a copied message does not count again.
+    /// The highest number of a policy from each sender, so that a copied message does not count
+    /// again.
     policy_numbers: Mutex<HashMap<u64, u64>>,
 }
 
@@ -130,8 +132,9 @@ impl Bus {
     /// How long a process that ends waits for the others to be told.
     pub const LAST: Duration = Duration::from_secs(1);
 
-    /// Begins to work, in a thread of its own. From here on memory is used only as long as the others are heard. `keys`:
-    /// those of the cluster, which seal messages, and those of the environment, by which tokens are digested.
+    /// Begins to work, in an own thread. From here on memory is used only as long as the stream is
+    /// read. `keys`: those of the cluster, which seal messages, and those of the environment, by
+    /// which tokens are digested.
     ///
     /// # Errors
     /// The operating system gives no randomness or no thread.
@@ -337,9 +340,9 @@ impl Bus {
         }
     }
 
-    /// Deletes what stands in the stream's place and can never be read, so that the next attempt begins a new stream: who
-    /// may write there can make gateways drop what they store, and no more. Every gateway sees that its position is gone,
-    /// and drops everything.
+    /// Deletes what stands in the stream's place and can never be read, so that the next attempt
+    /// begins a new stream: who may write there can make gateways drop what they store, and no
+    /// more. Every gateway sees that its position is gone, and drops everything.
     async fn recreate(&self, error: &Error) -> Result<(), Error> {
         let recreated = async {
             let mut link = self.parts.connector.connect().await?;
@@ -387,7 +390,8 @@ impl Bus {
             self.apply(messages);
             let state = self.in_time(longest, stream.state()).await?;
             if !state.is_some_and(|state| state.continues(before)) {
-                // A second time in a row, the repair repaired nothing: a failure, after which it pauses.
+                // A second time in a row, the repair repaired nothing: a failure, after which it
+                // pauses.
                 if std::mem::replace(&mut repaired, true) {
                     return Err(Error::Malformed("messages of the stream are missing, again".into()));
                 }
@@ -435,8 +439,9 @@ impl Bus {
         }
     }
 
-    /// Begins at the end of the stream, with nothing stored from before. The end is the highest id that the server names,
-    /// also where its message was taken out: by these ids is judged afterwards whether anything is missing.
+    /// Begins at the end of the stream, with nothing stored from before. The end is the highest id
+    /// that the server names, also where its message was taken out: by these ids is judged
+    /// afterwards whether anything is missing.
     async fn join(&self, stream: &mut Stream<'_>, epoch: u64, missed: Option<Missed>) -> Result<Progress, Error> {
         self.parts.ledger.forget();
         let state = match stream.state().await? {
@@ -460,8 +465,9 @@ impl Bus {
         Ok(Progress { epoch, floor, position })
     }
 
-    /// Learns of changes that values in the shared tier may be from before. Of what came before the last message that was
-    /// taken out of the middle nothing is known, since it may have been that one.
+    /// Learns of changes that values in the shared tier may be from before. Of what came before the
+    /// last message that was taken out of the middle nothing is known, since it may have been that
+    /// one.
     async fn read_back(&self, stream: &mut Stream<'_>, state: State) -> Result<(StreamId, StreamId), Error> {
         let now = stream.time().await?;
         let since = now.0.saturating_sub(u64::try_from(self.parts.read_back.as_millis()).unwrap_or(u64::MAX));
@@ -477,7 +483,8 @@ impl Bus {
             }
             position = last.unwrap_or(position);
             if end {
-                // Whatever had an id up to there when the state was read was there to be read since, or was taken out.
+                // Whatever had an id up to there when the state was read was there to be read
+                // since, or was taken out.
                 return Ok((floor, position.max(state.end())));
             }
         }
@@ -523,8 +530,8 @@ impl Bus {
         }
     }
 
-    /// Whether a policy message is its sender's own and not a copy of one: it has a number above those before it, and was
-    /// made when the stream took it.
+    /// Whether a policy message is its sender's own and not a copy of one: it has a number above
+    /// those before it, and was made when the stream took it.
     fn is_new_policy(&self, sender: u64, number: u64, since: u64, id: StreamId) -> bool {
         if id.milliseconds().saturating_sub(since) > POLICY_MAX_AGE_MILLIS {
             return false;

@@ -46,7 +46,8 @@ pub enum Error {
     Malformed(String),
     /// What is in the stream's place is not a stream that a gateway can write to.
     Unusable(String),
-    /// It answered with more bytes than any answer of a gateway's own data has; the connection was ended.
+    /// It answered with more bytes than any answer of a gateway's own data has; the connection was
+    /// ended.
     TooLarge(String),
 }
 
@@ -146,7 +147,8 @@ impl Connector {
         Ok(connector)
     }
 
-    /// The user and the database. Reads the password each time, so that a changed one counts from the next connection on.
+    /// The user and the database. Reads the password each time, so that a changed one counts from
+    /// the next connection on.
     fn settings(&self) -> Result<RedisConnectionInfo, String> {
         let mut settings = RedisConnectionInfo::default().set_db(self.url.database.into()).set_skip_set_lib_name();
         if let Some(name) = &self.username {

@@ -1,7 +1,8 @@
-//! The environment of a gateway: which API it is in front of. Two environments that share a Redis, a key file and
-//! `cluster.name` (a copied configuration, a restart with another `upstream.url`) share nothing that an API said: names and
-//! keys of the shared tier and of the change log's lease derive from the environment, and every message of the invalidation
-//! stream carries it, sealed. The stream keeps one name, so that a gateway never misses the changes of one of an earlier
+//! The environment of a gateway: which API it is in front of. Two environments that share a Redis,
+//! a key file and `cluster.name` (a copied configuration, a restart with another `upstream.url`)
+//! share nothing that an API said: names and keys of the shared tier and of the change log's lease
+//! derive from the environment, and every message of the invalidation stream carries it, sealed.
+//! The stream keeps one name, so that a gateway never misses the changes of one of an earlier
 //! version: it cannot read their messages, and drops everything.
 
 use crate::config::Upstream;
@@ -17,8 +18,8 @@ pub const ENVIRONMENT_BYTES: usize = 16;
 pub struct Environment([u8; ENVIRONMENT_BYTES]);
 
 impl Environment {
-    /// The environment of this upstream. The URL is normalized when the configuration is read: a default port counts as
-    /// written, and the case of letters does not count.
+    /// The environment of this upstream. The URL is normalized when the configuration is read: a
+    /// default port counts as written, and the case of letters does not count.
     pub fn of(upstream: &Upstream) -> Self {
         // Exhaustive, so that a new key has to be judged here: does it decide what the API answers?
         let Upstream { url, ca_file: _, connect_timeout: _, timeout: _, max_body: _, max_in_flight: _ } = upstream;
@@ -32,8 +33,8 @@ impl Environment {
         &self.0
     }
 
-    /// The beginning of a name in Redis that counts in this environment alone: `cluster.name` and the digest. It does not
-    /// depend on a key, so that it stays the same while keys are rotated.
+    /// The beginning of a name in Redis that counts in this environment alone: `cluster.name` and
+    /// the digest. It does not depend on a key, so that it stays the same while keys are rotated.
     pub fn prefix(&self, cluster: &str) -> String {
         self.0.iter().fold(format!("{cluster}:"), |text, byte| format!("{text}{byte:02x}"))
     }

@@ -40,7 +40,8 @@ impl Keys {
     /// Reads the file.
     ///
     /// # Errors
-    /// What is wrong with it, by the number of the line alone: a line that is wrong may begin with the secret.
+    /// What is wrong with it, by the number of the line alone: a line that is wrong may begin with
+    /// the secret.
     pub fn load(path: &Path) -> Result<Self, String> {
         let wrong = |what: String| format!("cluster.key_file: {}: {what}", path.display());
         let text = std::fs::read(path).map(Zeroizing::new).map_err(|error| wrong(error.to_string()))?;
@@ -149,7 +150,8 @@ mod tests {
             (&A[..40], "line 1: the key is wrong"),
             (&format!("{A}ff"), "line 1: the key is wrong"),
             (&format!("{A}\n{A}"), "line 2: the id is that of an earlier key"),
-            // A secret of up to 32 digits takes the place of the id, with another secret or none behind it.
+            // A secret of up to 32 digits takes the place of the id, with another secret or none
+            // behind it.
             (&A[2..34], "line 1: is not an id and a key"),
             (&format!("{} {}", &A[2..34], &A[34..]), "line 1: the key is wrong"),
             (&format!("{} a", &A[2..34]), "line 1: the key is wrong"),

@@ -1,5 +1,6 @@
-//! Messages of the invalidation stream, in bytes. Each is sealed before it is sent, and read strictly. All have one length,
-//! so that a reader of the Redis does not learn what kind of change a message is about.
+//! Messages of the invalidation stream, in bytes. Each is sealed before it is sent, and read
+//! strictly. All have one length, so that a reader of the Redis does not learn what kind of change
+//! a message is about.
 
 use bytes::{Buf, BufMut};
 
@@ -7,7 +8,8 @@ use super::environment::{ENVIRONMENT_BYTES, Environment};
 use crate::api::{CustomerId, EmployeeId};
 use crate::cache::{CallerId, Scope};
 
-/// Version of this form. A new form gets a new number; a gateway that does not know it drops everything instead.
+/// Version of this form. A new form gets a new number; a gateway that does not know it drops
+/// everything instead.
 const VERSION: u8 = 2;
 
 const HELLO: u8 = 0;
@@ -40,7 +42,8 @@ pub struct Context {
 pub struct Message {
     /// The process that sent it: a random number.
     pub sender: u64,
-    /// The sender's number of the change, which the ledger gave; of a policy, the sender's number of that policy.
+    /// The sender's number of the change, which the ledger gave; of a policy, the sender's number
+    /// of that policy.
     pub number: u64,
     pub word: Word,
 }
@@ -51,7 +54,8 @@ pub enum Word {
     /// It only marks a place in the stream.
     Hello,
     Change(Scope),
-    /// The sender redacts by the policy of this fingerprint since then, in milliseconds of the server's clock.
+    /// The sender redacts by the policy of this fingerprint since then, in milliseconds of the
+    /// server's clock.
     Policy {
         fingerprint: u64,
         since: u64,
@@ -99,8 +103,8 @@ impl Message {
         out
     }
 
-    /// Reads a message. `None`: it is malformed in some way. A caller that another key digested may be anyone here, so that
-    /// everything is meant.
+    /// Reads a message. `None`: it is malformed in some way. A caller that another key digested may
+    /// be anyone here, so that everything is meant.
     pub fn from_bytes(bytes: &[u8], context: &Context) -> Option<Self> {
         let mut rest: &[u8] = <&[u8; MESSAGE_BYTES]>::try_from(bytes).ok()?;
         if rest.try_get_u8().ok()? != VERSION {

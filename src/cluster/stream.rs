@@ -10,7 +10,8 @@ use super::connection::Error;
 use super::ledger::StreamId;
 use super::wire::ServerTime;
 
-/// The stream's length at most, about: of 180 bytes each. A gateway that was cut off for more than so many changes cannot know
+/// The stream's length at most, about: of 180 bytes each. A gateway that was cut off for more than
+/// so many changes cannot know
 /// what it missed.
 pub const MAX_LENGTH: usize = 100_000;
 
@@ -39,9 +40,9 @@ pub struct State {
 }
 
 impl State {
-    /// Whether everything after `position` was there to be read. It must be the id of a message that was there, or
-    /// [`State::end`] at some time. What is cut off is the oldest, so where something as old is still there, nothing newer
-    /// was cut off.
+    /// Whether everything after `position` was there to be read. It must be the id of a message
+    /// that was there, or [`State::end`] at some time. What is cut off is the oldest, so where
+    /// something as old is still there, nothing newer was cut off.
     pub fn continues(&self, position: StreamId) -> bool {
         let whole = self.first.is_some_and(|first| first <= position) && self.deleted <= position;
         self.last == position || (self.last > position && whole)

@@ -1,9 +1,10 @@
-//! The lease on what one gateway of a cluster does for all, and how far it got. Two gateways may hold it for a moment; then
-//! the work is done twice, which does no harm.
+//! The lease on what one gateway of a cluster does for all, and how far it got. Two gateways may
+//! hold it for a moment; then the work is done twice, which does no harm.
 //!
-//! The lease ends with its time in Redis, which only its holder renews. Whether it still counts is not left to the holder:
-//! a gateway that sees no progress for as long as the lease lasts, by its own clock, takes it. A lease without an expiry
-//! (from another client) and a holder that renews it and does nothing end like this.
+//! The lease ends with its time in Redis, which only its holder renews. Whether it still counts is
+//! not left to the holder: a gateway that sees no progress for as long as the lease lasts, by its
+//! own clock, takes it. A lease without an expiry (from another client) and a holder that renews it
+//! and does nothing end like this.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -136,6 +136,7 @@ impl Admin {
                 "credentials_invalid",
                 "Authorization: Bearer with the admin token required",
             );
+            self.current.load().metrics.admin_refused();
             refused.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
             return refused;
         }

@@ -1,8 +1,12 @@
-//! TLS of the listeners: the certificate that is shown and the authorities of callers' certificates, taken up anew when
-//! their files change. A connection keeps what it was made with; files that cannot be used are told of, and the old ones
+//! TLS of the listeners: the certificate that is shown and the authorities of clients'
+//! certificates, taken up again when their files change. A connection keeps what it was made with;
+//! files that cannot be used are reported, and the old ones
 //! stay.
 //!
-//! Each change makes a whole configuration of TLS, so no session that began under other authorities is resumed.
+//! Sessions are resumed by tickets, whose keys rotate, or from a store; a renewed certificate keeps
+//! them. Where clients' certificates are asked for, no session is resumed: a resumed session keeps
+//! the chain that it began with and does not check it again, so it would outlive the certificate
+//! and its authority.
 
 use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +27,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
+use super::sessions::{Sessions, note_signatures, was_signed};
 use super::start::StartError;
 use super::wrapped::Wrapped;
 use crate::config::{ClientAuth, Clients, Tls};
@@ -38,39 +43,53 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// The TLS of the listeners.
 pub struct Certificate {
     files: Tls,
-    shown: ArcSwap<Acceptor>,
+    shown: ArcSwap<Shown>,
+    sessions: Sessions,
     metrics: TlsMetrics,
+}
+
+/// What connections are made with.
+struct Shown {
+    acceptor: Acceptor,
+    digest: blake3::Hash,
 }
 
 /// Files that were read and can be used.
 pub struct Loaded {
-    acceptor: Acceptor,
-    begins: i64,
+    shown: Shown,
+    /// From when and until when the certificate itself is valid, in seconds since the epoch.
+    valid: (i64, i64),
     /// When the first certificate of the chain to expire does, in seconds since the epoch.
     pub expires: i64,
 }
 
-/// What tells that a file was written anew, or replaced.
-type Stamp = Option<(SystemTime, u64, u64)>;
+/// What changes when a file is written or replaced: its times of change, of content and of
+/// everything, size and number.
+type Stamp = Option<(SystemTime, (i64, i64), u64, u64)>;
 
 impl Certificate {
     /// # Errors
     /// What is wrong with the files. A time that is over is none: without a start there would be no plain listener either.
     pub fn load(files: &Tls, metrics: TlsMetrics) -> Result<Self, StartError> {
-        let loaded = read(files).map_err(|problems| StartError::Configuration(problems.join("\n")))?;
+        let sessions = Sessions::new().map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
+        let loaded = read(files, &sessions).map_err(|problems| StartError::Configuration(problems.join("\n")))?;
         if let Err(wrong) = loaded.is_valid_now(files) {
             tracing::error!(wrong, "callers will not trust the certificate");
         }
         metrics.loaded(loaded.expires);
-        Ok(Certificate { files: files.clone(), shown: ArcSwap::from_pointee(loaded.acceptor), metrics })
+        Ok(Certificate { files: files.clone(), shown: ArcSwap::from_pointee(loaded.shown), sessions, metrics })
     }
 
-    /// Reads the files as they are now.
+    /// Reads the files as they are now. What is shown already may be shown on, also where its time
+    /// is over: to refuse it would change nothing.
     ///
     /// # Errors
     /// They cannot be used; all that is wrong with them.
     pub fn renewed(&self) -> Result<Loaded, Vec<String>> {
-        let loaded = check(&self.files);
+        let loaded = read(&self.files, &self.sessions).and_then(|loaded| {
+            let time = if self.is_shown(&loaded) { Ok(()) } else { loaded.is_valid_now(&self.files) };
+            time.map(|()| loaded).map_err(|wrong| vec![wrong])
+        });
         if loaded.is_err() {
             self.metrics.not_loaded();
         }
@@ -80,34 +99,49 @@ impl Certificate {
     /// Shows what was read from now on.
     pub fn show(&self, loaded: Loaded) {
         self.metrics.loaded(loaded.expires);
-        self.shown.store(Arc::new(loaded.acceptor));
+        if !self.is_shown(&loaded) {
+            self.shown.store(Arc::new(loaded.shown));
+        }
     }
 
-    /// Looks at the files from now on, as long as the process lives.
+    fn is_shown(&self, loaded: &Loaded) -> bool {
+        self.shown.load().digest == loaded.shown.digest
+    }
+
+    /// Looks at the files from now on, as long as the process lives. Files that cannot be used are
+    /// tried again at each look: what is wrong may end without a change of them, such as a
+    /// certificate that is not valid yet.
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, which serves nobody")]
     pub fn watch(self: &Arc<Self>) {
         let certificate = self.clone();
         std::thread::spawn(move || {
             let mut read = certificate.stamps();
             let mut seen = read.clone();
+            let mut failed: Option<Vec<String>> = None;
             loop {
                 std::thread::sleep(LOOK);
                 let now = certificate.stamps();
                 let settled = now == seen;
                 seen = now;
-                if !settled || seen == read {
+                if !settled || (seen == read && failed.is_none()) {
                     continue;
                 }
                 match certificate.renewed() {
                     Ok(loaded) => {
-                        let expires = loaded.expires;
+                        let (expires, is_new) = (loaded.expires, !certificate.is_shown(&loaded));
                         certificate.show(loaded);
-                        tracing::info!(expires, "the changed certificate is shown from now on");
+                        if is_new {
+                            tracing::info!(expires, "the changed certificate is shown from now on");
+                        }
+                        failed = None;
                     }
-                    Err(problems) => {
-                        let problems = problems.join("\n");
-                        tracing::error!(problems, "the changed certificate cannot be used; the old one stays");
+                    // Once for each thing that is wrong, not for each look.
+                    Err(problems) if failed.as_ref() != Some(&problems) => {
+                        let text = problems.join("\n");
+                        tracing::error!(problems = text, "the changed certificate cannot be used; the old one stays");
+                        failed = Some(problems);
                     }
+                    Err(_) => {}
                 }
                 read = seen.clone();
             }
@@ -119,46 +153,71 @@ impl Certificate {
         let files = [cert_file, key_file].into_iter().chain(clients.as_ref().map(|clients| &clients.ca_file));
         let stamp = |file| {
             let data = std::fs::metadata(file).ok()?;
-            Some((data.modified().ok()?, data.len(), data.ino()))
+            Some((data.modified().ok()?, (data.ctime(), data.ctime_nsec()), data.len(), data.ino()))
         };
         files.map(stamp).collect()
     }
 
     /// Counts a connection that ended before its handshake.
     pub fn handshake_failed(&self, reason: &'static str) {
-        self.metrics.handshake_failed(reason);
+        self.metrics.handshake_failed(reason, "");
     }
 
     /// Does the handshake; `None`: it failed, or took too long.
     pub async fn handshake(&self, stream: Wrapped, longest: Duration) -> Option<Stream> {
-        let acceptor = self.shown.load_full();
-        match tokio::time::timeout(longest, acceptor.tls_handshake(stream)).await {
-            Ok(Ok(stream)) => Some(Box::new(stream)),
+        let shown = self.shown.load_full();
+        let handshake = note_signatures(async {
+            let done = shown.acceptor.tls_handshake(stream).await;
+            done.map(|stream| (stream, if was_signed() { "full" } else { "resumed" }))
+        });
+        match tokio::time::timeout(longest, handshake).await {
+            Ok(Ok((stream, kind))) => {
+                self.metrics.handshake_done(kind);
+                Some(Box::new(stream))
+            }
             Ok(Err(error)) => {
-                self.metrics.handshake_failed(reason(&error));
+                let (reason, cause) = reason(&error);
+                self.metrics.handshake_failed(reason, cause);
                 None
             }
             Err(_) => {
-                self.metrics.handshake_failed("timeout");
+                self.metrics.handshake_failed("timeout", "");
                 None
             }
         }
     }
 }
 
-/// Why a handshake failed, in a word. pingora keeps the text of the cause only, so it is told by how rustls begins its
-/// messages.
-fn reason(error: &pingora_core::Error) -> &'static str {
-    const REASONS: [(&str, &str); 6] = [
-        ("peer sent no certificates", "client_certificate"),
+/// Why a handshake failed, and of a client certificate what is wrong with it. pingora keeps the
+/// text of the cause only, so it is read from how rustls words its messages.
+fn reason(error: &pingora_core::Error) -> (&'static str, &'static str) {
+    const REASONS: [(&str, &str); 5] = [
         ("invalid peer certificate", "client_certificate"),
         ("peer is incompatible", "incompatible"),
         ("received fatal alert", "refused_by_client"),
         ("peer misbehaved", "protocol"),
         ("received corrupt message", "protocol"),
     ];
+    const CAUSES: [(&str, &str); 7] = [
+        ("certificate expired", "expired"),
+        ("certificate not valid yet", "not_yet_valid"),
+        ("UnknownIssuer", "unknown_authority"),
+        // Of another authority that has the same name.
+        ("BadSignature", "unknown_authority"),
+        ("certificate does not allow extended key usage", "wrong_purpose"),
+        ("UnsupportedCertVersion", "version"),
+        ("Revoked", "revoked"),
+    ];
     let text = error.context.as_ref().map(|context| context.as_str()).unwrap_or_default();
-    REASONS.iter().find(|(begins, _)| text.contains(begins)).map_or("connection", |(_, reason)| reason)
+    let find =
+        |table: &[(&str, &'static str)]| table.iter().find(|(part, _)| text.contains(part)).map(|(_, word)| *word);
+    if text.contains("peer sent no certificates") {
+        return ("client_certificate", "missing");
+    }
+    match find(&REASONS).unwrap_or("connection") {
+        "client_certificate" => ("client_certificate", find(&CAUSES).unwrap_or("other")),
+        reason => (reason, ""),
+    }
 }
 
 /// Reads the files, and says all that is wrong with them, the times that they are valid included.
@@ -166,7 +225,8 @@ fn reason(error: &pingora_core::Error) -> &'static str {
 /// # Errors
 /// All that is wrong.
 pub fn check(files: &Tls) -> Result<Loaded, Vec<String>> {
-    let loaded = read(files)?;
+    let sessions = Sessions::new().map_err(|error| vec![format!("TLS tickets: {error}")])?;
+    let loaded = read(files, &sessions)?;
     loaded.is_valid_now(files).map_err(|wrong| vec![wrong])?;
     Ok(loaded)
 }
@@ -175,13 +235,18 @@ impl Loaded {
     fn is_valid_now(&self, files: &Tls) -> Result<(), String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let file = &files.cert_file;
-        if self.expires <= now {
+        let (begins, ends) = self.valid;
+        if ends <= now {
             let right = "put a renewed certificate there";
-            return Err(wrong("cert_file", file, format_args!("expired at {}; {right}", time(self.expires))));
+            return Err(wrong("cert_file", file, format_args!("expired at {}; {right}", time(ends))));
         }
-        if self.begins > now {
+        if begins > now {
             let right = "look at the clock, or put one there that is valid now";
-            return Err(wrong("cert_file", file, format_args!("is not valid before {}; {right}", time(self.begins))));
+            return Err(wrong("cert_file", file, format_args!("is not valid before {}; {right}", time(begins))));
+        }
+        if self.expires <= now {
+            let (file, expired) = (file.display(), time(self.expires));
+            tracing::warn!(%file, expired, "a certificate that is sent along with the gateway's own has expired");
         }
         Ok(())
     }
@@ -195,7 +260,7 @@ fn wrong(key: &str, file: &Path, what: impl Display) -> String {
     format!("server.tls.{key}: {}: {what}", file.display())
 }
 
-fn read(files: &Tls) -> Result<Loaded, Vec<String>> {
+fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
     install_default_crypto_provider();
     let chain = chain_of("cert_file", &files.cert_file);
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| {
@@ -209,7 +274,8 @@ fn read(files: &Tls) -> Result<Loaded, Vec<String>> {
             return Err([chain.err(), key.err(), authorities.err()].into_iter().flatten().collect());
         }
     };
-    let valid = validity(&chain).map_err(|what| vec![wrong("cert_file", &files.cert_file, what)])?;
+    let (valid, expires) = validity(&chain).map_err(|what| vec![wrong("cert_file", &files.cert_file, what)])?;
+    let digest = digest(&chain, &key, authorities.as_ref().map(|(_, certificates)| certificates.as_slice()));
     let Some(provider) = CryptoProvider::get_default() else { return Err(vec!["no TLS provider".into()]) };
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
         let what = match error {
@@ -225,7 +291,7 @@ fn read(files: &Tls) -> Result<Loaded, Vec<String>> {
     })?;
     let builder = ServerConfig::builder_with_protocol_versions(&[&version::TLS13, &version::TLS12]);
     let builder = match (authorities, &files.clients) {
-        (Some(authorities), Some(Clients { ca_file, auth })) => {
+        (Some((authorities, _)), Some(Clients { ca_file, auth })) => {
             let verifier = WebPkiClientVerifier::builder(Arc::new(authorities));
             let verifier = match auth {
                 ClientAuth::Required => verifier,
@@ -236,10 +302,32 @@ fn read(files: &Tls) -> Result<Loaded, Vec<String>> {
         }
         _ => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(sessions.observe(certified))));
+    match files.clients {
+        Some(_) => Sessions::forbid(&mut config),
+        None => sessions.allow(&mut config),
+    }
     config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
     let acceptor = Acceptor::from_server_config(Arc::new(config));
-    Ok(Loaded { acceptor, begins: valid.0, expires: valid.1 })
+    Ok(Loaded { shown: Shown { acceptor, digest }, valid, expires })
+}
+
+/// A digest of all that the files hold: by it an unchanged certificate is known.
+fn digest(
+    chain: &[CertificateDer<'_>],
+    key: &PrivateKeyDer<'_>,
+    authorities: Option<&[CertificateDer<'_>]>,
+) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(&(chain.len() as u64).to_le_bytes());
+    chain.iter().for_each(|certificate| part(certificate));
+    part(key.secret_der());
+    authorities.into_iter().flatten().for_each(|certificate| part(certificate));
+    hasher.finalize()
 }
 
 fn unreadable(error: &rustls_pki_types::pem::Error) -> Option<String> {
@@ -256,21 +344,26 @@ fn chain_of(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Stri
     if chain.is_empty() { Err(wrong(key, file, none)) } else { Ok(chain) }
 }
 
-fn authorities(file: &Path) -> Result<RootCertStore, String> {
+fn authorities(file: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut store = RootCertStore::empty();
-    for certificate in chain_of("client_ca_file", file)? {
-        store.add(certificate).map_err(|error| wrong("client_ca_file", file, error))?;
+    let certificates = chain_of("client_ca_file", file)?;
+    for certificate in &certificates {
+        store.add(certificate.clone()).map_err(|error| wrong("client_ca_file", file, error))?;
     }
-    Ok(store)
+    Ok((store, certificates))
 }
 
-/// From when and until when every certificate of the chain is valid, in seconds since the epoch.
-fn validity(chain: &[CertificateDer<'_>]) -> Result<(i64, i64), String> {
-    let mut valid = (i64::MIN, i64::MAX);
+/// From when and until when the first certificate is valid, which is the gateway's own, and when
+/// the first of the chain expires; in seconds since the epoch.
+fn validity(chain: &[CertificateDer<'_>]) -> Result<((i64, i64), i64), String> {
+    let mut valid = None;
+    let mut expires = i64::MAX;
     for certificate in chain {
         let (_, parsed) = parse_x509_certificate(certificate).map_err(|error| format!("is no certificate: {error}"))?;
         let of_this = parsed.validity();
-        valid = (valid.0.max(of_this.not_before.timestamp()), valid.1.min(of_this.not_after.timestamp()));
+        let times = (of_this.not_before.timestamp(), of_this.not_after.timestamp());
+        valid.get_or_insert(times);
+        expires = expires.min(times.1);
     }
-    Ok(valid)
+    Ok((valid.ok_or("holds no certificate")?, expires))
 }

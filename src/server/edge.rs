@@ -11,9 +11,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::Method;
 use http::header::{DATE, HeaderName, HeaderValue};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp};
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::date::get_cached_date;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -35,6 +35,11 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The first bytes of HTTP/2 (RFC 9113 section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What ends a connection that agreed on HTTP/2 and does not begin with its preface: empty SETTINGS,
+/// and GOAWAY with PROTOCOL_ERROR (RFC 9113 sections 3.4 and 6.8).
+const H2_PROTOCOL_ERROR: &[u8] =
+    b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01";
 
 /// Bytes read at once: a usual head whole.
 const READ: usize = 4096;
@@ -223,7 +228,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
 
     /// Answers without a session, and ends the connection so that the answer arrives. `head`: what was read of the
     /// request.
-    async fn refuse(&self, mut stream: Stream, error: ApiError, head: &[u8]) {
+    async fn refuse(&self, stream: Stream, error: ApiError, head: &[u8]) {
         let reply = Reply::from(error);
         let record = self.refused(error, &reply, method_of(head));
         let origin = if self.side == Side::Public { origin_in(head) } else { None };
@@ -242,9 +247,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         answer.extend_from_slice(b"\r\n\r\n");
         answer.extend_from_slice(&reply.body());
         self.end(&record);
-        let deadline = record.started + LINGER;
+        Self::send_last(stream, &answer, record.started).await;
+    }
+
+    /// Sends the last bytes of a connection, and ends it so that they arrive.
+    async fn send_last(mut stream: Stream, last: &[u8], started: Instant) {
+        let deadline = started + LINGER;
         let _ = timeout_at(deadline.into(), async {
-            stream.write_all(&answer).await?;
+            stream.write_all(last).await?;
             stream.flush().await?;
             AsyncWriteExt::shutdown(&mut stream).await?;
             let mut sink = [0; READ];
@@ -317,6 +327,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             return None;
         };
         let mut stream = self.in_plain(stream, tls).await?;
+        // Over TLS the protocol is what ALPN agreed on, and HTTP/1.1 without it; in plain the first bytes
+        // decide.
+        let agreed = tls.map(|_| stream.selected_alpn_proto().unwrap_or(ALPN::H1));
         let mut settings: Option<HttpPersistentSettings> = None;
         let mut lane = (self.side == Side::Public).then(|| Lane::new(&stream));
         let mut setup = self.current.watched();
@@ -327,7 +340,15 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             let limits = setup.load().limits;
             buffer.reserve(READ);
             let end = match Self::read_head(limits, &mut stream, &mut buffer, &mut idle, first, since).await {
+                Head::Http1(_) | Head::Refused(_) if first && agreed == Some(ALPN::H2) => {
+                    Self::send_last(stream, H2_PROTOCOL_ERROR, Instant::now()).await;
+                    return None;
+                }
                 Head::Http1(end) => end,
+                Head::Http2 if agreed == Some(ALPN::H1) => {
+                    self.refuse(stream, ApiError::BadRequest(Refusal::Malformed), &buffer).await;
+                    return None;
+                }
                 Head::Http2 => {
                     self.serve_http2(stream, buffer, limits, draining).await;
                     return None;

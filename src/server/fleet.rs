@@ -122,9 +122,10 @@ impl Slot {
     }
 }
 
-/// Where another gateway redacts by another policy, this one reads its configuration again, as at HUP: what is to be hidden
-/// from now on should not depend on which gateway is asked. One thread does it, since it reads files: one reload at a time,
-/// one waits at most, and they begin a second apart, however many messages come.
+/// Where another gateway redacts by another policy, this one reads its configuration again, as at
+/// HUP: what is to be hidden from now on should not depend on which gateway is asked. One thread
+/// does it, since it reads files: one reload at a time, one waits at most, and they begin a second
+/// apart, however many messages come.
 fn repolicy(current: Arc<Current>, reloader: Arc<Reloader>) -> std::io::Result<Repolicy> {
     let slot = Arc::new(Slot::default());
     let (waiting, seen) = (slot.clone(), current.clone());

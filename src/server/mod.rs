@@ -20,6 +20,8 @@ mod plain;
 mod proxy;
 mod random_ids;
 mod redacted;
+mod secrets;
+mod sessions;
 mod setup;
 mod signals;
 mod start;
@@ -27,6 +29,7 @@ mod upgrade;
 mod wrapped;
 
 pub use listening::cannot_listen;
+pub use secrets::warnings;
 pub use setup::Source;
 pub use signals::ignore_until_serving as ignore_signals_until_serving;
 pub use start::{Start, StartError, check, run};

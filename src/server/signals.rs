@@ -52,8 +52,9 @@ fn listen(kind: SignalKind) -> Option<Signal> {
     signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be listened for")).ok()
 }
 
-/// Makes HUP, QUIT and USR2 do nothing from now on, until [`Signals`] obeys them: by default each of them would end a process
-/// that is still starting. tokio keeps the handlers that it installs here.
+/// Makes HUP, QUIT and USR2 do nothing from now on, until [`Signals`] obeys them: by default each
+/// of them would end a process that is still starting. tokio keeps the handlers that it installs
+/// here.
 ///
 /// # Errors
 /// The operating system does not give what is needed.
@@ -198,8 +199,8 @@ impl Handover {
         }
     }
 
-    /// Nothing is answered from memory any more, and changes are reported. Not in a cluster, where the successor's changes
-    /// come through the stream, and its own reach the successor.
+    /// Nothing is answered from memory any more, and changes are reported. Not in a cluster, where
+    /// the successor's changes come through the stream, and its own reach the successor.
     fn rely_on_the_api(&self, reports: Reports) {
         let setup = self.current.load();
         if setup.bus.get().is_some() {
@@ -224,15 +225,16 @@ impl Handover {
     }
 }
 
-/// Starts a successor in this process's place; comes back only if it fails, since otherwise this process ends first.
+/// Starts a successor in this process's place; comes back only if it fails, since otherwise this
+/// process ends first.
 fn start_successor() {
     let mut arguments = std::env::args_os();
     let Some(program) = arguments.next() else { return };
     let kept = arguments.filter(|argument| argument != "--upgrade");
     let mut command = Command::new(program);
     command.args(kept).arg("--upgrade");
-    // They name this process: with them the successor would take the watchdog (sd_watchdog_enabled(3)) and passed sockets
-    // for another's.
+    // They name this process: with them the successor would take the watchdog
+    // (sd_watchdog_enabled(3)) and passed sockets for another's.
     for variable in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(variable);
     }
@@ -247,7 +249,7 @@ fn start_successor() {
     }
 }
 
-/// The seat of a process that has sockets of its own; one that still drains may have it for a while.
+/// Takes the seat for a process with own sockets; one that still drains may have it for a while.
 fn take_own_seat(seat: &Seat, lifecycle: &Lifecycle) {
     let mut said = false;
     while let Err(error) = seat.sit() {

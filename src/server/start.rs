@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -24,6 +23,7 @@ use super::listening::{Door, Entrance, Listening, Sockets};
 use super::proxy::Proxy;
 use super::random_ids::RandomIds;
 use super::redacted::MAX_HELD;
+use super::secrets;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
 use super::upgrade::{Changes, Seat};
@@ -34,7 +34,7 @@ use crate::gateway::{Gateway, Parts};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::{Client, Peers};
+use crate::upstream::{AnchorFile, Client, Peers, system_anchors};
 
 /// Threads of the admin listener, which must answer while the others are busy.
 const ADMIN_THREADS: usize = 1;
@@ -72,11 +72,13 @@ fn environment(what: impl fmt::Display) -> StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     let mut problems = Vec::new();
     problems.extend(Peers::new(&config.upstream).err().map(|error| error.to_string()));
+    problems.extend(system_anchors(&config.upstream).err().map(|error| error.to_string()));
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
         problems.extend(fleet::problems(cluster));
     }
+    problems.extend(secrets::admin_token(&config.admin).err());
     problems.extend(export(config, None).err().map(|error| error.to_string()));
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
 }
@@ -121,13 +123,17 @@ pub fn run(
     let started = Instant::now();
     export(&config, Some(&metrics))?;
     let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
-    let token = config.admin.token_file.as_deref().map(admin_token).transpose()?;
+    let anchors = anchors(&config)?;
+    let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
+    for warning in secrets::warnings(&config) {
+        tracing::warn!(warning, "a secret should be kept better");
+    }
     let certificate = match &config.server.tls {
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
         None => None,
     };
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config, &anchors));
     let conf = server.configuration.clone();
     let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
     let fleet = Fleet::new(&config)?;
@@ -173,7 +179,7 @@ pub fn run(
     }
     let status = in_words(&config, &addresses);
     let setup = current.load();
-    // Whoever cannot take the seat ends here, before it accepts a connection.
+    // A process that cannot take the seat ends here, before it accepts a connection.
     if let (Some(before), Some(seat)) = (&mut before, &seat) {
         let changes = before.sit(seat).map_err(environment)?;
         obey_changes_before(changes, current.clone()).map_err(environment)?;
@@ -198,7 +204,8 @@ pub fn run(
     Ok(())
 }
 
-/// Drops everything whenever something changes through a connection that the process before still has.
+/// Drops everything whenever something changes through a connection that the process before still
+/// has.
 fn obey_changes_before(mut changes: Changes, current: Arc<Current>) -> std::io::Result<()> {
     let work = move || {
         while changes.next() {
@@ -242,8 +249,19 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     )
 }
 
+/// The system's trust anchors where the API needs them; those that cannot be decoded are passed
+/// over.
+fn anchors(config: &Config) -> Result<AnchorFile, StartError> {
+    let anchors = system_anchors(&config.upstream);
+    let (file, skipped) = anchors.map_err(|error| StartError::Configuration(error.to_string()))?;
+    if skipped > 0 {
+        tracing::warn!(skipped, "trust anchors of the system that cannot be decoded were passed over");
+    }
+    Ok(file)
+}
+
 /// Of our own configuration alone: pingora's files and command line stay unused.
-fn server_conf(config: &Config) -> ServerConf {
+fn server_conf(config: &Config, anchors: &AnchorFile) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if config.server.threads == 0 { cores } else { config.server.threads };
     ServerConf {
@@ -253,6 +271,8 @@ fn server_conf(config: &Config) -> ServerConf {
         work_stealing: threads > 1,
         // Only idempotent requests are ever sent again, and only where a kept connection turned out closed.
         max_retries: 4,
+        // Or pingora would read the system's itself, and panic where one cannot be decoded.
+        ca_file: Some(anchors.path()),
         ..ServerConf::default()
     }
 }
@@ -305,11 +325,4 @@ impl Addresses {
 fn listeners(config: &Config) -> Vec<SocketAddr> {
     let tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
     config.server.listen.iter().chain(tls).chain([&config.admin.listen]).copied().collect()
-}
-
-fn admin_token(file: &Path) -> Result<blake3::Hash, StartError> {
-    let token = std::fs::read(file).map(zeroize::Zeroizing::new);
-    let token =
-        token.map_err(|error| StartError::Configuration(format!("admin.token_file: {}: {error}", file.display())))?;
-    Ok(blake3::hash(token.trim_ascii()))
 }

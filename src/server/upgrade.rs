@@ -1,18 +1,22 @@
-//! The upgrade without downtime: a new process takes the listening sockets over from the running one.
+//! The upgrade without downtime: a new process takes the listening sockets over from the running
+//! one.
 //!
-//! Two locks in a folder of the gateway's own decide who does what. The *seat* is held by the process that serves: no
-//! process accepts connections on sockets that were handed over unless it holds it, so exactly one does. The *turn* is held
-//! by the process that is taking over, from before it asks until it serves: of several that start at once all others end.
+//! Two locks in a folder of the gateway's own decide who does what. The *seat* is held by the
+//! process that serves: no process accepts connections on sockets that were handed over unless it
+//! holds it, so exactly one does. The *turn* is held by the process that is taking over, from
+//! before it asks until it serves: of several that start at once all others end.
 //!
-//! The successor asks with QUIT and waits at a socket. The running process hands its sockets over, and goes on serving
-//! until the successor is ready. Then it gives the seat up, and the successor takes it and says so; only then the running
-//! process drains, and only then the successor accepts. If anything fails before that, the running process takes the seat
-//! back and goes on serving. Connections wait in the kernel in between; a listening socket is shared, not closed and opened
+//! The successor asks with QUIT and waits at a socket. The running process hands its sockets over,
+//! and goes on serving until the successor is ready. Then it gives the seat up, and the successor
+//! takes it and says so; only then the running process drains, and only then the successor accepts.
+//! If anything fails before that, the running process takes the seat back and goes on serving.
+//! Connections wait in the kernel in between; a listening socket is shared, not closed and opened
 //! again, so none is refused.
 //!
-//! From giving the seat up on, the running process answers nothing from memory, since it does not see what changes through
-//! its successor; and it reports what changes through connections that it still has, so that the successor drops what it
-//! stored. In a cluster the invalidation stream does both.
+//! From giving the seat up on, the running process answers nothing from memory, since it does not
+//! see what changes through its successor; and it reports what changes through connections that it
+//! still has, so that the successor drops what it stored. In a cluster the invalidation stream does
+//! both.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -41,7 +45,8 @@ const WAIT_FOR_SOCKETS: Duration = Duration::from_secs(30);
 /// How long the running process waits for a successor to come, after QUIT.
 const WAIT_FOR_SUCCESSOR: Duration = Duration::from_secs(5);
 
-/// How long the running process waits until its successor is ready, and the successor for the message that the seat is free.
+/// How long the running process waits until its successor is ready, and the successor for the
+/// message that the seat is free.
 const WAIT_FOR_WORD: Duration = Duration::from_secs(30);
 
 /// How long a process tries to take the seat that the other one gave up.
@@ -178,7 +183,8 @@ impl Seat {
 
     fn listen(&self) -> Result<UnixListener, String> {
         let wrong = |error: io::Error| format!("{}: {error}", self.socket.display());
-        // Of a process that ended while it waited: whoever has the turn is the only one that waits.
+        // Of a process that ended while it waited: the process that has the turn is the only one
+        // that waits.
         match std::fs::remove_file(&self.socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
             _ => {}
@@ -217,9 +223,9 @@ impl Seat {
         }
     }
 
-    /// Gives these sockets to a successor and comes back when that one has the seat. `give_up`: what is to be done before
-    /// the successor may serve, with its process id and where changes are reported to it; `go_on`: what undoes it. Gives the
-    /// process id.
+    /// Gives these sockets to a successor and comes back when that one has the seat. `give_up`:
+    /// what is to be done before the successor may serve, with its process id and where changes are
+    /// reported to it; `go_on`: what undoes it. Gives the process id.
     ///
     /// # Errors
     /// No successor came, or it failed: this process has the seat, and nothing has changed.
@@ -284,7 +290,8 @@ impl Before {
 }
 
 impl Changes {
-    /// Waits for the next change through a connection of the process before; `false`: that one has ended.
+    /// Waits for the next change through a connection of the process before; `false`: that one has
+    /// ended.
     pub fn next(&mut self) -> bool {
         // Several at once are one: everything is dropped.
         let mut some = [0; 256];
@@ -307,7 +314,8 @@ impl Reports {
     }
 }
 
-/// Reads one message of the other process. Reports of changes before it are passed over: nothing is stored yet.
+/// Reads one message of the other process. Reports of changes before it are passed over: nothing is
+/// stored yet.
 fn expect(stream: &mut UnixStream, message: &[u8; 6], longest: Duration) -> io::Result<()> {
     stream.set_read_timeout(Some(longest))?;
     for byte in message {

@@ -49,8 +49,9 @@ pub struct Metrics {
     tier_errors: ByValue<IntCounter>,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
-    tls_handshake_failures: Arc<ByValue<IntCounter>>,
+    tls_handshake_failures: Arc<ByValue<IntCounter, 2>>,
     log_lines_dropped: IntCounter,
+    admin_refused: IntCounter,
     hits: AtomicI64,
     misses: AtomicI64,
     /// Hits of the lane that are in no series yet.
@@ -61,7 +62,8 @@ pub struct Metrics {
 pub struct TlsMetrics {
     expiry: IntGauge,
     load_successful: IntGauge,
-    failures: Arc<ByValue<IntCounter>>,
+    failures: Arc<ByValue<IntCounter, 2>>,
+    handshakes: ByValue<IntCounter>,
 }
 
 impl TlsMetrics {
@@ -76,8 +78,14 @@ impl TlsMetrics {
         self.load_successful.set(0);
     }
 
-    pub fn handshake_failed(&self, reason: &'static str) {
-        self.failures.inc([reason]);
+    /// `cause`: what is wrong with a client's certificate; empty for other reasons.
+    pub fn handshake_failed(&self, reason: &'static str, cause: &'static str) {
+        self.failures.inc([reason, cause]);
+    }
+
+    /// A handshake succeeded; `kind`: `full` or `resumed`.
+    pub fn handshake_done(&self, kind: &'static str) {
+        self.handshakes.inc([kind]);
     }
 }
 
@@ -289,9 +297,13 @@ impl Metrics {
             )?,
             tls_handshake_failures: Arc::new(ByValue::counters(make.counters(
                 "tls_handshake_failures_total",
-                "Connections that ended before TLS was agreed on, by reason.",
-                &["reason"],
+                "Connections that ended before TLS was agreed on, by reason, and by what is wrong with a client certificate.",
+                &["reason", "cause"],
             )?)),
+            admin_refused: make.keep(IntCounter::new(
+                format!("{PREFIX}admin_credentials_refused_total"),
+                "Requests to the admin listener without its token, or with another one.",
+            )?)?,
             log_lines_dropped: make.keep(IntCounter::new(
                 format!("{PREFIX}log_lines_dropped_total"),
                 "Lines of the log that were dropped: nobody read the others in time, or they could not be written.",
@@ -449,6 +461,11 @@ impl Metrics {
         self.reload_successful.set(0);
     }
 
+    /// A request to the admin listener had no token, or another one.
+    pub fn admin_refused(&self) {
+        self.admin_refused.inc();
+    }
+
     /// Counts lines of the log that nobody will read.
     pub fn log_lines_dropped(&self) -> IntCounter {
         self.log_lines_dropped.clone()
@@ -470,6 +487,11 @@ impl Metrics {
                 "1 if the files of certificate, key and authorities were taken up when they last changed.",
             )?,
             failures: self.tls_handshake_failures.clone(),
+            handshakes: ByValue::counters(make.counters(
+                "tls_handshakes_total",
+                "TLS handshakes that succeeded, by whether a session was resumed.",
+                &["kind"],
+            )?),
         })
     }
 

@@ -3,6 +3,7 @@
 //! Redirects are never followed, plain text is never tried instead of TLS, and a connection on which anything was odd is
 //! not used again.
 
+mod anchors;
 mod breaker;
 mod client;
 mod peer;
@@ -15,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
 
+pub use anchors::{AnchorFile, system_anchors};
 pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Connections, Kind, Request, Transport};
 pub use peer::{Peers, TrustError};

@@ -27,7 +27,7 @@ const FORWARD_SILENCE: Duration = Duration::from_secs(75);
 
 /// What is wrong with a file of trust anchors.
 #[derive(Debug)]
-pub struct TrustError(String);
+pub struct TrustError(pub(super) String);
 
 impl std::fmt::Display for TrustError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

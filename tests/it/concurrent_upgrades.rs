@@ -1,4 +1,5 @@
-//! Upgrades at the same time, by both means: after each, one process serves, and it knows of every change.
+//! Upgrades at the same time, by both means: after each, one process serves, and it knows of every
+//! change.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -94,7 +95,8 @@ fn concurrent_upgrades_leave_one_process_that_knows_all_changes() {
             now.len() == 1 && now != before
         });
         wait_until("clients are answered", || answered.load(Ordering::Relaxed) > so_far + 20);
-        // A write, and then every response is from after it; a logout, and then the token is refused.
+        // A write, and then every response is from after it; a logout, and then the token is
+        // refused.
         origin.document(DUCK, Answer::json(version(round)));
         let token = format!("tok-{round}");
         origin.knows(&token, "VIEWER", OTHER);

@@ -1,5 +1,5 @@
-//! Two environments that share a Redis, a key file and `cluster.name`, as a copied configuration makes them: nothing that
-//! one API said counts for the other.
+//! Two environments that share a Redis, a key file and `cluster.name`, as a copied configuration
+//! makes them: nothing that one API said counts for the other.
 
 use crate::support::*;
 
@@ -83,11 +83,11 @@ fn environment_obeys_no_invalidation_of_another() {
     at_staging.client().get("/auth/logout").bearer("tok-a").send();
     at_staging.admin().delete("/cache").send().assert_status(200);
     at_staging.wait_for_metric("cluster_spread_seconds_count", &[], 3.0);
-    // One more change, of its own environment: by then everything before it in the stream was read.
+    // One more change, of this environment: by then everything before it in the stream was read.
     let heard = || at_production.metric("cluster_messages_total", &[("direction", "heard")]);
     assert_eq!(heard(), 0.0);
     peer.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
-    wait_until("a change of its own environment is obeyed", || heard() >= 1.0);
+    wait_until("a change of this environment is obeyed", || heard() >= 1.0);
     assert_eq!(heard(), 1.0);
     assert!(at_production.client().get(P).bearer("tok-a").send().assert_status(200).is_hit());
     assert_eq!(at_production.metric("cluster_drops_total", &[]), 0.0);

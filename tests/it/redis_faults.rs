@@ -1,4 +1,5 @@
-//! What another client writes into the cluster's Redis: gateways drop what they store at most once, stay small, and work on.
+//! What another client writes into the cluster's Redis: gateways drop what they store at most once,
+//! stay small, and work on.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,8 @@ fn assert_works(gateway: &Gateway, what: &str) {
     assert!(get(gateway).is_hit(), "{what}");
 }
 
-/// Puts a value of that many mebibytes under the name, by `command` and what comes before the value.
+/// Puts a value of that many mebibytes under the name, by `command` and what comes before the
+/// value.
 fn put_large(redis: &Redis, before: &[&str], mebibytes: usize) {
     let value = "x".repeat(mebibytes * MEBIBYTE);
     let words: Vec<&str> = before.iter().copied().chain([value.as_str()]).collect();

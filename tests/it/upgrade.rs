@@ -123,12 +123,7 @@ fn asked_by_usr2_it_starts_its_own_successor() {
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     gateway.signal(Signal::SIGUSR2);
     // It is no child of ours, but its number is told.
-    gateway.wait_for_log("a successor starts");
-    let number = gateway.log().lines().find_map(|line| {
-        let json: serde_json::Value = serde_json::from_str(line).ok()?;
-        json["message"].as_str()?.contains("a successor starts").then(|| json["process"].as_i64())?
-    });
-    let successor = Other(Pid::from_raw(i32::try_from(number.expect("it is told")).expect("a process id")));
+    let successor = successor_of(&gateway);
     gateway.wait_for_log("nothing was cut off");
     let answer = gateway.client().get(P).bearer("tok-a").send();
     assert!(answer.assert_status(200).cache_status().contains("uri-miss"), "{answer:?}");
@@ -137,6 +132,16 @@ fn asked_by_usr2_it_starts_its_own_successor() {
     kill(successor.0, Signal::SIGTERM).expect("it runs");
     let run = gateway.wait();
     assert_eq!(run.code, Some(0), "{run:#?}");
+}
+
+/// The process that USR2 started.
+fn successor_of(gateway: &Gateway) -> Other {
+    gateway.wait_for_log("a successor starts");
+    let number = gateway.log().lines().find_map(|line| {
+        let json: serde_json::Value = serde_json::from_str(line).ok()?;
+        json["message"].as_str()?.contains("a successor starts").then(|| json["process"].as_i64())?
+    });
+    Other(Pid::from_raw(i32::try_from(number.expect("it is logged")).expect("a process id")))
 }
 
 /// A process that is not this one's child, and is not to outlive the test.
@@ -276,6 +281,27 @@ fn a_watchdog_is_told_that_it_lives() {
         let length = manager.socket.recv(&mut message).expect("a sign of life");
         alive += usize::from(message[..length].starts_with(b"WATCHDOG=1"));
     }
+}
+
+#[test]
+fn successor_of_usr2_notifies_the_watchdog() {
+    let (origin, manager) = (Origin::start(), Manager::new());
+    // The number is another process's, as the running one's is to its successor.
+    let setup =
+        Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path).variable("RUNTIME_DIRECTORY", "{dir}");
+    let mut gateway = setup.variable("WATCHDOG_USEC", "200000").variable("WATCHDOG_PID", "1").start();
+    gateway.signal(Signal::SIGUSR2);
+    let successor = successor_of(&gateway);
+    let mut message = [0; 4096];
+    loop {
+        let length = manager.socket.recv(&mut message).expect("a sign of life");
+        if message[..length].starts_with(b"WATCHDOG=1") {
+            break;
+        }
+    }
+    gateway.wait_for_log("nothing was cut off");
+    kill(successor.0, Signal::SIGTERM).expect("it runs");
+    assert_eq!(gateway.wait().code, Some(0));
 }
 
 /// One answer of a kept connection.

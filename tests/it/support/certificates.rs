@@ -4,7 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
@@ -21,6 +24,7 @@ pub type TlsConnection = StreamOwned<ClientConnection, TcpStream>;
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    key_pem: String,
 }
 
 /// A certificate with its key.
@@ -37,7 +41,13 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name = named("stand-in authority");
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Authority { issuer: Issuer::new(params, key), pem }
+        let key_pem = key.serialize_pem();
+        Authority { issuer: Issuer::new(params, key), pem, key_pem }
+    }
+
+    /// Its key, for another program that signs.
+    pub fn key_pem(&self) -> String {
+        self.key_pem.clone()
     }
 
     /// For `ca_file`.
@@ -56,6 +66,24 @@ impl Authority {
 
     pub fn expired_certificate(&self) -> Certificate {
         self.sign(&["127.0.0.1", "localhost"], (2020, 2021))
+    }
+
+    /// One that is valid in so many seconds.
+    pub fn certificate_valid_in(&self, seconds: u64) -> Certificate {
+        let begins = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
+        self.sign_with(&["127.0.0.1", "localhost"], |params| params.not_before = begins.into())
+    }
+
+    /// One that may not be shown by a client.
+    pub fn certificate_of_a_server(&self) -> Certificate {
+        self.sign_with(&["127.0.0.1"], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
+    }
+
+    /// A connection that offers these protocols by ALPN.
+    pub fn connect_offering(&self, protocols: &[&[u8]], address: SocketAddr) -> io::Result<TlsConnection> {
+        let mut config = self.trusting();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        connect(config, address)
     }
 
     /// What a server at that address says to `request`, if it has a certificate of ours for that address. The request must
@@ -91,11 +119,19 @@ impl Authority {
     }
 
     fn sign(&self, names: &[&str], years: (i32, i32)) -> Certificate {
+        self.sign_with(names, |params| {
+            params.not_before = date_time_ymd(years.0, 1, 1);
+            params.not_after = date_time_ymd(years.1, 1, 1);
+        })
+    }
+
+    fn sign_with(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Certificate {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names that a certificate may hold");
         params.distinguished_name = named("stand-in");
-        params.not_before = date_time_ymd(years.0, 1, 1);
-        params.not_after = date_time_ymd(years.1, 1, 1);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(4000, 1, 1);
+        adjust(&mut params);
         let key = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key, &self.issuer).expect("a signed certificate");
         Certificate { certificate: signed.der().clone(), pem: signed.pem(), key }
