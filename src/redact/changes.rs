@@ -1,28 +1,212 @@
-//! Which objects of a change log have to do with a root.
+//! What the change log quotes of secrets: which of its objects have to do with a root, and which of its strings name one.
 //!
-//! An entry of the log names what was changed in one place and holds the values in others:
+//! An entry names what was changed in one place and holds the values in others:
 //! `{"path": "integrations.billing.economic.agreementGrantToken", "oldValue": "...", "newValue": "..."}`. The members may
 //! come in any order and the path may be an array of names, so the document is read once before it is redacted, only to
-//! note where a root is mentioned.
+//! note where a root is mentioned. In detail,
+//!
+//! - a string that names a root is removed, also if it does so within JSON that it quotes;
+//! - an object that names a root in a member's name loses the members that are sides of a change (`oldValue`, `from`);
+//! - an object that names a root in a string, or a path below one, loses every scalar that is not known to be something
+//!   else (an id, a date, a path): a log may call a side of a change anything;
+//! - both hold for the objects below it; an object above it loses the sides that are called so, and scalars that may be.
 
-use super::names::Names;
+use std::borrow::Cow;
+
+use super::names::{Names, Pattern};
 use super::reader::{Reader, Value};
 use super::refusal::Refusal;
+
+/// Names that other logs give to the sides of a change.
+const SIDES: [&str; 17] = [
+    "old",
+    "new",
+    "from",
+    "to",
+    "value",
+    "before",
+    "after",
+    "previous",
+    "previousValue",
+    "current",
+    "currentValue",
+    "was",
+    "now",
+    "lhs",
+    "rhs",
+    "left",
+    "right",
+];
+
+/// Names of scalars that are no side of a change.
+const METADATA: [&str; 44] = [
+    "_id",
+    "id",
+    "customer",
+    "customerId",
+    "reseller",
+    "resellerId",
+    "employee",
+    "employeeId",
+    "user",
+    "userId",
+    "who",
+    "by",
+    "author",
+    "when",
+    "date",
+    "time",
+    "timestamp",
+    "created",
+    "createdAt",
+    "updated",
+    "updatedAt",
+    "where",
+    "what",
+    "type",
+    "kind",
+    "op",
+    "operation",
+    "action",
+    "path",
+    "field",
+    "key",
+    "property",
+    "attribute",
+    "pointer",
+    "collection",
+    "entity",
+    "ip",
+    "status",
+    "success",
+    "count",
+    "total",
+    "page",
+    "limit",
+    "version",
+];
+
+/// Names of members that hold the path of what was changed.
+const PATHS: [&str; 6] = ["path", "field", "key", "property", "attribute", "pointer"];
+
+/// JSON in a string in JSON, and so on: what is quoted deeper counts as naming a root.
+const MAX_QUOTINGS: usize = 8;
+
+/// The names by which the change log is read.
+pub(super) struct LogNames {
+    sides: Names,
+    metadata: Names,
+    paths: Names,
+    /// As roots the containers below a root, as secrets the secret names: what a path relative to a root may hold.
+    below_root: Names,
+}
+
+impl LogNames {
+    /// `public`: the selectors, whose containers are below a root. `secret_names`: those of the policy that this one is
+    /// derived from.
+    pub(super) fn new(public: &[String], secret_names: &[String]) -> Self {
+        let listed = |names: &[&str]| {
+            let patterns: Vec<Pattern> = names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
+            Names::new(&[], &patterns, false)
+        };
+        let containers = public.iter().flat_map(|selector| {
+            let mut segments: Vec<&str> = selector.split('.').collect();
+            segments.pop();
+            segments.into_iter().flat_map(|segment| segment.split(['{', '}', ',']))
+        });
+        let containers: Vec<Pattern> = containers.filter_map(|name| Pattern::root(name).ok()).collect();
+        let secrets: Vec<Pattern> = secret_names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
+        LogNames {
+            sides: listed(&SIDES),
+            metadata: listed(&METADATA),
+            paths: listed(&PATHS),
+            below_root: Names::new(&containers, &secrets, false),
+        }
+    }
+
+    /// Whether a member of this name may be a side of a change.
+    pub(super) fn is_side(&self, name: &[u8]) -> bool {
+        self.sides.meaning(name).secret
+    }
+
+    /// Whether a scalar of this name is no side of a change.
+    pub(super) fn is_metadata(&self, name: &[u8]) -> bool {
+        self.metadata.meaning(name).secret
+    }
+
+    /// Whether a text is a path to a secret, relative to a root: `criipto.clientSecret`.
+    fn is_path_below_root(&self, text: &[u8]) -> bool {
+        let is_delimiter = |byte: &u8| b"./[]".contains(byte);
+        if text.iter().any(u8::is_ascii_whitespace) {
+            return false;
+        }
+        let names: Vec<&[u8]> = text.split(is_delimiter).filter(|name| !name.is_empty()).collect();
+        let ends_secret = names.last().is_some_and(|name| self.below_root.meaning(name).secret);
+        ends_secret || (names.len() > 1 && names.iter().any(|name| self.below_root.meaning(name).root))
+    }
+}
+
+/// Whether a text names a root, or quotes JSON that does.
+pub(super) fn names_root(names: &Names, text: &[u8]) -> bool {
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MAX_QUOTINGS {
+        if names.mentions_root(&text) {
+            return true;
+        }
+        if memchr::memchr(b'\\', &text).is_none() {
+            return false;
+        }
+        text = Cow::Owned(unquoted(&text));
+    }
+    true
+}
+
+/// The text without one level of the escapes of JSON. What is no escape loses its backslash.
+fn unquoted(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+        let digits = rest.strip_prefix(b"u").and_then(|rest| rest.get(..4)).and_then(|d| std::str::from_utf8(d).ok());
+        if let Some(code) = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
+            let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = &rest[5..];
+        } else if let Some((escaped, after)) = rest.split_first() {
+            out.push(if b"nrtbf".contains(escaped) { b' ' } else { *escaped });
+            rest = after;
+        }
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+/// How an object, or one around it, names a root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Named {
+    #[default]
+    No,
+    /// In the name of a member.
+    InName,
+    /// In a string, arrays being transparent.
+    InText,
+}
 
 /// Where an object mentions a root.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Mention {
-    /// In a name of its own, or in a string of its own, arrays being transparent. Counts for all below it as well.
-    pub here: bool,
+    /// In the object itself. Counts for all below it as well.
+    pub here: Named,
     /// In an object somewhere below it.
     pub below: bool,
 }
 
 /// One [`Mention`] for the document and then one for each of its objects, in the order in which they open.
-pub(super) fn find_mentions(document: &[u8], names: &Names) -> Result<Vec<Mention>, Refusal> {
-    let mut search =
-        Search { reader: Reader::new(document)?, names, mentions: vec![Mention::default()], scratch: Vec::new() };
-    search.value(0)?;
+pub(super) fn find_mentions(document: &[u8], names: &Names, log: &LogNames) -> Result<Vec<Mention>, Refusal> {
+    let mentions = vec![Mention::default()];
+    let mut search = Search { reader: Reader::new(document)?, names, log, mentions, scratch: Vec::new() };
+    search.value(0, false)?;
     search.reader.end()?;
     Ok(search.mentions)
 }
@@ -30,38 +214,51 @@ pub(super) fn find_mentions(document: &[u8], names: &Names) -> Result<Vec<Mentio
 struct Search<'d, 'p> {
     reader: Reader<'d>,
     names: &'p Names,
+    log: &'p LogNames,
     mentions: Vec<Mention>,
     scratch: Vec<u8>,
 }
 
 impl Search<'_, '_> {
-    /// Reads a value that belongs to the object with this index.
-    fn value(&mut self, owner: usize) -> Result<(), Refusal> {
+    /// Reads a value that belongs to the object with this index. `is_path`: its name says that it is a path.
+    fn value(&mut self, owner: usize, is_path: bool) -> Result<(), Refusal> {
         match self.reader.value()? {
             Value::Object(mut object) => {
                 let index = self.mentions.len();
                 self.mentions.push(Mention::default());
                 while let Some(name) = self.reader.next_member(&mut object)? {
-                    if self.names.mentions_root(name.text.decoded(&mut self.scratch)) {
-                        self.mentions[index].here = true;
+                    let name = name.text.decoded(&mut self.scratch);
+                    let is_root = self.names.mentions_root(name);
+                    let is_path = self.log.paths.meaning(name).secret;
+                    if is_root {
+                        self.note(index, Named::InName);
                     }
-                    self.value(index)?;
+                    self.value(index, is_path)?;
                 }
                 let Mention { here, below } = self.mentions[index];
-                self.mentions[owner].below |= here || below;
+                self.mentions[owner].below |= here != Named::No || below;
             }
             Value::Array(mut array) => {
                 while self.reader.next_element(&mut array)? {
-                    self.value(owner)?;
+                    self.value(owner, is_path)?;
                 }
             }
             Value::String(text) => {
-                if self.names.mentions_root(text.decoded(&mut self.scratch)) {
-                    self.mentions[owner].here = true;
+                let text = text.decoded(&mut self.scratch);
+                let is_below_root = || is_path && self.log.is_path_below_root(text);
+                if names_root(self.names, text) || is_below_root() {
+                    self.note(owner, Named::InText);
                 }
             }
+            // What is too deep is removed; it may have named a root.
+            Value::TooDeep => self.note(owner, Named::InName),
             Value::Bare(_) => {}
         }
         Ok(())
+    }
+
+    fn note(&mut self, index: usize, named: Named) {
+        let here = &mut self.mentions[index].here;
+        *here = named.max(*here);
     }
 }

@@ -25,7 +25,7 @@ use crate::api::AccessLevel;
 use reader::{Reader, Value};
 
 pub use policy::{Policy, Rule, RuleError, Rules};
-pub use reader::MAX_DEPTH;
+pub use reader::{MAX_DEPTH, MAX_NESTING};
 pub use refusal::{Reason, Refusal};
 
 /// What takes a secret's place.
@@ -99,8 +99,9 @@ impl fmt::Debug for Redacted {
 ///   asked there;
 /// - elsewhere a member with a secret name goes whole, even if its name means a root too;
 /// - a container that was emptied goes with what it held, one that came empty stays; the document itself stays;
-/// - where the policy hides changes, the two sides of a change go from every object that mentions a root, in a name or
-///   a string of its own, of an object around it, or of an object below it.
+/// - a container deeper than [`MAX_DEPTH`] is removed like a secret;
+/// - where the policy hides changes, strings that name a root are removed, and so is what may be a side of a change in
+///   every object that has to do with a root; `changes.rs` has the rules.
 ///
 /// Redacting twice changes nothing more. The size of the document is the caller's to bound: memory is at most some
 /// ten times the document's length (for an object of nothing but short names), time is its length, times the
@@ -132,7 +133,7 @@ fn kind_of(document: &[u8]) -> Kind {
         let kind = match reader.value()? {
             Value::Object(object) => reader.skip_members(object).map(|()| Kind::Object),
             Value::Array(array) => reader.skip_elements(array).map(|()| Kind::OtherJson),
-            Value::String(_) | Value::Bare(_) => Ok(Kind::OtherJson),
+            Value::String(_) | Value::Bare(_) | Value::TooDeep => Ok(Kind::OtherJson),
         }?;
         reader.end().map(|()| kind)
     };
@@ -153,7 +154,7 @@ fn stated_level(document: &[u8]) -> Result<Option<AccessLevel>, Refusal> {
                 let stated = std::str::from_utf8(text.decoded(&mut scratch)).ok();
                 level = stated.and_then(|word| word.parse().ok());
             }
-            Value::Bare(_) => {}
+            Value::Bare(_) | Value::TooDeep => {}
             Value::Object(object) => reader.skip_members(object)?,
             Value::Array(array) => reader.skip_elements(array)?,
         }

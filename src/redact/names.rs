@@ -1,13 +1,14 @@
 //! Which member names mean a root, a secret, or the two sides of a change.
 //!
-//! Names are compared *folded*, so that another spelling is no way around: compatibility-decomposed (NFKD), letter case,
-//! combining marks, invisible characters and all that is neither letter nor digit left out. `Api-Key`, `API_KEY` and
-//! `api\u200bKey` are all `apikey`. Letters of other scripts that merely look alike are other letters.
+//! Names are compared folded (`api/folding.rs`), and all that is neither letter nor digit is left out: `Api-Key`, `API_KEY`
+//! and `api\u200bKey` are all `apikey`. Letters of other scripts that merely look alike are other letters.
 //!
 //! All patterns are matched at once, one bit for each place in each pattern ("shift-and"): the work for a name is its
 //! length, whatever it holds, and needs no memory.
 
-use unicode_normalization::char::{decompose_compatible, is_combining_mark};
+use std::collections::BTreeSet;
+
+use crate::api::folding::{Folded, OTHER_LETTER, fold, letters};
 
 /// One bit for each place in a pattern, and one for its end.
 type Places = u128;
@@ -55,7 +56,7 @@ impl Pattern {
         for character in text.chars() {
             match character {
                 '*' => steps.push(Step::Any),
-                _ => fold(character, |letter| steps.push(Step::Is(letter))),
+                _ => letters(character, |letter| steps.push(Step::Is(letter))),
             }
         }
         let letters = steps.iter().filter(|step| **step != Step::Any).count();
@@ -80,12 +81,55 @@ pub(super) struct Meaning {
 /// The compiled patterns.
 pub(super) struct Names {
     blocks: Vec<Block>,
+    foreign: Foreign,
+}
+
+/// The characters that fold to a letter outside ASCII that some pattern holds, in order. Empty for
+/// patterns of ASCII, so that every other letter is the same to them.
+#[derive(Default)]
+struct Foreign(Vec<(char, Box<[char]>)>);
+
+/// A letter that no pattern holds.
+const UNKNOWN: char = '\0';
+
+impl Foreign {
+    fn of<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Self {
+        let steps = patterns.flat_map(|pattern| &pattern.0);
+        let known: BTreeSet<char> = steps
+            .filter_map(|step| match step {
+                Step::Is(letter) if !letter.is_ascii() => Some(*letter),
+                _ => None,
+            })
+            .collect();
+        if known.is_empty() {
+            return Foreign::default();
+        }
+        // Once for a policy: all of Unicode takes some 30 ms in a release build.
+        let of = |character: char| {
+            let mut folded = Vec::new();
+            letters(character, |letter| {
+                let letter = if letter.is_ascii() || known.contains(&letter) { letter } else { UNKNOWN };
+                // One letter that no pattern holds means as much as several.
+                if letter != UNKNOWN || folded.last() != Some(&UNKNOWN) {
+                    folded.push(letter);
+                }
+            });
+            let holds = folded.iter().any(|letter| known.contains(letter));
+            holds.then(|| (character, folded.into_boxed_slice()))
+        };
+        Foreign(('\u{80}'..=char::MAX).filter_map(of).collect())
+    }
+
+    fn get(&self, character: char) -> Option<&[char]> {
+        let at = self.0.binary_search_by_key(&character, |(known, _)| *known).ok()?;
+        Some(&self.0[at].1)
+    }
 }
 
 impl Names {
     /// `changes`: the names of [`CHANGE_NAMES`] mean a change; else none does.
     pub(super) fn new(roots: &[Pattern], secrets: &[Pattern], changes: bool) -> Self {
-        let mut names = Names { blocks: Vec::new() };
+        let mut names = Names { blocks: Vec::new(), foreign: Foreign::of(roots.iter().chain(secrets)) };
         for root in roots {
             names.add(root, |block| &mut block.roots);
         }
@@ -120,7 +164,7 @@ impl Names {
     pub(super) fn meaning(&self, name: &[u8]) -> Meaning {
         let mut meaning = Meaning::default();
         for block in &self.blocks {
-            let ends = block.run(name);
+            let ends = block.run(name, &self.foreign);
             meaning.root |= ends & block.roots != 0;
             meaning.secret |= ends & block.secrets != 0;
             meaning.change |= ends & block.changes != 0;
@@ -130,7 +174,7 @@ impl Names {
 
     /// Whether a text holds the name of a root as a word of its own, as in `integrations[0].enabled`.
     pub(super) fn mentions_root(&self, text: &[u8]) -> bool {
-        self.blocks.iter().any(|block| block.roots != 0 && block.run(text) & block.roots != 0)
+        self.blocks.iter().any(|block| block.roots != 0 && block.run(text, &self.foreign) & block.roots != 0)
     }
 }
 
@@ -188,8 +232,8 @@ impl Block {
     }
 
     /// The ends that the name reaches.
-    fn run(&self, name: &[u8]) -> Places {
-        let mut run = Run { block: self, at: self.starts, reached: 0 };
+    fn run(&self, name: &[u8], foreign: &Foreign) -> Places {
+        let mut run = Run { block: self, foreign, at: self.starts, reached: 0 };
         for (index, byte) in name.iter().enumerate() {
             match CLASSES.get(*byte as usize) {
                 Some(&SEPARATOR) => run.separator(),
@@ -207,6 +251,7 @@ impl Block {
 /// A name on its way through a block.
 struct Run<'b> {
     block: &'b Block,
+    foreign: &'b Foreign,
     at: Places,
     reached: Places,
 }
@@ -222,18 +267,56 @@ impl Run<'_> {
         self.at |= self.block.root_starts;
     }
 
+    /// Reads UTF-8. By hand, because the iterators of `str` are ten times slower in a debug build, and the time for each
+    /// byte must not depend on the text.
     fn characters(&mut self, text: &[u8]) {
-        for chunk in text.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                let mut left_out = true;
-                fold(character, |letter| {
-                    left_out = false;
-                    self.letter(letter);
-                });
-                if left_out {
-                    self.separator();
+        let mut at = 0;
+        while at < text.len() {
+            let first = text[at];
+            let (length, bits) = match first {
+                0..0x80 => (1, first),
+                0x80..0xE0 => (2, first & 0x1F),
+                0xE0..0xF0 => (3, first & 0x0F),
+                _ => (4, first & 0x07),
+            };
+            let mut code = u32::from(bits);
+            let end = text.len().min(at + length);
+            at += 1;
+            while at < end {
+                code = code << 6 | u32::from(text[at] & 0x3F);
+                at += 1;
+            }
+            match char::from_u32(code) {
+                Some(character) => self.character(character),
+                None => self.separator(),
+            }
+        }
+    }
+
+    fn character(&mut self, character: char) {
+        if let Some(class) = CLASSES.get(character as usize) {
+            match *class {
+                SEPARATOR => self.separator(),
+                class => self.step(self.block.ascii[class as usize]),
+            }
+            return;
+        }
+        if !self.foreign.0.is_empty()
+            && let Some(letters) = self.foreign.get(character)
+        {
+            letters.iter().for_each(|letter| self.letter(*letter));
+            return;
+        }
+        match fold(character) {
+            // No pattern holds it: only what any letter leads to is left.
+            Folded::Letter => self.step(0),
+            Folded::Text(text) if text.iter().any(|byte| is_letter(*byte)) => {
+                for byte in text.iter().copied().filter(|byte| is_letter(*byte)) {
+                    let class = CLASSES.get(byte as usize);
+                    self.step(class.map_or(0, |class| self.block.ascii[*class as usize]));
                 }
             }
+            Folded::Text(_) | Folded::Symbol | Folded::Mark | Folded::Invisible | Folded::Blank => self.separator(),
         }
     }
 
@@ -264,25 +347,9 @@ const CLASSES: [u8; 128] = {
     classes
 };
 
-/// Gives the letters and digits that a character folds to; none, one, or more (`ß` is `ss`).
-fn fold(character: char, mut give: impl FnMut(char)) {
-    decompose_compatible(character, |part| {
-        // Marks go first: the upper case of one, the iota below, is a letter.
-        if is_combining_mark(part) {
-            return;
-        }
-        // Upper and then lower case: `ı`, `ſ` and `ß` have a lower case of their own only.
-        for letter in part.to_uppercase().flat_map(char::to_lowercase) {
-            if letter.is_alphanumeric() && !is_filler(letter) {
-                give(letter);
-            }
-        }
-    });
-}
-
-/// Letters that show nothing: the fillers of Hangul.
-const fn is_filler(letter: char) -> bool {
-    matches!(letter, '\u{115F}' | '\u{1160}' | '\u{3164}' | '\u{FFA0}')
+/// Whether a byte of [`Folded::Text`] is a letter or a digit.
+const fn is_letter(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == OTHER_LETTER
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::Action;
+use super::changes::LogNames;
 use super::names::{Names, Pattern};
 use super::selectors::{Selector, Selectors};
 use crate::api::AccessLevel;
@@ -25,27 +26,29 @@ pub struct Rules {
 /// Compiled rules: immutable, to be shared behind an `Arc`.
 pub struct Policy {
     rules: Rules,
-    hides_changes: bool,
     fingerprint: u64,
     pub(super) names: Names,
+    /// Set where the responses are entries of the change log.
+    pub(super) log: Option<LogNames>,
     pub(super) selectors: Selectors,
 }
 
 impl Policy {
     /// Compiles the rules, or says everything that is wrong with them.
     pub fn compile(rules: &Rules) -> Result<Policy, Vec<RuleError>> {
-        Policy::build(rules.clone(), false)
+        Policy::build(rules.clone(), None)
     }
 
     /// The policy for one kind of forwarded answers: these rules, with other patterns for secret names.
     ///
-    /// `changes`: the answers are entries of the change log, in which an object that has to do with a root loses
-    /// `oldValue`, `newValue`, `oldDisplayValue` and `newDisplayValue`; see [`redact`](super::redact).
+    /// `changes`: the responses are entries of the change log, which quote secrets in strings and in the sides of a change;
+    /// see [`redact`](super::redact).
     pub fn for_forward(&self, secret_names: &[String], changes: bool) -> Result<Policy, Vec<RuleError>> {
-        Policy::build(Rules { secret_names: secret_names.to_vec(), ..self.rules.clone() }, changes)
+        let log = changes.then(|| LogNames::new(&self.rules.public, &self.rules.secret_names));
+        Policy::build(Rules { secret_names: secret_names.to_vec(), ..self.rules.clone() }, log)
     }
 
-    fn build(rules: Rules, hides_changes: bool) -> Result<Policy, Vec<RuleError>> {
+    fn build(rules: Rules, log: Option<LogNames>) -> Result<Policy, Vec<RuleError>> {
         let mut errors = Vec::new();
         let roots = parse_all(Rule::Root, &rules.roots, Pattern::root, &mut errors);
         let public = parse_all(Rule::Public, &rules.public, Selector::parse, &mut errors);
@@ -54,11 +57,11 @@ impl Policy {
             return Err(errors);
         }
         Ok(Policy {
-            fingerprint: fingerprint(&rules, hides_changes),
-            names: Names::new(&roots, &secrets, hides_changes),
+            fingerprint: fingerprint(&rules, log.is_some()),
+            names: Names::new(&roots, &secrets, log.is_some()),
             selectors: Selectors::new(&public),
             rules,
-            hides_changes,
+            log,
         })
     }
 
@@ -74,7 +77,7 @@ impl Policy {
 
     /// Whether the two sides of a change are hidden where it has to do with a root.
     pub fn hides_changes(&self) -> bool {
-        self.hides_changes
+        self.log.is_some()
     }
 
     /// The same number for the same rules, in every process and release of this format; other rules, another number.
@@ -87,7 +90,7 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("rules", &self.rules)
-            .field("hides_changes", &self.hides_changes)
+            .field("hides_changes", &self.hides_changes())
             .finish_non_exhaustive()
     }
 }

@@ -7,8 +7,12 @@
 use super::members::Members;
 use super::refusal::{Reason, Refusal};
 
-/// How many containers may stand inside one another. The API's documents have six; every parser in use reads 64.
+/// How many containers may stand inside one another. The API's documents have six; every parser in use reads 64. A container
+/// that is deeper is removed like a secret.
 pub const MAX_DEPTH: usize = 64;
+
+/// How deep such a container may be nested itself, counted from the document; a document that is nested deeper is refused.
+pub const MAX_NESTING: usize = 127;
 
 /// Decimal digits that surely fit a double. What is longer, or has an exponent, is converted to be sure.
 const SURELY_FINITE: usize = 300;
@@ -17,6 +21,8 @@ pub(super) struct Reader<'d> {
     text: &'d [u8],
     at: usize,
     depth: usize,
+    /// [`MAX_DEPTH`], or [`MAX_NESTING`] within a container that is too deep.
+    deepest: usize,
     members: Members,
 }
 
@@ -27,6 +33,8 @@ pub(super) enum Value<'d> {
     String(Text<'d>),
     /// A number, `true`, `false` or `null`, as it is written.
     Bare(&'d [u8]),
+    /// A container deeper than [`MAX_DEPTH`], well-formed and read whole.
+    TooDeep,
 }
 
 /// An open object: to be read with [`Reader::next_member`] until that says `None`.
@@ -100,7 +108,7 @@ impl<'d> Reader<'d> {
         if text.iter().all(|byte| is_space(*byte)) {
             return Err(Refusal::at(0, Reason::Empty));
         }
-        Ok(Reader { text, at: 0, depth: 0, members: Members::default() })
+        Ok(Reader { text, at: 0, depth: 0, deepest: MAX_DEPTH, members: Members::default() })
     }
 
     /// Where in the document the next byte is read.
@@ -111,6 +119,12 @@ impl<'d> Reader<'d> {
     /// Reads a scalar, or opens a container.
     pub(super) fn value(&mut self) -> Result<Value<'d>, Refusal> {
         match self.peek()? {
+            b'{' | b'[' if self.depth == MAX_DEPTH && self.deepest == MAX_DEPTH => {
+                self.deepest = MAX_NESTING;
+                let read = self.skip();
+                self.deepest = MAX_DEPTH;
+                read.map(|()| Value::TooDeep)
+            }
             b'{' => {
                 self.open()?;
                 Ok(Value::Object(Object { first: true, members_from: self.members.mark() }))
@@ -177,7 +191,7 @@ impl<'d> Reader<'d> {
         match self.value()? {
             Value::Object(object) => self.skip_members(object),
             Value::Array(array) => self.skip_elements(array),
-            Value::String(_) | Value::Bare(_) => Ok(()),
+            Value::String(_) | Value::Bare(_) | Value::TooDeep => Ok(()),
         }
     }
 
@@ -202,7 +216,7 @@ impl<'d> Reader<'d> {
     }
 
     fn open(&mut self) -> Result<(), Refusal> {
-        if self.depth == MAX_DEPTH {
+        if self.depth == self.deepest {
             return Err(self.refuse(Reason::TooDeep));
         }
         self.depth += 1;

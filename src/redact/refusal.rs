@@ -23,7 +23,7 @@ pub enum Reason {
     LoneSurrogate,
     /// A number that a double cannot hold, such as `1e400`.
     NumberNotFinite,
-    /// More than [`MAX_DEPTH`](super::MAX_DEPTH) containers inside one another.
+    /// More than [`MAX_NESTING`](super::MAX_NESTING) containers inside one another.
     TooDeep,
 }
 

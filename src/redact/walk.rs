@@ -2,7 +2,7 @@
 //!
 //! What goes is read and written all the same, and then taken back: nothing malformed hides in it.
 
-use super::changes::{Mention, find_mentions};
+use super::changes::{Mention, Named, find_mentions, names_root};
 use super::names::Meaning;
 use super::output::Output;
 use super::policy::Policy;
@@ -12,7 +12,10 @@ use super::{Action, Kind};
 
 /// The document as someone may see it to whom `policy` does not reveal everything.
 pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), Refusal> {
-    let mentions = if policy.hides_changes() { find_mentions(document, &policy.names)? } else { Vec::new() };
+    let mentions = match &policy.log {
+        Some(log) => find_mentions(document, &policy.names, log)?,
+        None => Vec::new(),
+    };
     let mut walk = Walk {
         policy,
         action: policy.rules().action,
@@ -22,14 +25,15 @@ pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), 
         scratch: Vec::new(),
         objects: mentions.iter(),
     };
-    let mentioned = walk.objects.next().is_some_and(|document| document.here);
+    let named = walk.objects.next().map_or(Named::No, |document| document.here);
     let top = walk.reader.value()?;
     let (kind, empty) = match &top {
         Value::Object(_) => (Kind::Object, &b"{}"[..]),
         Value::Array(_) => (Kind::OtherJson, &b"[]"[..]),
-        Value::String(_) | Value::Bare(_) => (Kind::OtherJson, &b"null"[..]),
+        Value::String(_) | Value::Bare(_) | Value::TooDeep => (Kind::OtherJson, &b"null"[..]),
     };
-    let fate = walk.any(top, Scope { place: Place::Outside, mentioned })?;
+    let scope = Scope { place: Place::Outside, named, hides_scalars: named == Named::InText };
+    let fate = walk.any(top, scope)?;
     walk.reader.end()?;
     if fate == Fate::Gone {
         // The document itself cannot go.
@@ -60,8 +64,10 @@ enum Fate {
 #[derive(Clone, Copy)]
 struct Scope {
     place: Place,
-    /// An object around this mentions a root.
-    mentioned: bool,
+    /// How this object, or one around it, names a root.
+    named: Named,
+    /// A scalar here may be a side of a change.
+    hides_scalars: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -82,15 +88,21 @@ impl<'d> Walk<'_, 'd> {
         match value {
             Value::Object(object) => self.object(object, scope),
             Value::Array(array) => self.array(array, scope),
-            Value::String(text) => Ok(self.scalar(text.raw, scope)),
+            Value::String(text) => {
+                let is_quote = matches!(scope.place, Place::Outside)
+                    && self.policy.log.is_some()
+                    && names_root(&self.policy.names, text.decoded(&mut self.scratch));
+                Ok(self.scalar(text.raw, Scope { hides_scalars: scope.hides_scalars || is_quote, ..scope }))
+            }
             Value::Bare(raw) => Ok(self.scalar(raw, scope)),
+            Value::TooDeep => Ok(self.hide(self.out.len())),
         }
     }
 
     /// The scalar that was just read.
     fn scalar(&mut self, raw: &[u8], scope: Scope) -> Fate {
         let public = match scope.place {
-            Place::Outside => true,
+            Place::Outside => !scope.hides_scalars,
             Place::Under(at) => self.policy.selectors.is_public(&self.positions[at..]),
         };
         let from = self.out.len();
@@ -101,23 +113,25 @@ impl<'d> Walk<'_, 'd> {
 
     fn object(&mut self, mut object: Object, scope: Scope) -> Result<Fate, Refusal> {
         let mention = self.objects.next().copied().unwrap_or_default();
-        let inside = Scope { mentioned: scope.mentioned || mention.here, ..scope };
-        let hides_changes = inside.mentioned || mention.below;
+        let inside = Scope { named: scope.named.max(mention.here), ..scope };
         let from = self.open(b'{');
         let mut came_empty = true;
         while let Some(name) = self.reader.next_member(&mut object)? {
             came_empty = false;
             let before = self.separate(from);
-            if self.member(&name, inside, hides_changes)? == Fate::Gone {
+            if self.member(&name, inside, mention.below)? == Fate::Gone {
                 self.out.truncate(before);
             }
         }
         Ok(self.close(from, came_empty, b'}'))
     }
 
-    /// Writes the member whose name was just read. If it is gone, the name may still have been written.
-    fn member(&mut self, name: &Name<'d>, scope: Scope, hides_changes: bool) -> Result<Fate, Refusal> {
+    /// Writes the member whose name was just read. If it is gone, the name may still have been written. `below`: an object
+    /// below this one names a root.
+    fn member(&mut self, name: &Name<'d>, scope: Scope, below: bool) -> Result<Fate, Refusal> {
         let policy = self.policy;
+        let is_named = scope.named != Named::No;
+        let mut hides_scalars = false;
         self.out.token(name.start..name.start + name.text.raw.len());
         self.out.sign(b':');
         let value_from = self.out.len();
@@ -129,14 +143,19 @@ impl<'d> Walk<'_, 'd> {
                 if root {
                     self.positions.extend_from_slice(policy.selectors.at_root());
                 }
-                (if root { Place::Under(position) } else { Place::Outside }, secret || change && hides_changes)
+                let log = policy.log.as_ref().filter(|_| is_named || below);
+                let side = log.is_some_and(|log| log.is_side(decoded));
+                let unknown = scope.named == Named::InText && log.is_some_and(|log| !log.is_metadata(decoded));
+                hides_scalars = unknown || side;
+                let place = if root { Place::Under(position) } else { Place::Outside };
+                (place, secret || (change && (is_named || below)) || (side && is_named))
             }
             Place::Under(at) => {
                 policy.selectors.step(&mut self.positions, at, name.hash, decoded);
-                (Place::Under(position), hides_changes && policy.names.meaning(decoded).change)
+                (Place::Under(position), (is_named || below) && policy.names.meaning(decoded).change)
             }
         };
-        let fate = self.value(Scope { place, ..scope })?;
+        let fate = self.value(Scope { place, hides_scalars, ..scope })?;
         self.positions.truncate(position);
         Ok(if secret { self.hide(value_from) } else { fate })
     }

@@ -393,8 +393,7 @@ fn a_change_log_tells_no_old_or_new_secret() {
     origin.when(Rule::on("/log/").answer(Answer::json(log)));
     let low = gateway.client().get("/log/changelog/1?includeChanges=true&includeData=true").bearer("tok-low").send();
     let low = low.assert_status(200).json();
-    assert_eq!(low["changes"][1]["oldValue"], "a");
-    assert_eq!(low["changes"][0]["path"], "integrations.billing.economic.agreementGrantToken");
+    assert_eq!(low["changes"], serde_json::json!([{"path": "name", "oldValue": "a", "newValue": "b"}]));
     let high = gateway.client().get("/log/changelog/1").bearer("tok-high").revealed().send();
     assert_eq!(high.assert_status(200).text(), log);
 }

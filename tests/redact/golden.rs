@@ -160,47 +160,79 @@ fn the_answers_own_level_decides_where_it_is_certain() {
 fn a_change_of_a_root_loses_both_sides() {
     for (document, expected) in [
         (
-            r#"{"path":"integrations.billing.economic.agreementGrantToken","oldValue":"s","newValue":"s"}"#,
-            r#"{"path":"integrations.billing.economic.agreementGrantToken"}"#,
+            r#"{"id":1,"path":"integrations.billing.economic.agreementGrantToken","oldValue":"s","newValue":"s"}"#,
+            r#"{"id":1}"#,
         ),
-        (
-            r#"{"old_value":"s","newDisplayValue":{"a":"s"},"path":"Integrations[0].x"}"#,
-            r#"{"path":"Integrations[0].x"}"#,
-        ),
-        (r#"{"newValue":"s","path":["integrations","billing"]}"#, r#"{"path":["integrations","billing"]}"#),
-        (
-            r#"{"newValue":"s","path":[["a"],["customer_integrations"]]}"#,
-            r#"{"path":[["a"],["customer_integrations"]]}"#,
-        ),
-        (r#"{"newValue":"s","path":"\u0069ntegrations/x"}"#, r#"{"path":"\u0069ntegrations/x"}"#),
+        (r#"{"id":1,"old_value":"s","newDisplayValue":{"a":"s"},"path":"Integrations[0].x"}"#, r#"{"id":1}"#),
+        (r#"{"id":1,"newValue":"s","path":["integrations","billing"]}"#, r#"{"id":1,"path":["billing"]}"#),
+        (r#"{"id":1,"newValue":"s","path":[["a"],["customer_integrations"]]}"#, r#"{"id":1,"path":[["a"]]}"#),
+        (r#"{"id":1,"newValue":"s","path":"\u0069ntegrations/x"}"#, r#"{"id":1}"#),
         // The path in the object around, and in one inside.
-        (
-            r#"{"field":"integrations","changes":[{"path":"x","newValue":"s"}]}"#,
-            r#"{"field":"integrations","changes":[{"path":"x"}]}"#,
-        ),
-        (r#"{"field":{"path":"integrations.x"},"newValue":"s"}"#, r#"{"field":{"path":"integrations.x"}}"#),
-        (
-            r#"{"field":[{"a":{"path":"integrations.x"}}],"newValue":"s"}"#,
-            r#"{"field":[{"a":{"path":"integrations.x"}}]}"#,
-        ),
-        (r#"["integrations",{"newValue":"s"}]"#, r#"["integrations"]"#),
+        (r#"{"field":"integrations","changes":[{"path":"x","newValue":"s"}]}"#, r#"{"changes":[{"path":"x"}]}"#),
+        (r#"{"id":1,"field":{"path":"integrations.x"},"newValue":"s"}"#, r#"{"id":1}"#),
+        (r#"{"id":1,"field":[{"a":{"path":"integrations.x"}}],"newValue":"s"}"#, r#"{"id":1}"#),
+        (r#"["integrations",{"id":1,"newValue":"s"}]"#, r#"[{"id":1}]"#),
         // The path as a name: what it leads to is under the root.
-        (r#"{"integrations.criipto":{"newValue":"s"},"a":1}"#, r#"{"a":1}"#),
-        // Other changes stay, beside such ones too.
+        (r#"{"integrations.criipto":{"newValue":"s"},"a":1,"from":"s"}"#, r#"{"a":1}"#),
+        // Other changes stay, next to such ones too.
         (
-            r#"[{"path":"name","oldValue":"a"},{"path":"integrations.x","oldValue":"s"}]"#,
-            r#"[{"path":"name","oldValue":"a"},{"path":"integrations.x"}]"#,
+            r#"[{"path":"name","oldValue":"a"},{"id":1,"path":"integrations.x","oldValue":"s"}]"#,
+            r#"[{"path":"name","oldValue":"a"},{"id":1}]"#,
+        ),
+        (
+            r#"{"when":"2026","changes":[{"path":"name","from":"a","to":"b"},{"path":"integrations.x","to":"s"}]}"#,
+            r#"{"when":"2026","changes":[{"path":"name","from":"a","to":"b"}]}"#,
         ),
         (r#"{"path":"disintegrations","oldValue":"a"}"#, r#"{"path":"disintegrations","oldValue":"a"}"#),
+        // A document in an entry is redacted as any other.
+        (
+            r#"{"data":{"name":"Duck","integrations":{"x":{"enabled":true,"key":"s"}}}}"#,
+            r#"{"data":{"name":"Duck","integrations":{"x":{"enabled":true}}}}"#,
+        ),
     ] {
         assert_eq!(lower(&log_policy(Action::Remove), document).unwrap(), expected, "{document}");
     }
-    let document = r#"{"newValue":"s","oldValue":{"a":1},"path":"integrations"}"#;
+    let document = r#"{"newValue":"s","oldValue":{"a":1},"path":"integrations","id":7}"#;
     assert_eq!(
         lower(&log_policy(Action::Mask), document).unwrap(),
-        r#"{"newValue":"***","oldValue":null,"path":"integrations"}"#
+        r#"{"newValue":"***","oldValue":null,"path":"***","id":7}"#
     );
     assert_eq!(removed(document), document, "only where the policy says so");
+}
+
+#[test]
+fn log_entry_that_quotes_a_root_loses_the_quotation() {
+    for (document, expected) in [
+        // JSON in a string, and in a string of that.
+        (r#"[{"where":"Customers","data":"{\"integrations\":{\"k\":\"s\"}}"}]"#, r#"[{"where":"Customers"}]"#),
+        (r#"{"id":1,"data":"{\"\\u0069ntegrations\":{\"k\":\"s\"}}"}"#, r#"{"id":1}"#),
+        (r#"{"id":1,"data":"\"{\\\"\\\\u0069ntegrations\\\":1,\\\"k\\\":\\\"s\\\"}\""}"#, r#"{"id":1}"#),
+        (r#"{"id":1,"data":"[\"a\\nintegrations\",\"s\"]"}"#, r#"{"id":1}"#),
+        // A path relative to the root.
+        (
+            r#"{"id":1,"path":"criipto.clientSecret","oldValue":"s","to":"s"}"#,
+            r#"{"id":1,"path":"criipto.clientSecret"}"#,
+        ),
+        (r#"{"id":1,"path":"/uniconta/username","value":"s"}"#, r#"{"id":1,"path":"/uniconta/username"}"#),
+        (r#"{"id":1,"field":"bearerToken","was":"s"}"#, r#"{"id":1,"field":"bearerToken"}"#),
+        (r#"{"id":1,"path":["criipto","clientSecret"],"x":["s"]}"#, r#"{"id":1,"path":["criipto","clientSecret"]}"#),
+        // A JSON patch, and other names for the two sides.
+        (r#"[{"op":"replace","path":"/integrations/criipto/clientSecret","value":"s"}]"#, r#"[{"op":"replace"}]"#),
+        (r#"{"op":"test","from":"s","to":{"a":["s"]},"path":"/integrations/x"}"#, r#"{"op":"test"}"#),
+        (r#"{"id":1,"path":"integrations.x","whatever":"s","list":["s",1],"o":{"p":"s"}}"#, r#"{"id":1}"#),
+        (r#"{"value":"s","field":{"path":"integrations.x"},"name":"a"}"#, r#"{"name":"a"}"#),
+        // A sentence.
+        (r#"{"id":1,"message":"integrations.criipto.clientSecret changed from s to t"}"#, r#"{"id":1}"#),
+        // An entry about something else.
+        (
+            r#"{"where":"Customers","path":"name","oldValue":"C:\\token","newValue":"a \"b\"","text":"no root"}"#,
+            r#"{"where":"Customers","path":"name","oldValue":"C:\\token","newValue":"a \"b\"","text":"no root"}"#,
+        ),
+    ] {
+        assert_eq!(lower(&log_policy(Action::Remove), document).unwrap(), expected, "{document}");
+    }
+    let backslashes = format!(r#"{{"id":1,"data":"{}u0069ntegrations s"}}"#, "\\".repeat(1 << 12));
+    assert!(!lower(&log_policy(Action::Remove), &backslashes).unwrap().contains('s'));
 }
 
 #[test]

@@ -11,32 +11,77 @@ pub struct Oracle<'r> {
 
 const CHANGE_NAMES: [&str; 4] = ["oldvalue", "newvalue", "olddisplayvalue", "newdisplayvalue"];
 
+const SIDES: [&str; 17] = [
+    "old",
+    "new",
+    "from",
+    "to",
+    "value",
+    "before",
+    "after",
+    "previous",
+    "previousvalue",
+    "current",
+    "currentvalue",
+    "was",
+    "now",
+    "lhs",
+    "rhs",
+    "left",
+    "right",
+];
+
+/// Those of the names in the properties that hold no side of a change.
+const METADATA: [&str; 1] = ["path"];
+
+/// How an object names a root: in the name of a member, or in a string.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Named {
+    No,
+    InName,
+    InText,
+}
+
+#[derive(Clone, Copy)]
+struct Scope<'p> {
+    /// The names from the root to here, when this is under one.
+    path: Option<&'p [String]>,
+    named: Named,
+    hides_scalars: bool,
+}
+
 impl Oracle<'_> {
     pub fn redact(&self, document: &Value) -> Value {
-        let mentioned = self.mentions_here(document);
-        self.value(document, None, mentioned).unwrap_or_else(|| match document {
+        let named = if document.is_object() { Named::No } else { self.named_here(document) };
+        let scope = Scope { path: None, named, hides_scalars: named == Named::InText };
+        self.value(document, scope).unwrap_or_else(|| match document {
             Value::Object(_) => Value::Object(Map::new()),
-            _ => Value::Array(Vec::new()),
+            Value::Array(_) => Value::Array(Vec::new()),
+            _ => Value::Null,
         })
     }
 
-    /// `path`: the names from the root to here, when this is under one.
-    fn value(&self, value: &Value, path: Option<&[String]>, mentioned: bool) -> Option<Value> {
+    fn value(&self, value: &Value, scope: Scope<'_>) -> Option<Value> {
         match value {
             Value::Object(members) => {
-                let mentioned = mentioned || self.mentions_here(value);
-                let hides_changes = self.changes && (mentioned || self.mentions_below(value));
+                let named = scope.named.max(self.named_here(value));
+                let concerned = named != Named::No || self.is_named_below(value);
                 let mut kept = Map::new();
                 for (name, value) in members {
-                    let hidden = hides_changes && CHANGE_NAMES.contains(&fold(name).as_str())
-                        || path.is_none()
-                            && self.rules.secret_names.iter().any(|glob| glob_matches(&fold(glob), &fold(name)));
-                    let inner = match path {
+                    let folded = fold(name);
+                    let is = |names: &[&str]| names.contains(&folded.as_str());
+                    let outside = scope.path.is_none();
+                    let side = outside && self.changes && concerned && is(&SIDES);
+                    let hidden = self.changes && concerned && is(&CHANGE_NAMES)
+                        || side && named != Named::No
+                        || outside && self.rules.secret_names.iter().any(|glob| glob_matches(&fold(glob), &folded));
+                    let inner = match scope.path {
                         Some(path) => Some([path, std::slice::from_ref(name)].concat()),
                         None => self.mentions_root(name).then(Vec::new),
                     };
-                    let value =
-                        if hidden { self.hidden(value) } else { self.value(value, inner.as_deref(), mentioned) };
+                    let unknown = outside && named == Named::InText && !is(&METADATA);
+                    let inside = Scope { path: inner.as_deref(), named, hides_scalars: side || unknown };
+                    let value = if hidden { self.hidden(value) } else { self.value(value, inside) };
                     if let Some(value) = value {
                         kept.insert(name.clone(), value);
                     }
@@ -44,16 +89,17 @@ impl Oracle<'_> {
                 (members.is_empty() || !kept.is_empty()).then_some(Value::Object(kept))
             }
             Value::Array(elements) => {
-                let kept: Vec<_> = elements.iter().filter_map(|value| self.value(value, path, mentioned)).collect();
+                let kept: Vec<_> = elements.iter().filter_map(|value| self.value(value, scope)).collect();
                 (elements.is_empty() || !kept.is_empty()).then_some(Value::Array(kept))
             }
-            scalar => match path {
-                None => Some(scalar.clone()),
-                Some(path) if !path.is_empty() && self.rules.public.iter().any(|selector| selects(selector, path)) => {
-                    Some(scalar.clone())
-                }
-                Some(_) => self.hidden(scalar),
-            },
+            scalar => {
+                let quotes = self.changes && scalar.as_str().is_some_and(|text| self.mentions_root(text));
+                let is_public = match scope.path {
+                    None => !scope.hides_scalars && !quotes,
+                    Some(path) => !path.is_empty() && self.rules.public.iter().any(|selector| selects(selector, path)),
+                };
+                if is_public { Some(scalar.clone()) } else { self.hidden(scalar) }
+            }
         }
     }
 
@@ -65,19 +111,25 @@ impl Oracle<'_> {
         }
     }
 
-    fn mentions_here(&self, value: &Value) -> bool {
+    fn named_here(&self, value: &Value) -> Named {
+        if !self.changes {
+            return Named::No;
+        }
+        let of = |value: &Value| if value.is_object() { Named::No } else { self.named_here(value) };
         match value {
-            Value::Object(members) => members
-                .iter()
-                .any(|(name, value)| self.mentions_root(name) || !value.is_object() && self.mentions_here(value)),
-            Value::Array(elements) => elements.iter().any(|value| !value.is_object() && self.mentions_here(value)),
-            Value::String(text) => self.mentions_root(text),
-            _ => false,
+            Value::Object(members) => members.iter().fold(Named::No, |named, (name, value)| {
+                let in_name = if self.mentions_root(name) { Named::InName } else { Named::No };
+                named.max(in_name).max(of(value))
+            }),
+            Value::Array(elements) => elements.iter().map(of).max().unwrap_or(Named::No),
+            Value::String(text) if self.mentions_root(text) => Named::InText,
+            _ => Named::No,
         }
     }
 
-    fn mentions_below(&self, value: &Value) -> bool {
-        let below = |value: &Value| self.mentions_here(value) || self.mentions_below(value);
+    fn is_named_below(&self, value: &Value) -> bool {
+        let below =
+            |value: &Value| (value.is_object() && self.named_here(value) != Named::No) || self.is_named_below(value);
         match value {
             Value::Object(members) => members.values().any(below),
             Value::Array(elements) => elements.iter().any(below),
