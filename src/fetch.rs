@@ -177,6 +177,10 @@ impl<T: Transport> Fetcher<T> {
         let wanted = !self.config.ttl.is_zero() && self.generations.are_known(clock::now());
         let Some(tier) = self.tier.as_ref().filter(|_| wanted) else { return Looked::nothing() };
         let Errand { key, caller, marks, .. } = errand;
+        if self.generations.is_unsettled(Some(&key.customer), &key.caller, caller.employee) {
+            // What another gateway stored may be from before a write that it did not see.
+            return Looked::nothing();
+        }
         let name = tier.names.answer(key);
         if errand.forced || errand.particular {
             return Looked { writing: tier.begin(&name).await, ..Looked::nothing() };

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
 
-use crate::api::{AccessLevel, ApiError, Change, CredentialError, CustomerId, Query, Token, find_credential};
+use crate::api::{
+    AccessLevel, ApiError, Change, Credential, CredentialError, CustomerId, Query, Token, find_credential,
+};
 use crate::cache::{
     Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
 };
@@ -182,7 +184,7 @@ impl<T: Transport> Gateway<T> {
 
     /// Who is calling, what is asked, is it here, fetch it, may they see it, answer.
     async fn tell(&self, ask: &Ask<'_>, record: &mut Record) -> Result<Reply, ApiError> {
-        let token = find_credential(ask.headers, ask.query, self.cookie.as_deref())?;
+        let token = find_credential(ask.headers, ask.query, self.cookie.as_deref())?.token;
         let caller = self.identify(self.callers.of(token.expose()), &token, ask.address, record).await?;
         if ask.has_body || !ask.query.is_plain() {
             return self.bypass(ask, &caller, &token).await;
@@ -353,7 +355,7 @@ impl<T: Transport> Gateway<T> {
 
     /// A request that is answered by the API each time: identified and redacted, never stored.
     async fn bypass(&self, ask: &Ask<'_>, caller: &Caller, token: &Token) -> Result<Reply, ApiError> {
-        let rest = ask.query.without_token();
+        let rest = ask.query.without_tokens(false);
         let target = if rest.is_empty() { target(&ask.customer) } else { format!("{}?{rest}", target(&ask.customer)) };
         let asked = clock::now();
         match self.fetcher.ask(&target, caller.identity.level, token, None).await {
@@ -401,35 +403,70 @@ impl<T: Transport> Gateway<T> {
         &self.generations
     }
 
-    /// The token of a request, as the id of its caller.
-    pub fn caller_id(&self, headers: &HeaderMap, query: &Query<'_>) -> Option<(CallerId, Token)> {
-        let token = find_credential(headers, query, self.cookie.as_deref()).ok()?;
-        Some((self.callers.of(token.expose()), token))
+    /// The caller that a token is of.
+    pub fn caller_of(&self, token: &Token) -> CallerId {
+        self.callers.of(token.expose())
     }
 
-    /// What a request's changes make stale. A change of "the caller's own" is looked up first, so that it is obeyed even
-    /// when its token was never seen; where that cannot be done, everything is stale.
-    pub async fn scopes(&self, changes: Vec<Change>, caller: Option<(CallerId, Token)>, address: IpAddr) -> Vec<Scope> {
+    /// The credential of a request that decides.
+    ///
+    /// # Errors
+    /// See [`CredentialError`].
+    pub fn credential(&self, headers: &HeaderMap, query: &Query<'_>) -> Result<Credential, CredentialError> {
+        find_credential(headers, query, self.cookie.as_deref())
+    }
+
+    /// What a request's changes make stale. `tokens`: every token of the request. A change of the
+    /// caller's own concerns all of them; one that is not known yet is validated first, so that the
+    /// change is obeyed although its token was never seen.
+    ///
+    /// # Errors
+    /// [`ApiError::Unattributed`]: it cannot be determined whom a change of the caller's own
+    /// concerns.
+    pub async fn scopes(
+        &self,
+        changes: Vec<Change>,
+        tokens: &[Token],
+        address: IpAddr,
+    ) -> Result<Vec<Scope>, ApiError> {
         let mut scopes = Vec::with_capacity(changes.len());
         for change in changes {
-            scopes.push(match (change, &caller) {
-                (Change::Customer(id), _) => Scope::Customer(id),
-                (Change::Employee(id), _) => Scope::Employee(id),
-                (Change::Token(token), _) => Scope::Caller(self.callers.of(token.expose())),
-                (Change::CallersToken, Some((id, _))) => Scope::Caller(*id),
-                (Change::CallersEmployee, Some((id, token))) => {
-                    match self.identities.owner(*id, token, address, clock::now()).await {
-                        Ok(caller) => Scope::Employee(caller.identity.employee.clone()),
-                        // Nobody's token ends nobody's identity but its own.
-                        Err(ApiError::InvalidToken | ApiError::TooManyRequests) => Scope::Caller(*id),
-                        Err(_) => Scope::All,
+            if change.is_callers_own() && tokens.is_empty() {
+                return Err(ApiError::Unattributed);
+            }
+            match change {
+                Change::Customer(id) => scopes.push(Scope::Customer(id)),
+                Change::Employee(id) => scopes.push(Scope::Employee(id)),
+                Change::Token(token) => scopes.push(Scope::Caller(self.caller_of(&token))),
+                Change::CallersToken => {
+                    scopes.extend(tokens.iter().map(|token| Scope::Caller(self.caller_of(token))));
+                }
+                Change::CallersEmployee => {
+                    for token in tokens {
+                        match self.identities.owner(self.caller_of(token), token, address, clock::now()).await {
+                            Ok(caller) => scopes.push(Scope::Employee(caller.identity.employee.clone())),
+                            // It has no employee: only what is stored for the token itself ends.
+                            Err(ApiError::InvalidToken) => {}
+                            Err(_) => return Err(ApiError::Unattributed),
+                        }
                     }
                 }
-                // Its token stands where it is not looked for; what it changes will show in its answer.
-                (Change::CallersToken | Change::CallersEmployee, None) => continue,
-            });
+            }
         }
-        scopes
+        Ok(scopes)
+    }
+
+    /// Whether one of these tokens is remembered as valid.
+    pub fn is_any_known(&self, tokens: &[Token], address: IpAddr) -> bool {
+        let now = clock::now();
+        tokens.iter().any(|token| self.identities.is_known(self.caller_of(token), address, now))
+    }
+
+    /// A write to these scopes may still be executed, at any time until `until`: nothing is stored
+    /// for them meanwhile. Gives those of which this was not known yet.
+    pub fn unsettle(&self, scopes: &[Scope], until: Instant) -> Vec<Scope> {
+        let unsettled = scopes.iter().filter(|scope| self.generations.unsettle(scope, until));
+        unsettled.cloned().collect()
     }
 
     /// The API's log of changes, asked with a token of the gateway's own.

@@ -2,19 +2,21 @@
 //!
 //! What cannot be asked makes nobody anything: an API that is down, slow or not understood is an error, never a role.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use moka::policy::EvictionPolicy;
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::Notify;
 
 use crate::api::{AccessLevel, ApiError, Identity, Token, Validation, read_validation};
 use crate::cache::{
-    Boarded, CallerId, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Renewals, Scope, ValidationMarks,
-    Waiter,
+    Boarded, CallerId, CallerMarks, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Renewals, Scope,
+    ValidationMarks, Waiter,
 };
 use crate::clock;
 use crate::cluster::{Looked, Tier, Trust, judge_identity};
@@ -85,11 +87,58 @@ impl Vouched {
     }
 }
 
-type Verdict = Result<Option<Caller>, ApiError>;
+/// What a validation found: `None` for an invalid token.
+#[derive(Clone)]
+struct Verdict {
+    result: Result<Option<Caller>, ApiError>,
+    /// The generations when it began.
+    began: ValidationMarks,
+}
 
-/// How long an invalid token is known as one that was counted: the API is asked again after `negative_ttl`, but the same
-/// token again and again is one caller whose session ended, not one who guesses.
+/// For how long invalid tokens from an address count.
 const INVALID_WINDOW: Duration = Duration::from_secs(60);
+
+/// How many validations from one network may find invalid tokens in a window. A validation takes a
+/// permit before the API is asked, so that those under way count as well.
+#[derive(Default)]
+struct InvalidLimit {
+    count: Mutex<InvalidCount>,
+    returned: Notify,
+}
+
+#[derive(Default)]
+struct InvalidCount {
+    /// Found so far in the window.
+    invalid: u32,
+    /// Validations under way.
+    pending: u32,
+}
+
+/// Permission to validate a token that may be invalid. Returned when dropped, unless the token is
+/// invalid.
+pub struct InvalidPermit(Arc<InvalidLimit>);
+
+impl InvalidPermit {
+    /// Keeps the permit until the window ends: the token is invalid.
+    pub fn keep(self) {
+        self.0.count.lock().invalid += 1;
+    }
+}
+
+impl Drop for InvalidPermit {
+    fn drop(&mut self) {
+        self.0.count.lock().pending -= 1;
+        self.0.returned.notify_waiters();
+    }
+}
+
+/// The network that counts as one address: one IPv6 client has a /64.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+    }
+}
 
 /// How long identities are kept at least, if there is room: a reload may change how long they are trusted.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -105,9 +154,9 @@ pub struct Identities<T = Connections> {
     known: moka::sync::Cache<IdentityKey, Known, IdHasher>,
     /// What is known of another one in its place, by caller.
     renewals: Renewals,
-    flights: Flights<(IdentityKey, ValidationMarks), Verdict>,
-    /// Invalid tokens from an address, in the minute that began with the first.
-    invalid: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
+    flights: Flights<(IdentityKey, CallerMarks), Verdict>,
+    /// By network, in the minute that began with the first validation.
+    invalid: moka::sync::Cache<IpAddr, Arc<InvalidLimit>>,
     client: Arc<Client<T>>,
     generations: Arc<Generations>,
     metrics: Arc<Metrics>,
@@ -224,6 +273,51 @@ impl<T: Transport> Identities<T> {
         }
     }
 
+    /// Whether a token is remembered as valid, for that address or for any.
+    pub fn is_known(&self, id: CallerId, address: IpAddr, now: Instant) -> bool {
+        [self.address(address), None].into_iter().any(|address| {
+            let remembered = self.remembered(&IdentityKey { caller: id, address }, now);
+            matches!(remembered, Some(Remembered::Holds { .. } | Remembered::IfError { .. }))
+        })
+    }
+
+    /// Whether a token is remembered as invalid for that address.
+    pub fn is_known_invalid(&self, id: CallerId, address: IpAddr, now: Instant) -> bool {
+        let key = IdentityKey { caller: id, address: self.address(address) };
+        matches!(self.remembered(&key, now), Some(Remembered::Invalid))
+    }
+
+    /// Takes a permit to let the API judge a token that is not known to be valid. Waits while
+    /// validations under way could use up the limit; each of them ends within `upstream.timeout`.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`]: the limit is used up for the rest of the minute.
+    pub async fn invalid_permit(&self, address: IpAddr) -> Result<InvalidPermit, ApiError> {
+        loop {
+            let limit = self.invalid.get_with(network_of(address), Arc::default);
+            // Before the count is looked at: a permit that is returned after it wakes this.
+            let returned = limit.returned.notified();
+            {
+                let max = self.config.load().max_invalid_per_minute;
+                let mut count = limit.count.lock();
+                if count.invalid >= max {
+                    return Err(ApiError::TooManyRequests);
+                }
+                if count.invalid + count.pending < max {
+                    count.pending += 1;
+                    drop(count);
+                    return Ok(InvalidPermit(limit.clone()));
+                }
+            }
+            returned.await;
+        }
+    }
+
+    /// The API refused a token that it was sent by a forward.
+    pub fn count_invalid(&self, address: IpAddr) {
+        self.invalid.get_with(network_of(address), Arc::default).count.lock().invalid += 1;
+    }
+
     async fn look_up(
         self: &Arc<Self>,
         key: IdentityKey,
@@ -236,8 +330,8 @@ impl<T: Transport> Identities<T> {
             Some(Remembered::Holds { vouched, refresh }) => {
                 self.metrics.identity_looked_up("hit");
                 if *refresh {
-                    // Nobody waits for it: the next one finds its word.
-                    drop(self.send(key, token, address));
+                    // In the background: the next request finds the result.
+                    drop(self.send(key, token, None));
                 }
                 return Ok(vouched.caller.clone());
             }
@@ -249,20 +343,10 @@ impl<T: Transport> Identities<T> {
                 self.metrics.identity_looked_up("stale");
                 return Ok(vouched.caller.clone());
             }
-            Some(Remembered::IfError { paused: false, .. }) => {}
-            None if self.too_many_invalid(&key, address) => {
-                self.metrics.identity_looked_up("refused");
-                return Err(ApiError::TooManyRequests);
-            }
-            None => {}
+            Some(Remembered::IfError { paused: false, .. }) | None => {}
         }
-        let (boarded, waiter) = self.send(key, token, address);
-        self.metrics.identity_looked_up(match boarded {
-            Boarded::Led => "miss",
-            Boarded::Joined => "collapsed",
-        });
-        let verdict = waiter.result().await.unwrap_or(Err(ApiError::Internal));
-        match (verdict, before) {
+        let result = self.validated(key, token, address, before.is_none()).await;
+        match (result, before) {
             // Not if something ended the identity meanwhile: that is looked up again.
             (Err(error), Some(Remembered::IfError { vouched, .. })) if error.is_the_apis() => {
                 let still = self.remembered(&key, clock::now());
@@ -283,12 +367,53 @@ impl<T: Transport> Identities<T> {
         }
     }
 
-    /// Asks the API in a task of its own, or joins those who wait for it.
-    fn send(self: &Arc<Self>, key: IdentityKey, token: &Token, address: IpAddr) -> (Boarded, Waiter<Verdict>) {
-        let marks = self.generations.validation_marks(&key.caller);
+    /// Waits for a validation. One that began before a change of the employee does not count for a
+    /// request that began after it.
+    async fn validated(
+        self: &Arc<Self>,
+        key: IdentityKey,
+        token: &Token,
+        address: IpAddr,
+        unknown: bool,
+    ) -> Result<Option<Caller>, ApiError> {
+        let began = self.generations.validation_marks(&key.caller);
+        // A token that was valid once is no guess.
+        let guessed = unknown && !matches!(self.known.get(&key), Some(Known::Valid(_)));
+        loop {
+            let permit = match guessed {
+                true => Some(self.invalid_permit(address).await.inspect_err(|_| {
+                    self.metrics.identity_looked_up("refused");
+                })?),
+                false => None,
+            };
+            let (boarded, waiter) = self.send(key, token, permit);
+            self.metrics.identity_looked_up(match boarded {
+                Boarded::Led => "miss",
+                Boarded::Joined => "collapsed",
+            });
+            let Some(verdict) = waiter.result().await else { return Err(ApiError::Internal) };
+            let is_outdated = |caller: &Caller| {
+                !verdict.began.is_after(&began)
+                    && self.generations.has_employee_changed(caller.employee, &verdict.began)
+            };
+            let outdated = boarded == Boarded::Joined && verdict.result.iter().flatten().any(is_outdated);
+            if !outdated {
+                return verdict.result;
+            }
+        }
+    }
+
+    /// Asks the API in its own task, or joins the validation that is under way.
+    fn send(
+        self: &Arc<Self>,
+        key: IdentityKey,
+        token: &Token,
+        permit: Option<InvalidPermit>,
+    ) -> (Boarded, Waiter<Verdict>) {
+        let marks = self.generations.validation_marks(&key.caller).caller;
         self.flights.board(&(key, marks), || {
             let (identities, token) = (self.clone(), token.clone());
-            async move { identities.validate(key, &token, address, marks).await }
+            async move { identities.validate(key, &token, permit).await }
         })
     }
 
@@ -330,45 +455,49 @@ impl<T: Transport> Identities<T> {
         self.renewals.renewed(key.caller.slot().into());
     }
 
-    /// Whether an unknown token from that address is not worth a question: most likely it is guessed.
-    fn too_many_invalid(&self, key: &IdentityKey, address: IpAddr) -> bool {
-        !self.known.contains_key(key)
-            && self
-                .invalid
-                .get(&address)
-                .is_some_and(|count| count.load(Ordering::Relaxed) >= self.config.load().max_invalid_per_minute)
+    /// Asks the API, and remembers what it says if nothing that it is about has changed meanwhile.
+    async fn validate(&self, key: IdentityKey, token: &Token, permit: Option<InvalidPermit>) -> Verdict {
+        let began = self.generations.validation_marks(&key.caller);
+        let result = self.validate_since(&began, key, token, permit).await;
+        Verdict { result, began }
     }
 
-    /// Asks the API, and remembers its word if nothing that it is about has changed meanwhile.
-    async fn validate(&self, key: IdentityKey, token: &Token, address: IpAddr, marks: ValidationMarks) -> Verdict {
-        // Who came just too late for the flight before this one finds its result here.
+    async fn validate_since(
+        &self,
+        began: &ValidationMarks,
+        key: IdentityKey,
+        token: &Token,
+        permit: Option<InvalidPermit>,
+    ) -> Result<Option<Caller>, ApiError> {
+        // A request that came just too late for the validation before this one finds its result.
         match self.remembered(&key, clock::now()) {
             Some(Remembered::Holds { vouched, refresh: false }) => return Ok(Some(vouched.caller.clone())),
             Some(Remembered::Invalid) => return Ok(None),
             _ => {}
         }
-        let looked = self.look(&key, &marks).await;
+        let looked = self.look(&key, began).await;
         if let Some(caller) = looked.usable {
             return Ok(Some(caller));
         }
         let asked_at = clock::now();
-        let verdict = self.ask(key.address, token).await;
-        if let (Some(tier), Ok(_)) = (&self.tier, &verdict) {
+        let answer = self.ask(key.address, token).await;
+        if let (Some(tier), Ok(_)) = (&self.tier, &answer) {
             tier.fetched_in(clock::now().saturating_duration_since(asked_at));
         }
-        self.metrics.validated(match &verdict {
+        self.metrics.validated(match &answer {
             Ok(Validation::Valid(_)) => "valid",
             Ok(Validation::Invalid) => "invalid",
             Err(_) => "error",
         });
-        let unchanged = || self.generations.validation_marks(&key.caller) == marks;
-        match verdict {
+        match answer {
             Ok(Validation::Valid(identity)) => {
                 let employee = self.generations.employee_slot(&identity.employee);
                 let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
                 // Taken before the comparison: a change after it is seen at the next lookup.
                 let noted = self.generations.identity_marks(&key.caller, employee);
-                if !self.config.load().ttl.is_zero() && unchanged() {
+                let unchanged = self.generations.validation_marks(&key.caller).same_caller(began)
+                    && !self.generations.has_employee_changed(employee, began);
+                if !self.config.load().ttl.is_zero() && unchanged {
                     let vouched = Vouched::new(caller.clone(), asked_at, noted);
                     self.remember(key, Known::Valid(Arc::new(vouched)));
                     if let Some(writing) = looked.writing {
@@ -378,10 +507,13 @@ impl<T: Transport> Identities<T> {
                 Ok(Some(caller))
             }
             Ok(Validation::Invalid) => {
+                if let Some(permit) = permit {
+                    permit.keep();
+                }
                 if let Some(writing) = looked.writing {
                     writing.remove();
                 }
-                self.ended(&key, address, asked_at, marks);
+                self.ended(&key, asked_at, *began);
                 Ok(None)
             }
             Err(error) => {
@@ -418,6 +550,8 @@ impl<T: Transport> Identities<T> {
                 Some(Known::Invalid { asked_at: before, .. }) => before >= asked_at,
                 None => false,
             };
+            // A write that another gateway did not see may be executed since it asked.
+            let outdated = outdated || self.generations.is_unsettled(None, &key.caller, employee);
             if !outdated && marks.same_caller(&self.generations.validation_marks(&key.caller)) {
                 let vouched = Vouched::new(caller.clone(), asked_at, noted);
                 self.remember(*key, Known::Valid(Arc::new(vouched)));
@@ -437,18 +571,11 @@ impl<T: Transport> Identities<T> {
         Trust { fresh: config.ttl, longest: config.ttl + config.stale_if_error }
     }
 
-    /// The API says that a token is not valid: so it is remembered, counted, and nothing stored for it is given again.
-    fn ended(&self, key: &IdentityKey, address: IpAddr, asked_at: Instant, marks: ValidationMarks) {
-        match self.known.get(key) {
-            Some(Known::Invalid { .. }) => {}
-            Some(Known::Valid(_)) => {
-                self.generations.invalidate(&Scope::Caller(key.caller));
-                self.metrics.invalidated("caller", "unauthorized");
-            }
-            None => {
-                let count = self.invalid.get_with(address, Arc::default);
-                count.fetch_add(1, Ordering::Relaxed);
-            }
+    /// Remembers that a token is invalid; nothing stored for it is given again.
+    fn ended(&self, key: &IdentityKey, asked_at: Instant, marks: ValidationMarks) {
+        if let Some(Known::Valid(_)) = self.known.get(key) {
+            self.generations.invalidate(&Scope::Caller(key.caller));
+            self.metrics.invalidated("caller", "unauthorized");
         }
         let now = self.generations.validation_marks(&key.caller);
         // What changed meanwhile may have made it valid again.
@@ -477,5 +604,19 @@ impl<T: Transport> Identities<T> {
             tracing::warn!(status = answer.status.as_u16(), "the answer of validateToken cannot be understood");
             ApiError::BadGateway
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_count_together() {
+        let network = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
+        assert_ne!(network("203.0.113.7"), network("203.0.113.8"));
+        assert_eq!(network("::ffff:203.0.113.7"), network("203.0.113.7"));
     }
 }

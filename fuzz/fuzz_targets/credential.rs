@@ -25,17 +25,18 @@ fuzz_target!(|data: &[u8]| {
     }
     for cookie in [None, Some("token")] {
         let found = find_credential(&headers, &parsed, cookie);
-        let outcome = found.as_ref().map(|token| token.expose().as_bytes().to_vec()).map_err(|error| *error);
+        let outcome = found.as_ref().map(|found| found.token.expose().as_bytes().to_vec()).map_err(|error| *error);
         assert_eq!(outcome, judge(&headers, query, cookie));
-        if let Ok(token) = found {
+        if let Ok(found) = found {
+            let token = found.token;
             assert!((1..=Token::MAX_LEN).contains(&token.expose().len()));
             assert!(credentials_agree(&headers).is_ok());
             assert!(holds_credential(token.expose().as_bytes(), &headers, Some(query), cookie));
         }
     }
-    let kept = parsed.without_token();
+    let kept = parsed.without_tokens(false);
     let rest = Query::parse(Some(&kept)).expect("what is left of a query is one");
-    assert_eq!(rest.token(), Ok(None));
+    assert_eq!((rest.token(), rest.token_aliases().next()), (Ok(None), None));
 });
 
 fn judge(headers: &HeaderMap, query: &str, cookie: Option<&str>) -> Result<Vec<u8>, CredentialError> {
@@ -49,7 +50,7 @@ fn judge(headers: &HeaderMap, query: &str, cookie: Option<&str>) -> Result<Vec<u
     }
     let mut places = vec![api_key, query_tokens(query)];
     places.extend(cookie.map(|name| cookie_tokens(&values("cookie"), name)));
-    let place = places.iter().find(|place| !place.is_empty()).ok_or(CredentialError::Missing)?;
+    let place = places.iter().find(|place| place.iter().any(|value| !value.is_empty())).ok_or(CredentialError::Missing)?;
     one(place)?;
     visible(&place[0]).ok_or(CredentialError::Malformed)
 }
@@ -104,7 +105,12 @@ fn cookie_tokens(fields: &[Vec<u8>], name: &str) -> Vec<Vec<u8>> {
             value = &value[1..value.len() - 1];
         }
         if key.trim_matches(blank) == name && !value.is_empty() {
-            return vec![value.chars().map(|letter| letter as u8).collect()];
+            let escapes = value.split('%').skip(1);
+            let valid = |piece: &str| piece.len() >= 2 && piece.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+            let raw = || value.chars().map(|letter| letter as u8).collect();
+            // Any byte is a character here, and back.
+            let decoded = || decode(&value.replace(|letter: char| !letter.is_ascii(), "%ff"));
+            return vec![if escapes.clone().count() > 0 && escapes.into_iter().all(valid) { decoded() } else { raw() }];
         }
     }
     Vec::new()

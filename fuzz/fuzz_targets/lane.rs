@@ -62,7 +62,7 @@ fn compare(bytes: &[u8]) {
 
     let query = Query::parse(request.uri.query()).expect("no query");
     assert!(request.uri.query().is_none() && credentials_agree(headers).is_ok());
-    let token = find_credential(headers, &query, Some("token")).expect("a credential");
+    let token = find_credential(headers, &query, Some("token")).expect("a credential").token;
     assert_eq!(token.expose(), plain.token);
     assert_eq!(values(headers, "host").len(), 1);
     for (name, read) in [("x-forwarded-for", plain.forwarded_for), ("if-none-match", plain.if_none_match)] {

@@ -1,6 +1,9 @@
-//! Which requests change what. Over-approximate where in doubt: a needless change costs a fetch, a missed one a wrong answer.
+//! Which requests change what. Over-approximates where in doubt: a needless change costs a fetch, a
+//! missed one a wrong response.
 //!
-//! Source: the table "What changes an answer" of the API's description. PUT, PATCH and unknown methods count as POST does.
+//! Source: the table "What changes an answer" of the API's description. PUT, PATCH and unknown
+//! methods count as POST does; the methods that IANA registers as safe change nothing, except that
+//! a GET can be a logout.
 
 use http::{HeaderMap, Method};
 
@@ -23,13 +26,26 @@ pub enum Change {
     CallersEmployee,
 }
 
-/// Fields by which a GET may be a write to some frameworks.
+impl Change {
+    /// Whether it changes something of the caller's own: whose, only the credential says.
+    pub const fn is_callers_own(&self) -> bool {
+        matches!(self, Change::CallersToken | Change::CallersEmployee)
+    }
+}
+
+/// Fields by which some frameworks read a request as one of another method.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
-/// What a request changes; nothing, for most.
+/// The methods that are safe by the IANA registry of HTTP methods (RFC 9110 section 9.2.1).
+const SAFE_METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
+
+/// What a request changes, if the API obeys it. Most requests change nothing.
 pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<Change> {
     let overridden = METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name));
-    let write = overridden || !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    let write = overridden || !SAFE_METHODS.contains(&method.as_str());
+    if *method == Method::OPTIONS && !overridden {
+        return Vec::new();
+    }
     let folded: Vec<&str> = path.folded().iter().map(String::as_str).collect();
     let customer = |id: &str| CustomerId::parse(id.as_bytes()).map(Change::Customer);
     let employee = |id: &str| EmployeeId::parse(id).map(Change::Employee);
@@ -95,5 +111,21 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-http-method-override", http::HeaderValue::from_static("DELETE"));
         assert_eq!(changes(&Method::GET, &headers, &path).len(), 1);
+    }
+
+    #[test]
+    fn safe_methods_change_nothing() {
+        for method in ["HEAD", "OPTIONS", "PROPFIND", "QUERY", "REPORT", "SEARCH"] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let path = "/customer/73469a52f4fd7f77ec7b28cc/users";
+            assert_eq!(seen(method.clone(), path), Vec::<String>::new(), "{method}");
+        }
+        for method in ["LOCK", "MKCOL", "UNKNOWN", "get"] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let path = "/customer/73469a52f4fd7f77ec7b28cc/users";
+            assert_eq!(seen(method.clone(), path).len(), 1, "{method}");
+        }
+        assert_eq!(seen(Method::OPTIONS, "/auth/logout"), Vec::<String>::new());
+        assert_eq!(seen(Method::HEAD, "/auth/logout").len(), 2);
     }
 }

@@ -1,12 +1,15 @@
-//! Where a caller's token stands, and which one decides when there are several.
+//! Where a request holds tokens, and which one decides when there are several.
 //!
-//! The order is `Authorization: Bearer`, `X-API-Key`, `?token=`, a cookie. The first one present decides alone: a wrong
-//! scheme in `Authorization` is an error, never a reason to look further, since the API might look elsewhere than we do.
+//! The order is `Authorization: Bearer`, `X-API-Key`, `?token=`, a cookie. The first place that holds
+//! a token decides alone. A wrong scheme in `Authorization` is an error, never a reason to look
+//! further: the API might look elsewhere than the gateway does. An empty value is no token.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
 use super::error::{ApiError, Refusal};
@@ -14,7 +17,7 @@ use super::path::Query;
 
 /// A caller's token. It prints nothing, its memory is zeroed when it is dropped, and [`Token::expose`] is the one way to
 /// read it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 
 impl Token {
@@ -66,26 +69,156 @@ impl From<CredentialError> for ApiError {
     }
 }
 
-/// Finds the token that decides. `cookie`: the cookie's name, or none when cookies are not looked at.
+/// The places of a request that can hold a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Authorization,
+    ApiKey,
+    Query,
+    Cookie,
+    /// The member `token` of a JSON body.
+    Body,
+}
+
+/// The token that decides, and the place that holds it.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    pub token: Token,
+    pub place: Place,
+}
+
+/// Finds the token that decides. `cookie`: the cookie's name; `None`: cookies hold no token.
 ///
 /// # Errors
-/// See [`CredentialError`]. Two different `Authorization` or `X-API-Key` are an error whichever would decide.
-pub fn find_credential(headers: &HeaderMap, query: &Query<'_>, cookie: Option<&str>) -> Result<Token, CredentialError> {
+/// See [`CredentialError`]. Two different `Authorization` or `X-API-Key` are an error, whichever
+/// place would decide.
+pub fn find_credential(
+    headers: &HeaderMap,
+    query: &Query<'_>,
+    cookie: Option<&str>,
+) -> Result<Credential, CredentialError> {
     let authorization = only_value(headers, AUTHORIZATION.as_str())?;
-    let api_key = only_value(headers, "x-api-key")?;
+    let api_key = only_value(headers, "x-api-key")?.filter(|value| !value.is_empty());
+    let parsed = |place: Place, value: &[u8]| {
+        let token = Token::parse(value).ok_or(CredentialError::Malformed)?;
+        Ok(Credential { token, place })
+    };
     if let Some(value) = authorization {
-        return bearer(value).ok_or(CredentialError::NotBearer);
+        let token = bearer(value).ok_or(CredentialError::NotBearer)?;
+        return Ok(Credential { token, place: Place::Authorization });
     }
     if let Some(value) = api_key {
-        return Token::parse(value).ok_or(CredentialError::Malformed);
+        return parsed(Place::ApiKey, value);
     }
-    if let Some(value) = query.token().map_err(|_| CredentialError::Ambiguous)? {
-        return Token::parse(&value).ok_or(CredentialError::Malformed);
+    let in_query = query.token().map_err(|_| CredentialError::Ambiguous)?;
+    if let Some(value) = in_query.filter(|value| !value.is_empty()) {
+        return parsed(Place::Query, &value);
     }
-    if let Some(value) = cookie.and_then(|name| cookie_value(headers, name)) {
-        return Token::parse(value).ok_or(CredentialError::Malformed);
+    if let Some(value) = cookie.and_then(|name| cookie_values(headers, name).next()) {
+        return parsed(Place::Cookie, &value);
     }
     Err(CredentialError::Missing)
+}
+
+/// Finds every token of the header fields and the query, in each place and under each name that an
+/// API could read as `token`. For a logout: it may end any of them.
+///
+/// # Errors
+/// A place holds something that cannot be read as a token: the API may know whose it is.
+pub fn find_all_tokens(
+    headers: &HeaderMap,
+    query: &Query<'_>,
+    cookie: Option<&str>,
+) -> Result<Vec<Token>, CredentialError> {
+    let mut tokens = Vec::new();
+    for value in headers.get_all(AUTHORIZATION) {
+        let value = value.as_bytes().trim_ascii();
+        if !value.is_empty() && !value.eq_ignore_ascii_case(b"bearer") {
+            tokens.push(bearer(value).ok_or(CredentialError::NotBearer)?);
+        }
+    }
+    let keys = headers.get_all("x-api-key").iter().map(|value| Cow::Borrowed(value.as_bytes()));
+    let cookies = cookie.into_iter().flat_map(|name| cookie_values(headers, name));
+    for value in keys.chain(query.token_aliases().map(Cow::Owned)).chain(cookies) {
+        if !value.trim_ascii().is_empty() {
+            tokens.push(Token::parse(&value).ok_or(CredentialError::Malformed)?);
+        }
+    }
+    Ok(tokens)
+}
+
+/// The values of cookies of every name that can be tokens: an API may know its token cookie by
+/// another name than the gateway does.
+pub fn find_cookie_tokens(headers: &HeaderMap) -> impl Iterator<Item = Token> {
+    cookie_pairs(headers).filter_map(|(_, value)| Token::parse(&decode_cookie(value)))
+}
+
+/// Why the member `token` of a JSON body cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// The body is not JSON as every parser reads it.
+    NotJson,
+    /// The member cannot be a token, or several members differ.
+    Credential(CredentialError),
+}
+
+/// Reads the member `token` of a JSON object. `None`: the body has no such member.
+///
+/// # Errors
+/// See [`BodyError`].
+pub fn read_body_token(body: &[u8]) -> Result<Option<Token>, BodyError> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let values = if body.trim_ascii().first() == Some(&b'{') {
+        serde_json::from_slice::<TokenMembers>(body).map_err(|_| BodyError::NotJson)?.0
+    } else {
+        serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| BodyError::NotJson)?;
+        Vec::new()
+    };
+    let mut token: Option<Token> = None;
+    for value in values {
+        // What JavaScript takes for false is no token to an API that is written in it.
+        let text = match &value {
+            serde_json::Value::String(text) if text.is_empty() => continue,
+            serde_json::Value::Null | serde_json::Value::Bool(false) => continue,
+            serde_json::Value::String(text) => text.as_bytes(),
+            _ => return Err(BodyError::Credential(CredentialError::Malformed)),
+        };
+        let read = Token::parse(text).ok_or(BodyError::Credential(CredentialError::Malformed))?;
+        if token.is_some_and(|other| other != read) {
+            return Err(BodyError::Credential(CredentialError::Ambiguous));
+        }
+        token = Some(read);
+    }
+    Ok(token)
+}
+
+/// The values of the members `token` of a JSON object, each time the name occurs.
+struct TokenMembers(Vec<serde_json::Value>);
+
+impl<'de> serde::Deserialize<'de> for TokenMembers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = TokenMembers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<TokenMembers, A::Error> {
+                let mut values = Vec::new();
+                while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+                    if name == "token" {
+                        values.push(map.next_value()?);
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                Ok(TokenMembers(values))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// Whether no place holds two different credentials; for requests that are passed on as they are.
@@ -103,13 +236,16 @@ pub fn holds_credential(text: &[u8], headers: &HeaderMap, query: Option<&str>, c
     let last_word = |value: &HeaderValue| {
         value.as_bytes().trim_ascii().rsplit(|b| b.is_ascii_whitespace()).next().is_some_and(within)
     };
+    let in_cookie = |(name, value): (&[u8], &[u8])| {
+        Some(name) == cookie.map(str::as_bytes) && (within(value) || within(&decode_cookie(value)))
+    };
     headers.get_all(AUTHORIZATION).iter().any(last_word)
         || headers.get_all("x-api-key").iter().any(|value| within(value.as_bytes().trim_ascii()))
-        || Query::parse(query).is_ok_and(|query| query.tokens().any(|token| within(&token)))
-        || cookie.and_then(|name| cookie_value(headers, name)).is_some_and(within)
+        || Query::unvalidated(query).token_aliases().any(|token| within(&token))
+        || cookie_pairs(headers).any(in_cookie)
 }
 
-/// The value of a field that may stand more than once as long as it says the same.
+/// The value of a field that may occur more than once as long as each time says the same.
 fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, CredentialError> {
     let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
     let Some(first) = values.next() else { return Ok(None) };
@@ -125,14 +261,48 @@ fn bearer(value: &[u8]) -> Option<Token> {
     Token::parse(rest.trim_ascii())
 }
 
-/// The first cookie of that name (RFC 6265 section 5.4: the most specific comes first).
-fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|&b| b == b';')).find_map(|pair| {
-        let at = memchr::memchr(b'=', pair)?;
-        let (key, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
-        let value = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-        (key == name.as_bytes() && !value.is_empty()).then_some(value)
-    })
+/// The names and values of all cookies, quotes taken off, in the order of the fields.
+fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let fields = headers.get_all(COOKIE).iter();
+    fields.flat_map(|value| value.as_bytes().split(|&b| b == b';')).filter_map(read_cookie)
+}
+
+fn read_cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'=', pair)?;
+    let (name, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
+    let unquoted = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
+    Some((name, unquoted.unwrap_or(value)))
+}
+
+/// The values of the cookies of that name that are not empty. The first decides (RFC 6265 section
+/// 5.4: the most specific comes first).
+fn cookie_values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
+    let values = cookie_pairs(headers).filter(move |(other, value)| *other == name.as_bytes() && !value.is_empty());
+    values.map(|(_, value)| decode_cookie(value))
+}
+
+/// The value that a cookie's sender meant: Express and others percent-encode it. A value with a
+/// broken escape was not encoded.
+fn decode_cookie(value: &[u8]) -> Cow<'_, [u8]> {
+    let is_escape = |at: usize| value.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit));
+    let mut escapes = memchr::memchr_iter(b'%', value);
+    if escapes.all(is_escape) { percent_decode(value).into() } else { Cow::Borrowed(value) }
+}
+
+/// A `Cookie` field without the cookies of that name; the first that is not empty stays if `keep`.
+/// `keep` is cleared when one was kept. `None`: nothing is left.
+pub fn strip_cookie(field: &[u8], name: &str, keep: &mut bool) -> Option<Vec<u8>> {
+    let mut rest: Vec<&[u8]> = Vec::new();
+    for pair in field.split(|&b| b == b';') {
+        let stays = match read_cookie(pair) {
+            Some((other, value)) if other == name.as_bytes() => !value.is_empty() && std::mem::take(keep),
+            _ => !pair.trim_ascii().is_empty(),
+        };
+        if stays {
+            rest.push(pair.trim_ascii());
+        }
+    }
+    (!rest.is_empty()).then(|| rest.join(&b"; "[..]))
 }
 
 #[cfg(test)]
@@ -145,7 +315,7 @@ mod tests {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let query = Query::parse(Some(query)).unwrap();
-        find_credential(&headers, &query, Some("token")).map(|token| token.expose().to_owned())
+        find_credential(&headers, &query, Some("token")).map(|found| found.token.expose().to_owned())
     }
 
     #[test]
@@ -184,7 +354,7 @@ mod tests {
         let query = Query::parse(None).unwrap();
         for value in ["Bearer abc", "bearer \t abc", "Bearer abc ", "Bearer abc\t"] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
-            assert_eq!(find_credential(&headers, &query, None).unwrap().expose(), "abc", "{value:?}");
+            assert_eq!(find_credential(&headers, &query, None).unwrap().token.expose(), "abc", "{value:?}");
             assert!(holds_credential(b"xabcx", &headers, None, None), "{value:?}");
             assert!(!holds_credential(b"ab", &headers, None, None), "{value:?}");
         }
@@ -195,5 +365,105 @@ mod tests {
         let token = Token::parse(b"very-secret").unwrap();
         assert!(!format!("{token:?}").contains("secret"));
         assert!(Token::parse(&[b'a'; Token::MAX_LEN + 1]).is_none());
+    }
+
+    #[test]
+    fn empty_values_are_no_tokens() {
+        for (fields, query) in [
+            (&[("x-api-key", "")][..], ""),
+            (&[], "token="),
+            (&[], "token=&token="),
+            (&[], "token"),
+            (&[("cookie", "token=")], ""),
+            (&[("cookie", "token=\"\"; a=b")], ""),
+        ] {
+            assert_eq!(find(fields, query), Err(CredentialError::Missing), "{fields:?} {query}");
+            assert_eq!(find(&[fields, &[("cookie", "token=d")]].concat(), query).unwrap(), "d");
+        }
+    }
+
+    #[test]
+    fn cookie_is_decoded_if_every_escape_is_valid() {
+        for (value, token) in [
+            ("a%2Bb", "a+b"),
+            ("\"a%2fb\"", "a/b"),
+            ("a%3D%3d", "a=="),
+            ("a%2", "a%2"),
+            ("a%zz%2B", "a%zz%2B"),
+            ("a==", "a=="),
+            ("a%252B", "a%2B"),
+        ] {
+            assert_eq!(find(&[("cookie", &format!("token={value}"))], "").unwrap(), token, "{value}");
+        }
+        for malformed in ["a%20b", "a%00", "%ff"] {
+            let found = find(&[("cookie", &format!("token={malformed}"))], "");
+            assert_eq!(found, Err(CredentialError::Malformed), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn every_token_of_a_request_is_found() {
+        let all = |fields: &[(&'static str, &str)], query: &str| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            let query = Query::parse(Some(query)).unwrap();
+            let tokens = find_all_tokens(&headers, &query, Some("token"))?;
+            Ok::<_, CredentialError>(tokens.iter().map(|token| token.expose().to_owned()).collect::<Vec<_>>().join(" "))
+        };
+        let fields = [("authorization", "Bearer a"), ("x-api-key", "b"), ("cookie", "token=c; token=d; x=y")];
+        assert_eq!(all(&fields, "token=e&token[]=f&Token=g&%74oken=h&x=z").unwrap(), "a b e f g h c d");
+        for empty in ["", "Bearer", "Bearer "] {
+            assert_eq!(all(&[("authorization", empty), ("x-api-key", "")], "token=&token=x").unwrap(), "x");
+        }
+        for (fields, query) in [
+            (&[("authorization", "Basic x")][..], "token=a"),
+            (&[("authorization", "a")], ""),
+            (&[("x-api-key", "a b")], "token=a"),
+            (&[], "token=a&token[]=%20b"),
+            (&[("cookie", "token=a%20b")], "token=a"),
+        ] {
+            assert!(all(fields, query).is_err(), "{fields:?} {query}");
+        }
+    }
+
+    #[test]
+    fn body_token_is_read_or_refused() {
+        let read =
+            |body: &str| read_body_token(body.as_bytes()).map(|token| token.map(|token| token.expose().to_owned()));
+        for (body, token) in [
+            (r#"{"token":"a"}"#, Some("a")),
+            ("\u{feff} {\"x\":{\"token\":\"b\"},\"\\u0074oken\":\"a\"}", Some("a")),
+            (r#"{"token":"a","token":"a"}"#, Some("a")),
+            (r#"{"token":"","x":1}"#, None),
+            (r#"{"token":null}"#, None),
+            (r#"[{"token":"a"}]"#, None),
+            ("3", None),
+        ] {
+            assert_eq!(read(body), Ok(token.map(str::to_owned)), "{body}");
+        }
+        for (body, error) in [
+            (r#"{"token":"a","token":"b"}"#, CredentialError::Ambiguous),
+            (r#"{"token":["a"]}"#, CredentialError::Malformed),
+            (r#"{"token":7}"#, CredentialError::Malformed),
+            (r#"{"token":"a b"}"#, CredentialError::Malformed),
+        ] {
+            assert_eq!(read(body), Err(BodyError::Credential(error)), "{body}");
+        }
+        for body in ["", "{", "{'token':'a'}", r#"{"token":"a"} x"#, "token=a"] {
+            assert_eq!(read(body), Err(BodyError::NotJson), "{body}");
+        }
+    }
+
+    #[test]
+    fn cookies_of_a_name_are_stripped_from_a_field() {
+        let strip = |field: &str, mut keep: bool| {
+            strip_cookie(field.as_bytes(), "token", &mut keep).map(|rest| String::from_utf8(rest).unwrap())
+        };
+        assert_eq!(strip("a=b; token=1; c=d;token=2", false).as_deref(), Some("a=b; c=d"));
+        assert_eq!(strip("a=b; token=; token=1; c=d;token=2", true).as_deref(), Some("a=b; token=1; c=d"));
+        assert_eq!(strip("token=1; ", false), None);
+        assert_eq!(strip("tokens=1; x", false).as_deref(), Some("tokens=1; x"));
     }
 }

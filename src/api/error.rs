@@ -27,6 +27,8 @@ pub enum ApiError {
     TooManyRequests,
     /// The queue towards the API is full, or the API is known to be down.
     Unavailable,
+    /// A logout, or another change of the caller's own, whose caller cannot be determined.
+    Unattributed,
     /// The caller wants a stored answer only, and there is none.
     OnlyIfCached,
     /// The API cannot be reached, or its answer cannot be used.
@@ -139,6 +141,11 @@ impl ApiError {
             ApiError::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API is not available, try again later")
             }
+            ApiError::Unattributed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "It cannot be determined whose session this request changes, try again later",
+            ),
             ApiError::OnlyIfCached => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "gateway_timeout",
@@ -172,7 +179,7 @@ impl ApiError {
     pub const fn retry_after(self) -> Option<u32> {
         match self {
             ApiError::TooManyRequests => Some(60),
-            ApiError::Unavailable => Some(1),
+            ApiError::Unavailable | ApiError::Unattributed => Some(1),
             _ => None,
         }
     }

@@ -15,7 +15,10 @@ mod validation;
 pub use access::AccessLevel;
 pub use change_log::{Entry, KEPT_DAYS, MOST_ENTRIES, read_change_log};
 pub use changes::{Change, changes};
-pub use credential::{CredentialError, Token, credentials_agree, find_credential, holds_credential};
+pub use credential::{
+    BodyError, Credential, CredentialError, Place, Token, credentials_agree, find_all_tokens, find_cookie_tokens,
+    find_credential, holds_credential, read_body_token, strip_cookie,
+};
 pub use error::{ApiError, Refusal};
 pub use ids::{CustomerId, EmployeeId};
 pub use path::{MAX_PATH, NormalPath, PathError, PathPattern, Protected, Query, QueryError};

@@ -6,10 +6,12 @@
 //! is *protected* in any such reading must be spelled so that all readings agree; otherwise it is
 //! refused. Every other path passes as it is. `readings.rs` enumerates the readings.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use super::error::Refusal;
-use super::folding::{Folded, fold};
+use super::folding::{Folded, OTHER_LETTER, fold};
 use super::ids::CustomerId;
 use super::readings::{Readings, Spelling, check_escapes};
 
@@ -358,10 +360,15 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The values of every `token`, percent-decoded.
-    pub fn tokens(&self) -> impl Iterator<Item = Vec<u8>> {
-        let tokens = self.parameters().filter(|(_, name, _)| Self::is_token(name));
-        tokens.map(|(_, _, value)| percent_decode_str(value).collect())
+    /// The values of every parameter whose name some reader takes for `token`, percent-decoded.
+    pub fn token_aliases(&self) -> impl Iterator<Item = Vec<u8>> {
+        // Some readers take `;` for a delimiter.
+        let parts = self.parameters().flat_map(|(whole, ..)| {
+            let more = whole.split(';').filter(move |part| part.len() < whole.len());
+            std::iter::once(whole).chain(more)
+        });
+        let values = parts.filter(|part| is_token_alias(part)).map(|part| part.split_once('=').unwrap_or((part, "")).1);
+        values.map(|value| percent_decode_str(value).collect())
     }
 
     /// Whether it holds nothing, or nothing but `token`.
@@ -369,12 +376,58 @@ impl<'a> Query<'a> {
         self.parameters().all(|(_, name, _)| Self::is_token(name))
     }
 
-    /// The query without `token`, as it came otherwise.
-    pub fn without_token(&self) -> String {
-        let rest: Vec<&str> =
-            self.parameters().filter(|(_, name, _)| !Self::is_token(name)).map(|(whole, _, _)| whole).collect();
+    /// The query without any parameter whose name some reader takes for `token`, otherwise as it
+    /// came. The first `token` with a value stays if `keep_first`.
+    pub fn without_tokens(&self, keep_first: bool) -> String {
+        let mut kept = !keep_first;
+        let mut rest: Vec<Cow<'_, str>> = Vec::new();
+        for (whole, name, value) in self.parameters() {
+            if !kept && Self::is_token(name) && !value.is_empty() {
+                kept = true;
+                rest.push(Cow::Borrowed(whole));
+            } else if whole.split(';').any(is_token_alias) {
+                let parts: Vec<&str> = whole.split(';').filter(|part| !is_token_alias(part)).collect();
+                if !parts.is_empty() {
+                    rest.push(Cow::Owned(parts.join(";")));
+                }
+            } else {
+                rest.push(Cow::Borrowed(whole));
+            }
+        }
         rest.join("&")
     }
+}
+
+/// Whether some reader takes the name of a parameter for `token`: decoded, in any letter case,
+/// without brackets (`token[]`, `[token]`), blanks and invisible characters.
+fn is_token_alias(parameter: &str) -> bool {
+    /// No honest name is escaped more often.
+    const DECODE_ROUNDS: usize = 4;
+    let mut name = parameter.split_once('=').map_or(parameter, |(name, _)| name).to_owned();
+    for _ in 0..DECODE_ROUNDS {
+        let decoded = percent_decode_str(&name).decode_utf8_lossy();
+        if *decoded == *name {
+            break;
+        }
+        name = decoded.into_owned();
+    }
+    let mut word = Vec::new();
+    for character in name.chars() {
+        if matches!(character, '[' | ']' | '.') {
+            if word.is_empty() {
+                continue;
+            }
+            break;
+        }
+        match fold(character) {
+            Folded::Text(text) => {
+                word.extend(text.iter().filter(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii()))
+            }
+            Folded::Letter => word.push(OTHER_LETTER),
+            Folded::Symbol | Folded::Mark | Folded::Invisible | Folded::Blank => {}
+        }
+    }
+    word == b"token"
 }
 
 #[cfg(test)]
@@ -632,8 +685,44 @@ mod tests {
         assert_eq!(query("%74oken=a&token=%61").token(), Ok(Some(b"a".to_vec())));
         assert_eq!(query("token=a&token=b").token(), Err(QueryError));
         assert!(query("token=a").is_plain() && query("").is_plain() && !query("token=a&x").is_plain());
-        assert_eq!(query("a=1&token=x&b=%20").without_token(), "a=1&b=%20");
+        assert_eq!(query("a=1&token=x&b=%20").without_tokens(false), "a=1&b=%20");
+        assert_eq!(query("a=1&token=&token=x&token=x&b=%20").without_tokens(true), "a=1&token=x&b=%20");
         assert_eq!(Query::unvalidated(Some("q=100%")).validate(), Err(Refusal::BrokenEscape));
         assert!(Query::parse(Some("a=%")).is_err() && Query::parse(Some("a=%00")).is_err());
+    }
+
+    #[test]
+    fn names_that_fold_to_token_are_removed() {
+        for alias in [
+            "token[]",
+            "token[0]",
+            "token[a][b]",
+            "[token]",
+            "token%5B%5D",
+            "%5btoken%5d",
+            "Token",
+            "TOKEN",
+            "%74oken",
+            "%2574oken",
+            "+token",
+            "%20token%20",
+            "token%e2%80%8b",
+            "to%e2%80%8bken",
+            "%EF%BD%94oken",
+            "to%E2%84%AAen",
+            "token.x",
+            "token",
+        ] {
+            for rest in ["=x", "", "=", "=a=b"] {
+                let raw = format!("a=1&{alias}{rest}&b=2");
+                assert_eq!(Query::parse(Some(&raw)).unwrap().without_tokens(false), "a=1&b=2", "{raw}");
+            }
+        }
+        for other in ["tokens", "atoken", "to_kens", "x[token]", "ticket", "t"] {
+            let raw = format!("{other}=x");
+            assert_eq!(Query::parse(Some(&raw)).unwrap().without_tokens(false), raw);
+        }
+        assert_eq!(Query::parse(Some("a=1;token=x;b")).unwrap().without_tokens(false), "a=1;b");
+        assert_eq!(Query::parse(Some("token=x;a")).unwrap().without_tokens(false), "a");
     }
 }

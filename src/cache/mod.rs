@@ -22,7 +22,9 @@ use moka::notification::RemovalCause;
 use alike::Alike;
 pub use flight::{Boarded, Flights, Waiter};
 pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
-pub use generations::{Announce, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks};
+pub use generations::{
+    Announce, CallerMarks, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks,
+};
 pub use key::{CallerId, CallerIds, IdHasher, Key};
 pub use renewals::Renewals;
 

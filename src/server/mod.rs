@@ -4,6 +4,7 @@ mod admin;
 mod certificate;
 mod change_log;
 mod chunks;
+mod credentials;
 mod edge;
 mod fleet;
 mod frames;

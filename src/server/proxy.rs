@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType};
@@ -16,6 +16,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::time::timeout;
 
+use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
 use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::lifecycle::Counted;
@@ -24,10 +25,8 @@ use super::redacted::Veil;
 use super::setup::{Current, Setup};
 use super::wrapped::is_doubtful;
 use crate::api::{
-    AccessLevel, ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree,
-    holds_credential,
+    ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
-use crate::cache::Scope;
 use crate::config::ForwardRole;
 use crate::forward::{Hop, joined_cookies, nominated, request_fields};
 use crate::gateway::Ask;
@@ -53,12 +52,15 @@ pub struct Exchange {
     request_id: HeaderValue,
     /// When it was first passed on.
     passed_on: Option<Instant>,
-    /// What a forwarded request changes.
-    scopes: Vec<Scope>,
-    /// It changes something of its own caller's, whose token can only stand in its body.
-    unattributed: bool,
+    pub(super) changes: PendingChanges,
+    pub(super) forwarded: Forwarded,
+    pub(super) validation: ForwardedValidation,
+    /// The gateway knows that the API does not accept its token.
+    pub(super) is_judged_invalid: bool,
+    /// What was read of its body before it is forwarded.
+    pub(super) read_ahead: Bytes,
     /// It announces a body, of whatever length.
-    has_body: bool,
+    pub(super) has_body: bool,
     pub(super) pace: Pace,
     /// The API is asked to switch protocols.
     asks_upgrade: bool,
@@ -186,7 +188,7 @@ impl Proxy {
     }
 
     /// The gateway's own answer, or how the API's is passed on.
-    async fn answer(&self, session: &Session, exchange: &mut Exchange) -> Answered {
+    async fn answer(&self, session: &mut Session, exchange: &mut Exchange) -> Answered {
         let request = session.req_header();
         let shared = exchange.setup.clone();
         let address = shared.trusted.caller(Self::peer_address(session), &request.headers);
@@ -196,11 +198,8 @@ impl Proxy {
                 let ask = Ask { customer, query: &query, headers, address, has_body };
                 Answered::Reply(shared.gateway.answer(&ask, &mut exchange.record).await)
             }
-            Ok((Way::Forward(changes, rule), query)) => {
-                if !changes.is_empty() {
-                    self.note_changes(&request.headers, &query, changes, address, exchange).await;
-                }
-                match self.veil(rule, &request.headers, &query, address, exchange).await {
+            Ok((Way::Forward(changes, rule), _)) => {
+                match self.prepare_forward(session, exchange, changes, rule, address).await {
                     Ok(Some(veil)) => Answered::Veiled(veil),
                     Ok(None) => Answered::Passed,
                     Err(error) => Answered::Reply(self.refused(error, exchange)),
@@ -214,59 +213,9 @@ impl Proxy {
         }
     }
 
-    /// Whether, and for which level, a forwarded answer is redacted. Who is nobody sees what the lowest level does; who
-    /// cannot be asked about is not served, for a level is never guessed.
-    async fn veil(
-        &self,
-        rule: Option<(ForwardRole, Arc<Policy>)>,
-        headers: &HeaderMap,
-        query: &Query<'_>,
-        address: IpAddr,
-        exchange: &mut Exchange,
-    ) -> Result<Option<Veil>, ApiError> {
-        let Some((role, policy)) = rule else { return Ok(None) };
-        if role == ForwardRole::Answer {
-            return Ok(Some(Veil::Answer(policy)));
-        }
-        let gateway = exchange.setup.gateway.clone();
-        let level = match gateway.caller_id(headers, query) {
-            None => AccessLevel::LOWEST,
-            Some((id, token)) => match gateway.identities.identify(id, &token, address, Instant::now()).await {
-                Ok(caller) => caller.identity.level,
-                Err(ApiError::InvalidToken) => AccessLevel::LOWEST,
-                Err(error) => return Err(error),
-            },
-        };
-        exchange.record.level = Some(level);
-        Ok((!policy.reveals_to(level)).then_some(Veil::Level(policy, level)))
-    }
-
     fn refused(&self, error: ApiError, exchange: &mut Exchange) -> Reply {
         exchange.record.error = Some(error);
         Reply::from(error)
-    }
-
-    /// A change is obeyed when its request is seen, and again when its answer is.
-    async fn note_changes(
-        &self,
-        headers: &HeaderMap,
-        query: &Query<'_>,
-        changes: Vec<Change>,
-        address: IpAddr,
-        exchange: &mut Exchange,
-    ) {
-        let gateway = exchange.setup.gateway.clone();
-        let caller = gateway.caller_id(headers, query);
-        let own = |change: &Change| matches!(change, Change::CallersToken | Change::CallersEmployee);
-        exchange.unattributed = caller.is_none() && exchange.has_body && changes.iter().any(own);
-        exchange.scopes = gateway.scopes(changes, caller, address).await;
-        self.obey(exchange, "request");
-    }
-
-    pub(super) fn obey(&self, exchange: &Exchange, trigger: &'static str) {
-        for scope in &exchange.scopes {
-            exchange.setup.gateway.invalidate(scope, trigger);
-        }
     }
 
     pub(super) async fn write(
@@ -303,24 +252,6 @@ impl Proxy {
 }
 
 impl Proxy {
-    /// The API has answered a forwarded request: changes are obeyed once more, and a token that it does not know any more
-    /// is not known here either.
-    pub(super) fn answer_seen(&self, session: &Session, exchange: &mut Exchange, status: StatusCode) {
-        exchange.record.cache = Some(CacheStatus::Bypass);
-        self.obey(exchange, "answer");
-        let gateway = exchange.setup.gateway.clone();
-        if exchange.unattributed && status.is_success() {
-            gateway.invalidate(&Scope::All, "answer");
-        }
-        let request = session.req_header();
-        if status == StatusCode::UNAUTHORIZED
-            && let query = Query::unvalidated(request.uri.query())
-            && let Some((caller, _)) = gateway.caller_id(&request.headers, &query)
-        {
-            gateway.invalidate(&Scope::Caller(caller), "unauthorized");
-        }
-    }
-
     /// What a gateway owes the API on every forwarded request.
     pub(super) fn set_forward_fields(
         &self,
@@ -350,6 +281,9 @@ impl Proxy {
                 request.remove_header(&TRACEPARENT);
                 request.remove_header(&TRACESTATE);
             }
+        }
+        if let Forwarded::Only(kept) = exchange.forwarded {
+            strip_credentials(request, kept, exchange.setup.cookie.as_deref())?;
         }
         if let Some(cookies) = joined_cookies(&request.headers) {
             request.insert_header(COOKIE, cookies)?;
@@ -383,10 +317,18 @@ fn strip_nominated(response: &mut ResponseHeader) {
 /// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
 fn has_body(session: &mut Session) -> bool {
     let request = session.req_header();
-    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|value| value.as_bytes() != b"0");
+    let is_empty = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0');
+    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|value| !is_empty(value));
     length
         || request.headers.contains_key(TRANSFER_ENCODING)
         || (request.version == Version::HTTP_2 && !session.as_downstream_mut().is_body_empty())
+}
+
+/// Whether a response ends with its head.
+fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
+    let status = response.status;
+    let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+    *method == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304) || is_empty
 }
 
 /// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
@@ -429,8 +371,11 @@ impl ProxyHttp for Proxy {
             record: Record::begin(Instant::now()),
             request_id: HeaderValue::from_static("0"),
             passed_on: None,
-            scopes: Vec::new(),
-            unattributed: false,
+            changes: PendingChanges::default(),
+            forwarded: Forwarded::default(),
+            validation: ForwardedValidation::default(),
+            is_judged_invalid: false,
+            read_ahead: Bytes::new(),
             has_body: false,
             pace: Pace::default(),
             asks_upgrade: false,
@@ -532,10 +477,27 @@ impl ProxyHttp for Proxy {
         if !is_framed_plainly(&response.headers) {
             return refused("doubtful framing");
         }
-        self.answer_seen(session, exchange, response.status);
+        self.response_begun(session, exchange, response.status);
+        if has_no_body(&session.req_header().method, response) {
+            self.response_complete(exchange);
+        }
         end_if_draining(session, exchange);
         strip_nominated(response);
         Self::set_answer_fields(response, exchange)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<Option<Duration>> {
+        self.response_piece(exchange, body.as_deref().unwrap_or_default());
+        if end_of_stream {
+            self.response_complete(exchange);
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -550,9 +512,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
-        // No answer, or not the whole of one: the API may have obeyed all the same. Before the caller is told, for what
-        // begins after that must not meet what was before.
-        self.obey(exchange, "failed");
+        // Before the client knows of it: what begins after that must not meet what was before.
+        let is_open = *error.esource() != ErrorSource::Upstream || UpstreamError::of(error) == UpstreamError::Timeout;
+        self.response_failed(exchange, is_open);
         let api_error = match error.esource() {
             ErrorSource::Upstream => {
                 let upstream = UpstreamError::of(error);
@@ -584,6 +546,7 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
         if let Some(passed_on) = exchange.passed_on {
+            self.response_complete(exchange);
             exchange.setup.gateway.metrics.upstream_exchange("forward", passed_on.elapsed(), None);
         }
         if let Some(written) = session.response_written() {

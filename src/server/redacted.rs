@@ -20,6 +20,7 @@ use pingora_proxy::Session;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
+use super::credentials::take_read_ahead;
 use super::proxy::{Exchange, Proxy};
 use crate::api::{AccessLevel, ApiError, Refusal};
 use crate::forward::nominated;
@@ -115,7 +116,8 @@ impl Proxy {
         };
         metrics.upstream_exchange("forward", started.elapsed(), failed);
         let Err(failure) = result else { return Ok(()) };
-        self.obey(exchange, "failed");
+        let is_open = matches!(failure, Failure::Caller | Failure::Upstream(UpstreamError::Timeout));
+        self.response_failed(exchange, is_open);
         session.set_keepalive(None);
         let error = match failure {
             Failure::Upstream(error) => {
@@ -150,7 +152,7 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let (mut api, peer) = self.ask_veiled(session, exchange).await?;
         let head = api.response_header().ok_or(Failure::Internal)?.clone();
-        self.answer_seen(session, exchange, head.status);
+        self.response_begun(session, exchange, head.status);
         if head.status == StatusCode::SWITCHING_PROTOCOLS || !came_framed_plainly(&api) {
             return Err(Failure::Upstream(UpstreamError::Protocol));
         }
@@ -161,6 +163,7 @@ impl Proxy {
             // They would tell of bytes that this caller does not get.
             OF_THE_BODY.iter().for_each(|name| drop(response.remove_header(*name)));
             response.remove_header(&CONTENT_LENGTH);
+            self.response_complete(exchange);
             session.write_response_header(Box::new(response), true).await.map_err(|_| Failure::Caller)?;
         } else {
             self.pass_body(session, exchange, veil, &mut api, &head).await?;
@@ -216,6 +219,10 @@ impl Proxy {
         if has_body {
             if session.req_header().headers.contains_key(EXPECT) {
                 session.as_downstream_mut().write_continue_response().await.map_err(|_| Failure::Caller)?;
+            }
+            let read_ahead = take_read_ahead(exchange);
+            if !read_ahead.is_empty() {
+                api.write_request_body(read_ahead, false).await.map_err(upstream)?;
             }
             let body = session.as_downstream_mut();
             while let Some(chunk) = body.read_request_body().await.map_err(|_| Failure::Caller)? {
@@ -312,6 +319,8 @@ impl Proxy {
         let setup = exchange.setup.clone();
         let place = if ended { None } else { hold(api, &mut held, &setup.held).await? };
         let before = held.freeze();
+        self.response_piece(exchange, &before);
+        self.response_complete(exchange);
         let redacted = veil.redact(before.clone()).map_err(|refusal| Failure::Unredactable(refusal.as_str()))?;
         let body = redacted.into_bytes();
         exchange.setup.gateway.metrics.redacted(veil.role());
@@ -333,7 +342,7 @@ impl Proxy {
     async fn stream_body(
         &self,
         session: &mut Session,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         api: &mut HttpSession,
         head: &ResponseHeader,
         first: Bytes,
@@ -352,6 +361,7 @@ impl Proxy {
                 session.write_response_body(Some(chunk), false).await.map_err(|_| Failure::Caller)?;
             }
         }
+        self.response_complete(exchange);
         session.write_response_body(None, true).await.map_err(|_| Failure::Caller)
     }
 }
@@ -395,7 +405,7 @@ fn looks(body: &[u8]) -> Option<bool> {
 }
 
 /// `application/json`, `text/json`, `application/problem+json` and the like.
-fn is_json(content_type: &[u8]) -> bool {
+pub(super) fn is_json(content_type: &[u8]) -> bool {
     let essence = content_type.split(|&b| b == b';' || b == b',').next().unwrap_or_default().trim_ascii();
     let subtype = essence.rsplit(|&b| b == b'/').next().unwrap_or_default().to_ascii_lowercase();
     subtype == b"json" || subtype.ends_with(b"+json") || subtype.starts_with(b"json") || subtype == b"x-json"

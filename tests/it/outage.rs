@@ -257,18 +257,6 @@ fn guessed_tokens_are_bounded_by_address_and_good_users_are_not_punished() {
 }
 
 #[test]
-fn an_invalid_token_counts_once_though_it_is_asked_about_each_time() {
-    let origin = Origin::start();
-    origin.knows("tok-a", "VIEWER", DUCK);
-    let gateway = Gateway::with(&origin, r#"identity = { max_invalid_per_minute = 2, negative_ttl = "0s" }"#);
-    for _ in 0..20 {
-        get(&gateway, "tok-ended", DUCK).assert_error(401, "invalid_token");
-    }
-    assert_eq!(origin.validations_of("tok-ended"), 20);
-    get(&gateway, "tok-a", DUCK).assert_status(200);
-}
-
-#[test]
 fn a_failure_is_shared_by_those_who_waited_for_the_same_and_by_nobody_else() {
     let origin = Origin::start();
     for token in ["tok-a", "tok-b"] {

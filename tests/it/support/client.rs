@@ -139,6 +139,12 @@ impl Call {
         self.header("Content-Length", &length)
     }
 
+    /// A body for `send_h2c`, which needs no length.
+    pub fn h2_body(mut self, body: impl AsRef<[u8]>) -> Call {
+        self.body = body.as_ref().to_vec();
+        self
+    }
+
     /// A body in chunks.
     pub fn chunked(mut self, chunks: &[&[u8]]) -> Call {
         for chunk in chunks {

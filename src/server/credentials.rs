@@ -1,0 +1,494 @@
+//! Which credential of a forwarded request decides and travels, and when the request's changes are
+//! obeyed.
+//!
+//! Where the response depends on the caller's access level, exactly one credential is forwarded:
+//! the one that decided. A change is obeyed when its request is received, if the caller is known,
+//! and again when the response is complete, unless the API refused it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use tokio::time::timeout;
+
+use super::proxy::{Exchange, Proxy};
+use super::redacted::{Veil, is_json};
+use super::setup::Setup;
+use crate::api::{
+    AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, Place, Query, Refusal, Token, Validation,
+    find_all_tokens, find_cookie_tokens, read_body_token, read_validation, strip_cookie,
+};
+use crate::cache::Scope;
+use crate::clock;
+use crate::config::ForwardRole;
+use crate::identity::InvalidPermit;
+use crate::redact::Policy;
+use crate::reply::CacheStatus;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The largest JSON body that is read before it is forwarded. pingora replays as much and no more.
+const MAX_READ_AHEAD: usize = 64 << 10;
+
+/// How long the next piece of such a body may take. pingora has no limit of this over HTTP/2.
+const READ_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the beginning of a body of no stated type may take: it is forwarded unread after that,
+/// and the response redacted as for a body that cannot be read.
+const SNIFF_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// For how long a write may be executed after its client left or the API fell silent: as long as a
+/// forwarded exchange may be silent.
+const UNSETTLED: Duration = Duration::from_secs(75);
+
+/// How often the other gateways of a cluster invalidate what such a write changes.
+const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
+
+/// Media types that are never JSON; a body of any other type is JSON if it begins with `{`.
+const NEVER_JSON: [&str; 5] = ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
+
+/// The credentials of a request that are forwarded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Forwarded {
+    #[default]
+    All,
+    /// The one that decided, if there was one.
+    Only(Option<Place>),
+}
+
+/// What a forwarded request changes, and whom it is from.
+#[derive(Default)]
+pub(super) struct PendingChanges {
+    scopes: Vec<Scope>,
+    /// Every token of the request.
+    tokens: Vec<Token>,
+    address: Option<IpAddr>,
+    /// Of the API's response.
+    status: Option<StatusCode>,
+    /// Nothing is left to be obeyed.
+    is_settled: bool,
+}
+
+/// A validation that a client asks of the API itself.
+#[derive(Default)]
+pub(super) struct ForwardedValidation {
+    permit: Option<InvalidPermit>,
+    body: BytesMut,
+}
+
+/// The token in a request's body.
+enum BodyToken {
+    None,
+    One(Token),
+    /// The API may find one where the gateway cannot.
+    Unknown,
+}
+
+/// Removes every credential of a request except the one in that place.
+///
+/// # Errors
+/// The request cannot be written without them.
+pub(super) fn strip_credentials(
+    head: &mut RequestHeader,
+    kept: Option<Place>,
+    cookie: Option<&str>,
+) -> pingora_core::Result<()> {
+    for (name, place) in [(AUTHORIZATION, Place::Authorization), (X_API_KEY, Place::ApiKey)] {
+        let values: Vec<HeaderValue> = head.headers.get_all(&name).iter().cloned().collect();
+        match values.as_slice() {
+            [first, _, ..] if kept == Some(place) => head.insert_header(name, first.clone())?,
+            [_] if kept == Some(place) => {}
+            _ => drop(head.remove_header(&name)),
+        }
+    }
+    let target = String::from_utf8_lossy(head.raw_path()).into_owned();
+    if let Some((path, raw)) = target.split_once('?') {
+        let rest = Query::unvalidated(Some(raw)).without_tokens(kept == Some(Place::Query));
+        if rest != raw {
+            let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+            head.set_raw_path(target.as_bytes())?;
+        }
+    }
+    let Some(name) = cookie else { return Ok(()) };
+    let mut keep = kept == Some(Place::Cookie);
+    let fields: Vec<HeaderValue> = head.headers.get_all(COOKIE).iter().cloned().collect();
+    let stripped: Vec<_> = fields.iter().map(|field| strip_cookie(field.as_bytes(), name, &mut keep)).collect();
+    if fields.iter().zip(&stripped).any(|(field, rest)| rest.as_deref() != Some(field.as_bytes())) {
+        head.remove_header(&COOKIE);
+        for rest in stripped.into_iter().flatten() {
+            head.append_header(COOKIE, rest)?;
+        }
+    }
+    Ok(())
+}
+
+/// The credential that decides, of what the head and the body hold.
+///
+/// # Errors
+/// They differ, or the one in the head cannot be read.
+fn decide(found: Result<Credential, CredentialError>, body: &BodyToken) -> Result<Option<Credential>, ApiError> {
+    match (found, body) {
+        (Ok(found), BodyToken::One(token)) if *token != found.token => {
+            Err(ApiError::BadRequest(Refusal::AmbiguousCredential))
+        }
+        (Ok(found), _) => Ok(Some(found)),
+        (Err(CredentialError::Missing), BodyToken::One(token)) => {
+            Ok(Some(Credential { token: token.clone(), place: Place::Body }))
+        }
+        (Err(CredentialError::Missing), _) => Ok(None),
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// What a body may be, by the fields that describe it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Media {
+    Json,
+    NeverJson,
+    Unstated,
+}
+
+fn media_of(headers: &HeaderMap) -> Media {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Media::Unstated };
+    let lower = value.as_bytes().trim_ascii().to_ascii_lowercase();
+    match is_json(&lower) {
+        true => Media::Json,
+        false if NEVER_JSON.iter().any(|prefix| lower.starts_with(prefix.as_bytes())) => Media::NeverJson,
+        false => Media::Unstated,
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a body begins as a JSON object does. `None`: it has only blanks so far.
+fn begins_as_object(body: &[u8]) -> Option<bool> {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))?;
+    Some(*first == b'{')
+}
+
+/// Whether the API refused to execute a request with that status.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 404 | 405)
+}
+
+impl Proxy {
+    /// Decides how a forwarded request is redacted, which credential travels with it, and what it
+    /// changes.
+    ///
+    /// # Errors
+    /// The request is not forwarded.
+    pub(super) async fn prepare_forward(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        changes: Vec<Change>,
+        rule: Option<(ForwardRole, Arc<Policy>)>,
+        address: IpAddr,
+    ) -> Result<Option<Veil>, ApiError> {
+        exchange.changes.address = Some(address);
+        let setup = exchange.setup.clone();
+        let for_level = matches!(&rule, Some((ForwardRole::Caller, policy)) if !policy.reveals_to(AccessLevel::LOWEST));
+        let own = changes.iter().any(Change::is_callers_own);
+        // Of other writes the token in a short body is of use only if their client leaves.
+        let unattended = !changes.is_empty()
+            && content_length(&session.req_header().headers).is_some_and(|length| length <= MAX_READ_AHEAD)
+            && head_tokens(session, &setup).is_ok_and(|tokens| tokens.is_empty());
+        let body = match for_level || own || unattended {
+            true => self.read_body_token(session, exchange, own).await?,
+            false => BodyToken::None,
+        };
+        let veil = match rule {
+            None => None,
+            Some((ForwardRole::Answer, policy)) => Some(Veil::Answer(policy)),
+            Some((ForwardRole::Caller, policy)) => {
+                let level = self.level(session, exchange, &body, address).await?;
+                exchange.record.level = Some(level);
+                (!policy.reveals_to(level)).then_some(Veil::Level(policy, level))
+            }
+        };
+        if !changes.is_empty() {
+            self.note_changes(session, exchange, changes, body, address).await?;
+        }
+        if session.req_header().uri.path() == "/auth/validateToken" {
+            let tokens = head_tokens(session, &setup).unwrap_or_default();
+            if !tokens.is_empty() && !setup.gateway.is_any_known(&tokens, address) {
+                exchange.validation.permit = Some(setup.gateway.identities.invalid_permit(address).await?);
+            }
+        }
+        Ok(veil)
+    }
+
+    /// The access level that a forwarded response is redacted for: the lowest for a client without
+    /// a valid token. Of a client that cannot be identified it is never guessed.
+    async fn level(
+        &self,
+        session: &Session,
+        exchange: &mut Exchange,
+        body: &BodyToken,
+        address: IpAddr,
+    ) -> Result<AccessLevel, ApiError> {
+        let gateway = exchange.setup.gateway.clone();
+        let request = session.req_header();
+        let query = Query::unvalidated(request.uri.query());
+        let decided = decide(gateway.credential(&request.headers, &query), body)?;
+        exchange.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
+        let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
+        let caller = gateway.caller_of(&token);
+        match gateway.identities.identify(caller, &token, address, clock::now()).await {
+            // The API may find another token in what the gateway cannot read.
+            Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
+            Ok(caller) => Ok(caller.identity.level),
+            Err(ApiError::InvalidToken) => {
+                exchange.is_judged_invalid = true;
+                Ok(AccessLevel::LOWEST)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Obeys what a request changes, if its caller is known, and notes it for when the response is
+    /// complete.
+    async fn note_changes(
+        &self,
+        session: &Session,
+        exchange: &mut Exchange,
+        changes: Vec<Change>,
+        body: BodyToken,
+        address: IpAddr,
+    ) -> Result<(), ApiError> {
+        let setup = exchange.setup.clone();
+        let own = changes.iter().any(Change::is_callers_own);
+        let mut tokens = match head_tokens(session, &setup) {
+            Err(_) if own => return Err(ApiError::Unattributed),
+            tokens => tokens.unwrap_or_default(),
+        };
+        match body {
+            BodyToken::Unknown if own => return Err(ApiError::Unattributed),
+            BodyToken::One(token) => tokens.push(token),
+            BodyToken::Unknown | BodyToken::None => {}
+        }
+        if own {
+            // The API's cookie may have another name than the gateway was configured with.
+            let known = |token: &Token| setup.gateway.is_any_known(std::slice::from_ref(token), address);
+            tokens.extend(find_cookie_tokens(&session.req_header().headers).filter(known));
+        }
+        exchange.changes.scopes = setup.gateway.scopes(changes, &tokens, address).await?;
+        if setup.gateway.is_any_known(&tokens, address) {
+            invalidate(&setup, &exchange.changes.scopes, "request");
+        }
+        exchange.changes.tokens = tokens;
+        Ok(())
+    }
+
+    /// Reads the token in a JSON body of at most 64 KiB, which is forwarded afterwards. `form`: also
+    /// the token in a form.
+    async fn read_body_token(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        form: bool,
+    ) -> Result<BodyToken, ApiError> {
+        let headers = &session.req_header().headers;
+        let (media, length) = (media_of(headers), content_length(headers));
+        let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+        let is_coded = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        let is_form =
+            headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form"));
+        if !exchange.has_body || media == Media::NeverJson || session.as_downstream_mut().is_body_empty() {
+            return Ok(BodyToken::None);
+        }
+        if media == Media::Json && (is_coded || length.is_some_and(|length| length > MAX_READ_AHEAD)) {
+            return Ok(BodyToken::Unknown);
+        }
+        let wanted = |body: &[u8]| media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true);
+        let patience = if media == Media::Json || form { READ_AHEAD_TIMEOUT } else { SNIFF_TIMEOUT };
+        let Some(is_whole) = read_ahead(session, exchange, wanted, patience).await? else {
+            return Ok(BodyToken::Unknown);
+        };
+        let body = &exchange.read_ahead;
+        if !wanted(body) {
+            return Ok(BodyToken::None);
+        }
+        if !is_whole {
+            return Ok(BodyToken::Unknown);
+        }
+        if form && is_form && begins_as_object(body) != Some(true) {
+            let text = std::str::from_utf8(body).map_err(|_| ApiError::Unattributed)?;
+            let query = Query::parse(Some(text.trim_ascii())).map_err(|_| ApiError::Unattributed)?;
+            return match query.token_aliases().map(|token| Token::parse(&token)).collect::<Vec<_>>().as_slice() {
+                [] => Ok(BodyToken::None),
+                [Some(token)] => Ok(BodyToken::One(token.clone())),
+                _ => Ok(BodyToken::Unknown),
+            };
+        }
+        match read_body_token(body) {
+            Ok(token) => Ok(token.map_or(BodyToken::None, BodyToken::One)),
+            Err(BodyError::NotJson) if media == Media::Json => Ok(BodyToken::Unknown),
+            Err(BodyError::NotJson) => Ok(BodyToken::None),
+            Err(BodyError::Credential(_)) if form => Ok(BodyToken::Unknown),
+            Err(BodyError::Credential(CredentialError::Ambiguous)) => {
+                Err(ApiError::BadRequest(Refusal::AmbiguousCredential))
+            }
+            Err(BodyError::Credential(_)) => Err(ApiError::BadRequest(Refusal::MalformedCredential)),
+        }
+    }
+
+    /// The head of the API's response to a forwarded request has come.
+    pub(super) fn response_begun(&self, session: &Session, exchange: &mut Exchange, status: StatusCode) {
+        exchange.record.cache = Some(CacheStatus::Bypass);
+        exchange.changes.status = Some(status);
+        let setup = exchange.setup.clone();
+        if matches!(status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
+            && let Some(permit) = exchange.validation.permit.take()
+        {
+            permit.keep();
+            exchange.is_judged_invalid = true;
+        }
+        if status != StatusCode::UNAUTHORIZED {
+            return;
+        }
+        let address = exchange.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let request = session.req_header();
+        let query = Query::unvalidated(request.uri.query());
+        let decided = setup.gateway.credential(&request.headers, &query).ok().map(|credential| credential.token);
+        let Some(token) = decided.or_else(|| exchange.changes.tokens.first().cloned()) else { return };
+        let (caller, now) = (setup.gateway.caller_of(&token), clock::now());
+        let identities = &setup.gateway.identities;
+        if identities.is_known(caller, address, now) {
+            setup.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+        } else if !exchange.is_judged_invalid && !identities.is_known_invalid(caller, address, now) {
+            identities.count_invalid(address);
+        }
+    }
+
+    /// A piece of the body of the API's response to a forwarded request has come.
+    pub(super) fn response_piece(&self, exchange: &mut Exchange, piece: &[u8]) {
+        let ForwardedValidation { permit: Some(_), body } = &mut exchange.validation else { return };
+        if body.len() + piece.len() <= MAX_READ_AHEAD {
+            body.extend_from_slice(piece);
+        }
+    }
+
+    /// The API's response is complete, and its last piece not forwarded yet: a request that begins
+    /// when the client has it meets nothing from before.
+    pub(super) fn response_complete(&self, exchange: &mut Exchange) {
+        if let Some(permit) = exchange.validation.permit.take()
+            && read_validation(&exchange.validation.body) == Some(Validation::Invalid)
+        {
+            permit.keep();
+        }
+        if std::mem::replace(&mut exchange.changes.is_settled, true) {
+            return;
+        }
+        if !exchange.changes.status.is_some_and(is_refusal) {
+            invalidate(&exchange.setup, &exchange.changes.scopes, "answer");
+        }
+    }
+
+    /// There is no response, or not the whole of one. `is_open`: the API may execute the request
+    /// later, since it was not seen to end.
+    pub(super) fn response_failed(&self, exchange: &mut Exchange, is_open: bool) {
+        let PendingChanges { scopes, tokens, address, status, is_settled } = &mut exchange.changes;
+        if std::mem::replace(is_settled, true) || scopes.is_empty() || status.is_some_and(is_refusal) {
+            return;
+        }
+        let (setup, scopes, tokens) = (exchange.setup.clone(), std::mem::take(scopes), std::mem::take(tokens));
+        if !is_open {
+            return invalidate(&setup, &scopes, "failed");
+        }
+        let address = address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        if setup.gateway.is_any_known(&tokens, address) {
+            return unsettle(&setup, scopes);
+        }
+        // A client without a valid token cannot have changed anything.
+        tokio::spawn(async move {
+            for token in tokens {
+                let caller = setup.gateway.caller_of(&token);
+                let identified = setup.gateway.identities.identify(caller, &token, address, clock::now()).await;
+                if !matches!(identified, Err(ApiError::InvalidToken | ApiError::TooManyRequests)) {
+                    return unsettle(&setup, scopes);
+                }
+            }
+        });
+    }
+}
+
+/// Every token in the head of a request.
+fn head_tokens(session: &Session, setup: &Setup) -> Result<Vec<Token>, CredentialError> {
+    let request = session.req_header();
+    let query = Query::unvalidated(request.uri.query());
+    find_all_tokens(&request.headers, &query, setup.cookie.as_deref())
+}
+
+fn invalidate(setup: &Setup, scopes: &[Scope], trigger: &'static str) {
+    for scope in scopes {
+        setup.gateway.invalidate(scope, trigger);
+    }
+}
+
+/// Stores nothing for these scopes until the write to them must be over.
+fn unsettle(setup: &Arc<Setup>, scopes: Vec<Scope>) {
+    let until = clock::now() + UNSETTLED;
+    invalidate(setup, &scopes, "unsettled");
+    let scopes = setup.gateway.unsettle(&scopes, until);
+    if setup.bus.get().is_none() || scopes.is_empty() {
+        return;
+    }
+    // The other gateways do not know that it is unsettled, and store what they fetch.
+    let setup = setup.clone();
+    tokio::spawn(async move {
+        while clock::now() < until {
+            tokio::time::sleep(UNSETTLED_REPEAT).await;
+            invalidate(&setup, &scopes, "unsettled");
+        }
+    });
+}
+
+/// Reads a body into `exchange.read_ahead` as long as it is `wanted` and no longer than it may be;
+/// whether that is all of it. `None`: it did not begin in time. pingora keeps a copy, which it
+/// forwards when it forwards the rest.
+async fn read_ahead(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    wanted: impl Fn(&[u8]) -> bool,
+    patience: Duration,
+) -> Result<Option<bool>, ApiError> {
+    let failed = ApiError::BadRequest(Refusal::Malformed);
+    if session.req_header().headers.contains_key(EXPECT) {
+        session.as_downstream_mut().write_continue_response().await.map_err(|_| failed)?;
+        session.req_header_mut().remove_header(&EXPECT);
+    }
+    session.as_downstream_mut().enable_retry_buffering();
+    let mut body = BytesMut::new();
+    let is_whole = loop {
+        if body.len() > MAX_READ_AHEAD || !wanted(&body) {
+            break false;
+        }
+        let reading = session.as_downstream_mut().read_request_body();
+        // Once it began as JSON does, the rest of it is worth waiting for.
+        let wait = if begins_as_object(&body).is_some() { READ_AHEAD_TIMEOUT } else { patience };
+        let Ok(read) = timeout(wait, reading).await else {
+            exchange.read_ahead = body.freeze();
+            return if wait < READ_AHEAD_TIMEOUT { Ok(None) } else { Err(failed) };
+        };
+        match read.map_err(|_| failed)? {
+            Some(piece) if !exchange.pace.keeps_up(piece.len(), Instant::now()) => return Err(failed),
+            Some(piece) => body.extend_from_slice(&piece),
+            None => break true,
+        }
+    };
+    exchange.read_ahead = body.freeze();
+    Ok(Some(is_whole))
+}
+
+/// What was read of the body already, for an exchange that pingora does not replay it for.
+pub(super) fn take_read_ahead(exchange: &mut Exchange) -> Bytes {
+    std::mem::take(&mut exchange.read_ahead)
+}
