@@ -92,9 +92,14 @@ impl Judge {
 
     fn judge(&self, state: &State, answered: &Answered<'_>) -> Verdict {
         let Answered { ask, gateway: _, began, ended, reply, level } = answered;
-        // A lookup in the tier goes before each of both exchanges.
-        let lookups = if self.fleet { 2 * LONGEST_LOOKUP } else { Duration::ZERO };
-        let longest = 2 * self.config.upstream.timeout + lookups + TICK;
+        let timeout = self.config.upstream.timeout;
+        // A validation and a fetch. A request that joined a validation which began before a change of
+        // its employee waits for a second one.
+        let outdated = state.ends.iter().any(|end| end.seen.at + timeout >= began.at && end.seen.at <= ended.at);
+        let exchanges = if outdated { 3 } else { 2 };
+        // A lookup in the tier comes before each of them.
+        let lookups = if self.fleet { exchanges * LONGEST_LOOKUP } else { Duration::ZERO };
+        let longest = exchanges * timeout + lookups + TICK;
         ensure(ended.at.duration_since(began.at) <= longest, || "answered too late".into())?;
         if let Some(level) = level {
             self.identity(state, answered, *level)?;
