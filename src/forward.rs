@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, VIA};
+use http::header::{
+    CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{HeaderMap, Version};
 use ipnet::IpNet;
 
@@ -108,6 +111,25 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     bracketed.unwrap_or(text).parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
 }
 
+/// Fields of one hop (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), in requests and in responses.
+const HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// The names of the fields that must not be forwarded: those of one hop, and those that `Connection` names.
+pub fn hop_by_hop(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    nominated(headers).into_iter().chain(HOP_BY_HOP)
+}
+
 /// The members of a field value that is a list of tokens or addresses, without blanks; empty ones are left out
 /// (RFC 9110 section 5.6.1). Not for values with quoted strings, in which a comma separates nothing.
 pub fn list_members(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
@@ -115,7 +137,7 @@ pub fn list_members(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 }
 
 /// The fields that `Connection` names: they are for one hop alone (RFC 9110 section 7.6.1).
-pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = headers.get_all(CONNECTION).iter().flat_map(|value| list_members(value.as_bytes()));
     names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }

@@ -61,14 +61,15 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// The next bytes of the connection. Once the body is over, everything passes.
+    /// Reads the next bytes of the connection; returns how many of them belong to the body.
     ///
     /// # Errors
     /// Two readers could read this differently.
-    pub fn read(&mut self, mut bytes: &[u8]) -> Result<(), Doubtful> {
+    pub fn read(&mut self, all: &[u8]) -> Result<usize, Doubtful> {
+        let mut bytes = all;
         while let Some((&byte, rest)) = bytes.split_first() {
             match self.at {
-                At::Behind => return Ok(()),
+                At::Behind => break,
                 At::Data => {
                     let left = usize::try_from(self.size).unwrap_or(usize::MAX);
                     bytes = &bytes[left.min(bytes.len())..];
@@ -83,7 +84,12 @@ impl Chunks {
                 }
             }
         }
-        Ok(())
+        Ok(all.len() - bytes.len())
+    }
+
+    /// Whether the body has ended.
+    pub fn is_over(&self) -> bool {
+        self.at == At::Behind
     }
 
     fn step(&mut self, byte: u8) -> Result<(), Doubtful> {
@@ -150,7 +156,7 @@ mod tests {
 
     fn whole(body: &[u8]) -> Result<bool, Doubtful> {
         let mut chunks = Chunks::default();
-        chunks.read(body).map(|()| chunks.at == At::Behind)
+        chunks.read(body).map(|_| chunks.at == At::Behind)
     }
 
     #[test]
@@ -171,6 +177,7 @@ mod tests {
             assert_eq!(whole(body.as_bytes()), Ok(true), "{body:?}");
         }
         assert_eq!(whole(b"5\r\nabcd"), Ok(false));
+        assert_eq!(Chunks::default().read(b"1\r\na\r\n0\r\n\r\nGET /"), Ok(11));
     }
 
     #[test]
@@ -258,13 +265,13 @@ mod tests {
                 prop_assert_eq!(whole(&body), Ok(true));
             }
             let mut pieces = Chunks::default();
-            let (mut rest, mut cuts, mut judged) = (&body[..], cuts.iter().cycle(), Ok(()));
+            let (mut rest, mut cuts, mut judged) = (&body[..], cuts.iter().cycle(), Ok(0));
             while !rest.is_empty() && judged.is_ok() {
                 let (piece, behind) = rest.split_at(rest.len().min(*cuts.next().expect("at least one cut")));
                 judged = pieces.read(piece);
                 rest = behind;
             }
-            prop_assert_eq!(judged.map(|()| pieces.at == At::Behind), whole(&body));
+            prop_assert_eq!(judged.map(|_| pieces.at == At::Behind), whole(&body));
         }
     }
 }

@@ -17,16 +17,15 @@ use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::certificate::Certificate;
-use super::chunks::Chunks;
 use super::head;
 use super::http2::{self, Times, Watch};
 use super::idle::Idle;
 use super::lane::{Lane, Taken};
 use super::setup::{Current, Limits};
-use super::wrapped::Wrapped;
+use super::wrapped::{Body, Unread, Wrapped};
 use crate::api::{ApiError, Refusal};
 use crate::reply::{Reply, origin_in, origin_of};
 use crate::telemetry::Record;
@@ -47,8 +46,9 @@ const READ: usize = 4096;
 /// How long one write to a caller may take before the connection is given up.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a refused caller may go on sending before the connection is cut; without it, the answer could be lost in a
-/// reset (RFC 9112 section 9.6).
+/// How long a client whose request is not read to its end may go on sending before the connection is closed, in all and
+/// without a byte; without it, the response could be lost in a reset (RFC 9112 section 9.6).
+const MAX_LINGER: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Connections above `server.max_connections` that are told so at a time; those beyond are closed without a word.
@@ -115,8 +115,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         }
     }
 
-    /// Reads one head into a buffer that is empty. `first`: on a fresh connection, where HTTP/2 may begin. `since`: when the
-    /// connection, or the wait for its next request, began.
+    /// Reads one head into a buffer that may hold a part of it. `first`: on a fresh connection, where HTTP/2 may begin.
+    /// `since`: when the connection, or the wait for its next request, began.
     async fn read_head(
         limits: Limits,
         stream: &mut Stream,
@@ -126,7 +126,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         since: Instant,
     ) -> Head {
         let longest = if first { limits.header_timeout } else { limits.keepalive_timeout };
-        if !idle.read(stream, buffer, since, longest).await {
+        // What was read behind the request before is looked at first.
+        skip_empty_lines(buffer);
+        if buffer.is_empty() && !idle.read(stream, buffer, since, longest).await {
             return Head::Gone;
         }
         let mut deadline = None;
@@ -136,10 +138,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     return Head::Http2;
                 }
             } else {
-                // Empty lines before a request line are passed over (RFC 9112 section 2.2).
-                while buffer.starts_with(b"\r\n") {
-                    buffer.advance(2);
-                }
+                skip_empty_lines(buffer);
                 if let Some(end) = head::end(buffer) {
                     return Head::Http1(end);
                 }
@@ -247,21 +246,18 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         answer.extend_from_slice(b"\r\n\r\n");
         answer.extend_from_slice(&reply.body());
         self.end(&record);
-        Self::send_last(stream, &answer, record.started).await;
+        Self::send_last(stream, &answer).await;
     }
 
     /// Sends the last bytes of a connection, and ends it so that they arrive.
-    async fn send_last(mut stream: Stream, last: &[u8], started: Instant) {
-        let deadline = started + LINGER;
-        let _ = timeout_at(deadline.into(), async {
+    async fn send_last(mut stream: Stream, last: &[u8]) {
+        let written = timeout(LINGER, async {
             stream.write_all(last).await?;
-            stream.flush().await?;
-            AsyncWriteExt::shutdown(&mut stream).await?;
-            let mut sink = [0; READ];
-            while stream.read(&mut sink).await? > 0 {}
-            std::io::Result::Ok(())
-        })
-        .await;
+            stream.flush().await
+        });
+        if matches!(written.await, Ok(Ok(()))) {
+            close_unread(stream).await;
+        }
     }
 
     /// Serves HTTP/2. `read` is what was read already, beginning with the preface.
@@ -278,22 +274,55 @@ fn method_of(head: &[u8]) -> Option<Method> {
     head.split(|&byte| byte == b' ').next().and_then(|name| Method::from_bytes(name).ok())
 }
 
-/// What is passed on of a head and what came behind it; and the watch over the chunked body that follows, if one does.
-fn judged(limits: Limits, buffer: &mut BytesMut, end: usize) -> Result<(BytesMut, Option<Chunks>), ApiError> {
+/// Passes over empty lines before a request line (RFC 9112 section 2.2).
+fn skip_empty_lines(buffer: &mut BytesMut) {
+    while buffer.starts_with(b"\r\n") {
+        buffer.advance(2);
+    }
+}
+
+/// Closes a connection whose client may still be sending: ends the gateway's side, and reads for a while what comes, so
+/// that no reset overtakes the response. Every connection with unread data is closed here.
+async fn close_unread(mut stream: Stream) {
+    let reading = async {
+        // It may have ended already.
+        let _ = AsyncWriteExt::shutdown(&mut stream).await;
+        let mut sink = [0; READ];
+        while let Ok(Ok(1..)) = timeout(LINGER, stream.read(&mut sink)).await {}
+    };
+    let _ = timeout(MAX_LINGER, reading).await;
+}
+
+/// A request whose head was judged.
+struct Judged {
+    /// What pingora reads first: the head and what came of the body.
+    passed: BytesMut,
+    /// The rest of the body.
+    body: Body,
+    upgrade: bool,
+    /// What came behind the request. With `upgrade` it is passed on as well.
+    behind: BytesMut,
+    /// Bytes came behind a request to switch protocols: if it is declined, they are not read as another request.
+    last: bool,
+}
+
+/// Leaves the head in `buffer` if it is refused.
+fn judged(limits: Limits, buffer: &mut BytesMut, end: usize) -> Result<Judged, ApiError> {
     if end > limits.max_header_bytes {
         return Err(ApiError::HeadTooLarge);
     }
-    let passed = head::judge(&buffer[..end])?;
-    let mut chunks = passed.chunked.then(Chunks::default);
-    if chunks.as_mut().is_some_and(|chunks| chunks.read(&buffer[end..]).is_err()) {
-        return Err(ApiError::BadRequest(Refusal::Framing));
+    let head::Passed { instead, body, upgrade } = head::judge(&buffer[..end])?;
+    let mut body = Body::new(body);
+    let framing = |_| ApiError::BadRequest(Refusal::Framing);
+    let part = body.read(&buffer[end..]).map_err(framing)?;
+    let last = upgrade && buffer.len() > end + part;
+    let mut passed = std::mem::take(buffer);
+    let behind = if upgrade { BytesMut::new() } else { passed.split_off(end + part) };
+    if let Some(mut instead) = instead {
+        instead.extend_from_slice(&passed.split_off(end));
+        passed = instead;
     }
-    let mut passed_on = std::mem::take(buffer);
-    if let Some(mut instead) = passed.instead {
-        instead.extend_from_slice(&passed_on.split_off(end));
-        passed_on = instead;
-    }
-    Ok((passed_on, chunks))
+    Ok(Judged { passed, body, upgrade, behind, last })
 }
 
 /// A connection, counted as long as it lives.
@@ -341,7 +370,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             buffer.reserve(READ);
             let end = match Self::read_head(limits, &mut stream, &mut buffer, &mut idle, first, since).await {
                 Head::Http1(_) | Head::Refused(_) if first && agreed == Some(ALPN::H2) => {
-                    Self::send_last(stream, H2_PROTOCOL_ERROR, Instant::now()).await;
+                    Self::send_last(stream, H2_PROTOCOL_ERROR).await;
                     return None;
                 }
                 Head::Http1(end) => end,
@@ -368,6 +397,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                 match lane.take(setup.load(), &mut stream, &buffer).await {
                     Taken::Answered(at) => {
                         buffer.clear();
+                        buffer.extend_from_slice(&lane.take_behind());
                         if buffer.capacity() > READ {
                             // An unusual head: its memory is not held while the connection idles.
                             buffer = BytesMut::new();
@@ -379,27 +409,32 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     Taken::Declined => {}
                 }
             }
-            let (passed, chunks) = match judged(limits, &mut buffer, end) {
-                Ok(passed) => passed,
+            let Judged { passed, body, upgrade, behind, last } = match judged(limits, &mut buffer, end) {
+                Ok(judged) => judged,
                 Err(error) => {
                     self.refuse(stream, error, &buffer).await;
                     return None;
                 }
             };
-            if let Some(chunks) = chunks {
-                stream = Box::new(Wrapped::watched(stream, chunks));
-            }
-            let mut session = ServerSession::new_http1(stream);
+            let unread = Unread::default();
+            let request = Wrapped::one_request(stream, body, upgrade, behind, unread.clone());
+            let mut session = ServerSession::new_http1(Box::new(request));
             if let Some(settings) = settings.take() {
                 settings.apply_to_session(&mut session);
             }
             // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
-            session.set_keepalive((!*draining.borrow()).then_some(0));
+            session.set_keepalive((!last && !*draining.borrow()).then_some(0));
             session.set_read_timeout(Some(limits.header_timeout.max(Duration::from_secs(30))));
             session.set_pipelined_prefix(passed);
-            let reused = self.app.process_new_http(session, draining).await?;
+            let Some(reused) = self.app.process_new_http(session, draining).await else {
+                let unread = unread.lock().take();
+                if let Some(stream) = unread {
+                    close_unread(stream).await;
+                }
+                return None;
+            };
             (stream, settings) = reused.consume();
-            stream = Wrapped::unwatched(stream);
+            (stream, buffer) = Wrapped::into_next(stream);
             settings.as_ref()?;
             since = Instant::now();
         }

@@ -51,8 +51,23 @@ pub fn end(buffer: &[u8]) -> Option<usize> {
 pub struct Passed {
     /// To be passed on in its place: an absolute target was made an origin-form one.
     pub instead: Option<BytesMut>,
-    /// A chunked body follows.
-    pub chunked: bool,
+    pub body: BodyFraming,
+    /// It asks for another protocol, whose bytes may follow.
+    pub upgrade: bool,
+}
+
+/// How the body behind a head is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// Bytes; 0 without a body.
+    Length(u64),
+    Chunked,
+}
+
+impl Default for BodyFraming {
+    fn default() -> Self {
+        BodyFraming::Length(0)
+    }
 }
 
 /// Judges a whole head.
@@ -77,7 +92,7 @@ pub fn judge(head: &[u8]) -> Result<Passed, ApiError> {
     if matches!(method, "CONNECT" | "TRACE") {
         return Err(ApiError::MethodNotAllowed);
     }
-    let (host, chunked) = fields_agree(request.headers, minor)?;
+    let (host, body) = fields_agree(request.headers, minor)?;
     let origin_form = check_target(method, target, host)?;
     let instead = origin_form.map(|target| {
         let mut rewritten = BytesMut::with_capacity(head.len());
@@ -88,7 +103,8 @@ pub fn judge(head: &[u8]) -> Result<Passed, ApiError> {
         rewritten.put_slice(&head[rest..]);
         rewritten
     });
-    Ok(Passed { instead, chunked })
+    let upgrade = request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("upgrade"));
+    Ok(Passed { instead, body, upgrade })
 }
 
 /// A head that httparse does not read: CONNECT and TRACE still get their own answer.
@@ -108,8 +124,8 @@ pub fn lines_end_in_crlf(head: &[u8]) -> bool {
     })
 }
 
-/// Checks the fields against each other; gives the value of `Host`, and whether a chunked body follows.
-fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Option<&'a [u8]>, bool), ApiError> {
+/// Checks the fields against each other; returns the value of `Host` and the framing of the body.
+fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Option<&'a [u8]>, BodyFraming), ApiError> {
     let framing = ApiError::BadRequest(Refusal::Framing);
     let (mut host, mut length, mut coding) = (None, None, None);
     for field in fields {
@@ -122,7 +138,9 @@ fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Optio
             }
         } else if name.eq_ignore_ascii_case("content-length") {
             let digits = (1..=18).contains(&field.value.len()) && field.value.iter().all(u8::is_ascii_digit);
-            if !digits || length.replace(()).is_some() {
+            let value =
+                if digits { field.value.iter().fold(0, |value, b| value * 10 + u64::from(b - b'0')) } else { 0 };
+            if !digits || length.replace(value).is_some() {
                 return Err(framing);
             }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
@@ -137,9 +155,10 @@ fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Optio
     if length.is_some() && coding.is_some() {
         return Err(framing);
     }
+    let body = if coding.is_some() { BodyFraming::Chunked } else { BodyFraming::Length(length.unwrap_or(0)) };
     match host {
-        Some(value) if is_authority(value) => Ok((host, coding.is_some())),
-        None if minor == 0 => Ok((None, false)),
+        Some(value) if is_authority(value) => Ok((host, body)),
+        None if minor == 0 => Ok((None, body)),
         _ => Err(ApiError::BadRequest(Refusal::MissingHost)),
     }
 }
@@ -288,11 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chunked_body_is_told_of() {
-        let chunked =
-            |fields: &str| judge(format!("POST / HTTP/1.1\r\n{HOST}{fields}\r\n").as_bytes()).unwrap().chunked;
-        assert!(chunked("Transfer-Encoding: chunked\r\n") && chunked("TRANSFER-encoding:CHUNKED\r\n"));
-        assert!(!chunked("Content-Length: 5\r\n") && !chunked(""));
+    fn head_states_the_framing_of_its_body() {
+        let body = |fields: &str| judge(format!("POST / HTTP/1.1\r\n{HOST}{fields}\r\n").as_bytes()).unwrap().body;
+        for chunked in ["Transfer-Encoding: chunked\r\n", "TRANSFER-encoding:CHUNKED\r\n"] {
+            assert_eq!(body(chunked), BodyFraming::Chunked);
+        }
+        assert_eq!(body("Content-Length: 0123\r\n"), BodyFraming::Length(123));
+        assert_eq!(body("Content-Length: 999999999999999999\r\n"), BodyFraming::Length(999_999_999_999_999_999));
+        assert_eq!(body(""), BodyFraming::Length(0));
     }
 
     #[test]

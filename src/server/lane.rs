@@ -10,17 +10,20 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::select;
 use tokio::time::timeout;
 
+use super::disconnect::{ClientFailure, client_closed_request};
 use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::plain::Plain;
 use super::setup::Setup;
+use super::wrapped::MAX_BEHIND;
 use crate::api::ApiError;
 use crate::clock;
 use crate::gateway::PlainAsk;
@@ -46,6 +49,8 @@ pub struct Lane {
     /// The head of an answer, and its request's id; their memory is kept for the next ones.
     answer: Vec<u8>,
     request_id: String,
+    /// Bytes that came behind the request while the API was asked.
+    behind: BytesMut,
 }
 
 impl Lane {
@@ -53,7 +58,7 @@ impl Lane {
         let digest = stream.get_socket_digest();
         let inet = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet());
         let peer = inet.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        Lane { peer, answer: Vec::new(), request_id: String::new() }
+        Lane { peer, answer: Vec::new(), request_id: String::new(), behind: BytesMut::new() }
     }
 
     /// Answers a request if it is one for the lane. `head`: whole, with its empty line and nothing behind it.
@@ -89,7 +94,17 @@ impl Lane {
             Err(caller) => {
                 let busy = setup.lifecycle.busy();
                 // Apart, so that a connection is no larger for what few of its requests need.
-                (Box::pin(setup.gateway.answer_plain(&ask, caller, &mut record)).await, Some(busy))
+                let answering = Box::pin(async {
+                    select! {
+                        biased;
+                        reply = setup.gateway.answer_plain(&ask, caller, &mut record) => Some(reply),
+                        () = client_left(stream, &mut self.behind) => None,
+                    }
+                });
+                let Some(reply) = answering.await else {
+                    return self.give_up(ClientFailure::Closed, record, setup);
+                };
+                (reply, Some(busy))
             }
         };
         record.status = reply.status();
@@ -99,28 +114,49 @@ impl Lane {
         // It may have begun while the API was asked.
         let ends = setup.lifecycle.is_draining();
         self.write_head(setup, &reply, &record.request_id, ends);
-        let written = self.write(setup, stream, body).await;
+        if let Err(failure) = self.write(setup, stream, body).await {
+            return self.give_up(failure, record, setup);
+        }
         let ended = record.end(&setup.gateway.metrics, setup.access);
         self.request_id = record.request_id;
-        if written && ends {
+        if ends {
             let _ = timeout(WRITE_TIMEOUT, stream.shutdown()).await;
+            return Taken::Gone;
         }
-        if written && !ends { Taken::Answered(ended) } else { Taken::Gone }
+        Taken::Answered(ended)
+    }
+
+    /// What came behind the request that was answered.
+    pub fn take_behind(&mut self) -> BytesMut {
+        std::mem::take(&mut self.behind)
+    }
+
+    /// Ends the record of a request whose client left or is too slow.
+    fn give_up(&mut self, failure: ClientFailure, mut record: Record, setup: &Setup) -> Taken {
+        record.cause = Some(failure.as_str());
+        if failure == ClientFailure::Closed {
+            record.client_closed = true;
+            record.status = client_closed_request();
+            record.error = None;
+        }
+        record.end(&setup.gateway.metrics, setup.access);
+        Taken::Gone
     }
 
     /// Head and body in one write.
-    async fn write(&self, setup: &Setup, stream: &mut Stream, body: &[u8]) -> bool {
-        let mut whole = self.answer.chain(body);
+    async fn write(&self, setup: &Setup, stream: &mut Stream, body: &[u8]) -> Result<(), ClientFailure> {
+        let mut whole = Buf::chain(&self.answer[..], body);
         let mut writing = pin!(async {
             stream.write_all_buf(&mut whole).await?;
             stream.flush().await
         });
         // Mostly the connection takes it at once: no timer is needed then, and no drain can overtake it.
         match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-            Poll::Ready(written) => written.is_ok(),
+            Poll::Ready(written) => written.map_err(|_| ClientFailure::Closed),
             Poll::Pending => {
                 let _busy = setup.lifecycle.busy();
-                timeout(WRITE_TIMEOUT, writing).await.is_ok_and(|written| written.is_ok())
+                let written = timeout(WRITE_TIMEOUT, writing).await.map_err(|_| ClientFailure::TimedOut)?;
+                written.map_err(|_| ClientFailure::Closed)
             }
         }
     }
@@ -152,6 +188,19 @@ impl Lane {
             b"\r\nConnection: keep-alive\r\n\r\n"
         });
     }
+}
+
+/// Completes when the client resets its connection. What it sends meanwhile is kept; the end of its sending alone is not a
+/// disconnect.
+async fn client_left(stream: &mut Stream, behind: &mut BytesMut) {
+    while behind.len() < MAX_BEHIND {
+        match stream.read_buf(behind).await {
+            Ok(1..) => {}
+            Ok(0) => break,
+            Err(_) => return,
+        }
+    }
+    std::future::pending().await
 }
 
 /// A name in the letter case that pingora gives it.

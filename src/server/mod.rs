@@ -5,6 +5,7 @@ mod certificate;
 mod change_log;
 mod chunks;
 mod credentials;
+mod disconnect;
 mod edge;
 mod fleet;
 mod frames;

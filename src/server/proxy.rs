@@ -2,44 +2,45 @@
 //! rest, and ends the record of each request. It decides nothing about caching or redaction.
 
 use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::select;
 use tokio::time::timeout;
 
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
+use super::disconnect::{ClientFailure, client_closed_request, client_left, is_clients};
 use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::lifecycle::Counted;
 use super::pace::Pace;
 use super::redacted::Veil;
 use super::setup::{Current, Setup};
-use super::wrapped::is_doubtful;
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
 use crate::config::ForwardRole;
-use crate::forward::{Hop, joined_cookies, nominated, request_fields};
+use crate::forward::{Hop, hop_by_hop, joined_cookies, request_fields};
 use crate::gateway::Ask;
 use crate::redact::Policy;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of};
 use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
-use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, is_framed_plainly};
+use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, announces_absent_body, is_framed_plainly};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-/// Fields that frame an answer or switch its protocol; pingora sees to them, whatever `Connection` names.
-const KEPT: [HeaderName; 4] = [UPGRADE, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
 
 /// pingora's side of the gateway.
 pub struct Proxy(pub Arc<Current>);
@@ -66,6 +67,8 @@ pub struct Exchange {
     asks_upgrade: bool,
     /// Informational answers so far.
     informational: usize,
+    /// The socket to the API, which lives as long as pingora forwards.
+    api_socket: Option<RawFd>,
     _busy: Counted,
 }
 
@@ -84,6 +87,8 @@ enum Answered {
     Veiled(Veil),
     /// The API's answer as it is.
     Passed,
+    /// The client left before.
+    Left(Box<Error>),
 }
 
 impl Setup {
@@ -189,14 +194,14 @@ impl Proxy {
 
     /// The gateway's own answer, or how the API's is passed on.
     async fn answer(&self, session: &mut Session, exchange: &mut Exchange) -> Answered {
+        let peer = Self::peer_address(session);
         let request = session.req_header();
         let shared = exchange.setup.clone();
-        let address = shared.trusted.caller(Self::peer_address(session), &request.headers);
+        let address = shared.trusted.caller(peer, &request.headers);
         match shared.way(request, &mut exchange.record) {
-            Ok((Way::CustomerName(customer), query)) => {
-                let (headers, has_body) = (&request.headers, exchange.has_body);
-                let ask = Ask { customer, query: &query, headers, address, has_body };
-                Answered::Reply(shared.gateway.answer(&ask, &mut exchange.record).await)
+            Ok((Way::CustomerName(customer), _)) => {
+                let answered = self.answer_name(session, exchange, customer, address).await;
+                answered.map_or_else(Answered::Left, Answered::Reply)
             }
             Ok((Way::Forward(changes, rule), _)) => {
                 match self.prepare_forward(session, exchange, changes, rule, address).await {
@@ -211,6 +216,32 @@ impl Proxy {
             }
             Err(error) => Answered::Reply(self.refused(error, exchange)),
         }
+    }
+
+    /// The response to a request for a customer's name, unless the client leaves before.
+    async fn answer_name(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        customer: CustomerId,
+        address: IpAddr,
+    ) -> pingora_core::Result<Reply> {
+        // Upgrades are not watched: what a client sends behind one is not a part of its request.
+        let is_unwatched = exchange.has_body || session.req_header().headers.contains_key(UPGRADE);
+        let has_body = exchange.has_body;
+        // The request is taken out meanwhile, since watching needs the whole session.
+        let placeholder = RequestHeader::build_no_case(Method::GET, b"/", Some(0))?;
+        let request = std::mem::replace(session.req_header_mut(), placeholder);
+        let query = Query::unvalidated(request.uri.query());
+        let ask = Ask { customer, query: &query, headers: &request.headers, address, has_body };
+        let gateway = exchange.setup.gateway.clone();
+        let answered = select! {
+            biased;
+            reply = gateway.answer(&ask, &mut exchange.record) => Ok(reply),
+            error = client_left(session, is_unwatched, request.version) => Err(error.into_down()),
+        };
+        *session.req_header_mut() = request;
+        answered
     }
 
     fn refused(&self, error: ApiError, exchange: &mut Exchange) -> Reply {
@@ -307,11 +338,35 @@ const fn is_refused_path(error: ApiError) -> bool {
     )
 }
 
-/// Fields that the API names in `Connection` are for its hop alone (RFC 9110 section 7.6.1); pingora keeps them.
-fn strip_nominated(response: &mut ResponseHeader) {
-    for name in nominated(&response.headers).iter().filter(|name| !KEPT.contains(name)) {
-        response.remove_header(name);
+/// Removes from a response of the API what must not reach a client of that version: fields of one hop, and framing that the
+/// version or the status does not have. pingora frames the body by the `Transfer-Encoding` that is left.
+fn adapt_to_client(response: &mut ResponseHeader, client: Version) {
+    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    for name in hop_by_hop(&response.headers).collect::<Vec<_>>() {
+        let kept = match name {
+            UPGRADE | CONNECTION => switches,
+            // What HTTP/1.0 does not know ends with the connection (RFC 9112 section 6.1).
+            TRANSFER_ENCODING => client != Version::HTTP_10,
+            CONTENT_LENGTH => true,
+            _ => false,
+        };
+        if !kept {
+            response.remove_header(&name);
+        }
     }
+    if response.status == StatusCode::NO_CONTENT {
+        response.remove_header(&CONTENT_LENGTH);
+        response.remove_header(&TRANSFER_ENCODING);
+    }
+}
+
+/// Ends both directions of the connection to the API, so that it is not used again: pingora decides about that by the
+/// head that the API sent, which no filter can change.
+fn end_connection(socket: RawFd) {
+    // SAFETY: pingora owns the connection until the exchange is over, and the filters run within the exchange.
+    #[expect(unsafe_code, reason = "pingora gives the number of the socket alone")]
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
 }
 
 /// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
@@ -380,6 +435,7 @@ impl ProxyHttp for Proxy {
             pace: Pace::default(),
             asks_upgrade: false,
             informational: 0,
+            api_socket: None,
             _busy: busy,
         }
     }
@@ -400,10 +456,20 @@ impl ProxyHttp for Proxy {
             self.write(session, exchange, &reply).await?;
             return Ok(true);
         }
+        if let ServerSession::H1(h1) = session.as_downstream_mut() {
+            // A client that half-closed its connection after a complete request receives its response.
+            h1.set_abort_on_close(false);
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // HTTP/1.0 has neither informational responses nor this expectation (RFC 9110 sections 10.1.1 and 15.2).
+            session.req_header_mut().remove_header(&EXPECT);
+            session.set_ignore_info_resp(true);
+        }
         match self.answer(session, exchange).await {
             Answered::Reply(reply) => self.write(session, exchange, &reply).await?,
             Answered::Veiled(veil) => self.pass_veiled(session, exchange, &veil).await?,
             Answered::Passed => return Ok(false),
+            Answered::Left(error) => return Err(error),
         }
         Ok(true)
     }
@@ -443,6 +509,19 @@ impl ProxyHttp for Proxy {
         })
     }
 
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        socket: RawFd,
+        _digest: Option<&Digest>,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<()> {
+        exchange.api_socket = Some(socket);
+        Ok(())
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -450,6 +529,16 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         exchange.asks_upgrade = request.headers.contains_key(UPGRADE);
+        for name in hop_by_hop(&request.headers).collect::<Vec<_>>() {
+            // pingora frames the body again.
+            if !(exchange.asks_upgrade && matches!(name, UPGRADE | CONNECTION)) && name != CONTENT_LENGTH {
+                request.remove_header(&name);
+            }
+        }
+        if request.method == Method::HEAD {
+            // A body may follow the response, against the rules: it must not be read as the next response.
+            request.insert_header(CONNECTION, "close")?;
+        }
         self.set_forward_fields(session, request, exchange)
     }
 
@@ -482,7 +571,15 @@ impl ProxyHttp for Proxy {
             self.response_complete(exchange);
         }
         end_if_draining(session, exchange);
-        strip_nominated(response);
+        if let Some(socket) = exchange.api_socket.filter(|_| announces_absent_body(response.status, &response.headers))
+        {
+            end_connection(socket);
+        }
+        let client = session.req_header().version;
+        if client == Version::HTTP_10 && response.headers.contains_key(TRANSFER_ENCODING) {
+            session.set_keepalive(None);
+        }
+        adapt_to_client(response, client);
         Self::set_answer_fields(response, exchange)
     }
 
@@ -515,29 +612,24 @@ impl ProxyHttp for Proxy {
         // Before the client knows of it: what begins after that must not meet what was before.
         let is_open = *error.esource() != ErrorSource::Upstream || UpstreamError::of(error) == UpstreamError::Timeout;
         self.response_failed(exchange, is_open);
-        let api_error = match error.esource() {
-            ErrorSource::Upstream => {
-                let upstream = UpstreamError::of(error);
-                exchange.setup.gateway.metrics.upstream_failed(upstream);
-                exchange.record.cause = Some(upstream.as_str());
-                ApiError::from(upstream)
+        let api_error = if *error.esource() == ErrorSource::Upstream {
+            let upstream = UpstreamError::of(error);
+            exchange.setup.gateway.metrics.upstream_failed(upstream);
+            exchange.record.cause = Some(upstream.as_str());
+            ApiError::from(upstream)
+        } else if is_clients(error) {
+            match ClientFailure::from_error(error).record(&mut exchange.record) {
+                Some(api_error) => api_error,
+                None => return FailToProxy { error_code: 0, can_reuse_downstream: false },
             }
-            ErrorSource::Downstream => {
-                exchange.record.cause = Some("caller");
-                ApiError::BadRequest(Refusal::Malformed)
-            }
-            _ => {
-                exchange.record.cause = Some(error.etype().as_str());
-                ApiError::Internal
-            }
+        } else {
+            exchange.record.cause = Some(error.etype().as_str());
+            ApiError::Internal
         };
         exchange.record.error = Some(api_error);
         exchange.record.status = api_error.status();
         let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
-        let gone = *error.esource() == ErrorSource::Downstream
-            && matches!(error.etype(), ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed)
-            && !is_doubtful(error);
-        if !begun && !gone {
+        if !begun {
             session.set_keepalive(None);
             let _ = self.write(session, exchange, &Reply::from(api_error)).await;
         }
@@ -549,7 +641,9 @@ impl ProxyHttp for Proxy {
             self.response_complete(exchange);
             exchange.setup.gateway.metrics.upstream_exchange("forward", passed_on.elapsed(), None);
         }
-        if let Some(written) = session.response_written() {
+        if exchange.record.client_closed {
+            exchange.record.status = client_closed_request();
+        } else if let Some(written) = session.response_written() {
             exchange.record.status = written.status;
         }
         exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName,
-    IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_RANGE, RANGE, TRANSFER_ENCODING,
 };
 use http::{Method, StatusCode, Version};
 use pingora_core::protocols::http::client::HttpSession;
@@ -23,7 +22,7 @@ use tokio::time::timeout_at;
 use super::credentials::take_read_ahead;
 use super::proxy::{Exchange, Proxy};
 use crate::api::{AccessLevel, ApiError, Refusal};
-use crate::forward::nominated;
+use crate::forward::hop_by_hop;
 use crate::redact::{Policy, Redacted, Refusal as Unredactable, redact, redact_by_answer};
 use crate::reply::Reply;
 use crate::upstream::{MAX_INFORMATIONAL, MAX_STALE_CONNECTIONS, UpstreamError, came_framed_plainly};
@@ -39,18 +38,6 @@ const SMALL: usize = 64 << 10;
 
 /// How long the reading of one answer may take, waiting for a place included.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
-
-/// Fields of one hop (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
 
 /// Fields that tell of the bytes of a body, and so of what was taken away.
 const OF_THE_BODY: [&str; 6] = ["etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"];
@@ -261,7 +248,7 @@ impl Proxy {
         let from = session.req_header();
         let mut head = from.clone();
         head.set_version(Version::HTTP_11);
-        for name in of_one_hop(&from.headers).chain([EXPECT, RANGE, IF_RANGE]) {
+        for name in hop_by_hop(&from.headers).chain([EXPECT, RANGE, IF_RANGE]) {
             head.remove_header(&name);
         }
         self.set_forward_fields(session, &mut head, exchange)?;
@@ -275,7 +262,7 @@ impl Proxy {
     /// The API's head as the caller gets it, but for what depends on the body.
     fn response(&self, head: &ResponseHeader, exchange: &Exchange) -> pingora_core::Result<ResponseHeader> {
         let mut response = head.clone();
-        for name in of_one_hop(&head.headers) {
+        for name in hop_by_hop(&head.headers) {
             response.remove_header(&name);
         }
         response.set_version(Version::HTTP_11);
@@ -349,8 +336,11 @@ impl Proxy {
         ended: bool,
     ) -> Result<(), Failure> {
         let mut response = self.response(head, exchange)?;
-        if !response.headers.contains_key(CONTENT_LENGTH) && session.req_header().version == Version::HTTP_11 {
-            response.insert_header(TRANSFER_ENCODING, "chunked")?;
+        match session.req_header().version {
+            _ if response.headers.contains_key(CONTENT_LENGTH) => {}
+            Version::HTTP_11 => response.insert_header(TRANSFER_ENCODING, "chunked")?,
+            // The body ends with the connection.
+            _ => session.set_keepalive(None),
         }
         session.write_response_header(Box::new(response), false).await.map_err(|_| Failure::Caller)?;
         if !first.is_empty() {
@@ -389,12 +379,6 @@ async fn hold<'a>(
     };
     timeout_at(deadline.into(), reading).await.unwrap_or(Err(Failure::Upstream(UpstreamError::Timeout)))?;
     Ok(place)
-}
-
-/// The fields of one hop that a head may have: those of the standard, and those that its `Connection` names.
-fn of_one_hop(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    let more = ["proxy-connection", "http2-settings"].map(HeaderName::from_static);
-    nominated(headers).into_iter().chain(HOP_BY_HOP).chain(more)
 }
 
 /// Whether a body looks like JSON that could hold a secret: an object or an array. `None`: nothing but blanks so far. A

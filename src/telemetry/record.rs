@@ -52,6 +52,8 @@ pub struct Record {
     pub body_bytes: usize,
     /// It was a hit of the lane, whose caller was known.
     pub in_lane: bool,
+    /// The client left before the end of its response: the status is 499, whatever was written.
+    pub client_closed: bool,
 }
 
 impl Record {
@@ -69,6 +71,7 @@ impl Record {
             trace: None,
             body_bytes: 0,
             in_lane: false,
+            client_closed: false,
         }
     }
 

@@ -22,7 +22,9 @@ use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
 use super::peer::Peers;
-use super::{Answer, IDLE, MAX_INFORMATIONAL, MAX_STALE_CONNECTIONS, UpstreamError, came_framed_plainly};
+use super::{
+    Answer, IDLE, MAX_INFORMATIONAL, MAX_STALE_CONNECTIONS, UpstreamError, announces_absent_body, came_framed_plainly,
+};
 use crate::api::Token;
 use crate::cache::Validators;
 use crate::clock;
@@ -183,7 +185,9 @@ impl Transport for Connections {
             let (mut session, reused) = self.connect(&peer).await?;
             match self.ask(&mut session, request).await {
                 Ok(answer) => {
-                    self.release(session, &peer).await;
+                    if !announces_absent_body(answer.status, &answer.headers) {
+                        self.release(session, &peer).await;
+                    }
                     return Ok(answer);
                 }
                 Err(Failed::BeforeAnswer(_)) if reused && tries < MAX_STALE_CONNECTIONS => {}

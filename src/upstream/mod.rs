@@ -121,6 +121,14 @@ pub fn came_framed_plainly(session: &HttpSession) -> bool {
     is_framed_plainly(&head.headers) && !(coded && told(&h1.get_headers_raw_bytes()))
 }
 
+/// Whether bytes may follow on the connection although the response has no body: a 204 or 304 that announces one. What comes
+/// would be read as the response to the next request.
+pub fn announces_absent_body(status: StatusCode, headers: &HeaderMap) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        && (headers.contains_key(TRANSFER_ENCODING)
+            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0"))
+}
+
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         match error {

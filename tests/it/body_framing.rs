@@ -78,3 +78,58 @@ fn http2_body_ends_exactly_once_at_the_api() {
     recorder.wait_until_idle();
     assert_eq!(recorder.malformed(), [""; 0]);
 }
+
+/// Bytes that look like a response.
+const STRAY: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nstray";
+
+#[test]
+fn late_bytes_of_a_response_reach_no_other_client() {
+    let origin = Origin::start();
+    let id = customer(7);
+    origin.knows("tok-a", "VIEWER", DUCK);
+    origin.knows("tok-r", "RESELLER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let json = "Content-Type: application/json\r\n";
+    let responses = [
+        ("HEAD", format!("HTTP/1.1 200 OK\r\n{json}Content-Length: 5\r\n\r\n")),
+        ("HEAD", format!("HTTP/1.1 200 OK\r\n{json}Transfer-Encoding: chunked\r\n\r\n")),
+        ("HEAD", "HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
+        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n".to_owned()),
+        ("GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n".to_owned()),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()),
+        ("GET", format!("HTTP/1.1 200 OK\r\n{json}Content-Length: 2\r\n\r\n{{}}")),
+        ("GET", format!("HTTP/1.1 200 OK\r\n{json}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")),
+    ];
+    let targets = ["/x/late".to_owned(), "/customer/late".to_owned(), name_of(&id)];
+    for (number, (method, response)) in responses.iter().enumerate() {
+        let announces = response.contains("Content-Length: 5") || response.contains("chunked");
+        let bodyless = response.contains(" 204 ") || response.contains(" 304 ");
+        // The first connection is used for nothing more.
+        let ends = *method == "HEAD" || (bodyless && announces);
+        // On the intercepted route the gateway asks with GET for HEAD too, and would wait for a body.
+        for target in &targets[..if *method == "HEAD" { 2 } else { 3 }] {
+            for token in ["tok-a", "tok-r"] {
+                let gate = Gate::closed();
+                origin.when(Rule::on(target).raw_and_unasked(response.as_bytes(), &gate, STRAY).times(1));
+                let call = gateway.client().call(method, target).bearer(token).header("If-None-Match", "\"x\"");
+                call.revealed().try_send();
+                let first = origin.last(target).expect("it was forwarded").connection;
+                pace(std::time::Duration::from_millis(30));
+                gate.open();
+                // What comes while a request is under way is the response to that. Only a connection that is used for
+                // nothing more protects from it.
+                pace(std::time::Duration::from_millis(if ends { 0 } else { 50 }));
+                for round in 0..3 {
+                    let next = gateway.client().get("/x/next").send();
+                    assert_eq!(next.assert_status(200).json()["target"], "/x/next", "{number} {target} {round}");
+                    let used = origin.last("/x/next").expect("it was forwarded").connection;
+                    assert!(!ends || used != first, "{number} {target}: the connection was kept");
+                    pace(std::time::Duration::from_millis(5));
+                }
+                gateway.admin().delete("/cache").send().assert_status(200);
+            }
+        }
+    }
+}

@@ -304,6 +304,18 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// The same connection, for a thread that writes while this one reads.
+    pub fn try_clone(&self) -> Connection {
+        let stream = self.stream.try_clone().expect("a second handle");
+        Connection { stream, buffer: Vec::new(), client: self.client.clone() }
+    }
+
+    /// Makes the close of this connection a reset.
+    pub fn reset(&mut self) {
+        let linger = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
+        linger.expect("an option that every socket has");
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }

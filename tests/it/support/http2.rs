@@ -64,7 +64,8 @@ impl Http2 {
             let mut sender = sender.ready().await?;
             let (answer, mut stream) = sender.send_request(request, body.is_empty())?;
             if !body.is_empty() {
-                stream.send_data(body, true)?;
+                // The response may have come already, with a reset of the rest; then it decides.
+                let _ = stream.send_data(body, true);
             }
             let (head, mut rest) = answer.await?.into_parts();
             let mut body = Vec::new();
@@ -146,6 +147,11 @@ impl Frames {
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(payload);
         self.stream.write_all(&frame)
+    }
+
+    /// Sends bytes, whatever they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// A request without a body.

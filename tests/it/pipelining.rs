@@ -1,0 +1,111 @@
+//! Bytes behind a request: the next request, answered in order; an empty line, ignored; or the rest of a large upload, read
+//! for a while so that no reset overtakes the gateway's own response.
+
+use std::thread;
+
+use crate::support::*;
+
+fn scene() -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    (origin, gateway)
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_on_every_route() {
+    let (origin, gateway) = scene();
+    let client = gateway.client();
+    for target in [name_of(DUCK), "/x".to_owned(), "/customer/list".to_owned()] {
+        for warm in [false, true] {
+            let mut connection = client.connect();
+            let calls = [
+                client.get(&target).bearer("tok-a"),
+                client.get("/x/second"),
+                client.post("/x/third").body("hello"),
+                client.post("/customer/fourth").bearer("tok-a").chunked(&[b"a", b"b"]),
+                client.get(&target).bearer("tok-a"),
+            ];
+            let bytes: Vec<u8> = calls.iter().flat_map(Call::bytes).collect();
+            connection.send_raw(&bytes);
+            for (number, target) in [&target, "/x/second", "/x/third", "/customer/fourth", &target].iter().enumerate() {
+                let kind = if target.ends_with("/name") { Kind::Intercepted } else { Kind::Forwarded };
+                let response = connection.read("GET", kind).unwrap_or_else(|| panic!("{number} {target} {warm}"));
+                let json = response.assert_status(200).json();
+                let own = if target.ends_with("/name") { json["_id"] == DUCK } else { json["target"] == **target };
+                assert!(own, "{number} {target}: {response:#?}");
+            }
+        }
+    }
+    assert_eq!(origin.last("/x/third").expect("forwarded").body, b"hello");
+    assert_eq!(origin.last("/customer/fourth").expect("forwarded").body, b"ab");
+}
+
+#[test]
+fn an_empty_line_behind_a_body_is_ignored() {
+    let (_origin, gateway) = scene();
+    for target in ["/x/a", "/customer/a"] {
+        for body in
+            ["Content-Length: 5\r\n\r\nhello\r\n", "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n\r\n\r\n"]
+        {
+            let mut connection = gateway.client().connect();
+            connection.send_raw(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{body}"));
+            connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
+            connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            connection.read("GET", Kind::Forwarded).expect("a second response").assert_status(200);
+        }
+    }
+}
+
+#[test]
+fn a_thousand_pipelined_requests_are_answered() {
+    let (_origin, gateway) = scene();
+    let client = gateway.client();
+    let padding = "x".repeat(240);
+    let one = client.get("/x/many").header("X-Padding", &padding).bytes();
+    assert!(one.len() * 1000 > 240_000);
+    let mut connection = client.connect();
+    let all = one.repeat(1000);
+    let mut writing = connection.try_clone();
+    let sender = thread::spawn(move || writing.send_raw(all));
+    for number in 0..1000 {
+        let response = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no response {number}"));
+        assert_eq!(response.assert_status(200).json()["target"], "/x/many");
+    }
+    sender.join().expect("the sender");
+}
+
+#[test]
+fn own_error_to_a_large_upload_arrives_over_http1() {
+    let (_origin, gateway) = scene();
+    let body = vec![b'x'; 5 << 20];
+    let rounds = std::env::var("UPLOADS").map_or(10, |rounds| rounds.parse().expect("a number"));
+    for round in 0..rounds {
+        for (target, status) in [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)] {
+            let method = if status == 401 { "GET" } else { "POST" };
+            let mut connection = gateway.client().connect();
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+            connection.send_raw(head);
+            connection.send_raw(&body);
+            let kind = if status == 401 { Kind::Intercepted } else { Kind::Forwarded };
+            let response = connection.read("POST", kind).unwrap_or_else(|| panic!("{round} {target}: no response"));
+            response.assert_status(status);
+            assert_eq!(response.header("connection"), Some("close"), "{response:#?}");
+        }
+    }
+}
+
+#[test]
+fn own_error_to_a_large_upload_arrives_over_http2() {
+    let (_origin, gateway) = scene();
+    let body = vec![b'x'; 5 << 20];
+    let rounds = std::env::var("UPLOADS").map_or(10, |rounds| rounds.parse().expect("a number"));
+    for round in 0..rounds {
+        for (target, status) in [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)] {
+            let method = if status == 401 { "GET" } else { "POST" };
+            let http2 = Http2::connect(&gateway.client());
+            let response = http2.call(method, target, &[], &body);
+            response.unwrap_or_else(|error| panic!("{round} {target}: {error}")).assert_status(status);
+        }
+    }
+}
