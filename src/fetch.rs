@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 
 use crate::api::{AccessLevel, ApiError, CustomerId, Token};
 use crate::cache::{
@@ -16,10 +16,11 @@ use crate::clock;
 use crate::cluster::{Looked, Tier, Wanted, Writing};
 use crate::config;
 use crate::identity::Caller;
+use crate::offload;
 use crate::redact::{Kind as DocumentKind, Policy, redact};
 use crate::reply::Representation;
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Client, Connections, Kind, Request, Transport};
+use crate::upstream::{Answer, Client, Connections, Kind, Request, Transport, has_content_coding};
 
 /// For how long the API is not asked again for an entry after it failed; the stale answer is given meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -248,12 +249,12 @@ impl<T: Transport> Fetcher<T> {
         let lifetime = lifetime(answer.status, &answer.headers, &self.config, jitter());
         let validators = Validators::of(&answer.headers).filter(|_| answer.status == StatusCode::OK);
         let initial_age = initial_age(&answer.headers);
-        let (representation, kind) = self.represent(answer, level)?;
+        let (representation, kind) = self.represent(answer, level).await?;
         let storable = representation.status() != StatusCode::OK || kind == DocumentKind::Object;
         Ok(Asked::Anew { representation, validators, lifetime: lifetime.filter(|_| storable), initial_age })
     }
 
-    fn represent(&self, answer: Answer, level: AccessLevel) -> Result<(Representation, DocumentKind), ApiError> {
+    async fn represent(&self, answer: Answer, level: AccessLevel) -> Result<(Representation, DocumentKind), ApiError> {
         let revealed = self.policy.reveals_to(level);
         let own_type = answer.headers.get(CONTENT_TYPE).filter(|_| revealed);
         let refuse = |reason: &'static str| {
@@ -265,11 +266,12 @@ impl<T: Transport> Fetcher<T> {
                 (false, false) => ApiError::RedactionFailed,
             }
         };
-        let mut codings = answer.headers.get_all(CONTENT_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        if has_content_coding(&answer.headers) {
             return Err(refuse("content_coding"));
         }
-        let redacted = redact(&self.policy, level, answer.body).map_err(|refusal| refuse(refusal.as_str()))?;
+        let (policy, body) = (self.policy.clone(), answer.body);
+        let redacted = offload::run(body.len(), move || redact(&policy, level, body)).await;
+        let redacted = redacted.map_err(|refusal| refuse(refusal.as_str()))?;
         if !revealed {
             self.metrics.redacted(level.as_str());
         }

@@ -31,6 +31,8 @@ mod memory;
 #[cfg(feature = "server")]
 pub mod near;
 #[cfg(feature = "server")]
+mod offload;
+#[cfg(feature = "server")]
 pub mod sandbox;
 #[cfg(feature = "server")]
 pub mod server;

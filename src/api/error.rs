@@ -19,7 +19,7 @@ pub enum ApiError {
     BadRequest(Refusal),
     /// The request head is larger than allowed.
     HeadTooLarge,
-    /// The request head did not arrive in time.
+    /// The request head or body did not arrive in time.
     RequestTimeout,
     /// TRACE or CONNECT.
     MethodNotAllowed,
@@ -39,6 +39,8 @@ pub enum ApiError {
     RedactionFailed,
     /// The API failed, and the words that it failed with cannot be redacted safely.
     UnredactableFailure,
+    /// The API switched protocols on a route whose responses are redacted.
+    NoUpgrade,
     /// A fault of the gateway's own.
     Internal,
 }
@@ -130,7 +132,7 @@ impl ApiError {
                 "The request head is too large or has too many fields",
             ),
             ApiError::RequestTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request head did not arrive in time")
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time")
             }
             ApiError::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here")
@@ -158,6 +160,11 @@ impl ApiError {
             ApiError::RedactionFailed | ApiError::UnredactableFailure => {
                 (StatusCode::BAD_GATEWAY, "redaction_failed", "The answer of the API could not be redacted safely")
             }
+            ApiError::NoUpgrade => (
+                StatusCode::BAD_GATEWAY,
+                "bad_gateway",
+                "Responses of this route are redacted, and it does not switch protocols",
+            ),
             ApiError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
         }
     }
@@ -189,6 +196,24 @@ impl ApiError {
         let (status, code, message) = self.parts();
         serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
     }
+}
+
+/// The body in place of an error of the API whose own body may not be shown, with the same status.
+pub fn error_body(status: StatusCode) -> String {
+    let code = match status.as_u16() {
+        401 => "credentials_invalid",
+        403 => "access_denied",
+        404 => "not_found",
+        408 => "request_timeout",
+        429 => "too_many_requests",
+        502 => "bad_gateway",
+        503 => "unavailable",
+        504 => "gateway_timeout",
+        500.. => "internal_error",
+        _ => "bad_request",
+    };
+    let message = "The API answered with an error without a readable description";
+    serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
 }
 
 #[cfg(test)]

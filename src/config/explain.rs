@@ -207,6 +207,8 @@ impl Page {
                 format!(", and names that fit {}", list(&rule.secret_names))
             };
             self.item("redacted", &format!("{} by {role}: under the roots{names}", rule.path));
+            let types = if rule.pass_types.is_empty() { "nothing".to_owned() } else { list(&rule.pass_types) };
+            self.item("", &format!("besides JSON only {types} passes"));
         }
         let shown = format!("below {}, the first path that fits counts", redaction.reveal_to);
         self.item("", if forward.redact.is_empty() { "" } else { &shown });
@@ -275,10 +277,11 @@ impl Page {
         self.item(
             "callers",
             &format!(
-                "{} connections; heads of {head} within {}; idle for {}",
+                "{} connections; heads of {head} within {}; idle for {}; a write without progress for {}",
                 server.max_connections,
                 time(server.header_timeout),
-                time(server.keepalive_timeout)
+                time(server.keepalive_timeout),
+                time(server.write_timeout)
             ),
         );
         self.item(

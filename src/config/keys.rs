@@ -203,6 +203,14 @@ pub(super) const KEYS: &[Key] = &[
         "Time for a caller to send a whole request head, however slowly it drips.",
     ),
     default(
+        "server.write_timeout",
+        TIMEOUT,
+        r#""60s""#,
+        "How long a client may accept nothing of a response before the gateway closes its connection, or its stream over \
+         HTTP/2. It starts again with each piece of at most 64KiB, so a slow client that reads steadily gets all of it. \
+         Shorter frees the memory of stalled responses sooner.",
+    ),
+    default(
         "server.max_connections",
         Kind::Whole { min: 1, max: 1_000_000 },
         "10000",
@@ -470,6 +478,14 @@ pub(super) const KEYS: &[Key] = &[
         "[]",
         "Secret names outside the roots on this path. []: only what stands under the roots is redacted, since other members \
          (a SIP password, a session token) may be the caller's own. Left out: redaction.secret_names.",
+    ),
+    default(
+        "forward.redact.pass_types",
+        Kind::List { of: &Kind::MediaType, at_least: 0 },
+        r#"["text/csv", "image/*", "application/pdf", "application/zip"]"#,
+        "Media types that pass unredacted below redaction.reveal_to; any other response that is not JSON is a 502. `image/*` \
+         is every subtype except XML such as image/svg+xml. A body that begins with { or [ counts as JSON whatever its type, \
+         and is a 502 if it is not JSON (RTF, NDJSON, some logs) or longer than 16MiB. List no type that can hold secrets.",
     ),
     default(
         "cors.allowed_origins",

@@ -46,6 +46,7 @@ pub(super) enum Kind {
     NamePattern,
     Selector,
     PathPattern,
+    MediaType,
     Origin,
     /// Origins, or `*` alone.
     Origins,
@@ -182,6 +183,7 @@ impl Kind {
             Kind::NamePattern => pattern::name_pattern(text).map(|()| kept()),
             Kind::Selector => pattern::selector(text).map(|()| kept()),
             Kind::PathPattern => pattern::path_pattern(text).map(|()| kept()),
+            Kind::MediaType => pattern::media_type(text).map(|()| kept()),
             Kind::Origin if text == "*" => Ok(kept()),
             Kind::Origin => address::origin(text).map(Value::Text),
             Kind::Whole { .. } | Kind::Fraction { .. } | Kind::Flag | Kind::List { .. } | Kind::Origins => {
@@ -235,6 +237,7 @@ impl Kind {
             Kind::NamePattern => "pattern of a name".to_owned(),
             Kind::Selector => "selector".to_owned(),
             Kind::PathPattern => "pattern of a path".to_owned(),
+            Kind::MediaType => "media type, or `image/*` for all subtypes".to_owned(),
             Kind::Origin => "origin".to_owned(),
             Kind::Origins => "list of origins, or `\"*\"`".to_owned(),
             Kind::List { of, at_least } => {
@@ -267,6 +270,7 @@ impl Kind {
             Kind::Member => text("^[^*{}.,]+$"),
             Kind::File | Kind::NamePattern | Kind::Selector => json!({ "type": "string", "minLength": 1 }),
             Kind::PathPattern => text(r"^(/(\*|\*\*|[A-Za-z0-9._~!$&'()+,=:@-]+(\.\*)?))+$"),
+            Kind::MediaType => text(r"^[A-Za-z0-9!#$&^_.+-]+/(\*|[A-Za-z0-9!#$&^_.+-]+)$"),
             Kind::Origin => text(r"^[a-z][a-z0-9+.-]*://[^/A-Z]+$"),
             Kind::Origins => json!({ "anyOf": [
                 { "const": "*" },

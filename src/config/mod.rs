@@ -117,6 +117,7 @@ pub struct Server {
     /// `None`: a folder that the environment names.
     pub upgrade_socket: Option<PathBuf>,
     pub header_timeout: Duration,
+    pub write_timeout: Duration,
     pub max_connections: usize,
     pub keepalive_timeout: Duration,
     pub max_header_bytes: u64,
@@ -253,6 +254,8 @@ pub struct ForwardRedact {
     pub path: String,
     pub role: ForwardRole,
     pub secret_names: Vec<String>,
+    /// Media types that pass without redaction below `redaction.reveal_to`.
+    pub pass_types: Vec<String>,
 }
 
 /// Whose access level decides what a forwarded answer may show.

@@ -2,6 +2,7 @@
 //! here for what can be said without knowing how they are matched; the redaction module compiles its own.
 
 use super::problem::Wrong;
+use crate::api::MediaTypePattern;
 
 /// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them), a name, or `name.*`
 /// (the name with any suffix). Nothing that a path in normal form cannot hold, or the pattern would never match.
@@ -126,6 +127,12 @@ pub(super) fn name(text: &str, sample: &str) -> Result<(), Wrong> {
     }
     let right = format!("write up to 64 letters, digits, `.`, `_`, `:` and `-`, e.g. {sample}");
     Err(Wrong::new(format!("{text:?} cannot be a name"), right))
+}
+
+/// Checks a media type that may pass a redacted route.
+pub(super) fn media_type(text: &str) -> Result<(), Wrong> {
+    let right = r#"write a type and a subtype, e.g. "text/csv" or "image/*""#;
+    MediaTypePattern::parse(text).map(drop).map_err(|wrong| Wrong::new(format!("{text:?} {wrong}"), right))
 }
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ impl<'g> Reader<'g> {
             drain_delay: self.get("server.drain_delay"),
             upgrade_socket: self.find("server.upgrade_socket"),
             header_timeout: self.get("server.header_timeout"),
+            write_timeout: self.get("server.write_timeout"),
             max_connections: self.get("server.max_connections"),
             keepalive_timeout: self.get("server.keepalive_timeout"),
             max_header_bytes: self.get("server.max_header_bytes"),
@@ -220,7 +221,8 @@ impl<'g> Reader<'g> {
             let names = self.find_in("forward.redact.secret_names", values, Some(place));
             // A rule that does not say hides what is hidden elsewhere: closed by default.
             let secret_names = names.unwrap_or_else(|| secret_names.to_vec());
-            read.extend(path.map(|path| ForwardRedact { path, role, secret_names }));
+            let pass_types = self.get_in("forward.redact.pass_types", values);
+            read.extend(path.map(|path| ForwardRedact { path, role, secret_names, pass_types }));
         }
         read
     }

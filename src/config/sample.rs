@@ -60,13 +60,16 @@ fn rules(text: &mut String, table: &Table) {
         r##"#[[forward.redact]]
 #path = "/customer/**"
 #secret_names = []
+#pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"]
 #[[forward.redact]]
 #path = "/auth/**"
 #role = "answer"
 #secret_names = []
+#pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"]
 #[[forward.redact]]
 #path = "/log/**"
 #secret_names = []
+#pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"]
 "##,
     );
 }

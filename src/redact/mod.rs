@@ -5,7 +5,7 @@
 //! read with certainty is refused, for a secret might hide in the doubt. Nothing here asks where a document came from,
 //! how long it is or who waits for it; names of members are taken to tell nothing.
 //!
-//! Only [`redact`] and [`redact_by_answer`] make a [`Redacted`], and only that can be stored or sent.
+//! Only [`redact`], [`redact_or_keep`] and [`redact_by_answer`] make a [`Redacted`], and only that can be stored or sent.
 
 mod changes;
 mod members;
@@ -66,6 +66,7 @@ pub enum Kind {
 pub struct Redacted {
     bytes: Bytes,
     kind: Kind,
+    removed: bool,
 }
 
 impl Redacted {
@@ -79,6 +80,11 @@ impl Redacted {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether a value of the document was removed or replaced.
+    pub fn has_removed(&self) -> bool {
+        self.removed
     }
 }
 
@@ -110,11 +116,21 @@ impl fmt::Debug for Redacted {
 pub fn redact(policy: &Policy, level: AccessLevel, document: Bytes) -> Result<Redacted, Refusal> {
     if policy.reveals_to(level) {
         let kind = kind_of(&document);
-        return Ok(Redacted { bytes: document, kind });
+        return Ok(Redacted { bytes: document, kind, removed: false });
     }
-    let (out, kind) = walk::walk(policy, &document)?;
+    let (out, kind, removed) = walk::walk(policy, &document)?;
     // Exactly as large as what it holds: a cache that counts bytes should hold no others.
-    Ok(Redacted { bytes: Bytes::from(out.into_boxed_slice()), kind })
+    Ok(Redacted { bytes: Bytes::from(out.into_boxed_slice()), kind, removed })
+}
+
+/// As [`redact`] or, without a level, [`redact_by_answer`]; but a document from which nothing is removed keeps its own
+/// bytes, white space included.
+pub fn redact_or_keep(policy: &Policy, level: Option<AccessLevel>, document: Bytes) -> Result<Redacted, Refusal> {
+    let redacted = match level {
+        Some(level) => redact(policy, level, document.clone()),
+        None => redact_by_answer(policy, document.clone()),
+    }?;
+    Ok(if redacted.removed { redacted } else { Redacted { bytes: document, ..redacted } })
 }
 
 /// As [`redact`], for the level that the document itself states in its top-level member `accessLevel`; if that is

@@ -10,8 +10,8 @@ use super::reader::{Array, Name, Object, Reader, Value};
 use super::refusal::Refusal;
 use super::{Action, Kind};
 
-/// The document as someone may see it to whom `policy` does not reveal everything.
-pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), Refusal> {
+/// The document as someone may see it to whom `policy` does not reveal everything, and whether that removed anything.
+pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind, bool), Refusal> {
     let mentions = match &policy.log {
         Some(log) => find_mentions(document, &policy.names, log)?,
         None => Vec::new(),
@@ -24,6 +24,7 @@ pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), 
         positions: Vec::new(),
         scratch: Vec::new(),
         objects: mentions.iter(),
+        removed: false,
     };
     let named = walk.objects.next().map_or(Named::No, |document| document.here);
     let top = walk.reader.value()?;
@@ -39,7 +40,8 @@ pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind), 
         // The document itself cannot go.
         walk.out.text(empty);
     }
-    Ok((walk.out.finish(), kind))
+    let removed = walk.removed;
+    Ok((walk.out.finish(), kind, removed))
 }
 
 struct Walk<'p, 'd> {
@@ -52,6 +54,8 @@ struct Walk<'p, 'd> {
     scratch: Vec<u8>,
     /// For each object to come where it mentions a root; nothing where changes are not hidden.
     objects: std::slice::Iter<'p, Mention>,
+    /// Whether a value was hidden so far.
+    removed: bool,
 }
 
 /// Whether a value was written, or is to leave no trace.
@@ -208,6 +212,7 @@ impl<'d> Walk<'_, 'd> {
     /// Takes back the value that was written from here on, and writes what is to stand there instead.
     fn hide(&mut self, from: usize) -> Fate {
         let is_string = self.out.get(from) == Some(b'"');
+        self.removed = true;
         self.out.truncate(from);
         match self.action {
             Action::Remove => return Fate::Gone,

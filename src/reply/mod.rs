@@ -4,6 +4,7 @@
 //! `ttl` of `Cache-Status`.
 
 mod cache_status;
+mod caching;
 mod conditional;
 mod cors;
 mod value;
@@ -18,6 +19,7 @@ use http::header::{
 };
 
 pub use cache_status::{CacheStatus, Forwarded};
+pub use caching::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 pub use conditional::{if_none_match, names};
 pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of};
 pub use value::Value;

@@ -17,7 +17,7 @@ use pingora_proxy::Session;
 use tokio::time::timeout;
 
 use super::proxy::{Exchange, Proxy};
-use super::redacted::{Veil, is_json};
+use super::redacted::{RedactRule, Veil, is_json};
 use super::setup::Setup;
 use crate::api::{
     AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, Place, Query, Refusal, Token, Validation,
@@ -27,7 +27,6 @@ use crate::cache::Scope;
 use crate::clock;
 use crate::config::ForwardRole;
 use crate::identity::InvalidPermit;
-use crate::redact::Policy;
 use crate::reply::CacheStatus;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -189,12 +188,15 @@ impl Proxy {
         session: &mut Session,
         exchange: &mut Exchange,
         changes: Vec<Change>,
-        rule: Option<(ForwardRole, Arc<Policy>)>,
+        rule: Option<RedactRule>,
         address: IpAddr,
     ) -> Result<Option<Veil>, ApiError> {
         exchange.changes.address = Some(address);
         let setup = exchange.setup.clone();
-        let for_level = matches!(&rule, Some((ForwardRole::Caller, policy)) if !policy.reveals_to(AccessLevel::LOWEST));
+        let for_level = rule
+            .as_ref()
+            .is_some_and(|rule| rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST));
+        exchange.depends_on_level = rule.is_some();
         let own = changes.iter().any(Change::is_callers_own);
         // Of other writes the token in a short body is of use only if their client leaves.
         let unattended = !changes.is_empty()
@@ -206,11 +208,11 @@ impl Proxy {
         };
         let veil = match rule {
             None => None,
-            Some((ForwardRole::Answer, policy)) => Some(Veil::Answer(policy)),
-            Some((ForwardRole::Caller, policy)) => {
+            Some(rule) if rule.role == ForwardRole::Answer => Veil::new(rule, None),
+            Some(rule) => {
                 let level = self.level(session, exchange, &body, address).await?;
                 exchange.record.level = Some(level);
-                (!policy.reveals_to(level)).then_some(Veil::Level(policy, level))
+                Veil::new(rule, Some(level))
             }
         };
         if !changes.is_empty() {

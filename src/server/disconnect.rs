@@ -61,7 +61,10 @@ impl ClientFailure {
             record.error = None;
             return None;
         }
-        let error = ApiError::BadRequest(Refusal::Malformed);
+        let error = match self {
+            ClientFailure::TimedOut => ApiError::RequestTimeout,
+            _ => ApiError::BadRequest(Refusal::Malformed),
+        };
         record.error = Some(error);
         record.status = error.status();
         Some(error)

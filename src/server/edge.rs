@@ -43,9 +43,6 @@ const H2_PROTOCOL_ERROR: &[u8] =
 /// Bytes read at once: a usual head whole.
 const READ: usize = 4096;
 
-/// How long one write to a caller may take before the connection is given up.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long a client whose request is not read to its end may go on sending before the connection is closed, in all and
 /// without a byte; without it, the response could be lost in a reset (RFC 9112 section 9.6).
 const MAX_LINGER: Duration = Duration::from_secs(5);
@@ -424,7 +421,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             }
             // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
             session.set_keepalive((!last && !*draining.borrow()).then_some(0));
-            session.set_read_timeout(Some(limits.header_timeout.max(Duration::from_secs(30))));
+            session.set_read_timeout(Some(limits.body_timeout()));
             session.set_pipelined_prefix(passed);
             let Some(reused) = self.app.process_new_http(session, draining).await else {
                 let unread = unread.lock().take();

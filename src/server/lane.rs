@@ -19,7 +19,6 @@ use tokio::select;
 use tokio::time::timeout;
 
 use super::disconnect::{ClientFailure, client_closed_request};
-use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::plain::Plain;
 use super::setup::Setup;
@@ -120,7 +119,7 @@ impl Lane {
         let ended = record.end(&setup.gateway.metrics, setup.access);
         self.request_id = record.request_id;
         if ends {
-            let _ = timeout(WRITE_TIMEOUT, stream.shutdown()).await;
+            let _ = timeout(setup.limits.write_timeout, stream.shutdown()).await;
             return Taken::Gone;
         }
         Taken::Answered(ended)
@@ -146,19 +145,28 @@ impl Lane {
     /// Head and body in one write.
     async fn write(&self, setup: &Setup, stream: &mut Stream, body: &[u8]) -> Result<(), ClientFailure> {
         let mut whole = Buf::chain(&self.answer[..], body);
-        let mut writing = pin!(async {
-            stream.write_all_buf(&mut whole).await?;
-            stream.flush().await
-        });
-        // Mostly the connection takes it at once: no timer is needed then, and no drain can overtake it.
-        match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-            Poll::Ready(written) => written.map_err(|_| ClientFailure::Closed),
-            Poll::Pending => {
-                let _busy = setup.lifecycle.busy();
-                let written = timeout(WRITE_TIMEOUT, writing).await.map_err(|_| ClientFailure::TimedOut)?;
-                written.map_err(|_| ClientFailure::Closed)
+        let at_once = {
+            let mut writing = pin!(async {
+                stream.write_all_buf(&mut whole).await?;
+                stream.flush().await
+            });
+            // Mostly the connection takes it at once: no timer is needed then, and no drain can overtake it.
+            poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await
+        };
+        if let Poll::Ready(written) = at_once {
+            return written.map_err(|_| ClientFailure::Closed);
+        }
+        let _busy = setup.lifecycle.busy();
+        let longest = setup.limits.write_timeout;
+        while whole.has_remaining() {
+            match timeout(longest, stream.write_buf(&mut whole)).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Err(ClientFailure::Closed),
+                Err(_) => return Err(ClientFailure::TimedOut),
             }
         }
+        let flushed = timeout(longest, stream.flush()).await.map_err(|_| ClientFailure::TimedOut)?;
+        flushed.map_err(|_| ClientFailure::Closed)
     }
 
     /// As pingora writes it.

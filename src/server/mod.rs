@@ -22,6 +22,7 @@ mod plain;
 mod proxy;
 mod random_ids;
 mod redacted;
+mod response_budget;
 mod secrets;
 mod sessions;
 mod setup;

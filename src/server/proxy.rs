@@ -22,19 +22,16 @@ use tokio::time::timeout;
 
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
 use super::disconnect::{ClientFailure, client_closed_request, client_left, is_clients};
-use super::edge::WRITE_TIMEOUT;
 use super::head;
 use super::lifecycle::Counted;
 use super::pace::Pace;
-use super::redacted::Veil;
+use super::redacted::{RedactRule, Veil, restrict_caching, write_pieces};
 use super::setup::{Current, Setup};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
-use crate::config::ForwardRole;
 use crate::forward::{Hop, hop_by_hop, joined_cookies, request_fields};
 use crate::gateway::Ask;
-use crate::redact::Policy;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of};
 use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
 use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, announces_absent_body, is_framed_plainly};
@@ -62,6 +59,8 @@ pub struct Exchange {
     pub(super) read_ahead: Bytes,
     /// It announces a body, of whatever length.
     pub(super) has_body: bool,
+    /// Its response depends on the caller's access level.
+    pub(super) depends_on_level: bool,
     pub(super) pace: Pace,
     /// The API is asked to switch protocols.
     asks_upgrade: bool,
@@ -77,7 +76,7 @@ enum Way {
     CustomerName(CustomerId),
     Preflight,
     /// With what it changes, if the API obeys it, and the rule by which its answer is redacted.
-    Forward(Vec<Change>, Option<(ForwardRole, Arc<Policy>)>),
+    Forward(Vec<Change>, Option<RedactRule>),
 }
 
 /// What becomes of a request.
@@ -156,10 +155,11 @@ impl Setup {
             && origin_of(&request.headers).is_some_and(|origin| cors.allows(origin))
     }
 
-    fn veil_rule(&self, path: &NormalPath) -> Option<(ForwardRole, Arc<Policy>)> {
+    fn veil_rule(&self, path: &NormalPath) -> Option<RedactRule> {
         let rule = self.veils.iter().find(|rule| path.is(&rule.path))?;
         let log = path.folded().first().is_some_and(|root| root == "log");
-        Some((rule.role, if log { rule.changes.clone() } else { rule.policy.clone() }))
+        let policy = if log { rule.changes.clone() } else { rule.policy.clone() };
+        Some(RedactRule { role: rule.role, policy, pass_types: rule.pass_types.clone() })
     }
 
     /// The caller's own request id if it is one and holds no credential, else a new one.
@@ -276,7 +276,8 @@ impl Proxy {
         exchange.record.body_bytes = body.len();
         session.write_response_header(Box::new(response), body.is_empty()).await?;
         if !body.is_empty() {
-            session.write_response_body(Some(body), true).await?;
+            write_pieces(session, body).await?;
+            session.write_response_body(None, true).await?;
         }
         Ok(())
     }
@@ -432,6 +433,7 @@ impl ProxyHttp for Proxy {
             is_judged_invalid: false,
             read_ahead: Bytes::new(),
             has_body: false,
+            depends_on_level: false,
             pace: Pace::default(),
             asks_upgrade: false,
             informational: 0,
@@ -447,7 +449,7 @@ impl ProxyHttp for Proxy {
         exchange.record.method = session.req_header().method.clone();
         exchange.has_body = has_body(session);
         // HTTP/2 has none of its own: a caller who opens no window would hold its answer for ever.
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_write_timeout(Some(exchange.setup.limits.write_timeout));
         exchange.request_id = exchange.setup.request_id(session.req_header());
         exchange.record.request_id = exchange.request_id.to_str().unwrap_or_default().to_owned();
         exchange.record.trace = exchange.setup.trace(session.req_header());
@@ -580,6 +582,9 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         adapt_to_client(response, client);
+        if exchange.depends_on_level {
+            restrict_caching(response)?;
+        }
         Self::set_answer_fields(response, exchange)
     }
 

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
+use super::response_budget::ResponseBudget;
 use super::start::StartError;
-use crate::api::PathPattern;
+use crate::api::{MediaTypePattern, PathPattern};
 use crate::cluster::Bus;
 use crate::config::{self, Access, Config, ForwardRole};
 use crate::forward::TrustedProxies;
@@ -26,10 +26,21 @@ use crate::upstream::Peers;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub header_timeout: Duration,
+    pub write_timeout: Duration,
     pub keepalive_timeout: Duration,
     pub max_header_bytes: usize,
     pub max_connections: usize,
 }
+
+impl Limits {
+    /// How long a request body may be idle.
+    pub fn body_timeout(&self) -> Duration {
+        self.header_timeout.max(BODY_TIMEOUT_MIN)
+    }
+}
+
+/// How long a request body may be idle, unless `server.header_timeout` is longer.
+const BODY_TIMEOUT_MIN: Duration = Duration::from_secs(30);
 
 /// How long a stop may take.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +58,8 @@ pub struct VeilRule {
     pub policy: Arc<Policy>,
     /// For `/log/**`, where changes tell of secrets.
     pub changes: Arc<Policy>,
+    /// What passes without redaction.
+    pub pass_types: Arc<[MediaTypePattern]>,
 }
 
 /// What outlives every reload.
@@ -56,8 +69,8 @@ pub struct Lasting {
     pub metrics: Arc<Metrics>,
     /// Where other gateways are told of changes, in a fleet.
     pub bus: OnceLock<Arc<Bus>>,
-    /// Places for answers that are held to be redacted.
-    pub held: Semaphore,
+    /// Memory of responses that are redacted.
+    pub responses: Arc<ResponseBudget>,
     /// Where request ids and the ids of spans come from.
     pub ids: RandomIds,
 }
@@ -103,7 +116,11 @@ impl Setup {
         let veil = |rule: &config::ForwardRedact| {
             let compiled = |changes| policy.for_forward(&rule.secret_names, changes).map(Arc::new).map_err(rule_errors);
             let (policy, changes) = (compiled(false)?, compiled(true)?);
-            Ok(VeilRule { path: pattern(&rule.path)?, role: rule.role, policy, changes })
+            let pass_types = rule.pass_types.iter().map(|text| {
+                MediaTypePattern::parse(text).map_err(|wrong| StartError::Configuration(format!("{text:?} {wrong}")))
+            });
+            let pass_types = pass_types.collect::<Result<_, _>>()?;
+            Ok(VeilRule { path: pattern(&rule.path)?, role: rule.role, policy, changes, pass_types })
         };
         let server = &config.server;
         let blocked = config.forward.blocked.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
@@ -119,6 +136,7 @@ impl Setup {
             access: config.log.access,
             limits: Limits {
                 header_timeout: server.header_timeout,
+                write_timeout: server.write_timeout,
                 keepalive_timeout: server.keepalive_timeout,
                 max_header_bytes: usize::try_from(server.max_header_bytes).unwrap_or(usize::MAX),
                 max_connections: server.max_connections,

@@ -11,7 +11,6 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::{HttpProxy, http_proxy};
-use tokio::sync::Semaphore;
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
@@ -22,7 +21,6 @@ use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
 use super::proxy::Proxy;
 use super::random_ids::RandomIds;
-use super::redacted::MAX_HELD;
 use super::secrets;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::signals::Signals;
@@ -144,7 +142,7 @@ pub fn run(
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),
         bus: OnceLock::new(),
-        held: Semaphore::new(MAX_HELD),
+        responses: Arc::default(),
         ids: RandomIds::new().map_err(environment)?,
     });
     let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };

@@ -7,11 +7,12 @@ mod anchors;
 mod breaker;
 mod client;
 mod peer;
+mod write_behind;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
@@ -20,6 +21,7 @@ pub use anchors::{AnchorFile, system_anchors};
 pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Connections, Kind, Request, Transport};
 pub use peer::{Peers, TrustError};
+pub use write_behind::{Backlog, write_behind};
 
 use crate::api::ApiError;
 
@@ -108,7 +110,17 @@ pub fn is_framed_plainly(headers: &HeaderMap) -> bool {
     length && coding && lengths.next().is_none() && codings.next().is_none()
 }
 
-/// The same for an answer that was just read. pingora takes the length away where there is a coding as well, so that only
+/// Whether a response has a content coding other than `identity`: names compare without letter case, every field counts,
+/// and empty list members are ignored (RFC 9110 sections 8.4.1 and 5.6.1).
+pub fn has_content_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
+    codings.any(|coding| {
+        let coding = coding.trim_ascii();
+        !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+    })
+}
+
+/// [`is_framed_plainly`] for an answer that was just read. pingora takes the length away where there is a coding as well, so that only
 /// the bytes tell of both.
 pub fn came_framed_plainly(session: &HttpSession) -> bool {
     let Some(head) = session.response_header() else { return false };
@@ -135,6 +147,29 @@ impl From<UpstreamError> for ApiError {
             UpstreamError::Timeout => ApiError::GatewayTimeout,
             UpstreamError::QueueFull | UpstreamError::CircuitOpen => ApiError::Unavailable,
             _ => ApiError::BadGateway,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn every_content_coding_but_identity_counts() {
+        let coded = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            has_content_coding(&headers)
+        };
+        for no in [&[][..], &["identity"], &["Identity"], &[""], &["identity, "], &["", "IDENTITY"]] {
+            assert!(!coded(no), "{no:?}");
+        }
+        for yes in [&["gzip"][..], &["GZip"], &["identity", "gzip"], &["gzip", "identity"], &["identity, br"], &["x"]] {
+            assert!(coded(yes), "{yes:?}");
         }
     }
 }

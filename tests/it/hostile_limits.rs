@@ -244,7 +244,7 @@ fn thousands_of_idle_connections_cost_little_and_keep_nobody_out() {
 
 #[test]
 fn a_reader_who_takes_nothing_is_given_up() {
-    let (origin, gateway) = scene("");
+    let (origin, gateway) = scene("server.write_timeout = \"10s\"");
     let large = vec![b'x'; 64 << 20];
     origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(large)));
     let http1 = client_of_nothing(&gateway);
@@ -291,7 +291,7 @@ fn a_body_that_does_not_come_or_drips_is_given_up() {
     for sender in senders {
         let (path, dripping, status, took) = sender.join().expect("no panic");
         println!("{path} dripping={dripping}: {status} after {took:?}");
-        assert_eq!(status, 400);
+        assert_eq!(status, 408);
         assert!(took < Duration::from_secs(if dripping { 75 } else { 45 }), "{path} {dripping}: {took:?}");
     }
 }

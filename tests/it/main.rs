@@ -43,6 +43,8 @@ mod pipelining;
 mod process;
 mod properties;
 mod race;
+mod redacted_exchange;
+mod redacted_types;
 mod redaction;
 mod redis_faults;
 mod refusals;

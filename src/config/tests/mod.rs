@@ -45,6 +45,7 @@ fn defaults_are_those_of_the_contract() {
             upgrade_socket: None,
             header_timeout: seconds(10),
             max_connections: 10_000,
+            write_timeout: seconds(60),
             keepalive_timeout: seconds(60),
             max_header_bytes: 32 * 1024,
             fast_path: true,
@@ -124,7 +125,13 @@ fn defaults_are_those_of_the_contract() {
             "/pbx/app/notification/send/callerid.*/**",
         ]
     );
-    let rule = |path: &str, role| ForwardRedact { path: path.to_owned(), role, secret_names: vec![] };
+    let pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"].map(str::to_owned).to_vec();
+    let rule = |path: &str, role| ForwardRedact {
+        path: path.to_owned(),
+        role,
+        secret_names: vec![],
+        pass_types: pass_types.clone(),
+    };
     assert_eq!(
         forward.redact,
         [
@@ -174,6 +181,7 @@ fn what_is_written_is_what_is_meant() {
         path = "/b"
         role = "answer"
         secret_names = ["x*"]
+        pass_types = ["text/event-stream"]
         [cors]
         allowed_origins = ["https://app.example"]
         "#,
@@ -193,6 +201,8 @@ fn what_is_written_is_what_is_meant() {
     // A rule that names no secrets hides those of the redaction section: forgetting the key does not open anything.
     assert_eq!(config.forward.redact[0].secret_names, config.redaction.secret_names);
     assert_eq!(config.forward.redact[1].secret_names, ["x*"]);
+    assert_eq!(config.forward.redact[0].pass_types, ["text/csv", "image/*", "application/pdf", "application/zip"]);
+    assert_eq!(config.forward.redact[1].pass_types, ["text/event-stream"]);
     assert_eq!(config.forward.redact[1].role, ForwardRole::Answer);
 }
 

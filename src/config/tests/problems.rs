@@ -115,7 +115,7 @@ fn unknown_keys_come_with_what_was_probably_meant() {
         ("[something]", "gateway.toml:1: something: is no known key; known at the top: server, admin"),
         (
             "[[forward.redact]]\npath = \"/a\"\nroles = 1",
-            "gateway.toml:3: forward.redact.roles: is no known key; did you mean `forward.redact.role`? known in [forward.redact]: path, role, secret_names",
+            "gateway.toml:3: forward.redact.roles: is no known key; did you mean `forward.redact.role`? known in [forward.redact]: path, role, secret_names, pass_types",
         ),
     ] {
         let problem = problem_of(extra);
@@ -173,6 +173,7 @@ fn values_out_of_bounds_are_refused() {
         ("server", "max_header_bytes", &["\"1023B\"", "\"2MiB\""], &["\"1KiB\"", "\"1MiB\""]),
         ("server", "header_timeout", &["\"0s\"", "\"9000h\""], &["\"1ms\""]),
         ("server", "keepalive_timeout", &["\"0s\""], &["\"1s\""]),
+        ("server", "write_timeout", &["\"0s\"", "\"9000h\""], &["\"1s\""]),
         ("server", "drain", &["\"-1s\""], &["\"0s\""]),
         ("server", "listen", &["[]"], &["[\"0.0.0.0:0\"]"]),
         ("server", "trusted_proxies", &["[\"10.0.0.1/8\"]", "[\"lan\"]"], &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"]),

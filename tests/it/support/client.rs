@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::PATIENCE;
 use super::checks::{Kind, check};
@@ -297,6 +298,22 @@ impl Connection {
         };
         self.stream.set_nonblocking(false).expect("a mode every socket has");
         closed
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("an option of every socket");
+    }
+
+    /// So many bytes at most, as soon as any are there; none at the end.
+    pub fn read_some(&mut self, most: usize) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.buffer);
+        if bytes.is_empty() {
+            bytes.resize(most, 0);
+            let read = self.stream.read(&mut bytes).unwrap_or(0);
+            bytes.truncate(read);
+        }
+        bytes
     }
 
     /// Says that nothing more will come, and still reads.
