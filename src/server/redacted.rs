@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT,
-    HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
-    TRANSFER_ENCODING, VARY,
+    HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    RANGE, TRANSFER_ENCODING, VARY,
 };
 use http::{Method, StatusCode, Version};
 use pingora_core::ErrorType;
@@ -30,7 +30,7 @@ use super::credentials::take_read_ahead;
 use super::disconnect::ClientFailure;
 use super::proxy::{Exchange, Proxy, end_if_draining};
 use super::response_budget::{Client, MAX_BODY, Reserved, Sending};
-use crate::api::{AccessLevel, ApiError, MediaType, MediaTypePattern, Query, Refusal, accepts_any, error_body};
+use crate::api::{AccessLevel, ApiError, MediaType, MediaTypePattern, Query, accepts_any, error_body};
 use crate::config::ForwardRole;
 use crate::forward::hop_by_hop;
 use crate::offload::{self, MAX_IN_PLACE};
@@ -232,10 +232,7 @@ impl Proxy {
         };
         metrics.upstream_exchange("forward", started.elapsed(), failed);
         let Err(failure) = result else { return Ok(()) };
-        let is_open = matches!(
-            failure,
-            Failure::Client(_) | Failure::Upstream(UpstreamError::Timeout)
-        );
+        let is_open = matches!(failure, Failure::Client(_) | Failure::Upstream(UpstreamError::Timeout));
         self.response_failed(exchange, is_open);
         session.set_keepalive(None);
         let error = match failure {
