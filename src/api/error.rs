@@ -23,6 +23,8 @@ pub enum ApiError {
     RequestTimeout,
     /// TRACE or CONNECT.
     MethodNotAllowed,
+    /// A method longer than any that is known.
+    NotImplemented,
     /// More tokens to validate from one address than allowed.
     TooManyRequests,
     /// The queue towards the API is full, or the API is known to be down.
@@ -137,6 +139,7 @@ impl ApiError {
             ApiError::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here")
             }
+            ApiError::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_request", "The method is not known"),
             ApiError::TooManyRequests => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many invalid tokens from this address")
             }

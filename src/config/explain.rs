@@ -277,8 +277,9 @@ impl Page {
         self.item(
             "callers",
             &format!(
-                "{} connections; heads of {head} within {}; idle for {}; a write without progress for {}",
+                "{} connections; {} requests at once; heads of {head} within {}; idle for {}; a write without progress for {}",
                 server.max_connections,
+                server.max_requests,
                 time(server.header_timeout),
                 time(server.keepalive_timeout),
                 time(server.write_timeout)

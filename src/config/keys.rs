@@ -217,6 +217,21 @@ pub(super) const KEYS: &[Key] = &[
         "Connections open at once, all listeners together; more are turned away. Each takes a file descriptor: raise the \
          limit of the process (ulimit -n) along with it.",
     ),
+    optional(
+        "server.max_connections_per_address",
+        Kind::Whole { min: 1, max: 1_000_000 },
+        "5000",
+        "Maximum number of open connections of one client address (IPv6: of one /64 network); further ones get 503. Unless \
+         set: half of max_connections, but at least 16. Addresses in trusted_proxies have no such limit.",
+    ),
+    default(
+        "server.max_requests",
+        Kind::Whole { min: 1, max: 1_000_000 },
+        "2048",
+        "Maximum number of requests under way, HTTP/2 streams included; further ones get 503. One client address (IPv6: one \
+         /64 network) and one token may each use half of it, but at least 16; addresses in trusted_proxies may use all of \
+         it. Each request may hold 64 KiB of memory, and a forwarded one a file descriptor.",
+    ),
     default(
         "server.keepalive_timeout",
         TIMEOUT,

@@ -119,6 +119,9 @@ pub struct Server {
     pub header_timeout: Duration,
     pub write_timeout: Duration,
     pub max_connections: usize,
+    /// `None`: half of `max_connections`, and at least 16.
+    pub max_connections_per_address: Option<usize>,
+    pub max_requests: usize,
     pub keepalive_timeout: Duration,
     pub max_header_bytes: u64,
     pub fast_path: bool,

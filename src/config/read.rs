@@ -93,6 +93,8 @@ impl<'g> Reader<'g> {
             header_timeout: self.get("server.header_timeout"),
             write_timeout: self.get("server.write_timeout"),
             max_connections: self.get("server.max_connections"),
+            max_connections_per_address: self.find("server.max_connections_per_address"),
+            max_requests: self.get("server.max_requests"),
             keepalive_timeout: self.get("server.keepalive_timeout"),
             max_header_bytes: self.get("server.max_header_bytes"),
             fast_path: self.get("server.fast_path"),

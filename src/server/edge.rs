@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
 
+use super::admission::{ConnectionPlace, Limit};
 use super::certificate::Certificate;
 use super::head;
 use super::http2::{self, Times, Watch};
@@ -158,6 +159,30 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         }
     }
 
+    /// Takes a place within the share of the client's address, where connections have shares.
+    fn address_place(&self, stream: &Stream) -> Result<Option<ConnectionPlace>, Limit> {
+        if self.side == Side::Admin {
+            return Ok(None);
+        }
+        let setup = self.current.load();
+        let digest = stream.get_socket_digest();
+        let peer = digest.as_ref().and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()));
+        let Some(address) = peer.and_then(|peer| setup.limited_address(peer)) else { return Ok(None) };
+        setup.admission.connection(address, setup.limits.address_connections).map(Some)
+    }
+
+    /// Refuses a connection over a limit: with a response, or, in a flood of them, by closing it.
+    async fn refuse_connection(&self, stream: Stream, tls: Option<&Certificate>, limit: Limit) -> Option<()> {
+        // Counted apart from the served ones, or a flood of refusals would keep other clients out.
+        let _counted = Counted::below(&self.turned_away, MAX_TURNED_AWAY)?;
+        if self.side == Side::Public {
+            self.current.load().metrics.over_limit(limit.as_str());
+        }
+        let stream = self.in_plain(stream, tls).await?;
+        self.turn_away(stream).await;
+        Some(())
+    }
+
     /// Answers a connection beyond the limit with 503, in the protocol that it speaks. The request is awaited for
     /// [`LINGER`], since protocol and origin are in its head; then the 503 is sent without it.
     async fn turn_away(&self, mut stream: Stream) {
@@ -195,7 +220,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
 
     /// Answers the first request of an HTTP/2 connection with an error, and ends the connection.
     async fn refuse_http2(&self, stream: Stream, read: BytesMut, error: ApiError) {
-        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(Arc::default())));
+        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(Arc::default(), self.current.clone(), false)));
         http2::refuse(stream, LINGER, |request| {
             let reply = Reply::from(error);
             let mut record = self.refused(error, &reply, Some(request.method.clone()));
@@ -259,10 +284,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
 
     /// Serves HTTP/2. `read` is what was read already, beginning with the preface.
     async fn serve_http2(&self, stream: Stream, read: BytesMut, limits: Limits, draining: &ShutdownWatch) {
-        let flood = Arc::new(Notify::new());
-        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(flood.clone())));
+        let (flood, judges) = (Arc::new(Notify::new()), self.side == Side::Public);
+        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(flood.clone(), self.current.clone(), judges)));
         let times = Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout };
-        http2::serve(&self.app, stream, &flood, times, draining).await;
+        if http2::serve(&self.app, stream, &flood, times, draining).await {
+            self.current.load().metrics.over_limit("http2_frames");
+        }
     }
 }
 
@@ -344,13 +371,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     /// listener, so that a handshake is counted as a connection and has the deadline of a head; pingora gives each 60 s,
     /// without a number. `draining`: answers say that the connection ends.
     pub async fn serve(&self, stream: Stream, tls: Option<&Certificate>, draining: &ShutdownWatch) -> Option<Stream> {
-        let Some(_counted) = Counted::below(&self.connections, self.max_connections()) else {
-            // Those who are told why are counted apart, or a flood of them would keep the others out.
-            if let Some(_counted) = Counted::below(&self.turned_away, MAX_TURNED_AWAY) {
-                let stream = self.in_plain(stream, tls).await?;
-                self.turn_away(stream).await;
-            }
+        let Some(counted) = Counted::below(&self.connections, self.max_connections()) else {
+            self.refuse_connection(stream, tls, Limit::Connections).await;
             return None;
+        };
+        let _place = match self.address_place(&stream) {
+            Ok(place) => place,
+            Err(limit) => {
+                drop(counted);
+                self.refuse_connection(stream, tls, limit).await;
+                return None;
+            }
         };
         let mut stream = self.in_plain(stream, tls).await?;
         // Over TLS the protocol is what ALPN agreed on, and HTTP/1.1 without it; in plain the first bytes

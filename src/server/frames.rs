@@ -1,8 +1,9 @@
-//! The frames that an HTTP/2 client sends, counted by type before h2 reads them: a connection that sends far more control
-//! frames than its requests need ends (RFC 9113 section 10.5). h2 answers each of them, without a limit. Pure.
+//! The frames that an HTTP/2 client sends, counted by type before h2 reads them: a connection that
+//! sends far more control frames than its requests need ends (RFC 9113 section 10.5). h2 answers
+//! each of them, without a limit. Pure.
 //!
-//! Each type has a bucket. A frame takes a token; time, requests and written bytes put tokens back, up to the size of the
-//! bucket.
+//! Each type has a bucket. A frame takes a token; time, requests and written bytes put tokens back,
+//! up to the size of the bucket.
 
 use std::time::{Duration, Instant};
 
@@ -52,12 +53,13 @@ const LIMITS: [Limit; 7] = [
     limit(PING, 100, 10, 1, 0),
     // A handful at the beginning; each is answered, and may resize tables.
     limit(SETTINGS, 20, 1, 0, 0),
-    // One for the stream and one for the connection, for each DATA frame; those may hold single events.
+    // One for the stream and one for the connection, for each DATA frame; those may hold single
+    // events.
     limit(WINDOW_UPDATE, 1000, 200, 8, 64),
     // Firefox described a tree of six nodes, and moved each request within it.
     limit(PRIORITY, 200, 20, 4, 0),
-    // A page that is left cancels what it had requested. A client that resets every request is an attack
-    // (CVE-2023-44487): a quarter of all requests may be reset without end.
+    // A page that is left cancels what it had requested. A client that resets every request is an
+    // attack (CVE-2023-44487): a quarter of all requests may be reset without end.
     Limit { kind: RST_STREAM, burst: 200_000, per_second: 20_000, per_request: 250, per_kib: 0 },
     // h2 limits those of one head.
     limit(CONTINUATION, 100, 10, 8, 0),
@@ -181,7 +183,8 @@ mod tests {
                 assert_eq!(frames.read(&frame(kind, 8), now), Ok(()), "type {kind} in second {second}");
             }
         }
-        // Requests at a great rate, with what browsers send along; each response of 100 events is acknowledged twice each.
+        // Requests at a great rate, with what browsers send along; each response of 100 events is
+        // acknowledged twice each.
         let mut frames = opened(start);
         let row = [frame(HEADERS, 20), frame(PRIORITY, 5), frame(0x10, 5), frame(PING, 8)];
         for _ in 0..10_000 {

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytes::{BufMut, BytesMut};
-use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, COOKIE};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 use memchr::memmem::Finder;
 
 use crate::api::{ApiError, Refusal};
@@ -19,6 +19,9 @@ static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"
 
 /// Fields of a request head at most.
 pub const MAX_FIELDS: usize = 100;
+
+/// Characters of a method at most; the longest registered one has 17.
+pub const MAX_METHOD: usize = 32;
 
 /// Fields that decide who is calling, where to, or how long a body is: no other spelling of them passes.
 const DECISIVE: [&str; 14] = [
@@ -92,6 +95,9 @@ pub fn judge(head: &[u8]) -> Result<Passed, ApiError> {
     if matches!(method, "CONNECT" | "TRACE") {
         return Err(ApiError::MethodNotAllowed);
     }
+    if method.len() > MAX_METHOD {
+        return Err(ApiError::NotImplemented);
+    }
     let (host, body) = fields_agree(request.headers, minor)?;
     let origin_form = check_target(method, target, host)?;
     let instead = origin_form.map(|target| {
@@ -163,12 +169,27 @@ fn fields_agree<'a>(fields: &[httparse::Header<'a>], minor: u8) -> Result<(Optio
     }
 }
 
-/// Judges the fields of a request that came over HTTP/2, which has framing of its own: what HTTP/1.1 behind the gateway
-/// could read in another way is refused.
+/// The number of fields of a message. HTTP/2 may send each cookie as a field, for the sake of compression (RFC 9113
+/// section 8.2.3); the message has one.
+pub fn count_fields(version: Version, fields: &HeaderMap) -> usize {
+    let cookies = if version == Version::HTTP_2 { fields.get_all(COOKIE).iter().count() } else { 0 };
+    fields.len() - cookies.saturating_sub(1)
+}
+
+/// Judges the target and the fields of a request that came over HTTP/2, which has framing of its own: what HTTP/1.1 behind
+/// the gateway could read in another way is refused.
 ///
 /// # Errors
-/// A name that other readers take for another's, or more than one length.
-pub fn judge_http2(fields: &HeaderMap) -> Result<(), ApiError> {
+/// Another scheme than `http` and `https`, blanks around a value (RFC 9113 section 8.2.1), a name that other readers take
+/// for another's, or more than one length.
+pub fn judge_http2(uri: &Uri, fields: &HeaderMap) -> Result<(), ApiError> {
+    if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(ApiError::BadRequest(Refusal::OtherAuthority));
+    }
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if fields.values().map(HeaderValue::as_bytes).any(|value| is_blank(value.first()) || is_blank(value.last())) {
+        return Err(ApiError::BadRequest(Refusal::Malformed));
+    }
     if fields.keys().any(|name| is_disguised(name.as_str())) {
         return Err(ApiError::BadRequest(Refusal::Malformed));
     }
@@ -280,13 +301,43 @@ impl Authority {
     }
 }
 
+/// A character of a field's name or of a method (RFC 9110 section 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::request_head_oracle as oracle;
 
     fn judged(line: &str, fields: &str) -> Result<Option<String>, ApiError> {
         let head = format!("{line}\r\n{fields}\r\n");
         judge(head.as_bytes()).map(|passed| passed.instead.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
+    }
+
+    proptest::proptest! {
+        /// The fuzz target `request_head` compares the same for longer.
+        #[test]
+        fn head_that_passes_has_one_reading(
+            fields in proptest::collection::vec(
+                (
+                    proptest::sample::select(&["Host", "Content-Length", "Transfer-Encoding", "X", "x y", ""][..]),
+                    proptest::sample::select(&[":", ": ", " :", ":\t", "\r\n", "\n", ""][..]),
+                    proptest::sample::select(&["a", "5", "chunked", "CHUNKED", "+5", "", "a\rb", "a\nb", "\0"][..]),
+                ),
+                0..5,
+            ),
+            version in proptest::sample::select(&["1.1", "1.0", "1.2"][..]),
+        ) {
+            let fields: String = fields.iter().map(|(name, colon, value)| format!("{name}{colon}{value}\r\n")).collect();
+            let head = format!("POST /x HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+            if let Ok(passed) = judge(head.as_bytes()) {
+                let framing = oracle::framing(head.as_bytes());
+                proptest::prop_assert!(framing.is_some(), "{:?}", head);
+                proptest::prop_assert_eq!(passed.chunked, framing == Some(oracle::Framing::Chunked), "{:?}", head);
+            }
+        }
     }
 
     const GET: &str = "GET / HTTP/1.1";
@@ -408,6 +459,8 @@ mod tests {
         assert_eq!(judged(GET, &hundred), Ok(None));
         assert_eq!(judged(GET, &format!("{hundred}X: 1\r\n")), Err(ApiError::HeadTooLarge));
         assert_eq!(judged("TRACE / HTTP/1.1", HOST), Err(ApiError::MethodNotAllowed));
+        let long = |length: usize| judged(&format!("{} / HTTP/1.1", "A".repeat(length)), HOST);
+        assert_eq!((long(MAX_METHOD), long(MAX_METHOD + 1)), (Ok(None), Err(ApiError::NotImplemented)));
         assert_eq!(judged("CONNECT a:443 HTTP/1.1", HOST), Err(ApiError::MethodNotAllowed));
     }
 }

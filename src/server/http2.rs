@@ -1,8 +1,9 @@
-//! HTTP/2 connections: h2 with limits of our choice, an accept loop that ends floods, and the stream below h2 that counts
-//! frames and lets the last GOAWAY arrive.
+//! HTTP/2 connections: h2 with limits of our choice, an accept loop that ends floods, and the
+//! stream below h2 that counts frames and lets the last GOAWAY arrive.
 //!
 //! pingora's loop sets no limit on control frames and cannot end a connection with a reason.
 
+use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::Reason;
+use http::Method;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
@@ -22,15 +24,22 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::frames::Frames;
+use super::http2_rewrite::Rewriter;
+use super::setup::{Current, Setup};
+use crate::api::{ApiError, Refusal};
 use crate::clock;
+use crate::telemetry::Record;
 
-/// Streams open at a time. Browsers queue further requests; 64 of them fill any link that matters here.
+/// Streams open at a time. Browsers queue further requests; 64 of them fill any link that matters
+/// here.
 pub const MAX_STREAMS: u32 = 64;
 
-/// Bytes of a response that h2 holds for one stream, because the client reads slower than it permits.
+/// Bytes of a response that h2 holds for one stream, because the client reads slower than it
+/// permits.
 const SEND_BUFFER: usize = 32 << 10;
 
-/// Bytes of request bodies that wait to be read, of one stream and of one connection: what RFC 9113 begins with.
+/// Bytes of request bodies that wait to be read, of one stream and of one connection: what RFC 9113
+/// begins with.
 const WINDOW: u32 = 65_535;
 
 /// Bytes of one frame that a client sends: the smallest limit that RFC 9113 permits.
@@ -39,21 +48,26 @@ const MAX_FRAME: u32 = 16 << 10;
 /// Bytes of a request head without compression; `server.max_header_bytes` applies as well.
 const MAX_HEAD: u32 = 64 << 10;
 
-/// Streams of one connection that may fail by the client's mistakes. A client that does not attack makes none.
+/// Streams of one connection that may fail by the client's mistakes. A client that does not attack
+/// makes none.
 const MAX_MALFORMED: usize = 32;
 
-/// Requests that a client resets before the gateway has looked at them (CVE-2023-44487): h2's own default.
+/// Requests that a client resets before the gateway has looked at them (CVE-2023-44487): h2's own
+/// default.
 const MAX_RESET_BEFORE_ACCEPT: usize = 20;
 
-/// Streams that the gateway reset and still remembers, so that late frames are not an error; and how long.
+/// Streams that the gateway reset and still remembers, so that late frames are not an error; and
+/// how long.
 const MAX_RESET_REMEMBERED: usize = 32;
 const RESET_REMEMBERED: Duration = Duration::from_secs(1);
 
-/// Time for the last GOAWAY to be written, and time to read on so that it is not lost in a reset of the connection.
+/// Time for the last GOAWAY to be written, and time to read on so that it is not lost in a reset of
+/// the connection.
 const LAST_WRITE: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Bytes that are discarded meanwhile: what may be on its way. A client that sends more has no use for the reason.
+/// Bytes that are discarded meanwhile: what may be on its way. A client that sends more has no use
+/// for the reason.
 const LINGER_BYTES: usize = 4 << 20;
 
 /// Every limit that h2's server takes. `docs/ARCHITECTURE.md` (Bounds) lists them.
@@ -192,10 +206,27 @@ where
     }
 }
 
+/// Records a malformed request or trailers, for which h2 resets the stream.
+fn record_malformed(setup: &Setup, method: &[u8]) {
+    let error = ApiError::BadRequest(Refusal::Malformed);
+    let mut record = Record::begin(clock::now());
+    record.method = Method::from_bytes(method).unwrap_or_default();
+    record.status = error.status();
+    record.error = Some(error);
+    record.cause = Some("http2_stream_error");
+    record.request_id = setup.new_request_id();
+    record.end(&setup.gateway.metrics, setup.access);
+}
+
 /// The watch over the frames of one connection, below h2.
-#[derive(Debug)]
 pub struct Watch {
     frames: Frames,
+    /// Judges heads, on the public listener.
+    rewriter: Option<Rewriter>,
+    /// What h2 gets next.
+    out: BytesMut,
+    /// For the records of malformed requests.
+    current: Arc<Current>,
     flood: Arc<Notify>,
     flooded: bool,
     /// While the connection lingers after its last write.
@@ -203,9 +234,26 @@ pub struct Watch {
     discarded: usize,
 }
 
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("flooded", &self.flooded).finish_non_exhaustive()
+    }
+}
+
 impl Watch {
-    pub fn new(flood: Arc<Notify>) -> Self {
-        Watch { frames: Frames::new(clock::now()), flood, flooded: false, linger: None, discarded: 0 }
+    /// `judges_heads`: on the public listener, whose application knows the requests that stand in
+    /// for refused ones.
+    pub fn new(flood: Arc<Notify>, current: Arc<Current>, judges_heads: bool) -> Self {
+        Watch {
+            frames: Frames::new(clock::now()),
+            rewriter: judges_heads.then(Rewriter::default),
+            out: BytesMut::new(),
+            current,
+            flood,
+            flooded: false,
+            linger: None,
+            discarded: 0,
+        }
     }
 
     /// Whether a flood came: nothing more is to be read.
@@ -213,13 +261,26 @@ impl Watch {
         self.flooded
     }
 
-    /// Counts what was read. False: it is a flood, which the accept loop ends.
-    pub fn read(&mut self, bytes: &[u8]) -> bool {
-        if self.frames.read(bytes, clock::now()).is_err() {
+    /// Takes what was read, which `rest` gives to h2. A flood is ended by the accept loop.
+    pub fn read(&mut self, bytes: &[u8]) {
+        let mut is_right = self.frames.read(bytes, clock::now()).is_ok();
+        if let Some(rewriter) = &mut self.rewriter {
+            is_right &= rewriter.read(bytes, &mut self.out).is_ok();
+            for method in rewriter.take_malformed() {
+                record_malformed(&self.current.load(), &method);
+            }
+        } else {
+            self.out.extend_from_slice(bytes);
+        }
+        if !is_right {
             self.flooded = true;
             self.flood.notify_one();
         }
-        !self.flooded
+    }
+
+    /// What h2 has not got yet.
+    pub fn rest(&mut self) -> &mut BytesMut {
+        &mut self.out
     }
 
     pub fn wrote(&mut self, bytes: usize) {
@@ -231,8 +292,9 @@ impl Watch {
         self.linger.is_some()
     }
 
-    /// Reads on and discards until the client closes, or for half a second. A connection that is closed with unread bytes is
-    /// reset, and the client loses what it has not read (RFC 9112 section 9.6).
+    /// Reads on and discards until the client closes, or for half a second. A connection that is
+    /// closed with unread bytes is reset, and the client loses what it has not read (RFC 9112
+    /// section 9.6).
     pub fn poll_linger(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         let mut sink = [0; 4096];

@@ -92,18 +92,29 @@ impl Lane {
             }
             Err(caller) => {
                 let busy = setup.lifecycle.busy();
-                // Apart, so that a connection is no larger for what few of its requests need.
-                let answering = Box::pin(async {
-                    select! {
-                        biased;
-                        reply = setup.gateway.answer_plain(&ask, caller, &mut record) => Some(reply),
-                        () = client_left(stream, &mut self.behind) => None,
+                let limited = setup.limited_address(address);
+                match setup.admission.request(setup.limits.requests, limited, Some(caller)) {
+                    Ok(place) => {
+                        // Apart, so that a connection is no larger for what few of its requests need.
+                        let answering = Box::pin(async {
+                            select! {
+                                biased;
+                                reply = setup.gateway.answer_plain(&ask, caller, &mut record) => Some(reply),
+                                () = client_left(stream, &mut self.behind) => None,
+                            }
+                        });
+                        let Some(reply) = answering.await else {
+                            return self.give_up(ClientFailure::Closed, record, setup);
+                        };
+                        (reply, Some((busy, Some(place))))
                     }
-                });
-                let Some(reply) = answering.await else {
-                    return self.give_up(ClientFailure::Closed, record, setup);
-                };
-                (reply, Some(busy))
+                    Err(limit) => {
+                        setup.gateway.metrics.over_limit(limit.as_str());
+                        record.cause = Some(limit.as_str());
+                        record.error = Some(ApiError::Unavailable);
+                        (Reply::from(ApiError::Unavailable), Some((busy, None)))
+                    }
+                }
             }
         };
         record.status = reply.status();
@@ -156,7 +167,7 @@ impl Lane {
         if let Poll::Ready(written) = at_once {
             return written.map_err(|_| ClientFailure::Closed);
         }
-        let _busy = setup.lifecycle.busy();
+        let _busy = (setup.lifecycle.busy(), setup.admission.started_request());
         let longest = setup.limits.write_timeout;
         while whole.has_remaining() {
             match timeout(longest, stream.write_buf(&mut whole)).await {

@@ -1,6 +1,7 @@
 //! pingora: listeners, the reading of request heads, the adapter to the gateway, the admin listener, signals and drain.
 
 mod admin;
+mod admission;
 mod certificate;
 mod change_log;
 mod chunks;
@@ -11,7 +12,10 @@ mod fleet;
 mod frames;
 mod head;
 mod holder;
+mod hpack;
 mod http2;
+mod http2_head;
+mod http2_rewrite;
 mod idle;
 mod lane;
 mod lifecycle;
@@ -30,6 +34,13 @@ mod signals;
 mod start;
 mod upgrade;
 mod wrapped;
+
+#[cfg(test)]
+#[path = "../../fuzz/oracles/chunked.rs"]
+mod chunked_oracle;
+#[cfg(test)]
+#[path = "../../fuzz/oracles/request_head.rs"]
+mod request_head_oracle;
 
 pub use listening::cannot_listen;
 pub use secrets::warnings;

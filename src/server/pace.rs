@@ -1,16 +1,18 @@
-//! The minimum rate of a request body, so that a client that sends single bytes does not hold a connection to the API for
-//! ever: a limit on the pause between two pieces alone permits one byte every half minute for days. Pure.
+//! The minimum rate of a request body, so that a client that sends single bytes does not hold a
+//! connection to the API for ever: a limit on the pause between two pieces alone permits one byte
+//! every half minute for days. Pure.
 
 use std::time::{Duration, Instant};
 
-/// Time that a body may fall behind before it ends: links falter, and most bodies are complete by then.
+/// Time that a body may fall behind before it ends: links falter, and most bodies are complete by
+/// then.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Bytes per second that a body must deliver; a modem delivers more.
 const MIN_RATE: u64 = 256;
 
-/// A bucket of time that elapsed time drains and received bytes refill. It never holds more than [`GRACE`], so that a burst
-/// at the beginning pays for no more than the next minute.
+/// A bucket of time that elapsed time drains and received bytes refill. It never holds more than
+/// [`GRACE`], so that a burst at the beginning pays for no more than the next minute.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// The last piece, and the time that was left behind it.
@@ -18,7 +20,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Records a piece of the body and returns whether the body is still fast enough. The first piece starts the clock.
+    /// Records a piece of the body and returns whether the body is still fast enough. The first
+    /// piece starts the clock.
     pub fn keeps_up(&mut self, piece: usize, now: Instant) -> bool {
         let left = match self.last {
             None => Some(GRACE),

@@ -20,9 +20,11 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::select;
 use tokio::time::timeout;
 
+use super::admission::{Limit, RefusalPlace, RequestPlace};
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
 use super::disconnect::{ClientFailure, client_closed_request, client_left, is_clients};
 use super::head;
+use super::http2_head;
 use super::lifecycle::Counted;
 use super::pace::Pace;
 use super::redacted::{RedactRule, Veil, restrict_caching, write_pieces};
@@ -38,6 +40,9 @@ use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, announces_absent_body, i
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Time to write the response to a request over a limit.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// pingora's side of the gateway.
 pub struct Proxy(pub Arc<Current>);
@@ -68,6 +73,9 @@ pub struct Exchange {
     informational: usize,
     /// The socket to the API, which lives as long as pingora forwards.
     api_socket: Option<RawFd>,
+    /// Among the requests under way, or among the refusals that are being written.
+    place: Option<RequestPlace>,
+    refusal: Option<RefusalPlace>,
     _busy: Counted,
 }
 
@@ -93,15 +101,23 @@ enum Answered {
 impl Setup {
     /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
     fn way<'r>(&self, request: &'r RequestHeader, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
+        if let Some(error) = http2_head::refusal(&request.headers).filter(|_| request.version == Version::HTTP_2) {
+            return Err(error);
+        }
         if matches!(request.method, Method::TRACE | Method::CONNECT) {
             return Err(ApiError::MethodNotAllowed);
         }
         let size: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
-        if request.headers.len() > head::MAX_FIELDS || size + request.raw_path().len() > self.limits.max_header_bytes {
+        if head::count_fields(request.version, &request.headers) > head::MAX_FIELDS
+            || size + request.raw_path().len() > self.limits.max_header_bytes
+        {
             return Err(ApiError::HeadTooLarge);
         }
+        if request.method.as_str().len() > head::MAX_METHOD {
+            return Err(ApiError::NotImplemented);
+        }
         if request.version == Version::HTTP_2 {
-            head::judge_http2(&request.headers)?;
+            head::judge_http2(&request.uri, &request.headers)?;
         }
         if request.headers.get_all(CONNECTION).iter().any(|value| head::nominates_protected(value.as_bytes())) {
             return Err(ApiError::BadRequest(Refusal::ConnectionNominates));
@@ -284,6 +300,44 @@ impl Proxy {
 }
 
 impl Proxy {
+    /// Takes a place among the requests under way.
+    fn admit(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Limit> {
+        let (request, setup) = (session.req_header(), &exchange.setup);
+        let address = setup.trusted.caller(Self::peer_address(session), &request.headers);
+        let query = Query::unvalidated(request.uri.query());
+        let credential = setup.gateway.credential(&request.headers, &query).ok();
+        let caller = credential.map(|credential| setup.gateway.caller_of(&credential.token));
+        let (limits, address) = (setup.limits.requests, setup.limited_address(address));
+        let place = setup.admission.request(limits, address, caller)?;
+        exchange.place = Some(place);
+        Ok(())
+    }
+
+    /// Refuses a request over a limit: with a response, or, in a flood of them, by resetting its stream.
+    async fn refuse_over_limit(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        limit: Limit,
+    ) -> pingora_core::Result<()> {
+        exchange.setup.gateway.metrics.over_limit(limit.as_str());
+        exchange.record.cause = Some(limit.as_str());
+        let reply = self.refused(ApiError::Unavailable, exchange);
+        exchange.record.status = reply.status();
+        exchange.refusal = exchange.setup.admission.refusal();
+        session.set_keepalive(None);
+        if exchange.refusal.is_some() {
+            session.set_write_timeout(Some(REFUSAL_TIMEOUT));
+            return self.write(session, exchange, &reply).await;
+        }
+        match session.as_downstream_mut() {
+            // Not processed: the client may send it again (RFC 9113 section 8.7).
+            ServerSession::H2(stream) => stream.shutdown_with_reason(h2::Reason::REFUSED_STREAM),
+            other => other.shutdown().await,
+        }
+        Ok(())
+    }
+
     /// What a gateway owes the API on every forwarded request.
     pub(super) fn set_forward_fields(
         &self,
@@ -438,6 +492,8 @@ impl ProxyHttp for Proxy {
             asks_upgrade: false,
             informational: 0,
             api_socket: None,
+            place: None,
+            refusal: None,
             _busy: busy,
         }
     }
@@ -453,6 +509,10 @@ impl ProxyHttp for Proxy {
         exchange.request_id = exchange.setup.request_id(session.req_header());
         exchange.record.request_id = exchange.request_id.to_str().unwrap_or_default().to_owned();
         exchange.record.trace = exchange.setup.trace(session.req_header());
+        if let Err(limit) = self.admit(session, exchange) {
+            self.refuse_over_limit(session, exchange, limit).await?;
+            return Ok(true);
+        }
         if !ends_as_told(session, exchange.setup.limits.header_timeout).await {
             let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
             self.write(session, exchange, &reply).await?;

@@ -1,6 +1,7 @@
 //! What the configuration decides for each request, and how a reload changes it: all or nothing. A request keeps to the
 //! setup that it began with.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::admission::{Admission, RequestLimits, share};
 use super::certificate::Certificate;
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
@@ -30,6 +32,9 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     pub max_header_bytes: usize,
     pub max_connections: usize,
+    /// Of one address.
+    pub address_connections: usize,
+    pub requests: RequestLimits,
 }
 
 impl Limits {
@@ -71,6 +76,8 @@ pub struct Lasting {
     pub bus: OnceLock<Arc<Bus>>,
     /// Memory of responses that are redacted.
     pub responses: Arc<ResponseBudget>,
+    /// Connections and requests under way.
+    pub admission: Arc<Admission>,
     /// Where request ids and the ids of spans come from.
     pub ids: RandomIds,
 }
@@ -140,12 +147,21 @@ impl Setup {
                 keepalive_timeout: server.keepalive_timeout,
                 max_header_bytes: usize::try_from(server.max_header_bytes).unwrap_or(usize::MAX),
                 max_connections: server.max_connections,
+                address_connections: server
+                    .max_connections_per_address
+                    .unwrap_or_else(|| share(server.max_connections)),
+                requests: RequestLimits::new(server.max_requests),
             },
             drain: DrainTimes { delay: server.drain_delay, longest: server.drain },
             gateway: Arc::new(gateway(Arc::new(policy))),
             config: config.clone(),
             lasting,
         })
+    }
+
+    /// The address whose share a request or connection uses; `None` for a trusted proxy, which many clients share.
+    pub fn limited_address(&self, address: IpAddr) -> Option<IpAddr> {
+        (!self.trusted.trusts(address)).then_some(address)
     }
 
     /// A new id of a span: 64 random bits.

@@ -11,6 +11,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::{HttpProxy, http_proxy};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
@@ -130,6 +131,7 @@ pub fn run(
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
         None => None,
     };
+    raise_descriptor_limit(&config);
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config, &anchors));
     let conf = server.configuration.clone();
@@ -143,6 +145,7 @@ pub fn run(
         metrics: metrics.clone(),
         bus: OnceLock::new(),
         responses: Arc::default(),
+        admission: Arc::default(),
         ids: RandomIds::new().map_err(environment)?,
     });
     let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };
@@ -228,6 +231,28 @@ fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> 
             tracing::warn!(wrong, "this process cannot be upgraded without downtime");
             Ok(None)
         }
+    }
+}
+
+/// Raises the soft limit on file descriptors to the hard one, as Go programs and HAProxy do, and warns if that is too low.
+fn raise_descriptor_limit(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit on file descriptors could not be raised");
+        }
+    }
+    let server = &config.server;
+    // A connection takes one descriptor, and a request that is forwarded another.
+    let needed = 2 * (server.max_connections + server.max_requests) as u64;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "the limit on file descriptors is lower than twice server.max_connections + server.max_requests; raise \
+             LimitNOFILE (systemd), ulimits (containers) or ulimit -n"
+        );
     }
 }
 

@@ -161,6 +161,16 @@ impl Drop for Wrapped {
     }
 }
 
+/// Gives as much as there is room for. An empty buffer holds no memory.
+fn give(from: &mut BytesMut, into: &mut ReadBuf<'_>) {
+    let count = from.len().min(into.remaining());
+    into.put_slice(&from[..count]);
+    from.advance(count);
+    if from.is_empty() {
+        *from = BytesMut::new();
+    }
+}
+
 /// Whether this is the end of a connection whose body could be read in two ways.
 pub fn is_doubtful(error: &pingora_core::Error) -> bool {
     let cause = error.root_cause().downcast_ref::<io::Error>();
@@ -172,36 +182,41 @@ impl AsyncRead for Wrapped {
         if self.request.as_ref().is_some_and(|request| request.body.is_over() && !request.open) {
             return self.poll_behind(cx);
         }
-        if self.watch.as_ref().is_some_and(|watch| watch.is_flooded()) {
-            return Poll::Pending;
-        }
-        let before = into.filled().len();
-        if self.read.is_empty() {
-            ready!(self.stream_mut().poll_read(cx, into))?;
-        } else {
-            let count = self.read.len().min(into.remaining());
-            into.put_slice(&self.read[..count]);
-            self.read.advance(count);
+        loop {
+            let before = into.filled().len();
+            if let Some(watch) = &mut self.watch {
+                // The accept loop is woken, and polls no read before it has ended the connection.
+                if watch.is_flooded() {
+                    return Poll::Pending;
+                }
+                if !watch.rest().is_empty() {
+                    give(watch.rest(), into);
+                    return Poll::Ready(Ok(()));
+                }
+            }
             if self.read.is_empty() {
-                self.read = BytesMut::new();
+                ready!(self.stream_mut().poll_read(cx, into))?;
+            } else {
+                give(&mut self.read, into);
             }
-        }
-        if let Some(watch) = &mut self.watch
-            && !watch.read(&into.filled()[before..])
-        {
-            // The accept loop is woken, and polls no read before it has ended the connection.
-            into.set_filled(before);
-            return Poll::Pending;
-        }
-        if let Some(request) = &mut self.request {
-            let piece = &into.filled()[before..];
-            let part = request.body.read(piece).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-            if !request.open && part < piece.len() {
-                request.behind.extend_from_slice(&piece[part..]);
-                into.set_filled(before + part);
+            let came = into.filled().len() > before;
+            if let Some(watch) = &mut self.watch
+                && came
+            {
+                watch.read(&into.filled()[before..]);
+                into.set_filled(before);
+                continue;
             }
+            if let Some(request) = &mut self.request {
+                let piece = &into.filled()[before..];
+                let part = request.body.read(piece).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                if !request.open && part < piece.len() {
+                    request.behind.extend_from_slice(&piece[part..]);
+                    into.set_filled(before + part);
+                }
+            }
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
     }
 }
 

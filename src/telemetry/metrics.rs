@@ -39,6 +39,7 @@ pub struct Metrics {
     identity_lookups: ByValue<IntCounter>,
     redactions: ByValue<IntCounter>,
     redaction_failures: ByValue<IntCounter>,
+    over_limit: ByValue<IntCounter>,
     upstream_duration: ByValue<Histogram>,
     upstream_errors: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
@@ -258,6 +259,11 @@ impl Metrics {
                 "Answers of the API that could not be redacted safely, by reason.",
                 &["reason"],
             )?),
+            over_limit: ByValue::counters(make.counters(
+                "over_limit_total",
+                "Connections and requests refused, and HTTP/2 connections ended, because a limit was reached.",
+                &["limit"],
+            )?),
             upstream_duration: ByValue::histograms(make.histograms(
                 "upstream_request_duration_seconds",
                 "Time of exchanges with the API, waiting for a place included.",
@@ -398,6 +404,11 @@ impl Metrics {
 
     pub fn redaction_failed(&self, reason: &'static str) {
         self.redaction_failures.inc([reason]);
+    }
+
+    /// A limit on what clients may have under way was reached.
+    pub fn over_limit(&self, limit: &'static str) {
+        self.over_limit.inc([limit]);
     }
 
     /// An exchange with the API ended; `kind`: what it was for.

@@ -28,6 +28,10 @@ MIB = 1 << 20
 STRANGERS = 64 + 2 * CACHE + 200_000 * 2 / 1024
 IDLERS = 64 + IDLE * 32 / 1024
 CONNECTIONS = 100
+HTTP2_CONNECTIONS = 400
+HTTP2_STREAMS = 100
+MAX_REQUESTS = 2048
+HTTP2 = 64 + 2 * CACHE + HTTP2_CONNECTIONS * 64 / 1024 + MAX_REQUESTS * 64 / 1024
 LARGE = 64 + 2 * CACHE + 2 * CONNECTIONS
 VALID = b'{"success":true,"employee":"ee0000000000000000000001","customer":"%s","accessLevel":"%s"}'
 
@@ -58,12 +62,13 @@ def api(verdict, document):
     """An API to which every token is valid, or none, and every customer is one document."""
     with open(os.path.join(FOLDER, "../golden/upstream.json"), "rb") as file:
         golden = file.read().strip()
+    few = b'{"name":"x","list":[' + b",".join([golden] * (60_000 // len(golden))) + b"]}"
     many = b'{"name":"x","list":[' + b",".join([golden] * (MIB // len(golden))) + b"]}"
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         port, config = free_port(), os.path.join(folder, "nginx.conf")
         files = {"viewer.json": VALID % (CUSTOMER.encode(), b"VIEWER"), "invalid.json": b'{"success":false}'}
-        files |= {"golden.json": golden, "many.json": many}
+        files |= {"golden.json": golden, "many.json": many, "list.json": few}
         for name, content in files.items():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(content)
@@ -166,12 +171,53 @@ def large(binary):
             verdict(f"answers of 1 MiB to {CONNECTIONS} connections, {what}", pair, pair.peak(), LARGE, f"; {asked} answers")
 
 
+def frame(kind, flags, stream, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def literal(text):
+    assert len(text) < 127
+    return bytes([len(text)]) + text.encode()
+
+
+def stalled(port, path):
+    """An HTTP/2 connection with requests whose responses find a window of 0."""
+    fields = {":method": "GET", ":scheme": "http", ":authority": "x", ":path": path, "authorization": "Bearer tok-big"}
+    block = b"".join(b"\0" + literal(name) + literal(value) for name, value in fields.items())
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"\0\4\0\0\0\0")
+    sent += b"".join(frame(1, 5, 2 * number + 1, block) for number in range(HTTP2_STREAMS))
+    connection.sendall(sent)
+    return connection
+
+
+def http2(binary):
+    """400 connections with 100 streams each, for as long as responses wait for their clients."""
+    config = f'cache.max_bytes = "{CACHE}MiB"\nlog.level = "error"\n'
+    server = f", max_requests = {MAX_REQUESTS}"
+    for document in ("golden", "list"):
+        for what, path in [
+            ("intercepted", f"/customer/{CUSTOMER}/name"),
+            ("redacted", f"/customer/{CUSTOMER}"),
+            ("plain", "/elsewhere"),
+        ]:
+            with api("viewer", document) as upstream, running(binary, config, upstream, server=server) as pair:
+                connections = [stalled(pair.public, path) for _ in range(HTTP2_CONNECTIONS)]
+                time.sleep(10)
+                more = f"; {pair.resident():.0f} MiB at the end, another token gets {pair.ask('/other', 'tok-big2')[0]}"
+                for connection in connections:
+                    connection.close()
+                what = f"{HTTP2_CONNECTIONS} x {HTTP2_STREAMS} stalled streams, {what}, {document}"
+                verdict(what, pair, pair.peak(), HTTP2, more)
+
+
 def main(binary, *names):
     parts = {
         "valid": lambda: strangers(binary, "viewer", STRANGERS),
         "invalid": lambda: strangers(binary, "invalid", STRANGERS),
         "idle": lambda: idle(binary),
         "large": lambda: large(binary),
+        "http2": lambda: http2(binary),
     }
     for name, part in parts.items():
         if not names or name in names:

@@ -44,7 +44,7 @@ class Pair:
     def url(self, path):
         return f"http://127.0.0.1:{self.public}{path}"
 
-    def ask(self, path=NAME, token=VIEWER, timeout=5):
+    def ask(self, path=NAME, token=VIEWER, timeout=30):
         """Status and body of an answer on a fresh connection."""
         request = urllib.request.Request(self.url(path), headers={"Authorization": f"Bearer {token}"})
         try:

@@ -1,5 +1,5 @@
-//! HTTP/2 clients that send far more control frames, resets or malformed streams than their requests need: the connection
-//! ends within a second, and other clients are served as before.
+//! HTTP/2 clients that send far more control frames, resets or malformed streams than their
+//! requests need: the connection ends within a second, and other clients are served as before.
 
 use std::time::{Duration, Instant};
 

@@ -39,7 +39,7 @@ fn the_defaults_in_words() {
             "/customer/** by the caller's role: under the roots",
             "/auth/** by the role in the answer: under the roots",
             "blocked /porting/*/notify: 403",
-            "10000 connections; heads of 32KiB within 10s; idle for 60s",
+            "10000 connections; 2048 requests at once; heads of 32KiB within 10s; idle for 60s",
             "memory 256MiB of entries",
         ],
     );

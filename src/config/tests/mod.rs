@@ -46,6 +46,8 @@ fn defaults_are_those_of_the_contract() {
             header_timeout: seconds(10),
             max_connections: 10_000,
             write_timeout: seconds(60),
+            max_connections_per_address: None,
+            max_requests: 2048,
             keepalive_timeout: seconds(60),
             max_header_bytes: 32 * 1024,
             fast_path: true,

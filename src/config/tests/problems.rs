@@ -170,6 +170,8 @@ fn wrong_types_are_told_with_the_right_one() {
 fn values_out_of_bounds_are_refused() {
     for (table, key, wrong, right) in [
         ("server", "max_connections", &["0", "1000001"][..], &["1"][..]),
+        ("server", "max_connections_per_address", &["0", "1000001"], &["1"]),
+        ("server", "max_requests", &["0", "1000001"], &["1"]),
         ("server", "max_header_bytes", &["\"1023B\"", "\"2MiB\""], &["\"1KiB\"", "\"1MiB\""]),
         ("server", "header_timeout", &["\"0s\"", "\"9000h\""], &["\"1ms\""]),
         ("server", "keepalive_timeout", &["\"0s\""], &["\"1s\""]),

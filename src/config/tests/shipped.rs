@@ -62,6 +62,7 @@ fn commented_defaults_are_the_defaults() {
     let mut config = parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     // These have no default, and are shown with an example.
     assert!(config.server.upgrade_socket.take().is_some());
+    assert!(config.server.max_connections_per_address.take().is_some());
     assert!(config.server.tls.take().is_some());
     assert!(config.admin.token_file.take().is_some());
     assert!(config.upstream.ca_file.take().is_some());

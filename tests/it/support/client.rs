@@ -90,7 +90,7 @@ impl Client {
         responses.collect()
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 

@@ -28,7 +28,7 @@ pub use client::{Call, Client, Connection, Pending, Response};
 pub use documents::*;
 pub use gateway::{FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
 pub use http2::{Frames, Http2, Outcome, fields};
-pub use origin::{Origin, employee_of};
+pub use origin::{Origin, employee_of, runtime};
 pub use ports::unused_port;
 pub use raw_api::{RawApi, response};
 pub use recorder::{Recorder, TAG};

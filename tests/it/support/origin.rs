@@ -25,7 +25,7 @@ use super::{MARKER, PATIENCE};
 const DRIP: Duration = Duration::from_millis(50);
 
 /// One runtime for every stand-in of the test binary; the tests themselves are threads that may block.
-pub(super) fn runtime() -> &'static Runtime {
+pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
