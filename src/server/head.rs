@@ -335,7 +335,7 @@ mod tests {
             if let Ok(passed) = judge(head.as_bytes()) {
                 let framing = oracle::framing(head.as_bytes());
                 proptest::prop_assert!(framing.is_some(), "{:?}", head);
-                proptest::prop_assert_eq!(passed.chunked, framing == Some(oracle::Framing::Chunked), "{:?}", head);
+                proptest::prop_assert_eq!(passed.body == BodyFraming::Chunked, framing == Some(oracle::Framing::Chunked), "{:?}", head);
             }
         }
     }

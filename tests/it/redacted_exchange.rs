@@ -58,6 +58,7 @@ fn client_that_resets_ends_the_exchange_within_a_second() {
         has_arrived.recv_timeout(PATIENCE).unwrap();
         let left = Instant::now();
         connection.reset();
+        drop(connection);
         let took = is_closed.recv_timeout(PATIENCE).unwrap() - left;
         assert!(took < Duration::from_secs(1), "HTTP/1.1: {took:?}");
     }
@@ -395,6 +396,7 @@ fn change_whose_client_left_counts_when_the_api_made_it() {
             connection.send_raw("{}");
             wait_until("the write is at the API", at_api);
             connection.reset();
+            drop(connection);
         }
         pace(Duration::from_millis(300));
         assert!(name().contains("version 1"));

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::PATIENCE;
 use super::checks::{Kind, check};
@@ -298,11 +297,6 @@ impl Connection {
         };
         self.stream.set_nonblocking(false).expect("a mode every socket has");
         closed
-    }
-
-    /// Ends the connection with a reset.
-    pub fn reset(self) {
-        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("an option of every socket");
     }
 
     /// So many bytes at most, as soon as any are there; none at the end.
