@@ -138,7 +138,7 @@ pub fn list_members(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 }
 
 /// The fields that `Connection` names: they are for one hop alone (RFC 9110 section 7.6.1).
-fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = headers.get_all(CONNECTION).iter().flat_map(|value| list_members(value.as_bytes()));
     names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }

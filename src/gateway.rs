@@ -10,25 +10,29 @@ use crate::api::{
     AccessLevel, ApiError, Change, Credential, CredentialError, CustomerId, Query, Token, find_credential,
 };
 use crate::cache::{
-    Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Key, Scope, Use,
+    Boarded, Cache, CacheControl, CallerId, CallerIds, Entry, EntryMarks, Flights, Generations, Joining, Key, Scope,
+    Use, Waiter,
 };
 use crate::clock;
 use crate::cluster::Tier;
 use crate::config::Config;
-use crate::fetch::{Asked, Errand, Fetched, Fetcher, Source, is_failure, target};
+use crate::fetch::{Asked, Errand, FetchError, Fetched, Fetcher, Source, is_failure, target};
 use crate::identity::{Caller, Identities};
 use crate::near::{Found, Near, Wanted};
 use crate::redact::Policy;
-use crate::reply::{CacheStatus, Content, Cors, Forwarded, Reply, Representation, if_none_match, names};
+use crate::reply::{
+    ApiFields, CacheStatus, Content, Cors, Forwarded, PassedFields, Reply, Representation, if_none_match, names,
+};
 use crate::telemetry::{Metrics, Record};
-use crate::upstream::{self, Circuit, Client, Connections, Transport, UpstreamError};
+use crate::upstream::{self, Circuit, Client, Connections, Payer, Transport, UpstreamError};
 
 /// A caller's `no-cache` is obeyed once in this time for each entry: more would be load on the API that any caller could make.
 const FORCED_EVERY: Duration = Duration::from_secs(1);
 
 /// Fetches under way, by what they are for, the generations when they began, and whether another gateway's word will do: who
 /// says how fresh it must be does not join those for whom it does.
-type Flying = Flights<(Key, EntryMarks, bool), Result<Fetched, ApiError>>;
+type Flying = Flights<FlightKey, Result<Fetched, FetchError>>;
+type FlightKey = (Key, EntryMarks, bool);
 
 /// Everything that answers intercepted requests.
 pub struct Gateway<T = Connections> {
@@ -145,7 +149,10 @@ impl<T: Transport> Gateway<T> {
 
     fn of(kept: Kept<T>, config: &Config, policy: Arc<Policy>) -> Self {
         let Kept { cache, identities, metrics, generations, callers, flights, near, client, tier } = kept;
-        let policy_id = policy.fingerprint();
+        let cors = Cors::new(&config.cors, &config.cache.keep_fields);
+        let passed = PassedFields::new(&config.cache.keep_fields, !cors.is_on());
+        // What is stored under other rules of what may be seen or passed is not found.
+        let policy_id = policy.fingerprint() ^ passed.fingerprint();
         let fetcher = Fetcher {
             client,
             tier,
@@ -154,12 +161,13 @@ impl<T: Transport> Gateway<T> {
             generations: generations.clone(),
             metrics: metrics.clone(),
             config: config.cache.clone(),
+            passed,
         };
         Gateway {
             cache,
             identities,
             metrics,
-            cors: Cors::new(&config.cors, &[]),
+            cors,
             generations,
             callers,
             flights,
@@ -217,17 +225,25 @@ impl<T: Transport> Gateway<T> {
             (Plan::Hit, Some(entry)) => Ok(stored_reply(held, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) })),
             (Plan::Refresh, Some(entry)) => {
                 if !entry.is_paused(now) {
-                    // Nobody waits for it: the next one finds its answer.
-                    drop(self.send(errand));
+                    // No client waits for it: the next request finds its response.
+                    drop(self.send(errand, Joining { store: !wants.no_store, ..Joining::BACKGROUND }));
                 }
                 self.metrics.stale_served("revalidating");
                 Ok(stored_reply(held, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
             }
             (Plan::StaleIfError, Some(entry)) => Ok(self.stale_if_error(held, &entry, now)),
             (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached),
-            (Plan::Fetch(why), _) => {
+            (Plan::Fetch(why), stored) => {
                 errand.forced = why == Forwarded::Request;
-                self.fetch(held, errand, why).await
+                let joining = Joining { store: !wants.no_store, ..Joining::WAITING };
+                if let Some(entry) =
+                    stored.filter(|entry| self.circuit() != Circuit::Closed && entry.usable_if_error(now))
+                {
+                    // The API is known to be down. Where this fetch finds out whether it is back, no client waits for it.
+                    drop(self.send(errand, Joining { in_background: true, ..joining }));
+                    return Ok(self.stale_if_error(held, &entry, now));
+                }
+                self.fetch(held, errand, why, joining).await
             }
             (_, None) => Err(ApiError::Internal),
         }
@@ -290,13 +306,13 @@ impl<T: Transport> Gateway<T> {
     }
 
     /// Waits for the API's answer; a stale one may serve once more where the API gives none.
-    async fn fetch(&self, held: Held<'_>, errand: Errand, why: Forwarded) -> Result<Reply, ApiError> {
+    async fn fetch(&self, held: Held<'_>, errand: Errand, why: Forwarded, joining: Joining) -> Result<Reply, ApiError> {
         let (key, employee, stale) = (errand.key, errand.caller.employee, errand.stale.clone());
-        let (boarded, fetching) = self.send(errand);
-        let fetched = fetching.result().await.unwrap_or(Err(ApiError::Internal));
+        let (boarded, fetching) = self.send(errand, joining);
+        let fetched = fetching.result().await.unwrap_or(Err(ApiError::Internal.into()));
         let now = clock::now();
         let failed = match &fetched {
-            Err(error) => error.is_the_apis(),
+            Err(failed) => failed.error.is_the_apis(),
             Ok(fetched) => is_failure(fetched.representation.status()),
         };
         // Not if a change has been seen meanwhile: then it is not stale but wrong.
@@ -315,7 +331,10 @@ impl<T: Transport> Gateway<T> {
                 return Ok(self.stale_if_error(held, &entry, now));
             }
         }
-        let fetched = fetched?;
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(failed) => return Ok(failed_reply(failed)),
+        };
         let cache_status = match (boarded, &fetched.from) {
             (_, Source::Fleet(entry)) => {
                 return Ok(stored_reply(held, entry, now, CacheStatus::Shared { ttl: entry.ttl(now) }));
@@ -327,7 +346,9 @@ impl<T: Transport> Gateway<T> {
             (Boarded::Led, _) => CacheStatus::Miss { why, stored: fetched.stored },
         };
         let age = fetched.initial_age + now.saturating_duration_since(fetched.at);
-        Ok(reply(held.names(&fetched.representation), fetched.representation, age, cache_status))
+        let Fetched { representation, fields, exchange_fields, .. } = fetched;
+        let reply = reply(held.names(&representation), representation, fields, age, cache_status);
+        Ok(Reply { exchange_fields, ..reply })
     }
 
     async fn identify(
@@ -342,10 +363,11 @@ impl<T: Transport> Gateway<T> {
         Ok(caller)
     }
 
-    /// Sends for an answer, or joins those who wait for it.
-    fn send(&self, errand: Errand) -> (Boarded, crate::cache::Waiter<Result<Fetched, ApiError>>) {
+    /// Starts a fetch, or joins one that runs.
+    fn send(&self, errand: Errand, joining: Joining) -> (Boarded, Waiter<FlightKey, Result<Fetched, FetchError>>) {
         let fetcher = self.fetcher.clone();
-        self.flights.board(&(errand.key, errand.marks, errand.particular), || async move { fetcher.run(errand).await })
+        let key = (errand.key, errand.marks, errand.particular);
+        self.flights.board(&key, joining, |demand| async move { fetcher.run(errand, &demand).await })
     }
 
     fn stale_if_error(&self, held: Held<'_>, entry: &Entry, now: Instant) -> Reply {
@@ -358,17 +380,22 @@ impl<T: Transport> Gateway<T> {
         let rest = ask.query.without_tokens(false);
         let target = if rest.is_empty() { target(&ask.customer) } else { format!("{}?{rest}", target(&ask.customer)) };
         let asked = clock::now();
-        match self.fetcher.ask(&target, caller.identity.level, token, None).await {
-            Ok(Asked::Anew { representation, initial_age, .. }) => {
+        let payer = Payer::Caller(caller.id);
+        let kind = upstream::Kind::Bypass;
+        let request = upstream::Request { kind, target: &target, token: Some(token), validators: None, payer };
+        match self.fetcher.ask(request, caller.identity.level, token).await {
+            Ok(Asked::Anew { representation, initial_age, fields, exchange_fields, .. }) => {
                 let age = initial_age + clock::now().saturating_duration_since(asked);
-                Ok(reply(Held::Fields(ask.headers).names(&representation), representation, age, CacheStatus::Bypass))
+                let held = Held::Fields(ask.headers).names(&representation);
+                let reply = reply(held, representation, fields, age, CacheStatus::Bypass);
+                Ok(Reply { exchange_fields, ..reply })
             }
-            Ok(Asked::Still { .. }) => Err(ApiError::BadGateway),
-            Err(error) => {
-                if error == ApiError::InvalidToken {
+            Ok(Asked::Still { .. }) => Err(ApiError::InvalidResponse),
+            Err(failed) => {
+                if failed.error == ApiError::InvalidToken {
                     self.invalidate(&Scope::Caller(caller.id), "unauthorized");
                 }
-                Err(error)
+                Ok(failed_reply(failed))
             }
         }
     }
@@ -474,14 +501,19 @@ impl<T: Transport> Gateway<T> {
     /// # Errors
     /// No usable answer.
     pub async fn change_log(&self, target: &str, token: &Token) -> Result<upstream::Answer, UpstreamError> {
-        let request =
-            upstream::Request { kind: upstream::Kind::ChangeLog, target, token: Some(token), validators: None };
+        let (kind, payer) = (upstream::Kind::ChangeLog, Payer::Gateway);
+        let request = upstream::Request { kind, target, token: Some(token), validators: None, payer };
         self.fetcher.client.get(request).await
     }
 
-    /// Whether the API is asked.
+    /// The circuit as a request would find it now.
     pub fn circuit(&self) -> Circuit {
         self.fetcher.client.circuit()
+    }
+
+    /// Whether a request to the API would be refused now.
+    pub fn is_circuit_open(&self) -> bool {
+        self.fetcher.client.is_circuit_open()
     }
 }
 
@@ -528,14 +560,28 @@ fn plan(entry: &Entry, wants: &CacheControl, now: Instant) -> Plan {
 }
 
 fn stored_reply(held: Held<'_>, entry: &Entry, now: Instant, status: CacheStatus) -> Reply {
-    reply(held.names(&entry.representation), entry.representation.clone(), entry.age(now), status)
+    let (representation, fields) = (entry.representation.clone(), entry.fields.clone());
+    reply(held.names(&entry.representation), representation, fields, entry.age(now), status)
 }
 
-/// `held`: the caller has it already.
-fn reply(held: bool, representation: Representation, age: Duration, cache_status: CacheStatus) -> Reply {
+/// `held`: the client has it already.
+fn reply(
+    held: bool,
+    representation: Representation,
+    api_fields: ApiFields,
+    age: Duration,
+    cache_status: CacheStatus,
+) -> Reply {
     let held = held && representation.status() == StatusCode::OK;
     let content = if held { Content::NotModified(representation) } else { Content::Whole(representation) };
-    Reply { content, cache_status: Some(cache_status), age: Some(age.as_secs()) }
+    let (cache_status, age) = (Some(cache_status), Some(age.as_secs()));
+    Reply { content, cache_status, age, api_fields, exchange_fields: ApiFields::NONE }
+}
+
+/// The gateway's error, with the fields of the API's that belong to it.
+fn failed_reply(failed: FetchError) -> Reply {
+    let FetchError { error, fields } = failed;
+    Reply { exchange_fields: fields, ..Reply::from(error) }
 }
 
 #[cfg(test)]

@@ -8,21 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::header::RETRY_AFTER;
 use moka::policy::EvictionPolicy;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::Notify;
 
-use crate::api::{AccessLevel, ApiError, Identity, Token, Validation, read_validation};
+use crate::api::{AccessLevel, ApiError, Identity, RetryAfter, Token, Validation, read_validation};
 use crate::cache::{
-    Boarded, CallerId, CallerMarks, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Renewals, Scope,
-    ValidationMarks, Waiter,
+    Boarded, CallerId, CallerMarks, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Joining, Renewals,
+    Scope, ValidationMarks, Waiter,
 };
 use crate::clock;
 use crate::cluster::{Looked, Tier, Trust, judge_identity};
 use crate::config;
 use crate::telemetry::Metrics;
-use crate::upstream::{Client, Connections, Kind, Request, Transport};
+use crate::upstream::{Circuit, Client, Connections, Kind, Payer, Request, Transport};
 
 /// Identities remembered at most; about 300 bytes each. The one longest unused goes first.
 const MAX_IDENTITIES: u64 = 200_000;
@@ -330,8 +331,8 @@ impl<T: Transport> Identities<T> {
             Some(Remembered::Holds { vouched, refresh }) => {
                 self.metrics.identity_looked_up("hit");
                 if *refresh {
-                    // In the background: the next request finds the result.
-                    drop(self.send(key, token, None));
+                    // No client waits for it: the next request finds its result.
+                    drop(self.send(key, token, None, address, Joining::BACKGROUND));
                 }
                 return Ok(vouched.caller.clone());
             }
@@ -340,6 +341,12 @@ impl<T: Transport> Identities<T> {
                 return Err(ApiError::InvalidToken);
             }
             Some(Remembered::IfError { vouched, paused: true }) => {
+                self.metrics.identity_looked_up("stale");
+                return Ok(vouched.caller.clone());
+            }
+            // The API is known to be down. Where this request finds out whether it is back, it does so in the background.
+            Some(Remembered::IfError { vouched, paused: false }) if self.client.circuit() != Circuit::Closed => {
+                drop(self.send(key, token, None, address, Joining::BACKGROUND));
                 self.metrics.identity_looked_up("stale");
                 return Ok(vouched.caller.clone());
             }
@@ -386,7 +393,7 @@ impl<T: Transport> Identities<T> {
                 })?),
                 false => None,
             };
-            let (boarded, waiter) = self.send(key, token, permit);
+            let (boarded, waiter) = self.send(key, token, permit, address, Joining::WAITING);
             self.metrics.identity_looked_up(match boarded {
                 Boarded::Led => "miss",
                 Boarded::Joined => "collapsed",
@@ -409,12 +416,22 @@ impl<T: Transport> Identities<T> {
         key: IdentityKey,
         token: &Token,
         permit: Option<InvalidPermit>,
-    ) -> (Boarded, Waiter<Verdict>) {
+        address: IpAddr,
+        joining: Joining,
+    ) -> (Boarded, Waiter<(IdentityKey, CallerMarks), Verdict>) {
         let marks = self.generations.validation_marks(&key.caller).caller;
-        self.flights.board(&(key, marks), || {
+        self.flights.board(&(key, marks), joining, |_| {
             let (identities, token) = (self.clone(), token.clone());
-            async move { identities.validate(key, &token, permit).await }
+            async move { identities.validate(key, &token, permit, address).await }
         })
+    }
+
+    /// Whom a validation counts for: the caller, once the token was valid; until then the address that it comes from.
+    fn payer(&self, key: &IdentityKey, address: IpAddr) -> Payer {
+        match self.known.get(key) {
+            Some(Known::Valid(_)) => Payer::Caller(key.caller),
+            Some(Known::Invalid { .. }) | None => Payer::from_address(address),
+        }
     }
 
     /// What is remembered and still holds. Nothing, while changes may be made that are not heard of here.
@@ -456,9 +473,15 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Asks the API, and remembers what it says if nothing that it is about has changed meanwhile.
-    async fn validate(&self, key: IdentityKey, token: &Token, permit: Option<InvalidPermit>) -> Verdict {
+    async fn validate(
+        &self,
+        key: IdentityKey,
+        token: &Token,
+        permit: Option<InvalidPermit>,
+        address: IpAddr,
+    ) -> Verdict {
         let began = self.generations.validation_marks(&key.caller);
-        let result = self.validate_since(&began, key, token, permit).await;
+        let result = self.validate_since(&began, key, token, permit, address).await;
         Verdict { result, began }
     }
 
@@ -468,6 +491,7 @@ impl<T: Transport> Identities<T> {
         key: IdentityKey,
         token: &Token,
         permit: Option<InvalidPermit>,
+        address: IpAddr,
     ) -> Result<Option<Caller>, ApiError> {
         // A request that came just too late for the validation before this one finds its result.
         match self.remembered(&key, clock::now()) {
@@ -480,7 +504,7 @@ impl<T: Transport> Identities<T> {
             return Ok(Some(caller));
         }
         let asked_at = clock::now();
-        let answer = self.ask(key.address, token).await;
+        let answer = self.ask(key.address, token, self.payer(&key, address)).await;
         if let (Some(tier), Ok(_)) = (&self.tier, &answer) {
             tier.fetched_in(clock::now().saturating_duration_since(asked_at));
         }
@@ -584,25 +608,30 @@ impl<T: Transport> Identities<T> {
         }
     }
 
-    async fn ask(&self, address: Option<IpAddr>, token: &Token) -> Result<Validation, ApiError> {
+    async fn ask(&self, address: Option<IpAddr>, token: &Token, payer: Payer) -> Result<Validation, ApiError> {
         let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
         let target = zeroize::Zeroizing::new(match address {
             Some(address) => format!("/auth/validateToken?token={escaped}&ip={address}"),
             None => format!("/auth/validateToken?token={escaped}"),
         });
-        let request = Request { kind: Kind::Validate, target: &target, token: None, validators: None };
+        let request = Request { kind: Kind::Validate, target: &target, token: None, validators: None, payer };
         let answer = self.client.get(request).await.map_err(|error| {
             tracing::warn!(reason = error.as_str(), "a token could not be validated");
             ApiError::from(error)
         })?;
         match answer.status.as_u16() {
-            200 => read_validation(&answer.body),
-            401 | 403 => Some(Validation::Invalid),
-            _ => None,
+            200 => read_validation(&answer.body).ok_or(ApiError::InvalidResponse),
+            401 | 403 => Ok(Validation::Invalid),
+            // The API is reachable and asks for a pause.
+            429 | 503 => Err(answer
+                .headers
+                .get(RETRY_AFTER)
+                .and_then(|value| RetryAfter::parse(value.as_bytes()))
+                .map_or(ApiError::Unavailable, ApiError::Paused)),
+            _ => Err(ApiError::InvalidResponse),
         }
-        .ok_or_else(|| {
-            tracing::warn!(status = answer.status.as_u16(), "the answer of validateToken cannot be understood");
-            ApiError::BadGateway
+        .inspect_err(|_| {
+            tracing::warn!(status = answer.status.as_u16(), "validateToken did not say whether a token is valid");
         })
     }
 }

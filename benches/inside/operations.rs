@@ -10,7 +10,7 @@ use telecomx_gateway::api::{AccessLevel, CustomerId, EmployeeId};
 use telecomx_gateway::cache::{Cache, CallerIds, EmployeeSlot, Entry, EntryMarks, Generations, Key, Lifetime};
 use telecomx_gateway::config;
 use telecomx_gateway::redact::{Policy, redact};
-use telecomx_gateway::reply::{CacheStatus, Content, Cors, Reply, Representation};
+use telecomx_gateway::reply::{ApiFields, CacheStatus, Content, Cors, Reply, Representation};
 
 pub const DOCUMENT: &str = include_str!("../../tests/golden/upstream.json");
 const ITS_ID: &str = "73469a52f4fd7f77ec7b28cc";
@@ -70,7 +70,7 @@ impl Bench {
         };
         let representation = self.cache.one_of(self.representation(document));
         let came = (Instant::now(), Duration::ZERO);
-        let entry = Entry::new(representation, None, came, lifetime, self.marks(&key));
+        let entry = Entry::new(representation, None, ApiFields::NONE, came, lifetime, self.marks(&key));
         self.cache.put(key, Arc::new(entry));
     }
 
@@ -117,7 +117,9 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
             Box::new(move || {
                 head.clear();
                 let content = Content::Whole(black_box(&representation).clone());
-                let reply = Reply { content, cache_status: Some(CacheStatus::Hit { ttl: 59 }), age: Some(1) };
+                let (api_fields, exchange_fields) = (ApiFields::NONE, ApiFields::NONE);
+                let cache_status = Some(CacheStatus::Hit { ttl: 59 });
+                let reply = Reply { content, cache_status, age: Some(1), api_fields, exchange_fields };
                 reply.fields(&bench.cors, None, |name, value| {
                     head.extend_from_slice(name.as_str().as_bytes());
                     value.append_to(&mut head);

@@ -26,6 +26,7 @@ const CONFIG: config::Cache = config::Cache {
     stale_if_error: Duration::from_secs(300),
     max_bytes: 1 << 20,
     ttl_jitter: 0.1,
+    keep_fields: Vec::new(),
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -46,9 +47,12 @@ fuzz_target!(|data: &[u8]| {
     assert!(control.no_store || !says("no-store"));
     assert!(control.no_cache || !says("no-cache"));
     assert!(control.must_revalidate || !says("must-revalidate"));
+    assert!(control.proxy_revalidate || !says("proxy-revalidate"));
     assert!(control.only_if_cached || !says("only-if-cached"));
     let max_age = words.iter().filter_map(|word| word.strip_prefix("max-age=")?.parse::<u64>().ok()).min();
     assert!(max_age.is_none_or(|most| control.max_age.is_some_and(|seconds| seconds <= most)));
+    let s_maxage = words.iter().filter_map(|word| word.strip_prefix("s-maxage=")?.parse::<u64>().ok()).min();
+    assert!(s_maxage.is_none_or(|most| control.s_maxage.is_some_and(|seconds| seconds <= most)));
 
     // Nothing is read into a field that does not have the letters, quotes or not.
     let letters: String = values().flat_map(|value| value.as_bytes()).map(|byte| char::from(*byte)).collect();
@@ -66,12 +70,13 @@ fuzz_target!(|data: &[u8]| {
 
     for (status, ttl) in [(200, 60), (404, 10), (403, 5), (500, 0)] {
         let status = StatusCode::from_u16(status).expect("a status");
-        let Some(kept) = lifetime(status, &headers, &CONFIG, 0.0) else { continue };
+        let Ok(kept) = lifetime(status, &headers, &CONFIG, 0.0) else { continue };
         assert!(!says("no-store") && !says("no-cache") && !headers.contains_key("set-cookie"));
-        let most = max_age.unwrap_or(u64::MAX).min(ttl);
+        let most = max_age.into_iter().chain(s_maxage).min().unwrap_or(u64::MAX).min(ttl);
         assert!(!kept.fresh.is_zero() && kept.fresh <= Duration::from_secs(most), "{kept:?}");
         let stale = kept.stale_while_revalidate.max(kept.stale_if_error);
-        assert!(stale.is_zero() || (status == StatusCode::OK && !says("must-revalidate")));
+        let strict = says("must-revalidate") || says("proxy-revalidate") || s_maxage.is_some();
+        assert!(stale.is_zero() || (status == StatusCode::OK && !strict));
         assert!(stale <= CONFIG.stale_if_error);
     }
 });

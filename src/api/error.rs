@@ -33,8 +33,14 @@ pub enum ApiError {
     Unattributed,
     /// The caller wants a stored answer only, and there is none.
     OnlyIfCached,
-    /// The API cannot be reached, or its answer cannot be used.
+    /// The API asked for a pause (429 or 503 of `validateToken`), with its `Retry-After`.
+    Paused(RetryAfter),
+    /// The API cannot be reached.
     BadGateway,
+    /// The API sent what is no valid response to this request.
+    InvalidResponse,
+    /// The API sent a part (206), which cannot be redacted.
+    PartialResponse,
     /// The API did not answer in time.
     GatewayTimeout,
     /// The API's answer cannot be redacted safely.
@@ -45,6 +51,38 @@ pub enum ApiError {
     NoUpgrade,
     /// A fault of the gateway's own.
     Internal,
+}
+
+/// The value of `Retry-After` (RFC 9110 section 10.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryAfter {
+    Seconds(u32),
+    /// A date, in seconds since the epoch.
+    Date(u64),
+}
+
+impl RetryAfter {
+    /// Reads the field's value. `None`: it is neither of the two.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?.trim();
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some(RetryAfter::Seconds(text.parse().unwrap_or(u32::MAX)));
+        }
+        let date = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(RetryAfter::Date(date.as_secs()))
+    }
+}
+
+impl std::fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RetryAfter::Seconds(seconds) => seconds.fmt(f),
+            RetryAfter::Date(seconds) => {
+                let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(*seconds);
+                httpdate::HttpDate::from(date).fmt(f)
+            }
+        }
+    }
 }
 
 /// What is wrong with a request that gets 400.
@@ -143,7 +181,7 @@ impl ApiError {
             ApiError::TooManyRequests => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many invalid tokens from this address")
             }
-            ApiError::Unavailable => {
+            ApiError::Unavailable | ApiError::Paused(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API is not available, try again later")
             }
             ApiError::Unattributed => (
@@ -157,6 +195,12 @@ impl ApiError {
                 "There is no stored answer, and only-if-cached asks for one",
             ),
             ApiError::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API could not be reached"),
+            ApiError::InvalidResponse => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API sent an invalid response"),
+            ApiError::PartialResponse => (
+                StatusCode::BAD_GATEWAY,
+                "bad_gateway",
+                "The API sent a partial response (206), which cannot be redacted",
+            ),
             ApiError::GatewayTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not answer in time")
             }
@@ -176,7 +220,13 @@ impl ApiError {
     pub const fn is_the_apis(self) -> bool {
         matches!(
             self,
-            ApiError::BadGateway | ApiError::GatewayTimeout | ApiError::Unavailable | ApiError::UnredactableFailure
+            ApiError::BadGateway
+                | ApiError::InvalidResponse
+                | ApiError::PartialResponse
+                | ApiError::GatewayTimeout
+                | ApiError::Unavailable
+                | ApiError::Paused(_)
+                | ApiError::UnredactableFailure
         )
     }
 
@@ -185,11 +235,12 @@ impl ApiError {
         self.parts().0
     }
 
-    /// Seconds for `Retry-After`, where the error asks to come again.
-    pub const fn retry_after(self) -> Option<u32> {
+    /// `Retry-After`, where the error asks to come again.
+    pub const fn retry_after(self) -> Option<RetryAfter> {
         match self {
-            ApiError::TooManyRequests => Some(60),
-            ApiError::Unavailable | ApiError::Unattributed => Some(1),
+            ApiError::TooManyRequests => Some(RetryAfter::Seconds(60)),
+            ApiError::Unavailable | ApiError::Unattributed => Some(RetryAfter::Seconds(1)),
+            ApiError::Paused(retry_after) => Some(retry_after),
             _ => None,
         }
     }
@@ -229,5 +280,19 @@ mod tests {
         assert_eq!(body["error"]["code"], "format_error");
         assert_eq!(body["error"]["status"], 401);
         assert_eq!(body["error"]["message"], "Authorization header format is Authorization: Bearer <token>");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_is_written_as_read() {
+        for text in ["0", "30", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+            assert_eq!(RetryAfter::parse(text.as_bytes()).unwrap().to_string(), text);
+        }
+        // The obsolete form is read (RFC 9110 section 5.6.7) and not written.
+        let obsolete = RetryAfter::parse(b"Sunday, 06-Nov-94 08:49:37 GMT").unwrap();
+        assert_eq!(obsolete.to_string(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(RetryAfter::parse(b"99999999999"), Some(RetryAfter::Seconds(u32::MAX)));
+        for wrong in ["", "soon", "-1", "1.5", "30s"] {
+            assert_eq!(RetryAfter::parse(wrong.as_bytes()), None, "{wrong}");
+        }
     }
 }

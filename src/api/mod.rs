@@ -8,6 +8,7 @@ mod credential;
 mod error;
 pub(crate) mod folding;
 mod ids;
+mod location;
 mod media_type;
 mod path;
 mod readings;
@@ -20,8 +21,9 @@ pub use credential::{
     BodyError, Credential, CredentialError, Place, Token, credentials_agree, find_all_tokens, find_cookie_tokens,
     find_credential, holds_credential, read_body_token, strip_cookie,
 };
-pub use error::{ApiError, Refusal, error_body};
+pub use error::{ApiError, Refusal, RetryAfter, error_body};
 pub use ids::{CustomerId, EmployeeId};
+pub use location::holds_credential_or_secret;
 pub use media_type::{MediaType, MediaTypePattern, accepts_any};
 pub use path::{MAX_PATH, NormalPath, PathError, PathPattern, Protected, Query, QueryError};
 pub use validation::{Identity, Validation, read_validation};

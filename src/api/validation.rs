@@ -28,7 +28,12 @@ struct Answer {
 }
 
 /// Reads the body of a 200. `None`: it cannot be understood, so nothing is known of the caller.
+///
+/// Only an object is read: serde would also fill the members of a struct from an array, by their order.
 pub fn read_validation(body: &[u8]) -> Option<Validation> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
     let answer: Answer = serde_json::from_slice(body).ok()?;
     if !answer.success {
         return Some(Validation::Invalid);
@@ -52,6 +57,12 @@ mod tests {
             &b""[..],
             b"{}",
             b"[]",
+            br#"[true,"5f00000000000000000000aa","ADMIN"]"#,
+            b" [false,null,null]",
+            b"\"success\"",
+            b"1",
+            b"true",
+            b"null",
             br#"{"success":"true","employee":"a","accessLevel":"ADMIN"}"#,
             br#"{"success":true,"accessLevel":"ADMIN"}"#,
             br#"{"success":true,"employee":"a"}"#,

@@ -25,30 +25,92 @@ const KEYED: [&str; 7] = ["authorization", "x-api-key", "cookie", "accept", "acc
 /// The greatest age that is counted (RFC 9111 section 1.2.2).
 const OLDEST: Duration = Duration::from_secs(1 << 31);
 
-/// The lifetime of an answer that may be stored; `None` for one that may not. `jitter`: 0 to 1, drawn for this answer.
-pub fn lifetime(status: StatusCode, headers: &HeaderMap, config: &config::Cache, jitter: f64) -> Option<Lifetime> {
+/// Why a response is not stored; a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotStored {
+    /// Its status is never stored.
+    Status,
+    /// It sets a cookie.
+    SetCookie,
+    /// It varies on a request field that the gateway's own requests do not always send alike.
+    Vary,
+    /// `Cache-Control: no-store`.
+    NoStore,
+    /// `Cache-Control: no-cache`.
+    NoCache,
+    /// `max-age`, `s-maxage` or `Expires` leave no time in which it would be fresh.
+    Expired,
+    /// The configured lifetime of its status is zero.
+    Disabled,
+    /// A 200 that is not a JSON object.
+    NotAnObject,
+    /// What it was made from changed while it was fetched.
+    Changed,
+    /// Each client that waits for it sent `no-store`.
+    RequestNoStore,
+}
+
+impl NotStored {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NotStored::Status => "status",
+            NotStored::SetCookie => "set_cookie",
+            NotStored::Vary => "vary",
+            NotStored::NoStore => "no_store",
+            NotStored::NoCache => "no_cache",
+            NotStored::Expired => "expired",
+            NotStored::Disabled => "disabled",
+            NotStored::NotAnObject => "not_an_object",
+            NotStored::Changed => "changed",
+            NotStored::RequestNoStore => "request_no_store",
+        }
+    }
+}
+
+/// The lifetime of a response that may be stored. `jitter`: 0 to 1, drawn for this response.
+///
+/// # Errors
+/// It may not be stored, and why.
+pub fn lifetime(
+    status: StatusCode,
+    headers: &HeaderMap,
+    config: &config::Cache,
+    jitter: f64,
+) -> Result<Lifetime, NotStored> {
     let (configured, stale) = match status {
         StatusCode::OK => (config.ttl, (config.stale_while_revalidate, config.stale_if_error)),
         StatusCode::NOT_FOUND => (config.not_found_ttl, (Duration::ZERO, Duration::ZERO)),
         StatusCode::FORBIDDEN => (config.forbidden_ttl, (Duration::ZERO, Duration::ZERO)),
-        _ => return None,
+        _ => return Err(NotStored::Status),
     };
     let control = CacheControl::read(headers);
     let varies = headers.get_all(VARY).iter().any(|value| !varies_on_keyed(value.as_bytes()));
-    if headers.contains_key(SET_COOKIE) || varies || control.no_store || control.no_cache {
-        return None;
+    let forbidden = [
+        (headers.contains_key(SET_COOKIE), NotStored::SetCookie),
+        (varies, NotStored::Vary),
+        (control.no_store, NotStored::NoStore),
+        (control.no_cache, NotStored::NoCache),
+    ];
+    if let Some((_, reason)) = forbidden.into_iter().find(|(forbids, _)| *forbids) {
+        return Err(reason);
     }
     // Spread to below the configured time, never above it.
     let mut fresh = configured.mul_f64(1.0 - config.ttl_jitter * jitter.clamp(0.0, 1.0));
-    if let Some(allowed) = control.max_age.map(Duration::from_secs).or_else(|| expires_in(headers)) {
+    if fresh.is_zero() {
+        return Err(NotStored::Disabled);
+    }
+    let seconds = [control.max_age, control.s_maxage].map(|seconds| seconds.map(Duration::from_secs));
+    // The smallest applies: a cache for one caller behind one proxy may be read as private or as shared.
+    if let Some(allowed) = seconds.into_iter().chain([expires_in(headers)]).flatten().min() {
         fresh = fresh.min(allowed.saturating_sub(initial_age(headers)));
     }
     if fresh.is_zero() {
-        return None;
+        return Err(NotStored::Expired);
     }
     let (stale_while_revalidate, stale_if_error) =
-        if control.must_revalidate { (Duration::ZERO, Duration::ZERO) } else { stale };
-    Some(Lifetime { fresh, stale_while_revalidate, stale_if_error })
+        if control.forbids_stale() { (Duration::ZERO, Duration::ZERO) } else { stale };
+    Ok(Lifetime { fresh, stale_while_revalidate, stale_if_error })
 }
 
 /// How old an answer was when it came, by its own `Age` (RFC 9111 section 5.1): the first member where there are several,
@@ -84,40 +146,64 @@ fn varies_on_keyed(value: &[u8]) -> bool {
         .all(|name| HeaderName::from_bytes(name).is_ok_and(|name| KEYED.contains(&name.as_str())))
 }
 
-/// What `Cache-Control` says, of what concerns us (RFC 9111 section 5.2). Directives that say it twice count as the stricter.
+/// The directives of `Cache-Control` that have an effect here (RFC 9111 section 5.2). Of one that occurs twice the stricter
+/// reading counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
     pub no_store: bool,
     pub no_cache: bool,
     pub must_revalidate: bool,
+    pub proxy_revalidate: bool,
     pub only_if_cached: bool,
     /// Seconds. An argument that is no number is 0 (section 4.2.1: treat as stale).
     pub max_age: Option<u64>,
+    /// Seconds, in responses; read like `max_age`.
+    pub s_maxage: Option<u64>,
     /// Seconds, in requests.
     pub min_fresh: Option<u64>,
 }
 
 impl CacheControl {
-    /// Reads every `Cache-Control` field.
+    /// Reads every `Cache-Control` field. Each directive of the IANA registry has an arm.
     pub fn read(headers: &HeaderMap) -> Self {
         let mut control = CacheControl::default();
+        let least = |before: Option<u64>, argument: &str| {
+            let seconds = argument.parse().unwrap_or(0);
+            Some(before.map_or(seconds, |before| before.min(seconds)))
+        };
         for value in headers.get_all(CACHE_CONTROL) {
             for (name, argument) in directives(value.as_bytes()) {
                 match name.as_str() {
                     "no-store" => control.no_store = true,
                     "no-cache" => control.no_cache = true,
                     "must-revalidate" => control.must_revalidate = true,
+                    "proxy-revalidate" => control.proxy_revalidate = true,
                     "only-if-cached" => control.only_if_cached = true,
-                    "max-age" => {
-                        let seconds = argument.parse().unwrap_or(0);
-                        control.max_age = Some(control.max_age.map_or(seconds, |before| before.min(seconds)));
-                    }
+                    "max-age" => control.max_age = least(control.max_age, &argument),
+                    "s-maxage" => control.s_maxage = least(control.s_maxage, &argument),
                     "min-fresh" => control.min_fresh = argument.parse().ok(),
+                    // No effect. `public` and `private`: each entry belongs to one caller in any case. `no-transform`:
+                    // redaction is not optional. `must-understand`: a `no-store` next to it still forbids. `immutable`,
+                    // `max-stale` and the two `stale-*` (RFC 8246, RFC 5861) could only lengthen, which the operator does.
+                    "public"
+                    | "private"
+                    | "no-transform"
+                    | "must-understand"
+                    | "immutable"
+                    | "max-stale"
+                    | "stale-while-revalidate"
+                    | "stale-if-error" => {}
+                    // An unregistered extension is ignored (section 5.2.3).
                     _ => {}
                 }
             }
         }
         control
+    }
+
+    /// Whether a response with these directives may never be served stale (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10).
+    pub fn forbids_stale(&self) -> bool {
+        self.must_revalidate || self.proxy_revalidate || self.s_maxage.is_some()
     }
 
     /// Reads a request's, `Pragma: no-cache` included where there is no `Cache-Control` (section 5.4).
@@ -188,10 +274,11 @@ mod tests {
             stale_if_error: Duration::from_secs(300),
             max_bytes: 1 << 20,
             ttl_jitter: 0.1,
+            keep_fields: Vec::new(),
         }
     }
 
-    fn of(status: u16, fields: &[(&'static str, &'static str)]) -> Option<Lifetime> {
+    fn of(status: u16, fields: &[(&'static str, &'static str)]) -> Result<Lifetime, NotStored> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
@@ -205,34 +292,44 @@ mod tests {
         assert_eq!(of(404, &[]).unwrap().fresh.as_secs(), 10);
         assert_eq!(of(403, &[]).unwrap().fresh.as_secs(), 5);
         for status in [201, 204, 206, 301, 304, 400, 401, 410, 429, 500, 503] {
-            assert_eq!(of(status, &[]), None, "{status}");
+            assert_eq!(of(status, &[]), Err(NotStored::Status), "{status}");
         }
     }
 
     #[test]
     fn the_api_can_forbid_and_shorten_and_never_lengthen() {
-        for field in [
-            ("cache-control", "no-store"),
-            ("cache-control", "private, No-Store"),
-            ("cache-control", "max-age=0"),
-            ("cache-control", "max-age=\"0\""),
-            ("cache-control", "no-cache"),
-            ("cache-control", "no-cache=\"x\""),
-            ("cache-control", "max-age=soon"),
-            ("cache-control", "x=\"a, max-age=9"),
-            ("set-cookie", "a=b"),
-            ("vary", "*"),
-            ("vary", "Accept-Language"),
-            ("vary", "Authorization, User-Agent"),
-            ("expires", "0"),
+        for (field, reason) in [
+            (("cache-control", "no-store"), NotStored::NoStore),
+            (("cache-control", "private, No-Store"), NotStored::NoStore),
+            (("cache-control", "must-understand, no-store"), NotStored::NoStore),
+            (("cache-control", "max-age=0"), NotStored::Expired),
+            (("cache-control", "max-age=\"0\""), NotStored::Expired),
+            (("cache-control", "s-maxage=0"), NotStored::Expired),
+            (("cache-control", "max-age=60, s-maxage=soon"), NotStored::Expired),
+            (("cache-control", "no-cache"), NotStored::NoCache),
+            (("cache-control", "no-cache=\"x\""), NotStored::NoCache),
+            (("cache-control", "max-age=soon"), NotStored::Expired),
+            (("cache-control", "x=\"a, max-age=9"), NotStored::NoStore),
+            (("set-cookie", "a=b"), NotStored::SetCookie),
+            (("vary", "*"), NotStored::Vary),
+            (("vary", "Accept-Language"), NotStored::Vary),
+            (("vary", "Authorization, User-Agent"), NotStored::Vary),
+            (("expires", "0"), NotStored::Expired),
             // Counted from nothing.
-            ("expires", "Thu, 18 Aug 2050 02:01:18 GMT"),
+            (("expires", "Thu, 18 Aug 2050 02:01:18 GMT"), NotStored::Expired),
         ] {
-            assert_eq!(of(200, &[field]), None, "{field:?}");
+            assert_eq!(of(200, &[field]), Err(reason), "{field:?}");
         }
         for (fields, seconds) in [
             (&[("cache-control", "max-age=5")][..], 5),
             (&[("cache-control", "max-age=500")], 60),
+            (&[("cache-control", "s-maxage=5")], 5),
+            (&[("cache-control", "s-maxage=500")], 60),
+            (&[("cache-control", "max-age=3600, s-maxage=1")], 1),
+            (&[("cache-control", "s-maxage=3600, max-age=7")], 7),
+            (&[("cache-control", "S-MaxAge=\"7\"")], 7),
+            (&[("cache-control", "s-maxage=50"), ("cache-control", "s-maxage=20")], 20),
+            (&[("cache-control", "s-maxage=50"), ("age", "30")], 20),
             (&[("cache-control", "max-age=50"), ("cache-control", "max-age=20")], 20),
             (&[("cache-control", "max-age=50"), ("age", "30")], 20),
             (&[("cache-control", "max-age=50"), ("age", "30, 0")], 20),
@@ -258,15 +355,52 @@ mod tests {
             ("tomorrow", None),
         ] {
             let lifetime = of(200, &[date, ("expires", expires)]);
-            assert_eq!(lifetime.map(|lifetime| lifetime.fresh.as_secs()), seconds, "{expires}");
+            assert_eq!(lifetime.map(|lifetime| lifetime.fresh.as_secs()).ok(), seconds, "{expires}");
         }
         let old = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("age", "3")];
         assert_eq!(of(200, &old).unwrap().fresh.as_secs(), 7);
         let twice = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("expires", "Thu, 18 Aug 2050 02:01:29 GMT")];
-        assert_eq!(of(200, &twice), None);
-        assert_eq!(of(200, &[date, ("expires", "0"), ("cache-control", "max-age=9")]).unwrap().fresh.as_secs(), 9);
-        let strict = of(200, &[("cache-control", "must-revalidate")]).unwrap();
-        assert!(strict.stale_while_revalidate.is_zero() && strict.stale_if_error.is_zero());
+        assert_eq!(of(200, &twice), Err(NotStored::Expired));
+        for (control, seconds) in [("max-age=9", 7), ("max-age=5", 5), ("s-maxage=3, max-age=9", 3)] {
+            let both = [date, ("expires", "Thu, 18 Aug 2050 02:01:25 GMT"), ("cache-control", control)];
+            assert_eq!(of(200, &both).unwrap().fresh.as_secs(), seconds, "{control}");
+        }
+        assert_eq!(of(200, &[date, ("expires", "0"), ("cache-control", "max-age=9")]), Err(NotStored::Expired));
+    }
+
+    #[test]
+    fn directives_forbid_stale_or_have_no_effect() {
+        for strict in [
+            "must-revalidate",
+            "proxy-revalidate",
+            "Proxy-Revalidate, max-age=9",
+            "s-maxage=9",
+            "max-age=9, s-maxage=99",
+        ] {
+            let lifetime = of(200, &[("cache-control", strict)]).unwrap();
+            assert!(lifetime.stale_while_revalidate.is_zero() && lifetime.stale_if_error.is_zero(), "{strict}");
+        }
+        for nothing in [
+            "public",
+            "private",
+            "private=\"x\"",
+            "no-transform",
+            "must-understand",
+            "immutable",
+            "stale-while-revalidate=0",
+            "stale-if-error=0",
+            "max-stale=0",
+            "only-if-cached",
+            "x-extension=1",
+        ] {
+            assert_eq!(of(200, &[("cache-control", nothing)]), of(200, &[]), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn no_lifetime_is_configured_and_nothing_is_stored() {
+        let config = config::Cache { ttl: Duration::ZERO, ..config() };
+        assert_eq!(lifetime(StatusCode::OK, &HeaderMap::new(), &config, 0.0), Err(NotStored::Disabled));
     }
 
     #[test]

@@ -20,8 +20,8 @@ use http::header::{ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 use moka::notification::RemovalCause;
 
 use alike::Alike;
-pub use flight::{Boarded, Flights, Waiter};
-pub use freshness::{CacheControl, Lifetime, initial_age, is_silent, lifetime};
+pub use flight::{Boarded, Demand, Flights, Joining, Waiter};
+pub use freshness::{CacheControl, Lifetime, NotStored, initial_age, is_silent, lifetime};
 pub use generations::{
     Announce, CallerMarks, EmployeeSlot, EntryMarks, Generations, IdentityMarks, Scope, ValidationMarks,
 };
@@ -30,7 +30,7 @@ pub use renewals::Renewals;
 
 use crate::api::CustomerId;
 use crate::memory;
-use crate::reply::Representation;
+use crate::reply::{ApiFields, Representation};
 
 /// Memory of an entry beside its body: key, entry, and moka's own bookkeeping, as measured with
 /// 1 KB documents and rounded up.
@@ -41,6 +41,8 @@ pub struct Entry {
     pub representation: Representation,
     /// The API's own validators, for asking whether anything changed.
     pub validators: Option<Box<Validators>>,
+    /// The fields of the API's that are sent with it.
+    pub fields: ApiFields,
     /// When the API was asked for it.
     pub fetched_at: Instant,
     /// How old the answer was by its own word, in seconds, to which the time since then is added.
@@ -104,6 +106,7 @@ impl Entry {
     pub fn new(
         representation: Representation,
         validators: Option<Box<Validators>>,
+        fields: ApiFields,
         (fetched_at, initial_age): (Instant, Duration),
         lifetime: Lifetime,
         marks: EntryMarks,
@@ -111,7 +114,7 @@ impl Entry {
         // Whole seconds as they are said; a part of one counts as one.
         let seconds = initial_age.as_secs() + u64::from(initial_age.subsec_nanos() > 0);
         let (initial_age, lifetime) = (u32::try_from(seconds).unwrap_or(u32::MAX), Stored::of(lifetime));
-        Entry { representation, validators, fetched_at, initial_age, lifetime, marks, pause: AtomicU32::new(0) }
+        Entry { representation, validators, fields, fetched_at, initial_age, lifetime, marks, pause: AtomicU32::new(0) }
     }
 
     /// How old the answer was by its own word.
@@ -202,7 +205,8 @@ impl Store {
         let entries = moka::sync::Cache::builder()
             .max_capacity(capacity)
             .weigher(|_key: &Key, entry: &Arc<Entry>| {
-                u32::try_from(entry.representation.body().len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+                let size = entry.representation.body().len() + entry.fields.size() + ENTRY_OVERHEAD;
+                u32::try_from(size).unwrap_or(u32::MAX)
             })
             .time_to_idle(idle)
             .eviction_listener(move |_key, entry: Arc<Entry>, cause| {

@@ -14,7 +14,7 @@ use crate::cache::{Cache, Entry, EntryMarks, Key, Lifetime, Use};
 use crate::clock;
 use crate::config;
 use crate::redact::{Kind as DocumentKind, Policy, redact};
-use crate::reply::Representation;
+use crate::reply::{PassedFields, Representation};
 
 /// What an answer of the tier is judged by.
 pub struct Wanted<'a> {
@@ -24,6 +24,8 @@ pub struct Wanted<'a> {
     pub marks: EntryMarks,
     pub policy: &'a Policy,
     pub config: &'a config::Cache,
+    /// Fields of the API's that pass here.
+    pub passed: &'a PassedFields,
     /// Where an equal answer may be stored already.
     pub cache: &'a Cache,
 }
@@ -60,7 +62,7 @@ impl Wanted<'_> {
     /// The entry that it says. Redacted once more, for the level of its key: that changes nothing of what a gateway of these
     /// rules put there, and whatever else it might be, no secret of it passes.
     fn entry(&self, stored: StoredAnswer, seen: Seen) -> Result<Entry, Void> {
-        let StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, body } = stored;
+        let StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, fields, body } = stored;
         // From the future: the server's clock was set back. Or older than the machine that is asked.
         let age = seen.server.since(origin.asked_at).ok_or(Void::Odd)?;
         let fetched_at = seen.sent.checked_sub(age).ok_or(Void::Expired)?;
@@ -72,7 +74,8 @@ impl Wanted<'_> {
         }
         let own_type = self.policy.reveals_to(level).then_some(&content_type);
         let representation = self.cache.one_of(Representation::new(status, own_type, redacted));
-        Ok(Entry::new(representation, validators, (fetched_at, initial_age), lifetime, self.marks))
+        let fields = self.passed.filter(fields);
+        Ok(Entry::new(representation, validators, fields, (fetched_at, initial_age), lifetime, self.marks))
     }
 
     /// By this gateway's own configuration, should the other's have been a longer one.
@@ -98,6 +101,7 @@ impl Writing {
     /// Puts an entry there that the API was asked for after this began.
     pub fn put_answer(self, entry: &Entry) {
         let (representation, validators) = (entry.representation.clone(), entry.validators.clone());
+        let fields = entry.fields.clone();
         let (origin, initial_age, lifetime) = (self.origin, entry.initial_age(), entry.lifetime());
         let life = lifetime.fresh + lifetime.stale_while_revalidate.max(lifetime.stale_if_error);
         let value = move || {
@@ -106,7 +110,7 @@ impl Writing {
             let content_type =
                 HeaderValue::from_bytes(representation.content_type()).unwrap_or(HeaderValue::from_static(""));
             let body = Bytes::copy_from_slice(representation.body());
-            StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, body }.to_bytes()
+            StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, fields, body }.to_bytes()
         };
         self.put(value, life);
     }

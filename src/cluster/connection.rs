@@ -277,7 +277,7 @@ impl Connection {
         let broken =
             matches!(answer, Err(Error::Unreachable(_) | Error::Denied(_) | Error::Malformed(_) | Error::TooLarge(_)));
         // One that is silent for long may have lost its other end: a new one is tried when it is asked again.
-        if broken || (outcome == Outcome::Unreachable && self.breaker.circuit() != Circuit::Closed) {
+        if broken || (outcome == Outcome::Unreachable && self.breaker.circuit(clock::now()) != Circuit::Closed) {
             self.link.lock().take();
         }
         answer
@@ -285,7 +285,7 @@ impl Connection {
 
     /// Whether it is asked.
     pub fn circuit(&self) -> Circuit {
-        self.breaker.circuit()
+        self.breaker.circuit(clock::now())
     }
 
     async fn link(self: &Arc<Self>) -> Result<MultiplexedConnection, Error> {

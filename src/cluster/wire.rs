@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 
 use super::ledger::{Position, StreamId};
 use crate::api::{AccessLevel, EmployeeId, Identity};
 use crate::cache::{Lifetime, Validators};
+use crate::reply::ApiFields;
 
 /// Of both forms; a part of the name and of the seal.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Longer than any time that may be configured or said; what is longer is odd.
 const LONGEST: Duration = Duration::from_secs(1 << 32);
@@ -49,6 +50,7 @@ pub struct StoredAnswer {
     pub status: StatusCode,
     pub content_type: HeaderValue,
     pub validators: Option<Box<Validators>>,
+    pub fields: ApiFields,
     pub body: Bytes,
 }
 
@@ -61,7 +63,7 @@ pub struct StoredIdentity {
 
 impl StoredAnswer {
     pub fn to_bytes(&self) -> Vec<u8> {
-        let StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, body } = self;
+        let StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, fields: kept, body } = self;
         let Lifetime { fresh, stale_while_revalidate, stale_if_error } = lifetime;
         let mut out = Vec::with_capacity(256 + body.len());
         put_origin(&mut out, origin);
@@ -75,6 +77,7 @@ impl StoredAnswer {
         [etag, last_modified]
             .into_iter()
             .for_each(|field| put_text(&mut out, field.map_or(b"", HeaderValue::as_bytes)));
+        put_fields(&mut out, kept);
         out.put_slice(body);
         out
     }
@@ -91,9 +94,19 @@ impl StoredAnswer {
         let (etag, last_modified) = (field(&mut rest)?, field(&mut rest)?);
         let validators =
             (etag.is_some() || last_modified.is_some()).then(|| Box::new(Validators { etag, last_modified }));
+        let kept = fields(&mut rest)?;
         let storable = matches!(status, StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
         let body = Bytes::copy_from_slice(rest);
-        storable.then_some(StoredAnswer { origin, initial_age, lifetime, status, content_type, validators, body })
+        storable.then_some(StoredAnswer {
+            origin,
+            initial_age,
+            lifetime,
+            status,
+            content_type,
+            validators,
+            fields: kept,
+            body,
+        })
     }
 }
 
@@ -134,6 +147,25 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     let text = if text.len() > usize::from(u16::MAX) { b"" } else { text };
     out.put_u16_le(text.len() as u16);
     out.put_slice(text);
+}
+
+/// Their number, then name and value of each.
+fn put_fields(out: &mut Vec<u8>, fields: &ApiFields) {
+    let fields: Vec<_> = fields.iter().take(usize::from(u16::MAX)).collect();
+    out.put_u16_le(fields.len() as u16);
+    for (name, value) in fields {
+        put_text(out, name.as_str().as_bytes());
+        put_text(out, value.as_bytes());
+    }
+}
+
+fn fields(rest: &mut &[u8]) -> Option<ApiFields> {
+    let count = rest.try_get_u16_le().ok()?;
+    let field = |_| {
+        let name = HeaderName::from_bytes(text(rest)?).ok()?;
+        Some((name, HeaderValue::from_bytes(text(rest)?).ok()?))
+    };
+    (0..count).map(field).collect::<Option<Vec<_>>>().map(ApiFields::from_iter)
 }
 
 fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -184,6 +216,10 @@ mod tests {
                 etag: Some(HeaderValue::from_static("\"v1\"")),
                 last_modified: None,
             })),
+            fields: ApiFields::from_iter(
+                [("link", "</terms>"), ("link", ""), ("content-language", "da")]
+                    .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+            ),
             body: Bytes::from_static(b"{\"_id\":\"73469a52f4fd7f77ec7b28cc\"}"),
         }
     }

@@ -414,6 +414,15 @@ pub(super) const KEYS: &[Key] = &[
         "0.1",
         "Part of the ttl, from 0 to 0.5, by which lives differ, so that entries do not expire together.",
     ),
+    default(
+        "cache.keep_fields",
+        Kind::List { of: &Kind::KeptField, at_least: 0 },
+        r#"["Content-Language", "Link", "Deprecation", "Sunset", "RateLimit", "RateLimit-Policy"]"#,
+        "Response fields of the API that pass on the intercepted route, with a stored response too. RateLimit, \
+         RateLimit-Policy and Server-Timing pass with their own response and are not stored. Every other field of the API's \
+         is removed, except Retry-After, WWW-Authenticate and, without [cors], its CORS fields. A listed field must never \
+         hold a secret: it is not redacted. After a change nothing that was stored before is used.",
+    ),
     required(
         "change_log.token_file",
         Kind::File,

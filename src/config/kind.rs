@@ -47,6 +47,8 @@ pub(super) enum Kind {
     Selector,
     PathPattern,
     MediaType,
+    /// A response field of the API that may pass.
+    KeptField,
     Origin,
     /// Origins, or `*` alone.
     Origins,
@@ -184,6 +186,7 @@ impl Kind {
             Kind::Selector => pattern::selector(text).map(|()| kept()),
             Kind::PathPattern => pattern::path_pattern(text).map(|()| kept()),
             Kind::MediaType => pattern::media_type(text).map(|()| kept()),
+            Kind::KeptField => pattern::kept_field(text).map(|()| kept()),
             Kind::Origin if text == "*" => Ok(kept()),
             Kind::Origin => address::origin(text).map(Value::Text),
             Kind::Whole { .. } | Kind::Fraction { .. } | Kind::Flag | Kind::List { .. } | Kind::Origins => {
@@ -238,6 +241,7 @@ impl Kind {
             Kind::Selector => "selector".to_owned(),
             Kind::PathPattern => "pattern of a path".to_owned(),
             Kind::MediaType => "media type, or `image/*` for all subtypes".to_owned(),
+            Kind::KeptField => "name of a response field".to_owned(),
             Kind::Origin => "origin".to_owned(),
             Kind::Origins => "list of origins, or `\"*\"`".to_owned(),
             Kind::List { of, at_least } => {
@@ -271,6 +275,7 @@ impl Kind {
             Kind::File | Kind::NamePattern | Kind::Selector => json!({ "type": "string", "minLength": 1 }),
             Kind::PathPattern => text(r"^(/(\*|\*\*|[A-Za-z0-9._~!$&'()+,=:@-]+(\.\*)?))+$"),
             Kind::MediaType => text(r"^[A-Za-z0-9!#$&^_.+-]+/(\*|[A-Za-z0-9!#$&^_.+-]+)$"),
+            Kind::KeptField => text(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"),
             Kind::Origin => text(r"^[a-z][a-z0-9+.-]*://[^/A-Z]+$"),
             Kind::Origins => json!({ "anyOf": [
                 { "const": "*" },

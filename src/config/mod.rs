@@ -226,6 +226,8 @@ pub struct Cache {
     pub max_bytes: u64,
     /// 0.0 to 0.5.
     pub ttl_jitter: f64,
+    /// Names of response fields, each a field name.
+    pub keep_fields: Vec<String>,
 }
 
 /// How changes made elsewhere are heard of.

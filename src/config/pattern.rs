@@ -33,6 +33,76 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// Response fields that a list of fields to keep must not name, in lower case, and why.
+const NOT_KEPT: [(&str, &[&str]); 4] = [
+    (
+        "is for one hop",
+        &[
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authenticate",
+            "proxy-authentication-info",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ],
+    ),
+    ("is a credential of one client", &["set-cookie", "set-cookie2"]),
+    (
+        "is set by the gateway itself",
+        &[
+            "age",
+            "allow",
+            "cache-control",
+            "cache-status",
+            "content-length",
+            "content-type",
+            "date",
+            "etag",
+            "location",
+            "retry-after",
+            "vary",
+            "www-authenticate",
+            "x-request-id",
+        ],
+    ),
+    (
+        "describes a body that redaction may change",
+        &[
+            "accept-ranges",
+            "content-digest",
+            "content-encoding",
+            "content-md5",
+            "content-range",
+            "digest",
+            "expires",
+            "last-modified",
+            "pragma",
+            "repr-digest",
+        ],
+    ),
+];
+
+/// Checks the name of a response field that may pass: a token (RFC 9110 section 5.1) that is not one of [`NOT_KEPT`].
+pub(super) fn kept_field(text: &str) -> Result<(), Wrong> {
+    let right = r#"write e.g. "Link""#;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err(Wrong::new(format!("{text:?} is not the name of a field"), right));
+    }
+    let name = text.to_ascii_lowercase();
+    if name.starts_with("access-control-") {
+        return Err(Wrong::new(format!("{text:?} is set by [cors], or passes without it"), "leave it out"));
+    }
+    match NOT_KEPT.iter().find(|(_, names)| names.contains(&name.as_str())) {
+        Some((why, _)) => Err(Wrong::new(format!("{text:?} {why}"), "leave it out")),
+        None => Ok(()),
+    }
+}
+
 /// RFC 3986 `pchar` without the escape and without `;`, which the gateway takes for the start of parameters.
 fn is_plain_in_path(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)

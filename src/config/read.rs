@@ -129,6 +129,7 @@ impl<'g> Reader<'g> {
             stale_if_error: self.get("cache.stale_if_error"),
             max_bytes: self.get("cache.max_bytes"),
             ttl_jitter: self.get("cache.ttl_jitter"),
+            keep_fields: self.get("cache.keep_fields"),
         };
         let change_log = self.change_log();
         let otlp = self.otlp();

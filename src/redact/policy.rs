@@ -80,6 +80,12 @@ impl Policy {
         self.log.is_some()
     }
 
+    /// Whether a name, of whatever, means a secret or a root.
+    pub fn is_secret_name(&self, name: &[u8]) -> bool {
+        let meaning = self.names.meaning(name);
+        meaning.secret || meaning.root
+    }
+
     /// The same number for the same rules, in every process and release of this format; other rules, another number.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -3,6 +3,7 @@
 //! Everything that can be made when an answer is stored is made then; a hit formats nothing but `Age` and the
 //! `ttl` of `Cache-Status`.
 
+mod api_fields;
 mod cache_status;
 mod caching;
 mod conditional;
@@ -18,6 +19,7 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 
+pub use api_fields::{ApiFields, PassedFields};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use caching::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 pub use conditional::{if_none_match, names};
@@ -52,7 +54,15 @@ const TYPE_AT: usize = TAG_AT + size_of::<ETag>() + 2;
 impl Representation {
     /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
     pub fn new(status: StatusCode, own_type: Option<&HeaderValue>, redacted: Redacted) -> Self {
-        let body = redacted.into_bytes();
+        Representation::with_body(status, own_type, &redacted.into_bytes())
+    }
+
+    /// A response without a body.
+    pub fn empty(status: StatusCode) -> Self {
+        Representation::with_body(status, None, &[])
+    }
+
+    fn with_body(status: StatusCode, own_type: Option<&HeaderValue>, body: &[u8]) -> Self {
         let own_type = own_type.map_or(&[][..], HeaderValue::as_bytes);
         // Longer ones are no type of anything.
         let (own_type, length) = u16::try_from(own_type.len()).map_or((&[][..], 0), |length| (own_type, length));
@@ -60,11 +70,11 @@ impl Representation {
         whole.extend_from_slice(&status.as_u16().to_le_bytes());
         whole.push(b'"');
         // The tag is made of the first half of the digest.
-        whole.extend_from_slice(&blake3::hash(&body).to_hex().as_bytes()[..32]);
+        whole.extend_from_slice(&blake3::hash(body).to_hex().as_bytes()[..32]);
         whole.push(b'"');
         whole.extend_from_slice(&length.to_le_bytes());
         whole.extend_from_slice(own_type);
-        whole.extend_from_slice(&body);
+        whole.extend_from_slice(body);
         Representation(whole.into())
     }
 
@@ -131,6 +141,10 @@ pub struct Reply {
     pub cache_status: Option<CacheStatus>,
     /// Seconds since the API was asked, where an answer of the API is given.
     pub age: Option<u64>,
+    /// Fields of the API's that pass.
+    pub api_fields: ApiFields,
+    /// Fields of the API's that pass with this exchange alone.
+    pub exchange_fields: ApiFields,
 }
 
 /// The part of a reply that differs.
@@ -145,17 +159,22 @@ pub enum Content {
 
 impl From<ApiError> for Reply {
     fn from(error: ApiError) -> Self {
-        Reply { content: Content::Error(error), cache_status: None, age: None }
+        Reply::without_cache(Content::Error(error))
     }
 }
 
 impl From<Preflight> for Reply {
     fn from(preflight: Preflight) -> Self {
-        Reply { content: Content::Preflight(preflight), cache_status: None, age: None }
+        Reply::without_cache(Content::Preflight(preflight))
     }
 }
 
 impl Reply {
+    const fn without_cache(content: Content) -> Self {
+        let (api_fields, exchange_fields) = (ApiFields::NONE, ApiFields::NONE);
+        Reply { content, cache_status: None, age: None, api_fields, exchange_fields }
+    }
+
     pub fn status(&self) -> StatusCode {
         match &self.content {
             Content::Whole(representation) => representation.status(),
@@ -190,11 +209,17 @@ impl Reply {
         }
     }
 
-    /// Every field of the answer but `X-Request-Id`, in order. `cors`: the fields for this caller's origin.
+    /// Every field of the response except `X-Request-Id`, in order; one of the API's may occur several times. `cors`: the fields for this caller's origin.
     pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, Value<'_>)) {
         match &self.content {
+            // It has no content, and so no length (RFC 9110 section 8.6).
+            Content::Whole(representation) if representation.status() == StatusCode::NO_CONTENT => {}
             Content::Whole(representation) => {
-                put(&CONTENT_TYPE, Value::Bytes(representation.content_type()));
+                let status = representation.status();
+                let may_be_empty = status.is_redirection() || (status.is_success() && status != StatusCode::OK);
+                if !(may_be_empty && representation.body().is_empty()) {
+                    put(&CONTENT_TYPE, Value::Bytes(representation.content_type()));
+                }
                 put(&CONTENT_LENGTH, Value::Number(representation.body().len() as u64));
                 if representation.status() == StatusCode::OK {
                     put(&ETAG, Value::Tag(representation.etag()));
@@ -204,10 +229,13 @@ impl Reply {
             Content::Error(error) => {
                 put(&CONTENT_TYPE, Value::Text(JSON));
                 put(&CONTENT_LENGTH, Value::Number(error.body().len() as u64));
-                if let Some(seconds) = error.retry_after() {
-                    put(&RETRY_AFTER, Value::Number(seconds.into()));
+                if let Some(retry_after) = error.retry_after().filter(|_| !self.exchange_fields.contains(&RETRY_AFTER))
+                {
+                    put(&RETRY_AFTER, Value::Bytes(retry_after.to_string().as_bytes()));
                 }
                 match error.status() {
+                    // The API's own is not changed (RFC 9110 section 11.6.1).
+                    StatusCode::UNAUTHORIZED if self.exchange_fields.contains(&WWW_AUTHENTICATE) => {}
                     StatusCode::UNAUTHORIZED => put(&WWW_AUTHENTICATE, Value::Text("Bearer")),
                     StatusCode::METHOD_NOT_ALLOWED => put(&ALLOW, Value::Text(ALLOWED)),
                     _ => {}
@@ -220,6 +248,9 @@ impl Reply {
         }
         if let Some(status) = self.cache_status {
             put(&CACHE_STATUS, Value::Status(status));
+        }
+        for (name, value) in self.api_fields.iter().chain(self.exchange_fields.iter()) {
+            put(name, Value::Ready(value));
         }
         put(&CACHE_CONTROL, Value::Text(PRIVATE));
         put(&VARY, cors.vary(matches!(self.content, Content::Preflight(_))));

@@ -204,6 +204,7 @@ impl Admin {
     fn metrics(&self) -> Answer {
         let gateway = &self.current.load().gateway;
         gateway.metrics.cache_usage(gateway.cache.usage());
+        gateway.metrics.circuit(gateway.is_circuit_open());
         if let Some(bus) = self.current.load().bus.get() {
             bus.measure();
         }

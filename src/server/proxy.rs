@@ -283,7 +283,8 @@ impl Proxy {
         let mut wrong = Ok(());
         reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
             if wrong.is_ok() {
-                wrong = response.insert_header(name.clone(), value.to_header());
+                // Appended: a field of the API's may occur several times.
+                wrong = response.append_header(name.clone(), value.to_header()).map(|_| ());
             }
         });
         wrong?;

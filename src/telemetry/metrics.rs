@@ -1,7 +1,7 @@
 //! Metrics are verbs: what happened is said here, what series that is stands here alone. Names are the contract's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -14,6 +14,7 @@ use prometheus::{
 use super::handles::{ByValue, Durations, Requests};
 use super::record::Record;
 use super::tally::{Tallies, Tally};
+use crate::cache::NotStored;
 use crate::upstream::UpstreamError;
 
 const PREFIX: &str = "telecomx_gateway_";
@@ -31,6 +32,9 @@ pub struct Metrics {
     cache_bytes: IntGauge,
     cache_capacity: IntGauge,
     evictions: ByValue<IntCounter>,
+    not_stored: ByValue<IntCounter>,
+    /// A bit for each reason that occurred.
+    not_stored_seen: AtomicU32,
     invalidations: ByValue<IntCounter, 2>,
     stale_served: ByValue<IntCounter>,
     coalesced: IntCounter,
@@ -221,6 +225,11 @@ impl Metrics {
                 "Stored answers that went, by cause.",
                 &["cause"],
             )?),
+            not_stored: ByValue::counters(make.counters(
+                "cache_not_stored_total",
+                "Responses of the API to fetches that were not stored, by reason.",
+                &["reason"],
+            )?),
             invalidations: ByValue::counters(make.counters(
                 "cache_invalidations_total",
                 "Changes obeyed, by what they concern and where they were seen.",
@@ -314,6 +323,7 @@ impl Metrics {
                 format!("{PREFIX}log_lines_dropped_total"),
                 "Lines of the log that were dropped: nobody read the others in time, or they could not be written.",
             )?)?,
+            not_stored_seen: AtomicU32::new(0),
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
             tallies: Tallies::default(),
@@ -379,6 +389,13 @@ impl Metrics {
 
     pub fn evicted(&self, cause: &'static str, count: u64) {
         self.evictions.inc_by([cause], count);
+    }
+
+    /// A fetched response was not stored. Whether that is the first one for this reason.
+    pub fn not_stored(&self, reason: NotStored) -> bool {
+        self.not_stored.inc([reason.as_str()]);
+        let bit = 1 << reason as u32;
+        self.not_stored_seen.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     pub fn invalidated(&self, scope: &'static str, trigger: &'static str) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// Failures in a row that open it.
-const THRESHOLD: u32 = 8;
+const THRESHOLD: usize = 8;
 /// How long it stays open at first; doubled after each probe that failed.
 const FIRST: Duration = Duration::from_secs(1);
 /// How long it stays open at most: an API that is back is found within this time.
@@ -44,7 +44,7 @@ impl Circuit {
 #[derive(Debug)]
 enum State {
     Closed {
-        failures: u32,
+        failures: Failures,
     },
     Open {
         until: Instant,
@@ -57,6 +57,27 @@ enum State {
     },
 }
 
+/// Failures in a row, each with its source, which counts once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    sources: [Option<u64>; THRESHOLD],
+    count: usize,
+}
+
+impl Failures {
+    /// Counts a failure; whether that makes too many.
+    fn add(&mut self, source: Option<u64>) -> bool {
+        let is_known = source.is_some() && self.sources[..self.count].contains(&source);
+        if !is_known {
+            if let Some(place) = self.sources.get_mut(self.count) {
+                *place = source;
+            }
+            self.count += 1;
+        }
+        self.count >= THRESHOLD
+    }
+}
+
 /// The breaker.
 pub struct Breaker {
     state: Mutex<State>,
@@ -66,20 +87,26 @@ pub struct Breaker {
 
 impl Breaker {
     pub fn new(probe: Duration) -> Self {
-        Breaker { state: Mutex::new(State::Closed { failures: 0 }), probe }
+        Breaker { state: Mutex::new(State::Closed { failures: Failures::default() }), probe }
     }
 
-    /// Whether a request may go out now. Every one that does must be told of with [`Breaker::heard`].
+    /// Whether a request may go out now. Every one that does must be reported with [`Breaker::heard`].
     pub fn admits(&self, now: Instant) -> bool {
+        self.admit(now).map(|mut admission| admission.probes = false).is_some()
+    }
+
+    /// Admits a request now, as the probe where the pause of an open circuit is over. `None`: it may not go out.
+    pub fn admit(&self, now: Instant) -> Option<Admission<'_>> {
         let mut state = self.state.lock();
-        match *state {
-            State::Closed { .. } => true,
+        let probes = match *state {
+            State::Closed { .. } => false,
             State::Open { until, lasting } | State::HalfOpen { until, lasting } if now >= until => {
                 *state = State::HalfOpen { until: now + self.probe, lasting };
                 true
             }
-            _ => false,
-        }
+            _ => return None,
+        };
+        Some(Admission { breaker: self, probes })
     }
 
     /// Whether [`Breaker::admits`] would say no; nothing comes of asking.
@@ -90,30 +117,64 @@ impl Breaker {
         }
     }
 
-    /// How a request went.
+    /// Records how a request went.
     pub fn heard(&self, outcome: Outcome, now: Instant) {
-        let mut state = self.state.lock();
-        *state = match (&*state, outcome) {
-            (_, Outcome::Reached) => State::Closed { failures: 0 },
-            (State::Closed { failures }, Outcome::Unreachable) if failures + 1 < THRESHOLD => {
-                State::Closed { failures: failures + 1 }
-            }
-            (State::Closed { .. }, Outcome::Unreachable) => State::Open { until: now + FIRST, lasting: FIRST },
-            // One that went out before it opened says nothing new.
-            (State::Open { until, lasting }, Outcome::Unreachable) => State::Open { until: *until, lasting: *lasting },
-            (State::HalfOpen { lasting, .. }, Outcome::Unreachable) => {
-                let lasting = (*lasting * 2).min(LONGEST);
-                State::Open { until: now + lasting, lasting }
-            }
-        };
+        self.record(outcome, None, now);
     }
 
-    /// As it stands.
-    pub fn circuit(&self) -> Circuit {
+    /// Records how a request went. `source`: failures of the same source in a row count once, so that one caller cannot
+    /// open the circuit for others.
+    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) {
+        let mut state = self.state.lock();
+        match (&mut *state, outcome) {
+            (_, Outcome::Reached) => *state = State::Closed { failures: Failures::default() },
+            (State::Closed { failures }, Outcome::Unreachable) => {
+                if failures.add(source) {
+                    *state = State::Open { until: now + FIRST, lasting: FIRST };
+                }
+            }
+            // One that went out before it opened says nothing new.
+            (State::Open { .. }, Outcome::Unreachable) => {}
+            (State::HalfOpen { lasting, .. }, Outcome::Unreachable) => {
+                let lasting = (*lasting * 2).min(LONGEST);
+                *state = State::Open { until: now + lasting, lasting };
+            }
+        }
+    }
+
+    /// The circuit as a request would find it: half open also before a probe, once the pause is over.
+    pub fn circuit(&self, now: Instant) -> Circuit {
         match *self.state.lock() {
             State::Closed { .. } => Circuit::Closed,
-            State::Open { .. } => Circuit::Open,
-            State::HalfOpen { .. } => Circuit::HalfOpen,
+            State::Open { until, .. } if now < until => Circuit::Open,
+            State::Open { .. } | State::HalfOpen { .. } => Circuit::HalfOpen,
+        }
+    }
+}
+
+/// Leave to send one request. A probe that ends without an outcome (its client left) lets the next request probe.
+pub struct Admission<'a> {
+    breaker: &'a Breaker,
+    probes: bool,
+}
+
+impl Admission<'_> {
+    /// Records how the request went.
+    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) {
+        self.probes = false;
+        self.breaker.record(outcome, source, now);
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if !self.probes {
+            return;
+        }
+        let mut state = self.breaker.state.lock();
+        if let State::HalfOpen { until, lasting } = *state {
+            // The pause was over when the probe began.
+            *state = State::Open { until: until.checked_sub(self.breaker.probe).unwrap_or(until), lasting };
         }
     }
 }
@@ -135,14 +196,17 @@ mod tests {
         }
         assert!(breaker.admits(start));
         breaker.heard(Outcome::Unreachable, start);
-        assert_eq!(breaker.circuit(), Circuit::Open);
+        assert_eq!(breaker.circuit(start), Circuit::Open);
+        assert_eq!(breaker.circuit(start + FIRST), Circuit::HalfOpen);
         assert!(!breaker.admits(start) && breaker.refuses(start));
         let later = start + FIRST;
-        assert!(!breaker.refuses(later) && breaker.admits(later) && !breaker.admits(later));
-        breaker.heard(Outcome::Unreachable, later);
+        assert!(!breaker.refuses(later));
+        let probe = breaker.admit(later).expect("a probe");
+        assert!(breaker.admit(later).is_none());
+        probe.record(Outcome::Unreachable, None, later);
         assert!(!breaker.admits(later + FIRST) && breaker.admits(later + 2 * FIRST));
         breaker.heard(Outcome::Reached, later + 2 * FIRST);
-        assert_eq!(breaker.circuit(), Circuit::Closed);
+        assert_eq!(breaker.circuit(later), Circuit::Closed);
     }
 
     #[test]
@@ -160,5 +224,36 @@ mod tests {
             now += LONGEST;
             assert!(breaker.admits(now));
         }
+    }
+
+    #[test]
+    fn failures_of_one_source_count_once_in_a_row() {
+        let breaker = Breaker::new(Duration::from_secs(10));
+        let now = Instant::now();
+        for _ in 0..100 {
+            breaker.record(Outcome::Unreachable, Some(1), now);
+        }
+        for source in 2..8 {
+            breaker.record(Outcome::Unreachable, Some(source), now);
+            breaker.record(Outcome::Unreachable, Some(1), now);
+        }
+        assert_eq!(breaker.circuit(now), Circuit::Closed);
+        breaker.record(Outcome::Unreachable, Some(8), now);
+        assert_eq!(breaker.circuit(now), Circuit::Open);
+    }
+
+    #[test]
+    fn probe_without_an_outcome_is_followed_by_another() {
+        let breaker = Breaker::new(Duration::from_secs(10));
+        let mut now = Instant::now();
+        for _ in 0..THRESHOLD {
+            breaker.heard(Outcome::Unreachable, now);
+        }
+        now += FIRST;
+        let probe = breaker.admit(now).expect("a probe");
+        assert!(breaker.refuses(now));
+        drop(probe);
+        assert_eq!(breaker.circuit(now), Circuit::HalfOpen);
+        assert!(!breaker.refuses(now) && breaker.admit(now).is_some());
     }
 }

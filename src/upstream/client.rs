@@ -1,8 +1,8 @@
 //! The gateway's own requests: GET, built from a path and a token alone.
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -17,11 +17,11 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType};
 use pingora_http::RequestHeader;
-use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
 use super::peer::Peers;
+use super::places::{Payer, Permit, Places};
 use super::{
     Answer, IDLE, MAX_INFORMATIONAL, MAX_STALE_CONNECTIONS, UpstreamError, announces_absent_body, came_framed_plainly,
 };
@@ -31,14 +31,13 @@ use crate::clock;
 use crate::config;
 use crate::telemetry::Metrics;
 
-/// Requests that may wait for a place, for each place there is; more are turned away at once.
-const QUEUE_PER_PLACE: usize = 16;
-
 /// What a request is for; a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Validate,
     Fetch,
+    /// A fetch whose target a client chose in part (its query): it says nothing of whether the API is there.
+    Bypass,
     ChangeLog,
 }
 
@@ -46,7 +45,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Validate => "validate",
-            Kind::Fetch => "fetch",
+            Kind::Fetch | Kind::Bypass => "fetch",
             Kind::ChangeLog => "change_log",
         }
     }
@@ -61,6 +60,8 @@ pub struct Request<'a> {
     pub token: Option<&'a Token>,
     /// What is stored already, so that the API may answer 304.
     pub validators: Option<&'a Validators>,
+    /// Whom it counts for.
+    pub payer: Payer,
 }
 
 /// Takes one request to the API and its whole answer back. The gateway's own goes over [`Connections`]; tests put an API
@@ -74,11 +75,11 @@ pub trait Transport: Send + Sync + 'static {
 /// Sends the gateway's own requests to the API: bounded in number and in time, and not to one that is known to be down.
 pub struct Client<T = Connections> {
     transport: T,
-    places: Semaphore,
-    waiting: AtomicUsize,
-    max_waiting: usize,
+    places: Places,
     timeout: Duration,
     breaker: Breaker,
+    /// Makes sources of failures for the breaker.
+    hasher: RandomState,
     metrics: Arc<Metrics>,
 }
 
@@ -98,11 +99,10 @@ impl<T: Transport> Client<T> {
     pub fn over(transport: T, config: &config::Upstream, metrics: Arc<Metrics>) -> Self {
         Client {
             transport,
-            places: Semaphore::new(config.max_in_flight),
-            waiting: AtomicUsize::new(0),
-            max_waiting: config.max_in_flight.saturating_mul(QUEUE_PER_PLACE),
+            places: Places::new(config.max_in_flight),
             timeout: config.timeout,
             breaker: Breaker::new(config.timeout),
+            hasher: RandomState::new(),
             metrics,
         }
     }
@@ -114,29 +114,48 @@ impl<T: Transport> Client<T> {
     /// to be down.
     pub async fn get(&self, request: Request<'_>) -> Result<Answer, UpstreamError> {
         let started = clock::now();
-        let deadline = started + self.timeout;
-        let result = match self.place(deadline).await {
-            // Once more: it may have opened meanwhile, and one at a time finds out.
-            Ok(_place) if !self.breaker.admits(clock::now()) => Err(UpstreamError::CircuitOpen),
-            Ok(_place) => {
-                let _counted = self.metrics.fetch_in_flight();
-                let sent = clock::now();
-                let exchange = timeout_at(deadline.into(), self.transport.exchange(&request)).await;
-                let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
-                // One that waited long for its place had no time: that says nothing of the API.
-                let hurried =
-                    result.as_ref().is_err_and(|e| *e == UpstreamError::Timeout) && sent > started + self.timeout / 2;
-                if !hurried {
-                    self.breaker.heard(outcome(&result), clock::now());
-                }
-                self.metrics.circuit(self.breaker.circuit() != Circuit::Closed);
-                result
-            }
-            Err(error) => Err(error),
-        };
+        let result = self.send(&request, started).await;
         let took = clock::now().saturating_duration_since(started);
         self.metrics.upstream_exchange(request.kind.as_str(), took, result.as_ref().err().copied());
         result
+    }
+
+    async fn send(&self, request: &Request<'_>, started: Instant) -> Result<Answer, UpstreamError> {
+        let deadline = started + self.timeout;
+        let _place = self.place(request.payer, deadline).await?;
+        let counts = request.kind != Kind::Bypass;
+        // Again: it may have opened meanwhile, and one at a time finds out. A bypass never does, it waits for no probe.
+        let admission = if counts {
+            Some(self.breaker.admit(clock::now()).ok_or(UpstreamError::CircuitOpen)?)
+        } else if self.breaker.refuses(clock::now()) {
+            return Err(UpstreamError::CircuitOpen);
+        } else {
+            None
+        };
+        let _counted = self.metrics.fetch_in_flight();
+        let sent = clock::now();
+        let exchange = timeout_at(deadline.into(), self.transport.exchange(request)).await;
+        let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
+        // One that waited long for its place had no time: that says nothing of the API.
+        let hurried = result.as_ref().is_err_and(|e| *e == UpstreamError::Timeout) && sent > started + self.timeout / 2;
+        if let Some(admission) = admission.filter(|_| !hurried) {
+            admission.record(outcome(&result), self.source(request, &result), clock::now());
+        }
+        result
+    }
+
+    /// The source of a failure, which the breaker counts once. A caller may know several customers for which the API answers
+    /// with an error; silence for several customers is taken for the API's own. No client has a part in a connection that
+    /// cannot be made: each such failure counts.
+    fn source(&self, request: &Request<'_>, result: &Result<Answer, UpstreamError>) -> Option<u64> {
+        let target = match result {
+            Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls) => return None,
+            Err(_) => Some(request.target),
+            // Its target holds the token: before it is known, that is the caller.
+            Ok(_) if request.kind == Kind::Validate => return Some(self.hasher.hash_one(request.target)),
+            Ok(_) => None,
+        };
+        Some(self.hasher.hash_one((request.payer, target)))
     }
 
     /// What requests go over.
@@ -144,27 +163,23 @@ impl<T: Transport> Client<T> {
         &self.transport
     }
 
-    /// Whether the API is asked.
+    /// The circuit as a request would find it now.
     pub fn circuit(&self) -> Circuit {
-        self.breaker.circuit()
+        self.breaker.circuit(clock::now())
     }
 
-    /// A place among the requests under way; first come, first served.
-    async fn place(&self, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, UpstreamError> {
-        // Nobody waits for a place only to be told that the API is down.
+    /// Whether a request would be refused now, since the API is known to be down.
+    pub fn is_circuit_open(&self) -> bool {
+        self.breaker.refuses(clock::now())
+    }
+
+    /// A place among the requests in flight; payers that wait take turns.
+    async fn place(&self, payer: Payer, deadline: Instant) -> Result<Permit<'_>, UpstreamError> {
+        // No request waits for a place only to be refused because the API is down.
         if self.breaker.refuses(clock::now()) {
             return Err(UpstreamError::CircuitOpen);
         }
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
-        }
-        let queued = Queued::join(&self.waiting, self.max_waiting).ok_or(UpstreamError::QueueFull)?;
-        let place = timeout_at(deadline.into(), self.places.acquire()).await;
-        drop(queued);
-        match place {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(UpstreamError::QueueFull),
-        }
+        self.places.acquire(payer, deadline).await
     }
 }
 
@@ -190,8 +205,12 @@ impl Transport for Connections {
                     }
                     return Ok(answer);
                 }
-                Err(Failed::BeforeAnswer(_)) if reused && tries < MAX_STALE_CONNECTIONS => {}
-                Err(Failed::BeforeAnswer(error) | Failed::Within(error)) => {
+                Err(Failed::BeforeAnswer) if reused && tries < MAX_STALE_CONNECTIONS => {}
+                Err(Failed::BeforeAnswer) => {
+                    session.shutdown().await;
+                    return Err(UpstreamError::NoResponse);
+                }
+                Err(Failed::Within(error)) => {
                     session.shutdown().await;
                     return Err(error);
                 }
@@ -269,7 +288,11 @@ impl Connections {
         let connected = Box::pin(self.connector.get_http_session(peer)).await;
         connected.map(|(session, reused)| (HttpSession::H1(session), reused)).map_err(|error| {
             self.peers.failed_to_connect();
-            UpstreamError::of(&error)
+            match UpstreamError::of(&error) {
+                // It ended before anything was sent over it.
+                UpstreamError::Truncated => UpstreamError::NoResponse,
+                error => error,
+            }
         })
     }
 
@@ -285,44 +308,30 @@ impl Connections {
 fn outcome(result: &Result<Answer, UpstreamError>) -> Outcome {
     match result {
         Ok(answer) if matches!(answer.status.as_u16(), 502..=504) => Outcome::Unreachable,
-        Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls | UpstreamError::Timeout) => {
-            Outcome::Unreachable
-        }
+        Err(
+            UpstreamError::Resolve
+            | UpstreamError::Connect
+            | UpstreamError::Tls
+            | UpstreamError::Timeout
+            | UpstreamError::NoResponse,
+        ) => Outcome::Unreachable,
         _ => Outcome::Reached,
     }
 }
 
 /// Whether any of an answer was there when it failed.
 enum Failed {
-    BeforeAnswer(UpstreamError),
+    BeforeAnswer,
     Within(UpstreamError),
 }
 
 fn before(error: Box<pingora_core::Error>) -> Failed {
     match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
-            Failed::BeforeAnswer(UpstreamError::of(&error))
-        }
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failed::BeforeAnswer,
         _ => Failed::Within(UpstreamError::of(&error)),
     }
 }
 
 fn within(error: Box<pingora_core::Error>) -> Failed {
     Failed::Within(UpstreamError::of(&error))
-}
-
-/// One who waits for a place, counted.
-struct Queued<'a>(&'a AtomicUsize);
-
-impl<'a> Queued<'a> {
-    fn join(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let queued = Queued(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(queued)
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -7,6 +7,7 @@ mod anchors;
 mod breaker;
 mod client;
 mod peer;
+mod places;
 mod write_behind;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use anchors::{AnchorFile, system_anchors};
 pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Connections, Kind, Request, Transport};
 pub use peer::{Peers, TrustError};
+pub use places::Payer;
 pub use write_behind::{Backlog, write_behind};
 
 use crate::api::ApiError;
@@ -57,6 +59,8 @@ pub enum UpstreamError {
     Protocol,
     /// The connection ended before the answer did.
     Truncated,
+    /// The API accepted the connection and ended it before any of an answer.
+    NoResponse,
     /// Larger than `upstream.max_body`.
     TooLarge,
     /// Too many requests wait already.
@@ -74,7 +78,7 @@ impl UpstreamError {
             UpstreamError::Tls => "tls",
             UpstreamError::Timeout => "timeout",
             UpstreamError::Protocol => "protocol",
-            UpstreamError::Truncated => "truncated",
+            UpstreamError::Truncated | UpstreamError::NoResponse => "truncated",
             UpstreamError::TooLarge => "too_large",
             UpstreamError::QueueFull => "queue_full",
             UpstreamError::CircuitOpen => "circuit_open",
@@ -146,7 +150,10 @@ impl From<UpstreamError> for ApiError {
         match error {
             UpstreamError::Timeout => ApiError::GatewayTimeout,
             UpstreamError::QueueFull | UpstreamError::CircuitOpen => ApiError::Unavailable,
-            _ => ApiError::BadGateway,
+            UpstreamError::Protocol | UpstreamError::Truncated | UpstreamError::TooLarge => ApiError::InvalidResponse,
+            UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls | UpstreamError::NoResponse => {
+                ApiError::BadGateway
+            }
         }
     }
 }

@@ -95,6 +95,11 @@ url = "http://127.0.0.1:${upstream}"
 [cache]
 ttl = "10m"
 ttl_jitter = 0.0
+# What may be listed of the fields that the tests send: that listed fields are stored and updated is seen by them.
+keep_fields = [
+    "Test-Header", "X-Test-Header", "Content-Foo", "X-Content-Foo", "Content-Language", "Content-Location",
+    "Content-Security-Policy", "Clear-Site-Data", "Public-Key-Pins", "X-Frame-Options", "X-XSS-Protection",
+]
 # An answer while revalidating would need the tests to know of the request in the background.
 stale_while_revalidate = "0s"
 [log]

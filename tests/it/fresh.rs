@@ -77,7 +77,7 @@ fn document(id: &str, name: &str) -> Answer {
 fn the_api_can_shorten_the_time_of_an_answer_and_never_lengthen_it() {
     let origin = origin();
     let gateway = Gateway::with(&origin, LONG);
-    let cases: [(&[(&str, &str)], u64); 13] = [
+    let cases: [(&[(&str, &str)], u64); 14] = [
         (&[], 600),
         (&[("Cache-Control", "max-age=60")], 60),
         (&[("Cache-Control", "MAX-AGE=60, private")], 60),
@@ -88,7 +88,8 @@ fn the_api_can_shorten_the_time_of_an_answer_and_never_lengthen_it() {
         (&[("Cache-Control", "ext=\"\\\", no-store\", max-age=60")], 60),
         (&[("Cache-Control", "max-age=100"), ("Age", "40")], 60),
         (&[("Cache-Control", "max-age=99999999999")], 600),
-        (&[("Cache-Control", "s-maxage=60")], 600),
+        (&[("Cache-Control", "s-maxage=60")], 60),
+        (&[("Cache-Control", "max-age=300, s-maxage=60")], 60),
         (&[("Cache-Control", "public, immutable")], 600),
         (&[("Vary", "Authorization, Accept-Encoding"), ("Vary", "Origin")], 600),
     ];

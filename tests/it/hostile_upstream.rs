@@ -305,21 +305,19 @@ fn fields_of_the_api_that_hold_secrets_stay_behind() {
     let laden = |answer: Answer| {
         answer
             .header("Set-Cookie", "session=PLANTED")
-            .header("Link", "</PLANTED>; rel=x")
             .header("X-Debug", "PLANTED")
             .header("Warning", "199 - \"PLANTED\"")
             .header("ETag", "\"PLANTED\"")
             .header("Content-Location", "/PLANTED")
             .header("Connection", "X-Debug")
             .header("Trailer", "X-PLANTED")
-            .header("Content-Language", "PLANTED")
     };
     for answer in [
         Answer::json(upstream_document(DUCK)),
         Answer::error(403, "access_denied"),
         Answer::error(404, "customer"),
         Answer::error(500, "internal_error"),
-        Answer::new(302).header("Location", "http://elsewhere.invalid/PLANTED"),
+        Answer::new(302).header("Location", "http://elsewhere.invalid/?token=PLANTED"),
         Answer::json("not JSON: PLANTED"),
     ] {
         origin.document(DUCK, laden(answer));
@@ -433,7 +431,8 @@ fn a_redirect_to_another_host_is_passed_on_and_never_followed() {
             assert_eq!((answer.status, answer.header("location")), (status, Some(location.as_str())), "{answer:#?}");
         }
         origin.when(Rule::on(P).answer(redirect).times(1));
-        ask_anew(&gateway, P).expect("an answer").assert_error(502, "bad_gateway");
+        let answer = ask_anew(&gateway, P).expect("an answer");
+        assert_eq!((answer.status, answer.header("location")), (status, Some(location.as_str())), "{answer:#?}");
     }
     assert_eq!(elsewhere.requests(), 0);
 }

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, helpers included")]
 
 mod admin;
+mod api_response;
 mod behind;
 mod body_framing;
+mod breaker;
 mod cache;
 mod change_log;
 mod changes;
@@ -17,6 +19,7 @@ mod disconnect;
 mod environments;
 mod errors;
 mod every_change;
+mod fetch_shares;
 mod fleet;
 mod forward;
 mod forwarded_fields;

@@ -52,7 +52,6 @@ fn each_way_of_failing_is_met_with_the_stale_answer() {
         ("not HTTP", rule().raw("SSH-2.0-x\r\n\r\n")),
         ("no head in time", rule().hold(&gate)),
         ("no body in time", rule().hold_body(&gate)),
-        ("a redirect", rule().answer(Answer::new(302).header("Location", "/elsewhere"))),
         ("refused", rule()),
     ];
     for number in 0..faults.len() {

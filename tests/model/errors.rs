@@ -38,6 +38,8 @@ impl Judge {
             ApiError::OnlyIfCached => {
                 ensure(ask.wants == Wants::OnlyIfCached && level.is_some(), || "only-if-cached unasked".into())
             }
+            // `validateToken` asked for a pause.
+            ApiError::Unavailable if ended_since.any(|exchange| exchange.asks_for_a_pause()) => Ok(()),
             ApiError::Unavailable => {
                 ensure(state.outage(began.at, *ended), || "the circuit was closed".into())?;
                 let known = state.exchanges.iter().any(|exchange| {
@@ -50,7 +52,7 @@ impl Judge {
             ApiError::GatewayTimeout => {
                 ensure(ended_since.any(|exchange| exchange.said == Said::Nothing), || "nothing was slow".into())
             }
-            ApiError::BadGateway => {
+            ApiError::BadGateway | ApiError::InvalidResponse => {
                 let fails = |exchange: &Exchange| match (exchange.asked, exchange.said) {
                     (_, Said::Nothing) => true,
                     (Asked::Validation { .. }, said) => matches!(said, Said::Trouble(_) | Said::Garbage),

@@ -107,6 +107,11 @@ impl Exchange {
     pub fn is_unreachable(&self) -> bool {
         matches!(self.said, Said::Nothing | Said::Trouble(502..=504))
     }
+
+    /// Whether `validateToken` answered with 429 or 503.
+    pub fn asks_for_a_pause(&self) -> bool {
+        matches!((self.asked, self.said), (Asked::Validation { .. }, Said::Trouble(429 | 503)))
+    }
 }
 
 /// Whom something ends the answers of.
@@ -289,7 +294,9 @@ impl State {
         let (asked, said, by) = (exchange.asked, exchange.said, exchange.by);
         let unreachable = exchange.is_unreachable();
         let failures = self.unreachable.entry(by).or_default();
-        if unreachable {
+        if matches!(asked, Asked::Name { plain: false, .. }) {
+            // A bypass says nothing of the API to the breaker.
+        } else if unreachable {
             *failures += 1;
             if *failures == OPENS_AFTER {
                 self.outages.push((by, now, None));
@@ -417,7 +424,7 @@ fn read(request: &Request<'_>) -> Asked {
             let token = find(&TOKENS, of("token=").expect("a token"));
             Asked::Validation { token, address: of("ip=").map(|address| find(&ADDRESSES, address)) }
         }
-        Kind::Fetch => {
+        Kind::Fetch | Kind::Bypass => {
             let id = path.strip_prefix("/customer/").and_then(|rest| rest.strip_suffix("/name")).expect("the path");
             let token = request.token.expect("a fetch is somebody's").expose();
             Asked::Name { token: find(&TOKENS, token), customer: find(&CUSTOMERS, id), plain: query.is_empty() }

@@ -90,6 +90,9 @@ fn defaults_are_those_of_the_contract() {
             stale_if_error: seconds(300),
             max_bytes: 256 * 1024 * 1024,
             ttl_jitter: 0.1,
+            keep_fields: ["Content-Language", "Link", "Deprecation", "Sunset", "RateLimit", "RateLimit-Policy"]
+                .map(str::to_owned)
+                .to_vec(),
         }
     );
     assert_eq!(redaction.reveal_to, AccessLevel::Reseller);

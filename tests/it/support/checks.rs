@@ -16,7 +16,7 @@ pub enum Kind {
     Admin,
 }
 
-const INTERCEPTED: [&str; 18] = [
+const INTERCEPTED: [&str; 25] = [
     "cache-status",
     "age",
     "etag",
@@ -35,6 +35,14 @@ const INTERCEPTED: [&str; 18] = [
     "access-control-allow-headers",
     "access-control-expose-headers",
     "access-control-max-age",
+    // The default of `cache.keep_fields`, and the field that tests add to it.
+    "content-language",
+    "link",
+    "deprecation",
+    "sunset",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-kept",
 ];
 
 /// Framing and switching, which belong to the connection and not to what the origin sent.
@@ -67,8 +75,9 @@ pub(super) fn check(response: &Response, kind: Kind, revealed: bool, origin_sent
             Kind::Admin => ADMIN.contains(&name.as_str()),
         };
         // RFC 9110, sections 11.6.1 and 10.2.1: these two statuses call for a field of their own.
-        let demanded =
-            (response.status == 401 && name == "www-authenticate") || (response.status == 405 && name == "allow");
+        let demanded = (response.status == 401 && name == "www-authenticate")
+            || (response.status == 405 && name == "allow")
+            || ((300..400).contains(&response.status) && name == "location");
         assert!(allowed || demanded, "field {name:?} was never promised ({kind:?}): {response:#?}");
     }
     assert!(response.all("content-length").len() <= 1, "two lengths: {response:#?}");
