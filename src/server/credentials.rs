@@ -309,6 +309,10 @@ impl Proxy {
         if media == Media::Json && (is_coded || length.is_some_and(|length| length > MAX_READ_AHEAD)) {
             return Ok(BodyToken::Unknown);
         }
+        // Such a client waits for the API's decision, which must not be made in its place for a guess.
+        if media == Media::Unstated && !form && session.req_header().headers.contains_key(EXPECT) {
+            return Ok(BodyToken::Unknown);
+        }
         let wanted = |body: &[u8]| media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true);
         let patience = if media == Media::Json || form { READ_AHEAD_TIMEOUT } else { SNIFF_TIMEOUT };
         let Some(is_whole) = read_ahead(session, exchange, wanted, patience).await? else {

@@ -311,7 +311,8 @@ async fn close_unread(mut stream: Stream) {
     let reading = async {
         // It may have ended already.
         let _ = AsyncWriteExt::shutdown(&mut stream).await;
-        let mut sink = [0; READ];
+        // On the heap: every connection has room for this future, and few need it.
+        let mut sink = vec![0; READ];
         while let Ok(Ok(1..)) = timeout(LINGER, stream.read(&mut sink)).await {}
     };
     let _ = timeout(MAX_LINGER, reading).await;
@@ -372,14 +373,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     /// without a number. `draining`: answers say that the connection ends.
     pub async fn serve(&self, stream: Stream, tls: Option<&Certificate>, draining: &ShutdownWatch) -> Option<Stream> {
         let Some(counted) = Counted::below(&self.connections, self.max_connections()) else {
-            self.refuse_connection(stream, tls, Limit::Connections).await;
+            Box::pin(self.refuse_connection(stream, tls, Limit::Connections)).await;
             return None;
         };
         let _place = match self.address_place(&stream) {
             Ok(place) => place,
             Err(limit) => {
                 drop(counted);
-                self.refuse_connection(stream, tls, limit).await;
+                Box::pin(self.refuse_connection(stream, tls, limit)).await;
                 return None;
             }
         };
@@ -403,15 +404,15 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                 }
                 Head::Http1(end) => end,
                 Head::Http2 if agreed == Some(ALPN::H1) => {
-                    self.refuse(stream, ApiError::BadRequest(Refusal::Malformed), &buffer).await;
+                    Box::pin(self.refuse(stream, ApiError::BadRequest(Refusal::Malformed), &buffer)).await;
                     return None;
                 }
                 Head::Http2 => {
-                    self.serve_http2(stream, buffer, limits, draining).await;
+                    Box::pin(self.serve_http2(stream, buffer, limits, draining)).await;
                     return None;
                 }
                 Head::Refused(error) => {
-                    self.refuse(stream, error, &buffer).await;
+                    Box::pin(self.refuse(stream, error, &buffer)).await;
                     return None;
                 }
                 Head::TimedOut => {
@@ -440,7 +441,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             let Judged { passed, body, upgrade, behind, last } = match judged(limits, &mut buffer, end) {
                 Ok(judged) => judged,
                 Err(error) => {
-                    self.refuse(stream, error, &buffer).await;
+                    Box::pin(self.refuse(stream, error, &buffer)).await;
                     return None;
                 }
             };

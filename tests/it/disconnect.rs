@@ -20,6 +20,8 @@ fn scene() -> (Origin, Gateway) {
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
     gateway.client().get(&name_of(DUCK)).bearer("tok-a").send().assert_status(200);
+    // A request is counted a moment after its response is read.
+    wait_until("the first request is counted", || all_counted(&gateway) > 0.0);
     (origin, gateway)
 }
 

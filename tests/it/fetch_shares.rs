@@ -67,16 +67,17 @@ fn unknown_tokens_of_one_address_do_not_exclude_others() {
         r#"upstream = { max_in_flight = 16 }
         server = { trusted_proxies = ["127.0.0.0/8"] }"#,
     );
-    get(&gateway, "tok-known", DUCK).assert_status(200);
+    let from = |address: &str, token: &str, id: &str| {
+        gateway.client().get(&name_of(id)).bearer(token).header("X-Forwarded-For", address)
+    };
+    // An identity holds for the address for which it was validated.
+    from("192.0.2.1", "tok-known", DUCK).send().assert_status(200);
     origin.when(Rule::on("/auth/validateToken").made_slowly(|seen| async move {
         if seen.query("token").is_some_and(|token| token.starts_with("guess")) {
             std::future::pending::<()>().await;
         }
         Answer::json(format!(r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#, employee_of("tok-new")))
     }));
-    let from = |address: &str, token: &str, id: &str| {
-        gateway.client().get(&name_of(id)).bearer(token).header("X-Forwarded-For", address)
-    };
     let guesses: Vec<_> = (0..300).map(|n| from("192.0.2.1", &format!("guess-{n}"), DUCK).start()).collect();
     wait_until("the guesses wait", || in_flight(&gateway) == 8);
     from("192.0.2.1", "tok-known", OTHER).send().assert_status(200);

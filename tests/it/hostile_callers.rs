@@ -200,7 +200,7 @@ fn nothing_planted_shows_in_the_most_talkative_log_nor_in_figures() {
     // In every place of a request, good and bad.
     answered(client.get(&format!("{P}?token=tok-query")));
     answered(client.get("/auth/login?username=x&password=PLANTED&token=tok-query").revealed());
-    answered(client.get("/x?agreementGrantToken=PLANTED&token=tok-%zz"));
+    answered(client.get("/x?agreementGrantToken=PLANTED&token=tok-%zz").revealed());
     answered(client.delete("/employee/ee0000000000000000000001/token/tok-path").bearer("tok-a"));
     answered(client.delete("/employee/ee0000000000000000000001//token/tok-path").bearer("tok-a"));
     answered(client.get("/Customer/tok-path").bearer("tok-b"));

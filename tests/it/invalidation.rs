@@ -366,10 +366,11 @@ fn client_that_left_without_a_token_unsettles_nothing() {
     origin.when(Rule::on("/integration/").method("POST").hold(&gate));
     for (number, token) in [None, Some("tok-unknown")].into_iter().enumerate() {
         let call = client.post(SYNC).body("{}");
-        let write = token.map_or_else(|| client.post(SYNC).body("{}"), |token| call.bearer(token)).start();
+        let mut write = token.map_or_else(|| client.post(SYNC).body("{}"), |token| call.bearer(token)).start();
         origin.wait_until("the write", |seen| {
             seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count() > number
         });
+        write.connection.reset();
         drop(write);
     }
     origin.wait_until("the unknown token is validated", |seen| {
