@@ -6,6 +6,7 @@
 mod admin;
 mod api_response;
 mod behind;
+mod body_differential;
 mod body_framing;
 mod breaker;
 mod cache;

@@ -110,6 +110,7 @@ pub struct Frames {
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
+    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -130,6 +131,7 @@ impl Frames {
         let stream = TcpStream::connect_timeout(&client.address(), PATIENCE).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
         let mut frames = Frames { stream, buffer: Vec::new() };
         let _ = frames.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let settings: Vec<u8> = settings
@@ -167,7 +169,7 @@ impl Frames {
         self.fill(9 + length)?;
         let bytes: Vec<u8> = self.buffer.drain(..9 + length).collect();
         let stream = u32::from_be_bytes([bytes[5] & 0x7f, bytes[6], bytes[7], bytes[8]]);
-        Some(Frame { kind: bytes[3], stream, payload: bytes[9..].to_vec() })
+        Some(Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() })
     }
 
     /// What became of a stream: the status byte of its head if it is one of the table (0x88: 200, 0x8c: 400), else why it

@@ -31,7 +31,7 @@ pub use http2::{Frames, Http2, Outcome, fields};
 pub use origin::{Origin, employee_of, runtime};
 pub use ports::unused_port;
 pub use raw_api::{RawApi, response};
-pub use recorder::{Recorder, TAG};
+pub use recorder::{MANNER, Message, Recorder, TAG};
 pub use redis::Redis;
 pub use rules::{Answer, Framing, Gate, Rule};
 pub use wire::Seen;

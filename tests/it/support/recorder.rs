@@ -2,7 +2,7 @@
 //! counts as malformed. It answers a malformed message and keeps the connection, so that one stray byte shifts every
 //! response behind it to another request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::origin::{employee_of, runtime};
 pub const TAG: &str = "x-tag";
 
 /// The field by which a client asks for a response before the body: `early`, or `close` for one that ends the connection.
-const MANNER: &str = "x-manner";
+pub const MANNER: &str = "x-manner";
 
 /// Bytes of a connection that are kept.
 const RAW: usize = 4 << 10;
@@ -52,6 +52,8 @@ struct Log {
     raw: HashMap<usize, Vec<u8>>,
     connections: usize,
     open: usize,
+    /// The connections that have ended.
+    ended: HashSet<usize>,
 }
 
 #[derive(Default)]
@@ -96,6 +98,29 @@ impl Recorder {
         self.wait(&format!("the request {tag} is complete"), found)
     }
 
+    /// Removes the messages to that target of which no more can arrive: complete, or on a connection
+    /// that has ended.
+    pub fn take(&self, target: &str) -> Vec<Message> {
+        let mut log = self.shared.log.lock();
+        let Log { messages, ended, .. } = &mut *log;
+        let is_final = |m: &mut Message| m.target == target && (m.complete || ended.contains(&m.connection));
+        messages.extract_if(.., is_final).collect()
+    }
+
+    /// Waits until each connection on which a message is not complete has ended.
+    pub fn wait_until_settled(&self) {
+        let settled = |log: &mut Log| {
+            let Log { messages, ended, .. } = log;
+            messages.iter().all(|m| m.complete || ended.contains(&m.connection)).then_some(())
+        };
+        self.wait("each connection with a truncated message has ended", settled);
+    }
+
+    /// All messages that were not taken.
+    pub fn take_all(&self) -> Vec<Message> {
+        std::mem::take(&mut self.shared.log.lock().messages)
+    }
+
     /// Waits until no connection is open.
     pub fn wait_until_idle(&self) {
         self.wait("every connection has ended", |log| (log.open == 0).then_some(()));
@@ -131,10 +156,19 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         let shared = shared.clone();
         tokio::spawn(async move {
-            let mut reader = Reader { stream, buffer: Vec::new(), number, shared: shared.clone() };
+            let mut reader = Reader {
+                stream,
+                buffer: Vec::new(),
+                number,
+                is_in_body: false,
+                target: String::new(),
+                shared: shared.clone(),
+            };
             let _ = reader.serve().await;
             let mut log = shared.log.lock();
-            if !reader.buffer.is_empty() {
+            log.ended.insert(number);
+            // The rest of a truncated body is a part of its message.
+            if !reader.buffer.is_empty() && !reader.is_in_body {
                 log.malformed.push(format!("at the end: {:?}", String::from_utf8_lossy(&reader.buffer)));
             }
             log.open -= 1;
@@ -162,6 +196,9 @@ struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
     number: usize,
+    is_in_body: bool,
+    /// The target of the last message.
+    target: String,
     shared: Arc<Shared>,
 }
 
@@ -173,7 +210,8 @@ impl Reader {
                 Ok(true) => {}
                 Ok(false) | Err(Fault::Ended) => return Ok(()),
                 Err(Fault::Malformed(why)) => {
-                    self.shared.log.lock().malformed.push(why);
+                    self.shared.log.lock().malformed.push(format!("{why}, after the head of {:?}", self.target));
+                    (self.is_in_body, self.target) = (false, String::new());
                     self.respond(400, "malformed").await?;
                 }
             }
@@ -197,6 +235,7 @@ impl Reader {
             let field = line.split_once(": ").ok_or_else(|| Fault::Malformed(format!("not a field: {line:?}")))?;
             message.fields.push((field.0.to_ascii_lowercase(), field.1.to_owned()));
         }
+        self.target.clone_from(&message.target);
         if message.target.starts_with("/auth/validateToken") {
             return self.validate(&message.target).await.map(|()| true);
         }
@@ -214,7 +253,9 @@ impl Reader {
             self.buffer.clear();
             return Ok(false);
         }
+        self.is_in_body = true;
         self.body(&message).await?;
+        self.is_in_body = false;
         self.record(|log| {
             let last = log.messages.iter_mut().rev().find(|m| m.connection == message.connection);
             last.into_iter().for_each(|m| m.complete = true);
@@ -266,7 +307,8 @@ impl Reader {
     }
 
     async fn respond(&mut self, status: u16, tag: &str) -> Result<(), Fault> {
-        self.write(status, &format!(r#"{{"tag":"{tag}"}}"#)).await
+        let target = &self.target;
+        self.write(status, &format!(r#"{{"tag":"{tag}","target":"{target}"}}"#)).await
     }
 
     async fn write(&mut self, status: u16, body: &str) -> Result<(), Fault> {
