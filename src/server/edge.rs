@@ -99,11 +99,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         // Methods begin with a letter, records of TLS do not (RFC 8446 section 5.1).
         if read.first().is_some_and(u8::is_ascii_uppercase) {
             certificate.handshake_failed("protocol");
-            self.refuse(stream, ApiError::BadRequest(Refusal::RequiresTls), &read).await;
+            Box::pin(self.refuse(stream, ApiError::BadRequest(Refusal::RequiresTls), &read)).await;
             return None;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        certificate.handshake(Wrapped::rewound(stream, read), left).await
+        // Apart: it takes 12 KiB, for which a connection needs no room once it is established.
+        Box::pin(certificate.handshake(Wrapped::rewound(stream, read), left)).await
     }
 
     fn max_connections(&self) -> usize {
