@@ -16,7 +16,7 @@ help: ## What can be made
 demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080, no network needed; prints curl lines
 	cargo run --locked -- demo
 
-test: ## Everything that shows behaviour: unit, integration, documentation and client tests
+test: ## Everything that shows behaviour: unit, integration, documentation, client and cache tests
 	@scripts/setup test
 	@scripts/test
 
@@ -54,7 +54,8 @@ fleet: ## Three gateways with one Redis: how late changes are, what a hit costs,
 	@scripts/fleet.py target/release/telecomx-gateway bound
 	@scripts/fleet.py target/release/telecomx-gateway restart
 
-cache-tests: ## The npm package http-cache-tests against the gateway, with nginx's score beside it (needs node and npm)
+cache-tests: ## The npm package http-cache-tests against the gateway, compared with expected.json; nginx's score (needs node and npm)
+	@scripts/setup cache-tests
 	@scripts/cache-tests
 
 deb: ## The Debian package of a release build, in target/debian

@@ -12,22 +12,25 @@
 // a JSON object in the body of an answer with the same status and fields, and the front makes of it what the client sees:
 //   - the origin's body,
 //   - of the origin's fields those in CARRIED, which the client must see to know that nothing was lost on the way,
-//   - the gateway's own `Age`, `Date` and `Content-Type`. Every other field of the origin's is lost, as it is for callers,
+//   - the gateway's own `Age`, `Date` and `Content-Type`, and the fields that it is configured to keep
+//     (KEPT). Every other field of the origin's is lost, as it is for callers,
 //   - entity tags: the gateway's are of what it sends, so each stands for the origin's within the same answer, both ways.
 // A cache that needs none of this sends what it sends.
 
 import { createHash } from 'node:crypto'
 import http from 'node:http'
 
+import { KEPT } from './caches.mjs'
+
 // Numbers by which the package's origin tells of its side, the header that its templates use as a mark, and what decides
 // about caching, which the gateway reads and answers with its own.
 const CARRIED = new Set([
   'server-base-url', 'server-request-count', 'client-request-count', 'server-now', 'capability-seen', 'request-numbers',
   'template-a',
-  'cache-control', 'content-disposition', 'content-location', 'etag', 'expires', 'last-modified', 'location', 'pragma',
+  'cache-control', 'content-disposition', 'etag', 'expires', 'last-modified', 'location', 'pragma',
   'surrogate-control', 'vary'
 ])
-const OWN = new Set(['age', 'date', 'content-type'])
+const OWN = new Set(['age', 'date', 'content-type', ...KEPT.map(name => name.toLowerCase())])
 const NUMBERS = ['req-num', 'test-id', 'test-name']
 
 // The package's word for "this should have been a conditional request". It is no status of HTTP; it travels as 400.

@@ -12,13 +12,14 @@ export function outcome (result) {
 export const message = result => (result === true ? '' : result === undefined ? 'did not run' : result.join(': '))
 
 /** Problems of the list of expected results itself: a reason that is not explained, or explains nothing. */
-export function flaws ({ reasons, tests }) {
+export function flaws ({ reasons, says_nothing: codes, tests }) {
   const used = new Set(Object.values(tests).map(test => test.reason))
   return [
     ...Object.entries(tests)
       .filter(([, test]) => test !== 'pass' && !(['pass', 'fail', 'setup'].includes(test.result) && test.reason in reasons))
       .map(([id]) => `${id}: neither "pass" nor a result with one of the reasons`),
-    ...Object.keys(reasons).filter(code => !used.has(code)).map(code => `${code}: a reason for nothing`)
+    ...Object.keys(reasons).filter(code => !used.has(code)).map(code => `${code}: a reason for nothing`),
+    ...codes.filter(code => !(code in reasons)).map(code => `${code}: in says_nothing, but no reason`)
   ]
 }
 
@@ -58,14 +59,21 @@ export function table (results, peer, expected) {
   ]
 }
 
-/** Passed and all, by kind. */
-export function score (name, results) {
+/** The tests whose pass would say nothing about the gateway. */
+export function silent ({ says_nothing: codes, tests }) {
+  const says = ([, test]) => test.result === 'pass' && codes.includes(test.reason)
+  return new Set(Object.entries(tests).filter(says).map(([id]) => id))
+}
+
+/** Passed and all, by kind, without the tests in `left`. */
+export function score (name, results, left) {
+  const counted = results.filter(({ id }) => !left.has(id))
   const parts = KINDS.map(kind => {
-    const of = results.filter(test => test.kind === kind)
+    const of = counted.filter(test => test.kind === kind)
     return `${kind} ${of.filter(({ result }) => result === true).length}/${of.length}`
   })
-  const passed = results.filter(({ result }) => result === true).length
-  return `${name.padEnd(8)} ${passed}/${results.length} passed: ${parts.join(', ')}`
+  const passed = counted.filter(({ result }) => result === true).length
+  return `${name.padEnd(8)} ${passed}/${counted.length} pass: ${parts.join(', ')}`
 }
 
 /** What each reason says, with the number of tests that it explains; not those of tests that did not run. */
