@@ -1,11 +1,11 @@
 //! Every way in which another program may read a path, as lists of segments.
 //!
 //! A reading is a choice of where the path is split (raw, after one or more decodings, after
-//! folding; with or without `\`), whether it ends at a decoded `?` or `#`, whether dot segments are
-//! resolved and which empty segments are dropped. Only the choices that make a difference for a
-//! path are tried, so that an ordinary path has one reading. `;parameters`, blanks, invisible
-//! characters and letter case need no choice: a word is compared with what is left without them,
-//! and `*` matches either way.
+//! folding; with or without `\`; before or after `;parameters` are dropped), at which decoded `?` or
+//! `#` it ends, which dot segments are resolved and which empty segments are dropped. Only the
+//! choices that make a difference for a path are tried, so that an ordinary path has one reading.
+//! Blanks, invisible characters and letter case need no choice: a word is compared with what is
+//! left without them, and `*` matches either way.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,8 @@ use super::path::word_is;
 /// Escapes within escapes deeper than this are refused: no honest path has them.
 const MAX_DECODE_ROUNDS: usize = 4;
 
-/// Readings of one path. Four kinds of ambiguity at once have at most 24; a path with more than
-/// this is made to be expensive, and is refused.
+/// Readings of one path. An honest path has a few; one with more than this is made to be expensive,
+/// and is refused.
 const MAX_READINGS: usize = 64;
 
 /// All readings of one path, and its normal form.
@@ -43,11 +43,11 @@ struct Piece {
     end: usize,
     /// Where `;parameters` begin, or the end.
     parameters: usize,
-    /// Where a decoded `?` or `#` is, or the end.
+    /// Where a decoded and folded `?` or `#` is, or the end.
     cut: usize,
     is_empty: bool,
-    /// Whether it is `.` or `..` before it is decoded further.
-    is_dots: bool,
+    /// How many more decodings make it `.` or `..`; [`FOLDED`], or [`NO_DOTS`].
+    dots: u8,
 }
 
 /// A segment in a reading.
@@ -76,14 +76,14 @@ impl Spelling<'_> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Dots {
-    Kept,
-    /// Those that are dots where the path is split.
-    Resolved,
-    /// Those that are dots once decoded and folded, too.
-    ResolvedDecoded,
-}
+/// Dots once folded and without `;parameters`.
+const FOLDED: u8 = MAX_DECODE_ROUNDS as u8;
+
+/// No dots in any reading.
+const NO_DOTS: u8 = FOLDED + 1;
+
+/// Which dot segments a reading resolves: none, or those of at most this many decodings.
+type Dots = Option<u8>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Empty {
@@ -93,9 +93,11 @@ enum Empty {
     DroppedFolded,
 }
 
+/// Where a reading ends: `None` at the end of the path, or within this piece.
+type Cut = Option<(usize, CutOrder)>;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    Never,
+enum CutOrder {
     BeforeDots,
     AfterDots,
 }
@@ -119,18 +121,13 @@ impl Readings {
             return Err(Refusal::BrokenEscape);
         }
         let mut splits = Vec::new();
-        for delimiters in [&['/'][..], &['/', '\\']] {
-            let mut before = if delimiters.len() == 1 { None } else { Some(count(&levels[0], &['/'])) };
-            for level in levels.iter().chain([&folded]) {
-                let found = count(level, delimiters);
-                if before != Some(found) {
-                    splits.push(Split::of(level, delimiters));
-                }
-                before = before.max(Some(found));
-            }
+        // Some servers drop `;parameters`, up to the next slash, before they decode or split further.
+        for level in levels.iter().filter(|level| level.contains(';')) {
+            push_splits(&decodings(&without_parameters(level))?, &mut splits);
         }
+        push_splits(&levels, &mut splits);
         let readings = Readings { decoded, folded, splits };
-        if readings.splits.iter().map(|split| split.choices().count()).sum::<usize>() > MAX_READINGS {
+        if readings.splits.iter().map(|split| split.choices().len()).sum::<usize>() > MAX_READINGS {
             return Err(Refusal::AliasPath);
         }
         Ok(readings)
@@ -160,78 +157,88 @@ impl Split {
         let mut split = Split { text: String::with_capacity(path.len()), pieces: Vec::new() };
         for segment in path.split(delimiters).skip(1) {
             let start = split.text.len();
-            fold_into(&decode_fully(segment), &mut split.text);
+            let (decoded, dots) = decode_fully(segment);
+            fold_into(&decoded, &mut split.text);
             let folded = &split.text[start..];
+            let parameters = folded.find(';').unwrap_or(folded.len());
+            let dots = if is_dots(&folded[..parameters]) { dots.min(FOLDED) } else { dots };
             split.pieces.push(Piece {
                 start,
                 end: split.text.len(),
-                parameters: start + folded.find(';').unwrap_or(folded.len()),
+                parameters: start + parameters,
                 cut: start + folded.find(['?', '#']).unwrap_or(folded.len()),
                 is_empty: segment.is_empty(),
-                is_dots: matches!(segment, "." | ".."),
+                dots,
             });
         }
         split
     }
 
     /// The choices that make a difference here.
-    fn choices(&self) -> impl Iterator<Item = (Cut, Dots, Empty)> {
+    fn choices(&self) -> Vec<(Cut, Dots, Empty)> {
         let any = |is: &dyn Fn(&Piece) -> bool| self.pieces.iter().any(is);
-        let is_cut = any(&|piece| piece.cut < piece.end);
-        let decoded_dots = any(&|piece| !piece.is_dots && matches!(self.word(piece), "." | ".."));
-        let folded_empty = any(&|piece| !piece.is_empty && self.word(piece).is_empty());
-        let (dots, empty) = (any(&|piece| piece.is_dots), any(&|piece| piece.is_empty));
-        let cuts = [(Cut::Never, true), (Cut::BeforeDots, is_cut), (Cut::AfterDots, is_cut)];
-        let dots = [(Dots::Kept, true), (Dots::Resolved, dots), (Dots::ResolvedDecoded, decoded_dots)];
-        let empties = [(Empty::Kept, true), (Empty::Dropped, empty), (Empty::DroppedFolded, folded_empty)];
-        cuts.into_iter().filter(|(_, is)| *is).flat_map(move |(cut, _)| {
-            dots.into_iter().filter(move |(dots, is)| *is && (*dots != Dots::Kept || cut != Cut::AfterDots)).flat_map(
-                move |(dots, _)| {
-                    let empties = empties.into_iter().filter(|(_, is)| *is);
-                    empties.map(move |(empty, _)| (cut, dots, empty))
-                },
-            )
-        })
+        let is_cut_to_dots = |piece: &Piece| is_dots(&self.text[piece.start..piece.cut.min(piece.parameters)]);
+        let has_dots = |at: u8| any(&|piece| piece.dots == at || (at == FOLDED && is_cut_to_dots(piece)));
+        let mut dots: Vec<Dots> = vec![None];
+        dots.extend((0..=FOLDED).filter(|at| has_dots(*at)).map(Some));
+        let mut empties = vec![Empty::Kept];
+        if any(&|piece| piece.is_empty) {
+            empties.push(Empty::Dropped);
+        }
+        if any(&|piece| !piece.is_empty && self.word(piece).is_empty()) {
+            empties.push(Empty::DroppedFolded);
+        }
+        let mut cuts: Vec<Cut> = vec![None];
+        let ends = self.pieces.iter().enumerate().filter(|(_, piece)| piece.cut < piece.end);
+        for (at, _) in ends.take(MAX_READINGS) {
+            cuts.push(Some((at, CutOrder::BeforeDots)));
+            // The order matters only where dots are resolved.
+            if dots.len() > 1 {
+                cuts.push(Some((at, CutOrder::AfterDots)));
+            }
+        }
+        let mut choices = Vec::new();
+        for cut in cuts {
+            for dots in &dots {
+                choices.extend(empties.iter().map(|empty| (cut, *dots, *empty)));
+            }
+        }
+        choices
     }
 
     fn read<'s>(&'s self, cut: Cut, dots: Dots, empty: Empty, into: &mut Vec<Spelling<'s>>) {
-        // Where each segment that is left is cut, if it is.
-        let mut is_cut: Vec<bool> = Vec::new();
-        for piece in &self.pieces {
-            let word = self.word(piece);
+        // The index of the piece of each segment that is left.
+        let mut left = Vec::new();
+        for (at, piece) in self.pieces.iter().enumerate() {
+            let is_end = cut == Some((at, CutOrder::BeforeDots));
+            let end = if is_end { piece.cut.min(piece.parameters) } else { piece.parameters };
+            let word = &self.text[piece.start..end];
             let is_dropped = match empty {
                 Empty::Kept => false,
                 Empty::Dropped => piece.is_empty,
                 Empty::DroppedFolded => word.is_empty(),
             };
-            let is_resolved = match dots {
-                Dots::Kept => false,
-                Dots::Resolved => piece.is_dots,
-                Dots::ResolvedDecoded => matches!(word, "." | ".."),
-            };
-            if is_dropped || (is_resolved && word == ".") {
-                continue;
-            }
-            if is_resolved {
+            let is_resolved = dots.is_some_and(|most| piece.dots <= most || (is_end && is_dots(word)));
+            if is_resolved && word == ".." {
                 into.pop();
-                is_cut.pop();
-                continue;
+                left.pop();
+            } else if !is_dropped && !is_resolved {
+                let end = piece.cut.min(piece.parameters);
+                into.push(Spelling { word, cut: &self.text[piece.start..end], is_empty: piece.is_empty });
+                left.push(at);
             }
-            let end = piece.cut.min(piece.parameters);
-            into.push(Spelling { word, cut: &self.text[piece.start..end], is_empty: piece.is_empty });
-            is_cut.push(piece.cut < piece.end);
-            if cut == Cut::BeforeDots && piece.cut < piece.end {
+            if is_end {
                 break;
             }
         }
-        if cut == Cut::AfterDots
-            && let Some(at) = is_cut.iter().position(|is_cut| *is_cut)
+        if let Some((cut, _)) = cut
+            && let Some(last) = left.iter().position(|at| *at == cut)
         {
-            into.truncate(at + 1);
-        }
-        // What is left of a segment that begins with `?` is an empty one.
-        if cut != Cut::Never && into.last().is_some_and(|last| last.cut.is_empty()) {
-            into.pop();
+            into.truncate(last + 1);
+            // What is left of a segment that begins with the delimiter is an empty one.
+            if self.pieces[cut].cut == self.pieces[cut].start {
+                into.pop();
+            }
         }
     }
 
@@ -239,6 +246,27 @@ impl Split {
     fn word(&self, piece: &Piece) -> &str {
         &self.text[piece.start..piece.parameters]
     }
+}
+
+/// Adds a path, given in all its decodings, split in every way.
+fn push_splits(levels: &[String], splits: &mut Vec<Split>) {
+    let folded = fold_text(levels.last().map_or("", String::as_str));
+    for delimiters in [&['/'][..], &['/', '\\']] {
+        let mut before = if delimiters.len() == 1 { None } else { Some(count(&levels[0], &['/'])) };
+        for level in levels.iter().chain([&folded]) {
+            let found = count(level, delimiters);
+            if before != Some(found) {
+                splits.push(Split::of(level, delimiters));
+            }
+            before = before.max(Some(found));
+        }
+    }
+}
+
+/// The path without what is between a `;` and the next slash.
+fn without_parameters(path: &str) -> String {
+    let kept: Vec<&str> = path.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
+    kept.join("/")
 }
 
 fn count(text: &str, delimiters: &[char]) -> usize {
@@ -268,17 +296,23 @@ fn decodings(raw: &str) -> Result<Vec<String>, Refusal> {
     Err(Refusal::BrokenEscape)
 }
 
-/// A segment of a text that [`decodings`] accepted.
-fn decode_fully(segment: &str) -> Cow<'_, str> {
+/// A segment of a text that [`decodings`] accepted, and how many decodings make it dots.
+fn decode_fully(segment: &str) -> (Cow<'_, str>, u8) {
     let mut text = Cow::Borrowed(segment);
-    while text.contains('%') {
-        let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
-        if *decoded == *text {
+    for round in 0..FOLDED {
+        if is_dots(&text) {
+            return (text, round);
+        }
+        if !text.contains('%') {
             break;
         }
-        text = Cow::Owned(decoded);
+        text = Cow::Owned(percent_decode_str(&text).decode_utf8_lossy().into_owned());
     }
-    text
+    (text, NO_DOTS)
+}
+
+fn is_dots(text: &str) -> bool {
+    matches!(text, "." | "..")
 }
 
 fn fold_text(text: &str) -> String {
