@@ -13,6 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use telecomx_gateway::config;
 
 // Pure, among modules that are not.
+#[allow(dead_code, reason = "the target uses a part of the module")]
 #[path = "../../src/cache/freshness.rs"]
 mod freshness;
 

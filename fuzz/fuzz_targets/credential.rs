@@ -50,7 +50,8 @@ fn judge(headers: &HeaderMap, query: &str, cookie: Option<&str>) -> Result<Vec<u
     }
     let mut places = vec![api_key, query_tokens(query)];
     places.extend(cookie.map(|name| cookie_tokens(&values("cookie"), name)));
-    let place = places.iter().find(|place| place.iter().any(|value| !value.is_empty())).ok_or(CredentialError::Missing)?;
+    let place =
+        places.iter().find(|place| place.iter().any(|value| !value.is_empty())).ok_or(CredentialError::Missing)?;
     one(place)?;
     visible(&place[0]).ok_or(CredentialError::Malformed)
 }
