@@ -52,7 +52,7 @@ fn listen(kind: SignalKind) -> Option<Signal> {
     signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be listened for")).ok()
 }
 
-/// Makes HUP, QUIT and USR2 do nothing from now on, until [`Signals`] obeys them: by default each
+/// Makes HUP, QUIT and USR2 do nothing from now on, until `Signals` obeys them: by default each
 /// of them would end a process that is still starting. tokio keeps the handlers that it installs
 /// here.
 ///
