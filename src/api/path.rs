@@ -84,7 +84,7 @@ impl PathPattern {
         matches_folded(&self.0, segments)
     }
 
-    /// Whether it begins with `*` or `**`, so that it names no place of its own.
+    /// Whether it begins with `*` or `**`, so that it names no particular place.
     fn begins_with_wildcard(&self) -> bool {
         self.0.first().is_some_and(|segment| segment.starts_with('*'))
     }

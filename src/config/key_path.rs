@@ -12,7 +12,7 @@ enum Scope {
     Array(String),
 }
 
-/// The path of the key whose name, or the last part of whose name, has that span; empty where there is none.
+/// The path of the key whose name, or the last part of whose name, has that span; empty if there is no such key.
 pub(super) fn key_path(text: &str, span: &Range<usize>) -> String {
     Scanner { text, at: 0, scopes: vec![Scope::Table(String::new())], key: String::new(), name_at: 0 }.find(span)
 }
