@@ -1,0 +1,126 @@
+//! Writing of requests: the head from typed values, and the framing of chunked bodies.
+
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
+
+/// End of a chunked body without trailer fields.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Framing of a request's body (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFraming {
+    /// No body and no field that announces one.
+    None,
+    /// `Content-Length`; zero is written too, for methods that usually have a body.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// Appends a request head to `out`.
+///
+/// `fields` must not contain `Content-Length` or `Transfer-Encoding`: `framing` decides them. Names
+/// are written in title case, as HTTP/1.1 programs usually spell them. A [`HeaderValue`] holds no
+/// CR, LF or NUL, so nothing of it can end the head.
+pub fn write_request_head<'a>(
+    out: &mut Vec<u8>,
+    method: &Method,
+    target: &str,
+    framing: RequestFraming,
+    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) {
+    debug_assert!(target.bytes().all(|byte| byte.is_ascii_graphic()), "a target is visible ASCII");
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in fields {
+        debug_assert!(!matches!(name.as_str(), "content-length" | "transfer-encoding"));
+        push_title_case(out, name.as_str());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    match framing {
+        RequestFraming::None => {}
+        RequestFraming::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            push_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        RequestFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head of a chunk of `length` bytes; CRLF must follow its data.
+///
+/// # Panics
+///
+/// In debug builds, if `length` is zero: that would be the last chunk.
+pub fn write_chunk_head(out: &mut Vec<u8>, length: usize) {
+    debug_assert!(length > 0, "an empty chunk ends the body");
+    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        out.push(b"0123456789abcdef"[length >> (digit * 4) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_title_case(out: &mut Vec<u8>, name: &str) {
+    let mut upper = true;
+    out.extend(name.bytes().map(|byte| {
+        let written = if upper { byte.to_ascii_uppercase() } else { byte };
+        upper = byte == b'-';
+        written
+    }));
+}
+
+fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT, HOST};
+
+    use super::*;
+
+    #[test]
+    fn request_head_has_fields_in_title_case_and_one_framing() {
+        let (host, accept) = (HeaderValue::from_static("api"), HeaderValue::from_static("*/*"));
+        let own = HeaderName::from_static("x-request-id");
+        let id = HeaderValue::from_static("7");
+        let head = |framing| {
+            let mut out = Vec::new();
+            let fields = [(&HOST, &host), (&ACCEPT, &accept), (&own, &id)];
+            write_request_head(&mut out, &Method::POST, "/a?b", framing, fields);
+            String::from_utf8(out).unwrap()
+        };
+        let common = "POST /a?b HTTP/1.1\r\nHost: api\r\nAccept: */*\r\nX-Request-Id: 7\r\n";
+        assert_eq!(head(RequestFraming::None), format!("{common}\r\n"));
+        let length = RequestFraming::Length(u64::MAX);
+        assert_eq!(head(length), format!("{common}Content-Length: {}\r\n\r\n", u64::MAX));
+        assert_eq!(head(RequestFraming::Length(0)), format!("{common}Content-Length: 0\r\n\r\n"));
+        assert_eq!(head(RequestFraming::Chunked), format!("{common}Transfer-Encoding: chunked\r\n\r\n"));
+    }
+
+    #[test]
+    fn chunk_head_is_the_length_in_hexadecimal() {
+        for length in [1, 9, 15, 16, 255, 256, 4096, 65_535, 1 << 20, usize::MAX] {
+            let mut out = Vec::new();
+            write_chunk_head(&mut out, length);
+            assert_eq!(out, format!("{length:x}\r\n").as_bytes());
+        }
+    }
+}
