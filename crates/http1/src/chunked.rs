@@ -95,7 +95,8 @@ impl ChunkedDecoder {
                     let available = input.len() - at;
                     let take = usize::try_from(remaining).map_or(available, |n| n.min(available));
                     let remaining = remaining - take as u64;
-                    self.state = if remaining == 0 { State::DataEnd } else { State::Data(remaining) };
+                    self.state =
+                        if remaining == 0 { State::DataEnd } else { State::Data(remaining) };
                     return Ok(Decoded { consumed: at + take, data: at..at + take });
                 }
                 State::SizeLine | State::DataEnd | State::TrailerLine => {
@@ -180,8 +181,9 @@ fn parse_size_line(line: &[u8]) -> Result<u64, ChunkError> {
     if digits > MAX_SIZE_DIGITS {
         return Err(ChunkError::LineTooLong);
     }
-    let size =
-        line[..digits].iter().fold(0, |size, &digit| size << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
+    let size = line[..digits]
+        .iter()
+        .fold(0, |size, &digit| size << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
     let mut rest = &line[digits..];
     while !rest.is_empty() {
         rest = parse_extension(rest)?;
@@ -257,7 +259,11 @@ mod tests {
             body.extend_from_slice(&piece[data]);
             at += consumed;
         }
-        if decoder.is_finished() { Ok((body, decoder.take_trailers(), at)) } else { Err(ChunkError::Malformed) }
+        if decoder.is_finished() {
+            Ok((body, decoder.take_trailers(), at))
+        } else {
+            Err(ChunkError::Malformed)
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! HTTP/1.1 messages for a proxy that must not be desynchronized: bytes in, typed values out.
 //!
 //! The crate reads response heads ([`ResponseHead`]) and chunked bodies ([`ChunkedDecoder`]), and
-//! writes request heads ([`write_request_head`]) and chunks ([`write_chunk_head`]). It refuses every
-//! message that two readers could frame differently (RFC 9112 sections 6.1 to 6.3), even where the
-//! RFC permits a recipient to repair it. It performs no input or output, knows no time and keeps no
-//! state between messages.
+//! writes request heads ([`write_request_head`]) and chunks ([`write_chunk_head`]). It refuses
+//! every message that two readers could frame differently (RFC 9112 sections 6.1 to 6.3), even
+//! where the RFC permits a recipient to repair it. It performs no input or output, knows no time
+//! and keeps no state between messages.
 
 mod chunked;
 mod field;

@@ -112,7 +112,10 @@ mod tests {
         let length = RequestFraming::Length(u64::MAX);
         assert_eq!(head(length), format!("{common}Content-Length: {}\r\n\r\n", u64::MAX));
         assert_eq!(head(RequestFraming::Length(0)), format!("{common}Content-Length: 0\r\n\r\n"));
-        assert_eq!(head(RequestFraming::Chunked), format!("{common}Transfer-Encoding: chunked\r\n\r\n"));
+        assert_eq!(
+            head(RequestFraming::Chunked),
+            format!("{common}Transfer-Encoding: chunked\r\n\r\n")
+        );
     }
 
     #[test]

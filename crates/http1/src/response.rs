@@ -91,7 +91,11 @@ impl ResponseHead {
     /// # Errors
     ///
     /// The bytes cannot become an acceptable head; the connection must be closed.
-    pub fn parse(buffer: &[u8], method: &Method, limits: &HeadLimits) -> Result<Option<(Self, usize)>, HeadError> {
+    pub fn parse(
+        buffer: &[u8],
+        method: &Method,
+        limits: &HeadLimits,
+    ) -> Result<Option<(Self, usize)>, HeadError> {
         const BEGINNING: &[u8] = b"HTTP/1.";
         let compared = buffer.len().min(BEGINNING.len());
         if buffer[..compared] != BEGINNING[..compared] {
@@ -115,14 +119,21 @@ impl ResponseHead {
     }
 }
 
-fn parse_head(head: &[u8], method: &Method, limits: &HeadLimits) -> Result<ResponseHead, HeadError> {
+fn parse_head(
+    head: &[u8],
+    method: &Method,
+    limits: &HeadLimits,
+) -> Result<ResponseHead, HeadError> {
     if !has_only_crlf_line_ends(head) {
         return Err(HeadError::Malformed);
     }
     let mut storage = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
-    let complete =
-        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, head, &mut storage);
+    let complete = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut parsed,
+        head,
+        &mut storage,
+    );
     match complete {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
@@ -137,7 +148,8 @@ fn parse_head(head: &[u8], method: &Method, limits: &HeadLimits) -> Result<Respo
     let status = StatusCode::from_u16(code).map_err(|_| HeadError::Malformed)?;
     let mut fields = HeaderMap::with_capacity(parsed.headers.len());
     for field in &*parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| HeadError::Malformed)?;
         fields.append(name, value);
     }
@@ -148,7 +160,8 @@ fn parse_head(head: &[u8], method: &Method, limits: &HeadLimits) -> Result<Respo
         || status == StatusCode::NOT_MODIFIED;
     let body = if without_body { BodyLength::None } else { announced };
     // A peer that sends the announced body all the same would answer the next request with it.
-    let announces_more = without_body && matches!(announced, BodyLength::Known(_) | BodyLength::Chunked);
+    let announces_more =
+        without_body && matches!(announced, BodyLength::Known(_) | BodyLength::Chunked);
     let is_persistent = wants_persistence(&fields, minor)
         && body != BodyLength::UntilClose
         && method != Method::HEAD
@@ -173,7 +186,9 @@ fn announced_body(fields: &HeaderMap, minor: u8) -> Result<BodyLength, HeadError
             Some(length) => Ok(BodyLength::Known(length)),
             None => Err(HeadError::AmbiguousFraming),
         },
-        (None, Some(coding)) if minor >= 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (None, Some(coding))
+            if minor >= 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") =>
+        {
             Ok(BodyLength::Chunked)
         }
         _ => Err(HeadError::AmbiguousFraming),
@@ -185,9 +200,9 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     if !(1..=18).contains(&value.len()) {
         return None;
     }
-    value
-        .iter()
-        .try_fold(0, |length: u64, &digit| digit.is_ascii_digit().then(|| length * 10 + u64::from(digit - b'0')))
+    value.iter().try_fold(0, |length: u64, &digit| {
+        digit.is_ascii_digit().then(|| length * 10 + u64::from(digit - b'0'))
+    })
 }
 
 fn wants_persistence(fields: &HeaderMap, minor: u8) -> bool {
@@ -223,7 +238,10 @@ mod tests {
             assert!(parse(&text[..cut], &Method::GET).unwrap().is_none(), "{cut}");
         }
         let (head, length) = parse(&format!("{text}hello"), &Method::GET).unwrap().unwrap();
-        assert_eq!((head.status, length, head.body), (StatusCode::OK, text.len(), BodyLength::Known(5)));
+        assert_eq!(
+            (head.status, length, head.body),
+            (StatusCode::OK, text.len(), BodyLength::Known(5))
+        );
         assert_eq!(head.fields["x"], "a\tb");
         assert!(head.is_persistent);
     }
@@ -235,7 +253,12 @@ mod tests {
             ("200 OK\r\n", Method::GET, UntilClose, false),
             ("200 OK\r\nContent-Length: 0\r\n", Method::GET, None, true),
             ("200 OK\r\nTransfer-Encoding: Chunked\r\n", Method::GET, Chunked, true),
-            ("200 OK\r\nContent-Length: 7\r\nConnection: x, Close\r\n", Method::GET, Known(7), false),
+            (
+                "200 OK\r\nContent-Length: 7\r\nConnection: x, Close\r\n",
+                Method::GET,
+                Known(7),
+                false,
+            ),
             ("200 OK\r\nContent-Length: 7\r\n", Method::HEAD, None, false),
             ("204 No Content\r\n", Method::GET, None, true),
             ("204 No Content\r\nContent-Length: 0\r\n", Method::GET, None, true),
@@ -250,7 +273,10 @@ mod tests {
             assert_eq!((head.body, head.is_persistent), (body, persistent), "{text:?} {method}");
         }
         assert!(!get("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n").is_persistent);
-        assert!(get("HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\n").is_persistent);
+        assert!(
+            get("HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\n")
+                .is_persistent
+        );
     }
 
     #[test]
