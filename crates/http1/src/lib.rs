@@ -8,9 +8,14 @@
 
 mod chunked;
 mod field;
+mod head;
 mod request;
 mod response;
 
-pub use chunked::{ChunkError, ChunkedDecoder, Decoded, MAX_LINE_BYTES, MAX_TRAILER_BYTES};
+pub use chunked::{
+    ChunkError, ChunkedDecoder, Decoded, MAX_EXTENSION_BYTES, MAX_LINE_BYTES, MAX_TRAILER_BYTES,
+    MAX_TRAILER_FIELDS,
+};
+pub use head::{HeadError, HeadLimits, HeadScan};
 pub use request::{LAST_CHUNK, RequestFraming, write_chunk_head, write_request_head};
-pub use response::{BodyLength, HeadError, HeadLimits, ResponseHead, find_head_end};
+pub use response::{BodyLength, ResponseHead};

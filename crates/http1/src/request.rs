@@ -1,7 +1,7 @@
 //! Writing of requests: the head from typed values, and the framing of chunked bodies.
 
 use http::Method;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 /// End of a chunked body without trailer fields.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -19,9 +19,10 @@ pub enum RequestFraming {
 
 /// Appends a request head to `out`.
 ///
-/// `fields` must not contain `Content-Length` or `Transfer-Encoding`: `framing` decides them. Names
-/// are written in title case, as HTTP/1.1 programs usually spell them. A [`HeaderValue`] holds no
-/// CR, LF or NUL, so nothing of it can end the head.
+/// No argument can end a line or frame a body in another way than `framing`: `Content-Length` and
+/// `Transfer-Encoding` among `fields` are skipped, bytes of `target` that are not visible ASCII are
+/// percent-encoded, and neither [`Method`], [`HeaderName`] nor [`HeaderValue`] can hold CR, LF or
+/// NUL. Names are written in title case, as HTTP/1.1 programs usually spell them.
 pub fn write_request_head<'a>(
     out: &mut Vec<u8>,
     method: &Method,
@@ -29,13 +30,15 @@ pub fn write_request_head<'a>(
     framing: RequestFraming,
     fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 ) {
-    debug_assert!(target.bytes().all(|byte| byte.is_ascii_graphic()), "a target is visible ASCII");
+    debug_assert!(!target.is_empty(), "a target has at least one character");
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(target.as_bytes());
+    push_target(out, target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in fields {
-        debug_assert!(!matches!(name.as_str(), "content-length" | "transfer-encoding"));
+        if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
+            continue;
+        }
         push_title_case(out, name.as_str());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
@@ -55,16 +58,37 @@ pub fn write_request_head<'a>(
 
 /// Appends the head of a chunk of `length` bytes; CRLF must follow its data.
 ///
+/// `length` must not be zero: that would be the last chunk, and what follows it the next request.
+/// A release build then writes nothing, which makes the body malformed instead.
+///
 /// # Panics
 ///
-/// In debug builds, if `length` is zero: that would be the last chunk.
+/// In debug builds, if `length` is zero.
 pub fn write_chunk_head(out: &mut Vec<u8>, length: usize) {
     debug_assert!(length > 0, "an empty chunk ends the body");
-    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
+    if length == 0 {
+        return;
+    }
+    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4);
     for digit in (0..digits).rev() {
         out.push(b"0123456789abcdef"[length >> (digit * 4) & 0xf]);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn push_target(out: &mut Vec<u8>, target: &str) {
+    if target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        out.extend_from_slice(target.as_bytes());
+        return;
+    }
+    for byte in target.bytes() {
+        if byte.is_ascii_graphic() {
+            out.push(byte);
+        } else {
+            let digit = |value: u8| b"0123456789ABCDEF"[usize::from(value)];
+            out.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 0xf)]);
+        }
+    }
 }
 
 fn push_title_case(out: &mut Vec<u8>, name: &str) {
@@ -116,6 +140,18 @@ mod tests {
             head(RequestFraming::Chunked),
             format!("{common}Transfer-Encoding: chunked\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn nothing_but_the_framing_can_frame_or_end_the_head() {
+        let value = |text: &'static str| HeaderValue::from_static(text);
+        let (host, length, coding) = (value("api"), value("5"), value("chunked"));
+        let fields = [(&CONTENT_LENGTH, &length), (&HOST, &host), (&TRANSFER_ENCODING, &coding)];
+        let mut out = Vec::new();
+        let target = "/a b\r\nX: 1\t\0\u{e6}\x7f?%20";
+        write_request_head(&mut out, &Method::GET, target, RequestFraming::None, fields);
+        let head = "GET /a%20b%0D%0AX:%201%09%00%C3%A6%7F?%20 HTTP/1.1\r\nHost: api\r\n\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), head);
     }
 
     #[test]

@@ -2,51 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode};
-use thiserror::Error;
 
-use crate::field::has_only_crlf_line_ends;
-
-/// Number of fields for which parsing reserves stack memory; the highest possible limit.
-const MAX_FIELDS: usize = 256;
-
-/// Bounds of a response head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// Maximum length in bytes, the empty line included.
-    pub max_bytes: usize,
-    /// Maximum number of fields, at most 256.
-    pub max_fields: usize,
-}
-
-impl Default for HeadLimits {
-    /// 64 KiB and 256 fields: four times what nginx and Node accept by default.
-    fn default() -> Self {
-        HeadLimits { max_bytes: 64 << 10, max_fields: MAX_FIELDS }
-    }
-}
-
-/// Reason why bytes are not an acceptable response head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum HeadError {
-    /// The bytes do not begin like an HTTP/1 response.
-    #[error("not an HTTP/1 response")]
-    NotHttp,
-    /// A byte that the grammar does not allow at its place, or a line end other than CRLF.
-    #[error("malformed response head")]
-    Malformed,
-    /// The head is longer than [`HeadLimits::max_bytes`].
-    #[error("response head too long")]
-    TooLong,
-    /// The head has more fields than [`HeadLimits::max_fields`].
-    #[error("too many fields in the response head")]
-    TooManyFields,
-    /// Two readers could see different ends of the body: several or odd lengths, an unknown
-    /// transfer coding, a length and a coding, or a coding in HTTP/1.0.
-    #[error("ambiguous framing of the response body")]
-    AmbiguousFraming,
-}
+use crate::head::{FieldFraming, Fields, HeadError, HeadLimits, HeadScan, MAX_FIELDS};
 
 /// Framing of a response's body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +35,11 @@ pub struct ResponseHead {
     pub is_persistent: bool,
 }
 
-/// Finds the length of the head at the beginning of `buffer`, the empty line included.
-#[must_use]
-pub fn find_head_end(buffer: &[u8]) -> Option<usize> {
-    memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
-}
-
 impl ResponseHead {
     /// Parses the head at the beginning of `buffer`, the response to a request of `method`.
     ///
-    /// Returns the head and its length, or `None` if more bytes are needed.
+    /// Returns the head and its length, or `None` if more bytes are needed. A reader that receives
+    /// the head in pieces uses [`ResponseHead::resume`], which does not begin again each time.
     ///
     /// # Errors
     ///
@@ -96,17 +49,28 @@ impl ResponseHead {
         method: &Method,
         limits: &HeadLimits,
     ) -> Result<Option<(Self, usize)>, HeadError> {
+        Self::resume(&mut HeadScan::default(), buffer, method, limits)
+    }
+
+    /// Like [`ResponseHead::parse`], with the progress of the earlier calls for the same head.
+    ///
+    /// `scan` is new for each head.
+    ///
+    /// # Errors
+    ///
+    /// As [`ResponseHead::parse`].
+    pub fn resume(
+        scan: &mut HeadScan,
+        buffer: &[u8],
+        method: &Method,
+        limits: &HeadLimits,
+    ) -> Result<Option<(Self, usize)>, HeadError> {
         const BEGINNING: &[u8] = b"HTTP/1.";
         let compared = buffer.len().min(BEGINNING.len());
         if buffer[..compared] != BEGINNING[..compared] {
             return Err(HeadError::NotHttp);
         }
-        let Some(length) = find_head_end(&buffer[..buffer.len().min(limits.max_bytes)]) else {
-            if buffer.len() >= limits.max_bytes {
-                return Err(HeadError::TooLong);
-            }
-            return Ok(None);
-        };
+        let Some(length) = scan.find_end(buffer, limits.max_bytes)? else { return Ok(None) };
         parse_head(&buffer[..length], method, limits).map(|head| Some((head, length)))
     }
 
@@ -115,18 +79,20 @@ impl ResponseHead {
     /// 101 is final: the protocol changes behind it.
     #[must_use]
     pub fn is_interim(&self) -> bool {
-        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+        is_interim(self.status)
     }
 }
 
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Parses a whole head, whose line ends were checked.
 fn parse_head(
     head: &[u8],
     method: &Method,
     limits: &HeadLimits,
 ) -> Result<ResponseHead, HeadError> {
-    if !has_only_crlf_line_ends(head) {
-        return Err(HeadError::Malformed);
-    }
     let mut storage = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -139,84 +105,40 @@ fn parse_head(
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
         _ => return Err(HeadError::Malformed),
     }
-    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else {
+    let (Some(code), Some(minor_version)) = (parsed.code, parsed.version) else {
         return Err(HeadError::Malformed);
     };
-    if parsed.headers.len() > limits.max_fields {
-        return Err(HeadError::TooManyFields);
+    let status = StatusCode::from_u16(code)
+        .ok()
+        .filter(|status| status.as_u16() < 600)
+        .ok_or(HeadError::InvalidStatus)?;
+    let fields = Fields::from_parsed(parsed.headers, minor_version, limits)?;
+    let announces_body =
+        matches!(fields.framing, FieldFraming::Length(1..) | FieldFraming::Chunked);
+    if is_interim(status) && announces_body {
+        return Err(HeadError::AmbiguousFraming);
     }
-    let status = StatusCode::from_u16(code).map_err(|_| HeadError::Malformed)?;
-    let mut fields = HeaderMap::with_capacity(parsed.headers.len());
-    for field in &*parsed.headers {
-        let name =
-            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| HeadError::Malformed)?;
-        fields.append(name, value);
-    }
-    let announced = announced_body(&fields, minor)?;
-    let without_body = method == Method::HEAD
+    let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS
+        || (method == Method::CONNECT && status.is_success());
+    let has_no_body = is_tunnel
+        || method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED;
-    let body = if without_body { BodyLength::None } else { announced };
-    // A peer that sends the announced body all the same would answer the next request with it.
-    let announces_more =
-        without_body && matches!(announced, BodyLength::Known(_) | BodyLength::Chunked);
-    let is_persistent = wants_persistence(&fields, minor)
+    let body = match fields.framing {
+        _ if has_no_body => BodyLength::None,
+        FieldFraming::Unspecified => BodyLength::UntilClose,
+        FieldFraming::Length(0) => BodyLength::None,
+        FieldFraming::Length(length) => BodyLength::Known(length),
+        FieldFraming::Chunked => BodyLength::Chunked,
+    };
+    let is_persistent = fields.connection.is_persistent(minor_version)
         && body != BodyLength::UntilClose
         && method != Method::HEAD
-        && status != StatusCode::SWITCHING_PROTOCOLS
-        && !announces_more;
-    Ok(ResponseHead { status, fields, body, is_persistent })
-}
-
-/// Framing that the fields announce, whatever the method and status say.
-fn announced_body(fields: &HeaderMap, minor: u8) -> Result<BodyLength, HeadError> {
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-    let length = lengths.next();
-    let coding = codings.next();
-    if lengths.next().is_some() || codings.next().is_some() {
-        return Err(HeadError::AmbiguousFraming);
-    }
-    match (length, coding) {
-        (None, None) => Ok(BodyLength::UntilClose),
-        (Some(length), None) => match parse_length(length.as_bytes()) {
-            Some(0) => Ok(BodyLength::None),
-            Some(length) => Ok(BodyLength::Known(length)),
-            None => Err(HeadError::AmbiguousFraming),
-        },
-        (None, Some(coding))
-            if minor >= 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") =>
-        {
-            Ok(BodyLength::Chunked)
-        }
-        _ => Err(HeadError::AmbiguousFraming),
-    }
-}
-
-/// Parses a length of 1 to 18 digits, without sign, blanks or a list.
-fn parse_length(value: &[u8]) -> Option<u64> {
-    if !(1..=18).contains(&value.len()) {
-        return None;
-    }
-    value.iter().try_fold(0, |length: u64, &digit| {
-        digit.is_ascii_digit().then(|| length * 10 + u64::from(digit - b'0'))
-    })
-}
-
-fn wants_persistence(fields: &HeaderMap, minor: u8) -> bool {
-    let mut options = fields
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .map(<[u8]>::trim_ascii);
-    let mut keeps_alive = minor >= 1;
-    let closes = options.any(|option| {
-        keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        option.eq_ignore_ascii_case(b"close")
-    });
-    keeps_alive && !closes
+        && !is_tunnel
+        // A peer that sends the announced body all the same would answer the next request with it.
+        && !(has_no_body && announces_body);
+    Ok(ResponseHead { status, fields: fields.map, body, is_persistent })
 }
 
 #[cfg(test)]
@@ -266,17 +188,87 @@ mod tests {
             ("204 No Content\r\nTransfer-Encoding: chunked\r\n", Method::GET, None, false),
             ("304 Not Modified\r\n", Method::GET, None, true),
             ("304 Not Modified\r\nContent-Length: 9\r\n", Method::GET, None, false),
+            ("204 No Content\r\nConnection: close\r\n", Method::GET, None, false),
+            ("200 OK\r\nContent-Length: 0\r\n", Method::HEAD, None, false),
+            ("200 OK\r\nTransfer-Encoding: chunked\r\n", Method::HEAD, None, false),
             ("101 Switching Protocols\r\nUpgrade: x\r\n", Method::GET, None, false),
-            ("103 Early Hints\r\n", Method::GET, None, true),
+            ("101 Switching Protocols\r\nContent-Length: 5\r\n", Method::GET, None, false),
+            ("200 OK\r\n", Method::CONNECT, None, false),
+            ("200 OK\r\nContent-Length: 5\r\n", Method::CONNECT, None, false),
+            ("407 No\r\nContent-Length: 5\r\n", Method::CONNECT, Known(5), true),
+            ("205 Reset Content\r\n", Method::GET, UntilClose, false),
+            ("205 Reset Content\r\nContent-Length: 5\r\n", Method::GET, Known(5), true),
+            ("100 Continue\r\n", Method::GET, None, true),
+            ("103 Early Hints\r\nContent-Length: 0\r\n", Method::GET, None, true),
+            ("103 Early Hints\r\n", Method::HEAD, None, false),
         ] {
             let (head, _) = parse(&format!("HTTP/1.1 {text}\r\n"), &method).unwrap().unwrap();
             assert_eq!((head.body, head.is_persistent), (body, persistent), "{text:?} {method}");
         }
-        assert!(!get("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n").is_persistent);
-        assert!(
-            get("HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\n")
-                .is_persistent
-        );
+    }
+
+    #[test]
+    fn persistence_follows_version_and_connection_options() {
+        for (version, connection, persistent) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: keep-alive\r\n", true),
+            ("1.1", "Connection:\r\n", true),
+            ("1.1", "Connection: , x,\r\n", true),
+            ("1.1", "connection: CLOSE\r\n", false),
+            ("1.1", "Connection: x,\tclose , y\r\n", false),
+            ("1.1", "Connection: keep-alive, close\r\n", false),
+            ("1.1", "Connection: close\r\nConnection: keep-alive\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nX: y\r\nConnection: close\r\n", false),
+            ("1.1", "Connection: closed\r\n", true),
+            // Not a token: conservative.
+            ("1.1", "Connection: close;x\r\n", false),
+            ("1.1", "Connection: \"close\"\r\n", false),
+            ("1.1", "Connection: x \u{e6}\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: x\r\n", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: x\r\nConnection: y, keep-alive\r\n", true),
+            ("1.0", "Connection: close, keep-alive\r\n", false),
+        ] {
+            let text = format!("HTTP/{version} 200 OK\r\nContent-Length: 1\r\n{connection}\r\n");
+            assert_eq!(get(&text).is_persistent, persistent, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn interim_response_that_announces_a_body_is_refused() {
+        for fields in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+            for status in [100, 102, 103, 199] {
+                let text = format!("HTTP/1.1 {status} X\r\n{fields}\r\n\r\n");
+                let error = parse(&text, &Method::GET).err();
+                assert_eq!(error, Some(HeadError::AmbiguousFraming), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn status_is_between_100_and_599() {
+        let status = |code: &str| {
+            parse(&format!("HTTP/1.1 {code} X\r\n\r\n"), &Method::GET)
+                .map(|parsed| parsed.map(|(head, _)| head.status.as_u16()))
+        };
+        for code in [100, 199, 200, 299, 418, 599] {
+            assert_eq!(status(&code.to_string()), Ok(Some(code)));
+        }
+        for code in ["000", "099", "600", "999"] {
+            assert_eq!(status(code), Err(HeadError::InvalidStatus), "{code}");
+        }
+        for code in ["1", "20", "2000", "2x0", "+20", "-20", " 20", "\u{661}"] {
+            assert_eq!(status(code), Err(HeadError::Malformed), "{code}");
+        }
+    }
+
+    #[test]
+    fn reason_may_be_empty_missing_or_any_text() {
+        for line in ["HTTP/1.1 200 ", "HTTP/1.1 200", "HTTP/1.1 200 \u{e6}\t:", "HTTP/1.0 200 OK "]
+        {
+            assert_eq!(get(&format!("{line}\r\nX: 1\r\n\r\n")).status, 200, "{line:?}");
+        }
     }
 
     #[test]
@@ -290,6 +282,29 @@ mod tests {
             "Content-Length:",
             "Content-Length: 5 5",
             "Content-Length: 1234567890123456789",
+            "Content-Length: 0000000000000000005",
+            "Content-Length: 18446744073709551621",
+            "Content-Length: 5,",
+            "Content-Length: ,5",
+            "Content-Length: 5;",
+            "Content-Length: 5.0",
+            "Content-Length: 5e0",
+            "Content-Length: \u{a0}5",
+            "Content-Length: \u{665}",
+            "Content-Length: 5\r\ncontent-length: 6",
+            "Content-Length: 5\r\nX: 1\r\nContent-Length:",
+            "Content-Length: 0\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding:",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: chunked, chunked",
+            "Transfer-Encoding: chunked,",
+            "Transfer-Encoding: ,chunked",
+            "Transfer-Encoding: \"chunked\"",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: chunked\u{a0}",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\ntransfer-encoding:",
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: identity",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
@@ -316,6 +331,29 @@ mod tests {
             "HTTP/1.1 200 OK\r\nX\r\n\r\n",
             "HTTP/1.1 200 OK\r\n: 1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: \0\r\n\r\n",
+            "HTTP/1.1 200 OK\n",
+            "HTTP/1.1 200 OK\r\nX: 1\r\n\n",
+            "HTTP/1.1 200 OK\r\nX: 1\r\r\n",
+            "HTTP/1.1 200 OK\r\nX: 1\r\n\r2",
+            "HTTP/1.1 200 OK\r\nX: \x7f\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\x0bb\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\x0c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX\t: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX Y: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX\u{e6}: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX(: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\tX: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: 1\r\n\tfolded\r\n\r\n",
+            "HTTP/1.1 200 O\x01K\r\n\r\n",
+            "HTTP/1.1 200 O\x7fK\r\n\r\n",
+            "HTTP/1.1 200\tOK\r\n\r\n",
+            "HTTP/1.1 200OK\r\n\r\n",
+            "HTTP/1.1\t200 OK\r\n\r\n",
+            "HTTP/1.1200 OK\r\n\r\n",
+            "HTTP/1.1\r\n\r\n",
+            "HTTP/1. 200 OK\r\n\r\n",
+            "HTTP/1.10 200 OK\r\n\r\n",
+            "HTTP/1.x 200 OK\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/1.1 2000 OK\r\n\r\n",
             "HTTP/1.1 200 O\rK\r\n\r\n",
@@ -326,6 +364,13 @@ mod tests {
         }
         for text in ["HTTP/2 200\r\n", "SSH-2.0", "http/1.1", "\r\nHTTP/1.1", " "] {
             assert_eq!(parse(text, &Method::GET).err(), Some(HeadError::NotHttp), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_line_end_is_refused_before_the_head_is_complete() {
+        for text in ["HTTP/1.1 200 OK\n", "HTTP/1.1 200 OK\r\nX: \r1", "HTTP/1.1 200 OK\r\nX: \0"] {
+            assert_eq!(parse(text, &Method::GET).err(), Some(HeadError::Malformed), "{text:?}");
         }
     }
 
