@@ -56,7 +56,7 @@ fleet: ## Three gateways with one Redis: how late changes are, what a hit costs,
 
 network-tests: ## Share of failed requests and longest waits while addresses of the API and DNS fail, in network namespaces
 	@scripts/setup network
-	cargo build --locked --lib --bins --tests
+	cargo build --locked --workspace --lib --bins --tests
 	@tests/network/run --assert
 
 cache-tests: ## The npm package http-cache-tests against the gateway, compared with expected.json; nginx's score (needs node and npm)

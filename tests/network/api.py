@@ -8,6 +8,8 @@ import socket
 import struct
 
 PORT = 8000
+# Seconds before each response, so that requests are in flight when a fault begins.
+LATENCY = 0.05
 
 IDENTITY = {
     "success": True,
@@ -26,8 +28,7 @@ class Address:
         # "normal"; "reset" (after a request), "mute" (no response), "unavailable" (503), "flaky"
         # (some connections end, see `Connection.ends_by_chance`).
         self.mode = "normal"
-        # Seconds before each response.
-        self.delay = 0
+        self.delay = LATENCY
         self.requests = 0
         # How often each POST arrived, by target; shared by all addresses.
         self.posts = posts

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import re
 import time
 
@@ -16,7 +17,6 @@ ADMIN_PORT = 9090
 CONFIG = f"""
 server.listen = ["127.0.0.1:8080"]
 admin.listen = "127.0.0.1:{ADMIN_PORT}"
-upstream.url = "http://{NAME}:{PORT}"
 log.access = "errors"
 """
 
@@ -60,7 +60,7 @@ class Goal:
     errors: frozenset | None = None
     # Statuses that clients may receive; None: any.
     statuses: frozenset | None = None
-    # Queries that may be unanswered at a time: A and AAAA of one lookup.
+    # Queries that may wait for a reply at a time: A and AAAA of one lookup.
     dns_queries_at_once: int = 2
 
 
@@ -70,6 +70,8 @@ class Bench:
         self.log_path = log_path
         self.network = netns.Network()
         self.clients = Clients()
+        # The value of `upstream.url`.
+        self.url = f"http://{NAME}:{PORT}"
         self.exits = contextlib.AsyncExitStack()
         # Start of the fault; its effect may begin some milliseconds later.
         self.fault_at = None
@@ -93,7 +95,9 @@ class Bench:
 
     async def start(self, load=True):
         """Starts the gateway, and clients unless `load` is false."""
-        gateway = netns.running_gateway(self.binary, CONFIG, self.log_path)
+        # A string and a list of strings are written in TOML as in JSON.
+        config = f"{CONFIG}upstream.url = {json.dumps(self.url)}\n"
+        gateway = netns.running_gateway(self.binary, config, self.log_path)
         self.gateway = self.exits.enter_context(gateway)
         deadline = time.monotonic() + START_TIMEOUT
         while "200 OK" not in (await self.admin("/livez")).partition("\r\n")[0]:

@@ -1,6 +1,7 @@
 """A name server for one name, whose answers change while it runs (RFC 1035, UDP only)."""
 
 import asyncio
+import collections
 import ipaddress
 import socket
 import struct
@@ -23,7 +24,8 @@ class NameServer(asyncio.DatagramProtocol):
         # Whether each reply begins with the next address.
         self.rotates = False
         self.queries = 0
-        self.waiting = 0
+        # Queries without a reply; a repetition has the same identifier and counts once.
+        self.waiting = collections.Counter()
         self.most_waiting = 0
 
     @staticmethod
@@ -45,12 +47,12 @@ class NameServer(asyncio.DatagramProtocol):
         self.queries += 1
         if self.mode == "silent":
             return
-        self.waiting += 1
-        self.most_waiting = max(self.most_waiting, self.waiting)
+        self.waiting[query] += 1
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
         asyncio.get_running_loop().call_later(self.delay, self.reply, query, client)
 
     def reply(self, query, client):
-        self.waiting -= 1
+        self.waiting -= collections.Counter([query])
         if self.mode != "silent":
             self.transport.sendto(self.response(query), client)
 

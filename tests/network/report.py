@@ -20,7 +20,8 @@ def print_table(results):
             print_row(result["scenario"], kind, row)
         if "kinds" in result:
             errors = ", ".join(f"{kind} {n}" for kind, n in result["upstream_errors"].items())
-            print(f"  {result['title']}")
+            runs = "" if result["runs"] == 1 else f" (run {result['runs']}: the machine was busy)"
+            print(f"  {result['title']}{runs}")
             print(f"  upstream errors: {errors or 'none'}; DNS queries: {result['dns_queries']}, "
                   f"{result['dns_queries_at_once']} at once; "
                   f"delays of the test itself: up to {1000 * result['lag']:.0f} ms")

@@ -12,11 +12,12 @@ import time
 import typing
 
 import netns
+from api import PORT
 from bench import Allowed, Bench, Goal
 from load import CALLERS
 
 # Waits of requests to an address that does not accept.
-CONNECT = 1.0
+CONNECT = 1.4
 # Waits of requests that are sent again, since no response came.
 RESPONSE = 6.0
 
@@ -50,6 +51,16 @@ async def silent_at_start(bench: Bench):
     bench.begin_fault()
     await bench.start()
     await asyncio.sleep(10)
+
+
+@scenario("one of three URLs is silent from the start", Goal(longest=CONNECT))
+async def url_silent_at_start(bench: Bench):
+    await bench.serve()
+    bench.url = [f"http://{address.ip}:{PORT}" for address in bench.addresses]
+    await bench.network.silence(bench.addresses[0].ip)
+    bench.begin_fault()
+    await bench.start()
+    await asyncio.sleep(6)
 
 
 @scenario(
