@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn chunked_body_decodes_alike_however_it_is_cut() {
-        let body = b"5;a=b;c=\"d;\\\"e\"\r\nhello\r\nA \t; x\r\n0123456789\r\n0\r\nX-A: 1\r\nx-a:2 \r\n\r\nrest";
+        let body = b"5;a=b;c=\"d;\\\"e\"\r\nhello\r\nA \t; x\r\n0123456789\r\n\
+            0\r\nX-A: 1\r\nx-a:2 \r\n\r\nrest";
         for step in 1..body.len() {
             let (data, trailers, consumed) = decode(body, step).unwrap();
             assert_eq!(data, b"hello0123456789", "step {step}");
@@ -483,7 +484,10 @@ mod tests {
         }
 
         #[test]
-        fn chunked_decoding_does_not_depend_on_pieces(input in "[0-9a-f;=\"\r\n X:]{0,60}", step in 1usize..9) {
+        fn chunked_decoding_does_not_depend_on_pieces(
+            input in "[0-9a-f;=\"\r\n X:]{0,60}",
+            step in 1usize..9,
+        ) {
             let whole = decode(input.as_bytes(), usize::MAX);
             prop_assert_eq!(decode(input.as_bytes(), step), whole);
         }
