@@ -8,6 +8,7 @@ mod chunks;
 mod credentials;
 mod disconnect;
 mod edge;
+mod exchange;
 mod fleet;
 mod frames;
 mod head;

@@ -22,7 +22,7 @@ use crate::forward::TrustedProxies;
 use crate::gateway::Gateway;
 use crate::redact::{Policy, RuleError};
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::Peers;
+use crate::upstream::Connector;
 
 /// Limits of connections and heads.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ pub struct VeilRule {
 
 /// What outlives every reload.
 pub struct Lasting {
-    pub peers: Arc<Peers>,
+    pub connector: Arc<Connector>,
     pub lifecycle: Arc<Lifecycle>,
     pub metrics: Arc<Metrics>,
     /// Where other gateways are told of changes, in a fleet.
@@ -272,6 +272,7 @@ impl Reloader {
             let setup = Setup::new(&obeyed, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
             let certificate = self.certificate.as_deref().map(|shown| shown.renewed().map(|loaded| (shown, loaded)));
             let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
+            before.connector.reload_tls(&self.started.upstream).map_err(|error| error.to_string())?;
             Ok((new, setup, certificate))
         });
         match result {

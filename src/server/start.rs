@@ -33,7 +33,7 @@ use crate::gateway::{Gateway, Parts};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::{AnchorFile, Client, Peers, system_anchors};
+use crate::upstream::{self, AddressMetrics, Client, Connector};
 
 /// Threads of the admin listener, which must answer while the others are busy.
 const ADMIN_THREADS: usize = 1;
@@ -70,8 +70,7 @@ fn environment(what: impl fmt::Display) -> StartError {
 /// All that is wrong with them, a line each.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let mut problems = Vec::new();
-    problems.extend(Peers::new(&config.upstream).err().map(|error| error.to_string()));
-    problems.extend(system_anchors(&config.upstream).err().map(|error| error.to_string()));
+    problems.extend(upstream::check_files(&config.upstream).err().map(|error| error.to_string()));
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
@@ -121,8 +120,10 @@ pub fn run(
 ) -> Result<(), StartError> {
     let started = Instant::now();
     export(&config, Some(&metrics))?;
-    let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
-    let anchors = anchors(&config)?;
+    let connector = Connector::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?;
+    let connector = Arc::new(connector);
+    let addresses = AddressMetrics::new(connector.clone()).map_err(environment)?;
+    metrics.register(addresses).map_err(environment)?;
     let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "a secret should be kept better");
@@ -133,14 +134,14 @@ pub fn run(
     };
     raise_descriptor_limit(&config);
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config, &anchors));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let conf = server.configuration.clone();
-    let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
+    let client = Arc::new(Client::new(&config.upstream, connector.clone(), metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
     let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
     let lasting = Arc::new(Lasting {
-        peers,
+        connector,
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),
         bus: OnceLock::new(),
@@ -261,9 +262,8 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
     format!(
-        "serving {}://{} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
-        if config.upstream.url.tls { "https" } else { "http" },
-        config.upstream.url.authority(),
+        "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
+        config.upstream.display_urls(),
         list(&addresses.plain),
         addresses.admin,
         config.redaction.reveal_to.as_str(),
@@ -272,19 +272,8 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     )
 }
 
-/// The system's trust anchors where the API needs them; those that cannot be decoded are passed
-/// over.
-fn anchors(config: &Config) -> Result<AnchorFile, StartError> {
-    let anchors = system_anchors(&config.upstream);
-    let (file, skipped) = anchors.map_err(|error| StartError::Configuration(error.to_string()))?;
-    if skipped > 0 {
-        tracing::warn!(skipped, "trust anchors of the system that cannot be decoded were passed over");
-    }
-    Ok(file)
-}
-
 /// Of our own configuration alone: pingora's files and command line stay unused.
-fn server_conf(config: &Config, anchors: &AnchorFile) -> ServerConf {
+fn server_conf(config: &Config) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if config.server.threads == 0 { cores } else { config.server.threads };
     ServerConf {
@@ -292,10 +281,9 @@ fn server_conf(config: &Config, anchors: &AnchorFile) -> ServerConf {
         // One thread has nobody to steal from, and a forward costs a sixth less without. Several are better off with it: see
         // docs/adr/0026.
         work_stealing: threads > 1,
-        // Only idempotent requests are ever sent again, and only where a kept connection turned out closed.
-        max_retries: 4,
-        // Or pingora would read the system's itself, and panic where one cannot be decoded.
-        ca_file: Some(anchors.path()),
+        // pingora opens no connection to the API. Without a file it would read the trust anchors of
+        // the system, and panic if one of them cannot be decoded.
+        ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     }
 }

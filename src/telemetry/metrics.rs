@@ -17,7 +17,7 @@ use super::tally::{Tallies, Tally};
 use crate::cache::NotStored;
 use crate::upstream::UpstreamError;
 
-const PREFIX: &str = "telecomx_gateway_";
+pub const PREFIX: &str = "telecomx_gateway_";
 
 /// Upper bounds in seconds. The low ones tell hits apart, the high ones the API's moods.
 const BUCKETS: [f64; 16] =
@@ -46,6 +46,7 @@ pub struct Metrics {
     over_limit: ByValue<IntCounter>,
     upstream_duration: ByValue<Histogram>,
     upstream_errors: ByValue<IntCounter>,
+    upstream_error_causes: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
     tier_requests: ByValue<IntCounter, 2>,
@@ -283,6 +284,11 @@ impl Metrics {
                 "Exchanges with the API that failed.",
                 &["kind"],
             )?),
+            upstream_error_causes: ByValue::counters(make.counters(
+                "upstream_error_causes_total",
+                "Exchanges with the API that failed, by exact cause: a failed check of the certificate, the phase of a timeout.",
+                &["cause"],
+            )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
             tier_requests: ByValue::counters(make.counters(
@@ -438,6 +444,7 @@ impl Metrics {
 
     pub fn upstream_failed(&self, error: UpstreamError) {
         self.upstream_errors.inc([error.as_str()]);
+        self.upstream_error_causes.inc([error.cause()]);
     }
 
     /// A lookup in the shared tier ended.
@@ -503,6 +510,15 @@ impl Metrics {
     ///
     /// # Errors
     /// It was asked for twice.
+    /// Adds a collector to the registry.
+    ///
+    /// # Errors
+    ///
+    /// One of its names is registered already.
+    pub fn register(&self, collector: impl Collector + 'static) -> Result<(), MetricsError> {
+        self.registry.register(Box::new(collector))
+    }
+
     pub fn tls(&self) -> Result<TlsMetrics, MetricsError> {
         let make = Maker(self.registry.clone());
         Ok(TlsMetrics {
