@@ -59,16 +59,12 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(
         upstream,
         Upstream {
-            urls: vec![UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), is_absolute: false, port: 443 }],
+            url: UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), port: 443 },
             ca_file: None,
-            client_cert_file: None,
-            client_key_file: None,
             connect_timeout: seconds(2),
             timeout: seconds(10),
             max_body: 1024 * 1024,
             max_in_flight: 256,
-            keepalive_timeout: seconds(4),
-            max_idle_connections: 128,
         }
     );
     assert_eq!(
@@ -280,6 +276,6 @@ fn host_is_written_as_in_a_request() {
         ("http://[::1]:8081", "[::1]:8081"),
     ] {
         let config = parse("f", &format!("upstream.url = {url:?}"), []).unwrap();
-        assert_eq!(config.upstream.urls[0].authority(), authority);
+        assert_eq!(config.upstream.url.authority(), authority);
     }
 }
