@@ -16,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::api::AccessLevel;
 use crate::config::{self, Config};
+use crate::crypto;
 use crate::redact::{Policy, redact};
 use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Source, Start, StartError};
@@ -129,6 +130,7 @@ pub fn run() -> ExitCode {
             return code.into();
         }
     };
+    crypto::install_provider();
     let ended = obey(arguments.command);
     // What was logged stands before what ended it.
     telemetry::flush();
@@ -241,7 +243,8 @@ fn open_sandbox(address: SocketAddr, options: sandbox::Options) -> Result<(Servi
 fn demo() -> Result<(), Ending> {
     let parse = || config::parse(DEMO_NAME, DEMO, []).map_err(|problems| problems.to_string());
     let config = parse().map_err(Ending::configuration)?;
-    let upstream = SocketAddr::new(config.upstream.url.host.parse().map_err(Ending::failed)?, config.upstream.url.port);
+    let url = config.upstream.urls.first().ok_or_else(|| Ending::failed("the demo has no upstream.url"))?;
+    let upstream = SocketAddr::new(url.host.parse().map_err(Ending::failed)?, url.port);
     let (_serving, _) = open_sandbox(upstream, sandbox::Options::default())?;
     say(demo_lines(&config))?;
     serve(config, Box::new(parse), Start::Fresh)

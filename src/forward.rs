@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    CONNECTION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
@@ -195,7 +195,6 @@ pub struct Hop<'a> {
     /// The caller speaks TLS to the gateway.
     pub tls: bool,
     pub version: Version,
-    pub authority: &'a HeaderValue,
     pub request_id: &'a HeaderValue,
 }
 
@@ -216,11 +215,8 @@ pub fn request_fields(hop: &Hop<'_>, headers: &HeaderMap) -> (Vec<(HeaderName, H
     let own_proto = if hop.tls { HeaderValue::from_static("https") } else { HeaderValue::from_static("http") };
     let told_proto =
         headers.get(X_FORWARDED_PROTO).filter(|value| believed && matches!(value.as_bytes(), b"http" | b"https"));
-    let mut fields = vec![
-        (HOST, hop.authority.clone()),
-        (X_FORWARDED_PROTO, told_proto.cloned().unwrap_or(own_proto)),
-        (X_REQUEST_ID, hop.request_id.clone()),
-    ];
+    let mut fields =
+        vec![(X_FORWARDED_PROTO, told_proto.cloned().unwrap_or(own_proto)), (X_REQUEST_ID, hop.request_id.clone())];
     fields.extend(forwarded_for.map(|value| (X_FORWARDED_FOR, value)));
     fields.extend(append(&VIA, received_protocol(hop.version)).map(|value| (VIA, value)));
     (fields, removed)
@@ -284,14 +280,8 @@ mod tests {
             (Version::HTTP_11, "1.1 telecomx-gateway"),
             (Version::HTTP_2, "2 telecomx-gateway"),
         ] {
-            let hop = Hop {
-                peer: "127.0.0.1".parse().unwrap(),
-                trusted: &trusted,
-                tls: false,
-                version,
-                authority: &value,
-                request_id: &value,
-            };
+            let hop =
+                Hop { peer: "127.0.0.1".parse().unwrap(), trusted: &trusted, tls: false, version, request_id: &value };
             let sent = headers(&[("x-forwarded-for", " ,198.51.100.7,, "), ("via", ""), ("via", "1.0 a,,2 b")]);
             let fields = HeaderMap::from_iter(request_fields(&hop, &sent).0);
             assert_eq!(fields[X_FORWARDED_FOR], "198.51.100.7, 127.0.0.1");

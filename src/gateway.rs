@@ -592,7 +592,7 @@ mod tests {
     struct Nobody;
 
     impl Transport for Nobody {
-        async fn exchange(&self, _request: &Request<'_>) -> Result<Answer, UpstreamError> {
+        async fn exchange(&self, _request: &Request<'_>, _deadline: Instant) -> Result<Answer, UpstreamError> {
             Err(UpstreamError::Connect)
         }
     }

@@ -19,6 +19,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod cluster;
 #[cfg(feature = "server")]
+mod crypto;
+#[cfg(feature = "server")]
 pub mod fetch;
 #[cfg(feature = "server")]
 pub mod forward;

@@ -28,10 +28,14 @@ fn use_all(config: &Config) {
     for pattern in config.forward.blocked.iter().chain(rules) {
         PathPattern::parse(pattern).expect("a pattern that was accepted");
     }
-    let url = &config.upstream.url;
-    let scheme = if url.tls { "https" } else { "http" };
-    let again = format!("[upstream]\nurl = \"{scheme}://{}\"", url.authority());
-    assert_eq!(&parse("f", &again, []).expect("an address that was accepted").upstream.url, url);
+    for url in &config.upstream.urls {
+        let scheme = if url.tls { "https" } else { "http" };
+        let again = format!("[upstream]\nurl = \"{scheme}://{}\"", url.authority());
+        let mut again = parse("f", &again, []).expect("an address that was accepted").upstream.urls;
+        // The authority has no trailing dot.
+        again.iter_mut().for_each(|again| again.is_absolute = url.is_absolute);
+        assert_eq!(again, std::slice::from_ref(url));
+    }
 }
 
 fn inspect(text: &str, problems: &Problems) {

@@ -122,7 +122,7 @@ pub fn head(bytes: &[u8], method: &str) -> Reading<Head> {
 }
 
 /// The first CR, LF or NUL that is not part of a CRLF. A CR at the very end may become one.
-fn line_end_fault(bytes: &[u8]) -> Option<Refusal> {
+pub fn line_end_fault(bytes: &[u8]) -> Option<Refusal> {
     bytes.iter().enumerate().find_map(|(at, byte)| match byte {
         0 => Some(Refusal::BareCr),
         b'\n' if at == 0 || bytes[at - 1] != b'\r' => Some(Refusal::BareLf),
@@ -177,7 +177,7 @@ fn whole_head(bytes: &[u8], method: &str) -> Result<Head, Refusal> {
     Ok(Head { length: bytes.len(), status, fields, framing, is_persistent })
 }
 
-fn field(line: &str) -> Option<Field> {
+pub fn field(line: &str) -> Option<Field> {
     let (name, value) = line.split_once(':')?;
     let value = value.trim_matches([' ', '\t']);
     let is_field = is_token(name) && value.chars().all(is_text);
@@ -185,7 +185,7 @@ fn field(line: &str) -> Option<Field> {
 }
 
 /// `UntilClose` if nothing is announced.
-fn announced(fields: &[Field], is_old: bool) -> Result<Framing, Refusal> {
+pub fn announced(fields: &[Field], is_old: bool) -> Result<Framing, Refusal> {
     let values = |wanted: &str| -> Vec<&str> {
         let matching = fields.iter().filter(|(name, _)| name == wanted);
         matching.map(|(_, value)| value.as_str()).collect()
@@ -200,7 +200,7 @@ fn announced(fields: &[Field], is_old: bool) -> Result<Framing, Refusal> {
     }
 }
 
-fn keeps_alive(fields: &[Field], is_old: bool) -> bool {
+pub fn keeps_alive(fields: &[Field], is_old: bool) -> bool {
     let options: Vec<String> = fields
         .iter()
         .filter(|(name, _)| name == "connection")
@@ -384,7 +384,7 @@ pub fn is_reported_trailer(name: &str) -> bool {
     !name.starts_with("if-") && !lists.concat().contains(&name)
 }
 
-fn latin1(bytes: &[u8]) -> String {
+pub fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
@@ -392,7 +392,7 @@ fn is_text(character: char) -> bool {
     character == '\t' || (character >= ' ' && character != '\x7f')
 }
 
-fn is_token(text: &str) -> bool {
+pub fn is_token(text: &str) -> bool {
     let separators = "\"(),/:;<=>?@[\\]{}";
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !separators.contains(c))
 }

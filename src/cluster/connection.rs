@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::bounded::{Bounded, TOO_LARGE};
 use crate::clock;
 use crate::config::{self, RedisPlace, RedisUrl};
+use crate::crypto;
 use crate::upstream::{Breaker, Circuit, Outcome};
 
 /// After a failed attempt to connect, others have its result for this long: they would only fail one after another.
@@ -222,6 +223,7 @@ impl Tls {
                 }
             }
         }
+        crypto::install_provider();
         let config = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
         let server = ServerName::try_from(host.to_owned()).map_err(|error| format!("cluster.url: {host}: {error}"))?;
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)), server })

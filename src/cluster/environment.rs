@@ -22,8 +22,24 @@ impl Environment {
     /// default port counts as written, and the case of letters does not count.
     pub fn of(upstream: &Upstream) -> Self {
         // Exhaustive, so that a new key has to be judged here: does it decide what the API answers?
-        let Upstream { url, ca_file: _, connect_timeout: _, timeout: _, max_body: _, max_in_flight: _ } = upstream;
-        let text = format!("{}\n{}\n{}", if url.tls { "https" } else { "http" }, url.host, url.port);
+        let Upstream {
+            urls,
+            ca_file: _,
+            client_cert_file: _,
+            client_key_file: _,
+            connect_timeout: _,
+            timeout: _,
+            max_body: _,
+            max_in_flight: _,
+            keepalive_timeout: _,
+            max_idle_connections: _,
+        } = upstream;
+        let scheme = if upstream.is_tls() { "https" } else { "http" };
+        // In any order: a list names servers of one API. The text for one URL is that of versions
+        // that knew no list, so that both share an environment.
+        let mut texts: Vec<_> = urls.iter().map(|url| format!("{scheme}\n{}\n{}", url.host, url.port)).collect();
+        texts.sort();
+        let text = texts.join("\n");
         let digest = blake3::derive_key(CONTEXT, text.as_bytes());
         Environment(std::array::from_fn(|index| digest[index]))
     }

@@ -46,10 +46,12 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
         }
         Some(port) => parse_port(port).ok_or_else(|| Wrong::new("the port is not a number from 1 to 65535", RIGHT))?,
     };
-    let Some(host) = parse_host(host) else {
+    let is_absolute = host.ends_with('.') && !host.ends_with("..");
+    let Some(host) = parse_host(host.strip_suffix('.').filter(|_| is_absolute).unwrap_or(host)) else {
         return Err(Wrong::new("the host is neither a DNS name nor an address", RIGHT));
     };
-    Ok(UpstreamUrl { tls, host, port })
+    let is_absolute = is_absolute && host.parse::<IpAddr>().is_err();
+    Ok(UpstreamUrl { tls, host, is_absolute, port })
 }
 
 /// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. Names and passwords have keys of their own:
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn upstream_is_scheme_host_and_port_alone() {
-        let url = |tls, host: &str, port| UpstreamUrl { tls, host: host.to_owned(), port };
+        let url = |tls, host: &str, port| UpstreamUrl { tls, host: host.to_owned(), is_absolute: false, port };
         for (text, value) in [
             ("https://api.telecomx.dk", url(true, "api.telecomx.dk", 443)),
             ("HTTPS://API.Telecomx.dk/", url(true, "api.telecomx.dk", 443)),

@@ -49,6 +49,16 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
             "make the sum shorter than the session, or a caller served from the cache alone is logged out by the API",
         )
     });
+    let upstream = &config.upstream;
+    let pair = ["upstream.client_cert_file", "upstream.client_key_file"];
+    for (this, that, is_set, other_is_set) in [
+        (pair[0], pair[1], upstream.client_cert_file.is_some(), upstream.client_key_file.is_some()),
+        (pair[1], pair[0], upstream.client_key_file.is_some(), upstream.client_cert_file.is_some()),
+    ] {
+        refuse(&[this], !is_set || other_is_set, &|| {
+            Wrong::new(format!("needs {that}"), format!("set {that} as well, or remove {this}"))
+        });
+    }
     let admin = &config.admin;
     let guarded = admin.listen.ip().to_canonical().is_loopback() || admin.token_file.is_some();
     refuse(&["admin.listen", "admin.token_file"], guarded, &|| {

@@ -35,13 +35,15 @@ struct Page {
 impl Page {
     fn listeners(&mut self, server: &Server, admin: &Admin, upstream: &Upstream) {
         self.title("Where");
-        let scheme = if upstream.url.tls { "https" } else { "http" };
-        self.item("API", &format!("{scheme}://{}", upstream.url.authority()));
-        if !upstream.url.tls {
+        self.item("API", &upstream.display_urls());
+        if !upstream.is_tls() {
             self.warn("The way to the API is not encrypted: tokens and secrets travel in the clear.");
         }
         if let Some(file) = &upstream.ca_file {
             self.item("", &format!("certificates: the authority in {} is trusted too", file.display()));
+        }
+        if let Some(file) = &upstream.client_cert_file {
+            self.item("", &format!("the gateway presents the certificate in {}", file.display()));
         }
         self.item("callers", &format!("{}, HTTP/1.1 and h2c, not encrypted", list(&server.listen)));
         if server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback()) {
@@ -284,10 +286,6 @@ impl Page {
                 time(server.keepalive_timeout),
                 time(server.write_timeout)
             ),
-        );
-        self.item(
-            "descriptors",
-            &format!("{} at least (LimitNOFILE, ulimits); with fewer, fewer connections", server.descriptors_needed()),
         );
         self.item(
             "API",

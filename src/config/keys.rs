@@ -214,9 +214,8 @@ pub(super) const KEYS: &[Key] = &[
         "server.max_connections",
         Kind::Whole { min: 1, max: 1_000_000 },
         "10000",
-        "Maximum number of open connections of clients, all listeners together; further ones get 503. The limit on file \
-         descriptors of the process (LimitNOFILE, ulimits) should be at least twice this plus max_requests. With a lower \
-         one, a warning is logged and connections get 503 when three quarters of it are used.",
+        "Connections open at once, all listeners together; more are turned away. Each takes a file descriptor: raise the \
+         limit of the process (ulimit -n) along with it.",
     ),
     optional(
         "server.max_connections_per_address",
@@ -295,15 +294,29 @@ pub(super) const KEYS: &[Key] = &[
     ),
     required(
         "upstream.url",
-        Kind::UpstreamUrl,
+        Kind::UpstreamUrls,
         r#""https://api.telecomx.dk""#,
-        "Scheme, host and optional port; no path. The only key without a default.",
+        "URL of the API: scheme, host and optional port, no path. A list of URLs spreads requests over several servers; \
+         all URLs need the same scheme. All addresses of a name are used, and an address that fails is left out for a \
+         time. A trailing dot keeps lookups from trying the search list of the system. The only key without a default.",
     ),
     optional(
         "upstream.ca_file",
         Kind::File,
         r#""/etc/telecomx-gateway/ca.pem""#,
-        "Trust this certificate authority too, PEM; the system's roots otherwise. For an API with a private certificate.",
+        "Trust these certificate authorities next to those of the system, PEM. Set it for an API with a private certificate.",
+    ),
+    optional(
+        "upstream.client_cert_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/client.pem""#,
+        "Present this certificate chain to the API, PEM. Requires upstream.client_key_file.",
+    ),
+    optional(
+        "upstream.client_key_file",
+        Kind::File,
+        r#""/etc/telecomx-gateway/client.key""#,
+        "Private key of upstream.client_cert_file, PEM.",
     ),
     default("upstream.connect_timeout", TIMEOUT, r#""2s""#, "For the connection to the API, TLS included."),
     default(
@@ -323,6 +336,19 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Whole { min: 1, max: 100_000 },
         "256",
         "The gateway's own requests to the API at once; above it callers get 503 with Retry-After. Lower it to spare the API.",
+    ),
+    default(
+        "upstream.keepalive_timeout",
+        TIMEOUT,
+        r#""4s""#,
+        "Close connections to the API that are idle for this time. Keep it below the API's own limit (5 s for Node): a \
+         request on a connection that the API is closing is sent again or, for POST, fails.",
+    ),
+    default(
+        "upstream.max_idle_connections",
+        Kind::Whole { min: 0, max: 100_000 },
+        "128",
+        "Idle connections to the API, all threads together. Further ones are closed after their exchange.",
     ),
     default(
         "identity.ttl",

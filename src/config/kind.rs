@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Listen,
     Network,
     UpstreamUrl,
+    /// One URL, or a list of URLs of one API.
+    UpstreamUrls,
     RedisUrl,
     File,
     /// Letters, digits and a few signs.
@@ -80,6 +82,7 @@ impl Kind {
     pub(super) fn read(&self, value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {
         match self {
             Kind::List { of, at_least } => read_list(of, *at_least, value, sample),
+            Kind::UpstreamUrls => read_upstream_urls(value, sample),
             Kind::Origins => {
                 // `"*"` needs no list around it.
                 if value.get_ref().as_str() == Some("*") {
@@ -189,7 +192,12 @@ impl Kind {
             Kind::KeptField => pattern::kept_field(text).map(|()| kept()),
             Kind::Origin if text == "*" => Ok(kept()),
             Kind::Origin => address::origin(text).map(Value::Text),
-            Kind::Whole { .. } | Kind::Fraction { .. } | Kind::Flag | Kind::List { .. } | Kind::Origins => {
+            Kind::Whole { .. }
+            | Kind::Fraction { .. }
+            | Kind::Flag
+            | Kind::List { .. }
+            | Kind::UpstreamUrls
+            | Kind::Origins => {
                 Err(Wrong::new(format!("{} is expected, not a string", self.noun()), format!("write e.g. {sample}")))
             }
         }
@@ -201,7 +209,7 @@ impl Kind {
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self, Kind::List { .. } | Kind::Origins)
+        matches!(self, Kind::List { .. } | Kind::Origins | Kind::UpstreamUrls)
     }
 
     fn noun(&self) -> &'static str {
@@ -212,6 +220,7 @@ impl Kind {
             Kind::Duration { .. } => "a duration in quotes",
             Kind::Size { .. } => "a size in quotes",
             Kind::List { .. } | Kind::Origins => "a list",
+            Kind::UpstreamUrls => "a URL or a list of URLs",
             _ => "a string",
         }
     }
@@ -232,6 +241,7 @@ impl Kind {
             Kind::Listen => "IP address and port".to_owned(),
             Kind::Network => "network or IP address".to_owned(),
             Kind::UpstreamUrl => "URL without a path".to_owned(),
+            Kind::UpstreamUrls => "URL without a path, or a list of such URLs".to_owned(),
             Kind::RedisUrl => "URL of a Redis or Valkey".to_owned(),
             Kind::File => "path of a file".to_owned(),
             Kind::Name => "name: letters, digits, `.`, `_`, `:` and `-`".to_owned(),
@@ -268,6 +278,10 @@ impl Kind {
             Kind::Listen => text(r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$"),
             Kind::Network => text("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"),
             Kind::UpstreamUrl => text(r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\]+/?$"),
+            Kind::UpstreamUrls => json!({ "anyOf": [
+                Kind::UpstreamUrl.schema(),
+                { "type": "array", "items": Kind::UpstreamUrl.schema(), "minItems": 1, "uniqueItems": true },
+            ] }),
             Kind::RedisUrl => text(r"^([Rr][Ee][Dd][Ii][Ss][Ss]?://[^/?#@\\]+(/[0-9]*)?|unix:///.+)$"),
             Kind::Name => text("^[A-Za-z0-9._:-]{1,64}$"),
             Kind::Cookie => text("^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"),
@@ -287,6 +301,22 @@ impl Kind {
             }
         }
     }
+}
+
+/// Reads one URL or a list of URLs, which must have the same scheme: a request must not lose TLS
+/// because another address was chosen.
+fn read_upstream_urls(value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {
+    if let DeValue::Array(_) = value.get_ref() {
+        let urls = read_list(&Kind::UpstreamUrl, 1, value, sample)?;
+        let Value::List(items) = &urls else { return Ok(urls) };
+        let uses_tls = |item: &Value| matches!(item, Value::UpstreamUrl(url) if url.tls);
+        if items.iter().any(uses_tls) && !items.iter().all(uses_tls) {
+            let wrong = Wrong::new("mixes http and https", "use one scheme for all URLs");
+            return Err(vec![(value.span(), wrong)]);
+        }
+        return Ok(urls);
+    }
+    Kind::UpstreamUrl.read(value, sample).map(|url| Value::List(vec![url]))
 }
 
 fn read_list(of: &Kind, at_least: usize, value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {

@@ -128,14 +128,6 @@ pub struct Server {
     pub tls: Option<Tls>,
 }
 
-impl Server {
-    /// File descriptors with which every limit of this table can be reached: a connection of a
-    /// client takes one, and one to the API for its request another.
-    pub fn descriptors_needed(&self) -> usize {
-        2 * self.max_connections + self.max_requests
-    }
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     pub listen: Vec<SocketAddr>,
@@ -166,20 +158,29 @@ pub struct Admin {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    pub url: UpstreamUrl,
+    /// At least one; all with the same scheme.
+    pub urls: Vec<UpstreamUrl>,
     pub ca_file: Option<PathBuf>,
+    pub client_cert_file: Option<PathBuf>,
+    pub client_key_file: Option<PathBuf>,
     pub connect_timeout: Duration,
     pub timeout: Duration,
     pub max_body: u64,
     pub max_in_flight: usize,
+    pub keepalive_timeout: Duration,
+    pub max_idle_connections: usize,
 }
 
 /// Where the API is: scheme, host and port, nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
     pub tls: bool,
-    /// A DNS name in lower case, or an address; an IPv6 address without its brackets.
+    /// A DNS name in lower case without a trailing dot, or an address; an IPv6 address without its
+    /// brackets.
     pub host: String,
+    /// Whether the name was written with a trailing dot: lookups do not complete it with the search
+    /// list.
+    pub is_absolute: bool,
     pub port: u16,
 }
 
@@ -197,6 +198,20 @@ impl Redaction {
     pub fn rules(&self) -> Rules {
         let Redaction { reveal_to, roots, public, secret_names, action } = self.clone();
         Rules { reveal_to, roots, public, secret_names, action }
+    }
+}
+
+impl Upstream {
+    /// Whether connections to the API use TLS.
+    pub fn is_tls(&self) -> bool {
+        self.urls.iter().any(|url| url.tls)
+    }
+
+    /// The URLs, separated by commas.
+    pub fn display_urls(&self) -> String {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        let shown: Vec<_> = self.urls.iter().map(|url| format!("{scheme}://{}", url.authority())).collect();
+        shown.join(", ")
     }
 }
 

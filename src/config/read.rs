@@ -101,14 +101,17 @@ impl<'g> Reader<'g> {
             tls,
         };
         let admin = Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };
-        let nowhere = UpstreamUrl { tls: true, host: String::new(), port: 443 };
         let upstream = Upstream {
-            url: self.find("upstream.url").unwrap_or(nowhere),
+            urls: self.find("upstream.url").unwrap_or_default(),
             ca_file: self.find("upstream.ca_file"),
+            client_cert_file: self.find("upstream.client_cert_file"),
+            client_key_file: self.find("upstream.client_key_file"),
             connect_timeout: self.get("upstream.connect_timeout"),
             timeout: self.get("upstream.timeout"),
             max_body: self.get("upstream.max_body"),
             max_in_flight: self.get("upstream.max_in_flight"),
+            keepalive_timeout: self.get("upstream.keepalive_timeout"),
+            max_idle_connections: self.get("upstream.max_idle_connections"),
         };
         let cookie: String = self.get("identity.cookie");
         let identity = Identity {
@@ -194,7 +197,7 @@ impl<'g> Reader<'g> {
 
     fn otlp(&mut self) -> Option<Otlp> {
         self.tables.get("otlp")?;
-        let nowhere = UpstreamUrl { tls: false, host: String::new(), port: 4318 };
+        let nowhere = UpstreamUrl { tls: false, host: String::new(), is_absolute: false, port: 4318 };
         let endpoint = self.find("otlp.endpoint").unwrap_or(nowhere);
         Some(Otlp { endpoint, sample: self.get("otlp.sample") })
     }

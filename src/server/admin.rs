@@ -234,12 +234,33 @@ impl Admin {
                 "hits": hits, "misses": misses, "hit_ratio": hit_ratio,
             },
             "identities": {"entries": gateway.identities.count()},
-            "upstream": {"in_flight": gateway.metrics.in_flight(), "circuit": gateway.circuit().as_str()},
+            "upstream": {
+                "in_flight": gateway.metrics.in_flight(),
+                "circuit": gateway.circuit().as_str(),
+                "addresses": self.addresses(),
+                "resolution_age_seconds": self.current.load().connector.resolution_age().map(|age| age.as_secs()),
+            },
         });
         if let Some(bus) = self.current.load().bus.get() {
             stats["cluster"] = bus.stats();
         }
         stats
+    }
+
+    /// The addresses of the API and their health.
+    fn addresses(&self) -> Vec<serde_json::Value> {
+        let addresses = self.current.load().connector.addresses();
+        let shown = addresses.iter().map(|address| {
+            json!({
+                "name": address.name,
+                "address": address.address.to_string(),
+                "host": address.host,
+                "state": address.state.as_str(),
+                "in_flight": address.in_flight,
+                "connections": {"open": address.open, "idle": address.idle},
+            })
+        });
+        shown.collect()
     }
 
     fn state(&self) -> &'static str {

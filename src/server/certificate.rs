@@ -18,10 +18,7 @@ use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::Stream;
 use pingora_rustls::sign::{CertifiedKey, SingleCertAndKey};
-use pingora_rustls::{
-    CryptoProvider, RootCertStore, RusTlsError, ServerConfig, WebPkiClientVerifier, install_default_crypto_provider,
-    version,
-};
+use pingora_rustls::{CryptoProvider, RootCertStore, RusTlsError, ServerConfig, WebPkiClientVerifier, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
@@ -31,6 +28,7 @@ use super::sessions::{Sessions, note_signatures, was_signed};
 use super::start::StartError;
 use super::wrapped::Wrapped;
 use crate::config::{ClientAuth, Clients, Tls};
+use crate::crypto;
 use crate::telemetry::TlsMetrics;
 
 /// How often the files are looked at. They are read when they were the same twice, since two files are not written at
@@ -261,7 +259,7 @@ fn wrong(key: &str, file: &Path, what: impl Display) -> String {
 }
 
 fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
-    install_default_crypto_provider();
+    crypto::install_provider();
     let chain = chain_of("cert_file", &files.cert_file);
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| {
         let right = "holds no private key in PEM that can be used; an encrypted one cannot";

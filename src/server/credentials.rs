@@ -458,8 +458,7 @@ fn unsettle(setup: &Arc<Setup>, scopes: Vec<Scope>) {
 }
 
 /// Reads a body into `exchange.read_ahead` as long as it is `wanted` and no longer than it may be;
-/// whether that is all of it. `None`: it did not begin in time. pingora keeps a copy, which it
-/// forwards when it forwards the rest.
+/// whether that is all of it. `None`: it did not begin in time.
 async fn read_ahead(
     session: &mut Session,
     exchange: &mut Exchange,
@@ -471,7 +470,6 @@ async fn read_ahead(
         session.as_downstream_mut().write_continue_response().await.map_err(|_| failed)?;
         session.req_header_mut().remove_header(&EXPECT);
     }
-    session.as_downstream_mut().enable_retry_buffering();
     let mut body = BytesMut::new();
     let is_whole = loop {
         if body.len() > MAX_READ_AHEAD || !wanted(&body) {
@@ -494,7 +492,7 @@ async fn read_ahead(
     Ok(Some(is_whole))
 }
 
-/// What was read of the body already, for an exchange that pingora does not replay it for.
+/// Takes what was read of the body before the exchange with the API.
 pub(super) fn take_read_ahead(exchange: &mut Exchange) -> Bytes {
     std::mem::take(&mut exchange.read_ahead)
 }

@@ -2,7 +2,7 @@
 //! rest, and ends the record of each request. It decides nothing about caching or redaction.
 
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, RawFd};
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,9 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
-use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_core::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::select;
@@ -23,20 +22,20 @@ use tokio::time::timeout;
 use super::admission::{Limit, RefusalPlace, RequestPlace};
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
 use super::disconnect::{ClientFailure, client_closed_request, client_left, is_clients};
+use super::exchange::write_pieces;
 use super::head;
 use super::http2_head;
 use super::lifecycle::Counted;
 use super::pace::Pace;
-use super::redacted::{RedactRule, Veil, restrict_caching, write_pieces};
+use super::redacted::{RedactRule, Veil};
 use super::setup::{Current, Setup};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
-use crate::forward::{Hop, hop_by_hop, joined_cookies, request_fields};
+use crate::forward::{Hop, joined_cookies, request_fields};
 use crate::gateway::Ask;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of};
 use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
-use crate::upstream::{MAX_INFORMATIONAL, UpstreamError, announces_absent_body, is_framed_plainly};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -53,8 +52,6 @@ pub struct Exchange {
     pub(super) setup: Arc<Setup>,
     pub(super) record: Record,
     request_id: HeaderValue,
-    /// When it was first passed on.
-    passed_on: Option<Instant>,
     pub(super) changes: PendingChanges,
     pub(super) forwarded: Forwarded,
     pub(super) validation: ForwardedValidation,
@@ -67,12 +64,6 @@ pub struct Exchange {
     /// Its response depends on the caller's access level.
     pub(super) depends_on_level: bool,
     pub(super) pace: Pace,
-    /// The API is asked to switch protocols.
-    asks_upgrade: bool,
-    /// Informational answers so far.
-    informational: usize,
-    /// The socket to the API, which lives as long as pingora forwards.
-    api_socket: Option<RawFd>,
     /// Among the requests under way, or among the refusals that are being written.
     place: Option<RequestPlace>,
     refusal: Option<RefusalPlace>,
@@ -90,10 +81,8 @@ enum Way {
 /// What becomes of a request.
 enum Answered {
     Reply(Reply),
-    /// The API's answer, redacted.
-    Veiled(Veil),
-    /// The API's answer as it is.
-    Passed,
+    /// The API's answer, redacted if there is a veil.
+    Forward(Option<Veil>),
     /// The client left before.
     Left(Box<Error>),
 }
@@ -221,8 +210,7 @@ impl Proxy {
             }
             Ok((Way::Forward(changes, rule), _)) => {
                 match self.prepare_forward(session, exchange, changes, rule, address).await {
-                    Ok(Some(veil)) => Answered::Veiled(veil),
-                    Ok(None) => Answered::Passed,
+                    Ok(veil) => Answered::Forward(veil),
                     Err(error) => Answered::Reply(self.refused(error, exchange)),
                 }
             }
@@ -352,7 +340,6 @@ impl Proxy {
             trusted: &exchange.setup.trusted,
             tls: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
             version: from.version,
-            authority: exchange.setup.peers.authority(),
             request_id: &exchange.request_id,
         };
         let (fields, removed) = request_fields(&hop, &from.headers);
@@ -394,37 +381,6 @@ const fn is_refused_path(error: ApiError) -> bool {
     )
 }
 
-/// Removes from a response of the API what must not reach a client of that version: fields of one hop, and framing that the
-/// version or the status does not have. pingora frames the body by the `Transfer-Encoding` that is left.
-fn adapt_to_client(response: &mut ResponseHeader, client: Version) {
-    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-    for name in hop_by_hop(&response.headers).collect::<Vec<_>>() {
-        let kept = match name {
-            UPGRADE | CONNECTION => switches,
-            // What HTTP/1.0 does not know ends with the connection (RFC 9112 section 6.1).
-            TRANSFER_ENCODING => client != Version::HTTP_10,
-            CONTENT_LENGTH => true,
-            _ => false,
-        };
-        if !kept {
-            response.remove_header(&name);
-        }
-    }
-    if response.status == StatusCode::NO_CONTENT {
-        response.remove_header(&CONTENT_LENGTH);
-        response.remove_header(&TRANSFER_ENCODING);
-    }
-}
-
-/// Ends both directions of the connection to the API, so that it is not used again: pingora decides about that by the
-/// head that the API sent, which no filter can change.
-fn end_connection(socket: RawFd) {
-    // SAFETY: pingora owns the connection until the exchange is over, and the filters run within the exchange.
-    #[expect(unsafe_code, reason = "pingora gives the number of the socket alone")]
-    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-}
-
 /// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
 fn has_body(session: &mut Session) -> bool {
     let request = session.req_header();
@@ -433,13 +389,6 @@ fn has_body(session: &mut Session) -> bool {
     length
         || request.headers.contains_key(TRANSFER_ENCODING)
         || (request.version == Version::HTTP_2 && !session.as_downstream_mut().is_body_empty())
-}
-
-/// Whether a response ends with its head.
-fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
-    let status = response.status;
-    let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-    *method == Method::HEAD || matches!(status.as_u16(), 101 | 204 | 304) || is_empty
 }
 
 /// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
@@ -481,7 +430,6 @@ impl ProxyHttp for Proxy {
             setup,
             record: Record::begin(Instant::now()),
             request_id: HeaderValue::from_static("0"),
-            passed_on: None,
             changes: PendingChanges::default(),
             forwarded: Forwarded::default(),
             validation: ForwardedValidation::default(),
@@ -490,9 +438,6 @@ impl ProxyHttp for Proxy {
             has_body: false,
             depends_on_level: false,
             pace: Pace::default(),
-            asks_upgrade: false,
-            informational: 0,
-            api_socket: None,
             place: None,
             refusal: None,
             _busy: busy,
@@ -530,160 +475,25 @@ impl ProxyHttp for Proxy {
         }
         match self.answer(session, exchange).await {
             Answered::Reply(reply) => self.write(session, exchange, &reply).await?,
-            Answered::Veiled(veil) => self.pass_veiled(session, exchange, &veil).await?,
-            Answered::Passed => return Ok(false),
+            Answered::Forward(veil) => self.forward(session, exchange, veil.as_ref()).await?,
             Answered::Left(error) => return Err(error),
         }
         Ok(true)
     }
 
-    async fn request_body_filter(
-        &self,
-        session: &mut Session,
-        body: &mut Option<Bytes>,
-        end_of_stream: bool,
-        exchange: &mut Exchange,
-    ) -> pingora_core::Result<()> {
-        let piece = body.as_ref().map_or(0, Bytes::len);
-        // pingora's encoder writes an empty piece as the last chunk, and then writes the last chunk again when the body
-        // ends. The second one would be the start of the next request (cloudflare/pingora#935). Without the end, pingora
-        // drops an empty piece itself, and `None` would end the body.
-        if piece == 0 && end_of_stream {
-            *body = None;
-        }
-        // What comes after a switch of protocols is no body.
-        if session.was_upgraded() || exchange.pace.keeps_up(piece, Instant::now()) {
-            return Ok(());
-        }
-        Err(Error::new_down(ErrorType::ReadTimedout))
-    }
-
+    /// Never called: `request_filter` answers every request itself.
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        exchange: &mut Exchange,
+        _exchange: &mut Exchange,
     ) -> pingora_core::Result<Box<HttpPeer>> {
-        exchange.passed_on.get_or_insert_with(Instant::now);
-        let peer = exchange.setup.peers.for_forward().await;
-        peer.map(|peer| Box::new(HttpPeer::clone(&peer))).map_err(|error| {
-            let mut error = Error::explain(ErrorType::ConnectError, error.as_str());
-            error.as_up();
-            error
-        })
-    }
-
-    async fn connected_to_upstream(
-        &self,
-        _session: &mut Session,
-        _reused: bool,
-        _peer: &HttpPeer,
-        socket: RawFd,
-        _digest: Option<&Digest>,
-        exchange: &mut Exchange,
-    ) -> pingora_core::Result<()> {
-        exchange.api_socket = Some(socket);
-        Ok(())
-    }
-
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        request: &mut RequestHeader,
-        exchange: &mut Exchange,
-    ) -> pingora_core::Result<()> {
-        exchange.asks_upgrade = request.headers.contains_key(UPGRADE);
-        for name in hop_by_hop(&request.headers).collect::<Vec<_>>() {
-            // pingora frames the body again.
-            if !(exchange.asks_upgrade && matches!(name, UPGRADE | CONNECTION)) && name != CONTENT_LENGTH {
-                request.remove_header(&name);
-            }
-        }
-        if request.method == Method::HEAD {
-            // A body may follow the response, against the rules: it must not be read as the next response.
-            request.insert_header(CONNECTION, "close")?;
-        }
-        self.set_forward_fields(session, request, exchange)
-    }
-
-    async fn response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        exchange: &mut Exchange,
-    ) -> pingora_core::Result<()> {
-        let refused = |why: &'static str| {
-            let mut error = Error::explain(ErrorType::InvalidHTTPHeader, why);
-            error.as_up();
-            Err(error)
-        };
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
-            exchange.informational += 1;
-            if exchange.informational > MAX_INFORMATIONAL {
-                return refused("informational answers without end");
-            }
-            return Ok(());
-        }
-        if response.status == StatusCode::SWITCHING_PROTOCOLS && !exchange.asks_upgrade {
-            return refused("a switch of protocols that nobody asked for");
-        }
-        if !is_framed_plainly(&response.headers) {
-            return refused("doubtful framing");
-        }
-        self.response_begun(session, exchange, response.status);
-        if has_no_body(&session.req_header().method, response) {
-            self.response_complete(exchange);
-        }
-        end_if_draining(session, exchange);
-        if let Some(socket) = exchange.api_socket.filter(|_| announces_absent_body(response.status, &response.headers))
-        {
-            end_connection(socket);
-        }
-        let client = session.req_header().version;
-        if client == Version::HTTP_10 && response.headers.contains_key(TRANSFER_ENCODING) {
-            session.set_keepalive(None);
-        }
-        adapt_to_client(response, client);
-        if exchange.depends_on_level {
-            restrict_caching(response)?;
-        }
-        Self::set_answer_fields(response, exchange)
-    }
-
-    fn response_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<Bytes>,
-        end_of_stream: bool,
-        exchange: &mut Exchange,
-    ) -> pingora_core::Result<Option<Duration>> {
-        self.response_piece(exchange, body.as_deref().unwrap_or_default());
-        if end_of_stream {
-            self.response_complete(exchange);
-        }
-        Ok(None)
-    }
-
-    fn fail_to_connect(
-        &self,
-        _session: &mut Session,
-        _peer: &HttpPeer,
-        exchange: &mut Exchange,
-        error: Box<Error>,
-    ) -> Box<Error> {
-        exchange.setup.peers.failed_to_connect();
-        error
+        Err(Error::new(ErrorType::InternalError))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         // Before the client knows of it: what begins after that must not meet what was before.
-        let is_open = *error.esource() != ErrorSource::Upstream || UpstreamError::of(error) == UpstreamError::Timeout;
-        self.response_failed(exchange, is_open);
-        let api_error = if *error.esource() == ErrorSource::Upstream {
-            let upstream = UpstreamError::of(error);
-            exchange.setup.gateway.metrics.upstream_failed(upstream);
-            exchange.record.cause = Some(upstream.as_str());
-            ApiError::from(upstream)
-        } else if is_clients(error) {
+        self.response_failed(exchange, true);
+        let api_error = if is_clients(error) {
             match ClientFailure::from_error(error).record(&mut exchange.record) {
                 Some(api_error) => api_error,
                 None => return FailToProxy { error_code: 0, can_reuse_downstream: false },
@@ -703,10 +513,6 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
-        if let Some(passed_on) = exchange.passed_on {
-            self.response_complete(exchange);
-            exchange.setup.gateway.metrics.upstream_exchange("forward", passed_on.elapsed(), None);
-        }
         if exchange.record.client_closed {
             exchange.record.status = client_closed_request();
         } else if let Some(written) = session.response_written() {

@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 
 use super::admission::{Admission, RequestLimits, share};
 use super::certificate::Certificate;
-use super::descriptors::{self, Division};
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
@@ -23,7 +22,7 @@ use crate::forward::TrustedProxies;
 use crate::gateway::Gateway;
 use crate::redact::{Policy, RuleError};
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::Peers;
+use crate::upstream::Connector;
 
 /// Limits of connections and heads.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +34,6 @@ pub struct Limits {
     pub max_connections: usize,
     /// Of one address.
     pub address_connections: usize,
-    pub descriptors: Division,
     pub requests: RequestLimits,
 }
 
@@ -71,7 +69,7 @@ pub struct VeilRule {
 
 /// What outlives every reload.
 pub struct Lasting {
-    pub peers: Arc<Peers>,
+    pub connector: Arc<Connector>,
     pub lifecycle: Arc<Lifecycle>,
     pub metrics: Arc<Metrics>,
     /// Where other gateways are told of changes, in a fleet.
@@ -152,7 +150,6 @@ impl Setup {
                 address_connections: server
                     .max_connections_per_address
                     .unwrap_or_else(|| share(server.max_connections)),
-                descriptors: Division::current(),
                 requests: RequestLimits::new(server.max_requests),
             },
             drain: DrainTimes { delay: server.drain_delay, longest: server.drain },
@@ -275,6 +272,7 @@ impl Reloader {
             let setup = Setup::new(&obeyed, before.lasting.clone(), gateway).map_err(|error| error.to_string())?;
             let certificate = self.certificate.as_deref().map(|shown| shown.renewed().map(|loaded| (shown, loaded)));
             let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
+            before.connector.reload_tls(&self.started.upstream).map_err(|error| error.to_string())?;
             Ok((new, setup, certificate))
         });
         match result {
@@ -284,7 +282,6 @@ impl Reloader {
                 }
                 let restart = needs_restart(&self.started, &new);
                 self.levels.set(new.log.level);
-                descriptors::warn_if_low(&new.server);
                 let policy = setup.gateway.policy_id();
                 self.current.0.store(Arc::new(setup));
                 // Only what changed here: a gateway that read its file anew for another one has nothing to say to it.

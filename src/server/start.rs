@@ -11,11 +11,11 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::{HttpProxy, http_proxy};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
 use super::change_log::ChangeLog;
-use super::descriptors::{self, AcceptFailures, Division, Spares};
 use super::edge::{Edge, Side};
 use super::fleet::{self, Fleet};
 use super::lifecycle::Lifecycle;
@@ -33,7 +33,7 @@ use crate::gateway::{Gateway, Parts};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::{AnchorFile, Client, Peers, system_anchors};
+use crate::upstream::{self, AddressMetrics, Client, Connector};
 
 /// Threads of the admin listener, which must answer while the others are busy.
 const ADMIN_THREADS: usize = 1;
@@ -70,8 +70,7 @@ fn environment(what: impl fmt::Display) -> StartError {
 /// All that is wrong with them, a line each.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let mut problems = Vec::new();
-    problems.extend(Peers::new(&config.upstream).err().map(|error| error.to_string()));
-    problems.extend(system_anchors(&config.upstream).err().map(|error| error.to_string()));
+    problems.extend(upstream::check_files(&config.upstream).err().map(|error| error.to_string()));
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
@@ -120,11 +119,11 @@ pub fn run(
     start: Start,
 ) -> Result<(), StartError> {
     let started = Instant::now();
-    descriptors::raise_limit();
-    descriptors::warn_if_low(&config.server);
     export(&config, Some(&metrics))?;
-    let peers = Arc::new(Peers::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?);
-    let anchors = anchors(&config)?;
+    let connector = Connector::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?;
+    let connector = Arc::new(connector);
+    let addresses = AddressMetrics::new(connector.clone()).map_err(environment)?;
+    metrics.register(addresses).map_err(environment)?;
     let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "a secret should be kept better");
@@ -133,15 +132,16 @@ pub fn run(
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
         None => None,
     };
+    raise_descriptor_limit(&config);
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config, &anchors));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let conf = server.configuration.clone();
-    let client = Arc::new(Client::new(&config.upstream, peers.clone(), &conf, metrics.clone()));
+    let client = Arc::new(Client::new(&config.upstream, connector.clone(), metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
     let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
     let lasting = Arc::new(Lasting {
-        peers,
+        connector,
         lifecycle: lifecycle.clone(),
         metrics: metrics.clone(),
         bus: OnceLock::new(),
@@ -173,7 +173,7 @@ pub fn run(
 
     server.add_service(public_service(&conf, &current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
-    server.add_service(admin_service(admin, &sockets, &addresses).map_err(environment)?);
+    server.add_service(admin_service(admin, &sockets, &addresses));
     if let Some(change_log) = config.change_log.clone() {
         let metrics = metrics.change_log().map_err(environment)?;
         let reader = ChangeLog { config: change_log, current: current.clone(), metrics, turns };
@@ -235,14 +235,35 @@ fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> 
     }
 }
 
+/// Raises the soft limit on file descriptors to the hard one, as Go programs and HAProxy do, and warns if that is too low.
+fn raise_descriptor_limit(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit on file descriptors could not be raised");
+        }
+    }
+    let server = &config.server;
+    // A connection takes one descriptor, and a request that is forwarded another.
+    let needed = 2 * (server.max_connections + server.max_requests) as u64;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "the limit on file descriptors is lower than twice server.max_connections + server.max_requests; raise \
+             LimitNOFILE (systemd), ulimits (containers) or ulimit -n"
+        );
+    }
+}
+
 /// What is served and protected, in one line for people.
 fn in_words(config: &Config, addresses: &Addresses) -> String {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
     format!(
-        "serving {}://{} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
-        if config.upstream.url.tls { "https" } else { "http" },
-        config.upstream.url.authority(),
+        "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
+        config.upstream.display_urls(),
         list(&addresses.plain),
         addresses.admin,
         config.redaction.reveal_to.as_str(),
@@ -251,19 +272,8 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     )
 }
 
-/// The system's trust anchors where the API needs them; those that cannot be decoded are passed
-/// over.
-fn anchors(config: &Config) -> Result<AnchorFile, StartError> {
-    let anchors = system_anchors(&config.upstream);
-    let (file, skipped) = anchors.map_err(|error| StartError::Configuration(error.to_string()))?;
-    if skipped > 0 {
-        tracing::warn!(skipped, "trust anchors of the system that cannot be decoded were passed over");
-    }
-    Ok(file)
-}
-
 /// Of our own configuration alone: pingora's files and command line stay unused.
-fn server_conf(config: &Config, anchors: &AnchorFile) -> ServerConf {
+fn server_conf(config: &Config) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if config.server.threads == 0 { cores } else { config.server.threads };
     ServerConf {
@@ -271,10 +281,9 @@ fn server_conf(config: &Config, anchors: &AnchorFile) -> ServerConf {
         // One thread has nobody to steal from, and a forward costs a sixth less without. Several are better off with it: see
         // docs/adr/0026.
         work_stealing: threads > 1,
-        // Only idempotent requests are ever sent again, and only where a kept connection turned out closed.
-        max_retries: 4,
-        // Or pingora would read the system's itself, and panic where one cannot be decoded.
-        ca_file: Some(anchors.path()),
+        // pingora opens no connection to the API. Without a file it would read the trust anchors of
+        // the system, and panic if one of them cannot be decoded.
+        ca_file: Some("/dev/null".to_owned()),
         ..ServerConf::default()
     }
 }
@@ -294,23 +303,15 @@ fn public_service(
     };
     let mut entrances = vec![entrance(&addresses.plain, None)];
     entrances.extend(certificate.map(|certificate| entrance(&addresses.tls, Some(certificate))));
-    let setup = current.load();
-    let failures = AcceptFailures::new(Side::Public, setup.metrics.clone(), None);
-    Listening::new(failures, None, entrances, sockets.clone(), setup.lifecycle.clone())
+    Listening::new(Side::Public, None, entrances, sockets.clone(), current.load().lifecycle.clone())
 }
 
-fn admin_service(
-    admin: Admin,
-    sockets: &Arc<Sockets>,
-    addresses: &Addresses,
-) -> std::io::Result<Listening<HttpServer<Admin>>> {
+fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> Listening<HttpServer<Admin>> {
     let (current, lifecycle) = (admin.current.clone(), admin.lifecycle.clone());
-    let spares = Arc::new(Spares::new(Division::current())?);
-    let failures = AcceptFailures::new(Side::Admin, current.load().metrics.clone(), Some(spares));
     let edge = Arc::new(Edge::new(HttpServer::new_app(admin), current.clone(), Side::Admin));
     let door = Door::new(edge, current, Side::Admin, None);
     let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
-    Ok(Listening::new(failures, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle))
+    Listening::new(Side::Admin, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle)
 }
 
 /// Where it listens, with the port that was given where the configuration says 0.

@@ -17,7 +17,7 @@ use super::tally::{Tallies, Tally};
 use crate::cache::NotStored;
 use crate::upstream::UpstreamError;
 
-const PREFIX: &str = "telecomx_gateway_";
+pub const PREFIX: &str = "telecomx_gateway_";
 
 /// Upper bounds in seconds. The low ones tell hits apart, the high ones the API's moods.
 const BUCKETS: [f64; 16] =
@@ -44,9 +44,9 @@ pub struct Metrics {
     redactions: ByValue<IntCounter>,
     redaction_failures: ByValue<IntCounter>,
     over_limit: ByValue<IntCounter>,
-    accept_errors: ByValue<IntCounter, 2>,
     upstream_duration: ByValue<Histogram>,
     upstream_errors: ByValue<IntCounter>,
+    upstream_error_causes: ByValue<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
     tier_requests: ByValue<IntCounter, 2>,
@@ -271,13 +271,8 @@ impl Metrics {
             )?),
             over_limit: ByValue::counters(make.counters(
                 "over_limit_total",
-                "Connections and requests refused (with or without a response), and HTTP/2 connections ended, because a limit was reached.",
+                "Connections and requests refused, and HTTP/2 connections ended, because a limit was reached.",
                 &["limit"],
-            )?),
-            accept_errors: ByValue::counters(make.counters(
-                "accept_errors_total",
-                "Attempts to accept a connection that failed, by listener and reason.",
-                &["listener", "reason"],
             )?),
             upstream_duration: ByValue::histograms(make.histograms(
                 "upstream_request_duration_seconds",
@@ -288,6 +283,11 @@ impl Metrics {
                 "upstream_errors_total",
                 "Exchanges with the API that failed.",
                 &["kind"],
+            )?),
+            upstream_error_causes: ByValue::counters(make.counters(
+                "upstream_error_causes_total",
+                "Exchanges with the API that failed, by exact cause: a failed check of the certificate, the phase of a timeout.",
+                &["cause"],
             )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
@@ -343,13 +343,6 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         metrics.configuration_taken();
-        // An alert needs the increase from 0 to 1 as well.
-        metrics.over_limit.inc_by(["descriptors"], 0);
-        for listener in ["public", "admin"] {
-            for reason in ["descriptors", "other"] {
-                metrics.accept_errors.inc_by([listener, reason], 0);
-            }
-        }
         Ok(metrics)
     }
 
@@ -441,11 +434,6 @@ impl Metrics {
         self.over_limit.inc([limit]);
     }
 
-    /// A listener could not accept a connection.
-    pub fn accept_failed(&self, listener: &'static str, reason: &'static str) {
-        self.accept_errors.inc([listener, reason]);
-    }
-
     /// An exchange with the API ended; `kind`: what it was for.
     pub fn upstream_exchange(&self, kind: &'static str, duration: Duration, error: Option<UpstreamError>) {
         self.upstream_duration.observe([kind], duration);
@@ -456,6 +444,7 @@ impl Metrics {
 
     pub fn upstream_failed(&self, error: UpstreamError) {
         self.upstream_errors.inc([error.as_str()]);
+        self.upstream_error_causes.inc([error.cause()]);
     }
 
     /// A lookup in the shared tier ended.
@@ -521,6 +510,15 @@ impl Metrics {
     ///
     /// # Errors
     /// It was asked for twice.
+    /// Adds a collector to the registry.
+    ///
+    /// # Errors
+    ///
+    /// One of its names is registered already.
+    pub fn register(&self, collector: impl Collector + 'static) -> Result<(), MetricsError> {
+        self.registry.register(Box::new(collector))
+    }
+
     pub fn tls(&self) -> Result<TlsMetrics, MetricsError> {
         let make = Maker(self.registry.clone());
         Ok(TlsMetrics {

@@ -15,7 +15,7 @@ pub use history::{EVERY as SAMPLED_EVERY, History};
 pub use logs::{LogLevels, LogSetupError, exit, flush, install};
 #[cfg(feature = "otlp")]
 pub use metrics::ExportMetrics;
-pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, TlsMetrics};
+pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics};
 #[cfg(feature = "otlp")]
 pub use otlp::export;
 pub use record::{Record, Route};

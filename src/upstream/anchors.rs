@@ -1,20 +1,17 @@
-//! The system's trust anchors, for an API over TLS without `upstream.ca_file`. They are read here
-//! and not by pingora, which panics where there are none, or where one of them cannot be decoded.
+//! Trust anchors of the system, for an API over TLS.
+//!
+//! Bundles are split here and not by a PEM reader, because a reader that meets a certificate without
+//! its end also loses the certificates behind it.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use pingora_rustls::RootCertStore;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::TrustError;
-use crate::config::Upstream;
 
-/// Where systems keep their bundle; the first that is there counts.
+/// Places where systems keep their bundle; the first that exists counts.
 const BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -27,46 +24,35 @@ const BUNDLES: [&str; 6] = [
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// A file for pingora that holds trust anchors which can all be decoded.
-pub struct AnchorFile(Option<File>);
-
-impl AnchorFile {
-    /// Where it is, as long as this lives.
-    pub fn path(&self) -> String {
-        let descriptor = self.0.as_ref().map(File::as_raw_fd);
-        // Nothing is trusted by it: the API is not asked over TLS, or has anchors of its own.
-        descriptor.map_or_else(|| "/dev/null".to_owned(), |descriptor| format!("/proc/self/fd/{descriptor}"))
-    }
-}
-
-/// The anchors that this upstream needs from the system, and how many were passed over.
+/// Loads the system's trust anchors. The second value is the number of certificates that cannot be
+/// used: one damaged file must not keep the gateway from starting.
 ///
-/// # Errors
-/// It needs some, and there are none.
-pub fn system_anchors(upstream: &Upstream) -> Result<(AnchorFile, usize), TrustError> {
-    if !upstream.url.tls || upstream.ca_file.is_some() {
-        return Ok((AnchorFile(None), 0));
-    }
+/// `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the places of the system.
+pub fn system_store() -> (RootCertStore, usize) {
     let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let texts = texts(named("SSL_CERT_FILE").as_deref(), named("SSL_CERT_DIR").as_deref());
-    let (usable, skipped) = usable(&texts);
-    if usable.is_empty() {
+    usable(&texts)
+}
+
+/// As [`system_store`].
+///
+/// # Errors
+///
+/// The system has no trust anchor that can be used.
+pub fn require_system_store() -> Result<(RootCertStore, usize), TrustError> {
+    let (store, skipped) = system_store();
+    if store.is_empty() {
         return Err(TrustError(
-            "upstream.url: https needs trust anchors, and this system has none that can be used; install its package of CA \
-             certificates (SSL_CERT_FILE and SSL_CERT_DIR name other places), or set upstream.ca_file"
+            "upstream.url: https needs trust anchors, and this system has none that can be used; \
+             install its package of CA certificates (SSL_CERT_FILE and SSL_CERT_DIR name other \
+             places), or set upstream.ca_file"
                 .into(),
         ));
     }
-    let kept =
-        memfd_create("trust anchors", MemfdFlags::CLOEXEC).map_err(std::io::Error::from).and_then(|descriptor| {
-            let mut file = File::from(descriptor);
-            file.write_all(usable.as_bytes()).map(|()| file)
-        });
-    kept.map(|file| (AnchorFile(Some(file)), skipped))
-        .map_err(|error| TrustError(format!("the trust anchors cannot be kept in memory: {error}")))
+    Ok((store, skipped))
 }
 
-/// The texts of the files that hold anchors; the environment's choice replaces the system's.
+/// Reads the files that hold anchors.
 fn texts(file: Option<&Path>, folder: Option<&Path>) -> Vec<String> {
     let read = |path: &Path| std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     if file.is_none() && folder.is_none() {
@@ -77,25 +63,15 @@ fn texts(file: Option<&Path>, folder: Option<&Path>) -> Vec<String> {
     file.and_then(read).into_iter().chain(in_folder).collect()
 }
 
-/// The certificates of these texts that can be anchors, as PEM, each once; and how many others
-/// there are.
-fn usable(texts: &[String]) -> (String, usize) {
-    let (mut store, mut kept, mut skipped) = (RootCertStore::empty(), String::new(), 0);
+/// The certificates of these texts that can be anchors, each once, and the number of the others.
+fn usable(texts: &[String]) -> (RootCertStore, usize) {
+    let (mut store, mut skipped) = (RootCertStore::empty(), 0);
     let mut seen = std::collections::HashSet::new();
     for part in texts.iter().flat_map(|text| text.split(BEGIN).skip(1)) {
         let block = part.split_once(END).map(|(body, _)| format!("{BEGIN}{body}{END}\n"));
-        let decoded = block.and_then(|block| {
-            let certificate = CertificateDer::from_pem_slice(block.as_bytes()).ok()?;
-            store.add(certificate.clone()).ok().map(|()| (block, certificate))
-        });
-        match decoded {
-            Some((block, certificate)) => {
-                if seen.insert(certificate) {
-                    kept.push_str(&block);
-                }
-            }
-            None => skipped += 1,
-        }
+        let certificate = block.and_then(|block| CertificateDer::from_pem_slice(block.as_bytes()).ok());
+        let is_usable = certificate.is_some_and(|der| !seen.insert(der.clone()) || store.add(der).is_ok());
+        skipped += usize::from(!is_usable);
     }
-    (kept, skipped)
+    (store, skipped)
 }

@@ -124,13 +124,20 @@ impl Breaker {
 
     /// Records how a request went. `source`: failures of the same source in a row count once, so that one caller cannot
     /// open the circuit for others.
-    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) {
+    ///
+    /// Returns the new state when the circuit opens or closes, each once.
+    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
         let mut state = self.state.lock();
         match (&mut *state, outcome) {
-            (_, Outcome::Reached) => *state = State::Closed { failures: Failures::default() },
+            (State::Closed { failures }, Outcome::Reached) => *failures = Failures::default(),
+            (_, Outcome::Reached) => {
+                *state = State::Closed { failures: Failures::default() };
+                return Some(Circuit::Closed);
+            }
             (State::Closed { failures }, Outcome::Unreachable) => {
                 if failures.add(source) {
                     *state = State::Open { until: now + FIRST, lasting: FIRST };
+                    return Some(Circuit::Open);
                 }
             }
             // One that went out before it opened says nothing new.
@@ -140,6 +147,7 @@ impl Breaker {
                 *state = State::Open { until: now + lasting, lasting };
             }
         }
+        None
     }
 
     /// The circuit as a request would find it: half open also before a probe, once the pause is over.
@@ -160,9 +168,11 @@ pub struct Admission<'a> {
 
 impl Admission<'_> {
     /// Records how the request went.
-    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) {
+    ///
+    /// Returns what [`Breaker::record`] does.
+    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
         self.probes = false;
-        self.breaker.record(outcome, source, now);
+        self.breaker.record(outcome, source, now)
     }
 }
 

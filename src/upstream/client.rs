@@ -5,26 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use http::HeaderValue;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT,
-};
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::v1::Connector;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType};
-use pingora_http::RequestHeader;
 use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
-use super::peer::Peers;
+use super::connector::Connector;
 use super::places::{Payer, Permit, Places};
-use super::{
-    Answer, IDLE, MAX_INFORMATIONAL, MAX_STALE_CONNECTIONS, UpstreamError, announces_absent_body, came_framed_plainly,
-};
+use super::transport::Connections;
+use super::{Answer, UpstreamError};
 use crate::api::Token;
 use crate::cache::Validators;
 use crate::clock;
@@ -64,12 +51,18 @@ pub struct Request<'a> {
     pub payer: Payer,
 }
 
-/// Takes one request to the API and its whole answer back. The gateway's own goes over [`Connections`]; tests put an API
-/// of their own here, on a clock that they steer.
+/// Sends one request to the API and returns its whole response. [`Connections`] does so over the
+/// network; tests implement an API on a clock that they control.
 pub trait Transport: Send + Sync + 'static {
     /// # Errors
-    /// No usable answer. How long it may take is not looked at here.
-    fn exchange(&self, request: &Request<'_>) -> impl Future<Output = Result<Answer, UpstreamError>> + Send;
+    ///
+    /// There is no usable response. The caller stops waiting at `deadline`; an implementation uses it
+    /// to try another address in time and to name the phase that took too long.
+    fn exchange(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Answer, UpstreamError>> + Send;
 }
 
 /// Sends the gateway's own requests to the API: bounded in number and in time, and not to one that is known to be down.
@@ -84,14 +77,9 @@ pub struct Client<T = Connections> {
 }
 
 impl Client {
-    /// Over connections of pingora's.
-    pub fn new(config: &config::Upstream, peers: Arc<Peers>, conf: &ServerConf, metrics: Arc<Metrics>) -> Self {
-        let connections = Connections {
-            connector: Connector::new(Some(ConnectorOptions::from_server_conf(conf))),
-            peers,
-            max_body: usize::try_from(config.max_body).unwrap_or(usize::MAX),
-        };
-        Client::over(connections, config, metrics)
+    /// A client over connections to the API.
+    pub fn new(config: &config::Upstream, connector: Arc<Connector>, metrics: Arc<Metrics>) -> Self {
+        Client::over(Connections::new(config, connector), config, metrics)
     }
 }
 
@@ -134,12 +122,14 @@ impl<T: Transport> Client<T> {
         };
         let _counted = self.metrics.fetch_in_flight();
         let sent = clock::now();
-        let exchange = timeout_at(deadline.into(), self.transport.exchange(request)).await;
+        let exchange = timeout_at(deadline.into(), self.transport.exchange(request, deadline)).await;
         let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
         // One that waited long for its place had no time: that says nothing of the API.
-        let hurried = result.as_ref().is_err_and(|e| *e == UpstreamError::Timeout) && sent > started + self.timeout / 2;
-        if let Some(admission) = admission.filter(|_| !hurried) {
-            admission.record(outcome(&result), self.source(request, &result), clock::now());
+        let hurried = result.as_ref().is_err_and(|e| e.as_str() == "timeout") && sent > started + self.timeout / 2;
+        let is_local = matches!(result, Err(UpstreamError::Descriptors));
+        if let Some(admission) = admission.filter(|_| !hurried && !is_local) {
+            let change = admission.record(outcome(&result), self.source(request, &result), clock::now());
+            report(change, &result);
         }
         result
     }
@@ -149,7 +139,7 @@ impl<T: Transport> Client<T> {
     /// cannot be made: each such failure counts.
     fn source(&self, request: &Request<'_>, result: &Result<Answer, UpstreamError>) -> Option<u64> {
         let target = match result {
-            Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls) => return None,
+            Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls(_)) => return None,
             Err(_) => Some(request.target),
             // Its target holds the token: before it is known, that is the caller.
             Ok(_) if request.kind == Kind::Validate => return Some(self.hasher.hash_one(request.target)),
@@ -183,124 +173,18 @@ impl<T: Transport> Client<T> {
     }
 }
 
-/// The way to the API over the network: connections that are kept and used again.
-pub struct Connections {
-    connector: Connector,
-    peers: Arc<Peers>,
-    max_body: usize,
-}
-
-impl Transport for Connections {
-    /// Tries again on a fresh connection as long as it was a kept one that turned out closed: GET is idempotent.
-    async fn exchange(&self, request: &Request<'_>) -> Result<Answer, UpstreamError> {
-        let peer = self.peers.for_fetch().await?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let (mut session, reused) = self.connect(&peer).await?;
-            match self.ask(&mut session, request).await {
-                Ok(answer) => {
-                    if !announces_absent_body(answer.status, &answer.headers) {
-                        self.release(session, &peer).await;
-                    }
-                    return Ok(answer);
-                }
-                Err(Failed::BeforeAnswer) if reused && tries < MAX_STALE_CONNECTIONS => {}
-                Err(Failed::BeforeAnswer) => {
-                    session.shutdown().await;
-                    return Err(UpstreamError::NoResponse);
-                }
-                Err(Failed::Within(error)) => {
-                    session.shutdown().await;
-                    return Err(error);
-                }
-            }
+/// Logs that the circuit opened or closed.
+fn report(change: Option<Circuit>, result: &Result<Answer, UpstreamError>) {
+    match (change, result) {
+        (Some(Circuit::Open), Err(error)) => {
+            tracing::warn!(cause = error.cause(), "circuit to the API opened after failures in a row");
         }
-    }
-}
-
-impl Connections {
-    async fn ask(&self, session: &mut HttpSession, request: &Request<'_>) -> Result<Answer, Failed> {
-        let head = self.head(request).map_err(|_| Failed::Within(UpstreamError::Protocol))?;
-        session.write_request_header(Box::new(head)).await.map_err(before)?;
-        session.finish_request_body().await.map_err(before)?;
-        session.read_response_header().await.map_err(before)?;
-        let mut informational = 0;
-        while session.response_header().is_some_and(|head| head.status.is_informational()) {
-            informational += 1;
-            let switched = session.response_header().is_some_and(|head| head.status == 101);
-            if switched || informational > MAX_INFORMATIONAL {
-                return Err(Failed::Within(UpstreamError::Protocol));
-            }
-            session.read_response_header().await.map_err(within)?;
+        (Some(Circuit::Open), Ok(answer)) => {
+            let status = answer.status.as_u16();
+            tracing::warn!(status, "circuit to the API opened after failures in a row");
         }
-        if !came_framed_plainly(session) {
-            return Err(Failed::Within(UpstreamError::Protocol));
-        }
-        let Some(head) = session.response_header() else { return Err(Failed::Within(UpstreamError::Protocol)) };
-        let (status, headers) = (head.status, head.headers.clone());
-        let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        if declared.is_some_and(|length| length > self.max_body) {
-            return Err(Failed::Within(UpstreamError::TooLarge));
-        }
-        let mut body = BytesMut::with_capacity(declared.unwrap_or(0));
-        while let Some(chunk) = session.read_response_body().await.map_err(within)? {
-            if body.len() + chunk.len() > self.max_body {
-                return Err(Failed::Within(UpstreamError::TooLarge));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Answer { status, headers, body: body.freeze() })
-    }
-
-    /// Nothing of a caller's request but the token travels.
-    fn head(&self, request: &Request<'_>) -> pingora_core::Result<RequestHeader> {
-        let mut head = RequestHeader::build("GET", request.target.as_bytes(), Some(7))?;
-        head.insert_header(HOST, self.peers.authority().clone())?;
-        if let Some(token) = request.token {
-            let bearer = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
-            // Visible ASCII is a field value.
-            let mut value = HeaderValue::from_str(&bearer).map_err(|_| Error::new_str("token"))?;
-            value.set_sensitive(true);
-            head.insert_header(AUTHORIZATION, value)?;
-        }
-        head.insert_header(ACCEPT, "application/json")?;
-        head.insert_header(ACCEPT_ENCODING, "identity")?;
-        head.insert_header(USER_AGENT, concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")))?;
-        if let Some(etag) = request.validators.and_then(|validators| validators.etag.as_ref()) {
-            head.insert_header(IF_NONE_MATCH, etag)?;
-        }
-        if let Some(date) = request.validators.and_then(|validators| validators.last_modified.as_ref()) {
-            head.insert_header(IF_MODIFIED_SINCE, date)?;
-        }
-        Ok(head)
-    }
-
-    /// A connection, and whether it was a kept one.
-    ///
-    /// # Errors
-    /// No connection, or no TLS, within `upstream.connect_timeout`.
-    pub async fn connect(&self, peer: &HttpPeer) -> Result<(HttpSession, bool), UpstreamError> {
-        if let Some(kept) = self.connector.reused_http_session(peer).await {
-            return Ok((HttpSession::H1(kept), true));
-        }
-        // Apart: what it takes to connect is ten times the rest of a fetch, and most fetches find a kept connection.
-        let connected = Box::pin(self.connector.get_http_session(peer)).await;
-        connected.map(|(session, reused)| (HttpSession::H1(session), reused)).map_err(|error| {
-            self.peers.failed_to_connect();
-            match UpstreamError::of(&error) {
-                // It ended before anything was sent over it.
-                UpstreamError::Truncated => UpstreamError::NoResponse,
-                error => error,
-            }
-        })
-    }
-
-    /// Keeps a connection whose exchange is over, if it can be used again.
-    pub async fn release(&self, session: HttpSession, peer: &HttpPeer) {
-        if let HttpSession::H1(h1) = session {
-            self.connector.release_http_session(h1, peer, Some(IDLE)).await;
-        }
+        (Some(_), _) => tracing::info!("circuit to the API closed; requests are sent again"),
+        (None, _) => {}
     }
 }
 
@@ -311,27 +195,11 @@ fn outcome(result: &Result<Answer, UpstreamError>) -> Outcome {
         Err(
             UpstreamError::Resolve
             | UpstreamError::Connect
-            | UpstreamError::Tls
+            | UpstreamError::Tls(_)
             | UpstreamError::Timeout
+            | UpstreamError::BodyTimeout
             | UpstreamError::NoResponse,
         ) => Outcome::Unreachable,
         _ => Outcome::Reached,
     }
-}
-
-/// Whether any of an answer was there when it failed.
-enum Failed {
-    BeforeAnswer,
-    Within(UpstreamError),
-}
-
-fn before(error: Box<pingora_core::Error>) -> Failed {
-    match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failed::BeforeAnswer,
-        _ => Failed::Within(UpstreamError::of(&error)),
-    }
-}
-
-fn within(error: Box<pingora_core::Error>) -> Failed {
-    Failed::Within(UpstreamError::of(&error))
 }

@@ -6,33 +6,38 @@
 mod anchors;
 mod breaker;
 mod client;
-mod peer;
+mod connector;
+mod endpoint;
+mod exchange;
+mod metrics;
 mod places;
-mod write_behind;
+mod pool;
+mod resolver;
+mod stream;
+mod tls;
+mod transport;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::{Error, ErrorType};
 
-pub use anchors::{AnchorFile, system_anchors};
 pub use breaker::{Breaker, Circuit, Outcome};
-pub use client::{Client, Connections, Kind, Request, Transport};
-pub use peer::{Peers, TrustError};
+pub use client::{Client, Kind, Request, Transport};
+pub use connector::{AddressStatus, Connection, Connector};
+pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
+pub use exchange::{Event, Exchange, Progress};
+pub use metrics::AddressMetrics;
 pub use places::Payer;
-pub use write_behind::{Backlog, write_behind};
+pub use tls::{TlsFailure, TrustError, check_files};
+pub use transport::{Connections, STALE_CONNECTIONS_MAX};
 
 use crate::api::ApiError;
 
-/// How long a kept connection to the API may idle. Below the 5 s after which common servers close theirs, so that a
-/// request seldom meets a connection that is just being closed.
-pub const IDLE: Duration = Duration::from_secs(4);
-
-/// Kept connections that may turn out closed one after the other before a request fails.
-pub const MAX_STALE_CONNECTIONS: usize = 8;
+/// Time for which a forwarded exchange may be silent in either direction. Long polls and websocket
+/// pings are shorter.
+pub const FORWARD_SILENCE: Duration = Duration::from_secs(75);
 
 /// Informational answers (1xx) before the real one.
 pub const MAX_INFORMATIONAL: usize = 8;
@@ -51,10 +56,14 @@ pub enum UpstreamError {
     Resolve,
     /// No connection.
     Connect,
-    /// No TLS, or a certificate that does not hold.
-    Tls,
-    /// No answer in time.
+    /// The TLS handshake failed, or took too long.
+    Tls(TlsFailure),
+    /// The process has no file descriptor left for a connection.
+    Descriptors,
+    /// No response head in time.
     Timeout,
+    /// No end of the response body in time.
+    BodyTimeout,
     /// Not HTTP as it should be.
     Protocol,
     /// The connection ended before the answer did.
@@ -75,8 +84,9 @@ impl UpstreamError {
         match self {
             UpstreamError::Resolve => "resolve",
             UpstreamError::Connect => "connect",
-            UpstreamError::Tls => "tls",
-            UpstreamError::Timeout => "timeout",
+            UpstreamError::Tls(_) => "tls",
+            UpstreamError::Descriptors => "descriptors",
+            UpstreamError::Timeout | UpstreamError::BodyTimeout => "timeout",
             UpstreamError::Protocol => "protocol",
             UpstreamError::Truncated | UpstreamError::NoResponse => "truncated",
             UpstreamError::TooLarge => "too_large",
@@ -85,33 +95,22 @@ impl UpstreamError {
         }
     }
 
-    /// What an error of pingora's is. Only its kind is looked at: its text may hold bytes of an answer.
-    pub fn of(error: &Error) -> Self {
-        match error.etype() {
-            ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-            | ErrorType::TLSHandshakeTimedout => UpstreamError::Timeout,
-            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => UpstreamError::Tls,
-            ErrorType::ConnectRefused
-            | ErrorType::ConnectNoRoute
-            | ErrorType::ConnectError
-            | ErrorType::BindError
-            | ErrorType::SocketError => UpstreamError::Connect,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => UpstreamError::Truncated,
-            _ => UpstreamError::Protocol,
+    /// The exact cause, for logs: the kind, or more than it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            UpstreamError::Tls(failure) => failure.as_str(),
+            UpstreamError::BodyTimeout => "timeout_body",
+            UpstreamError::NoResponse => "no_response",
+            other => other.as_str(),
         }
     }
 }
 
-/// Whether the length of an answer is told in a way that every reader reads alike: one length in digits, `chunked` alone,
-/// or neither. pingora lets equal lengths pass, together or apart, and codings that it does not know.
-pub fn is_framed_plainly(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let length = lengths.next().is_none_or(|length| length.as_bytes().iter().all(u8::is_ascii_digit));
-    let coding = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    length && coding && lengths.next().is_none() && codings.next().is_none()
+/// Whether an operation failed because the process or the system has no file descriptor left
+/// (`EMFILE`, `ENFILE`).
+fn is_descriptor_error(error: &std::io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 /// Whether a response has a content coding other than `identity`: names compare without letter case, every field counts,
@@ -124,36 +123,17 @@ pub fn has_content_coding(headers: &HeaderMap) -> bool {
     })
 }
 
-/// [`is_framed_plainly`] for an answer that was just read. pingora takes the length away where there is a coding as well, so that only
-/// the bytes tell of both.
-pub fn came_framed_plainly(session: &HttpSession) -> bool {
-    let Some(head) = session.response_header() else { return false };
-    let HttpSession::H1(h1) = session else { return is_framed_plainly(&head.headers) };
-    let coded = head.headers.contains_key(TRANSFER_ENCODING);
-    let told = |raw: &[u8]| {
-        raw.split(|&b| b == b'\n')
-            .any(|line| line.get(..14).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length")))
-    };
-    is_framed_plainly(&head.headers) && !(coded && told(&h1.get_headers_raw_bytes()))
-}
-
-/// Whether bytes may follow on the connection although the response has no body: a 204 or 304 that announces one. What comes
-/// would be read as the response to the next request.
-pub fn announces_absent_body(status: StatusCode, headers: &HeaderMap) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        && (headers.contains_key(TRANSFER_ENCODING)
-            || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0"))
-}
-
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         match error {
-            UpstreamError::Timeout => ApiError::GatewayTimeout,
+            UpstreamError::Timeout | UpstreamError::BodyTimeout => ApiError::GatewayTimeout,
             UpstreamError::QueueFull | UpstreamError::CircuitOpen => ApiError::Unavailable,
             UpstreamError::Protocol | UpstreamError::Truncated | UpstreamError::TooLarge => ApiError::InvalidResponse,
-            UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls | UpstreamError::NoResponse => {
-                ApiError::BadGateway
-            }
+            UpstreamError::Resolve
+            | UpstreamError::Connect
+            | UpstreamError::Tls(_)
+            | UpstreamError::Descriptors
+            | UpstreamError::NoResponse => ApiError::BadGateway,
         }
     }
 }

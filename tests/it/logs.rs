@@ -59,16 +59,16 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
     let dropped = gateway.metric(DROPPED, &[]);
     client.get("/elsewhere").header("X-Request-Id", "the-last").send().assert_status(200);
     asked += 1;
-    let metrics = gateway.metrics();
+    // The record of a request ends behind its response.
+    wait_until("every request is counted", || {
+        let metrics = gateway.metrics();
+        let requests = metrics.lines().filter(|line| line.starts_with("telecomx_gateway_requests_total{"));
+        let counted: f64 = requests.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+        counted as usize == asked
+    });
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert!(run.stderr.contains("the-last") && run.stderr.contains("nothing was cut off"), "{}", run.stderr);
-    let answered: f64 = metrics
-        .lines()
-        .filter(|line| line.starts_with("telecomx_gateway_requests_total{"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum();
-    assert_eq!(answered as usize, asked, "every request was answered");
     for line in run.stderr.lines() {
         let json: Result<serde_json::Value, _> = serde_json::from_str(line);
         assert!(json.is_ok_and(|json| json.is_object()), "no whole line: {line}");

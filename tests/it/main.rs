@@ -16,7 +16,6 @@ mod commands;
 mod concurrent_upgrades;
 mod corpus;
 mod cors;
-mod descriptors;
 mod disconnect;
 mod environments;
 mod errors;

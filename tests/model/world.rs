@@ -380,7 +380,7 @@ impl Drop for Hangup<'_> {
 }
 
 impl Transport for World {
-    async fn exchange(&self, request: &Request<'_>) -> Result<Answer, UpstreamError> {
+    async fn exchange(&self, request: &Request<'_>, _deadline: Instant) -> Result<Answer, UpstreamError> {
         let asked = read(request);
         let (serial, (before, after)) = self.with(|state| {
             let nth = state.exchanges.iter().filter(|before| before.asked == asked).count();

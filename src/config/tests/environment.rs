@@ -33,7 +33,7 @@ fn variables_override_keys_as_toml_or_as_they_are() {
         ],
     )
     .unwrap();
-    assert_eq!(config.upstream.url.port, 8081);
+    assert_eq!(config.upstream.urls[0].port, 8081);
     assert_eq!(config.cache.ttl, seconds(30));
     assert_eq!(config.cache.not_found_ttl, seconds(40));
     assert_eq!(config.cache.ttl_jitter, 0.2);

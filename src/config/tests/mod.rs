@@ -59,12 +59,16 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(
         upstream,
         Upstream {
-            url: UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), port: 443 },
+            urls: vec![UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), is_absolute: false, port: 443 }],
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
             connect_timeout: seconds(2),
             timeout: seconds(10),
             max_body: 1024 * 1024,
             max_in_flight: 256,
+            keepalive_timeout: seconds(4),
+            max_idle_connections: 128,
         }
     );
     assert_eq!(
@@ -276,6 +280,6 @@ fn host_is_written_as_in_a_request() {
         ("http://[::1]:8081", "[::1]:8081"),
     ] {
         let config = parse("f", &format!("upstream.url = {url:?}"), []).unwrap();
-        assert_eq!(config.upstream.url.authority(), authority);
+        assert_eq!(config.upstream.urls[0].authority(), authority);
     }
 }

@@ -41,7 +41,8 @@ fn shipped_configurations_are_right() {
     let gateway = load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(gateway, with("").unwrap());
     let demo = load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(demo.upstream.url, UpstreamUrl { tls: false, host: "127.0.0.1".to_owned(), port: 8081 });
+    let host = "127.0.0.1".to_owned();
+    assert_eq!(demo.upstream.urls, [UpstreamUrl { tls: false, host, is_absolute: false, port: 8081 }]);
     assert_eq!(demo.server.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(demo.admin.listen, "127.0.0.1:9090".parse().unwrap());
 }
@@ -66,6 +67,8 @@ fn commented_defaults_are_the_defaults() {
     assert!(config.server.tls.take().is_some());
     assert!(config.admin.token_file.take().is_some());
     assert!(config.upstream.ca_file.take().is_some());
+    assert!(config.upstream.client_cert_file.take().is_some());
+    assert!(config.upstream.client_key_file.take().is_some());
     assert!(config.cluster.take().is_some());
     assert!(config.change_log.take().is_some());
     assert!(config.otlp.take().is_some());

@@ -78,16 +78,9 @@ pub struct Setup<'a> {
     config: String,
     files: Vec<(String, String)>,
     admin_token: Option<String>,
-    open_files: Option<OpenFiles>,
+    open_files: Option<usize>,
     log_to: LogTo,
     variables: Vec<(String, String)>,
-}
-
-/// Limits on file descriptors with which a process starts.
-#[derive(Clone, Copy)]
-struct OpenFiles {
-    soft: usize,
-    hard: usize,
 }
 
 impl Setup<'_> {
@@ -110,13 +103,8 @@ impl Setup<'_> {
     }
 
     /// How many files it may have open at most.
-    pub fn open_files(self, most: usize) -> Self {
-        self.open_files_between(most, most)
-    }
-
-    /// The same, with a soft limit that it may raise to the hard one.
-    pub fn open_files_between(mut self, soft: usize, hard: usize) -> Self {
-        self.open_files = Some(OpenFiles { soft, hard });
+    pub fn open_files(mut self, most: usize) -> Self {
+        self.open_files = Some(most);
         self
     }
 
@@ -472,7 +460,7 @@ impl Process {
     }
 
     fn spawn_with(
-        open_files: Option<OpenFiles>,
+        open_files: Option<usize>,
         log_to: LogTo,
         variables: &[(String, String)],
         arguments: &[&str],
@@ -480,10 +468,9 @@ impl Process {
         let binary = env!("CARGO_BIN_EXE_telecomx-gateway");
         let mut command = match open_files {
             // The shell becomes the binary, so that it is our own child.
-            Some(OpenFiles { soft, hard }) => {
+            Some(most) => {
                 let mut shell = Command::new("sh");
-                let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &limited, binary]);
+                shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), binary]);
                 shell
             }
             None => Command::new(binary),

@@ -1,0 +1,710 @@
+//! The exchange of a forwarded request with the API, for every forwarding route.
+//!
+//! Both directions run at once, and every wait ends when the client leaves. The response passes as
+//! it comes, or is redacted (see `redacted`), or becomes a tunnel after a switch of protocols.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{Method, StatusCode, Version};
+use http1::{BodyLength, RequestFraming, ResponseHead};
+use pingora_core::ErrorType;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use tokio::select;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::credentials::take_read_ahead;
+use super::disconnect::ClientFailure;
+use super::proxy::{Exchange, Proxy, end_if_draining};
+use super::redacted::{OF_THE_UNREDACTED, Veil, restrict_caching};
+use crate::api::{ApiError, accepts_any};
+use crate::forward::hop_by_hop;
+use crate::reply::Reply;
+use crate::upstream::{self, Event, FORWARD_SILENCE, Progress, STALE_CONNECTIONS_MAX, UpstreamError};
+
+/// Bytes of one write to a client: each has `server.write_timeout`, so that a client that reads
+/// steadily receives everything.
+const PIECE: usize = 16 << 10;
+
+/// How often a connection of HTTP/1.1 is checked for a reset: a tenth of the second within which an
+/// exchange ends.
+const RESET_CHECK: Duration = Duration::from_millis(100);
+
+/// Time for which a client may go on sending a request body that is not read any more, so that its
+/// response is not lost in a reset (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Maximum length of a request body that is kept, so that it can be sent again when a kept
+/// connection turns out closed.
+const REPLAY_MAX: usize = 64 << 10;
+
+/// The state of a TCP connection that was reset or is closed on both sides (`TCP_CLOSE` of Linux).
+const TCP_CLOSED: u8 = 7;
+
+/// Reason why an exchange failed.
+pub(super) enum Failure {
+    Upstream(UpstreamError),
+    /// The client left, is too slow, or its request body is broken.
+    Client(ClientFailure),
+    /// The response may not be shown. What was read of it is dropped.
+    Unredactable(&'static str),
+    /// The API switched protocols on a route whose responses are redacted.
+    Switched,
+    Internal,
+}
+
+impl From<Box<pingora_core::Error>> for Failure {
+    fn from(_: Box<pingora_core::Error>) -> Self {
+        Failure::Internal
+    }
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Failure::Upstream(error)
+    }
+}
+
+/// Classifies a failed read of a request body.
+fn broken_body(error: Box<pingora_core::Error>) -> Failure {
+    let failure = match error.etype() {
+        // pingora's own name for a chunked body that ends early.
+        ErrorType::Custom("PREMATURE_BODY_END") => ClientFailure::Closed,
+        _ => ClientFailure::from_error(&error),
+    };
+    Failure::Client(failure)
+}
+
+/// A write that failed or was not accepted in time: in either case the client receives nothing more.
+pub(super) fn gone(_: Box<pingora_core::Error>) -> Failure {
+    Failure::Client(ClientFailure::Closed)
+}
+
+/// The body of a request on its way to the API.
+pub(super) struct Upload {
+    /// More of it may come from the client.
+    pub(super) is_open: bool,
+    /// All of it was queued.
+    is_whole: bool,
+    /// When a part of it moved last.
+    moved: Instant,
+    /// It is one direction of a tunnel.
+    is_tunnel: bool,
+    /// What was sent of it so far, for another connection; `None`: too much, or not repeatable.
+    replay: Option<BytesMut>,
+}
+
+impl Upload {
+    fn new(has_body: bool, is_repeatable: bool) -> Self {
+        Upload {
+            is_open: has_body,
+            is_whole: !has_body,
+            moved: Instant::now(),
+            is_tunnel: false,
+            replay: is_repeatable.then(BytesMut::new),
+        }
+    }
+
+    fn push(&mut self, api: &mut upstream::Exchange, piece: Bytes) {
+        if let Some(replay) = &mut self.replay {
+            if replay.len() + piece.len() > REPLAY_MAX {
+                self.replay = None;
+            } else {
+                replay.extend_from_slice(&piece);
+            }
+        }
+        api.push_body(piece);
+    }
+
+    /// Marks the upload as ended early: the connection to the API is not used again.
+    pub(super) fn abandon(&mut self) {
+        self.is_whole = false;
+    }
+}
+
+/// The API's side of an exchange.
+pub(super) struct ApiSide {
+    api: upstream::Exchange,
+    pub(super) upload: Upload,
+    /// Time for which the API may be silent.
+    silence: Duration,
+}
+
+impl ApiSide {
+    /// Whether no more of the response body will come.
+    fn is_body_read(&self) -> bool {
+        self.api.is_body_complete()
+    }
+}
+
+impl Proxy {
+    /// Forwards a request, and gives its client what it may see of the response: all of it, or what
+    /// `veil` leaves.
+    pub(super) async fn forward(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        veil: Option<&Veil>,
+    ) -> pingora_core::Result<()> {
+        let started = Instant::now();
+        let result = self.exchange(session, exchange, veil).await;
+        let metrics = exchange.setup.gateway.metrics.clone();
+        let failed = match &result {
+            Err(Failure::Upstream(error)) => Some(*error),
+            Err(Failure::Switched) => Some(UpstreamError::Protocol),
+            _ => None,
+        };
+        metrics.upstream_exchange("forward", started.elapsed(), failed);
+        let Err(failure) = result else { return Ok(()) };
+        let is_open = matches!(
+            failure,
+            Failure::Client(_) | Failure::Upstream(UpstreamError::Timeout | UpstreamError::BodyTimeout)
+        );
+        self.response_failed(exchange, is_open);
+        session.set_keepalive(None);
+        let error = match failure {
+            Failure::Client(failure) => match failure.record(&mut exchange.record) {
+                Some(error) => error,
+                None => {
+                    session.as_downstream_mut().shutdown().await;
+                    return Ok(());
+                }
+            },
+            Failure::Upstream(error) => {
+                exchange.record.cause = Some(error.cause());
+                ApiError::from(error)
+            }
+            Failure::Unredactable(reason) => {
+                metrics.redaction_failed(reason);
+                exchange.record.cause = Some(reason);
+                ApiError::RedactionFailed
+            }
+            Failure::Switched => {
+                exchange.record.cause = Some("upgrade");
+                ApiError::NoUpgrade
+            }
+            Failure::Internal => ApiError::Internal,
+        };
+        exchange.record.error = Some(error);
+        if has_begun(session) {
+            // The head is out: the response can only be cut.
+            session.as_downstream_mut().shutdown().await;
+            return Ok(());
+        }
+        self.write(session, exchange, &Reply::from(error)).await
+    }
+
+    async fn exchange(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        veil: Option<&Veil>,
+    ) -> Result<(), Failure> {
+        let (mut side, head) = self.ask(session, exchange, veil).await?;
+        self.response_begun(session, exchange, head.status);
+        match veil {
+            Some(veil) => self.answer_veiled(session, exchange, veil, &mut side, &head).await?,
+            None => self.answer_plain(session, exchange, &mut side, &head).await?,
+        }
+        let ApiSide { mut api, upload, .. } = side;
+        if upload.is_tunnel {
+            return Ok(());
+        }
+        let is_request_sent = upload.is_whole && api.is_sent() && !api.has_send_failed();
+        api.finish_reading();
+        if let Some(connection) = api.into_reusable() {
+            exchange.setup.connector.keep(connection);
+        }
+        if !is_request_sent {
+            linger(session).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the request and reads the final head of its response.
+    ///
+    /// A kept connection that turns out closed is replaced if the request may be repeated: nothing
+    /// of a response arrived, and the method is idempotent (RFC 9110 section 9.2.2) or nothing was
+    /// sent. Likewise an address that fails is replaced by another.
+    async fn ask(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        veil: Option<&Veil>,
+    ) -> Result<(ApiSide, ResponseHead), Failure> {
+        let has_body = !session.as_downstream_mut().is_body_empty();
+        let request = self.api_request(session, exchange, veil, has_body)?;
+        let is_idempotent = request.method.is_idempotent();
+        let connector = exchange.setup.connector.clone();
+        let read_ahead = take_read_ahead(exchange);
+        let mut upload = Upload::new(has_body, true);
+        let mut has_continued = false;
+        let mut queued = if has_body { read_ahead } else { Bytes::new() };
+        let (mut tried, mut stale) = (Vec::new(), 0);
+        loop {
+            let opening = connector.open(&tried, stale >= STALE_CONNECTIONS_MAX);
+            let connection = or_left(session, opening).await??;
+            let is_reused = connection.is_reused;
+            let endpoint = connection.endpoint().clone();
+            let mut api = start(connection, &request, has_body)?;
+            if !queued.is_empty() {
+                upload.push(&mut api, std::mem::take(&mut queued));
+            }
+            if upload.is_whole {
+                api.finish_body();
+            }
+            let mut side = ApiSide { api, upload, silence: FORWARD_SILENCE };
+            // Slow routes are legitimate: only an address that fails for others too is given up.
+            let may_give_up = is_idempotent && connector.has_untried(&[endpoint.id]);
+            let head = select! {
+                head = self.read_head(session, exchange, &mut side, &mut has_continued) => head,
+                () = connector.ejected(&endpoint, &tried), if may_give_up => Err(UpstreamError::Timeout.into()),
+            };
+            let failure = match head {
+                Ok(head) => {
+                    connector.record_status(&endpoint, head.status);
+                    side.upload.replay = None;
+                    return Ok((side, head));
+                }
+                Err(failure) => failure,
+            };
+            let has_no_response = !side.api.has_received();
+            let is_closed = matches!(failure, Failure::Upstream(UpstreamError::Truncated)) && has_no_response;
+            let is_given_up =
+                matches!(failure, Failure::Upstream(UpstreamError::Timeout)) && has_no_response && may_give_up;
+            let may_repeat = (is_closed || is_given_up)
+                && !session.response_written().is_some_and(|written| written.status.is_informational())
+                && side.upload.replay.is_some()
+                && (is_idempotent || !side.api.has_sent());
+            let is_stale = is_reused && is_closed;
+            if !is_stale {
+                tried.push(endpoint.id);
+            }
+            if is_closed && !is_reused {
+                connector.record_failed_exchange(&endpoint, "no_response");
+            }
+            if !may_repeat || (!is_stale && !connector.has_untried(&tried)) {
+                return Err(failure);
+            }
+            stale += usize::from(is_stale);
+            upload = side.upload;
+            upload.is_open = !upload.is_whole;
+            queued = upload.replay.replace(BytesMut::new()).unwrap_or_default().freeze();
+        }
+    }
+
+    /// Reads the final head. Informational responses pass if the client knows them.
+    async fn read_head(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+        has_continued: &mut bool,
+    ) -> Result<ResponseHead, Failure> {
+        loop {
+            let head = match self.receive(session, exchange, side).await? {
+                Event::Head(head) => {
+                    take_arrived_body(session, exchange, side).await?;
+                    return Ok(head);
+                }
+                Event::Interim(head) => head,
+                Event::Data(_) | Event::Trailers(_) | Event::End => return Err(UpstreamError::Protocol.into()),
+            };
+            // HTTP/1.0 has none (RFC 9110 section 15.2), and pingora writes none over HTTP/2.
+            let knows_interim = session.req_header().version == Version::HTTP_11;
+            let is_continue = head.status == StatusCode::CONTINUE;
+            let passes = knows_interim && !(is_continue && *has_continued);
+            *has_continued |= is_continue;
+            if passes {
+                let head = interim_head(&head)?;
+                session.write_response_header(Box::new(head), false).await.map_err(gone)?;
+            }
+        }
+    }
+
+    /// Waits for the next part of the response. Meanwhile the request's body goes on, and the client
+    /// may leave.
+    async fn receive(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+    ) -> Result<Event, Failure> {
+        let ApiSide { api, upload, silence } = side;
+        let since = Instant::now();
+        let body_timeout = exchange.setup.limits.body_timeout();
+        loop {
+            if upload.is_open && api.has_send_failed() {
+                // What the API said before it closed is still to be read.
+                upload.is_open = false;
+            }
+            let has_room = api.is_writable();
+            let reads_body = upload.is_open && has_room;
+            let waits_for_client = reads_body && !upload.is_tunnel;
+            let deadline =
+                if waits_for_client { upload.moved + body_timeout } else { since.max(upload.moved) + *silence };
+            let piece = select! {
+                progress = api.next_progress() => match progress? {
+                    Progress::Received(event) => return Ok(event),
+                    Progress::Sent => {
+                        // What the client sends counts from when there is room for it; until then
+                        // the API's progress counts.
+                        if !has_room {
+                            upload.moved = Instant::now();
+                        }
+                        continue;
+                    }
+                },
+                piece = request_piece(session, reads_body) => piece?,
+                () = sleep_until(deadline.into()) => {
+                    return Err(match waits_for_client {
+                        true => Failure::Client(ClientFailure::TimedOut),
+                        false => UpstreamError::Timeout.into(),
+                    });
+                }
+            };
+            take_piece(exchange, api, upload, piece)?;
+        }
+    }
+
+    /// Reads the next piece of the response body; `None` at its end.
+    pub(super) async fn receive_body(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+    ) -> Result<Option<Bytes>, Failure> {
+        loop {
+            match self.receive(session, exchange, side).await? {
+                Event::Data(data) => return Ok(Some(data)),
+                Event::End => return Ok(None),
+                // Trailer fields do not pass, and `Trailer` does not announce them.
+                Event::Trailers(_) => {}
+                Event::Interim(_) | Event::Head(_) => return Err(UpstreamError::Protocol.into()),
+            }
+        }
+    }
+
+    /// The request as the API receives it. With `veil` it asks for a whole response without a coding
+    /// and of a type that can be shown.
+    fn api_request(
+        &self,
+        session: &Session,
+        exchange: &Exchange,
+        veil: Option<&Veil>,
+        has_body: bool,
+    ) -> pingora_core::Result<RequestHeader> {
+        let from = session.req_header();
+        let mut head = from.clone();
+        let upgrade = from.headers.get(UPGRADE).filter(|_| veil.is_none() && asks_for_websocket(from)).cloned();
+        for name in hop_by_hop(&from.headers) {
+            if name != CONTENT_LENGTH {
+                head.remove_header(&name);
+            }
+        }
+        let expects =
+            from.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if !has_body || !expects || from.version == Version::HTTP_10 {
+            head.remove_header(&EXPECT);
+        }
+        self.set_forward_fields(session, &mut head, exchange)?;
+        if let Some(protocol) = upgrade {
+            head.insert_header(UPGRADE, protocol)?;
+            head.insert_header(CONNECTION, "upgrade")?;
+        }
+        let Some(veil) = veil else { return Ok(head) };
+        for name in OF_THE_UNREDACTED {
+            head.remove_header(&name);
+        }
+        head.insert_header(ACCEPT_ENCODING, "identity")?;
+        let accept = from.headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes);
+        if !accepts_any(accept, veil.pass_types()) {
+            head.insert_header(ACCEPT, "application/json")?;
+        }
+        Ok(head)
+    }
+
+    /// Passes the response as it comes.
+    async fn answer_plain(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+        head: &ResponseHead,
+    ) -> Result<(), Failure> {
+        let mut response = passed_head(head)?;
+        if exchange.depends_on_level {
+            restrict_caching(&mut response)?;
+        }
+        Self::set_answer_fields(&mut response, exchange)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.tunnel(session, exchange, side, head, response).await;
+        }
+        if head.status == StatusCode::NO_CONTENT {
+            response.remove_header(&CONTENT_LENGTH);
+        }
+        if head.body == BodyLength::None || head.body == BodyLength::Known(0) {
+            if side.upload.is_open {
+                session.set_keepalive(None);
+            }
+            self.response_complete(exchange);
+            end_if_draining(session, exchange);
+            return session.write_response_header(Box::new(response), true).await.map_err(gone);
+        }
+        self.write_stream_head(session, exchange, side, response).await?;
+        self.pass_pieces(session, exchange, side, Bytes::new(), false).await
+    }
+
+    /// Passes both directions as they come, after the API has switched protocols.
+    async fn tunnel(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+        head: &ResponseHead,
+        mut response: ResponseHeader,
+    ) -> Result<(), Failure> {
+        let is_asked = asks_for_websocket(session.req_header());
+        let Some(protocol) = head.fields.get(UPGRADE).filter(|_| is_asked) else {
+            return Err(UpstreamError::Protocol.into());
+        };
+        response.remove_header(&CONTENT_LENGTH);
+        response.insert_header(UPGRADE, protocol.clone())?;
+        response.insert_header(CONNECTION, "upgrade")?;
+        self.response_complete(exchange);
+        session.write_response_header(Box::new(response), false).await.map_err(gone)?;
+        side.api.begin_tunnel();
+        side.upload = Upload::new(true, false);
+        side.upload.is_tunnel = true;
+        while let Some(piece) = self.receive_body(session, exchange, side).await? {
+            write_pieces(session, piece).await.map_err(gone)?;
+        }
+        session.write_response_body(None, true).await.map_err(gone)
+    }
+
+    /// Writes the head of a response whose body passes as it comes, framed for the client's
+    /// protocol version.
+    pub(super) async fn write_stream_head(
+        &self,
+        session: &mut Session,
+        exchange: &Exchange,
+        side: &ApiSide,
+        mut response: ResponseHeader,
+    ) -> Result<(), Failure> {
+        if side.upload.is_open {
+            // The response may end first: then what the client still sends is not read.
+            session.set_keepalive(None);
+        }
+        match session.req_header().version {
+            _ if response.headers.contains_key(CONTENT_LENGTH) => {}
+            Version::HTTP_11 => response.insert_header(TRANSFER_ENCODING, "chunked")?,
+            // The body ends with the connection (RFC 9112 section 6.3).
+            _ => session.set_keepalive(None),
+        }
+        end_if_draining(session, exchange);
+        session.write_response_header(Box::new(response), false).await.map_err(gone)
+    }
+
+    /// Passes a body as it comes, after `first`. What it changes is invalidated before its last piece
+    /// is written.
+    pub(super) async fn pass_pieces(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        side: &mut ApiSide,
+        first: Bytes,
+        is_ended: bool,
+    ) -> Result<(), Failure> {
+        let mut piece = Some(first);
+        while let Some(bytes) = piece {
+            self.response_piece(exchange, &bytes);
+            let is_last = is_ended || side.is_body_read();
+            if is_last {
+                self.response_complete(exchange);
+            }
+            write_pieces(session, bytes).await.map_err(gone)?;
+            if is_last {
+                break;
+            }
+            piece = self.receive_body(session, exchange, side).await?;
+        }
+        self.response_complete(exchange);
+        session.write_response_body(None, true).await.map_err(gone)
+    }
+
+    /// Writes a response that is whole.
+    pub(super) async fn write_whole(
+        &self,
+        session: &mut Session,
+        side: &ApiSide,
+        response: ResponseHeader,
+        body: Bytes,
+    ) -> Result<(), Failure> {
+        if side.upload.is_open {
+            session.set_keepalive(None);
+        }
+        session.write_response_header(Box::new(response), body.is_empty()).await.map_err(gone)?;
+        write_pieces(session, body).await.map_err(gone)?;
+        session.write_response_body(None, true).await.map_err(gone)
+    }
+}
+
+/// Queues a piece of a request body for the API, or its end.
+fn take_piece(
+    exchange: &mut Exchange,
+    api: &mut upstream::Exchange,
+    upload: &mut Upload,
+    piece: Option<Bytes>,
+) -> Result<(), Failure> {
+    let now = Instant::now();
+    let Some(piece) = piece else {
+        api.finish_body();
+        (upload.is_open, upload.is_whole, upload.moved) = (false, true, now);
+        return Ok(());
+    };
+    if !upload.is_tunnel && !exchange.pace.keeps_up(piece.len(), now) {
+        return Err(Failure::Client(ClientFailure::TimedOut));
+    }
+    // Empty where the head of a chunk came in part, or an empty frame.
+    if !piece.is_empty() {
+        upload.push(api, piece);
+        upload.moved = now;
+    }
+    Ok(())
+}
+
+/// Reads what has arrived of the request body when its response begins. The end of the body is often
+/// there already: then the connection of the client can stay open.
+async fn take_arrived_body(session: &mut Session, exchange: &mut Exchange, side: &mut ApiSide) -> Result<(), Failure> {
+    while side.upload.is_open && side.api.is_writable() {
+        let mut reading = pin!(request_piece(session, true));
+        let arrived = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+        let Poll::Ready(piece) = arrived else { break };
+        take_piece(exchange, &mut side.api, &mut side.upload, piece?)?;
+    }
+    Ok(())
+}
+
+/// Whether a request asks for a switch to websocket. No other protocol passes: behind a switch to
+/// HTTP/2 or TLS the API would receive requests that the gateway does not see.
+fn asks_for_websocket(request: &RequestHeader) -> bool {
+    let mut protocols = request.headers.get_all(UPGRADE).iter();
+    let (first, second) = (protocols.next(), protocols.next());
+    request.version == Version::HTTP_11
+        && second.is_none()
+        && first.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Queues a request on a connection. `Host` is that of the connection's address.
+fn start(
+    connection: upstream::Connection,
+    request: &RequestHeader,
+    has_body: bool,
+) -> Result<upstream::Exchange, Failure> {
+    let target = std::str::from_utf8(request.raw_path()).map_err(|_| Failure::Internal)?;
+    let declared = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let framing = match declared {
+        Some(length) => RequestFraming::Length(length),
+        None if has_body => RequestFraming::Chunked,
+        // A method that usually has a body says that there is none (RFC 9110 section 8.6).
+        None if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) => RequestFraming::Length(0),
+        None => RequestFraming::None,
+    };
+    let authority = connection.endpoint().origin.authority.clone();
+    let is_framing = |name: &HeaderName| matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING);
+    let fields =
+        std::iter::once((&HOST, &authority)).chain(request.headers.iter().filter(|(name, _)| !is_framing(name)));
+    Ok(upstream::Exchange::new(connection, request.method.clone(), target, framing, fields))
+}
+
+/// The API's head as it may pass: without the fields of its hop.
+pub(super) fn passed_head(head: &ResponseHead) -> pingora_core::Result<ResponseHeader> {
+    let dropped: Vec<HeaderName> = hop_by_hop(&head.fields).filter(|name| *name != CONTENT_LENGTH).collect();
+    let mut response = ResponseHeader::build(head.status, Some(head.fields.len() + 4))?;
+    for (name, value) in head.fields.iter().filter(|(name, _)| !dropped.contains(name)) {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    Ok(response)
+}
+
+/// An informational head as it may pass.
+fn interim_head(head: &ResponseHead) -> pingora_core::Result<ResponseHeader> {
+    let mut passed = passed_head(head)?;
+    passed.remove_header(&CONTENT_LENGTH);
+    Ok(passed)
+}
+
+/// Whether the head of the final response was written.
+pub(super) fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|written| !written.status.is_informational())
+}
+
+/// Writes in pieces, each of which has the write timeout.
+pub(super) async fn write_pieces(session: &mut Session, mut body: Bytes) -> pingora_core::Result<()> {
+    while !body.is_empty() {
+        let piece = body.split_to(body.len().min(PIECE));
+        session.write_response_body(Some(piece), false).await?;
+    }
+    Ok(())
+}
+
+/// The next piece of a request's body if it is to be read, else nothing; an error where the client leaves.
+async fn request_piece(session: &mut Session, reads_body: bool) -> Result<Option<Bytes>, Failure> {
+    if reads_body {
+        return session.as_downstream_mut().read_request_body().await.map_err(broken_body);
+    }
+    client_left(session).await;
+    Err(Failure::Client(ClientFailure::Closed))
+}
+
+/// Waits for `work` unless the client leaves.
+pub(super) async fn or_left<T>(session: &mut Session, work: impl Future<Output = T>) -> Result<T, Failure> {
+    select! {
+        biased;
+        done = work => Ok(done),
+        () = client_left(session) => Err(Failure::Client(ClientFailure::Closed)),
+    }
+}
+
+/// Waits until the client resets its stream or its connection. A connection of HTTP/1.1 that is closed for writing alone
+/// still takes its response.
+async fn client_left(session: &mut Session) {
+    if let Some(idle) = session.as_downstream_mut().watch_h2_stream_close() {
+        let _ = idle.await;
+        return;
+    }
+    let digest = match session.as_downstream() {
+        ServerSession::H1(h1) => h1.digest().socket_digest.clone(),
+        _ => None,
+    };
+    loop {
+        let state = digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
+        if state == Some(TCP_CLOSED) {
+            return;
+        }
+        sleep(RESET_CHECK).await;
+    }
+}
+
+/// Reads what the client still sends of a request body, for a moment.
+async fn linger(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if !matches!(downstream, ServerSession::H1(_)) {
+        return;
+    }
+    let _ = timeout(LINGER, async {
+        if downstream.finish_body().await.is_ok() {
+            while let Ok(Some(_)) = downstream.read_request_body().await {}
+        }
+    })
+    .await;
+}

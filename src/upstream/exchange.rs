@@ -1,0 +1,389 @@
+//! One HTTP/1.1 exchange with the API over one connection: request head and body in, response head
+//! and body out, both directions at once.
+//!
+//! The exchange performs no waiting of its own: [`Exchange::poll_send`] and
+//! [`Exchange::poll_event`] make progress, and the caller decides how long and in which order. A
+//! dropped exchange closes its connection.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+use http1::{
+    BodyLength, ChunkedDecoder, HeadLimits, LAST_CHUNK, RequestFraming, ResponseHead, write_chunk_head,
+    write_request_head,
+};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::connector::Connection;
+use super::{MAX_INFORMATIONAL, UpstreamError};
+
+/// Room for one read: most responses arrive in one piece of less.
+const READ_BYTES: usize = 8 << 10;
+
+/// Request bytes that may wait to be written before [`Exchange::is_writable`] is false.
+const QUEUE_BYTES_MAX: usize = 64 << 10;
+
+/// What arrives from the API, in this order: interim heads, one head, data, trailers, the end.
+#[derive(Debug)]
+pub enum Event {
+    /// A 1xx response other than 101.
+    Interim(ResponseHead),
+    /// The final response head. A 101 has no body: [`Exchange::begin_tunnel`] continues.
+    Head(ResponseHead),
+    /// A piece of the body, never empty.
+    Data(Bytes),
+    /// Trailer fields of a chunked body.
+    Trailers(HeaderMap),
+    /// The response is complete.
+    End,
+}
+
+/// Progress of an exchange.
+#[derive(Debug)]
+pub enum Progress {
+    Received(Event),
+    /// Some of what was queued is written, or writing failed.
+    Sent,
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Head {
+        interim: usize,
+    },
+    Known(u64),
+    Chunked(Box<ChunkedDecoder>),
+    UntilClose,
+    /// The body is complete; trailers may remain to be reported.
+    Complete(Option<HeaderMap>),
+    Ended,
+}
+
+/// One exchange with the API.
+pub struct Exchange {
+    connection: Connection,
+    method: Method,
+    framing: RequestFraming,
+    /// Bytes of the request that are not written yet.
+    outgoing: BytesMut,
+    /// Data of a body that is not copied into `outgoing`.
+    outgoing_data: Bytes,
+    is_request_complete: bool,
+    has_sent: bool,
+    /// A write failed; a response may still be there to read.
+    has_send_failed: bool,
+    /// The sending side is to be closed once everything is written.
+    closes_sending: bool,
+    is_tunnel: bool,
+    /// Bytes of the response that are not reported yet.
+    received: BytesMut,
+    has_received: bool,
+    incoming: Incoming,
+    is_persistent: bool,
+}
+
+impl Exchange {
+    /// Queues the head of a request. Nothing is written before [`Exchange::poll_send`].
+    ///
+    /// `fields` must not contain `Content-Length` or `Transfer-Encoding`.
+    pub fn new<'a>(
+        connection: Connection,
+        method: Method,
+        target: &str,
+        framing: RequestFraming,
+        fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> Self {
+        let mut head = Vec::with_capacity(1024);
+        write_request_head(&mut head, &method, target, framing, fields);
+        let is_request_complete = matches!(framing, RequestFraming::None | RequestFraming::Length(0));
+        Exchange {
+            connection,
+            method,
+            framing,
+            outgoing: Bytes::from(head).into(),
+            outgoing_data: Bytes::new(),
+            is_request_complete,
+            has_sent: false,
+            has_send_failed: false,
+            closes_sending: false,
+            is_tunnel: false,
+            received: BytesMut::new(),
+            has_received: false,
+            incoming: Incoming::Head { interim: 0 },
+            is_persistent: false,
+        }
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether any byte of the request may have reached the API.
+    pub fn has_sent(&self) -> bool {
+        self.has_sent
+    }
+
+    /// Whether any byte of a response arrived.
+    pub fn has_received(&self) -> bool {
+        self.has_received
+    }
+
+    /// Whether the API accepts no more of the request. Its response may have arrived all the same.
+    pub fn has_send_failed(&self) -> bool {
+        self.has_send_failed
+    }
+
+    /// Whether everything queued was written.
+    pub fn is_sent(&self) -> bool {
+        self.outgoing.is_empty() && self.outgoing_data.is_empty()
+    }
+
+    /// Whether the response body has arrived whole.
+    pub fn is_body_complete(&self) -> bool {
+        matches!(self.incoming, Incoming::Complete(_) | Incoming::Ended)
+    }
+
+    /// Whether the queue has room for more of the body.
+    pub fn is_writable(&self) -> bool {
+        self.outgoing.len() + self.outgoing_data.len() < QUEUE_BYTES_MAX
+    }
+
+    /// Queues a piece of the body. An empty piece is ignored: it would end a chunked body.
+    pub fn push_body(&mut self, data: Bytes) {
+        if data.is_empty() || self.is_request_complete {
+            return;
+        }
+        self.flatten();
+        match self.framing {
+            RequestFraming::Chunked => {
+                let mut head = Vec::with_capacity(18);
+                write_chunk_head(&mut head, data.len());
+                self.outgoing.extend_from_slice(&head);
+                self.outgoing.extend_from_slice(&data);
+                self.outgoing.extend_from_slice(b"\r\n");
+            }
+            RequestFraming::None | RequestFraming::Length(_) if self.outgoing.is_empty() => {
+                self.outgoing_data = data;
+            }
+            RequestFraming::None | RequestFraming::Length(_) => self.outgoing.extend_from_slice(&data),
+        }
+    }
+
+    /// Ends the body. With a declared length the caller has pushed exactly that many bytes.
+    pub fn finish_body(&mut self) {
+        if !self.is_request_complete && self.framing == RequestFraming::Chunked {
+            self.flatten();
+            self.outgoing.extend_from_slice(LAST_CHUNK);
+        }
+        self.is_request_complete = true;
+        self.closes_sending = self.is_tunnel;
+    }
+
+    fn flatten(&mut self) {
+        if !self.outgoing_data.is_empty() {
+            self.outgoing.extend_from_slice(&self.outgoing_data);
+            self.outgoing_data.clear();
+        }
+    }
+
+    /// Writes what is queued; ready once the queue is empty or a write failed.
+    ///
+    /// A failure is not an error: a response may have arrived, and without one
+    /// [`Exchange::poll_event`] reports the end of the connection.
+    pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.is_sent() && !self.has_send_failed {
+            let stream = Pin::new(&mut self.connection.stream);
+            let is_data = self.outgoing.is_empty();
+            let bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing };
+            match ready!(stream.poll_write(context, bytes)) {
+                Ok(0) | Err(_) => self.has_send_failed = true,
+                Ok(count) => {
+                    self.has_sent = true;
+                    if is_data {
+                        self.outgoing_data.advance(count);
+                    } else {
+                        self.outgoing.advance(count);
+                    }
+                }
+            }
+        }
+        let stream = Pin::new(&mut self.connection.stream);
+        let flushed = if self.closes_sending && !self.has_send_failed {
+            ready!(stream.poll_shutdown(context))
+        } else {
+            ready!(stream.poll_flush(context))
+        };
+        self.has_send_failed |= flushed.is_err();
+        Poll::Ready(())
+    }
+
+    /// Reports what arrives next.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated` if the connection ended within the response or before it; `Protocol` if the
+    /// response is malformed, ambiguous, or has too many interim responses.
+    pub fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, UpstreamError>> {
+        loop {
+            if let Some(event) = self.parse()? {
+                return Poll::Ready(Ok(event));
+            }
+            let count = match ready!(self.poll_fill(context)) {
+                Ok(count) => count,
+                Err(_) => return Poll::Ready(Err(UpstreamError::Truncated)),
+            };
+            if count == 0 {
+                if matches!(self.incoming, Incoming::UntilClose) {
+                    self.incoming = Incoming::Complete(None);
+                    continue;
+                }
+                return Poll::Ready(Err(UpstreamError::Truncated));
+            }
+            self.has_received = true;
+        }
+    }
+
+    /// Writes the queue while waiting for the next event.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exchange::poll_event`].
+    pub async fn next_event(&mut self) -> Result<Event, UpstreamError> {
+        poll_fn(|context| {
+            let _ = self.poll_send(context);
+            self.poll_event(context)
+        })
+        .await
+    }
+
+    /// Like [`Exchange::next_event`], but also returns when a part of the queue was written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exchange::poll_event`].
+    pub async fn next_progress(&mut self) -> Result<Progress, UpstreamError> {
+        poll_fn(|context| {
+            let before = (self.outgoing.len() + self.outgoing_data.len(), self.has_send_failed);
+            let _ = self.poll_send(context);
+            if let Poll::Ready(event) = self.poll_event(context) {
+                return Poll::Ready(event.map(Progress::Received));
+            }
+            let after = (self.outgoing.len() + self.outgoing_data.len(), self.has_send_failed);
+            if after == before { Poll::Pending } else { Poll::Ready(Ok(Progress::Sent)) }
+        })
+        .await
+    }
+
+    /// Continues behind a 101 response as a tunnel: what is pushed is written as it is, and what
+    /// arrives is data until the API ends it. [`Exchange::finish_body`] closes the sending side.
+    pub fn begin_tunnel(&mut self) {
+        self.framing = RequestFraming::Length(u64::MAX);
+        self.is_request_complete = false;
+        self.is_persistent = false;
+        self.is_tunnel = true;
+        self.incoming = Incoming::UntilClose;
+    }
+
+    /// Notes that the caller needs no further event, although the end was not reported yet.
+    pub fn finish_reading(&mut self) {
+        if matches!(self.incoming, Incoming::Complete(_)) {
+            self.incoming = Incoming::Ended;
+        }
+    }
+
+    /// Returns the connection if another exchange may follow on it.
+    ///
+    /// Not if the request was not written whole, if the response was not read whole or does not
+    /// permit it, or if bytes follow that belong to no request.
+    pub fn into_reusable(self) -> Option<Connection> {
+        let is_done = matches!(self.incoming, Incoming::Ended)
+            && self.is_persistent
+            && self.is_request_complete
+            && self.outgoing.is_empty()
+            && self.outgoing_data.is_empty()
+            && self.received.is_empty();
+        is_done.then_some(self.connection)
+    }
+
+    /// Makes an event of the bytes that arrived, or returns `None` if more are needed.
+    fn parse(&mut self) -> Result<Option<Event>, UpstreamError> {
+        match &mut self.incoming {
+            Incoming::Head { interim } => {
+                let limits = HeadLimits::default();
+                let parsed = ResponseHead::parse(&self.received, &self.method, &limits);
+                let Some((head, length)) = parsed.map_err(|_| UpstreamError::Protocol)? else {
+                    return Ok(None);
+                };
+                self.received.advance(length);
+                if head.is_interim() {
+                    *interim += 1;
+                    if *interim > MAX_INFORMATIONAL {
+                        return Err(UpstreamError::Protocol);
+                    }
+                    return Ok(Some(Event::Interim(head)));
+                }
+                self.is_persistent = head.is_persistent;
+                self.incoming = match head.body {
+                    _ if head.status == StatusCode::SWITCHING_PROTOCOLS => Incoming::Ended,
+                    BodyLength::None => Incoming::Complete(None),
+                    BodyLength::Known(length) => Incoming::Known(length),
+                    BodyLength::Chunked => Incoming::Chunked(Box::default()),
+                    BodyLength::UntilClose => Incoming::UntilClose,
+                };
+                Ok(Some(Event::Head(head)))
+            }
+            Incoming::Known(left) => {
+                if self.received.is_empty() {
+                    return Ok(None);
+                }
+                let available = self.received.len();
+                let take = usize::try_from(*left).map_or(available, |left| left.min(available));
+                *left -= take as u64;
+                if *left == 0 {
+                    self.incoming = Incoming::Complete(None);
+                }
+                Ok(Some(Event::Data(self.received.split_to(take).freeze())))
+            }
+            Incoming::Chunked(decoder) => {
+                let decoded = decoder.decode(&self.received).map_err(|_| UpstreamError::Protocol)?;
+                let mut piece = self.received.split_to(decoded.consumed);
+                if decoder.is_finished() {
+                    let trailers = decoder.take_trailers();
+                    self.incoming = Incoming::Complete(Some(trailers).filter(|t| !t.is_empty()));
+                    return self.parse();
+                }
+                if decoded.data.is_empty() {
+                    return Ok(None);
+                }
+                piece.advance(decoded.data.start);
+                Ok(Some(Event::Data(piece.freeze())))
+            }
+            Incoming::UntilClose => {
+                if self.received.is_empty() {
+                    return Ok(None);
+                }
+                Ok(Some(Event::Data(self.received.split().freeze())))
+            }
+            Incoming::Complete(trailers) => match trailers.take() {
+                Some(trailers) => Ok(Some(Event::Trailers(trailers))),
+                None => {
+                    self.incoming = Incoming::Ended;
+                    Ok(Some(Event::End))
+                }
+            },
+            Incoming::Ended => Ok(Some(Event::End)),
+        }
+    }
+
+    /// Reads once; no room is held while nothing has arrived.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.received.reserve(READ_BYTES);
+        let read = pin!(self.connection.stream.read_buf(&mut self.received));
+        read.poll(context)
+    }
+}

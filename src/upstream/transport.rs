@@ -1,0 +1,203 @@
+//! The gateway's own requests over connections to the API: built, sent, read whole, and repeated
+//! where that cannot do harm.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT,
+};
+use http::{Method, StatusCode};
+use http1::{BodyLength, RequestFraming, ResponseHead};
+use tokio::time::timeout_at;
+
+use super::connector::{Connection, Connector};
+use super::exchange::{Event, Exchange};
+use super::{Answer, Kind, Request, Transport, UpstreamError};
+use crate::clock;
+use crate::config;
+
+/// Kept connections that may turn out closed before a request takes a fresh one.
+///
+/// An API that restarts closes all of them; trying each would only cost time.
+pub const STALE_CONNECTIONS_MAX: usize = 2;
+
+/// The gateway's own requests over connections to the API.
+pub struct Connections {
+    connector: Arc<Connector>,
+    max_body: usize,
+    /// Time without a response head after which a request tries another address.
+    slow_after: Duration,
+}
+
+impl Connections {
+    pub fn new(config: &config::Upstream, connector: Arc<Connector>) -> Self {
+        Connections {
+            connector,
+            max_body: usize::try_from(config.max_body).unwrap_or(usize::MAX),
+            slow_after: config.timeout / 2,
+        }
+    }
+}
+
+impl Transport for Connections {
+    /// Repeats the request, which is a GET, while no byte of a response has arrived: on a fresh
+    /// connection instead of kept ones, and once at each other address. An address that does not
+    /// respond in half of the time is given up if another one is healthy.
+    async fn exchange(&self, request: &Request<'_>, deadline: Instant) -> Result<Answer, UpstreamError> {
+        let mut tried = Vec::new();
+        let mut stale = 0;
+        loop {
+            let connection = self.connector.open(&tried, stale >= STALE_CONNECTIONS_MAX).await?;
+            let is_reused = connection.is_reused;
+            let endpoint = connection.endpoint().clone();
+            tried.push(endpoint.id);
+            let mut exchange = start(connection, request)?;
+            let slow_at = clock::now() + self.slow_after;
+            let gives_up = slow_at < deadline && self.connector.has_healthy(&tried);
+            let head_by = if gives_up { slow_at } else { deadline };
+            let error = match self.read_answer(&mut exchange, head_by, deadline).await {
+                Ok(answer) => {
+                    self.connector.record_status(&endpoint, answer.status);
+                    if let Some(connection) = exchange.into_reusable() {
+                        self.connector.keep(connection);
+                    }
+                    return Ok(answer);
+                }
+                Err(UpstreamError::Truncated) if !exchange.has_received() => {
+                    if is_reused {
+                        stale += 1;
+                        tried.pop();
+                        continue;
+                    }
+                    UpstreamError::NoResponse
+                }
+                Err(error) => error,
+            };
+            // A target that a client chose in part says nothing of its address.
+            let counts = request.kind != Kind::Bypass;
+            let is_failure =
+                matches!(error, UpstreamError::NoResponse | UpstreamError::Timeout | UpstreamError::BodyTimeout);
+            if counts && is_failure {
+                self.connector.record_failed_exchange(&endpoint, error.cause());
+            }
+            let may_repeat = match error {
+                UpstreamError::NoResponse => self.connector.has_untried(&tried),
+                UpstreamError::Timeout => gives_up,
+                _ => false,
+            };
+            if !may_repeat {
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl Connections {
+    /// Reads a response; its head must arrive by `head_by`, its end by `deadline`.
+    async fn read_answer(
+        &self,
+        exchange: &mut Exchange,
+        head_by: Instant,
+        deadline: Instant,
+    ) -> Result<Answer, UpstreamError> {
+        let head = timeout_at(head_by.into(), read_head(exchange));
+        let head = head.await.unwrap_or(Err(UpstreamError::Timeout))?;
+        let body = timeout_at(deadline.into(), self.read_body(exchange, &head));
+        let body = body.await.unwrap_or(Err(UpstreamError::BodyTimeout))?;
+        Ok(Answer { status: head.status, headers: head.fields, body })
+    }
+
+    async fn read_body(&self, exchange: &mut Exchange, head: &ResponseHead) -> Result<Bytes, UpstreamError> {
+        if matches!(head.body, BodyLength::Known(length) if length > self.max_body as u64) {
+            return Err(UpstreamError::TooLarge);
+        }
+        let mut body = Body::default();
+        loop {
+            match exchange.next_event().await? {
+                Event::Data(data) if body.len() + data.len() > self.max_body => {
+                    return Err(UpstreamError::TooLarge);
+                }
+                Event::Data(data) => body.push(data),
+                Event::Trailers(_) => {}
+                Event::End => return Ok(body.into_bytes()),
+                Event::Interim(_) | Event::Head(_) => return Err(UpstreamError::Protocol),
+            }
+        }
+    }
+}
+
+/// Reads the final head.
+async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamError> {
+    loop {
+        match exchange.next_event().await? {
+            Event::Interim(_) => {}
+            // Never requested.
+            Event::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return Err(UpstreamError::Protocol);
+            }
+            Event::Head(head) => return Ok(head),
+            Event::Data(_) | Event::Trailers(_) | Event::End => return Err(UpstreamError::Protocol),
+        }
+    }
+}
+
+/// Queues a request. Nothing of a client's request except its token is part of it.
+fn start(connection: Connection, request: &Request<'_>) -> Result<Exchange, UpstreamError> {
+    const ACCEPTED: HeaderValue = HeaderValue::from_static("application/json");
+    const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+    const AGENT: HeaderValue = HeaderValue::from_static(concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")));
+    let authority = connection.endpoint().origin.authority.clone();
+    let authorization = request.token.map(bearer).transpose()?;
+    let validators = request.validators;
+    let etag = validators.and_then(|validators| validators.etag.as_ref());
+    let modified = validators.and_then(|validators| validators.last_modified.as_ref());
+    let (accepted, identity, agent) = (ACCEPTED, IDENTITY, AGENT);
+    let fields: [(HeaderName, Option<&HeaderValue>); 7] = [
+        (HOST, Some(&authority)),
+        (AUTHORIZATION, authorization.as_ref()),
+        (ACCEPT, Some(&accepted)),
+        (ACCEPT_ENCODING, Some(&identity)),
+        (USER_AGENT, Some(&agent)),
+        (IF_NONE_MATCH, etag),
+        (IF_MODIFIED_SINCE, modified),
+    ];
+    let present = fields.iter().filter_map(|(name, value)| Some((name, (*value)?)));
+    Ok(Exchange::new(connection, Method::GET, request.target, RequestFraming::None, present))
+}
+
+fn bearer(token: &crate::api::Token) -> Result<HeaderValue, UpstreamError> {
+    let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
+    // A token is visible ASCII, which is a field value.
+    let mut value = HeaderValue::from_str(&text).map_err(|_| UpstreamError::Protocol)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A body in pieces; a single piece is not copied.
+#[derive(Default)]
+struct Body {
+    first: Bytes,
+    joined: BytesMut,
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        self.first.len() + self.joined.len()
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.joined.is_empty() {
+            self.first = data;
+            return;
+        }
+        let first = std::mem::take(&mut self.first);
+        self.joined.extend_from_slice(&first);
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { self.joined.freeze() }
+    }
+}
