@@ -79,6 +79,7 @@ pub type Field = (String, String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub length: usize,
+    pub is_old: bool,
     pub status: u16,
     pub fields: Vec<Field>,
     pub framing: Framing,
@@ -174,7 +175,7 @@ fn whole_head(bytes: &[u8], method: &str) -> Result<Head, Refusal> {
         || status == 101
         || (has_no_body && announces_body);
     let is_persistent = !ends && keeps_alive(&fields, is_old);
-    Ok(Head { length: bytes.len(), status, fields, framing, is_persistent })
+    Ok(Head { length: bytes.len(), is_old, status, fields, framing, is_persistent })
 }
 
 pub fn field(line: &str) -> Option<Field> {

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http1::{BodyLength, ChunkedDecoder, Decoded, HeadLimits, HeadScan, ResponseHead};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::http1::{self as http1_client, SendRequest};
@@ -20,6 +20,7 @@ use super::oracle::{self, Framing, Reading, Refusal};
 /// A response as any of the readers sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
+    pub version: Version,
     pub status: StatusCode,
     pub fields: HeaderMap,
     pub body: Vec<u8>,
@@ -89,7 +90,8 @@ pub fn compare(bytes: &[u8], method: &Method, step: usize) {
             let read = hyper(bytes.len(), false);
             assert!(read.response.is_none(), "hyper sees no end either");
             if let (Some(ours), Some(theirs)) = (response, read.partial) {
-                assert_eq!((ours.status, &ours.fields), (theirs.status, &theirs.fields));
+                assert_eq!((ours.version, ours.status), (theirs.version, theirs.status));
+                assert_eq!(ours.fields, theirs.fields);
                 assert_eq!(ours.body, theirs.body);
             }
         }
@@ -105,7 +107,8 @@ pub fn compare(bytes: &[u8], method: &Method, step: usize) {
 
 /// hyper keeps trailer fields that `crates/http1` drops.
 fn assert_same(ours: &Response, theirs: &Response) {
-    assert_eq!((ours.status, &ours.fields), (theirs.status, &theirs.fields));
+    assert_eq!((ours.version, ours.status), (theirs.version, theirs.status));
+    assert_eq!(ours.fields, theirs.fields);
     assert_eq!(ours.body, theirs.body);
     let mut trailers = HeaderMap::new();
     for (name, value) in &theirs.trailers {
@@ -141,7 +144,8 @@ pub fn read(bytes: &[u8], method: &Method, step: usize) -> Outcome {
     };
     let rest = &bytes[at..];
     let (fields, trailers) = (head.fields, HeaderMap::new());
-    let mut response = Response { status: head.status, fields, body: Vec::new(), trailers };
+    let (version, status) = (head.version, head.status);
+    let mut response = Response { version, status, fields, body: Vec::new(), trailers };
     let used = match head.body {
         BodyLength::None => Some(0),
         BodyLength::UntilClose => {
@@ -255,6 +259,7 @@ fn second_reading(bytes: &[u8], method: &Method, outcome: &Outcome) -> Option<Re
         Outcome::Unfinished(None) | Outcome::Refused => panic!("{outcome:?}, but not the second"),
     };
     assert_eq!(response.status.as_u16(), head.status);
+    assert_eq!(response.version == Version::HTTP_10, head.is_old);
     assert_eq!(sorted(&response.fields), sorted_again(head.fields, |_| true));
     assert_eq!(response.body, expected.data);
     assert_eq!(
@@ -460,6 +465,7 @@ impl HyperClient {
                         let (parts, incoming) = response.into_parts();
                         body = Some(incoming);
                         reading.partial = Some(Response {
+                            version: parts.version,
                             status: parts.status,
                             fields: parts.headers,
                             body: Vec::new(),

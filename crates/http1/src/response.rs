@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use crate::head::{FieldFraming, Fields, HeadError, HeadLimits, HeadScan, MAX_FIELDS};
 
@@ -22,6 +22,8 @@ pub enum BodyLength {
 /// A parsed response head.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
+    /// HTTP/1.0 or HTTP/1.1, as `Via` reports it.
+    pub version: Version,
     pub status: StatusCode,
     /// Fields as received, hop-by-hop fields included.
     pub fields: HeaderMap,
@@ -138,7 +140,8 @@ fn parse_head(
         && !is_tunnel
         // A peer that sends the announced body all the same would answer the next request with it.
         && !(has_no_body && announces_body);
-    Ok(ResponseHead { status, fields: fields.map, body, is_persistent })
+    let version = if minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    Ok(ResponseHead { version, status, fields: fields.map, body, is_persistent })
 }
 
 #[cfg(test)]
@@ -165,6 +168,7 @@ mod tests {
             (StatusCode::OK, text.len(), BodyLength::Known(5))
         );
         assert_eq!(head.fields["x"], "a\tb");
+        assert_eq!(head.version, Version::HTTP_11);
         assert!(head.is_persistent);
     }
 
