@@ -11,10 +11,11 @@ use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
-use pingora_core::apps::http_app::ServeHttp;
-use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
 use serde_json::json;
 
+use super::client_session::{Application, ClientSession};
+use super::exchange::Failure;
 use super::lifecycle::Lifecycle;
 use super::setup::{Current, Reload, Reloader};
 use crate::api::{CustomerId, EmployeeId};
@@ -327,16 +328,34 @@ fn not_allowed(allowed: &'static str) -> Answer {
 }
 
 #[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, session: &mut ServerSession) -> Answer {
-        let request = session.req_header();
+impl Application for Admin {
+    async fn serve(&self, session: &mut ClientSession) {
+        let request = session.request();
         let named = request.headers.get(HOST).map(|host| host.to_str().unwrap_or_default());
         // HTTP/2 names it elsewhere.
         let host = request.uri.authority().map(http::uri::Authority::as_str).or(named);
-        let mut answer = self.respond(&request.method, request.uri.path(), host, &request.headers);
-        if request.method == Method::HEAD {
-            answer.body_mut().clear();
+        let answer = self.respond(&request.method, request.uri.path(), host, &request.headers);
+        let is_head = request.method == Method::HEAD;
+        if session.has_body() || self.lifecycle.is_draining() {
+            session.close_after();
         }
-        answer
+        if write(session, answer, is_head).await.is_err() {
+            session.abort();
+        }
     }
+}
+
+async fn write(session: &mut ClientSession, answer: Answer, is_head: bool) -> Result<(), Failure> {
+    let (parts, body) = answer.into_parts();
+    let mut head = ResponseHeader::build(parts.status, Some(parts.headers.len() + 1))?;
+    for (name, value) in &parts.headers {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    let is_empty = is_head || body.is_empty();
+    session.write_head(&head, is_empty).await?;
+    if !is_empty {
+        session.write_body(body.into(), true).await?;
+    }
+    Ok(())
 }

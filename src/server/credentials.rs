@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use pingora_http::RequestHeader;
-use pingora_proxy::Session;
+use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
+use super::client_session::ClientSession;
 use super::proxy::{Exchange, Proxy};
 use super::redacted::{RedactRule, Veil, is_json};
 use super::setup::Setup;
@@ -185,7 +185,7 @@ impl Proxy {
     /// The request is not forwarded.
     pub(super) async fn prepare_forward(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         changes: Vec<Change>,
         rule: Option<RedactRule>,
@@ -200,7 +200,7 @@ impl Proxy {
         let own = changes.iter().any(Change::is_callers_own);
         // Of other writes the token in a short body is of use only if their client leaves.
         let unattended = !changes.is_empty()
-            && content_length(&session.req_header().headers).is_some_and(|length| length <= MAX_READ_AHEAD)
+            && content_length(&session.request().headers).is_some_and(|length| length <= MAX_READ_AHEAD)
             && head_tokens(session, &setup).is_ok_and(|tokens| tokens.is_empty());
         let body = match for_level || own || unattended {
             true => self.read_body_token(session, exchange, own).await?,
@@ -218,7 +218,7 @@ impl Proxy {
         if !changes.is_empty() {
             self.note_changes(session, exchange, changes, body, address).await?;
         }
-        if session.req_header().uri.path() == "/auth/validateToken" {
+        if session.request().uri.path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &setup).unwrap_or_default();
             if !tokens.is_empty() && !setup.gateway.is_any_known(&tokens, address) {
                 exchange.validation.permit = Some(setup.gateway.identities.invalid_permit(address).await?);
@@ -231,13 +231,13 @@ impl Proxy {
     /// a valid token. Of a client that cannot be identified it is never guessed.
     async fn level(
         &self,
-        session: &Session,
+        session: &ClientSession,
         exchange: &mut Exchange,
         body: &BodyToken,
         address: IpAddr,
     ) -> Result<AccessLevel, ApiError> {
         let gateway = exchange.setup.gateway.clone();
-        let request = session.req_header();
+        let request = session.request();
         let query = Query::unvalidated(request.uri.query());
         let decided = decide(gateway.credential(&request.headers, &query), body)?;
         exchange.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
@@ -259,7 +259,7 @@ impl Proxy {
     /// complete.
     async fn note_changes(
         &self,
-        session: &Session,
+        session: &ClientSession,
         exchange: &mut Exchange,
         changes: Vec<Change>,
         body: BodyToken,
@@ -279,7 +279,7 @@ impl Proxy {
         if own {
             // The API's cookie may have another name than the gateway was configured with.
             let known = |token: &Token| setup.gateway.is_any_known(std::slice::from_ref(token), address);
-            tokens.extend(find_cookie_tokens(&session.req_header().headers).filter(known));
+            tokens.extend(find_cookie_tokens(&session.request().headers).filter(known));
         }
         exchange.changes.scopes = setup.gateway.scopes(changes, &tokens, address).await?;
         if setup.gateway.is_any_known(&tokens, address) {
@@ -293,24 +293,24 @@ impl Proxy {
     /// the token in a form.
     async fn read_body_token(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         form: bool,
     ) -> Result<BodyToken, ApiError> {
-        let headers = &session.req_header().headers;
+        let headers = &session.request().headers;
         let (media, length) = (media_of(headers), content_length(headers));
         let mut codings = headers.get_all(CONTENT_ENCODING).iter();
         let is_coded = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
         let is_form =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form"));
-        if !exchange.has_body || media == Media::NeverJson || session.as_downstream_mut().is_body_empty() {
+        if !exchange.has_body || media == Media::NeverJson || !session.has_body() {
             return Ok(BodyToken::None);
         }
         if media == Media::Json && (is_coded || length.is_some_and(|length| length > MAX_READ_AHEAD)) {
             return Ok(BodyToken::Unknown);
         }
         // Such a client waits for the API's decision, which must not be made in its place for a guess.
-        if media == Media::Unstated && !form && session.req_header().headers.contains_key(EXPECT) {
+        if media == Media::Unstated && !form && session.request().headers.contains_key(EXPECT) {
             return Ok(BodyToken::Unknown);
         }
         let wanted = |body: &[u8]| media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true);
@@ -347,7 +347,7 @@ impl Proxy {
     }
 
     /// The head of the API's response to a forwarded request has come.
-    pub(super) fn response_begun(&self, session: &Session, exchange: &mut Exchange, status: StatusCode) {
+    pub(super) fn response_begun(&self, session: &ClientSession, exchange: &mut Exchange, status: StatusCode) {
         exchange.record.cache = Some(CacheStatus::Bypass);
         exchange.changes.status = Some(status);
         let setup = exchange.setup.clone();
@@ -361,7 +361,7 @@ impl Proxy {
             return;
         }
         let address = exchange.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        let request = session.req_header();
+        let request = session.request();
         let query = Query::unvalidated(request.uri.query());
         let decided = setup.gateway.credential(&request.headers, &query).ok().map(|credential| credential.token);
         let Some(token) = decided.or_else(|| exchange.changes.tokens.first().cloned()) else { return };
@@ -427,8 +427,8 @@ impl Proxy {
 }
 
 /// Every token in the head of a request.
-fn head_tokens(session: &Session, setup: &Setup) -> Result<Vec<Token>, CredentialError> {
-    let request = session.req_header();
+fn head_tokens(session: &ClientSession, setup: &Setup) -> Result<Vec<Token>, CredentialError> {
+    let request = session.request();
     let query = Query::unvalidated(request.uri.query());
     find_all_tokens(&request.headers, &query, setup.cookie.as_deref())
 }
@@ -460,22 +460,23 @@ fn unsettle(setup: &Arc<Setup>, scopes: Vec<Scope>) {
 /// Reads a body into `exchange.read_ahead` as long as it is `wanted` and no longer than it may be;
 /// whether that is all of it. `None`: it did not begin in time.
 async fn read_ahead(
-    session: &mut Session,
+    session: &mut ClientSession,
     exchange: &mut Exchange,
     wanted: impl Fn(&[u8]) -> bool,
     patience: Duration,
 ) -> Result<Option<bool>, ApiError> {
     let failed = ApiError::BadRequest(Refusal::Malformed);
-    if session.req_header().headers.contains_key(EXPECT) {
-        session.as_downstream_mut().write_continue_response().await.map_err(|_| failed)?;
-        session.req_header_mut().remove_header(&EXPECT);
+    if session.request().headers.contains_key(EXPECT) {
+        let head = ResponseHeader::build(StatusCode::CONTINUE, Some(0)).map_err(|_| failed)?;
+        session.write_interim(&head).await.map_err(|_| failed)?;
+        session.request_mut().remove_header(&EXPECT);
     }
     let mut body = BytesMut::new();
     let is_whole = loop {
         if body.len() > MAX_READ_AHEAD || !wanted(&body) {
             break false;
         }
-        let reading = session.as_downstream_mut().read_request_body();
+        let reading = session.read_body();
         // Once it began as JSON does, the rest of it is worth waiting for.
         let wait = if begins_as_object(&body).is_some() { READ_AHEAD_TIMEOUT } else { patience };
         let Ok(read) = timeout(wait, reading).await else {

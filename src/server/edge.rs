@@ -1,7 +1,6 @@
-//! Where a connection comes in: below pingora's HTTP session, so that a request head has one deadline and one size,
-//! connections have a number, and what is malformed is refused in the API's shape before anything else reads it.
+//! Connections of clients: TLS, limits, and the reading of request heads within one deadline and one size.
 //!
-//! A head that passes is handed over byte for byte; pingora reads it again and does the rest. HTTP/2 is handed over whole.
+//! What is malformed is refused in the API's shape. A request that passes becomes a [`ClientSession`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +9,25 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Method;
 use http::header::{DATE, HeaderName, HeaderValue};
-use pingora_core::apps::{HttpPersistentSettings, HttpServerApp};
-use pingora_core::protocols::http::ServerSession;
+use http1::ChunkedDecoder;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
+use pingora_http::RequestHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
 
 use super::admission::{ConnectionPlace, Limit};
 use super::certificate::Certificate;
-use super::head;
+use super::client_session::{Application, ClientConnection, ClientSession};
+use super::head::{self, BodyFraming};
+use super::http1_session::{self, After, Http1Session};
 use super::http2::{self, Times, Watch};
 use super::idle::Idle;
 use super::lane::{Lane, Taken};
 use super::setup::{Current, Limits};
-use super::wrapped::{Body, Unread, Wrapped};
+use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
 use crate::reply::{Reply, origin_in, origin_of};
 use crate::telemetry::Record;
@@ -82,7 +83,7 @@ enum Head {
     Gone,
 }
 
-impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
+impl<A: Application> Edge<A> {
     pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
         let (connections, turned_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Edge { app: Arc::new(app), current, side, connections, turned_away }
@@ -257,13 +258,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
         let mut answer = Vec::new();
         answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
         reply.fields(&self.current.load().gateway.cors, origin.as_ref(), |name, value| {
-            answer.extend_from_slice(name.as_str().as_bytes());
+            http1::push_title_case(&mut answer, name.as_str());
             answer.extend_from_slice(b": ");
             value.append_to(&mut answer);
             answer.extend_from_slice(b"\r\n");
         });
         answer.extend_from_slice(
-            format!("x-request-id: {}\r\nconnection: close\r\ndate: ", record.request_id).as_bytes(),
+            format!("X-Request-Id: {}\r\nConnection: close\r\nDate: ", record.request_id).as_bytes(),
         );
         answer.extend_from_slice(get_cached_date().as_bytes());
         answer.extend_from_slice(b"\r\n\r\n");
@@ -284,11 +285,18 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
     }
 
     /// Serves HTTP/2. `read` is what was read already, beginning with the preface.
-    async fn serve_http2(&self, stream: Stream, read: BytesMut, limits: Limits, draining: &ShutdownWatch) {
+    async fn serve_http2(
+        &self,
+        stream: Stream,
+        connection: ClientConnection,
+        read: BytesMut,
+        limits: Limits,
+        draining: &ShutdownWatch,
+    ) {
         let (flood, judges) = (Arc::new(Notify::new()), self.side == Side::Public);
         let stream = Box::new(Wrapped::http2(stream, read, Watch::new(flood.clone(), self.current.clone(), judges)));
         let times = Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout };
-        if http2::serve(&self.app, stream, &flood, times, draining).await {
+        if http2::serve(&self.app, stream, connection, &flood, times, draining).await {
             self.current.load().metrics.over_limit("http2_frames");
         }
     }
@@ -321,15 +329,13 @@ async fn close_unread(mut stream: Stream) {
 
 /// A request whose head was judged.
 struct Judged {
-    /// What pingora reads first: the head and what came of the body.
-    passed: BytesMut,
-    /// The rest of the body.
-    body: Body,
-    upgrade: bool,
-    /// What came behind the request. With `upgrade` it is passed on as well.
-    behind: BytesMut,
-    /// Bytes came behind a request to switch protocols: if it is declined, they are not read as another request.
-    last: bool,
+    request: RequestHeader,
+    framing: BodyFraming,
+    /// What came behind the head.
+    received: BytesMut,
+    /// Bytes came behind a request to switch protocols: if it is declined, they are not read as
+    /// another request.
+    is_last: bool,
 }
 
 /// Leaves the head in `buffer` if it is refused.
@@ -337,18 +343,31 @@ fn judged(limits: Limits, buffer: &mut BytesMut, end: usize) -> Result<Judged, A
     if end > limits.max_header_bytes {
         return Err(ApiError::HeadTooLarge);
     }
-    let head::Passed { instead, body, upgrade } = head::judge(&buffer[..end])?;
-    let mut body = Body::new(body);
-    let framing = |_| ApiError::BadRequest(Refusal::Framing);
-    let part = body.read(&buffer[end..]).map_err(framing)?;
-    let last = upgrade && buffer.len() > end + part;
-    let mut passed = std::mem::take(buffer);
-    let behind = if upgrade { BytesMut::new() } else { passed.split_off(end + part) };
-    if let Some(mut instead) = instead {
-        instead.extend_from_slice(&passed.split_off(end));
-        passed = instead;
+    let head::Passed { instead, body: framing, upgrade } = head::judge(&buffer[..end])?;
+    if framing == BodyFraming::Chunked {
+        check_chunks(&buffer[end..]).map_err(|_| ApiError::BadRequest(Refusal::Framing))?;
     }
-    Ok(Judged { passed, body, upgrade, behind, last })
+    let head = instead.as_deref().unwrap_or(&buffer[..end]);
+    let request =
+        http1_session::read_request(head, head::MAX_FIELDS).ok_or(ApiError::BadRequest(Refusal::Malformed))?;
+    let received = buffer.split_off(end);
+    buffer.clear();
+    let is_last = upgrade && !received.is_empty();
+    Ok(Judged { request, framing, received, is_last })
+}
+
+/// Checks what came of a chunked body already, so that a malformed one is refused before any of the
+/// request is forwarded.
+fn check_chunks(mut received: &[u8]) -> Result<(), http1::ChunkError> {
+    let mut decoder = ChunkedDecoder::strict();
+    while !received.is_empty() && !decoder.is_finished() {
+        let decoded = decoder.decode(received)?;
+        if decoded.consumed == 0 {
+            break;
+        }
+        received = &received[decoded.consumed..];
+    }
+    Ok(())
 }
 
 /// A connection, counted as long as it lives.
@@ -368,7 +387,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
+impl<A: Application> Edge<A> {
     /// A connection, from its beginning to its end. `tls`: what it begins with, spoken here and not by pingora's
     /// listener, so that a handshake is counted as a connection and has the deadline of a head; pingora gives each 60 s,
     /// without a number. `draining`: answers say that the connection ends.
@@ -386,10 +405,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
             }
         };
         let mut stream = self.in_plain(stream, tls).await?;
+        let connection = ClientConnection::new(&stream, tls.is_some());
         // Over TLS the protocol is what ALPN agreed on, and HTTP/1.1 without it; in plain the first bytes
         // decide.
         let agreed = tls.map(|_| stream.selected_alpn_proto().unwrap_or(ALPN::H1));
-        let mut settings: Option<HttpPersistentSettings> = None;
         let mut lane = (self.side == Side::Public).then(|| Lane::new(&stream));
         let mut setup = self.current.watched();
         let mut idle = Idle::new(setup.load().lifecycle.clone());
@@ -409,7 +428,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     return None;
                 }
                 Head::Http2 => {
-                    Box::pin(self.serve_http2(stream, buffer, limits, draining)).await;
+                    Box::pin(self.serve_http2(stream, connection, buffer, limits, draining)).await;
                     return None;
                 }
                 Head::Refused(error) => {
@@ -439,39 +458,34 @@ impl<A: HttpServerApp + Send + Sync + 'static> Edge<A> {
                     Taken::Declined => {}
                 }
             }
-            let Judged { passed, body, upgrade, behind, last } = match judged(limits, &mut buffer, end) {
+            let Judged { request, framing, received, is_last } = match judged(limits, &mut buffer, end) {
                 Ok(judged) => judged,
                 Err(error) => {
                     Box::pin(self.refuse(stream, error, &buffer)).await;
                     return None;
                 }
             };
-            let unread = Unread::default();
-            let request = Wrapped::one_request(stream, body, upgrade, behind, unread.clone());
-            let mut session = ServerSession::new_http1(Box::new(request));
-            if let Some(settings) = settings.take() {
-                settings.apply_to_session(&mut session);
-            }
-            // How long a kept connection may idle is measured here; pingora needs to know only that it is kept.
-            session.set_keepalive((!last && !*draining.borrow()).then_some(0));
-            session.set_read_timeout(Some(limits.body_timeout()));
-            session.set_pipelined_prefix(passed);
-            let Some(reused) = self.app.process_new_http(session, draining).await else {
-                let unread = unread.lock().take();
-                if let Some(stream) = unread {
-                    close_unread(stream).await;
+            let keeps_alive = !is_last && !*draining.borrow() && http1_session::keeps_alive(&request);
+            let session = Box::new(Http1Session::new(stream, received, framing, keeps_alive));
+            let mut session = ClientSession::http1(request, connection, session);
+            // Apart, so that an idle connection is no larger for what its requests need.
+            Box::pin(self.app.serve(&mut session)).await;
+            match session.into_http1()?.finish_request() {
+                After::Next(kept, behind) => {
+                    stream = kept;
+                    buffer = behind;
                 }
-                return None;
-            };
-            (stream, settings) = reused.consume();
-            (stream, buffer) = Wrapped::into_next(stream);
-            settings.as_ref()?;
+                After::CloseUnread(stream) => {
+                    close_unread(stream).await;
+                    return None;
+                }
+                After::Close(mut stream) => {
+                    let _ = timeout(LINGER, stream.shutdown()).await;
+                    return None;
+                }
+                After::Aborted => return None,
+            }
             since = Instant::now();
         }
-    }
-
-    /// When no connection is accepted any more.
-    pub async fn cleanup(&self) {
-        self.app.http_cleanup().await;
     }
 }

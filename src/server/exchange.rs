@@ -15,13 +15,11 @@ use http::header::{
 };
 use http::{Method, StatusCode, Version};
 use http1::{BodyLength, RequestFraming, ResponseHead};
-use pingora_core::ErrorType;
-use pingora_core::protocols::http::ServerSession;
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use tokio::select;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
+use super::client_session::ClientSession;
 use super::credentials::take_read_ahead;
 use super::disconnect::ClientFailure;
 use super::proxy::{Exchange, Proxy, end_if_draining};
@@ -35,10 +33,6 @@ use crate::upstream::{self, Event, FORWARD_SILENCE, Progress, STALE_CONNECTIONS_
 /// steadily receives everything.
 const PIECE: usize = 16 << 10;
 
-/// How often a connection of HTTP/1.1 is checked for a reset: a tenth of the second within which an
-/// exchange ends.
-const RESET_CHECK: Duration = Duration::from_millis(100);
-
 /// Time for which a client may go on sending a request body that is not read any more, so that its
 /// response is not lost in a reset (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
@@ -46,9 +40,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Maximum length of a request body that is kept, so that it can be sent again when a kept
 /// connection turns out closed.
 const REPLAY_MAX: usize = 64 << 10;
-
-/// The state of a TCP connection that was reset or is closed on both sides (`TCP_CLOSE` of Linux).
-const TCP_CLOSED: u8 = 7;
 
 /// Reason why an exchange failed.
 pub(super) enum Failure {
@@ -68,25 +59,16 @@ impl From<Box<pingora_core::Error>> for Failure {
     }
 }
 
+impl From<ClientFailure> for Failure {
+    fn from(failure: ClientFailure) -> Self {
+        Failure::Client(failure)
+    }
+}
+
 impl From<UpstreamError> for Failure {
     fn from(error: UpstreamError) -> Self {
         Failure::Upstream(error)
     }
-}
-
-/// Classifies a failed read of a request body.
-fn broken_body(error: Box<pingora_core::Error>) -> Failure {
-    let failure = match error.etype() {
-        // pingora's own name for a chunked body that ends early.
-        ErrorType::Custom("PREMATURE_BODY_END") => ClientFailure::Closed,
-        _ => ClientFailure::from_error(&error),
-    };
-    Failure::Client(failure)
-}
-
-/// A write that failed or was not accepted in time: in either case the client receives nothing more.
-pub(super) fn gone(_: Box<pingora_core::Error>) -> Failure {
-    Failure::Client(ClientFailure::Closed)
 }
 
 /// The body of a request on its way to the API.
@@ -140,9 +122,9 @@ pub(super) struct ApiSide {
 }
 
 impl ApiSide {
-    /// Whether no more of the response body will come.
-    fn is_body_read(&self) -> bool {
-        self.api.is_body_complete()
+    /// Whether no more of the response body will come. Its end is often received with its last piece.
+    fn ends_here(&mut self) -> bool {
+        self.api.is_body_complete() || self.api.take_end()
     }
 }
 
@@ -151,10 +133,10 @@ impl Proxy {
     /// `veil` leaves.
     pub(super) async fn forward(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: Option<&Veil>,
-    ) -> pingora_core::Result<()> {
+    ) -> Result<(), Failure> {
         let started = Instant::now();
         let result = self.exchange(session, exchange, veil).await;
         let metrics = exchange.setup.gateway.metrics.clone();
@@ -170,12 +152,12 @@ impl Proxy {
             Failure::Client(_) | Failure::Upstream(UpstreamError::Timeout | UpstreamError::BodyTimeout)
         );
         self.response_failed(exchange, is_open);
-        session.set_keepalive(None);
+        session.close_after();
         let error = match failure {
             Failure::Client(failure) => match failure.record(&mut exchange.record) {
                 Some(error) => error,
                 None => {
-                    session.as_downstream_mut().shutdown().await;
+                    session.abort();
                     return Ok(());
                 }
             },
@@ -195,9 +177,9 @@ impl Proxy {
             Failure::Internal => ApiError::Internal,
         };
         exchange.record.error = Some(error);
-        if has_begun(session) {
+        if !session.retract_head() {
             // The head is out: the response can only be cut.
-            session.as_downstream_mut().shutdown().await;
+            session.abort();
             return Ok(());
         }
         self.write(session, exchange, &Reply::from(error)).await
@@ -205,7 +187,7 @@ impl Proxy {
 
     async fn exchange(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: Option<&Veil>,
     ) -> Result<(), Failure> {
@@ -237,11 +219,11 @@ impl Proxy {
     /// sent. Likewise an address that fails is replaced by another.
     async fn ask(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: Option<&Veil>,
     ) -> Result<(ApiSide, ResponseHead), Failure> {
-        let has_body = !session.as_downstream_mut().is_body_empty();
+        let has_body = session.has_body();
         let request = self.api_request(session, exchange, veil, has_body)?;
         let is_idempotent = request.method.is_idempotent();
         let connector = exchange.setup.connector.clone();
@@ -282,7 +264,7 @@ impl Proxy {
             let is_given_up =
                 matches!(failure, Failure::Upstream(UpstreamError::Timeout)) && has_no_response && may_give_up;
             let may_repeat = (is_closed || is_given_up)
-                && !session.response_written().is_some_and(|written| written.status.is_informational())
+                && !session.has_written_interim()
                 && side.upload.replay.is_some()
                 && (is_idempotent || !side.api.has_sent());
             let is_stale = is_reused && is_closed;
@@ -305,7 +287,7 @@ impl Proxy {
     /// Reads the final head. Informational responses pass if the client knows them.
     async fn read_head(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         has_continued: &mut bool,
@@ -319,14 +301,12 @@ impl Proxy {
                 Event::Interim(head) => head,
                 Event::Data(_) | Event::Trailers(_) | Event::End => return Err(UpstreamError::Protocol.into()),
             };
-            // HTTP/1.0 has none (RFC 9110 section 15.2), and pingora writes none over HTTP/2.
-            let knows_interim = session.req_header().version == Version::HTTP_11;
             let is_continue = head.status == StatusCode::CONTINUE;
-            let passes = knows_interim && !(is_continue && *has_continued);
+            let passes = session.knows_interim() && !(is_continue && *has_continued);
             *has_continued |= is_continue;
             if passes {
                 let head = interim_head(&head)?;
-                session.write_response_header(Box::new(head), false).await.map_err(gone)?;
+                session.write_interim(&head).await?;
             }
         }
     }
@@ -335,7 +315,7 @@ impl Proxy {
     /// may leave.
     async fn receive(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
     ) -> Result<Event, Failure> {
@@ -379,7 +359,7 @@ impl Proxy {
     /// Reads the next piece of the response body; `None` at its end.
     pub(super) async fn receive_body(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
     ) -> Result<Option<Bytes>, Failure> {
@@ -398,12 +378,12 @@ impl Proxy {
     /// and of a type that can be shown.
     fn api_request(
         &self,
-        session: &Session,
+        session: &ClientSession,
         exchange: &Exchange,
         veil: Option<&Veil>,
         has_body: bool,
     ) -> pingora_core::Result<RequestHeader> {
-        let from = session.req_header();
+        let from = session.request();
         let mut head = from.clone();
         let upgrade = from.headers.get(UPGRADE).filter(|_| veil.is_none() && asks_for_websocket(from)).cloned();
         for name in hop_by_hop(&from.headers) {
@@ -436,7 +416,7 @@ impl Proxy {
     /// Passes the response as it comes.
     async fn answer_plain(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         head: &ResponseHead,
@@ -454,11 +434,11 @@ impl Proxy {
         }
         if head.body == BodyLength::None || head.body == BodyLength::Known(0) {
             if side.upload.is_open {
-                session.set_keepalive(None);
+                session.close_after();
             }
             self.response_complete(exchange);
             end_if_draining(session, exchange);
-            return session.write_response_header(Box::new(response), true).await.map_err(gone);
+            return session.write_head(&response, true).await.map_err(Failure::from);
         }
         self.write_stream_head(session, exchange, side, response).await?;
         self.pass_pieces(session, exchange, side, Bytes::new(), false).await
@@ -467,13 +447,13 @@ impl Proxy {
     /// Passes both directions as they come, after the API has switched protocols.
     async fn tunnel(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         head: &ResponseHead,
         mut response: ResponseHeader,
     ) -> Result<(), Failure> {
-        let is_asked = asks_for_websocket(session.req_header());
+        let is_asked = asks_for_websocket(session.request());
         let Some(protocol) = head.fields.get(UPGRADE).filter(|_| is_asked) else {
             return Err(UpstreamError::Protocol.into());
         };
@@ -481,44 +461,46 @@ impl Proxy {
         response.insert_header(UPGRADE, protocol.clone())?;
         response.insert_header(CONNECTION, "upgrade")?;
         self.response_complete(exchange);
-        session.write_response_header(Box::new(response), false).await.map_err(gone)?;
+        session.write_head(&response, false).await?;
+        session.begin_tunnel();
+        session.flush().await?;
         side.api.begin_tunnel();
         side.upload = Upload::new(true, false);
         side.upload.is_tunnel = true;
         while let Some(piece) = self.receive_body(session, exchange, side).await? {
-            write_pieces(session, piece).await.map_err(gone)?;
+            write_pieces(session, piece).await?;
         }
-        session.write_response_body(None, true).await.map_err(gone)
+        session.write_body(Bytes::new(), true).await.map_err(Failure::from)
     }
 
     /// Writes the head of a response whose body passes as it comes, framed for the client's
     /// protocol version.
     pub(super) async fn write_stream_head(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &Exchange,
         side: &ApiSide,
         mut response: ResponseHeader,
     ) -> Result<(), Failure> {
         if side.upload.is_open {
             // The response may end first: then what the client still sends is not read.
-            session.set_keepalive(None);
+            session.close_after();
         }
-        match session.req_header().version {
+        match session.request().version {
             _ if response.headers.contains_key(CONTENT_LENGTH) => {}
             Version::HTTP_11 => response.insert_header(TRANSFER_ENCODING, "chunked")?,
             // The body ends with the connection (RFC 9112 section 6.3).
-            _ => session.set_keepalive(None),
+            _ => session.close_after(),
         }
         end_if_draining(session, exchange);
-        session.write_response_header(Box::new(response), false).await.map_err(gone)
+        session.write_head(&response, false).await.map_err(Failure::from)
     }
 
     /// Passes a body as it comes, after `first`. What it changes is invalidated before its last piece
     /// is written.
     pub(super) async fn pass_pieces(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         first: Bytes,
@@ -527,34 +509,38 @@ impl Proxy {
         let mut piece = Some(first);
         while let Some(bytes) = piece {
             self.response_piece(exchange, &bytes);
-            let is_last = is_ended || side.is_body_read();
+            let is_last = is_ended || side.ends_here();
             if is_last {
                 self.response_complete(exchange);
+                return write_last(session, bytes).await.map_err(Failure::from);
             }
-            write_pieces(session, bytes).await.map_err(gone)?;
-            if is_last {
-                break;
+            if bytes.is_empty() {
+                // The head does not wait for a body that comes later.
+                if !side.api.has_unread() {
+                    session.flush().await?;
+                }
+            } else {
+                write_pieces(session, bytes).await?;
             }
             piece = self.receive_body(session, exchange, side).await?;
         }
         self.response_complete(exchange);
-        session.write_response_body(None, true).await.map_err(gone)
+        session.write_body(Bytes::new(), true).await.map_err(Failure::from)
     }
 
     /// Writes a response that is whole.
     pub(super) async fn write_whole(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         side: &ApiSide,
         response: ResponseHeader,
         body: Bytes,
     ) -> Result<(), Failure> {
         if side.upload.is_open {
-            session.set_keepalive(None);
+            session.close_after();
         }
-        session.write_response_header(Box::new(response), body.is_empty()).await.map_err(gone)?;
-        write_pieces(session, body).await.map_err(gone)?;
-        session.write_response_body(None, true).await.map_err(gone)
+        session.write_head(&response, body.is_empty()).await?;
+        if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
     }
 }
 
@@ -584,7 +570,11 @@ fn take_piece(
 
 /// Reads what has arrived of the request body when its response begins. The end of the body is often
 /// there already: then the connection of the client can stay open.
-async fn take_arrived_body(session: &mut Session, exchange: &mut Exchange, side: &mut ApiSide) -> Result<(), Failure> {
+async fn take_arrived_body(
+    session: &mut ClientSession,
+    exchange: &mut Exchange,
+    side: &mut ApiSide,
+) -> Result<(), Failure> {
     while side.upload.is_open && side.api.is_writable() {
         let mut reading = pin!(request_piece(session, true));
         let arrived = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
@@ -643,68 +633,46 @@ fn interim_head(head: &ResponseHead) -> pingora_core::Result<ResponseHeader> {
     Ok(passed)
 }
 
-/// Whether the head of the final response was written.
-pub(super) fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(|written| !written.status.is_informational())
-}
-
 /// Writes in pieces, each of which has the write timeout.
-pub(super) async fn write_pieces(session: &mut Session, mut body: Bytes) -> pingora_core::Result<()> {
+async fn write_pieces(session: &mut ClientSession, mut body: Bytes) -> Result<(), ClientFailure> {
     while !body.is_empty() {
         let piece = body.split_to(body.len().min(PIECE));
-        session.write_response_body(Some(piece), false).await?;
+        session.write_body(piece, false).await?;
     }
     Ok(())
 }
 
-/// The next piece of a request's body if it is to be read, else nothing; an error where the client leaves.
-async fn request_piece(session: &mut Session, reads_body: bool) -> Result<Option<Bytes>, Failure> {
-    if reads_body {
-        return session.as_downstream_mut().read_request_body().await.map_err(broken_body);
+/// Writes the last pieces of a response.
+pub(super) async fn write_last(session: &mut ClientSession, mut body: Bytes) -> Result<(), ClientFailure> {
+    while body.len() > PIECE {
+        session.write_body(body.split_to(PIECE), false).await?;
     }
-    client_left(session).await;
+    session.write_body(body, true).await
+}
+
+/// The next piece of a request's body if it is to be read, else nothing; an error when the client
+/// leaves.
+async fn request_piece(session: &mut ClientSession, reads_body: bool) -> Result<Option<Bytes>, Failure> {
+    if reads_body {
+        return session.read_body().await.map_err(Failure::from);
+    }
+    session.left().await;
     Err(Failure::Client(ClientFailure::Closed))
 }
 
 /// Waits for `work` unless the client leaves.
-pub(super) async fn or_left<T>(session: &mut Session, work: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) async fn or_left<T>(session: &mut ClientSession, work: impl Future<Output = T>) -> Result<T, Failure> {
     select! {
         biased;
         done = work => Ok(done),
-        () = client_left(session) => Err(Failure::Client(ClientFailure::Closed)),
-    }
-}
-
-/// Waits until the client resets its stream or its connection. A connection of HTTP/1.1 that is closed for writing alone
-/// still takes its response.
-async fn client_left(session: &mut Session) {
-    if let Some(idle) = session.as_downstream_mut().watch_h2_stream_close() {
-        let _ = idle.await;
-        return;
-    }
-    let digest = match session.as_downstream() {
-        ServerSession::H1(h1) => h1.digest().socket_digest.clone(),
-        _ => None,
-    };
-    loop {
-        let state = digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
-        if state == Some(TCP_CLOSED) {
-            return;
-        }
-        sleep(RESET_CHECK).await;
+        () = session.left() => Err(Failure::Client(ClientFailure::Closed)),
     }
 }
 
 /// Reads what the client still sends of a request body, for a moment.
-async fn linger(session: &mut Session) {
-    let downstream = session.as_downstream_mut();
-    if !matches!(downstream, ServerSession::H1(_)) {
+async fn linger(session: &mut ClientSession) {
+    if session.is_http2() {
         return;
     }
-    let _ = timeout(LINGER, async {
-        if downstream.finish_body().await.is_ok() {
-            while let Ok(Some(_)) = downstream.read_request_body().await {}
-        }
-    })
-    .await;
+    let _ = timeout(LINGER, async { while let Ok(Some(_)) = session.read_body().await {} }).await;
 }

@@ -14,17 +14,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use http::Method;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
-use pingora_core::protocols::{Digest, Stream};
+use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
+use pingora_http::RequestHeader;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
+use super::client_session::{Application, ClientConnection, ClientSession};
 use super::frames::Frames;
 use super::http2_rewrite::Rewriter;
+use super::http2_session::Http2Session;
 use super::setup::{Current, Setup};
 use crate::api::{ApiError, Refusal};
 use crate::clock;
@@ -71,8 +71,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 4 << 20;
 
 /// Every limit that h2's server takes. `docs/ARCHITECTURE.md` (Bounds) lists them.
-fn options() -> H2Options {
-    let mut options = H2Options::new();
+fn options() -> h2::server::Builder {
+    let mut options = h2::server::Builder::new();
     options
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(WINDOW)
@@ -135,7 +135,7 @@ pub async fn refuse(
     response: impl FnOnce(&http::request::Parts) -> (http::Response<()>, Bytes),
 ) {
     let _ = timeout(longest, async {
-        let mut connection = handshake(stream, Some(options())).await.ok()?;
+        let mut connection = options().handshake::<_, Bytes>(stream).await.ok()?;
         let (request, mut responder) = connection.accept().await?.ok()?;
         let (response, body) = response(&request.into_parts().0);
         let mut sender = responder.send_response(response, body.is_empty()).ok()?;
@@ -150,21 +150,18 @@ pub async fn refuse(
 }
 
 /// Serves one connection to its end. Returns whether it ended because of a flood of frames.
-pub async fn serve<A>(app: &Arc<A>, stream: Stream, flood: &Notify, times: Times, draining: &ShutdownWatch) -> bool
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: stream.get_timing_digest(),
-        proxy_digest: stream.get_proxy_digest(),
-        socket_digest: stream.get_socket_digest(),
-    });
-    let Ok(Ok(mut connection)) = timeout(times.handshake, handshake(stream, Some(options()))).await else {
-        return false;
-    };
+pub async fn serve<A: Application>(
+    app: &Arc<A>,
+    stream: Stream,
+    client: ClientConnection,
+    flood: &Notify,
+    times: Times,
+    draining: &ShutdownWatch,
+) -> bool {
+    let handshake = options().handshake::<_, Bytes>(stream);
+    let Ok(Ok(mut connection)) = timeout(times.handshake, handshake).await else { return false };
     let active = Arc::new(Active { count: AtomicUsize::new(0), none: Notify::new() });
-    let (mut shutdown, mut drains, mut malformed) = (draining.clone(), false, 0);
+    let (mut shutdown, mut drains) = (draining.clone(), false);
     let mut flooded = false;
     let mut end = None;
     loop {
@@ -182,27 +179,19 @@ where
                 continue;
             }
             () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return flooded,
-            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+            accepted = connection.accept() => accepted,
             // Started again with each stream that comes.
             () = active.idle(times.idle) => return flooded,
         };
-        match accepted {
-            Err(_) | Ok(None) => return flooded,
-            Ok(Some(H2Accept::Rejected)) => {
-                malformed += 1;
-                if malformed == MAX_MALFORMED {
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    end = Some(Instant::now() + LAST_WRITE);
-                }
-            }
-            Ok(Some(H2Accept::Session(session))) => {
-                let (app, draining, guard) = (app.clone(), draining.clone(), Guard::new(&active));
-                tokio::spawn(async move {
-                    let _guard = guard;
-                    app.process_new_http(ServerSession::new_http2(session), &draining).await;
-                });
-            }
-        }
+        let Some(Ok((request, respond))) = accepted else { return flooded };
+        let (parts, body) = request.into_parts();
+        let session = Box::new(Http2Session::new(body, respond));
+        let mut session = ClientSession::http2(RequestHeader::from(parts), client, session);
+        let (app, guard) = (app.clone(), Guard::new(&active));
+        tokio::spawn(async move {
+            let _guard = guard;
+            app.serve(&mut session).await;
+        });
     }
 }
 

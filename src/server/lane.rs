@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http1::push_title_case;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::head;
+use super::http1_session::MAX_BEHIND;
 use super::plain::Plain;
 use super::setup::Setup;
-use super::wrapped::MAX_BEHIND;
 use crate::api::ApiError;
 use crate::clock;
 use crate::gateway::PlainAsk;
@@ -180,7 +180,7 @@ impl Lane {
         flushed.map_err(|_| ClientFailure::Closed)
     }
 
-    /// As pingora writes it.
+    /// As [`super::http1_session`] writes it.
     fn write_head(&mut self, setup: &Setup, reply: &Reply, request_id: &str, ends: bool) {
         let answer = &mut self.answer;
         answer.clear();
@@ -192,12 +192,12 @@ impl Lane {
         answer.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         answer.extend_from_slice(b"\r\n");
         reply.fields(&setup.gateway.cors, None, |name, value| {
-            answer.extend_from_slice(spelled(name).as_bytes());
+            push_title_case(answer, name.as_str());
             answer.extend_from_slice(b": ");
             value.append_to(answer);
             answer.extend_from_slice(b"\r\n");
         });
-        answer.extend_from_slice(b"x-request-id: ");
+        answer.extend_from_slice(b"X-Request-Id: ");
         answer.extend_from_slice(request_id.as_bytes());
         answer.extend_from_slice(b"\r\nDate: ");
         answer.extend_from_slice(get_cached_date().as_bytes());
@@ -220,15 +220,4 @@ async fn client_left(stream: &mut Stream, behind: &mut BytesMut) {
         }
     }
     std::future::pending().await
-}
-
-/// A name in the letter case that pingora gives it.
-fn spelled(name: &HeaderName) -> &str {
-    match *name {
-        AGE => "Age",
-        CACHE_CONTROL => "Cache-Control",
-        CONTENT_LENGTH => "Content-Length",
-        CONTENT_TYPE => "Content-Type",
-        _ => name.as_str(),
-    }
 }

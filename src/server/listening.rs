@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::apps::ServerApp;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::protocols::l4::stream::Stream as TcpStream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
@@ -20,6 +20,7 @@ use pingora_core::services::listening::Service as Accepting;
 use tokio::task::JoinSet;
 
 use super::certificate::Certificate;
+use super::client_session::Application;
 use super::edge::{Edge, Side};
 use super::holder::holder;
 use super::lifecycle::Lifecycle;
@@ -104,16 +105,12 @@ impl<A> Door<A> {
 }
 
 #[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
+impl<A: Application> ServerApp for Door<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, _accepting: &ShutdownWatch) -> Option<Stream> {
         let lifecycle = self.current.load().lifecycle.clone();
         let _connection = (self.side == Side::Public).then(|| lifecycle.connection());
         // Not when accepting stops, but when answers are to say that their connection ends.
         self.edge.serve(stream, self.certificate.as_deref(), &lifecycle.draining()).await
-    }
-
-    async fn cleanup(&self) {
-        self.edge.cleanup().await;
     }
 }
 
@@ -133,7 +130,7 @@ pub struct Listening<A> {
     side: Side,
 }
 
-impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
+impl<A: Application> Listening<A> {
     pub fn new(
         side: Side,
         threads: Option<usize>,
@@ -185,7 +182,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
 }
 
 #[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> Service for Listening<A> {
+impl<A: Application> Service for Listening<A> {
     async fn start_service(&mut self, _none: Option<ListenFds>, _shutdown: ShutdownWatch, listeners_per_fd: usize) {
         let stop = match self.side {
             Side::Public => self.lifecycle.public_stop(),

@@ -4,7 +4,7 @@ mod admin;
 mod admission;
 mod certificate;
 mod change_log;
-mod chunks;
+mod client_session;
 mod credentials;
 mod disconnect;
 mod edge;
@@ -14,9 +14,11 @@ mod frames;
 mod head;
 mod holder;
 mod hpack;
+mod http1_session;
 mod http2;
 mod http2_head;
 mod http2_rewrite;
+mod http2_session;
 mod idle;
 mod lane;
 mod lifecycle;
@@ -36,9 +38,6 @@ mod start;
 mod upgrade;
 mod wrapped;
 
-#[cfg(test)]
-#[path = "../../fuzz/oracles/chunked.rs"]
-mod chunked_oracle;
 #[cfg(test)]
 #[path = "../../fuzz/oracles/request_head.rs"]
 mod request_head_oracle;

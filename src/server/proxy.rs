@@ -8,21 +8,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, StatusCode, Version};
-use pingora_core::modules::http::HttpModules;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::select;
 use tokio::time::timeout;
 
 use super::admission::{Limit, RefusalPlace, RequestPlace};
+use super::client_session::{Application, ClientSession};
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
-use super::disconnect::{ClientFailure, client_closed_request, client_left, is_clients};
-use super::exchange::write_pieces;
+use super::disconnect::{ClientFailure, client_closed_request};
+use super::exchange::{Failure, write_last};
 use super::head;
 use super::http2_head;
 use super::lifecycle::Counted;
@@ -84,7 +80,7 @@ enum Answered {
     /// The API's answer, redacted if there is a veil.
     Forward(Option<Veil>),
     /// The client left before.
-    Left(Box<Error>),
+    Left,
 }
 
 impl Setup {
@@ -192,21 +188,16 @@ impl Setup {
 }
 
 impl Proxy {
-    fn peer_address(session: &Session) -> IpAddr {
-        let inet = session.client_addr().and_then(|address| address.as_inet());
-        inet.map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |address| address.ip())
-    }
-
     /// The gateway's own answer, or how the API's is passed on.
-    async fn answer(&self, session: &mut Session, exchange: &mut Exchange) -> Answered {
-        let peer = Self::peer_address(session);
-        let request = session.req_header();
+    async fn answer(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Answered {
+        let peer = session.peer();
+        let request = session.request();
         let shared = exchange.setup.clone();
         let address = shared.trusted.caller(peer, &request.headers);
         match shared.way(request, &mut exchange.record) {
             Ok((Way::CustomerName(customer), _)) => {
                 let answered = self.answer_name(session, exchange, customer, address).await;
-                answered.map_or_else(Answered::Left, Answered::Reply)
+                answered.map_or(Answered::Left, Answered::Reply)
             }
             Ok((Way::Forward(changes, rule), _)) => {
                 match self.prepare_forward(session, exchange, changes, rule, address).await {
@@ -225,27 +216,21 @@ impl Proxy {
     /// The response to a request for a customer's name, unless the client leaves before.
     async fn answer_name(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         customer: CustomerId,
         address: IpAddr,
-    ) -> pingora_core::Result<Reply> {
-        // Upgrades are not watched: what a client sends behind one is not a part of its request.
-        let is_unwatched = exchange.has_body || session.req_header().headers.contains_key(UPGRADE);
+    ) -> Option<Reply> {
         let has_body = exchange.has_body;
-        // The request is taken out meanwhile, since watching needs the whole session.
-        let placeholder = RequestHeader::build_no_case(Method::GET, b"/", Some(0))?;
-        let request = std::mem::replace(session.req_header_mut(), placeholder);
+        let (request, client) = session.split();
         let query = Query::unvalidated(request.uri.query());
         let ask = Ask { customer, query: &query, headers: &request.headers, address, has_body };
         let gateway = exchange.setup.gateway.clone();
-        let answered = select! {
+        select! {
             biased;
-            reply = gateway.answer(&ask, &mut exchange.record) => Ok(reply),
-            error = client_left(session, is_unwatched, request.version) => Err(error.into_down()),
-        };
-        *session.req_header_mut() = request;
-        answered
+            reply = gateway.answer(&ask, &mut exchange.record) => Some(reply),
+            () = client.left() => None,
+        }
     }
 
     fn refused(&self, error: ApiError, exchange: &mut Exchange) -> Reply {
@@ -255,16 +240,16 @@ impl Proxy {
 
     pub(super) async fn write(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         reply: &Reply,
-    ) -> pingora_core::Result<()> {
-        let request = session.req_header();
+    ) -> Result<(), Failure> {
+        let request = session.request();
         let head_only = request.method == Method::HEAD;
         let origin = origin_of(&request.headers).cloned();
         if exchange.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
             // A body that nobody reads must not be read as the next request.
-            session.set_keepalive(None);
+            session.close_after();
         }
         end_if_draining(session, exchange);
         let mut response = ResponseHeader::build(reply.status(), Some(16))?;
@@ -279,20 +264,16 @@ impl Proxy {
         response.insert_header(X_REQUEST_ID, exchange.request_id.clone())?;
         let body = if head_only { Bytes::new() } else { reply.body() };
         exchange.record.body_bytes = body.len();
-        session.write_response_header(Box::new(response), body.is_empty()).await?;
-        if !body.is_empty() {
-            write_pieces(session, body).await?;
-            session.write_response_body(None, true).await?;
-        }
-        Ok(())
+        session.write_head(&response, body.is_empty()).await?;
+        if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
     }
 }
 
 impl Proxy {
     /// Takes a place among the requests under way.
-    fn admit(&self, session: &Session, exchange: &mut Exchange) -> Result<(), Limit> {
-        let (request, setup) = (session.req_header(), &exchange.setup);
-        let address = setup.trusted.caller(Self::peer_address(session), &request.headers);
+    fn admit(&self, session: &ClientSession, exchange: &mut Exchange) -> Result<(), Limit> {
+        let (request, setup) = (session.request(), &exchange.setup);
+        let address = setup.trusted.caller(session.peer(), &request.headers);
         let query = Query::unvalidated(request.uri.query());
         let credential = setup.gateway.credential(&request.headers, &query).ok();
         let caller = credential.map(|credential| setup.gateway.caller_of(&credential.token));
@@ -305,40 +286,36 @@ impl Proxy {
     /// Refuses a request over a limit: with a response, or, in a flood of them, by resetting its stream.
     async fn refuse_over_limit(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         limit: Limit,
-    ) -> pingora_core::Result<()> {
+    ) -> Result<(), Failure> {
         exchange.setup.gateway.metrics.over_limit(limit.as_str());
         exchange.record.cause = Some(limit.as_str());
         let reply = self.refused(ApiError::Unavailable, exchange);
         exchange.record.status = reply.status();
         exchange.refusal = exchange.setup.admission.refusal();
-        session.set_keepalive(None);
+        session.close_after();
         if exchange.refusal.is_some() {
-            session.set_write_timeout(Some(REFUSAL_TIMEOUT));
+            session.set_write_timeout(REFUSAL_TIMEOUT);
             return self.write(session, exchange, &reply).await;
         }
-        match session.as_downstream_mut() {
-            // Not processed: the client may send it again (RFC 9113 section 8.7).
-            ServerSession::H2(stream) => stream.shutdown_with_reason(h2::Reason::REFUSED_STREAM),
-            other => other.shutdown().await,
-        }
+        session.refuse();
         Ok(())
     }
 
     /// What a gateway owes the API on every forwarded request.
     pub(super) fn set_forward_fields(
         &self,
-        session: &Session,
+        session: &ClientSession,
         request: &mut RequestHeader,
         exchange: &Exchange,
     ) -> pingora_core::Result<()> {
-        let from = session.req_header();
+        let from = session.request();
         let hop = Hop {
-            peer: Self::peer_address(session),
+            peer: session.peer(),
             trusted: &exchange.setup.trusted,
-            tls: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
+            tls: session.is_tls(),
             version: from.version,
             request_id: &exchange.request_id,
         };
@@ -382,19 +359,19 @@ const fn is_refused_path(error: ApiError) -> bool {
 }
 
 /// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
-fn has_body(session: &mut Session) -> bool {
-    let request = session.req_header();
+fn has_body(session: &ClientSession) -> bool {
+    let request = session.request();
     let is_empty = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0');
     let length = request.headers.get(CONTENT_LENGTH).is_some_and(|value| !is_empty(value));
     length
         || request.headers.contains_key(TRANSFER_ENCODING)
-        || (request.version == Version::HTTP_2 && !session.as_downstream_mut().is_body_empty())
+        || (request.version == Version::HTTP_2 && session.has_body())
 }
 
 /// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
 /// have been passed on by then, whole as told. Only reading tells: pingora calls a body empty that is told to be.
-async fn ends_as_told(session: &mut Session, wait: Duration) -> bool {
-    let request = session.req_header();
+async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
+    let request = session.request();
     let told = request.version == Version::HTTP_2
         && request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
     if !told {
@@ -402,7 +379,7 @@ async fn ends_as_told(session: &mut Session, wait: Duration) -> bool {
     }
     let ending = async {
         loop {
-            match session.as_downstream_mut().read_request_body().await {
+            match session.read_body().await {
                 Ok(None) => return true,
                 Ok(Some(piece)) if piece.is_empty() => {}
                 _ => return false,
@@ -413,29 +390,43 @@ async fn ends_as_told(session: &mut Session, wait: Duration) -> bool {
 }
 
 /// While the process drains, an answer says that its connection ends, also when its request began before.
-pub(super) fn end_if_draining(session: &mut Session, exchange: &Exchange) {
+pub(super) fn end_if_draining(session: &mut ClientSession, exchange: &Exchange) {
     if exchange.setup.lifecycle.is_draining() {
-        session.set_keepalive(None);
+        session.close_after();
     }
 }
 
 #[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Exchange;
+impl Application for Proxy {
+    async fn serve(&self, session: &mut ClientSession) {
+        let mut exchange = self.begin(session);
+        if let Err(failure) = self.respond(session, &mut exchange).await {
+            self.fail(session, &mut exchange, failure).await;
+        }
+        self.finish(session, exchange);
+    }
+}
 
-    fn new_ctx(&self) -> Exchange {
+impl Proxy {
+    fn begin(&self, session: &mut ClientSession) -> Exchange {
         let setup = self.0.load();
         let busy = setup.lifecycle.busy();
+        session.set_write_timeout(setup.limits.write_timeout);
+        let request_id = setup.request_id(session.request());
+        let mut record = Record::begin(Instant::now());
+        record.method = session.request().method.clone();
+        record.request_id = request_id.to_str().unwrap_or_default().to_owned();
+        record.trace = setup.trace(session.request());
         Exchange {
             setup,
-            record: Record::begin(Instant::now()),
-            request_id: HeaderValue::from_static("0"),
+            record,
+            request_id,
             changes: PendingChanges::default(),
             forwarded: Forwarded::default(),
             validation: ForwardedValidation::default(),
             is_judged_invalid: false,
             read_ahead: Bytes::new(),
-            has_body: false,
+            has_body: has_body(session),
             depends_on_level: false,
             pace: Pace::default(),
             place: None,
@@ -444,101 +435,47 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    /// None: the gateway changes no coding.
-    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
-
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> pingora_core::Result<bool> {
-        exchange.record.method = session.req_header().method.clone();
-        exchange.has_body = has_body(session);
-        // HTTP/2 has none of its own: a caller who opens no window would hold its answer for ever.
-        session.set_write_timeout(Some(exchange.setup.limits.write_timeout));
-        exchange.request_id = exchange.setup.request_id(session.req_header());
-        exchange.record.request_id = exchange.request_id.to_str().unwrap_or_default().to_owned();
-        exchange.record.trace = exchange.setup.trace(session.req_header());
+    async fn respond(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Result<(), Failure> {
         if let Err(limit) = self.admit(session, exchange) {
-            self.refuse_over_limit(session, exchange, limit).await?;
-            return Ok(true);
+            return self.refuse_over_limit(session, exchange, limit).await;
         }
         if !ends_as_told(session, exchange.setup.limits.header_timeout).await {
             let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
-            self.write(session, exchange, &reply).await?;
-            return Ok(true);
-        }
-        if let ServerSession::H1(h1) = session.as_downstream_mut() {
-            // A client that half-closed its connection after a complete request receives its response.
-            h1.set_abort_on_close(false);
-        }
-        if session.req_header().version == Version::HTTP_10 {
-            // HTTP/1.0 has neither informational responses nor this expectation (RFC 9110 sections 10.1.1 and 15.2).
-            session.req_header_mut().remove_header(&EXPECT);
-            session.set_ignore_info_resp(true);
+            return self.write(session, exchange, &reply).await;
         }
         match self.answer(session, exchange).await {
-            Answered::Reply(reply) => self.write(session, exchange, &reply).await?,
-            Answered::Forward(veil) => self.forward(session, exchange, veil.as_ref()).await?,
-            Answered::Left(error) => return Err(error),
+            Answered::Reply(reply) => self.write(session, exchange, &reply).await,
+            Answered::Forward(veil) => self.forward(session, exchange, veil.as_ref()).await,
+            Answered::Left => Err(Failure::Client(ClientFailure::Closed)),
         }
-        Ok(true)
     }
 
-    /// Never called: `request_filter` answers every request itself.
-    async fn upstream_peer(
-        &self,
-        _session: &mut Session,
-        _exchange: &mut Exchange,
-    ) -> pingora_core::Result<Box<HttpPeer>> {
-        Err(Error::new(ErrorType::InternalError))
-    }
-
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+    /// Ends an exchange that failed on the client's side, or within the gateway.
+    async fn fail(&self, session: &mut ClientSession, exchange: &mut Exchange, failure: Failure) {
         // Before the client knows of it: what begins after that must not meet what was before.
         self.response_failed(exchange, true);
-        let api_error = if is_clients(error) {
-            match ClientFailure::from_error(error).record(&mut exchange.record) {
-                Some(api_error) => api_error,
-                None => return FailToProxy { error_code: 0, can_reuse_downstream: false },
-            }
-        } else {
-            exchange.record.cause = Some(error.etype().as_str());
-            ApiError::Internal
+        session.close_after();
+        let error = match failure {
+            Failure::Client(failure) => failure.record(&mut exchange.record),
+            _ => Some(ApiError::Internal),
         };
-        exchange.record.error = Some(api_error);
-        exchange.record.status = api_error.status();
-        let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
-        if !begun {
-            session.set_keepalive(None);
-            let _ = self.write(session, exchange, &Reply::from(api_error)).await;
+        let Some(error) = error.filter(|_| session.retract_head()) else {
+            return session.abort();
+        };
+        exchange.record.error = Some(error);
+        exchange.record.status = error.status();
+        if self.write(session, exchange, &Reply::from(error)).await.is_err() {
+            session.abort();
         }
-        FailToProxy { error_code: api_error.status().as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, exchange: &mut Exchange) {
+    fn finish(&self, session: &ClientSession, mut exchange: Exchange) {
         if exchange.record.client_closed {
             exchange.record.status = client_closed_request();
-        } else if let Some(written) = session.response_written() {
-            exchange.record.status = written.status;
+        } else if let Some(status) = session.status_written() {
+            exchange.record.status = status;
         }
         exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());
         exchange.record.end(&exchange.setup.gateway.metrics, exchange.setup.access);
-    }
-
-    /// pingora's own summary would print the query.
-    fn request_summary(&self, _session: &Session, exchange: &Exchange) -> String {
-        format!("{} {}", exchange.record.method_label(), exchange.record.route.as_str())
-    }
-
-    /// The record says it, without the bytes that pingora's message may hold.
-    fn suppress_error_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error) -> bool {
-        true
-    }
-
-    fn suppress_proxy_warn_log(
-        &self,
-        _session: &Session,
-        _exchange: &Exchange,
-        _error: &Error,
-        _context: ProxyWarnLogContext,
-    ) -> bool {
-        true
     }
 }

@@ -4,7 +4,6 @@
 //! A response must be whole before it can be redacted, and its head must wait for that. What is
 //! neither redacted JSON nor of a listed media type does not reach the client.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +15,10 @@ use http::header::{
 use http::{Method, StatusCode};
 use http1::ResponseHead;
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use tokio::time::timeout_at;
 
-use super::exchange::{ApiSide, Failure, gone, has_begun, or_left, passed_head};
+use super::client_session::ClientSession;
+use super::exchange::{ApiSide, Failure, or_left, passed_head};
 use super::proxy::{Exchange, Proxy, end_if_draining};
 use super::response_budget::{Client, MAX_BODY, Reserved, Sending};
 use crate::api::{AccessLevel, MediaType, MediaTypePattern, Query, error_body};
@@ -125,7 +124,7 @@ impl Proxy {
     /// Gives the client what it may see of the response with this head.
     pub(super) async fn answer_veiled(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
@@ -139,7 +138,7 @@ impl Proxy {
             return Err(UpstreamError::Protocol.into());
         }
         match self.pass_body(session, exchange, veil, side, head).await {
-            Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && !has_begun(session) => {
+            Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
                 if !head.status.is_server_error() {
                     exchange.setup.gateway.metrics.redaction_failed(reason);
                 }
@@ -152,14 +151,14 @@ impl Proxy {
 
     async fn pass_body(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
         head: &ResponseHead,
     ) -> Result<(), Failure> {
         let content = veil.content(&head.fields);
-        let is_head = session.req_header().method == Method::HEAD;
+        let is_head = session.request().method == Method::HEAD;
         if head.status == StatusCode::NO_CONTENT {
             return self.pass_head(session, exchange, head, false).await;
         }
@@ -182,6 +181,7 @@ impl Proxy {
         }
         if let Content::Passing { streams: true } = content {
             self.begin_stream(session, exchange, side, head).await?;
+            session.flush().await?;
         }
         let mut held = BytesMut::new();
         let mut ended = false;
@@ -201,7 +201,7 @@ impl Proxy {
             None => !held.is_empty() && (content == Content::Json || !ended),
         };
         if is_json {
-            if has_begun(session) {
+            if session.status_written().is_some() {
                 return Err(Failure::Unredactable("media_type"));
             }
             return self.pass_redacted(session, exchange, veil, side, head, (held, ended)).await;
@@ -219,7 +219,7 @@ impl Proxy {
     /// A response without a body. `described`: the body that is not sent would be the API's own.
     async fn pass_head(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         head: &ResponseHead,
         described: bool,
@@ -232,13 +232,13 @@ impl Proxy {
         }
         self.response_complete(exchange);
         end_if_draining(session, exchange);
-        session.write_response_header(Box::new(response), true).await.map_err(gone)
+        session.write_head(&response, true).await.map_err(Failure::from)
     }
 
     /// An error in the API's shape, with the API's status and fields, in place of a body that may not be shown.
     async fn pass_error(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         head: &ResponseHead,
@@ -255,14 +255,14 @@ impl Proxy {
         side.upload.abandon();
         self.response_complete(exchange);
         end_if_draining(session, exchange);
-        let body = if session.req_header().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
+        let body = if session.request().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
         self.write_whole(session, side, response, body).await
     }
 
     /// Reads a body to its end, redacts it and sends it.
     async fn pass_redacted(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
@@ -294,7 +294,7 @@ impl Proxy {
     /// deadline, so that it does not keep its room.
     async fn hold(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         head: &ResponseHead,
@@ -334,7 +334,7 @@ impl Proxy {
     /// Writes the head of a response that passes as it comes.
     async fn begin_stream(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &Exchange,
         side: &ApiSide,
         head: &ResponseHead,
@@ -346,13 +346,13 @@ impl Proxy {
     /// Passes a body as it comes, whose first bytes were read already.
     async fn pass_stream(
         &self,
-        session: &mut Session,
+        session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
         head: &ResponseHead,
         (first, ended): (Bytes, bool),
     ) -> Result<(), Failure> {
-        if !has_begun(session) {
+        if session.status_written().is_none() {
             self.begin_stream(session, exchange, side, head).await?;
         }
         self.pass_pieces(session, exchange, side, first, ended).await
@@ -361,10 +361,9 @@ impl Proxy {
 
 impl Exchange {
     /// Whose shares of memory a large response counts in.
-    fn clients(&self, session: &Session) -> Vec<Client> {
-        let request = session.req_header();
-        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        let peer = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    fn clients(&self, session: &ClientSession) -> Vec<Client> {
+        let request = session.request();
+        let peer = session.peer();
         let address = Client::Address(self.setup.trusted.caller(peer, &request.headers));
         let gateway = &self.setup.gateway;
         let found = gateway.credential(&request.headers, &Query::unvalidated(request.uri.query()));

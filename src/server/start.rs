@@ -6,11 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use pingora_core::apps::http_app::HttpServer;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use pingora_proxy::{HttpProxy, http_proxy};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::admin::Admin;
@@ -135,7 +133,6 @@ pub fn run(
     raise_descriptor_limit(&config);
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
-    let conf = server.configuration.clone();
     let client = Arc::new(Client::new(&config.upstream, connector.clone(), metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
@@ -171,7 +168,7 @@ pub fn run(
         fleet.start(&config, &current, &reloader)?;
     }
 
-    server.add_service(public_service(&conf, &current, certificate, &sockets, &addresses));
+    server.add_service(public_service(&current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
     server.add_service(admin_service(admin, &sockets, &addresses));
     if let Some(change_log) = config.change_log.clone() {
@@ -289,14 +286,12 @@ fn server_conf(config: &Config) -> ServerConf {
 }
 
 fn public_service(
-    conf: &Arc<ServerConf>,
     current: &Arc<Current>,
     certificate: Option<Arc<Certificate>>,
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
-) -> Listening<HttpProxy<Proxy>> {
-    let proxy = http_proxy(conf, Proxy(current.clone()));
-    let edge = Arc::new(Edge::new(proxy, current.clone(), Side::Public));
+) -> Listening<Proxy> {
+    let edge = Arc::new(Edge::new(Proxy(current.clone()), current.clone(), Side::Public));
     let entrance = |addresses: &Vec<SocketAddr>, certificate| Entrance {
         addresses: addresses.clone(),
         door: Door::new(edge.clone(), current.clone(), Side::Public, certificate),
@@ -306,9 +301,9 @@ fn public_service(
     Listening::new(Side::Public, None, entrances, sockets.clone(), current.load().lifecycle.clone())
 }
 
-fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> Listening<HttpServer<Admin>> {
+fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> Listening<Admin> {
     let (current, lifecycle) = (admin.current.clone(), admin.lifecycle.clone());
-    let edge = Arc::new(Edge::new(HttpServer::new_app(admin), current.clone(), Side::Admin));
+    let edge = Arc::new(Edge::new(admin, current.clone(), Side::Admin));
     let door = Door::new(edge, current, Side::Admin, None);
     let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
     Listening::new(Side::Admin, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle)

@@ -289,6 +289,26 @@ impl Exchange {
         self.incoming = Incoming::UntilClose;
     }
 
+    /// Whether bytes of the response were received that are not reported yet.
+    pub fn has_unread(&self) -> bool {
+        !self.received.is_empty()
+    }
+
+    /// Reads the end of a chunked body without trailers if it was received already, as it usually is
+    /// with the last piece. Returns whether the response has ended.
+    pub fn take_end(&mut self) -> bool {
+        const END: &[u8] = b"\r\n0\r\n\r\n";
+        if let Incoming::Chunked(decoder) = &mut self.incoming
+            && *self.received == *END
+            && decoder.decode(END).is_ok()
+            && decoder.is_finished()
+        {
+            self.received.clear();
+            self.incoming = Incoming::Ended;
+        }
+        matches!(self.incoming, Incoming::Ended)
+    }
+
     /// Notes that the caller needs no further event, although the end was not reported yet.
     pub fn finish_reading(&mut self) {
         if matches!(self.incoming, Incoming::Complete(_)) {

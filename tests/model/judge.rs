@@ -12,7 +12,7 @@ use telecomx_gateway::reply::{CacheStatus, Content, Forwarded, Reply};
 use super::bounds::{Bounds, bounds};
 use super::steps::{Ask, Wants, Way};
 use super::tally::{Seen, Tally};
-use super::world::{Asked, EMPLOYEE_OF, Exchange, Moment, SECRET, Said, State, World, document_seen};
+use super::world::{Asked, EMPLOYEE_OF, End, Exchange, Moment, SECRET, Said, State, World, document_seen};
 
 /// After a failure the API is not asked again for so long.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -94,8 +94,9 @@ impl Judge {
         let Answered { ask, gateway: _, began, ended, reply, level } = answered;
         let timeout = self.config.upstream.timeout;
         // A validation and a fetch. A request that joined a validation which began before a change of
-        // its employee waits for a second one.
-        let outdated = state.ends.iter().any(|end| end.seen.at + timeout >= began.at && end.seen.at <= ended.at);
+        // its employee waits for a second one. A change counts until its response is complete.
+        let last_seen = |end: &End| end.answered.unwrap_or(end.seen).at;
+        let outdated = state.ends.iter().any(|end| last_seen(end) + timeout >= began.at && end.seen.at <= ended.at);
         let exchanges = if outdated { 3 } else { 2 };
         // A lookup in the tier comes before each of them.
         let lookups = if self.fleet { exchanges * LONGEST_LOOKUP } else { Duration::ZERO };

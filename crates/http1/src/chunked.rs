@@ -74,6 +74,7 @@ enum State {
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: State,
+    is_strict: bool,
     /// Beginning of a line whose end has not arrived.
     partial_line: Vec<u8>,
     extension_bytes: usize,
@@ -83,6 +84,13 @@ pub struct ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
+    /// Returns a decoder that also refuses what RFC 9112 calls bad whitespace, and bytes beyond ASCII
+    /// in extensions: for request bodies, where another reader may see something else.
+    #[must_use]
+    pub fn strict() -> Self {
+        ChunkedDecoder { is_strict: true, ..ChunkedDecoder::default() }
+    }
+
     /// Whether the last chunk and the trailer section were read.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -188,7 +196,7 @@ impl ChunkedDecoder {
         let content = line.strip_suffix(b"\r\n").ok_or(ChunkError::Malformed)?;
         self.state = match self.state {
             State::SizeLine => {
-                let (size, extensions) = parse_size_line(content)?;
+                let (size, extensions) = parse_size_line(content, self.is_strict)?;
                 self.extension_bytes += extensions;
                 if self.extension_bytes > MAX_EXTENSION_BYTES {
                     return Err(ChunkError::ExtensionsTooLong);
@@ -225,7 +233,7 @@ impl ChunkedDecoder {
 /// Parses `chunk-size [ chunk-ext ]` (RFC 9112 sections 7.1 and 7.1.1).
 ///
 /// Returns the size and the length of the extensions.
-fn parse_size_line(line: &[u8]) -> Result<(u64, usize), ChunkError> {
+fn parse_size_line(line: &[u8], is_strict: bool) -> Result<(u64, usize), ChunkError> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 {
         return Err(ChunkError::Malformed);
@@ -237,8 +245,11 @@ fn parse_size_line(line: &[u8]) -> Result<(u64, usize), ChunkError> {
         .iter()
         .fold(0, |size, &digit| size << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
     let mut rest = &line[digits..];
+    if is_strict && !rest.is_ascii() {
+        return Err(ChunkError::Malformed);
+    }
     while !rest.is_empty() {
-        rest = parse_extension(rest)?;
+        rest = parse_extension(rest, is_strict)?;
     }
     Ok((size, line.len() - digits))
 }
@@ -246,7 +257,8 @@ fn parse_size_line(line: &[u8]) -> Result<(u64, usize), ChunkError> {
 /// Parses one `BWS ";" BWS name [ BWS "=" BWS value ]` and returns what follows.
 ///
 /// Blanks are only accepted where the grammar has bad whitespace: not at the end of the line.
-fn parse_extension(input: &[u8]) -> Result<&[u8], ChunkError> {
+fn parse_extension(input: &[u8], is_strict: bool) -> Result<&[u8], ChunkError> {
+    let skip_blanks = |input| if is_strict { input } else { skip_blanks(input) };
     let rest = skip_blanks(input).strip_prefix(b";").ok_or(ChunkError::Malformed)?;
     let rest = parse_token(skip_blanks(rest))?;
     match skip_blanks(rest).strip_prefix(b"=") {
@@ -322,6 +334,16 @@ mod tests {
             return Err(Stop::Unfinished);
         }
         Ok((body, decoder.take_trailers(), at))
+    }
+
+    #[test]
+    fn strict_decoder_refuses_bad_whitespace_and_bytes_beyond_ascii() {
+        for line in ["5 ;a", "5; a", "5;a =b", "5;a= b", "5;a=\"\u{e6}\""] {
+            let body = format!("{line}\r\nabcde\r\n0\r\n\r\n");
+            assert!(ChunkedDecoder::default().decode(body.as_bytes()).is_ok(), "{line}");
+            assert!(ChunkedDecoder::strict().decode(body.as_bytes()).is_err(), "{line}");
+        }
+        assert!(ChunkedDecoder::strict().decode(b"5;a=\"b c\";d\r\nabcde").is_ok());
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub use chunked::{
     MAX_TRAILER_FIELDS,
 };
 pub use head::{HeadError, HeadLimits, HeadScan};
-pub use request::{LAST_CHUNK, RequestFraming, write_chunk_head, write_request_head};
+pub use request::{
+    LAST_CHUNK, RequestFraming, push_title_case, write_chunk_head, write_request_head,
+};
 pub use request_head::{
     Expectation, MAX_METHOD_BYTES, MAX_TARGET_BYTES, RequestHead, RequestHeadError,
     empty_lines_before_request,

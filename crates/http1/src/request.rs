@@ -91,7 +91,8 @@ fn push_target(out: &mut Vec<u8>, target: &str) {
     }
 }
 
-fn push_title_case(out: &mut Vec<u8>, name: &str) {
+/// Appends a field name in title case, as HTTP/1.1 programs usually spell it.
+pub fn push_title_case(out: &mut Vec<u8>, name: &str) {
     let mut upper = true;
     out.extend(name.bytes().map(|byte| {
         let written = if upper { byte.to_ascii_uppercase() } else { byte };

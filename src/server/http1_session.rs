@@ -1,0 +1,411 @@
+//! The HTTP/1.1 side of a session: body of the request, head and body of the response.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::{Method, StatusCode, Version};
+use http1::ChunkedDecoder;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::date::get_cached_date;
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{sleep, timeout};
+
+use super::disconnect::ClientFailure;
+use super::head::BodyFraming;
+use crate::forward::list_members;
+
+/// Bytes behind a request that are read before it is answered; more of them wait in the kernel.
+pub const MAX_BEHIND: usize = 16 << 10;
+
+/// Bytes of a body read at once.
+const READ: usize = 16 << 10;
+
+/// Queued bytes of a response above which a further piece is not copied behind them.
+const COPY_MAX: usize = 16 << 10;
+
+/// How often a connection whose client ended its sending is checked for a reset: a tenth of the
+/// second within which an exchange ends.
+const RESET_CHECK: Duration = Duration::from_millis(100);
+
+/// State of a TCP connection that was reset or is closed on both sides (`TCP_CLOSE` of Linux).
+const TCP_CLOSED: u8 = 7;
+
+/// One request of a connection.
+pub struct Http1Session {
+    stream: Stream,
+    /// Bytes behind the head that are not read yet: the body, the next request.
+    received: BytesMut,
+    body: RequestBody,
+    /// Bytes of the response that are not written yet.
+    queue: Vec<u8>,
+    /// Bytes of `queue` that were written.
+    written: usize,
+    /// A piece of the body behind `queue`.
+    piece: Bytes,
+    response: ResponseBody,
+    keeps_alive: bool,
+    /// The client sends no more.
+    is_half_closed: bool,
+    is_aborted: bool,
+    /// Bytes of the final response were written.
+    has_begun: bool,
+    /// The final head was queued.
+    is_final: bool,
+}
+
+enum RequestBody {
+    Length(u64),
+    Chunked(Box<ChunkedDecoder>),
+    Tunnel,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResponseBody {
+    /// No body follows, or all of it was queued.
+    Done,
+    Length,
+    Chunked,
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// What becomes of a connection after a request.
+pub enum After {
+    /// The next request follows, of which this was received already.
+    Next(Stream, BytesMut),
+    /// Closed, although bytes of the client are unread.
+    CloseUnread(Stream),
+    Close(Stream),
+    /// Ended in the middle of a response: it is dropped.
+    Aborted,
+}
+
+impl Http1Session {
+    /// `received`: what came behind the head.
+    pub fn new(stream: Stream, received: BytesMut, framing: BodyFraming, keeps_alive: bool) -> Self {
+        let body = match framing {
+            BodyFraming::Length(0) => RequestBody::Done,
+            BodyFraming::Length(length) => RequestBody::Length(length),
+            BodyFraming::Chunked => RequestBody::Chunked(Box::new(ChunkedDecoder::strict())),
+        };
+        Http1Session {
+            stream,
+            received,
+            body,
+            queue: Vec::new(),
+            written: 0,
+            piece: Bytes::new(),
+            response: ResponseBody::UntilClose,
+            keeps_alive,
+            is_half_closed: false,
+            is_aborted: false,
+            has_begun: false,
+            is_final: false,
+        }
+    }
+
+    /// Ends the request.
+    pub fn finish_request(self) -> After {
+        if self.is_aborted {
+            return After::Aborted;
+        }
+        let is_body_read = matches!(self.body, RequestBody::Done);
+        if self.keeps_alive && is_body_read && self.response == ResponseBody::Done {
+            return After::Next(self.stream, self.received);
+        }
+        if is_body_read && self.received.is_empty() {
+            After::Close(self.stream)
+        } else {
+            After::CloseUnread(self.stream)
+        }
+    }
+
+    pub fn close_after(&mut self) {
+        self.keeps_alive = false;
+    }
+
+    pub fn abort(&mut self) {
+        self.keeps_alive = false;
+        self.is_aborted = true;
+    }
+
+    /// Behind a 101 response everything is data, and the connection ends with it.
+    pub fn begin_tunnel(&mut self) {
+        self.body = RequestBody::Tunnel;
+        self.response = ResponseBody::UntilClose;
+        self.keeps_alive = false;
+    }
+
+    pub fn has_unread_body(&self) -> bool {
+        !matches!(self.body, RequestBody::Done)
+    }
+
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFailure> {
+        loop {
+            if let Some(read) = self.take_received()? {
+                return Ok(read);
+            }
+            self.received.reserve(READ);
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(1..) => {}
+                Ok(0) if matches!(self.body, RequestBody::Tunnel) => {
+                    self.body = RequestBody::Done;
+                    return Ok(None);
+                }
+                Ok(0) | Err(_) => return Err(ClientFailure::Closed),
+            }
+        }
+    }
+
+    /// The next piece of the body out of what was received: `None` if more must be read.
+    fn take_received(&mut self) -> Result<Option<Option<Bytes>>, ClientFailure> {
+        match &mut self.body {
+            RequestBody::Done => return Ok(Some(None)),
+            _ if self.received.is_empty() => return Ok(None),
+            RequestBody::Tunnel => return Ok(Some(Some(self.received.split().freeze()))),
+            RequestBody::Length(left) => {
+                let available = self.received.len();
+                let part = usize::try_from(*left).map_or(available, |left| left.min(available));
+                *left -= part as u64;
+                if *left == 0 {
+                    self.body = RequestBody::Done;
+                }
+                return Ok(Some(Some(self.received.split_to(part).freeze())));
+            }
+            RequestBody::Chunked(decoder) => {
+                let decoded = decoder.decode(&self.received).map_err(|_| ClientFailure::Malformed)?;
+                let mut piece = self.received.split_to(decoded.consumed);
+                if !decoded.data.is_empty() {
+                    piece.truncate(decoded.data.end);
+                    piece.advance(decoded.data.start);
+                    return Ok(Some(Some(piece.freeze())));
+                }
+                if !decoder.is_finished() {
+                    return Ok(None);
+                }
+            }
+        }
+        self.body = RequestBody::Done;
+        Ok(Some(None))
+    }
+
+    pub async fn left(&mut self) {
+        if !self.is_half_closed && self.receive_behind().await.is_err() {
+            return;
+        }
+        // It ended its sending, or so much came behind the request that no more is read.
+        let digest = self.stream.get_socket_digest();
+        loop {
+            let state = digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
+            if state == Some(TCP_CLOSED) {
+                return;
+            }
+            sleep(RESET_CHECK).await;
+        }
+    }
+
+    /// Receives what comes behind the request, until the client ends its sending or enough came.
+    async fn receive_behind(&mut self) -> std::io::Result<()> {
+        poll_fn(|context| self.poll_behind(context)).await
+    }
+
+    fn poll_behind(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut piece = [0; 4096];
+        while self.received.len() < MAX_BEHIND {
+            let mut into = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut into))?;
+            if into.filled().is_empty() {
+                self.is_half_closed = true;
+                break;
+            }
+            self.received.extend_from_slice(into.filled());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub async fn write_interim(&mut self, head: &ResponseHeader, longest: Duration) -> Result<(), ClientFailure> {
+        self.push_status(head.status);
+        self.push_fields(head);
+        self.queue.extend_from_slice(b"\r\n");
+        self.flush(longest).await
+    }
+
+    /// Queues a head, and decides how its body is framed.
+    pub fn queue_head(&mut self, request: &RequestHeader, head: &ResponseHeader) {
+        self.is_final = true;
+        let is_upgrade = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let has_no_body = request.method == Method::HEAD
+            || matches!(
+                head.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
+            );
+        self.response = if has_no_body {
+            ResponseBody::Done
+        } else if head.headers.contains_key(TRANSFER_ENCODING) {
+            ResponseBody::Chunked
+        } else if head.headers.contains_key(CONTENT_LENGTH) {
+            ResponseBody::Length
+        } else {
+            self.keeps_alive = false;
+            ResponseBody::UntilClose
+        };
+        self.push_status(head.status);
+        self.push_fields(head);
+        if !head.headers.contains_key(DATE) && !is_upgrade {
+            self.queue.extend_from_slice(b"Date: ");
+            self.queue.extend_from_slice(get_cached_date().as_bytes());
+            self.queue.extend_from_slice(b"\r\n");
+        }
+        if !is_upgrade {
+            let option: &[u8] = if self.keeps_alive { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" };
+            self.queue.extend_from_slice(option);
+        }
+        self.queue.extend_from_slice(b"\r\n");
+    }
+
+    fn push_status(&mut self, status: StatusCode) {
+        self.queue.reserve(512);
+        self.queue.extend_from_slice(b"HTTP/1.1 ");
+        self.queue.extend_from_slice(status.as_str().as_bytes());
+        self.queue.extend_from_slice(b" ");
+        self.queue.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        self.queue.extend_from_slice(b"\r\n");
+    }
+
+    fn push_fields(&mut self, head: &ResponseHeader) {
+        for (name, value) in &head.headers {
+            http1::push_title_case(&mut self.queue, name.as_str());
+            self.queue.extend_from_slice(b": ");
+            self.queue.extend_from_slice(value.as_bytes());
+            self.queue.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Takes back a queued head of which nothing was written. Returns whether that was possible.
+    pub fn retract_head(&mut self) -> bool {
+        if self.has_begun {
+            return false;
+        }
+        self.queue.clear();
+        self.written = 0;
+        self.piece.clear();
+        self.response = ResponseBody::UntilClose;
+        true
+    }
+
+    /// Queues a piece of the body; [`Http1Session::flush`] must follow.
+    pub fn queue_body(&mut self, piece: Bytes) {
+        if piece.is_empty() || self.response == ResponseBody::Done {
+            return;
+        }
+        let is_chunked = self.response == ResponseBody::Chunked;
+        if is_chunked {
+            http1::write_chunk_head(&mut self.queue, piece.len());
+        }
+        if is_chunked || self.queue.len() + piece.len() <= COPY_MAX {
+            self.queue.extend_from_slice(&piece);
+        } else {
+            self.piece = piece;
+        }
+        if is_chunked {
+            self.queue.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Ends the response and writes what is queued.
+    pub async fn finish(&mut self, longest: Duration) -> Result<(), ClientFailure> {
+        if self.response == ResponseBody::Chunked {
+            self.queue.extend_from_slice(http1::LAST_CHUNK);
+        }
+        self.response = ResponseBody::Done;
+        self.flush(longest).await
+    }
+
+    /// Writes what is queued; a write without progress may take `longest`.
+    pub async fn flush(&mut self, longest: Duration) -> Result<(), ClientFailure> {
+        if self.unwritten() == 0 {
+            return Ok(());
+        }
+        // Mostly the connection takes it at once, and no timer is needed.
+        let at_once = poll_fn(|context| Poll::Ready(self.poll_flush(context))).await;
+        if let Poll::Ready(written) = at_once {
+            return written;
+        }
+        loop {
+            let before = self.unwritten();
+            let progress = poll_fn(|context| match self.poll_flush(context) {
+                Poll::Pending if self.unwritten() < before => Poll::Ready(Ok(false)),
+                other => other.map_ok(|()| true),
+            });
+            match timeout(longest, pin!(progress)).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) => {}
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => return Err(ClientFailure::TimedOut),
+            }
+        }
+    }
+
+    fn unwritten(&self) -> usize {
+        self.queue.len() - self.written + self.piece.len()
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientFailure>> {
+        while self.unwritten() > 0 {
+            let stream = Pin::new(&mut self.stream);
+            let head = &self.queue[self.written..];
+            let written = if head.is_empty() {
+                ready!(stream.poll_write(context, &self.piece))
+            } else if self.piece.is_empty() {
+                ready!(stream.poll_write(context, head))
+            } else {
+                let slices = [std::io::IoSlice::new(head), std::io::IoSlice::new(&self.piece)];
+                ready!(stream.poll_write_vectored(context, &slices))
+            };
+            let Ok(count @ 1..) = written else { return Poll::Ready(Err(ClientFailure::Closed)) };
+            self.has_begun |= self.is_final;
+            let of_queue = count.min(self.queue.len() - self.written);
+            self.written += of_queue;
+            self.piece.advance(count - of_queue);
+            if self.written == self.queue.len() {
+                self.queue.clear();
+                self.written = 0;
+            }
+        }
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        Poll::Ready(flushed.map_err(|_| ClientFailure::Closed))
+    }
+}
+
+/// Reads a head that was judged into a request.
+pub fn read_request(head: &[u8], max_fields: usize) -> Option<RequestHeader> {
+    let mut fields = vec![httparse::EMPTY_HEADER; max_fields];
+    let mut parsed = httparse::Request::new(&mut fields);
+    parsed.parse(head).ok()?;
+    let (method, path, minor) = (parsed.method?, parsed.path?, parsed.version?);
+    let method = Method::from_bytes(method.as_bytes()).ok()?;
+    let mut request = RequestHeader::build_no_case(method, path.as_bytes(), Some(parsed.headers.len())).ok()?;
+    request.set_version(if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
+    for field in &*parsed.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        request.append_header(name, field.value).ok()?;
+    }
+    Some(request)
+}
+
+/// Whether the client permits another request on its connection (RFC 9112 section 9.3).
+pub fn keeps_alive(request: &RequestHeader) -> bool {
+    let has_option = |option: &str| {
+        let values = request.headers.get_all(CONNECTION).iter();
+        values
+            .flat_map(|value| list_members(value.as_bytes()))
+            .any(|member| member.eq_ignore_ascii_case(option.as_bytes()))
+    };
+    !has_option("close") && (request.version != Version::HTTP_10 || has_option("keep-alive"))
+}
