@@ -288,6 +288,10 @@ impl Page {
             ),
         );
         self.item(
+            "descriptors",
+            &format!("{} at least (LimitNOFILE, ulimits); with fewer, fewer connections", server.descriptors_needed()),
+        );
+        self.item(
             "API",
             &format!(
                 "{} requests of the gateway's own at once; connected in {}, answered in {}; bodies of {}",

@@ -214,8 +214,9 @@ pub(super) const KEYS: &[Key] = &[
         "server.max_connections",
         Kind::Whole { min: 1, max: 1_000_000 },
         "10000",
-        "Connections open at once, all listeners together; more are turned away. Each takes a file descriptor: raise the \
-         limit of the process (ulimit -n) along with it.",
+        "Maximum number of open connections of clients, all listeners together; further ones get 503. The limit on file \
+         descriptors of the process (LimitNOFILE, ulimits) should be at least twice this plus max_requests. With a lower \
+         one, a warning is logged and connections get 503 when three quarters of it are used.",
     ),
     optional(
         "server.max_connections_per_address",

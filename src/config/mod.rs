@@ -128,6 +128,14 @@ pub struct Server {
     pub tls: Option<Tls>,
 }
 
+impl Server {
+    /// File descriptors with which every limit of this table can be reached: a connection of a
+    /// client takes one, and one to the API for its request another.
+    pub fn descriptors_needed(&self) -> usize {
+        2 * self.max_connections + self.max_requests
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     pub listen: Vec<SocketAddr>,

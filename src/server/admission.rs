@@ -26,6 +26,8 @@ const MIN_SHARE: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     Connections,
+    /// The part of the process's file descriptors that clients' connections may use.
+    Descriptors,
     AddressConnections,
     Requests,
     AddressRequests,
@@ -36,6 +38,7 @@ impl Limit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Limit::Connections => "connections",
+            Limit::Descriptors => "descriptors",
             Limit::AddressConnections => "connections_per_address",
             Limit::Requests => "requests",
             Limit::AddressRequests => "requests_per_address",

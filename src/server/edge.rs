@@ -2,6 +2,7 @@
 //!
 //! What is malformed is refused in the API's shape. A request that passes becomes a [`ClientSession`].
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tokio::time::{timeout, timeout_at};
 use super::admission::{ConnectionPlace, Limit};
 use super::certificate::Certificate;
 use super::client_session::{Application, ClientConnection, ClientSession};
+use super::descriptors::BurstLog;
 use super::head::{self, BodyFraming};
 use super::http1_session::{self, After, Http1Session};
 use super::http2::{self, Times, Watch};
@@ -29,6 +31,7 @@ use super::lane::{Lane, Taken};
 use super::setup::{Current, Limits};
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
+use crate::clock;
 use crate::reply::{Reply, origin_in, origin_of};
 use crate::telemetry::Record;
 
@@ -50,7 +53,10 @@ const READ: usize = 4096;
 const MAX_LINGER: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Connections above `server.max_connections` that are told so at a time; those beyond are closed without a word.
+/// Connections over a limit that get a response at a time, unless few descriptors are left
+/// ([`Division`]); those beyond are closed without a response.
+///
+/// [`Division`]: super::descriptors::Division
 const MAX_TURNED_AWAY: usize = 256;
 
 /// Connections that the admin listener serves at a time: a few scrapers and people.
@@ -63,13 +69,24 @@ pub enum Side {
     Admin,
 }
 
+impl Side {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Side::Public => "public",
+            Side::Admin => "admin",
+        }
+    }
+}
+
 /// The application that pingora's listeners hand connections to, in front of one that speaks HTTP.
 pub struct Edge<A> {
     app: Arc<A>,
     current: Arc<Current>,
     side: Side,
-    connections: AtomicUsize,
-    turned_away: AtomicUsize,
+    connections: Arc<AtomicUsize>,
+    turned_away: Arc<AtomicUsize>,
+    /// Refusals because few descriptors are left.
+    shortages: BurstLog,
 }
 
 enum Head {
@@ -85,8 +102,8 @@ enum Head {
 
 impl<A: Application> Edge<A> {
     pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
-        let (connections, turned_away) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Edge { app: Arc::new(app), current, side, connections, turned_away }
+        let (connections, turned_away) = (Arc::default(), Arc::default());
+        Edge { app: Arc::new(app), current, side, connections, turned_away, shortages: BurstLog::default() }
     }
 
     /// The connection in plain: as it is, or within TLS. `None`: there was no handshake, or not in time.
@@ -108,11 +125,39 @@ impl<A: Application> Edge<A> {
         Box::pin(certificate.handshake(Wrapped::rewound(stream, read), left)).await
     }
 
-    fn max_connections(&self) -> usize {
-        match self.side {
-            Side::Public => self.current.load().limits.max_connections,
+    /// Decides on a connection with this descriptor, before it gets a task: in a burst, tasks that
+    /// refuse start later than further connections are accepted. `None`: it is closed.
+    pub fn admit(&self, descriptor: RawFd) -> Option<Admitted> {
+        let limits = self.current.load().limits;
+        let max_connections = match self.side {
+            Side::Public => {
+                if usize::try_from(descriptor).is_ok_and(|number| number >= limits.descriptors.clients) {
+                    return self.refusal(Limit::Descriptors).map(Admitted::Refused);
+                }
+                limits.max_connections
+            }
             Side::Admin => MAX_ADMIN_CONNECTIONS,
+        };
+        match Counted::below(&self.connections, max_connections) {
+            Some(counted) => Some(Admitted::Served(counted)),
+            None => self.refusal(Limit::Connections).map(Admitted::Refused),
         }
+    }
+
+    /// Counts a connection over a limit. `None`: so many are being refused that it is closed
+    /// without a response.
+    fn refusal(&self, limit: Limit) -> Option<Counted> {
+        let setup = self.current.load();
+        if self.side == Side::Public {
+            setup.metrics.over_limit(limit.as_str());
+        }
+        if limit == Limit::Descriptors
+            && let Some(refused) = self.shortages.record(clock::now())
+        {
+            tracing::warn!(refused, "refused connections because few file descriptors are left");
+        }
+        // Counted apart from the served ones, or a flood of refusals would keep other clients out.
+        Counted::below(&self.turned_away, MAX_TURNED_AWAY.min(setup.limits.descriptors.refusals))
     }
 
     /// Reads one head into a buffer that may hold a part of it. `first`: on a fresh connection, where HTTP/2 may begin.
@@ -173,16 +218,11 @@ impl<A: Application> Edge<A> {
         setup.admission.connection(address, setup.limits.address_connections).map(Some)
     }
 
-    /// Refuses a connection over a limit: with a response, or, in a flood of them, by closing it.
-    async fn refuse_connection(&self, stream: Stream, tls: Option<&Certificate>, limit: Limit) -> Option<()> {
-        // Counted apart from the served ones, or a flood of refusals would keep other clients out.
-        let _counted = Counted::below(&self.turned_away, MAX_TURNED_AWAY)?;
-        if self.side == Side::Public {
-            self.current.load().metrics.over_limit(limit.as_str());
+    /// Refuses a connection over a limit with a response.
+    async fn refuse_connection(&self, stream: Stream, tls: Option<&Certificate>) {
+        if let Some(stream) = self.in_plain(stream, tls).await {
+            self.turn_away(stream).await;
         }
-        let stream = self.in_plain(stream, tls).await?;
-        self.turn_away(stream).await;
-        Some(())
     }
 
     /// Answers a connection beyond the limit with 503, in the protocol that it speaks. The request is awaited for
@@ -371,36 +411,52 @@ fn check_chunks(mut received: &[u8]) -> Result<(), http1::ChunkError> {
 }
 
 /// A connection, counted as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
+pub struct Counted(Arc<AtomicUsize>);
 
-impl<'a> Counted<'a> {
+impl Counted {
     /// None if there are `most` already.
-    fn below(count: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let counted = Counted(count);
+    fn below(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let counted = Counted(count.clone());
         (count.fetch_add(1, Ordering::Relaxed) < most).then_some(counted)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What happens to an accepted connection.
+pub enum Admitted {
+    Served(Counted),
+    Refused(Counted),
 }
 
 impl<A: Application> Edge<A> {
     /// A connection, from its beginning to its end. `tls`: what it begins with, spoken here and not by pingora's
     /// listener, so that a handshake is counted as a connection and has the deadline of a head; pingora gives each 60 s,
     /// without a number. `draining`: answers say that the connection ends.
-    pub async fn serve(&self, stream: Stream, tls: Option<&Certificate>, draining: &ShutdownWatch) -> Option<Stream> {
-        let Some(counted) = Counted::below(&self.connections, self.max_connections()) else {
-            Box::pin(self.refuse_connection(stream, tls, Limit::Connections)).await;
-            return None;
+    pub async fn serve(
+        &self,
+        stream: Stream,
+        admitted: Admitted,
+        tls: Option<&Certificate>,
+        draining: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let counted = match admitted {
+            Admitted::Served(counted) => counted,
+            Admitted::Refused(_counted) => {
+                Box::pin(self.refuse_connection(stream, tls)).await;
+                return None;
+            }
         };
         let _place = match self.address_place(&stream) {
             Ok(place) => place,
             Err(limit) => {
                 drop(counted);
-                Box::pin(self.refuse_connection(stream, tls, limit)).await;
+                let _counted = self.refusal(limit)?;
+                Box::pin(self.refuse_connection(stream, tls)).await;
                 return None;
             }
         };

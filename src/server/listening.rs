@@ -1,32 +1,38 @@
 //! The listening sockets, and the way from an accepted connection to the edge.
 //!
-//! They are bound here and given to pingora, which accepts: an occupied port is an error of the start and no panic, a
-//! successor can be given them, and what is left in their queues when they close is served and not reset.
+//! They are bound and accepted from here: an occupied port is an error of the start and no panic, a
+//! successor can be given them, what is left in their queues when they close is served and not
+//! reset, and a connection that cannot be accepted is counted.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora_core::apps::ServerApp;
-use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
-use pingora_core::protocols::l4::stream::Stream as TcpStream;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
-use pingora_core::server::{Fds, ListenFds, ShutdownWatch};
+use pingora_core::protocols::UniqueID;
+use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
-use pingora_core::services::listening::Service as Accepting;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::certificate::Certificate;
 use super::client_session::Application;
-use super::edge::{Edge, Side};
+use super::client_stream::ClientStream;
+use super::descriptors::{AcceptFailures, Spares};
+use super::edge::{Admitted, Edge, Side};
 use super::holder::holder;
 use super::lifecycle::Lifecycle;
 use super::notify;
 use super::setup::Current;
 use super::start::StartError;
+use crate::clock;
+
+/// Connections that wait to be accepted, unless the system allows fewer (`net.core.somaxconn`).
+const BACKLOG: i32 = 65_535;
+
+/// Pause after a connection could not be accepted, and between two attempts to hold spares again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// That an address cannot be listened on, why, and who has it if it is taken and the system tells.
 pub fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
@@ -48,12 +54,14 @@ impl Sockets {
         let mut inherited: Vec<_> =
             inherited.into_iter().filter_map(|socket| Some((socket.local_addr().ok()?, socket))).collect();
         let mut socket = |address: &SocketAddr| {
-            if let Some(index) = inherited.iter().position(|(local, _)| local == address) {
-                return Ok(inherited.swap_remove(index).1);
-            }
             let wrong = |error| StartError::Environment(cannot_listen(*address, &error));
-            let socket = TcpListener::bind(address).map_err(wrong)?;
+            let socket = match inherited.iter().position(|(local, _)| local == address) {
+                Some(index) => inherited.swap_remove(index).1,
+                None => TcpListener::bind(address).map_err(wrong)?,
+            };
             socket.set_nonblocking(true).map_err(wrong)?;
+            // The standard library asks for a queue of 128 connections or so.
+            rustix::net::listen(&socket, BACKLOG).map_err(|error| wrong(error.into()))?;
             Ok(socket)
         };
         addresses.iter().map(&mut socket).collect::<Result<Vec<_>, _>>().map(|sockets| Sockets(Mutex::new(sockets)))
@@ -104,13 +112,13 @@ impl<A> Door<A> {
     }
 }
 
-#[async_trait]
-impl<A: Application> ServerApp for Door<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, _accepting: &ShutdownWatch) -> Option<Stream> {
+impl<A: Application> Door<A> {
+    /// Serves a connection to its end.
+    async fn serve(&self, stream: ClientStream, admitted: Admitted) {
         let lifecycle = self.current.load().lifecycle.clone();
         let _connection = (self.side == Side::Public).then(|| lifecycle.connection());
         // Not when accepting stops, but when answers are to say that their connection ends.
-        self.edge.serve(stream, self.certificate.as_deref(), &lifecycle.draining()).await
+        self.edge.serve(Box::new(stream), admitted, self.certificate.as_deref(), &lifecycle.draining()).await;
     }
 }
 
@@ -122,102 +130,131 @@ pub struct Entrance<A> {
 
 /// A service of pingora's that accepts connections, from sockets that were bound before.
 pub struct Listening<A> {
-    name: &'static str,
+    failures: Arc<AcceptFailures>,
     threads: Option<usize>,
     entrances: Vec<Entrance<A>>,
     sockets: Arc<Sockets>,
     lifecycle: Arc<Lifecycle>,
-    side: Side,
 }
 
 impl<A: Application> Listening<A> {
     pub fn new(
-        side: Side,
+        failures: AcceptFailures,
         threads: Option<usize>,
         entrances: Vec<Entrance<A>>,
         sockets: Arc<Sockets>,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        let name = match side {
-            Side::Public => "gateway",
-            Side::Admin => "admin",
-        };
-        Listening { name, threads, entrances, sockets, lifecycle, side }
+        Listening { failures: Arc::new(failures), threads, entrances, sockets, lifecycle }
     }
 
-    /// pingora's service on these sockets.
-    fn accepting(&self, entrance: &Entrance<A>) -> std::io::Result<(Accepting<Door<A>>, ListenFds)> {
-        let mut service = Accepting::new(self.name.into(), entrance.door.clone());
-        let mut fds = Fds::new();
+    /// Begins to accept connections of an entrance, from each of its sockets until `stop`.
+    fn start_accepting(
+        &self,
+        entrance: &Entrance<A>,
+        stop: &ShutdownWatch,
+        accepting: &mut JoinSet<()>,
+    ) -> std::io::Result<()> {
+        let door = Arc::new(entrance.door.clone());
         for socket in self.sockets.share()? {
-            let address = socket.local_addr()?;
-            if entrance.addresses.contains(&address) {
-                // The edge and TLS read into buffers of their own; pingora's, of 64 KiB, would be held by every idle
-                // connection.
-                let unbuffered = L4BufferSettings::default().read(0);
-                service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered));
-                fds.add(address.to_string(), socket.into_raw_fd());
+            if entrance.addresses.contains(&socket.local_addr()?) {
+                let listener = tokio::net::TcpListener::from_std(socket)?;
+                accepting.spawn(Self::accept(listener, door.clone(), self.failures.clone(), stop.clone()));
             }
         }
-        Ok((service, Arc::new(Mutex::new(fds))))
+        Ok(())
+    }
+
+    /// Accepts connections until `stop`. A failure is counted and does not end it.
+    async fn accept(
+        listener: tokio::net::TcpListener,
+        door: Arc<Door<A>>,
+        failures: Arc<AcceptFailures>,
+        mut stop: ShutdownWatch,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopped(&mut stop) => return,
+                () = tokio::time::sleep(RETRY_INTERVAL), if failures.lacks_spares() => {
+                    failures.refill();
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, peer)) => Self::serve(&door, stream, peer, failures.spares()),
+                Err(error) if failures.may_retry(&error, clock::now()) => {}
+                Err(_) => tokio::select! {
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                    () = stopped(&mut stop) => return,
+                },
+            }
+        }
+    }
+
+    /// Spawns the task that serves or refuses a connection, unless it is closed at once.
+    fn serve(door: &Arc<Door<A>>, stream: TcpStream, peer: SocketAddr, spares: Option<&Arc<Spares>>) {
+        let stream = ClientStream::new(stream, peer, spares.cloned());
+        if let Some(admitted) = door.edge.admit(stream.id()) {
+            let door = door.clone();
+            tokio::spawn(async move { door.serve(stream, admitted).await });
+        }
     }
 
     /// Serves what came before its listener closed and was not accepted yet: closing would reset it.
-    fn serve_rest(socket: TcpListener, door: &Door<A>) {
+    fn serve_rest(&self, socket: TcpListener, door: &Door<A>) {
+        let door = Arc::new(door.clone());
         while let Ok((stream, peer)) = socket.accept() {
-            let Ok(stream) = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) else {
-                continue;
-            };
-            let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-            // It is new, so it holds none.
-            let _ = digest.peer_addr.set(Some(peer.into()));
-            let mut stream = TcpStream::from(stream);
-            stream.set_socket_digest(digest);
-            let _ = stream.set_nodelay();
-            let door = Arc::new(door.clone());
-            let never = tokio::sync::watch::channel(false).1;
-            tokio::spawn(async move { door.process_new(Box::new(stream), &never).await });
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                Self::serve(&door, stream, peer, self.failures.spares());
+            }
         }
     }
 }
 
+/// Completes when accepting is to stop.
+async fn stopped(stop: &mut ShutdownWatch) {
+    // An error means that it can never be asked for again, which is the end of the process.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
 #[async_trait]
 impl<A: Application> Service for Listening<A> {
-    async fn start_service(&mut self, _none: Option<ListenFds>, _shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        let stop = match self.side {
+    async fn start_service(&mut self, _none: Option<ListenFds>, _shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+        let side = self.failures.side();
+        let stop = match side {
             Side::Public => self.lifecycle.public_stop(),
             Side::Admin => self.lifecycle.admin_stop(),
         };
         let mut accepting = JoinSet::new();
         let entrances = std::mem::take(&mut self.entrances);
         for entrance in &entrances {
-            match self.accepting(entrance) {
-                Ok((mut service, fds)) => {
-                    let stop = stop.clone();
-                    accepting.spawn(async move { service.start_service(Some(fds), stop, listeners_per_fd).await });
-                }
-                Err(error) => tracing::error!(%error, "a listener cannot be used"),
+            if let Err(error) = self.start_accepting(entrance, &stop, &mut accepting) {
+                tracing::error!(%error, "a listener cannot be used");
             }
         }
         self.lifecycle.service_started();
-        if self.side == Side::Public {
+        if side == Side::Public {
             tokio::spawn(watchdog());
         }
         while accepting.join_next().await.is_some() {}
         for entrance in entrances {
             for socket in self.sockets.take(&entrance.addresses) {
                 if !self.lifecycle.was_handed_over() {
-                    Self::serve_rest(socket, &entrance.door);
+                    self.serve_rest(socket, &entrance.door);
                 }
             }
         }
-        if self.side == Side::Public {
+        if side == Side::Public {
             self.lifecycle.listeners_closed();
         }
     }
 
     fn name(&self) -> &str {
-        self.name
+        match self.failures.side() {
+            Side::Public => "gateway",
+            Side::Admin => "admin",
+        }
     }
 
     fn threads(&self) -> Option<usize> {

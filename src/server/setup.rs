@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::admission::{Admission, RequestLimits, share};
 use super::certificate::Certificate;
+use super::descriptors::{self, Division};
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
@@ -34,6 +35,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Of one address.
     pub address_connections: usize,
+    pub descriptors: Division,
     pub requests: RequestLimits,
 }
 
@@ -150,6 +152,7 @@ impl Setup {
                 address_connections: server
                     .max_connections_per_address
                     .unwrap_or_else(|| share(server.max_connections)),
+                descriptors: Division::current(),
                 requests: RequestLimits::new(server.max_requests),
             },
             drain: DrainTimes { delay: server.drain_delay, longest: server.drain },
@@ -282,6 +285,7 @@ impl Reloader {
                 }
                 let restart = needs_restart(&self.started, &new);
                 self.levels.set(new.log.level);
+                descriptors::warn_if_low(&new.server);
                 let policy = setup.gateway.policy_id();
                 self.current.0.store(Arc::new(setup));
                 // Only what changed here: a gateway that read its file anew for another one has nothing to say to it.

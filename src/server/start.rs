@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
 use super::change_log::ChangeLog;
+use super::descriptors::{self, AcceptFailures, Division, Spares};
 use super::edge::{Edge, Side};
 use super::fleet::{self, Fleet};
 use super::lifecycle::Lifecycle;
@@ -117,6 +117,8 @@ pub fn run(
     start: Start,
 ) -> Result<(), StartError> {
     let started = Instant::now();
+    descriptors::raise_limit();
+    descriptors::warn_if_low(&config.server);
     export(&config, Some(&metrics))?;
     let connector = Connector::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?;
     let connector = Arc::new(connector);
@@ -130,7 +132,6 @@ pub fn run(
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
         None => None,
     };
-    raise_descriptor_limit(&config);
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let client = Arc::new(Client::new(&config.upstream, connector.clone(), metrics.clone()));
@@ -170,7 +171,7 @@ pub fn run(
 
     server.add_service(public_service(&current, certificate, &sockets, &addresses));
     let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
-    server.add_service(admin_service(admin, &sockets, &addresses));
+    server.add_service(admin_service(admin, &sockets, &addresses).map_err(environment)?);
     if let Some(change_log) = config.change_log.clone() {
         let metrics = metrics.change_log().map_err(environment)?;
         let reader = ChangeLog { config: change_log, current: current.clone(), metrics, turns };
@@ -232,28 +233,6 @@ fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> 
     }
 }
 
-/// Raises the soft limit on file descriptors to the hard one, as Go programs and HAProxy do, and warns if that is too low.
-fn raise_descriptor_limit(config: &Config) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit on file descriptors could not be raised");
-        }
-    }
-    let server = &config.server;
-    // A connection takes one descriptor, and a request that is forwarded another.
-    let needed = 2 * (server.max_connections + server.max_requests) as u64;
-    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
-        tracing::warn!(
-            allowed,
-            needed,
-            "the limit on file descriptors is lower than twice server.max_connections + server.max_requests; raise \
-             LimitNOFILE (systemd), ulimits (containers) or ulimit -n"
-        );
-    }
-}
-
 /// What is served and protected, in one line for people.
 fn in_words(config: &Config, addresses: &Addresses) -> String {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -298,15 +277,19 @@ fn public_service(
     };
     let mut entrances = vec![entrance(&addresses.plain, None)];
     entrances.extend(certificate.map(|certificate| entrance(&addresses.tls, Some(certificate))));
-    Listening::new(Side::Public, None, entrances, sockets.clone(), current.load().lifecycle.clone())
+    let setup = current.load();
+    let failures = AcceptFailures::new(Side::Public, setup.metrics.clone(), None);
+    Listening::new(failures, None, entrances, sockets.clone(), setup.lifecycle.clone())
 }
 
-fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> Listening<Admin> {
+fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> std::io::Result<Listening<Admin>> {
     let (current, lifecycle) = (admin.current.clone(), admin.lifecycle.clone());
+    let spares = Arc::new(Spares::new(Division::current())?);
+    let failures = AcceptFailures::new(Side::Admin, current.load().metrics.clone(), Some(spares));
     let edge = Arc::new(Edge::new(admin, current.clone(), Side::Admin));
     let door = Door::new(edge, current, Side::Admin, None);
     let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
-    Listening::new(Side::Admin, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle)
+    Ok(Listening::new(failures, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle))
 }
 
 /// Where it listens, with the port that was given where the configuration says 0.

@@ -44,6 +44,7 @@ pub struct Metrics {
     redactions: ByValue<IntCounter>,
     redaction_failures: ByValue<IntCounter>,
     over_limit: ByValue<IntCounter>,
+    accept_errors: ByValue<IntCounter, 2>,
     upstream_duration: ByValue<Histogram>,
     upstream_errors: ByValue<IntCounter>,
     upstream_error_causes: ByValue<IntCounter>,
@@ -271,8 +272,13 @@ impl Metrics {
             )?),
             over_limit: ByValue::counters(make.counters(
                 "over_limit_total",
-                "Connections and requests refused, and HTTP/2 connections ended, because a limit was reached.",
+                "Connections and requests refused (with or without a response), and HTTP/2 connections ended, because a limit was reached.",
                 &["limit"],
+            )?),
+            accept_errors: ByValue::counters(make.counters(
+                "accept_errors_total",
+                "Attempts to accept a connection that failed, by listener and reason.",
+                &["listener", "reason"],
             )?),
             upstream_duration: ByValue::histograms(make.histograms(
                 "upstream_request_duration_seconds",
@@ -343,6 +349,13 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
         metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         metrics.configuration_taken();
+        // An alert needs the increase from 0 to 1 as well.
+        metrics.over_limit.inc_by(["descriptors"], 0);
+        for listener in ["public", "admin"] {
+            for reason in ["descriptors", "other"] {
+                metrics.accept_errors.inc_by([listener, reason], 0);
+            }
+        }
         Ok(metrics)
     }
 
@@ -432,6 +445,11 @@ impl Metrics {
     /// A limit on what clients may have under way was reached.
     pub fn over_limit(&self, limit: &'static str) {
         self.over_limit.inc([limit]);
+    }
+
+    /// A listener could not accept a connection.
+    pub fn accept_failed(&self, listener: &'static str, reason: &'static str) {
+        self.accept_errors.inc([listener, reason]);
     }
 
     /// An exchange with the API ended; `kind`: what it was for.

@@ -16,6 +16,7 @@ mod commands;
 mod concurrent_upgrades;
 mod corpus;
 mod cors;
+mod descriptors;
 mod disconnect;
 mod environments;
 mod errors;

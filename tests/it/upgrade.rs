@@ -134,6 +134,31 @@ fn asked_by_usr2_it_starts_its_own_successor() {
     assert_eq!(run.code, Some(0), "{run:#?}");
 }
 
+#[test]
+fn successor_of_usr2_has_the_raised_descriptor_limit() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let mut gateway = Gateway::set_up(&origin).config(HERE).open_files_between(128, 256).start();
+    // At the limit of clients it can still be upgraded.
+    let client = gateway.client();
+    let mut crowd = Vec::new();
+    wait_until("connections are refused", || {
+        crowd.extend((0..20).map(|_| client.connect()));
+        gateway.metric("over_limit_total", &[("limit", "descriptors")]) >= 1.0
+    });
+    gateway.signal(Signal::SIGUSR2);
+    let successor = successor_of(&gateway);
+    gateway.wait_for_log("handed over");
+    drop(crowd);
+    gateway.wait_for_log("nothing was cut off");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", successor.0)).expect("its limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit of files");
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["256", "256"]);
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    kill(successor.0, Signal::SIGTERM).expect("it runs");
+    assert_eq!(gateway.wait().code, Some(0));
+}
+
 /// The process that USR2 started.
 fn successor_of(gateway: &Gateway) -> Other {
     gateway.wait_for_log("a successor starts");

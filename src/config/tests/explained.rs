@@ -40,6 +40,7 @@ fn the_defaults_in_words() {
             "/auth/** by the role in the answer: under the roots",
             "blocked /porting/*/notify: 403",
             "10000 connections; 2048 requests at once; heads of 32KiB within 10s; idle for 60s",
+            "descriptors 22048 at least (LimitNOFILE, ulimits); with fewer, fewer connections",
             "memory 256MiB of entries",
         ],
     );

@@ -78,9 +78,16 @@ pub struct Setup<'a> {
     config: String,
     files: Vec<(String, String)>,
     admin_token: Option<String>,
-    open_files: Option<usize>,
+    open_files: Option<OpenFiles>,
     log_to: LogTo,
     variables: Vec<(String, String)>,
+}
+
+/// Limits on file descriptors with which a process starts.
+#[derive(Clone, Copy)]
+struct OpenFiles {
+    soft: usize,
+    hard: usize,
 }
 
 impl Setup<'_> {
@@ -103,8 +110,13 @@ impl Setup<'_> {
     }
 
     /// How many files it may have open at most.
-    pub fn open_files(mut self, most: usize) -> Self {
-        self.open_files = Some(most);
+    pub fn open_files(self, most: usize) -> Self {
+        self.open_files_between(most, most)
+    }
+
+    /// The same, with a soft limit that it may raise to the hard one.
+    pub fn open_files_between(mut self, soft: usize, hard: usize) -> Self {
+        self.open_files = Some(OpenFiles { soft, hard });
         self
     }
 
@@ -460,7 +472,7 @@ impl Process {
     }
 
     fn spawn_with(
-        open_files: Option<usize>,
+        open_files: Option<OpenFiles>,
         log_to: LogTo,
         variables: &[(String, String)],
         arguments: &[&str],
@@ -468,9 +480,10 @@ impl Process {
         let binary = env!("CARGO_BIN_EXE_telecomx-gateway");
         let mut command = match open_files {
             // The shell becomes the binary, so that it is our own child.
-            Some(most) => {
+            Some(OpenFiles { soft, hard }) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), binary]);
+                let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited, binary]);
                 shell
             }
             None => Command::new(binary),
