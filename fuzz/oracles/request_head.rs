@@ -96,7 +96,12 @@ pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
     if !scheme.is_some_and(|scheme| ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str())) {
         return Some("the scheme");
     }
-    if path.is_none_or(|path| path.is_empty() || !path.chars().all(|c| c.is_ascii_graphic())) {
+    let is_escaped = |path: &str| {
+        let (before, query) = path.split_once('?').unwrap_or((path, ""));
+        let is_visible = path.chars().all(|c| c.is_ascii_graphic() && c != '#');
+        is_visible && !before.contains(['<', '>', '`']) && !query.contains(['<', '>', '"'])
+    };
+    if path.is_none_or(|path| path.is_empty() || !is_escaped(path)) {
         return Some("the path");
     }
     let named: Vec<String> = authority.iter().chain(&hosts).map(|name| name.to_ascii_lowercase()).collect();

@@ -125,7 +125,7 @@ impl Representation {
     }
 }
 
-/// Its body, as the body of an answer that pingora writes.
+/// Its body, as a session writes it.
 struct Body(Representation);
 
 impl AsRef<[u8]> for Body {

@@ -1,4 +1,4 @@
-//! An accepted TCP connection, as pingora's sessions use it.
+//! An accepted TCP connection.
 //!
 //! Unlike pingora's own type it has no buffers (readers and writers above have their own) and takes no
 //! times; and its descriptor can become a spare when it closes.

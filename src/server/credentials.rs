@@ -31,10 +31,10 @@ use crate::reply::CacheStatus;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The largest JSON body that is read before it is forwarded. pingora replays as much and no more.
+/// The largest JSON body that is read before it is forwarded.
 const MAX_READ_AHEAD: usize = 64 << 10;
 
-/// How long the next piece of such a body may take. pingora has no limit of this over HTTP/2.
+/// How long the next piece of such a body may take.
 const READ_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the beginning of a body of no stated type may take: it is forwarded unread after that,

@@ -78,7 +78,7 @@ impl Side {
     }
 }
 
-/// The application that pingora's listeners hand connections to, in front of one that speaks HTTP.
+/// The connections of one side, in front of the application that serves their requests.
 pub struct Edge<A> {
     app: Arc<A>,
     current: Arc<Current>,
@@ -434,9 +434,8 @@ pub enum Admitted {
 }
 
 impl<A: Application> Edge<A> {
-    /// A connection, from its beginning to its end. `tls`: what it begins with, spoken here and not by pingora's
-    /// listener, so that a handshake is counted as a connection and has the deadline of a head; pingora gives each 60 s,
-    /// without a number. `draining`: answers say that the connection ends.
+    /// Serves a connection to its end. `tls`: what it begins with, spoken here, so that a handshake is counted as a
+    /// connection and has the deadline of a head. `draining`: answers say that the connection ends.
     pub async fn serve(
         &self,
         stream: Stream,

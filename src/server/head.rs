@@ -1,4 +1,4 @@
-//! A request head as it came over the wire, judged before pingora reads it: what two readers could read differently is
+//! A request head as it came over the wire, judged before anything else reads it: what two readers could read differently is
 //! refused here, on every route. Pure.
 //!
 //! Source: RFC 9112 sections 2.2, 3, 5 and 6. Stricter than it allows recipients to be: no bare LF, no folding, one

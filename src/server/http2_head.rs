@@ -1,24 +1,25 @@
-//! Field sections of HTTP/2 clients, judged before h2 and pingora read them, by the rules that hold
+//! Field sections of HTTP/2 clients, judged before h2 reads them, by the rules that hold
 //! for HTTP/1.1 as far as those apply. Pure.
 //!
 //! Source: RFC 9113 sections 8.1 to 8.3. A malformed section is a stream error. A request that is
 //! well-formed but not served is replaced by one that the gateway answers with its own error, on
-//! the usual way: h2 and pingora would reset its stream or send a bare 400.
+//! the usual way: h2 would reset its stream.
 
-use super::head::{MAX_METHOD, is_token};
+use super::head::{MAX_METHOD, check_origin_form, is_token};
 use crate::api::{ApiError, Refusal};
 
 /// Names a request that was replaced. A client's field of this name is dropped.
 pub const REFUSAL_FIELD: &str = "x-telecomx-gateway-refusal";
 
 /// The errors that a replaced request names, by their place.
-const REFUSALS: [ApiError; 6] = [
+const REFUSALS: [ApiError; 7] = [
     ApiError::HeadTooLarge,
     ApiError::NotImplemented,
     ApiError::BadRequest(Refusal::OtherAuthority),
     ApiError::BadRequest(Refusal::MissingHost),
     ApiError::BadRequest(Refusal::Framing),
     ApiError::BadRequest(Refusal::ControlCharacter),
+    ApiError::BadRequest(Refusal::Fragment),
 ];
 
 /// Fields that go on with a replaced request: they decide about the response to it.
@@ -116,7 +117,12 @@ impl<'a> Pseudo<'a> {
         if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
             return refuse(Refusal::OtherAuthority);
         }
-        if path.iter().any(|byte| !byte.is_ascii_graphic()) {
+        if path.contains(&b'#') {
+            return refuse(Refusal::Fragment);
+        }
+        // What h2 would reset the stream for, and HTTP/1.1 refuses as well.
+        let target = std::str::from_utf8(path).unwrap_or_default();
+        if target.is_empty() || check_origin_form(target) == Err(Refusal::ControlCharacter) {
             return refuse(Refusal::ControlCharacter);
         }
         match (self.authority, host) {
@@ -158,7 +164,7 @@ pub fn replaced<'a>(
     error: ApiError,
     fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
 ) -> Vec<(&'a [u8], &'a [u8])> {
-    const PLACES: &[u8; 6] = b"012345";
+    const PLACES: &[u8; 7] = b"0123456";
     let place = REFUSALS.iter().position(|refusal| *refusal == error).unwrap_or(2);
     let is_method = |value: &&[u8]| value.len() <= MAX_METHOD && !matches!(*value, b"CONNECT" | b"TRACE");
     let method = fields.clone().find(|(name, _)| *name == b":method").map(|(_, value)| value).filter(is_method);
@@ -260,7 +266,8 @@ mod tests {
         assert_eq!(with(&[("host", "y")]), refused(Refusal::OtherAuthority));
         assert_eq!(with(&[("host", "x:80")]), refused(Refusal::OtherAuthority));
         assert_eq!(with(&[("host", "x"), ("host", "x")]), refused(Refusal::MissingHost));
-        for path in ["/a b", "/a\tb", "/a\u{7f}", "/\u{e6}"] {
+        assert_eq!(changed(":path", Some("/a#b")), refused(Refusal::Fragment));
+        for path in ["/a b", "/a\tb", "/a\u{7f}", "/\u{e6}", "/a<b", "/a>b", "/a`b", "/a?\"", "/a?<"] {
             assert_eq!(changed(":path", Some(path)), refused(Refusal::ControlCharacter), "{path:?}");
         }
         for lengths in [&["x"][..], &["+1"], &[""], &["1", "2"], &["1,1"], &["1000000000000000000"]] {

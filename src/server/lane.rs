@@ -1,7 +1,7 @@
-//! The lane: a customer's name that is asked for in the one plain shape is answered here, below pingora's session, in one write.
+//! The fast path: a request for a customer's name in the one plain shape is answered here, without a session, in one write.
 //!
 //! It decides nothing of its own. Who is calling, whether an answer is fresh, what the API is asked, the answer's fields and its
-//! record are what they are on the ordinary way; what it does not take, it leaves unread and untold, and pingora gets every byte
+//! record are what they are on the ordinary way; what it does not take, it leaves to the session, which gets every byte
 //! of it.
 
 use std::future::poll_fn;

@@ -128,7 +128,7 @@ pub struct Entrance<A> {
     pub door: Door<A>,
 }
 
-/// A service of pingora's that accepts connections, from sockets that were bound before.
+/// A pingora service that accepts connections, from sockets that were bound before.
 pub struct Listening<A> {
     failures: Arc<AcceptFailures>,
     threads: Option<usize>,

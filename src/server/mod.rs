@@ -1,4 +1,4 @@
-//! pingora: listeners, the reading of request heads, the adapter to the gateway, the admin listener, signals and drain.
+//! The server: listeners, connections, sessions, forwarding, the admin listener, signals and drain.
 
 mod admin;
 mod admission;

@@ -2,7 +2,7 @@
 //! HTTP/1.1 with a Bearer token, no query, and no field that the answer could depend on in another way. Pure.
 //!
 //! It refuses nothing: whatever it is not sure of, it declines, and the ordinary way reads the same bytes from their
-//! beginning. What it does read, [`super::head`] lets pass and pingora reads the same; a fuzz target compares them.
+//! beginning. What it does read, [`super::head`] lets pass; a fuzz target compares it with pingora's reading.
 
 use crate::api::{CustomerId, Token};
 

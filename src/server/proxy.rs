@@ -1,5 +1,5 @@
-//! The adapter between pingora and the gateway: routes a request, writes the gateway's own answers, lets pingora do the
-//! rest, and ends the record of each request. It decides nothing about caching or redaction.
+//! Routes a request, writes the gateway's own responses, and ends the record of each request. It decides nothing about caching or
+//! redaction.
 
 use std::net::IpAddr;
 
@@ -39,7 +39,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// Time to write the response to a request over a limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// pingora's side of the gateway.
+/// Serves the requests of clients.
 pub struct Proxy(pub Arc<Current>);
 
 /// What is known of a request from its head to its end.
@@ -369,7 +369,7 @@ fn has_body(session: &ClientSession) -> bool {
 }
 
 /// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
-/// have been passed on by then, whole as told. Only reading tells: pingora calls a body empty that is told to be.
+/// have been passed on by then, whole as told. Only reading shows it.
 async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
     let request = session.request();
     let told = request.version == Version::HTTP_2

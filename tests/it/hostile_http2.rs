@@ -74,10 +74,14 @@ fn the_rules_are_the_same_as_over_http1() {
     if let Ok(answer) = with_body {
         assert!(!answer.cache_status().contains("hit"), "{answer:#?}");
     }
-    // A fragment is cut off before anybody sees it: what is judged is what is passed on.
+    // A client library sends neither a fragment nor these characters.
     let mut frames = Frames::open(&gateway.client(), &[]);
-    frames.request(1, &with("/tools/realtime#x", &[])).expect("an open connection");
-    assert!(!frames.outcome(1).is_ok());
+    for (number, path) in (0_u32..).zip(["/tools/realtime#x", "/x#y", "/x<y", "/x`y", "/x?\"y"]) {
+        frames.request(2 * number + 1, &with(path, &[])).expect("an open connection");
+        let outcome = frames.outcome(2 * number + 1);
+        assert!(matches!(&outcome, Outcome::Answered(head) if head.first() == Some(&0x8c)), "{path}: no 400");
+    }
+    assert_eq!(origin.count(|seen| seen.path().starts_with("/x") && seen.path().len() > 2), 0);
     assert_eq!(origin.count(|seen| seen.path() == "/tools/realtime"), 0);
     for seen in origin.seen() {
         assert_eq!(seen.header("host"), Some(origin.address().to_string().as_str()), "{seen:#?}");
