@@ -200,7 +200,7 @@ pub fn judge_http2(uri: &Uri, fields: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Whether a name is one of the decisive ones but for `_` in place of `-`.
-fn is_disguised(name: &str) -> bool {
+pub fn is_disguised(name: &str) -> bool {
     name.contains('_') && {
         let dashed = name.replace('_', "-");
         DECISIVE.iter().any(|decisive| dashed.eq_ignore_ascii_case(decisive))

@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use http::HeaderValue;
 use http1::push_title_case;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
@@ -71,6 +72,7 @@ impl Lane {
             return Taken::Declined;
         }
         let Some(plain) = Plain::read(head) else { return Taken::Declined };
+        let Ok(origin) = plain.origin.map(HeaderValue::from_bytes).transpose() else { return Taken::Declined };
         let now = clock::now();
         let address = setup.trusted.caller_by(self.peer, plain.forwarded_for.as_slice());
         let Plain { customer, token, if_none_match, .. } = plain;
@@ -123,7 +125,7 @@ impl Lane {
         record.body_bytes = body.len();
         // It may have begun while the API was asked.
         let ends = setup.lifecycle.is_draining();
-        self.write_head(setup, &reply, &record.request_id, ends);
+        self.write_head(setup, &reply, origin.as_ref(), &record.request_id, ends);
         if let Err(failure) = self.write(setup, stream, body).await {
             return self.give_up(failure, record, setup);
         }
@@ -181,7 +183,7 @@ impl Lane {
     }
 
     /// As [`super::http1_session`] writes it.
-    fn write_head(&mut self, setup: &Setup, reply: &Reply, request_id: &str, ends: bool) {
+    fn write_head(&mut self, setup: &Setup, reply: &Reply, origin: Option<&HeaderValue>, request_id: &str, ends: bool) {
         let answer = &mut self.answer;
         answer.clear();
         answer.reserve(HEAD);
@@ -191,7 +193,7 @@ impl Lane {
         answer.extend_from_slice(b" ");
         answer.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         answer.extend_from_slice(b"\r\n");
-        reply.fields(&setup.gateway.cors, None, |name, value| {
+        reply.fields(&setup.gateway.cors, origin, |name, value| {
             push_title_case(answer, name.as_str());
             answer.extend_from_slice(b": ");
             value.append_to(answer);

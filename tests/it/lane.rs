@@ -96,9 +96,21 @@ fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
         "If-None-Match: nonsense\r\n",
         "X-Forwarded-Proto: https\r\nX-Real-IP: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\n",
         "Accept: \u{e6}\r\n",
+        "Cookie: token=tok-b\r\n",
+        "Cookie: _ga=1; theme=dark\r\nOrigin: https://page.example\r\n",
+        "Origin: https://page.example\r\n",
+        "X-HTTP-Method-Override: DELETE\r\n",
+        "Anything: else\r\n",
+        "X-Forwarded-Scheme: https\r\nX-Forwarded-Server: a\r\nX-Amzn-Trace-Id: Root=1-67-1\r\n",
+        "CF-Ray: 1\r\nCF-Connecting-IP: 198.51.100.7\r\nCDN-Loop: cloudflare\r\nx-envoy-attempt-count: 1\r\n",
+        "Content-Type: application/json\r\nX-Requested-With: fetch\r\nSec-GPC: 1\r\n",
         "Sec-Fetch-Mode: navigate\r\nSec-CH-UA: \"x\"\r\nReferer: https://a/b?c\r\n",
     ] {
         assert!(both.plain(taken), "{taken:?}");
+    }
+    for credential in ["X-API-Key: tok-a", "authorization: bearer tok-a"] {
+        let head = format!("GET {P} HTTP/1.1\r\nHost: gateway\r\n{credential}\r\nOrigin: https://a\r\n\r\n");
+        assert!(both.send(head.as_bytes()), "{credential}");
     }
     for (token, field) in [("tok-a", "198.51.100.7"), ("tok-a", "198.51.100.8, 127.0.0.1"), ("tok-a", "nonsense")] {
         let field = format!("X-Forwarded-For: {field}\r\n");
@@ -109,8 +121,10 @@ fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
         "Connection: close\r\n",
         "Connection: Authorization\r\n",
         "Connection: keep-alive, te\r\nTE: trailers\r\n",
-        "Cookie: token=tok-b\r\n",
         "X-API-Key: tok-b\r\n",
+        "X-Request-Id: abc\r\nCookie: token=tok-b\r\n",
+        "Cookie: a=b\r\nCookie: c=d\r\n",
+        "Origin: https://page.example\r\nOrigin: https://page.example\r\n",
         "Authorization: Bearer tok-a\r\n",
         "Authorization: Bearer tok-b\r\n",
         "Host: gateway\r\n",
@@ -125,14 +139,11 @@ fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
         "Cache-Control: only-if-cached\r\n",
         "Cache-Control: max-stale=5\r\n",
         "Pragma: no-cache\r\n",
-        "Origin: https://page.example\r\n",
-        "X-HTTP-Method-Override: DELETE\r\n",
         "Accept: a\r\n folded\r\n",
         "Accept : a\r\n",
         "Accept: a\nX: b\r\n",
         "Accept: \0\r\n",
         "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-For: 198.51.100.8\r\n",
-        "Anything: else\r\n",
         "\r\nGET /customer/73469a52f4fd7f77ec7b28cc/name HTTP/1.1\r\nHost: gateway\r\n",
     ] {
         assert!(!both.plain(declined), "{declined:?}");
@@ -152,7 +163,6 @@ fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
         (format!("GET {P} HTTP/1.1"), "Authorization: Bearer tok-a\r\n"),
         (format!("GET {P} HTTP/1.1"), "Host: gate way\r\nAuthorization: Bearer tok-a\r\n"),
         (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Basic tok-a\r\n"),
-        (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: bearer tok-a\r\n"),
         (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer  tok-a\r\n"),
         (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer tok a\r\n"),
         (format!("GET {P} HTTP/1.1"), "Host: gateway\r\nAuthorization: Bearer tok-unknown\r\n"),
@@ -195,7 +205,7 @@ fn pages_of_other_origins_get_the_same_fields_in_the_fast_path_and_beside_it() {
     both.plain("");
     assert!(both.plain(""), "without an origin");
     for origin in ["https://page.example", "https://other.example"] {
-        assert!(!both.plain(&format!("Origin: {origin}\r\n")), "{origin}");
+        assert!(both.plain(&format!("Origin: {origin}\r\n")), "{origin}");
     }
 }
 
