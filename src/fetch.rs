@@ -303,7 +303,7 @@ impl<T: Transport> Fetcher<T> {
     pub async fn ask(&self, request: Request<'_>, level: AccessLevel, token: &Token) -> Result<Asked, FetchError> {
         let asks_whether_changed = request.validators.is_some();
         let answer = self.client.get(request).await.map_err(|error| {
-            tracing::warn!(reason = error.as_str(), "a customer's name could not be fetched");
+            tracing::warn!(reason = error.as_str(), cause = error.cause(), "a customer's name could not be fetched");
             ApiError::from(error)
         })?;
         let (status, nominated) = (answer.status, nominated(&answer.headers));

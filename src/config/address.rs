@@ -47,10 +47,11 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
         Some(port) => parse_port(port).ok_or_else(|| Wrong::new("the port is not a number from 1 to 65535", RIGHT))?,
     };
     let is_absolute = host.ends_with('.') && !host.ends_with("..");
-    let Some(host) = parse_host(host.strip_suffix('.').filter(|_| is_absolute).unwrap_or(host)) else {
+    let parsed = parse_host(host.strip_suffix('.').filter(|_| is_absolute).unwrap_or(host));
+    // Only a name can be absolute: an address behind which a dot was written is neither.
+    let Some(host) = parsed.filter(|host| !is_absolute || host.parse::<IpAddr>().is_err()) else {
         return Err(Wrong::new("the host is neither a DNS name nor an address", RIGHT));
     };
-    let is_absolute = is_absolute && host.parse::<IpAddr>().is_err();
     Ok(UpstreamUrl { tls, host, is_absolute, port })
 }
 

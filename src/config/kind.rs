@@ -314,6 +314,16 @@ fn read_upstream_urls(value: &Spanned<DeValue>, sample: &str) -> Result<Value, V
             let wrong = Wrong::new("mixes http and https", "use one scheme for all URLs");
             return Err(vec![(value.span(), wrong)]);
         }
+        let authorities: Vec<_> = items
+            .iter()
+            .filter_map(|item| if let Value::UpstreamUrl(url) = item { Some(url.authority()) } else { None })
+            .collect();
+        // With and without a trailing dot: the same name for certificates and `Host`.
+        let repeated = |at: &usize| authorities[..*at].contains(&authorities[*at]);
+        if let Some(at) = (0..authorities.len()).find(repeated) {
+            let wrong = Wrong::new(format!("names {} twice", authorities[at]), "write it once");
+            return Err(vec![(value.span(), wrong)]);
+        }
         return Ok(urls);
     }
     Kind::UpstreamUrl.read(value, sample).map(|url| Value::List(vec![url]))

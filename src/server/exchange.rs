@@ -275,7 +275,7 @@ impl Proxy {
                 connector.record_failed_exchange(&endpoint, "no_response");
             }
             if !may_repeat || (!is_stale && !connector.has_untried(&tried)) {
-                return Err(failure);
+                return Err(if is_closed { UpstreamError::NoResponse.into() } else { failure });
             }
             stale += usize::from(is_stale);
             upload = side.upload;
@@ -364,7 +364,11 @@ impl Proxy {
         side: &mut ApiSide,
     ) -> Result<Option<Bytes>, Failure> {
         loop {
-            match self.receive(session, exchange, side).await? {
+            let received = self.receive(session, exchange, side).await.map_err(|failure| match failure {
+                Failure::Upstream(UpstreamError::Timeout) => UpstreamError::BodyTimeout.into(),
+                other => other,
+            });
+            match received? {
                 Event::Data(data) => return Ok(Some(data)),
                 Event::End => return Ok(None),
                 // Trailer fields do not pass, and `Trailer` does not announce them.

@@ -269,7 +269,10 @@ impl Connector {
                         Err(UpstreamError::Descriptors) => return Err(UpstreamError::Descriptors),
                         Err(failure) => {
                             self.record_failed_connect_at(&endpoint, failure.cause(), now);
-                            error = failure;
+                            // The attempt that came furthest says most: TLS failed behind TCP.
+                            if !matches!(error, UpstreamError::Tls(_)) {
+                                error = failure;
+                            }
                         }
                     }
                 }

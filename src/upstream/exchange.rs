@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use http1::{
-    BodyLength, ChunkedDecoder, HeadLimits, LAST_CHUNK, RequestFraming, ResponseHead, write_chunk_head,
+    BodyLength, ChunkedDecoder, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming, ResponseHead, write_chunk_head,
     write_request_head,
 };
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -27,6 +27,9 @@ const READ_BYTES: usize = 8 << 10;
 
 /// Request bytes that may wait to be written before [`Exchange::is_writable`] is false.
 const QUEUE_BYTES_MAX: usize = 64 << 10;
+
+/// Maximum number of bytes in a TLS record (RFC 8446 section 5.1).
+const TLS_RECORD_BYTES_MAX: usize = 16 << 10;
 
 /// What arrives from the API, in this order: interim heads, one head, data, trailers, the end.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub enum Progress {
 enum Incoming {
     Head {
         interim: usize,
+        scan: HeadScan,
     },
     Known(u64),
     Chunked(Box<ChunkedDecoder>),
@@ -114,7 +118,7 @@ impl Exchange {
             is_tunnel: false,
             received: BytesMut::new(),
             has_received: false,
-            incoming: Incoming::Head { interim: 0 },
+            incoming: Incoming::Head { interim: 0, scan: HeadScan::default() },
             is_persistent: false,
         }
     }
@@ -199,7 +203,11 @@ impl Exchange {
         while !self.is_sent() && !self.has_send_failed {
             let stream = Pin::new(&mut self.connection.stream);
             let is_data = self.outgoing.is_empty();
-            let bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing };
+            let mut bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing };
+            if !self.has_sent {
+                // Of several TLS records, the first may have been sent when a later one fails.
+                bytes = &bytes[..bytes.len().min(TLS_RECORD_BYTES_MAX)];
+            }
             match ready!(stream.poll_write(context, bytes)) {
                 Ok(0) | Err(_) => self.has_send_failed = true,
                 Ok(count) => {
@@ -333,14 +341,15 @@ impl Exchange {
     /// Makes an event of the bytes that arrived, or returns `None` if more are needed.
     fn parse(&mut self) -> Result<Option<Event>, UpstreamError> {
         match &mut self.incoming {
-            Incoming::Head { interim } => {
+            Incoming::Head { interim, scan } => {
                 let limits = HeadLimits::default();
-                let parsed = ResponseHead::parse(&self.received, &self.method, &limits);
+                let parsed = ResponseHead::resume(scan, &self.received, &self.method, &limits);
                 let Some((head, length)) = parsed.map_err(|_| UpstreamError::Protocol)? else {
                     return Ok(None);
                 };
                 self.received.advance(length);
                 if head.is_interim() {
+                    *scan = HeadScan::default();
                     *interim += 1;
                     if *interim > MAX_INFORMATIONAL {
                         return Err(UpstreamError::Protocol);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, IntCounter, IntGaugeVec, Opts};
@@ -21,6 +22,8 @@ pub struct AddressMetrics {
     opened: IntCounter,
     reused: IntCounter,
     resolution_age: Gauge,
+    /// Held while the values are collected: two scrapes at once would count connections twice.
+    collecting: Mutex<()>,
 }
 
 impl AddressMetrics {
@@ -54,6 +57,7 @@ impl AddressMetrics {
                 "upstream_resolution_age_seconds",
                 "Time since every host name in upstream.url was last resolved.",
             ))?,
+            collecting: Mutex::new(()),
         })
     }
 }
@@ -66,6 +70,7 @@ impl Collector for AddressMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _collecting = self.collecting.lock();
         // Addresses that are gone must not stay.
         [&self.state, &self.connections, &self.in_flight].into_iter().for_each(IntGaugeVec::reset);
         for address in self.connector.addresses() {

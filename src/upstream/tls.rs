@@ -63,7 +63,8 @@ impl TlsFailure {
             Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFailure::Expired,
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => TlsFailure::NotYetValid,
-                CertificateError::UnknownIssuer => TlsFailure::UnknownAuthority,
+                // An authority of the same name as a trusted one has another key.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFailure::UnknownAuthority,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     TlsFailure::WrongName
                 }

@@ -57,9 +57,13 @@ impl Transport for Connections {
             let slow_at = clock::now() + self.slow_after;
             let gives_up = slow_at < deadline && self.connector.has_healthy(&tried);
             let head_by = if gives_up { slow_at } else { deadline };
+            // A target that a client chose in part says nothing bad of its address.
+            let counts = request.kind != Kind::Bypass;
             let error = match self.read_answer(&mut exchange, head_by, deadline).await {
                 Ok(answer) => {
-                    self.connector.record_status(&endpoint, answer.status);
+                    if counts || !answer.status.is_server_error() {
+                        self.connector.record_status(&endpoint, answer.status);
+                    }
                     if let Some(connection) = exchange.into_reusable() {
                         self.connector.keep(connection);
                     }
@@ -75,8 +79,6 @@ impl Transport for Connections {
                 }
                 Err(error) => error,
             };
-            // A target that a client chose in part says nothing of its address.
-            let counts = request.kind != Kind::Bypass;
             let is_failure =
                 matches!(error, UpstreamError::NoResponse | UpstreamError::Timeout | UpstreamError::BodyTimeout);
             if counts && is_failure {

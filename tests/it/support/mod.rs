@@ -18,6 +18,7 @@ mod recorder;
 mod redis;
 pub mod routing;
 mod rules;
+mod tls_api;
 mod wire;
 
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use raw_api::{RawApi, response};
 pub use recorder::{MANNER, Message, Recorder, TAG};
 pub use redis::Redis;
 pub use rules::{Answer, Framing, Gate, Rule};
+pub use tls_api::TlsApi;
 pub use wire::Seen;
 
 /// How long anything may take before a test calls it broken. Long, since machines are slow and noisy.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -91,17 +91,22 @@ enum Serving {
 impl Origin {
     /// Plain HTTP.
     pub fn start() -> Origin {
-        Origin::with(None)
+        Origin::with(None, Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Plain HTTP at another address of this machine.
+    pub fn start_at(address: IpAddr) -> Origin {
+        Origin::with(None, address)
     }
 
     /// HTTPS with that certificate.
     pub fn start_tls(certificate: &Certificate) -> Origin {
-        Origin::with(Some(certificate.acceptor()))
+        Origin::with(Some(certificate.acceptor()), Ipv4Addr::LOCALHOST.into())
     }
 
-    fn with(tls: Option<TlsAcceptor>) -> Origin {
+    fn with(tls: Option<TlsAcceptor>, address: IpAddr) -> Origin {
         let _inside = runtime().enter();
-        let socket = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let socket = bound(SocketAddr::from((address, 0)));
         let address = socket.local_addr().expect("a bound socket has an address");
         let shared = Arc::default();
         let origin = Origin { shared, address, tls, serving: Mutex::new(Serving::Refusing(socket)) };
@@ -279,7 +284,8 @@ fn customer_of_name(path: &str) -> Option<&str> {
 fn bound(address: SocketAddr) -> TcpSocket {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let socket = TcpSocket::new_v4().expect("a socket");
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.expect("a socket");
         socket.set_reuseaddr(true).expect("an option every socket has");
         match socket.bind(address) {
             Ok(()) => return socket,
