@@ -166,6 +166,8 @@ const showStats = (stats, upstreamErrors, resident) => {
   at("api-card").dataset.bad = upstream.circuit !== "closed";
   const asks = upstream.circuit === "closed" ? "the API is asked; " : "the API is down, asked by one request now and then; ";
   say("upstream", `${asks}${grouped.format(upstream.in_flight)} under way; ${grouped.format(upstreamErrors)} failed in 15 min`);
+  const addresses = upstream.addresses.map(({ address, state }) => `${address} ${state}`);
+  say("addresses", addresses.join(", ") || "no address of the API is known");
   const reload = stats.last_reload;
   say("reload", reload === null ? "none yet" : reload.successful ? "taken up" : "refused");
   at("reload-card").dataset.bad = reload !== null && !reload.successful;
