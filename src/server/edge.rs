@@ -298,13 +298,13 @@ impl<A: Application> Edge<A> {
         let mut answer = Vec::new();
         answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
         reply.fields(&self.current.load().gateway.cors, origin.as_ref(), |name, value| {
-            http1::push_title_case(&mut answer, name.as_str());
+            http1_session::push_name(&mut answer, name.as_str());
             answer.extend_from_slice(b": ");
             value.append_to(&mut answer);
             answer.extend_from_slice(b"\r\n");
         });
         answer.extend_from_slice(
-            format!("X-Request-Id: {}\r\nConnection: close\r\nDate: ", record.request_id).as_bytes(),
+            format!("x-request-id: {}\r\nConnection: close\r\nDate: ", record.request_id).as_bytes(),
         );
         answer.extend_from_slice(get_cached_date().as_bytes());
         answer.extend_from_slice(b"\r\n\r\n");

@@ -280,7 +280,7 @@ impl Http1Session {
 
     fn push_fields(&mut self, head: &ResponseHeader) {
         for (name, value) in &head.headers {
-            http1::push_title_case(&mut self.queue, name.as_str());
+            push_name(&mut self.queue, name.as_str());
             self.queue.extend_from_slice(b": ");
             self.queue.extend_from_slice(value.as_bytes());
             self.queue.extend_from_slice(b"\r\n");
@@ -380,6 +380,15 @@ impl Http1Session {
         }
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
         Poll::Ready(flushed.map_err(|_| ClientFailure::Closed))
+    }
+}
+
+/// Appends the name of a response field: in title case, except for the gateway's own fields, whose
+/// spelling README shows.
+pub fn push_name(out: &mut Vec<u8>, name: &str) {
+    match name {
+        "etag" | "vary" | "cache-status" | "x-request-id" => out.extend_from_slice(name.as_bytes()),
+        _ => http1::push_title_case(out, name),
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use http::HeaderValue;
-use http1::push_title_case;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::head;
-use super::http1_session::MAX_BEHIND;
+use super::http1_session::{MAX_BEHIND, push_name};
 use super::plain::Plain;
 use super::setup::Setup;
 use crate::api::ApiError;
@@ -194,12 +193,12 @@ impl Lane {
         answer.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
         answer.extend_from_slice(b"\r\n");
         reply.fields(&setup.gateway.cors, origin, |name, value| {
-            push_title_case(answer, name.as_str());
+            push_name(answer, name.as_str());
             answer.extend_from_slice(b": ");
             value.append_to(answer);
             answer.extend_from_slice(b"\r\n");
         });
-        answer.extend_from_slice(b"X-Request-Id: ");
+        answer.extend_from_slice(b"x-request-id: ");
         answer.extend_from_slice(request_id.as_bytes());
         answer.extend_from_slice(b"\r\nDate: ");
         answer.extend_from_slice(get_cached_date().as_bytes());

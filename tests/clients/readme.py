@@ -12,7 +12,8 @@ PLACE = "gateway=http://127.0.0.1:8080 admin=http://127.0.0.1:9090"
 VARYING = [
     (r"(?m)^(age|date|x-request-id): .*", r"\1: …"),
     (r"\bttl=\d+", "ttl=…"),
-    (r'"(uptime_seconds|bytes)":\d+', r'"\1":…'),
+    (r'"(uptime_seconds|bytes|open|idle)":\d+', r'"\1":…'),
+    (r'"name":"[0-9a-f]{8}","address":"[^"]*"', '"name":…,"address":…'),
 ]
 
 

@@ -49,8 +49,8 @@ fn settled(answer: &[u8]) -> String {
     let line = |line: &str| match line.split_once(':') {
         Some(("Age" | "Date", _)) => line.split(':').next().unwrap_or_default().to_owned(),
         // Ids that the gateway made: 32 digits.
-        Some(("X-Request-Id", id)) if id.trim().len() == 32 => "X-Request-Id".to_owned(),
-        Some(("Cache-Status", _)) => ttl(line).unwrap_or_else(|| line.to_owned()),
+        Some(("x-request-id", id)) if id.trim().len() == 32 => "x-request-id".to_owned(),
+        Some(("cache-status", _)) => ttl(line).unwrap_or_else(|| line.to_owned()),
         _ => line.to_owned(),
     };
     text.split("\r\n").map(line).collect::<Vec<_>>().join("\r\n")
