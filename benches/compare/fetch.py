@@ -34,7 +34,7 @@ CASES = {"fetch": name(FRESH), "forward": "/bytes/1024"}
 
 
 class Shop:
-    """The folder and the origin of all servers: every token is valid, and every customer has a document of its own."""
+    """The folder and the origin of all servers: every token is valid, and every customer has a separate document."""
 
     def __init__(self, folder):
         self.folder, self.origin = folder, servers.free_port()
@@ -77,7 +77,7 @@ http {{
 
 
 class Gateway(servers.Gateway):
-    """A gateway of a binary of its own. The cache is small, so that no case grows memory without end."""
+    """A gateway of one binary. The cache is small, so that no case grows memory without end."""
 
     caching = 'cache.ttl = "6h"\ncache.max_bytes = "64MiB"\n'
 

@@ -106,19 +106,12 @@ impl Upload {
         }
         api.push_body(piece);
     }
-
-    /// Marks the upload as ended early: the connection to the API is not used again.
-    pub(super) fn abandon(&mut self) {
-        self.is_whole = false;
-    }
 }
 
 /// The API's side of an exchange.
 pub(super) struct ApiSide {
     api: upstream::Exchange,
     pub(super) upload: Upload,
-    /// Time for which the API may be silent.
-    silence: Duration,
 }
 
 impl ApiSide {
@@ -197,7 +190,7 @@ impl Proxy {
             Some(veil) => self.answer_veiled(session, exchange, veil, &mut side, &head).await?,
             None => self.answer_plain(session, exchange, &mut side, &head).await?,
         }
-        let ApiSide { mut api, upload, .. } = side;
+        let ApiSide { mut api, upload } = side;
         if upload.is_tunnel {
             return Ok(());
         }
@@ -244,7 +237,7 @@ impl Proxy {
             if upload.is_whole {
                 api.finish_body();
             }
-            let mut side = ApiSide { api, upload, silence: FORWARD_SILENCE };
+            let mut side = ApiSide { api, upload };
             // Slow routes are legitimate: only an address that fails for others too is given up.
             let may_give_up = is_idempotent && connector.has_untried(&[endpoint.id]);
             let head = select! {
@@ -319,7 +312,7 @@ impl Proxy {
         exchange: &mut Exchange,
         side: &mut ApiSide,
     ) -> Result<Event, Failure> {
-        let ApiSide { api, upload, silence } = side;
+        let ApiSide { api, upload } = side;
         let since = Instant::now();
         let body_timeout = exchange.setup.limits.body_timeout();
         loop {
@@ -331,7 +324,7 @@ impl Proxy {
             let reads_body = upload.is_open && has_room;
             let waits_for_client = reads_body && !upload.is_tunnel;
             let deadline =
-                if waits_for_client { upload.moved + body_timeout } else { since.max(upload.moved) + *silence };
+                if waits_for_client { upload.moved + body_timeout } else { since.max(upload.moved) + FORWARD_SILENCE };
             let piece = select! {
                 progress = api.next_progress() => match progress? {
                     Progress::Received(event) => return Ok(event),

@@ -251,8 +251,6 @@ impl Proxy {
         response.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
         let body = error_body(head.status);
         response.insert_header(CONTENT_LENGTH, body.len())?;
-        // The connection is not used again: the rest of the body is on it.
-        side.upload.abandon();
         self.response_complete(exchange);
         end_if_draining(session, exchange);
         let body = if session.request().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };

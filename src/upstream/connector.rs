@@ -104,10 +104,6 @@ impl Connector {
         Ok(())
     }
 
-    pub fn endpoints(&self) -> &Arc<Endpoints> {
-        &self.endpoints
-    }
-
     /// Chooses an address and returns a connection to it: a kept one unless `only_fresh`.
     ///
     /// `tried` holds the addresses at which this request failed already; they are used only if there
@@ -134,7 +130,7 @@ impl Connector {
     /// # Errors
     ///
     /// No address is known.
-    pub async fn choose_or_wait(&self, tried: &[u64]) -> Result<Arc<Endpoint>, UpstreamError> {
+    async fn choose_or_wait(&self, tried: &[u64]) -> Result<Arc<Endpoint>, UpstreamError> {
         let now = clock::now();
         if let Some(endpoint) = self.choose(tried, now) {
             return Ok(endpoint);
@@ -160,11 +156,7 @@ impl Connector {
     }
 
     /// Records that a connection to an address failed, and makes a lookup due.
-    pub fn record_failed_connect(&self, endpoint: &Endpoint, error: UpstreamError) {
-        self.record_failed_connect_at(endpoint, error.cause(), clock::now());
-    }
-
-    fn record_failed_connect_at(&self, endpoint: &Endpoint, cause: &'static str, now: Instant) {
+    fn record_failed_connect(&self, endpoint: &Endpoint, cause: &'static str, now: Instant) {
         report(endpoint, endpoint.record(EndpointOutcome::ConnectFailed, now), cause);
         self.resolver.request_refresh();
     }
@@ -261,14 +253,14 @@ impl Connector {
                             // silent or slow. The next requests shall not begin with it.
                             let is_late = |other: &&Attempt| now >= other.since + ATTEMPT_DELAY;
                             for late in pending.iter().filter(is_late) {
-                                self.record_failed_connect_at(&late.endpoint, "slow_connect", now);
+                                self.record_failed_connect(&late.endpoint, "slow_connect", now);
                             }
                             self.opened.fetch_add(1, Ordering::Relaxed);
                             return Ok(Connection { stream, is_reused: false, in_flight: endpoint.begin() });
                         }
                         Err(UpstreamError::Descriptors) => return Err(UpstreamError::Descriptors),
                         Err(failure) => {
-                            self.record_failed_connect_at(&endpoint, failure.cause(), now);
+                            self.record_failed_connect(&endpoint, failure.cause(), now);
                             // The attempt that came furthest says most: TLS failed behind TCP.
                             if !matches!(error, UpstreamError::Tls(_)) {
                                 error = failure;
@@ -283,7 +275,7 @@ impl Connector {
                 () = sleep_until(deadline.into()) => {
                     let now = clock::now();
                     for late in &pending {
-                        self.record_failed_connect_at(&late.endpoint, "connect_timeout", now);
+                        self.record_failed_connect(&late.endpoint, "connect_timeout", now);
                     }
                     let is_in_tls = pending.iter().any(|late| late.is_in_tls.load(Ordering::Relaxed));
                     return Err(if is_in_tls { UpstreamError::Tls(TlsFailure::TimedOut) } else { error });

@@ -123,10 +123,6 @@ impl Exchange {
         }
     }
 
-    pub fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// Whether any byte of the request may have reached the API.
     pub fn has_sent(&self) -> bool {
         self.has_sent
