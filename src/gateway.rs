@@ -60,12 +60,15 @@ pub struct Ask<'a> {
     pub has_body: bool,
 }
 
-/// An intercepted `GET` whose only credential is a Bearer token, with no query, no body and no wish of how fresh its answer is.
-pub struct PlainAsk<'a> {
+/// An intercepted request without a body and other query parameters than `token`, whose credential was found.
+pub struct FastPathRequest<'a> {
     pub customer: CustomerId,
+    /// The credential that decides.
     pub token: &'a str,
     pub address: IpAddr,
     pub if_none_match: Option<&'a [u8]>,
+    /// What the client's `Cache-Control` and `Pragma` require.
+    pub wants: CacheControl,
 }
 
 /// What a request that may be answered from the cache says, beside who sends it.
@@ -184,10 +187,10 @@ impl<T: Transport> Gateway<T> {
         settled(told, record)
     }
 
-    /// The same of a plain one that [`Gateway::at_hand`] has no answer for.
-    pub async fn answer_plain(&self, ask: &PlainAsk<'_>, caller: CallerId, record: &mut Record) -> Reply {
-        let told = self.tell_plain(ask, caller, record).await;
-        settled(told, record)
+    /// Responds to a request for which [`Gateway::try_cached`] has no response.
+    pub async fn answer_uncached(&self, request: &FastPathRequest<'_>, caller: CallerId, record: &mut Record) -> Reply {
+        let result = self.serve_uncached(request, caller, record).await;
+        settled(result, record)
     }
 
     /// Who is calling, what is asked, is it here, fetch it, may they see it, answer.
@@ -201,11 +204,16 @@ impl<T: Transport> Gateway<T> {
         self.grant(&Wish { customer: ask.customer, wants, held }, caller, token).await
     }
 
-    async fn tell_plain(&self, ask: &PlainAsk<'_>, caller: CallerId, record: &mut Record) -> Result<Reply, ApiError> {
-        let token = Token::parse(ask.token.as_bytes()).ok_or(CredentialError::NotBearer)?;
-        let caller = self.identify(caller, &token, ask.address, record).await?;
-        let held = Held::Value(ask.if_none_match);
-        self.grant(&Wish { customer: ask.customer, wants: CacheControl::default(), held }, caller, token).await
+    async fn serve_uncached(
+        &self,
+        request: &FastPathRequest<'_>,
+        caller: CallerId,
+        record: &mut Record,
+    ) -> Result<Reply, ApiError> {
+        let FastPathRequest { customer, token, address, if_none_match, wants } = *request;
+        let token = Token::parse(token.as_bytes()).ok_or(CredentialError::Malformed)?;
+        let caller = self.identify(caller, &token, address, record).await?;
+        self.grant(&Wish { customer, wants, held: Held::Value(if_none_match) }, caller, token).await
     }
 
     /// What is stored, or what the API says.
@@ -249,15 +257,15 @@ impl<T: Transport> Gateway<T> {
         }
     }
 
-    /// The answer that is there: of a caller who is known, fresh, and with nothing to be asked in the background. Nothing is
-    /// counted.
+    /// The cached response: fresh, for a caller whose validation is cached too, and with nothing to
+    /// be fetched in the background. Nothing is counted.
     ///
     /// # Errors
-    /// [`Gateway::answer_plain`] has more to do for that caller.
-    pub fn at_hand(&self, ask: &PlainAsk<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
-        let PlainAsk { customer, token, if_none_match, .. } = *ask;
+    /// [`Gateway::answer_uncached`] must respond, for this caller.
+    pub fn try_cached(&self, request: &FastPathRequest<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
+        let FastPathRequest { customer, token, if_none_match, ref wants, .. } = *request;
         let caller = self.callers.of(token);
-        let address = self.identities.address(ask.address);
+        let address = self.identities.address(request.address);
         let wanted = Wanted { caller, customer, address, policy: self.policy_id };
         let digest = self.cache.digest(&caller, &customer);
         let (level, entry) = self
@@ -265,8 +273,11 @@ impl<T: Transport> Gateway<T> {
             .find(&wanted, digest, now, |found| self.still_at_hand(&wanted, digest, found, now))
             .or_else(|| self.look_up(&wanted, digest, now))
             .ok_or(caller)?;
-        let status = CacheStatus::Hit { ttl: entry.ttl(now) };
-        Ok((level, stored_reply(Held::Value(if_none_match), &entry, now, status)))
+        let ttl = entry.ttl(now);
+        if *wants != CacheControl::default() && !wants.accepts(entry.age(now).as_secs(), ttl) {
+            return Err(caller);
+        }
+        Ok((level, stored_reply(Held::Value(if_none_match), &entry, now, CacheStatus::Hit { ttl })))
     }
 
     /// A fresh answer for a caller who is known.

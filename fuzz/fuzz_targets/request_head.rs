@@ -8,6 +8,7 @@
 #![no_main]
 
 use bytes::BytesMut;
+use http1::{BodyLength, FieldSlots, HeadScan, RequestHeadRef, find_request_end};
 use libfuzzer_sys::fuzz_target;
 
 /// What the modules below ask of their crate.
@@ -15,9 +16,6 @@ mod api {
     pub use telecomx_gateway::api::*;
 }
 
-#[expect(dead_code, reason = "of the judge, only heads of HTTP/1.1 are looked at here")]
-#[path = "../../src/server/head.rs"]
-mod head;
 #[path = "../../src/server/hpack.rs"]
 mod hpack;
 #[expect(dead_code, reason = "the refusal is read by the adapter")]
@@ -45,10 +43,10 @@ fn http1(mut bytes: &[u8]) {
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
         bytes = rest;
     }
-    let Some(end) = head::end(bytes) else { return };
-    if let Ok(passed) = head::judge(&bytes[..end]) {
+    let Ok(Some(end)) = find_request_end(&mut HeadScan::default(), bytes, 64 << 10) else { return };
+    if let Ok(head) = RequestHeadRef::parse(&bytes[..end], &mut FieldSlots::new()) {
         let framing = oracle::framing(&bytes[..end]).expect("no two readings of a head that passes");
-        assert_eq!(passed.body == head::BodyFraming::Chunked, framing == Framing::Chunked);
+        assert_eq!(head.body == BodyLength::Chunked, framing == Framing::Chunked);
     }
 }
 

@@ -3,6 +3,9 @@
 
 use super::oracle::{self, Field, Framing, Reading, Refusal};
 
+/// Maximum number of fields of a request head.
+pub const MAX_REQUEST_FIELDS: usize = 100;
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestRefusal {
@@ -86,7 +89,7 @@ fn whole_head(bytes: &[u8]) -> Result<RequestHead, RequestRefusal> {
         return Err(syntax);
     }
     let fields: Vec<Field> = lines.map(oracle::field).collect::<Option<_>>().ok_or(syntax)?;
-    if fields.len() > oracle::MAX_HEAD_FIELDS {
+    if fields.len() > MAX_REQUEST_FIELDS {
         return Err(RequestRefusal::Head(Refusal::TooManyFields));
     }
     let announced = oracle::announced(&fields, is_old).map_err(RequestRefusal::Head)?;

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
-use http1::{BodyLength, ChunkedDecoder, Expectation, HeadLimits, HeadScan, RequestHead};
+use http1::{
+    BodyLength, ChunkedDecoder, Expectation, FieldSlots, HeadScan, RequestHeadRef, find_request_end,
+};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::rt::ReadBufCursor;
 use hyper::service::service_fn;
@@ -18,12 +20,25 @@ use hyper::service::service_fn;
 use super::oracle::{self, Framing, Reading, Refusal};
 use super::request_oracle::{self, RequestRefusal};
 
+/// A head as `crates/http1` reads it.
+#[derive(Clone, Debug)]
+pub struct ReadHead {
+    pub method: Method,
+    pub target: String,
+    pub origin_form: String,
+    pub version: Version,
+    pub fields: HeaderMap,
+    pub body: BodyLength,
+    pub is_persistent: bool,
+    pub expectation: Expectation,
+}
+
 /// What `crates/http1` makes of the beginning of some bytes.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// The request ends within the bytes, at `length`.
     Whole {
-        head: Box<RequestHead>,
+        head: Box<ReadHead>,
         body: Vec<u8>,
         trailers: HeaderMap,
         length: usize,
@@ -59,9 +74,9 @@ pub fn compare(bytes: &[u8], step: usize) {
             assert_eq!((&first.method, first.version), (&head.method, head.version));
             assert_eq!(first.fields, head.fields);
             assert_eq!(first.body, body);
-            let origin_form = head.origin_form();
+            let origin_form = &*head.origin_form;
             let (path, query) =
-                origin_form.split_once('?').map_or((&*origin_form, None), |(p, q)| (p, Some(q)));
+                origin_form.split_once('?').map_or((origin_form, None), |(p, q)| (p, Some(q)));
             assert_eq!((first.uri.path(), first.uri.query()), (path, query));
             let mut kept = first.trailers.clone();
             let names: Vec<_> = kept.keys().cloned().collect();
@@ -94,9 +109,12 @@ pub fn read(bytes: &[u8], step: usize) -> Outcome {
     let mut scan = HeadScan::default();
     let (head, at) = loop {
         arrived = bytes.len().min(arrived.saturating_add(step));
-        match RequestHead::resume(&mut scan, &bytes[..arrived], &HeadLimits::default()) {
+        match find_request_end(&mut scan, &bytes[..arrived], 64 << 10) {
             Err(_) => return Outcome::Refused,
-            Ok(Some(parsed)) => break parsed,
+            Ok(Some(end)) => match read_head(&bytes[..end]) {
+                Some(head) => break (head, end),
+                None => return Outcome::Refused,
+            },
             Ok(None) if arrived == bytes.len() => return Outcome::Unfinished,
             Ok(None) => {}
         }
@@ -126,6 +144,23 @@ pub fn read(bytes: &[u8], step: usize) -> Outcome {
         }
     }
     Outcome::Whole { head: Box::new(head), body, trailers, length: at + used }
+}
+
+fn read_head(bytes: &[u8]) -> Option<ReadHead> {
+    let mut slots = FieldSlots::new();
+    let read = RequestHeadRef::parse(bytes, &mut slots).ok()?;
+    let owned = read.to_head().expect("the http crate accepts what the parser accepts");
+    assert_eq!(owned.target, read.origin_form());
+    Some(ReadHead {
+        method: owned.method,
+        target: read.target.to_owned(),
+        origin_form: owned.target,
+        version: owned.version,
+        fields: owned.fields,
+        body: read.body,
+        is_persistent: read.is_persistent,
+        expectation: read.expectation,
+    })
 }
 
 /// Asserts that the second reading agrees with the first; returns why it refuses the request.
@@ -168,7 +203,7 @@ fn second_reading(bytes: &[u8], outcome: &Outcome) -> Option<RequestRefusal> {
             assert_eq!(*length, expected.length + used);
             assert_eq!(*body, data);
             assert_eq!((head.method.as_str(), &head.target), (&*expected.method, &expected.target));
-            assert_eq!(head.origin_form(), expected.origin_form);
+            assert_eq!(head.origin_form, expected.origin_form);
             assert_eq!(head.version == Version::HTTP_10, expected.is_old);
             assert_eq!(head.is_persistent, expected.is_persistent);
             let expects = head.expectation == Expectation::Continue;
@@ -215,7 +250,7 @@ fn read_with_hyper(bytes: &[u8], next: &[u8], step: usize) -> Vec<Received> {
         }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.max_headers(oracle::MAX_HEAD_FIELDS);
+    builder.max_headers(request_oracle::MAX_REQUEST_FIELDS);
     let mut server = pin!(builder.serve_connection(connection.clone(), service));
     let mut context = Context::from_waker(Waker::noop());
     let mut idle_turns = 0;

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
@@ -27,13 +27,16 @@ impl Token {
     /// Takes 1 to [`Token::MAX_LEN`] bytes of visible ASCII: what can stand in a field value and in no other way be
     /// read as a delimiter.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        if !(1..=Self::MAX_LEN).contains(&text.len()) || !text.iter().all(u8::is_ascii_graphic) {
-            return None;
-        }
-        std::str::from_utf8(text).ok().map(|text| Token(Zeroizing::new(text.to_owned())))
+        Self::text(text).map(|text| Token(Zeroizing::new(text.to_owned())))
     }
 
-    /// The secret itself, for the API and for nobody else.
+    /// The same without a copy: the text of a token.
+    pub fn text(text: &[u8]) -> Option<&str> {
+        let is_token = (1..=Self::MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+        std::str::from_utf8(text).ok().filter(|_| is_token)
+    }
+
+    /// The secret itself, for requests to the API only.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -104,8 +107,10 @@ pub fn find_credential(
         Ok(Credential { token, place })
     };
     if let Some(value) = authorization {
-        let token = bearer(value).ok_or(CredentialError::NotBearer)?;
-        return Ok(Credential { token, place: Place::Authorization });
+        return match bearer(value) {
+            Some(token) => parsed(Place::Authorization, token.as_bytes()),
+            None => Err(CredentialError::NotBearer),
+        };
     }
     if let Some(value) = api_key {
         return parsed(Place::ApiKey, value);
@@ -134,7 +139,8 @@ pub fn find_all_tokens(
     for value in headers.get_all(AUTHORIZATION) {
         let value = value.as_bytes().trim_ascii();
         if !value.is_empty() && !value.eq_ignore_ascii_case(b"bearer") {
-            tokens.push(bearer(value).ok_or(CredentialError::NotBearer)?);
+            let token = bearer(value).and_then(|token| Token::parse(token.as_bytes()));
+            tokens.push(token.ok_or(CredentialError::NotBearer)?);
         }
     }
     let keys = headers.get_all("x-api-key").iter().map(|value| Cow::Borrowed(value.as_bytes()));
@@ -230,19 +236,27 @@ pub fn credentials_agree(headers: &HeaderMap) -> Result<(), CredentialError> {
     only_value(headers, "x-api-key").map(drop)
 }
 
-/// Whether a text holds a credential of the request, from whichever place.
-pub fn holds_credential(text: &[u8], headers: &HeaderMap, query: Option<&str>, cookie: Option<&str>) -> bool {
+/// Whether a text holds a credential of the request, from whichever place. `fields`: names in any
+/// case, and values.
+pub fn holds_credential<'a>(
+    text: &[u8],
+    fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    query: Option<&str>,
+    cookie: Option<&str>,
+) -> bool {
     let within = |credential: &[u8]| !credential.is_empty() && memchr::memmem::find(text, credential).is_some();
-    let last_word = |value: &HeaderValue| {
-        value.as_bytes().trim_ascii().rsplit(|b| b.is_ascii_whitespace()).next().is_some_and(within)
-    };
     let in_cookie = |(name, value): (&[u8], &[u8])| {
         Some(name) == cookie.map(str::as_bytes) && (within(value) || within(&decode_cookie(value)))
     };
-    headers.get_all(AUTHORIZATION).iter().any(last_word)
-        || headers.get_all("x-api-key").iter().any(|value| within(value.as_bytes().trim_ascii()))
-        || Query::unvalidated(query).token_aliases().any(|token| within(&token))
-        || cookie_pairs(headers).any(in_cookie)
+    let in_field = |(name, value): (&str, &[u8])| match name.len() {
+        6 if name.eq_ignore_ascii_case("cookie") => value.split(|&b| b == b';').filter_map(read_cookie).any(in_cookie),
+        9 if name.eq_ignore_ascii_case("x-api-key") => within(value.trim_ascii()),
+        13 if name.eq_ignore_ascii_case("authorization") => {
+            value.trim_ascii().rsplit(|b| b.is_ascii_whitespace()).next().is_some_and(within)
+        }
+        _ => false,
+    };
+    fields.into_iter().any(in_field) || Query::unvalidated(query).token_aliases().any(|token| within(&token))
 }
 
 /// The value of a field that may occur more than once as long as each time says the same.
@@ -252,13 +266,20 @@ fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>
     if values.all(|value| value == first) { Ok(Some(first)) } else { Err(CredentialError::Ambiguous) }
 }
 
-/// `Bearer` in any letter case (RFC 9110 section 11.1), one or more spaces, one token.
-fn bearer(value: &[u8]) -> Option<Token> {
+/// The token of `Bearer` in any letter case (RFC 9110 section 11.1), one or more spaces, one token.
+pub fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, rest) = value.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"bearer") || rest.first() != Some(&b' ') {
         return None;
     }
-    Token::parse(rest.trim_ascii())
+    Token::text(rest.trim_ascii())
+}
+
+/// The value of the first cookie of that name in a `Cookie` field that is not empty.
+pub fn cookie_value<'a>(field: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
+    let pairs = field.split(|&b| b == b';').filter_map(read_cookie);
+    let mut values = pairs.filter(|(other, value)| *other == name.as_bytes() && !value.is_empty());
+    values.next().map(|(_, value)| decode_cookie(value))
 }
 
 /// The names and values of all cookies, quotes taken off, in the order of the fields.
@@ -307,6 +328,8 @@ pub fn strip_cookie(field: &[u8], name: &str, keep: &mut bool) -> Option<Vec<u8>
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn find(fields: &[(&'static str, &str)], query: &str) -> Result<String, CredentialError> {
@@ -355,8 +378,9 @@ mod tests {
         for value in ["Bearer abc", "bearer \t abc", "Bearer abc ", "Bearer abc\t"] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
             assert_eq!(find_credential(&headers, &query, None).unwrap().token.expose(), "abc", "{value:?}");
-            assert!(holds_credential(b"xabcx", &headers, None, None), "{value:?}");
-            assert!(!holds_credential(b"ab", &headers, None, None), "{value:?}");
+            let fields = || headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            assert!(holds_credential(b"xabcx", fields(), None, None), "{value:?}");
+            assert!(!holds_credential(b"ab", fields(), None, None), "{value:?}");
         }
     }
 

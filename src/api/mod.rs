@@ -18,8 +18,8 @@ pub use access::AccessLevel;
 pub use change_log::{Entry, KEPT_DAYS, MOST_ENTRIES, read_change_log};
 pub use changes::{Change, changes};
 pub use credential::{
-    BodyError, Credential, CredentialError, Place, Token, credentials_agree, find_all_tokens, find_cookie_tokens,
-    find_credential, holds_credential, read_body_token, strip_cookie,
+    BodyError, Credential, CredentialError, Place, Token, bearer, cookie_value, credentials_agree, find_all_tokens,
+    find_cookie_tokens, find_credential, holds_credential, read_body_token, strip_cookie,
 };
 pub use error::{ApiError, Refusal, RetryAfter, error_body};
 pub use ids::{CustomerId, EmployeeId};

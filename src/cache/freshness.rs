@@ -167,38 +167,41 @@ impl CacheControl {
     /// Reads every `Cache-Control` field. Each directive of the IANA registry has an arm.
     pub fn read(headers: &HeaderMap) -> Self {
         let mut control = CacheControl::default();
+        headers.get_all(CACHE_CONTROL).iter().for_each(|value| control.add(value.as_bytes()));
+        control
+    }
+
+    /// Adds the directives of a further field.
+    fn add(&mut self, value: &[u8]) {
         let least = |before: Option<u64>, argument: &str| {
             let seconds = argument.parse().unwrap_or(0);
             Some(before.map_or(seconds, |before| before.min(seconds)))
         };
-        for value in headers.get_all(CACHE_CONTROL) {
-            for (name, argument) in directives(value.as_bytes()) {
-                match name.as_str() {
-                    "no-store" => control.no_store = true,
-                    "no-cache" => control.no_cache = true,
-                    "must-revalidate" => control.must_revalidate = true,
-                    "proxy-revalidate" => control.proxy_revalidate = true,
-                    "only-if-cached" => control.only_if_cached = true,
-                    "max-age" => control.max_age = least(control.max_age, &argument),
-                    "s-maxage" => control.s_maxage = least(control.s_maxage, &argument),
-                    "min-fresh" => control.min_fresh = argument.parse().ok(),
-                    // No effect. `public` and `private`: each entry belongs to one caller in any case. `no-transform`:
-                    // redaction is not optional. `must-understand`: a `no-store` next to it still forbids. `immutable`,
-                    // `max-stale` and the two `stale-*` (RFC 8246, RFC 5861) could only lengthen, which the operator does.
-                    "public"
-                    | "private"
-                    | "no-transform"
-                    | "must-understand"
-                    | "immutable"
-                    | "max-stale"
-                    | "stale-while-revalidate"
-                    | "stale-if-error" => {}
-                    // An unregistered extension is ignored (section 5.2.3).
-                    _ => {}
-                }
+        for (name, argument) in directives(value) {
+            match name.as_str() {
+                "no-store" => self.no_store = true,
+                "no-cache" => self.no_cache = true,
+                "must-revalidate" => self.must_revalidate = true,
+                "proxy-revalidate" => self.proxy_revalidate = true,
+                "only-if-cached" => self.only_if_cached = true,
+                "max-age" => self.max_age = least(self.max_age, &argument),
+                "s-maxage" => self.s_maxage = least(self.s_maxage, &argument),
+                "min-fresh" => self.min_fresh = argument.parse().ok(),
+                // No effect. `public` and `private`: each entry belongs to one caller in any case. `no-transform`:
+                // redaction is not optional. `must-understand`: a `no-store` next to it still forbids. `immutable`,
+                // `max-stale` and the two `stale-*` (RFC 8246, RFC 5861) could only lengthen, which the operator does.
+                "public"
+                | "private"
+                | "no-transform"
+                | "must-understand"
+                | "immutable"
+                | "max-stale"
+                | "stale-while-revalidate"
+                | "stale-if-error" => {}
+                // An unregistered extension is ignored (section 5.2.3).
+                _ => {}
             }
         }
-        control
     }
 
     /// Whether a response with these directives may never be served stale (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10).
@@ -208,12 +211,24 @@ impl CacheControl {
 
     /// Reads a request's, `Pragma: no-cache` included where there is no `Cache-Control` (section 5.4).
     pub fn of_request(headers: &HeaderMap) -> Self {
-        let pragma = !headers.contains_key(CACHE_CONTROL)
-            && headers.get_all(PRAGMA).iter().any(|value| {
-                value.as_bytes().split(|&b| b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
-            });
-        let control = Self::read(headers);
-        CacheControl { no_cache: control.no_cache || pragma, ..control }
+        let values = |name| headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+        Self::of_request_values(values(CACHE_CONTROL), values(PRAGMA))
+    }
+
+    /// The same, by the values of the `Cache-Control` and `Pragma` fields.
+    pub fn of_request_values<'a>(
+        cache_control: impl IntoIterator<Item = &'a [u8]>,
+        pragma: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Self {
+        let (mut control, mut is_stated) = (CacheControl::default(), false);
+        for value in cache_control {
+            is_stated = true;
+            control.add(value);
+        }
+        let is_no_cache =
+            |value: &[u8]| value.split(|&b| b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-cache"));
+        control.no_cache |= !is_stated && pragma.into_iter().any(is_no_cache);
+        control
     }
 
     /// Whether a stored answer of that age, with that much freshness left (both in seconds), is what a request wants.

@@ -23,7 +23,7 @@ pub use api_fields::{ApiFields, PassedFields};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use caching::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 pub use conditional::{if_none_match, names};
-pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of};
+pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of, requested_fields};
 pub use value::Value;
 
 use crate::api::ApiError;

@@ -331,10 +331,8 @@ fn not_allowed(allowed: &'static str) -> Answer {
 impl Application for Admin {
     async fn serve(&self, session: &mut ClientSession) {
         let request = session.request();
-        let named = request.headers.get(HOST).map(|host| host.to_str().unwrap_or_default());
-        // HTTP/2 names it elsewhere.
-        let host = request.uri.authority().map(http::uri::Authority::as_str).or(named);
-        let answer = self.respond(&request.method, request.uri.path(), host, &request.headers);
+        let host = request.fields.get(HOST).map(|host| host.to_str().unwrap_or_default());
+        let answer = self.respond(&request.method, request.path(), host, &request.fields);
         let is_head = request.method == Method::HEAD;
         if session.has_body() || self.lifecycle.is_draining() {
             session.close_after();

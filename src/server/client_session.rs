@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http1::RequestHead;
+use pingora_http::ResponseHeader;
 
 use super::disconnect::ClientFailure;
 use super::http1_session::Http1Session;
@@ -23,7 +24,7 @@ pub trait Application: Send + Sync + 'static {
 
 /// A client's request, whose head was read, and the response to it.
 pub struct ClientSession {
-    request: RequestHeader,
+    request: RequestHead,
     connection: ClientConnection,
     stream: StreamSide,
     has_body: bool,
@@ -66,17 +67,17 @@ impl StreamSide {
 }
 
 impl ClientSession {
-    pub fn http1(request: RequestHeader, connection: ClientConnection, session: Box<Http1Session>) -> Self {
+    pub fn http1(request: RequestHead, connection: ClientConnection, session: Box<Http1Session>) -> Self {
         let has_body = session.has_unread_body();
         Self::new(request, connection, StreamSide::Http1(session), has_body)
     }
 
-    pub fn http2(request: RequestHeader, connection: ClientConnection, session: Box<Http2Session>) -> Self {
+    pub fn http2(request: RequestHead, connection: ClientConnection, session: Box<Http2Session>) -> Self {
         let has_body = session.has_unread_body();
         Self::new(request, connection, StreamSide::Http2(session), has_body)
     }
 
-    fn new(request: RequestHeader, connection: ClientConnection, stream: StreamSide, has_body: bool) -> Self {
+    fn new(request: RequestHead, connection: ClientConnection, stream: StreamSide, has_body: bool) -> Self {
         ClientSession {
             request,
             connection,
@@ -97,11 +98,11 @@ impl ClientSession {
         }
     }
 
-    pub fn request(&self) -> &RequestHeader {
+    pub fn request(&self) -> &RequestHead {
         &self.request
     }
 
-    pub fn request_mut(&mut self) -> &mut RequestHeader {
+    pub fn request_mut(&mut self) -> &mut RequestHead {
         &mut self.request
     }
 
@@ -173,7 +174,7 @@ impl ClientSession {
     }
 
     /// The request, and the client's side to watch while a response is made.
-    pub fn split(&mut self) -> (&RequestHeader, &mut StreamSide) {
+    pub fn split(&mut self) -> (&RequestHead, &mut StreamSide) {
         (&self.request, &mut self.stream)
     }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http1::RequestHead;
+use pingora_http::ResponseHeader;
 use tokio::time::timeout;
 
 use super::client_session::ClientSession;
@@ -89,41 +90,32 @@ enum BodyToken {
 }
 
 /// Removes every credential of a request except the one in that place.
-///
-/// # Errors
-/// The request cannot be written without them.
-pub(super) fn strip_credentials(
-    head: &mut RequestHeader,
-    kept: Option<Place>,
-    cookie: Option<&str>,
-) -> pingora_core::Result<()> {
+pub(super) fn strip_credentials(head: &mut RequestHead, kept: Option<Place>, cookie: Option<&str>) {
     for (name, place) in [(AUTHORIZATION, Place::Authorization), (X_API_KEY, Place::ApiKey)] {
-        let values: Vec<HeaderValue> = head.headers.get_all(&name).iter().cloned().collect();
+        let values: Vec<HeaderValue> = head.fields.get_all(&name).iter().cloned().collect();
         match values.as_slice() {
-            [first, _, ..] if kept == Some(place) => head.insert_header(name, first.clone())?,
+            [first, _, ..] if kept == Some(place) => drop(head.fields.insert(name, first.clone())),
             [_] if kept == Some(place) => {}
-            _ => drop(head.remove_header(&name)),
+            _ => drop(head.fields.remove(&name)),
         }
     }
-    let target = String::from_utf8_lossy(head.raw_path()).into_owned();
-    if let Some((path, raw)) = target.split_once('?') {
+    if let Some((path, raw)) = head.target.split_once('?') {
         let rest = Query::unvalidated(Some(raw)).without_tokens(kept == Some(Place::Query));
         if rest != raw {
-            let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
-            head.set_raw_path(target.as_bytes())?;
+            head.target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
         }
     }
-    let Some(name) = cookie else { return Ok(()) };
+    let Some(name) = cookie else { return };
     let mut keep = kept == Some(Place::Cookie);
-    let fields: Vec<HeaderValue> = head.headers.get_all(COOKIE).iter().cloned().collect();
+    let fields: Vec<HeaderValue> = head.fields.get_all(COOKIE).iter().cloned().collect();
     let stripped: Vec<_> = fields.iter().map(|field| strip_cookie(field.as_bytes(), name, &mut keep)).collect();
     if fields.iter().zip(&stripped).any(|(field, rest)| rest.as_deref() != Some(field.as_bytes())) {
-        head.remove_header(&COOKIE);
-        for rest in stripped.into_iter().flatten() {
-            head.append_header(COOKIE, rest)?;
+        head.fields.remove(&COOKIE);
+        // What is left of a field value is one.
+        for rest in stripped.into_iter().flatten().filter_map(|rest| HeaderValue::try_from(rest).ok()) {
+            head.fields.append(COOKIE, rest);
         }
     }
-    Ok(())
 }
 
 /// The credential that decides, of what the head and the body hold.
@@ -200,7 +192,7 @@ impl Proxy {
         let own = changes.iter().any(Change::is_callers_own);
         // Of other writes the token in a short body is of use only if their client leaves.
         let unattended = !changes.is_empty()
-            && content_length(&session.request().headers).is_some_and(|length| length <= MAX_READ_AHEAD)
+            && content_length(&session.request().fields).is_some_and(|length| length <= MAX_READ_AHEAD)
             && head_tokens(session, &setup).is_ok_and(|tokens| tokens.is_empty());
         let body = match for_level || own || unattended {
             true => self.read_body_token(session, exchange, own).await?,
@@ -218,7 +210,7 @@ impl Proxy {
         if !changes.is_empty() {
             self.note_changes(session, exchange, changes, body, address).await?;
         }
-        if session.request().uri.path() == "/auth/validateToken" {
+        if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &setup).unwrap_or_default();
             if !tokens.is_empty() && !setup.gateway.is_any_known(&tokens, address) {
                 exchange.validation.permit = Some(setup.gateway.identities.invalid_permit(address).await?);
@@ -238,8 +230,8 @@ impl Proxy {
     ) -> Result<AccessLevel, ApiError> {
         let gateway = exchange.setup.gateway.clone();
         let request = session.request();
-        let query = Query::unvalidated(request.uri.query());
-        let decided = decide(gateway.credential(&request.headers, &query), body)?;
+        let query = Query::unvalidated(request.query());
+        let decided = decide(gateway.credential(&request.fields, &query), body)?;
         exchange.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
         let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
         let caller = gateway.caller_of(&token);
@@ -279,7 +271,7 @@ impl Proxy {
         if own {
             // The API's cookie may have another name than the gateway was configured with.
             let known = |token: &Token| setup.gateway.is_any_known(std::slice::from_ref(token), address);
-            tokens.extend(find_cookie_tokens(&session.request().headers).filter(known));
+            tokens.extend(find_cookie_tokens(&session.request().fields).filter(known));
         }
         exchange.changes.scopes = setup.gateway.scopes(changes, &tokens, address).await?;
         if setup.gateway.is_any_known(&tokens, address) {
@@ -297,7 +289,7 @@ impl Proxy {
         exchange: &mut Exchange,
         form: bool,
     ) -> Result<BodyToken, ApiError> {
-        let headers = &session.request().headers;
+        let headers = &session.request().fields;
         let (media, length) = (media_of(headers), content_length(headers));
         let mut codings = headers.get_all(CONTENT_ENCODING).iter();
         let is_coded = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
@@ -310,7 +302,7 @@ impl Proxy {
             return Ok(BodyToken::Unknown);
         }
         // Such a client waits for the API's decision, which must not be made in its place for a guess.
-        if media == Media::Unstated && !form && session.request().headers.contains_key(EXPECT) {
+        if media == Media::Unstated && !form && session.request().fields.contains_key(EXPECT) {
             return Ok(BodyToken::Unknown);
         }
         let wanted = |body: &[u8]| media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true);
@@ -362,8 +354,8 @@ impl Proxy {
         }
         let address = exchange.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         let request = session.request();
-        let query = Query::unvalidated(request.uri.query());
-        let decided = setup.gateway.credential(&request.headers, &query).ok().map(|credential| credential.token);
+        let query = Query::unvalidated(request.query());
+        let decided = setup.gateway.credential(&request.fields, &query).ok().map(|credential| credential.token);
         let Some(token) = decided.or_else(|| exchange.changes.tokens.first().cloned()) else { return };
         let (caller, now) = (setup.gateway.caller_of(&token), clock::now());
         let identities = &setup.gateway.identities;
@@ -429,8 +421,8 @@ impl Proxy {
 /// Every token in the head of a request.
 fn head_tokens(session: &ClientSession, setup: &Setup) -> Result<Vec<Token>, CredentialError> {
     let request = session.request();
-    let query = Query::unvalidated(request.uri.query());
-    find_all_tokens(&request.headers, &query, setup.cookie.as_deref())
+    let query = Query::unvalidated(request.query());
+    find_all_tokens(&request.fields, &query, setup.cookie.as_deref())
 }
 
 fn invalidate(setup: &Setup, scopes: &[Scope], trigger: &'static str) {
@@ -466,10 +458,10 @@ async fn read_ahead(
     patience: Duration,
 ) -> Result<Option<bool>, ApiError> {
     let failed = ApiError::BadRequest(Refusal::Malformed);
-    if session.request().headers.contains_key(EXPECT) {
+    if session.request().fields.contains_key(EXPECT) {
         let head = ResponseHeader::build(StatusCode::CONTINUE, Some(0)).map_err(|_| failed)?;
         session.write_interim(&head).await.map_err(|_| failed)?;
-        session.request_mut().remove_header(&EXPECT);
+        session.request_mut().fields.remove(&EXPECT);
     }
     let mut body = BytesMut::new();
     let is_whole = loop {

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Method;
 use http::header::{DATE, HeaderName, HeaderValue};
-use http1::ChunkedDecoder;
+use http::{Method, Version};
+use http1::{BodyLength, ChunkedDecoder, FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
-use pingora_http::RequestHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
@@ -23,12 +22,12 @@ use super::admission::{ConnectionPlace, Limit};
 use super::certificate::Certificate;
 use super::client_session::{Application, ClientConnection, ClientSession};
 use super::descriptors::BurstLog;
-use super::head::{self, BodyFraming};
+use super::fast_path::{FastPath, Outcome};
+use super::fast_path_head::{FastPathHead, Wanted};
 use super::http1_session::{self, After, Http1Session};
 use super::http2::{self, Times, Watch};
 use super::idle::Idle;
-use super::lane::{Lane, Taken};
-use super::setup::{Current, Limits};
+use super::setup::{Current, Limits, Setup};
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
 use crate::clock;
@@ -176,7 +175,7 @@ impl<A: Application> Edge<A> {
         if buffer.is_empty() && !idle.read(stream, buffer, since, longest).await {
             return Head::Gone;
         }
-        let mut deadline = None;
+        let (mut deadline, mut scan) = (None, HeadScan::default());
         loop {
             if first && H2_PREFACE.starts_with(&buffer[..buffer.len().min(H2_PREFACE.len())]) {
                 if buffer.len() >= H2_PREFACE.len() {
@@ -184,15 +183,13 @@ impl<A: Application> Edge<A> {
                 }
             } else {
                 skip_empty_lines(buffer);
-                if let Some(end) = head::end(buffer) {
-                    return Head::Http1(end);
-                }
-                if buffer.len() > limits.max_header_bytes {
-                    return Head::Refused(ApiError::HeadTooLarge);
-                }
-                // A head that ends its lines with LF alone would never end here.
-                if memchr::memmem::find(buffer, b"\n\n").is_some() {
-                    return Head::Refused(ApiError::BadRequest(Refusal::Malformed));
+                // A lone CR may become an empty line.
+                if buffer[..] != *b"\r" {
+                    match find_request_end(&mut scan, buffer, limits.max_header_bytes) {
+                        Ok(Some(end)) => return Head::Http1(end),
+                        Ok(None) => {}
+                        Err(error) => return Head::Refused(error.into()),
+                    }
                 }
             }
             buffer.reserve(READ);
@@ -236,7 +233,8 @@ impl<A: Application> Edge<A> {
                 return self.refuse_http2(stream, head, ApiError::Unavailable).await;
             }
             let more = matches!(read, Ok(Ok(1..))) && head.len() < 4 * READ;
-            if !more || (head::end(&head).is_some() && !H2_PREFACE.starts_with(&head)) {
+            let is_whole = memchr::memmem::find(&head, b"\r\n\r\n").is_some();
+            if !more || (is_whole && !H2_PREFACE.starts_with(&head)) {
                 return self.refuse(stream, ApiError::Unavailable, &head).await;
             }
         }
@@ -367,33 +365,47 @@ async fn close_unread(mut stream: Stream) {
     let _ = timeout(MAX_LINGER, reading).await;
 }
 
-/// A request whose head was judged.
-struct Judged {
-    request: RequestHeader,
-    framing: BodyFraming,
-    /// What came behind the head.
-    received: BytesMut,
-    /// Bytes came behind a request to switch protocols: if it is declined, they are not read as
-    /// another request.
-    is_last: bool,
+/// A parsed request of HTTP/1.
+enum Parsed<'b> {
+    /// For the fast path.
+    Name {
+        head: FastPathHead<'b>,
+        keeps_alive: bool,
+    },
+    Other(Request),
 }
 
-/// Leaves the head in `buffer` if it is refused.
-fn judged(limits: Limits, buffer: &mut BytesMut, end: usize) -> Result<Judged, ApiError> {
-    if end > limits.max_header_bytes {
-        return Err(ApiError::HeadTooLarge);
+/// A request for a session.
+struct Request {
+    head: RequestHead,
+    body: BodyLength,
+    keeps_alive: bool,
+    asks_for_upgrade: bool,
+}
+
+/// Parses the head of a request, behind which `behind` was received. `fast`: it may take the fast
+/// path.
+///
+/// # Errors
+/// The head is refused.
+fn parse<'b>(head: &'b [u8], behind: &[u8], setup: &Setup, fast: bool) -> Result<Parsed<'b>, ApiError> {
+    let mut slots = FieldSlots::new();
+    let parsed = RequestHeadRef::parse(head, &mut slots)?;
+    if fast && parsed.version == Version::HTTP_11 && parsed.body == BodyLength::None {
+        let read = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), setup.cookie.as_deref());
+        if let Some(head) = read.filter(|head| head.wanted != Wanted::Preflight || setup.gateway.cors.is_on()) {
+            return Ok(Parsed::Name { head, keeps_alive: parsed.is_persistent });
+        }
     }
-    let head::Passed { instead, body: framing, upgrade } = head::judge(&buffer[..end])?;
-    if framing == BodyFraming::Chunked {
-        check_chunks(&buffer[end..]).map_err(|_| ApiError::BadRequest(Refusal::Framing))?;
+    if parsed.body == BodyLength::Chunked {
+        check_chunks(behind).map_err(|_| ApiError::BadRequest(Refusal::Framing))?;
     }
-    let head = instead.as_deref().unwrap_or(&buffer[..end]);
-    let request =
-        http1_session::read_request(head, head::MAX_FIELDS).ok_or(ApiError::BadRequest(Refusal::Malformed))?;
-    let received = buffer.split_off(end);
-    buffer.clear();
-    let is_last = upgrade && !received.is_empty();
-    Ok(Judged { request, framing, received, is_last })
+    Ok(Parsed::Other(Request {
+        head: parsed.to_head()?,
+        body: parsed.body,
+        keeps_alive: parsed.is_persistent,
+        asks_for_upgrade: parsed.asks_for_upgrade,
+    }))
 }
 
 /// Checks what came of a chunked body already, so that a malformed one is refused before any of the
@@ -464,7 +476,7 @@ impl<A: Application> Edge<A> {
         // Over TLS the protocol is what ALPN agreed on, and HTTP/1.1 without it; in plain the first bytes
         // decide.
         let agreed = tls.map(|_| stream.selected_alpn_proto().unwrap_or(ALPN::H1));
-        let mut lane = (self.side == Side::Public).then(|| Lane::new(&stream));
+        let mut fast_path = (self.side == Side::Public).then(|| FastPath::new(connection.peer));
         let mut setup = self.current.watched();
         let mut idle = Idle::new(setup.load().lifecycle.clone());
         let (mut first, mut since) = (true, Instant::now());
@@ -497,32 +509,40 @@ impl<A: Application> Edge<A> {
                 Head::Gone => return None,
             };
             first = false;
-            if let Some(lane) = lane.as_mut().filter(|_| buffer.len() == end) {
-                match lane.take(setup.load(), &mut stream, &buffer).await {
-                    Taken::Answered(at) => {
-                        buffer.clear();
-                        buffer.extend_from_slice(&lane.take_behind());
-                        if buffer.capacity() > READ {
-                            // An unusual head: its memory is not held while the connection idles.
-                            buffer = BytesMut::new();
-                        }
-                        since = at;
-                        continue;
+            let current = setup.load();
+            // While the process drains, responses say that their connection ends. Pipelined requests
+            // take the ordinary path.
+            let fast = fast_path.as_mut().filter(|_| current.fast_path && buffer.len() == end);
+            let parsed = parse(&buffer[..end], &buffer[end..], current, fast.is_some());
+            let request = match (parsed, fast) {
+                (Ok(Parsed::Name { head, keeps_alive }), Some(fast_path)) => {
+                    let keeps_alive = keeps_alive && !*draining.borrow();
+                    let Outcome::Served(at) = fast_path.serve(current, &mut stream, head, keeps_alive).await else {
+                        return None;
+                    };
+                    buffer.clear();
+                    buffer.extend_from_slice(&fast_path.take_behind());
+                    if buffer.capacity() > READ {
+                        // An unusual head: its memory is not held while the connection idles.
+                        buffer = BytesMut::new();
                     }
-                    Taken::Gone => return None,
-                    Taken::Declined => {}
+                    since = at;
+                    continue;
                 }
-            }
-            let Judged { request, framing, received, is_last } = match judged(limits, &mut buffer, end) {
-                Ok(judged) => judged,
-                Err(error) => {
+                (Ok(Parsed::Other(request)), _) => request,
+                (Err(error), _) => {
                     Box::pin(self.refuse(stream, error, &buffer)).await;
                     return None;
                 }
+                (Ok(Parsed::Name { .. }), None) => return None,
             };
-            let keeps_alive = !is_last && !*draining.borrow() && http1_session::keeps_alive(&request);
-            let session = Box::new(Http1Session::new(stream, received, framing, keeps_alive));
-            let mut session = ClientSession::http1(request, connection, session);
+            let received = buffer.split_off(end);
+            buffer.clear();
+            // If a switch of protocols is declined, what came behind it is not another request.
+            let is_last = request.asks_for_upgrade && !received.is_empty();
+            let keeps_alive = request.keeps_alive && !is_last && !*draining.borrow();
+            let session = Box::new(Http1Session::new(stream, received, request.body, keeps_alive));
+            let mut session = ClientSession::http1(request.head, connection, session);
             // Apart, so that an idle connection is no larger for what its requests need.
             Box::pin(self.app.serve(&mut session)).await;
             match session.into_http1()?.finish_request() {

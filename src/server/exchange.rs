@@ -14,8 +14,8 @@ use http::header::{
     UPGRADE,
 };
 use http::{Method, StatusCode, Version};
-use http1::{BodyLength, RequestFraming, ResponseHead};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http1::{BodyLength, RequestFraming, RequestHead, ResponseHead};
+use pingora_http::ResponseHeader;
 use tokio::select;
 use tokio::time::{sleep_until, timeout};
 
@@ -217,7 +217,7 @@ impl Proxy {
         veil: Option<&Veil>,
     ) -> Result<(ApiSide, ResponseHead), Failure> {
         let has_body = session.has_body();
-        let request = self.api_request(session, exchange, veil, has_body)?;
+        let request = self.api_request(session, exchange, veil, has_body);
         let is_idempotent = request.method.is_idempotent();
         let connector = exchange.setup.connector.clone();
         let read_ahead = take_read_ahead(exchange);
@@ -230,7 +230,7 @@ impl Proxy {
             let connection = or_left(session, opening).await??;
             let is_reused = connection.is_reused;
             let endpoint = connection.endpoint().clone();
-            let mut api = start(connection, &request, has_body)?;
+            let mut api = start(connection, &request, has_body);
             if !queued.is_empty() {
                 upload.push(&mut api, std::mem::take(&mut queued));
             }
@@ -379,35 +379,35 @@ impl Proxy {
         exchange: &Exchange,
         veil: Option<&Veil>,
         has_body: bool,
-    ) -> pingora_core::Result<RequestHeader> {
+    ) -> RequestHead {
         let from = session.request();
         let mut head = from.clone();
-        let upgrade = from.headers.get(UPGRADE).filter(|_| veil.is_none() && asks_for_websocket(from)).cloned();
-        for name in hop_by_hop(&from.headers) {
+        let upgrade = from.fields.get(UPGRADE).filter(|_| veil.is_none() && asks_for_websocket(from)).cloned();
+        for name in hop_by_hop(&from.fields) {
             if name != CONTENT_LENGTH {
-                head.remove_header(&name);
+                head.fields.remove(&name);
             }
         }
         let expects =
-            from.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+            from.fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         if !has_body || !expects || from.version == Version::HTTP_10 {
-            head.remove_header(&EXPECT);
+            head.fields.remove(&EXPECT);
         }
-        self.set_forward_fields(session, &mut head, exchange)?;
+        self.set_forward_fields(session, &mut head, exchange);
         if let Some(protocol) = upgrade {
-            head.insert_header(UPGRADE, protocol)?;
-            head.insert_header(CONNECTION, "upgrade")?;
+            head.fields.insert(UPGRADE, protocol);
+            head.fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        let Some(veil) = veil else { return Ok(head) };
+        let Some(veil) = veil else { return head };
         for name in OF_THE_UNREDACTED {
-            head.remove_header(&name);
+            head.fields.remove(&name);
         }
-        head.insert_header(ACCEPT_ENCODING, "identity")?;
-        let accept = from.headers.get_all(ACCEPT).iter().map(HeaderValue::as_bytes);
+        head.fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let accept = from.fields.get_all(ACCEPT).iter().map(HeaderValue::as_bytes);
         if !accepts_any(accept, veil.pass_types()) {
-            head.insert_header(ACCEPT, "application/json")?;
+            head.fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
         }
-        Ok(head)
+        head
     }
 
     /// Passes the response as it comes.
@@ -583,8 +583,8 @@ async fn take_arrived_body(
 
 /// Whether a request asks for a switch to websocket. No other protocol passes: behind a switch to
 /// HTTP/2 or TLS the API would receive requests that the gateway does not see.
-fn asks_for_websocket(request: &RequestHeader) -> bool {
-    let mut protocols = request.headers.get_all(UPGRADE).iter();
+fn asks_for_websocket(request: &RequestHead) -> bool {
+    let mut protocols = request.fields.get_all(UPGRADE).iter();
     let (first, second) = (protocols.next(), protocols.next());
     request.version == Version::HTTP_11
         && second.is_none()
@@ -592,13 +592,8 @@ fn asks_for_websocket(request: &RequestHeader) -> bool {
 }
 
 /// Queues a request on a connection. `Host` is that of the connection's address.
-fn start(
-    connection: upstream::Connection,
-    request: &RequestHeader,
-    has_body: bool,
-) -> Result<upstream::Exchange, Failure> {
-    let target = std::str::from_utf8(request.raw_path()).map_err(|_| Failure::Internal)?;
-    let declared = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+fn start(connection: upstream::Connection, request: &RequestHead, has_body: bool) -> upstream::Exchange {
+    let declared = request.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let framing = match declared {
         Some(length) => RequestFraming::Length(length),
         None if has_body => RequestFraming::Chunked,
@@ -609,8 +604,8 @@ fn start(
     let authority = connection.endpoint().origin.authority.clone();
     let is_framing = |name: &HeaderName| matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING);
     let fields =
-        std::iter::once((&HOST, &authority)).chain(request.headers.iter().filter(|(name, _)| !is_framing(name)));
-    Ok(upstream::Exchange::new(connection, request.method.clone(), target, framing, fields))
+        std::iter::once((&HOST, &authority)).chain(request.fields.iter().filter(|(name, _)| !is_framing(name)));
+    upstream::Exchange::new(connection, request.method.clone(), &request.target, framing, fields)
 }
 
 /// The API's head as it may pass: without the fields of its hop.

@@ -6,18 +6,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
-use http::{Method, StatusCode, Version};
-use http1::ChunkedDecoder;
+use http::header::{CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
+use http1::{BodyLength, ChunkedDecoder, RequestHead};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 use super::disconnect::ClientFailure;
-use super::head::BodyFraming;
-use crate::forward::list_members;
 
 /// Bytes behind a request that are read before it is answered; more of them wait in the kernel.
 pub const MAX_BEHIND: usize = 16 << 10;
@@ -88,11 +86,12 @@ pub enum After {
 
 impl Http1Session {
     /// `received`: what came behind the head.
-    pub fn new(stream: Stream, received: BytesMut, framing: BodyFraming, keeps_alive: bool) -> Self {
-        let body = match framing {
-            BodyFraming::Length(0) => RequestBody::Done,
-            BodyFraming::Length(length) => RequestBody::Length(length),
-            BodyFraming::Chunked => RequestBody::Chunked(Box::new(ChunkedDecoder::strict())),
+    pub fn new(stream: Stream, received: BytesMut, body: BodyLength, keeps_alive: bool) -> Self {
+        let body = match body {
+            // A request does not end with its connection.
+            BodyLength::None | BodyLength::UntilClose => RequestBody::Done,
+            BodyLength::Known(length) => RequestBody::Length(length),
+            BodyLength::Chunked => RequestBody::Chunked(Box::new(ChunkedDecoder::strict())),
         };
         Http1Session {
             stream,
@@ -237,7 +236,7 @@ impl Http1Session {
     }
 
     /// Queues a head, and decides how its body is framed.
-    pub fn queue_head(&mut self, request: &RequestHeader, head: &ResponseHeader) {
+    pub fn queue_head(&mut self, request: &RequestHead, head: &ResponseHeader) {
         self.is_final = true;
         let is_upgrade = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let has_no_body = request.method == Method::HEAD
@@ -390,31 +389,4 @@ pub fn push_name(out: &mut Vec<u8>, name: &str) {
         "etag" | "vary" | "cache-status" | "x-request-id" => out.extend_from_slice(name.as_bytes()),
         _ => http1::push_title_case(out, name),
     }
-}
-
-/// Reads a head that was judged into a request.
-pub fn read_request(head: &[u8], max_fields: usize) -> Option<RequestHeader> {
-    let mut fields = vec![httparse::EMPTY_HEADER; max_fields];
-    let mut parsed = httparse::Request::new(&mut fields);
-    parsed.parse(head).ok()?;
-    let (method, path, minor) = (parsed.method?, parsed.path?, parsed.version?);
-    let method = Method::from_bytes(method.as_bytes()).ok()?;
-    let mut request = RequestHeader::build_no_case(method, path.as_bytes(), Some(parsed.headers.len())).ok()?;
-    request.set_version(if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 });
-    for field in &*parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        request.append_header(name, field.value).ok()?;
-    }
-    Some(request)
-}
-
-/// Whether the client permits another request on its connection (RFC 9112 section 9.3).
-pub fn keeps_alive(request: &RequestHeader) -> bool {
-    let has_option = |option: &str| {
-        let values = request.headers.get_all(CONNECTION).iter();
-        values
-            .flat_map(|value| list_members(value.as_bytes()))
-            .any(|member| member.eq_ignore_ascii_case(option.as_bytes()))
-    };
-    !has_option("close") && (request.version != Version::HTTP_10 || has_option("keep-alive"))
 }

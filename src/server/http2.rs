@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::Method;
+use http::header::{HOST, HeaderValue};
+use http::{Method, Version};
+use http1::RequestHead;
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use pingora_http::RequestHeader;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -186,13 +187,25 @@ pub async fn serve<A: Application>(
         let Some(Ok((request, respond))) = accepted else { return flooded };
         let (parts, body) = request.into_parts();
         let session = Box::new(Http2Session::new(body, respond));
-        let mut session = ClientSession::http2(RequestHeader::from(parts), client, session);
+        let mut session = ClientSession::http2(request_head(parts), client, session);
         let (app, guard) = (app.clone(), Guard::new(&active));
         tokio::spawn(async move {
             let _guard = guard;
             app.serve(&mut session).await;
         });
     }
+}
+
+/// The head of a request. Its `:authority` becomes `Host`, which it replaces (RFC 9113 section
+/// 8.3.1).
+fn request_head(parts: http::request::Parts) -> RequestHead {
+    let mut fields = parts.headers;
+    let authority = parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    if let Some(authority) = authority {
+        fields.insert(HOST, authority);
+    }
+    let target = parts.uri.path_and_query().map_or_else(String::new, |target| target.as_str().to_owned());
+    RequestHead { method: parts.method, target, version: Version::HTTP_2, fields }
 }
 
 /// Records a malformed request or trailers, for which h2 resets the stream.

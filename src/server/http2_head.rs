@@ -5,7 +5,8 @@
 //! well-formed but not served is replaced by one that the gateway answers with its own error, on
 //! the usual way: h2 would reset its stream.
 
-use super::head::{MAX_METHOD, check_origin_form, is_token};
+use http1::{MAX_METHOD_BYTES, RequestHeadError, check_origin_form, is_token_byte};
+
 use crate::api::{ApiError, Refusal};
 
 /// Names a request that was replaced. A client's field of this name is dropped.
@@ -99,7 +100,7 @@ impl<'a> Pseudo<'a> {
 
     fn judge(&self, host: Option<&[u8]>) -> Verdict {
         let refuse = |refusal| Verdict::Refused(ApiError::BadRequest(refusal));
-        let Some(method) = self.method.filter(|method| !method.is_empty() && method.iter().all(|b| is_token(*b)))
+        let Some(method) = self.method.filter(|method| !method.is_empty() && method.iter().all(|b| is_token_byte(*b)))
         else {
             return Verdict::Malformed;
         };
@@ -111,7 +112,7 @@ impl<'a> Pseudo<'a> {
         let (Some(scheme), Some(path)) = (self.scheme, self.path.filter(|path| !path.is_empty())) else {
             return Verdict::Malformed;
         };
-        if method.len() > MAX_METHOD {
+        if method.len() > MAX_METHOD_BYTES {
             return Verdict::Refused(ApiError::NotImplemented);
         }
         if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
@@ -122,7 +123,7 @@ impl<'a> Pseudo<'a> {
         }
         // What h2 would reset the stream for, and HTTP/1.1 refuses as well.
         let target = std::str::from_utf8(path).unwrap_or_default();
-        if target.is_empty() || check_origin_form(target) == Err(Refusal::ControlCharacter) {
+        if target.is_empty() || check_origin_form(target) == Err(RequestHeadError::TargetCharacter) {
             return refuse(Refusal::ControlCharacter);
         }
         match (self.authority, host) {
@@ -139,7 +140,7 @@ impl<'a> Pseudo<'a> {
 fn is_valid_field(name: &[u8], value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !name.is_empty()
-        && name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase())
+        && name.iter().all(|byte| is_token_byte(*byte) && !byte.is_ascii_uppercase())
         && !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
         && !is_blank(value.first())
         && !is_blank(value.last())
@@ -166,7 +167,7 @@ pub fn replaced<'a>(
 ) -> Vec<(&'a [u8], &'a [u8])> {
     const PLACES: &[u8; 7] = b"0123456";
     let place = REFUSALS.iter().position(|refusal| *refusal == error).unwrap_or(2);
-    let is_method = |value: &&[u8]| value.len() <= MAX_METHOD && !matches!(*value, b"CONNECT" | b"TRACE");
+    let is_method = |value: &&[u8]| value.len() <= MAX_METHOD_BYTES && !matches!(*value, b"CONNECT" | b"TRACE");
     let method = fields.clone().find(|(name, _)| *name == b":method").map(|(_, value)| value).filter(is_method);
     let mut list: Vec<(&[u8], &[u8])> = vec![
         (b":method", method.unwrap_or(b"GET")),

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, StatusCode, Version};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode, Version};
+use http1::RequestHead;
+use pingora_http::ResponseHeader;
 use tokio::select;
 use tokio::time::timeout;
 
@@ -30,7 +31,7 @@ use crate::api::{
 };
 use crate::forward::{Hop, joined_cookies, request_fields};
 use crate::gateway::Ask;
-use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of};
+use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
 use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -85,33 +86,19 @@ enum Answered {
 
 impl Setup {
     /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
-    fn way<'r>(&self, request: &'r RequestHeader, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
-        if let Some(error) = http2_head::refusal(&request.headers).filter(|_| request.version == Version::HTTP_2) {
+    fn way<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
+        if let Some(error) = http2_head::refusal(&request.fields).filter(|_| request.version == Version::HTTP_2) {
             return Err(error);
         }
         if matches!(request.method, Method::TRACE | Method::CONNECT) {
             return Err(ApiError::MethodNotAllowed);
         }
-        let size: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
-        if head::count_fields(request.version, &request.headers) > head::MAX_FIELDS
-            || size + request.raw_path().len() > self.limits.max_header_bytes
-        {
-            return Err(ApiError::HeadTooLarge);
-        }
-        if request.method.as_str().len() > head::MAX_METHOD {
-            return Err(ApiError::NotImplemented);
-        }
         if request.version == Version::HTTP_2 {
-            head::judge_http2(&request.uri, &request.headers)?;
+            head::check_http2(request, self.limits.max_header_bytes)?;
         }
-        if request.headers.get_all(CONNECTION).iter().any(|value| head::nominates_protected(value.as_bytes())) {
-            return Err(ApiError::BadRequest(Refusal::ConnectionNominates));
-        }
-        let target = std::str::from_utf8(request.raw_path()).map_err(|_| ApiError::BadRequest(Refusal::Malformed))?;
-        head::check_origin_form(target).map_err(ApiError::BadRequest)?;
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let (path, query) = (request.path(), request.query());
         let query = Query::unvalidated(query);
-        credentials_agree(&request.headers).map_err(ApiError::from)?;
+        credentials_agree(&request.fields).map_err(ApiError::from)?;
         if path == "*" && request.method == Method::OPTIONS {
             record.route = Route::Forward;
             return Ok((Way::Forward(Vec::new(), None), query));
@@ -123,7 +110,7 @@ impl Setup {
             return Err(ApiError::Blocked);
         }
         record.route = Route::Forward;
-        let (changes, rule) = (changes(&request.method, &request.headers, &path), self.veil_rule(&path));
+        let (changes, rule) = (changes(&request.method, &request.fields, &path), self.veil_rule(&path));
         let name_of = match path.exact() {
             [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
             _ => None,
@@ -138,7 +125,7 @@ impl Setup {
                 record.route = Route::CustomerName;
                 Way::CustomerName(id)
             }
-            Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.headers) => {
+            Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.fields) => {
                 record.route = Route::CustomerName;
                 Way::Preflight
             }
@@ -148,12 +135,12 @@ impl Setup {
     }
 
     /// Whether a preflight for a path that the gateway refuses is permitted: only then can a page read the refusal.
-    fn permits_refused(&self, error: ApiError, request: &RequestHeader) -> bool {
+    fn permits_refused(&self, error: ApiError, request: &RequestHead) -> bool {
         let cors = &self.gateway.cors;
         is_refused_path(error)
             && cors.is_on()
-            && is_preflight(&request.method, &request.headers)
-            && origin_of(&request.headers).is_some_and(|origin| cors.allows(origin))
+            && is_preflight(&request.method, &request.fields)
+            && origin_of(&request.fields).is_some_and(|origin| cors.allows(origin))
     }
 
     fn veil_rule(&self, path: &NormalPath) -> Option<RedactRule> {
@@ -164,26 +151,26 @@ impl Setup {
     }
 
     /// The caller's own request id if it is one and holds no credential, else a new one.
-    fn request_id(&self, request: &RequestHeader) -> HeaderValue {
-        let wanted = request.headers.get(X_REQUEST_ID).filter(|value| {
+    fn request_id(&self, request: &RequestHead) -> HeaderValue {
+        let wanted = request.fields.get(X_REQUEST_ID).filter(|value| {
             let text = value.as_bytes();
             let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
             (1..=128).contains(&text.len())
                 && text.iter().all(allowed)
-                && !holds_credential(text, &request.headers, request.uri.query(), self.cookie.as_deref())
+                && !holds_credential(text, listed(&request.fields), request.query(), self.cookie.as_deref())
         });
         let own = || HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"));
         wanted.cloned().unwrap_or_else(own)
     }
 
     /// The caller's trace, unless a credential stands in it: it is logged.
-    fn trace(&self, request: &RequestHeader) -> Option<Trace> {
-        let field = request.headers.get(TRACEPARENT)?;
-        let (query, cookie) = (request.uri.query(), self.cookie.as_deref());
-        if holds_credential(field.as_bytes(), &request.headers, query, cookie) {
+    fn trace(&self, request: &RequestHead) -> Option<Trace> {
+        let field = request.fields.get(TRACEPARENT)?;
+        let (query, cookie) = (request.query(), self.cookie.as_deref());
+        if holds_credential(field.as_bytes(), listed(&request.fields), query, cookie) {
             return None;
         }
-        Trace::continued(&request.headers, self.new_span())
+        Trace::continued(&request.fields, self.new_span())
     }
 }
 
@@ -193,7 +180,7 @@ impl Proxy {
         let peer = session.peer();
         let request = session.request();
         let shared = exchange.setup.clone();
-        let address = shared.trusted.caller(peer, &request.headers);
+        let address = shared.trusted.caller(peer, &request.fields);
         match shared.way(request, &mut exchange.record) {
             Ok((Way::CustomerName(customer), _)) => {
                 let answered = self.answer_name(session, exchange, customer, address).await;
@@ -205,9 +192,9 @@ impl Proxy {
                     Err(error) => Answered::Reply(self.refused(error, exchange)),
                 }
             }
-            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::of_name(&request.headers).into()),
+            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::of_name(requested_fields(&request.fields)).into()),
             Err(error) if shared.permits_refused(error, request) => {
-                Answered::Reply(Preflight::of_refused(&request.headers).into())
+                Answered::Reply(Preflight::of_refused(requested_fields(&request.fields)).into())
             }
             Err(error) => Answered::Reply(self.refused(error, exchange)),
         }
@@ -223,8 +210,8 @@ impl Proxy {
     ) -> Option<Reply> {
         let has_body = exchange.has_body;
         let (request, client) = session.split();
-        let query = Query::unvalidated(request.uri.query());
-        let ask = Ask { customer, query: &query, headers: &request.headers, address, has_body };
+        let query = Query::unvalidated(request.query());
+        let ask = Ask { customer, query: &query, headers: &request.fields, address, has_body };
         let gateway = exchange.setup.gateway.clone();
         select! {
             biased;
@@ -246,7 +233,7 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let request = session.request();
         let head_only = request.method == Method::HEAD;
-        let origin = origin_of(&request.headers).cloned();
+        let origin = origin_of(&request.fields).cloned();
         if exchange.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
             // A body that nobody reads must not be read as the next request.
             session.close_after();
@@ -273,9 +260,9 @@ impl Proxy {
     /// Takes a place among the requests under way.
     fn admit(&self, session: &ClientSession, exchange: &mut Exchange) -> Result<(), Limit> {
         let (request, setup) = (session.request(), &exchange.setup);
-        let address = setup.trusted.caller(session.peer(), &request.headers);
-        let query = Query::unvalidated(request.uri.query());
-        let credential = setup.gateway.credential(&request.headers, &query).ok();
+        let address = setup.trusted.caller(session.peer(), &request.fields);
+        let query = Query::unvalidated(request.query());
+        let credential = setup.gateway.credential(&request.fields, &query).ok();
         let caller = credential.map(|credential| setup.gateway.caller_of(&credential.token));
         let (limits, address) = (setup.limits.requests, setup.limited_address(address));
         let place = setup.admission.request(limits, address, caller)?;
@@ -305,12 +292,7 @@ impl Proxy {
     }
 
     /// What a gateway owes the API on every forwarded request.
-    pub(super) fn set_forward_fields(
-        &self,
-        session: &ClientSession,
-        request: &mut RequestHeader,
-        exchange: &Exchange,
-    ) -> pingora_core::Result<()> {
+    pub(super) fn set_forward_fields(&self, session: &ClientSession, request: &mut RequestHead, exchange: &Exchange) {
         let from = session.request();
         let hop = Hop {
             peer: session.peer(),
@@ -319,28 +301,27 @@ impl Proxy {
             version: from.version,
             request_id: &exchange.request_id,
         };
-        let (fields, removed) = request_fields(&hop, &from.headers);
+        let (fields, removed) = request_fields(&hop, &from.fields);
         for name in removed {
-            request.remove_header(&name);
+            request.fields.remove(&name);
         }
         for (name, value) in fields {
-            request.insert_header(name, value)?;
+            request.fields.insert(name, value);
         }
         match exchange.record.trace.as_ref().and_then(Trace::field) {
-            Some(field) => request.insert_header(TRACEPARENT, field)?,
+            Some(field) => drop(request.fields.insert(TRACEPARENT, field)),
             None => {
-                request.remove_header(&TRACEPARENT);
-                request.remove_header(&TRACESTATE);
+                request.fields.remove(&TRACEPARENT);
+                request.fields.remove(&TRACESTATE);
             }
         }
         if let Forwarded::Only(kept) = exchange.forwarded {
-            strip_credentials(request, kept, exchange.setup.cookie.as_deref())?;
+            strip_credentials(request, kept, exchange.setup.cookie.as_deref());
         }
-        if let Some(cookies) = joined_cookies(&request.headers) {
-            request.insert_header(COOKIE, cookies)?;
+        if let Some(cookies) = joined_cookies(&request.fields) {
+            request.fields.insert(COOKIE, cookies);
         }
-        request.set_version(Version::HTTP_11);
-        Ok(())
+        request.version = Version::HTTP_11;
     }
 
     /// What the gateway says of itself on every forwarded answer.
@@ -348,6 +329,11 @@ impl Proxy {
         response.append_header(CACHE_STATUS, CacheStatus::BYPASS)?;
         response.insert_header(X_REQUEST_ID, exchange.request_id.clone())
     }
+}
+
+/// Names and values of fields.
+fn listed(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
 /// Whether the gateway refuses every request for a path, whatever else it says.
@@ -362,9 +348,9 @@ const fn is_refused_path(error: ApiError) -> bool {
 fn has_body(session: &ClientSession) -> bool {
     let request = session.request();
     let is_empty = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0');
-    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|value| !is_empty(value));
+    let length = request.fields.get(CONTENT_LENGTH).is_some_and(|value| !is_empty(value));
     length
-        || request.headers.contains_key(TRANSFER_ENCODING)
+        || request.fields.contains_key(TRANSFER_ENCODING)
         || (request.version == Version::HTTP_2 && session.has_body())
 }
 
@@ -373,7 +359,7 @@ fn has_body(session: &ClientSession) -> bool {
 async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
     let request = session.request();
     let told = request.version == Version::HTTP_2
-        && request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+        && request.fields.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
     if !told {
         return true;
     }

@@ -362,9 +362,9 @@ impl Exchange {
     fn clients(&self, session: &ClientSession) -> Vec<Client> {
         let request = session.request();
         let peer = session.peer();
-        let address = Client::Address(self.setup.trusted.caller(peer, &request.headers));
+        let address = Client::Address(self.setup.trusted.caller(peer, &request.fields));
         let gateway = &self.setup.gateway;
-        let found = gateway.credential(&request.headers, &Query::unvalidated(request.uri.query()));
+        let found = gateway.credential(&request.fields, &Query::unvalidated(request.query()));
         let caller = found.ok().map(|credential| Client::Caller(gateway.caller_of(&credential.token)));
         caller.into_iter().chain([address]).collect()
     }

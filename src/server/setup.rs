@@ -97,7 +97,7 @@ pub struct Setup {
     pub access: Access,
     pub limits: Limits,
     pub drain: DrainTimes,
-    /// Plain requests may be answered in the lane. Not where a blocked path may be one of the intercepted route.
+    /// Whether the fast path is used. Not where a blocked path may be one of the intercepted route.
     pub fast_path: bool,
     /// What it was made of.
     pub config: Config,

@@ -61,7 +61,7 @@ pub struct Metrics {
     admin_refused: IntCounter,
     hits: AtomicI64,
     misses: AtomicI64,
-    /// Hits of the lane that are in no series yet.
+    /// Hits of the fast path that are in no series yet.
     tallies: Tallies,
 }
 
@@ -361,8 +361,8 @@ impl Metrics {
 
     /// A request was answered, as its record says.
     pub fn answered(&self, record: &Record, duration: Duration) {
-        if record.in_lane {
-            return self.hit_in_lane(record, duration);
+        if record.on_fast_path {
+            return self.fast_path_hit(record, duration);
         }
         self.requests.of(record).inc();
         self.request_duration.of(record).observe(duration.as_secs_f64());
@@ -377,11 +377,11 @@ impl Metrics {
         }
     }
 
-    /// A hit was answered in the lane, and its caller was known.
-    fn hit_in_lane(&self, record: &Record, duration: Duration) {
+    /// Counts a hit of the fast path, whose caller's validation was cached.
+    fn fast_path_hit(&self, record: &Record, duration: Duration) {
         let new = || Tally { requests: Vec::new(), durations: self.request_duration.of(record).local(), hits: 0 };
         let requests = || self.requests.of(record).local();
-        self.tallies.own(new, |tally| tally.count(record.status, duration, requests));
+        self.tallies.own(new, |tally| tally.count(record, duration, requests));
     }
 
     /// What threads counted apart is in the series from here on.

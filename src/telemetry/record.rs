@@ -50,8 +50,8 @@ pub struct Record {
     /// Where it stands in a trace of the caller's.
     pub trace: Option<Trace>,
     pub body_bytes: usize,
-    /// It was a hit of the lane, whose caller was known.
-    pub in_lane: bool,
+    /// It was a hit of the fast path, whose caller's validation was cached.
+    pub on_fast_path: bool,
     /// The client left before the end of its response: the status is 499, whatever was written.
     pub client_closed: bool,
 }
@@ -70,7 +70,7 @@ impl Record {
             request_id: String::new(),
             trace: None,
             body_bytes: 0,
-            in_lane: false,
+            on_fast_path: false,
             client_closed: false,
         }
     }

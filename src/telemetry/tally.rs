@@ -6,36 +6,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 
-/// Hits that one thread answered in the lane since they were last added up.
+use super::Record;
+
+/// Hits that one thread answered on the fast path since they were last added to the series.
 pub struct Tally {
-    /// By status; there are few.
-    pub requests: Vec<(StatusCode, LocalIntCounter)>,
+    /// By method and status; there are few.
+    pub requests: Vec<(Method, StatusCode, LocalIntCounter)>,
     pub durations: LocalHistogram,
     pub hits: u64,
 }
 
 impl Tally {
-    /// Counts one. `requests`: the counter of its status, wanted when that is new.
-    pub fn count(&mut self, status: StatusCode, duration: Duration, requests: impl FnOnce() -> LocalIntCounter) {
-        match self.requests.iter().find(|(known, _)| *known == status) {
-            Some((_, counter)) => counter.inc(),
+    /// Counts one hit. `requests`: makes the counter of its method and status, when they are new.
+    pub fn count(&mut self, record: &Record, duration: Duration, requests: impl FnOnce() -> LocalIntCounter) {
+        let is_of_record = |(method, status, _): &&(Method, StatusCode, LocalIntCounter)| {
+            *status == record.status && *method == record.method
+        };
+        match self.requests.iter().find(is_of_record) {
+            Some((_, _, counter)) => counter.inc(),
             None => {
                 let counter = requests();
                 counter.inc();
-                self.requests.push((status, counter));
+                self.requests.push((record.method.clone(), record.status, counter));
             }
         }
         self.durations.observe(duration.as_secs_f64());
         self.hits += 1;
     }
 
-    /// Adds it to the series, and begins anew. How many there were.
+    /// Adds the counts to the series, and starts again from 0. Returns the number of hits.
     fn settle(&mut self) -> u64 {
-        for (_, counter) in &self.requests {
+        for (_, _, counter) in &self.requests {
             counter.flush();
         }
         self.durations.flush();
@@ -86,7 +91,7 @@ impl Tallies {
 mod tests {
     use std::time::Instant;
 
-    use super::super::{Metrics, Record};
+    use super::super::Metrics;
     use super::*;
 
     #[test]
@@ -94,7 +99,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let answer = |status, times: usize| {
             let mut record = Record::begin(Instant::now());
-            (record.in_lane, record.status) = (true, status);
+            (record.on_fast_path, record.status) = (true, status);
             (0..times).for_each(|_| metrics.answered(&record, Duration::from_millis(3)));
         };
         let line = |name: &str| {

@@ -27,7 +27,12 @@ impl Trace {
     pub fn continued(headers: &HeaderMap, span: u64) -> Option<Self> {
         let mut fields = headers.get_all(TRACEPARENT).iter();
         let (field, None) = (fields.next()?, fields.next()) else { return None };
-        let text = field.to_str().ok()?;
+        Self::parse(field.as_bytes(), span)
+    }
+
+    /// Parses the value of the only `traceparent` field.
+    pub fn parse(field: &[u8], span: u64) -> Option<Self> {
+        let text = std::str::from_utf8(field).ok().filter(|text| text.is_ascii())?;
         let (version, rest) = (text.get(..2)?, text.get(2..)?);
         // A later version may say more after a hyphen; what it says of these is the same.
         let ends = if version == "00" {

@@ -1,7 +1,7 @@
 //! Syntax of fields that heads and trailer sections share (RFC 9110 section 5).
 
 /// Whether `byte` may be part of a token (RFC 9110 section 5.6.2).
-pub(crate) const fn is_token_byte(byte: u8) -> bool {
+pub const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

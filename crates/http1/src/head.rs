@@ -170,7 +170,7 @@ impl FieldFraming {
 }
 
 /// Parses a length of 1 to 18 digits, without sign, blanks or a list.
-fn parse_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     if !(1..=18).contains(&value.len()) {
         return None;
     }
@@ -181,19 +181,19 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 
 impl ConnectionOptions {
     fn from_fields(fields: &HeaderMap) -> Self {
-        let options = fields
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii);
-        let mut result = ConnectionOptions::default();
-        for option in options {
+        let mut options = ConnectionOptions::default();
+        fields.get_all(CONNECTION).iter().for_each(|value| options.add(value.as_bytes()));
+        options
+    }
+
+    /// Adds the options of a further `Connection` field.
+    pub(crate) fn add(&mut self, value: &[u8]) {
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             // What is not a token may be a `close` that this parser does not recognize.
-            result.close |= option.eq_ignore_ascii_case(b"close")
+            self.close |= option.eq_ignore_ascii_case(b"close")
                 || !option.iter().all(|&byte| is_token_byte(byte));
-            result.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
-        result
     }
 
     /// Whether the sender wants to keep the connection (RFC 9112 section 9.3).

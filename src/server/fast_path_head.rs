@@ -1,0 +1,323 @@
+//! What the fast path reads of a request head: the parts on which a response of the intercepted
+//! route depends. Pure.
+//!
+//! A field that is not read here changes nothing, whatever its name. Fields that change the
+//! response, and why, are the arms of [`Fields::read`]. A request that is not read (another route,
+//! another query parameter, a field twice that may occur once) takes the ordinary path, which
+//! responds in the same way.
+
+use std::borrow::Cow;
+
+use crate::api::{CredentialError, CustomerId, Query, Token, bearer, cookie_value, holds_credential};
+use crate::cache::CacheControl;
+
+/// Characters of a customer's id.
+const ID: usize = 24;
+
+/// `X-Forwarded-For` fields that are read. Proxies extend the field or add one each.
+const MAX_FORWARDED_FOR: usize = 4;
+
+/// What the client requests of the customer's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Get,
+    Head,
+    /// Permission for a page to send a request.
+    Preflight,
+}
+
+/// The parts of a request head that decide about the response of the intercepted route.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FastPathHead<'a> {
+    pub wanted: Wanted,
+    pub customer: CustomerId,
+    /// The token that decides.
+    pub credential: Result<Cow<'a, str>, CredentialError>,
+    /// The client's own, if it may be used.
+    pub request_id: Option<&'a str>,
+    /// `traceparent`, if it holds no credential.
+    pub trace: Option<&'a [u8]>,
+    forwarded_for: [&'a [u8]; MAX_FORWARDED_FOR],
+    forwarded_count: usize,
+    pub if_none_match: Option<&'a [u8]>,
+    pub wants: CacheControl,
+    pub origin: Option<&'a [u8]>,
+    /// Field names that a preflight requests permission for.
+    pub requested_fields: Option<&'a [u8]>,
+}
+
+impl<'a> FastPathHead<'a> {
+    /// Reads a head. `fields`: names in any case, and values. `cookie`: the name of the cookie that
+    /// holds a token. `None`: the request takes the ordinary path.
+    pub fn read(
+        method: &str,
+        target: &'a str,
+        fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+        cookie: Option<&str>,
+    ) -> Option<Self> {
+        let (customer, raw_query) = read_target(target)?;
+        let query = Query::unvalidated(raw_query);
+        if raw_query.is_some() && (query.validate().is_err() || !query.is_plain()) {
+            return None;
+        }
+        let found = Fields::read(fields.clone(), cookie)?;
+        let wanted = match method {
+            "GET" => Wanted::Get,
+            "HEAD" => Wanted::Head,
+            "OPTIONS" if found.origin.is_some() && found.requested_method.is_some() => Wanted::Preflight,
+            _ => return None,
+        };
+        let is_secret = |text: &[u8]| holds_credential(text, fields.clone(), raw_query, cookie);
+        let request_id = found.request_id.and_then(own_request_id).filter(|id| !is_secret(id.as_bytes()));
+        Some(FastPathHead {
+            wanted,
+            customer,
+            credential: found.credential(&query),
+            request_id,
+            trace: found.trace.filter(|trace| !is_secret(trace)),
+            forwarded_for: found.forwarded_for,
+            forwarded_count: found.forwarded_count,
+            if_none_match: found.if_none_match,
+            wants: CacheControl::of_request_values(found.cache_control, found.pragma),
+            origin: found.origin,
+            requested_fields: found.requested_fields,
+        })
+    }
+
+    /// The values of the `X-Forwarded-For` fields.
+    pub fn forwarded_for(&self) -> &[&'a [u8]] {
+        &self.forwarded_for[..self.forwarded_count]
+    }
+}
+
+/// The customer and the query of `/customer/{id}/name`. Other spellings of the path take the
+/// ordinary path.
+fn read_target(target: &str) -> Option<(CustomerId, Option<&str>)> {
+    let rest = target.strip_prefix("/customer/")?;
+    let (id, rest) = rest.split_at_checked(ID)?;
+    let customer = CustomerId::parse(id.as_bytes())?;
+    match rest.strip_prefix("/name")? {
+        "" => Some((customer, None)),
+        rest => Some((customer, Some(rest.strip_prefix('?')?))),
+    }
+}
+
+/// Values of the fields on which the response depends.
+#[derive(Default)]
+struct Fields<'a> {
+    authorization: Option<&'a [u8]>,
+    api_key: Option<&'a [u8]>,
+    cookie_token: Option<Cow<'a, [u8]>>,
+    if_none_match: Option<&'a [u8]>,
+    cache_control: Option<&'a [u8]>,
+    pragma: Option<&'a [u8]>,
+    origin: Option<&'a [u8]>,
+    requested_method: Option<&'a [u8]>,
+    requested_fields: Option<&'a [u8]>,
+    request_id: Option<&'a [u8]>,
+    trace: Option<&'a [u8]>,
+    forwarded_for: [&'a [u8]; MAX_FORWARDED_FOR],
+    forwarded_count: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the fields. `None`: one that may occur once occurs twice.
+    fn read(fields: impl Iterator<Item = (&'a str, &'a [u8])>, cookie: Option<&str>) -> Option<Self> {
+        let mut found = Fields::default();
+        for (name, value) in fields {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            let only = match name.len() {
+                // Which pages may read the response.
+                6 if is("origin") => &mut found.origin,
+                // The token, where no other place holds one.
+                6 if is("cookie") => {
+                    found.cookie_token = found.cookie_token.or_else(|| cookie_value(value, cookie?));
+                    continue;
+                }
+                // What of the response the client accepts from the cache.
+                6 if is("pragma") => &mut found.pragma,
+                13 if is("cache-control") => &mut found.cache_control,
+                // The token.
+                9 if is("x-api-key") => &mut found.api_key,
+                13 if is("authorization") => &mut found.authorization,
+                // The trace and the id that are logged; the id is also in the response.
+                11 if is("traceparent") => &mut found.trace,
+                12 if is("x-request-id") => &mut found.request_id,
+                // Whether the response is 304.
+                13 if is("if-none-match") => &mut found.if_none_match,
+                // The client's address, for its limits.
+                15 if is("x-forwarded-for") => {
+                    *found.forwarded_for.get_mut(found.forwarded_count)? = value;
+                    found.forwarded_count += 1;
+                    continue;
+                }
+                // What a preflight requests.
+                29 if is("access-control-request-method") => &mut found.requested_method,
+                30 if is("access-control-request-headers") => &mut found.requested_fields,
+                _ => continue,
+            };
+            if only.replace(value).is_some() {
+                return None;
+            }
+        }
+        Some(found)
+    }
+
+    /// The credential that decides, by the rules of [`crate::api::find_credential`].
+    fn credential(&self, query: &Query<'_>) -> Result<Cow<'a, str>, CredentialError> {
+        let text = |value: &'a [u8]| Token::text(value).map(Cow::Borrowed).ok_or(CredentialError::Malformed);
+        let owned =
+            |value: &[u8]| Token::text(value).map(str::to_owned).map(Cow::Owned).ok_or(CredentialError::Malformed);
+        if let Some(value) = self.authorization {
+            return bearer(value).map(Cow::Borrowed).ok_or(CredentialError::NotBearer);
+        }
+        if let Some(value) = self.api_key.filter(|value| !value.is_empty()) {
+            return text(value);
+        }
+        let in_query = query.token().map_err(|_| CredentialError::Ambiguous)?;
+        if let Some(value) = in_query.filter(|value| !value.is_empty()) {
+            return owned(&value);
+        }
+        match &self.cookie_token {
+            Some(Cow::Borrowed(value)) => text(value),
+            Some(Cow::Owned(value)) => owned(value),
+            None => Err(CredentialError::Missing),
+        }
+    }
+}
+
+/// The text of a client's own request id.
+fn own_request_id(value: &[u8]) -> Option<&str> {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let is_id = (1..=128).contains(&value.len()) && value.iter().all(is_allowed);
+    std::str::from_utf8(value).ok().filter(|_| is_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
+    const BEARER: (&str, &str) = ("Authorization", "Bearer t");
+
+    fn read<'a>(method: &str, target: &'a str, fields: &'a [(&'a str, &'a str)]) -> Option<FastPathHead<'a>> {
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+        FastPathHead::read(method, target, fields, Some("token"))
+    }
+
+    fn get<'a>(fields: &'a [(&'a str, &'a str)]) -> FastPathHead<'a> {
+        read("GET", TARGET, fields).expect("a request for the fast path")
+    }
+
+    fn token(target: &str, fields: &[(&str, &str)]) -> Result<String, CredentialError> {
+        let head = read("GET", target, fields).expect("a request for the fast path");
+        head.credential.map(Cow::into_owned)
+    }
+
+    #[test]
+    fn token_is_found_in_each_place_and_the_first_decides() {
+        let places = [BEARER, ("X-API-Key", "k"), ("Cookie", "a=b; token=c"), ("Cookie", "token=d")];
+        assert_eq!(token(TARGET, &places).unwrap(), "t");
+        assert_eq!(token(TARGET, &places[1..]).unwrap(), "k");
+        assert_eq!(token(TARGET, &places[2..]).unwrap(), "c");
+        assert_eq!(token(TARGET, &places[3..]).unwrap(), "d");
+        let query = format!("{TARGET}?token=q%31");
+        assert_eq!(token(&query, &places[2..]).unwrap(), "q1");
+        assert_eq!(token(&query, &[("x-api-key", ""), ("COOKIE", "token=")]).unwrap(), "q1");
+        assert_eq!(token(TARGET, &[("cookie", "token=%41%42")]).unwrap(), "AB");
+        assert_eq!(token(TARGET, &[("authorization", "bearer  t")]).unwrap(), "t");
+    }
+
+    #[test]
+    fn credential_that_cannot_be_used_is_an_error() {
+        assert_eq!(token(TARGET, &[]), Err(CredentialError::Missing));
+        assert_eq!(token(TARGET, &[("Cookie", "_ga=1")]), Err(CredentialError::Missing));
+        for value in ["", "Bearer", "Basic t", "Bearer a b", "Bearert"] {
+            assert_eq!(token(TARGET, &[("Authorization", value)]), Err(CredentialError::NotBearer), "{value:?}");
+        }
+        assert_eq!(token(TARGET, &[("X-API-Key", "a b")]), Err(CredentialError::Malformed));
+        assert_eq!(token(TARGET, &[("Cookie", "token=\u{e6}")]), Err(CredentialError::Malformed));
+        let two = format!("{TARGET}?token=a&token=b");
+        assert_eq!(token(&two, &[]), Err(CredentialError::Ambiguous));
+    }
+
+    #[test]
+    fn request_id_and_trace_that_hold_a_credential_are_not_used() {
+        for (fields, is_used) in [
+            (&[BEARER][..], true),
+            (&[("Authorization", "Bearer id")], false),
+            (&[BEARER, ("X-API-Key", "-1")], false),
+            (&[BEARER, ("Cookie", "a=b; token=id-1")], false),
+            (&[BEARER, ("Cookie", "token=%69d")], false),
+            (&[BEARER, ("Cookie", "other=id-1")], true),
+        ] {
+            let all = [fields, &[("X-Request-Id", "id-1"), ("traceparent", "id-1")]].concat();
+            let head = get(&all);
+            assert_eq!((head.request_id.is_some(), head.trace.is_some()), (is_used, is_used), "{fields:?}");
+        }
+        for id in ["", "a b", "a/b", "\u{e6}"] {
+            assert_eq!(get(&[BEARER, ("X-Request-Id", id)]).request_id, None, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_decide_are_read_in_any_case_and_order() {
+        let fields = [
+            ("if-NONE-match", "\"x\""),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("cache-control", "max-age=0"),
+            BEARER,
+            ("ORIGIN", "https://a"),
+            ("X-Forwarded-For", "192.0.2.2"),
+        ];
+        let head = get(&fields);
+        assert_eq!(head.if_none_match, Some(&b"\"x\""[..]));
+        assert_eq!(head.forwarded_for(), [&b"192.0.2.1"[..], b"192.0.2.2"]);
+        assert_eq!((head.wants.max_age, head.origin), (Some(0), Some(&b"https://a"[..])));
+        assert!(get(&[BEARER, ("Pragma", "no-cache")]).wants.no_cache);
+        assert!(!get(&[BEARER, ("Pragma", "no-cache"), ("Cache-Control", "max-age=9")]).wants.no_cache);
+        assert_eq!(read("HEAD", TARGET, &[BEARER]).unwrap().wanted, Wanted::Head);
+        let preflight = [("Origin", "https://a"), ("Access-Control-Request-Method", "GET")];
+        assert_eq!(read("OPTIONS", TARGET, &preflight).unwrap().wanted, Wanted::Preflight);
+    }
+
+    #[test]
+    fn request_of_another_kind_takes_the_ordinary_path() {
+        for target in [
+            "/customer/73469a52f4fd7f77ec7b28cc/name/",
+            "/customer/73469a52f4fd7f77ec7b28cc/Name",
+            "/customer/73469a52f4fd7f77ec7b28cc/name?a=b",
+            "/customer/73469a52f4fd7f77ec7b28cc/name?token=%",
+            "/customer/73469a52f4fd7f77ec7b28cc/name?token=a&x",
+            "/customer/73469a52f4fd7f77ec7b28c/name",
+            "/customer/73469a52f4fd7f77ec7b28ccc/name",
+            "/customer/%33469a52f4fd7f77ec7b28/name",
+            "//customer/73469a52f4fd7f77ec7b28cc/name",
+            "/customer/73469a52f4fd7f77ec7b28cc",
+            "*",
+            "",
+        ] {
+            assert_eq!(read("GET", target, &[BEARER]), None, "{target:?}");
+        }
+        for method in ["get", "POST", "OPTIONS", "DELETE", ""] {
+            assert_eq!(read(method, TARGET, &[BEARER]), None, "{method:?}");
+        }
+        for name in ["Authorization", "X-API-Key", "If-None-Match", "Cache-Control", "Origin", "X-Request-Id"] {
+            assert_eq!(read("GET", TARGET, &[(name, "Bearer t"), (name, "Bearer t")]), None, "{name}");
+        }
+        assert_eq!(read("GET", TARGET, &[("X-Forwarded-For", "a"); MAX_FORWARDED_FOR + 1]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn field_that_decides_nothing_changes_nothing(name in "[a-zA-Z_][a-zA-Z_-]{0,20}", value in "[ -~]{0,20}") {
+            let decides = [
+                "authorization", "cache-control", "cookie", "if-none-match", "origin", "pragma", "traceparent",
+                "x-api-key", "x-forwarded-for", "x-request-id",
+            ];
+            proptest::prop_assume!(!decides.iter().any(|read| name.eq_ignore_ascii_case(read)));
+            let with = [BEARER, (&*name, &*value), ("X-Request-Id", "r")];
+            proptest::prop_assert_eq!(get(&with), get(&[BEARER, ("X-Request-Id", "r")]));
+        }
+    }
+}
