@@ -25,7 +25,7 @@ use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
 use super::sessions::{Sessions, note_signatures, was_signed};
-use super::start::StartError;
+use super::start_error::StartError;
 use super::wrapped::Wrapped;
 use crate::config::{ClientAuth, Clients, Tls};
 use crate::crypto;

@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::edge::Side;
+use super::side::Side;
 use crate::config::Server;
 use crate::telemetry::Metrics;
 

@@ -28,6 +28,7 @@ use super::http1_session::{self, After, Http1Session};
 use super::http2::{self, Times, Watch};
 use super::idle::Idle;
 use super::setup::{Current, Limits, Setup};
+use super::side::Side;
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
 use crate::clock;
@@ -60,22 +61,6 @@ const MAX_TURNED_AWAY: usize = 256;
 
 /// Connections that the admin listener serves at a time: a few scrapers and people.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
-
-/// Which listener it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Public,
-    Admin,
-}
-
-impl Side {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Side::Public => "public",
-            Side::Admin => "admin",
-        }
-    }
-}
 
 /// The connections of one side, in front of the application that serves their requests.
 pub struct Edge<A> {

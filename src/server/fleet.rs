@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::setup::{Current, Reloader, Setup};
-use super::start::StartError;
+use super::start_error::StartError;
 use crate::cache::CallerIds;
 use crate::cluster::{Bus, BusParts, Connection, Connector, Environment, Keys, Ledger, Repolicy, Tier, Turns};
 use crate::config::{self, Config};

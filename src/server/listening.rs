@@ -20,12 +20,13 @@ use super::certificate::Certificate;
 use super::client_session::Application;
 use super::client_stream::ClientStream;
 use super::descriptors::{AcceptFailures, Spares};
-use super::edge::{Admitted, Edge, Side};
+use super::edge::{Admitted, Edge};
 use super::holder::holder;
 use super::lifecycle::Lifecycle;
 use super::notify;
 use super::setup::Current;
-use super::start::StartError;
+use super::side::Side;
+use super::start_error::StartError;
 use crate::clock;
 
 /// Connections that wait to be accepted, unless the system allows fewer (`net.core.somaxconn`).

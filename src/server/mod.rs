@@ -35,8 +35,10 @@ mod response_budget;
 mod secrets;
 mod sessions;
 mod setup;
+mod side;
 mod signals;
 mod start;
+mod start_error;
 mod upgrade;
 mod wrapped;
 
@@ -48,4 +50,5 @@ pub use listening::cannot_listen;
 pub use secrets::warnings;
 pub use setup::Source;
 pub use signals::ignore_until_serving as ignore_signals_until_serving;
-pub use start::{Start, StartError, check, run};
+pub use start::{Start, check, run};
+pub use start_error::StartError;

@@ -15,7 +15,7 @@ use super::descriptors::{self, Division};
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
-use super::start::StartError;
+use super::start_error::StartError;
 use crate::api::{MediaTypePattern, PathPattern};
 use crate::cluster::Bus;
 use crate::config::{self, Access, Config, ForwardRole};

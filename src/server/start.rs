@@ -14,7 +14,7 @@ use super::admin::Admin;
 use super::certificate::{self, Certificate};
 use super::change_log::ChangeLog;
 use super::descriptors::{self, AcceptFailures, Division, Spares};
-use super::edge::{Edge, Side};
+use super::edge::Edge;
 use super::fleet::{self, Fleet};
 use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
@@ -22,7 +22,9 @@ use super::proxy::Proxy;
 use super::random_ids::RandomIds;
 use super::secrets;
 use super::setup::{Current, Lasting, Reloader, Setup, Source};
+use super::side::Side;
 use super::signals::Signals;
+use super::start_error::StartError;
 use super::upgrade::{Changes, Seat};
 use crate::cache::{CallerIds, Scope};
 use crate::cluster::Bus;
@@ -38,25 +40,6 @@ const ADMIN_THREADS: usize = 1;
 
 /// The public one and the admin one.
 const SERVICES: usize = 2;
-
-/// Why the gateway did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The configuration names something that cannot be used.
-    Configuration(String),
-    /// Something outside of it stands in the way, such as an occupied port.
-    Environment(String),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Configuration(what) | StartError::Environment(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 fn environment(what: impl fmt::Display) -> StartError {
     StartError::Environment(what.to_string())
