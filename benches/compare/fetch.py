@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import servers
 from cases import FRESH, HOST, name, token
@@ -155,20 +156,20 @@ def load(shop, server, path, seconds):
     return int(re.search(r"(\d+) requests in", said.stdout)[1])
 
 
-def round_of(shop, server, path):
-    """CPU time for each request, in microseconds."""
+def round_of(server, send):
+    """CPU time for each request, in microseconds. `send`: sends for as many seconds, and returns the number of responses."""
     before = server.cpu_seconds()
-    count = load(shop, server, path, SECONDS)
+    count = send(SECONDS)
     return (server.cpu_seconds() - before) / count * 1e6
 
 
-def system_calls(shop, server, path):
+def system_calls(server, send):
     """System calls for each request, by name."""
-    out = os.path.join(shop.folder, "strace")
+    out = os.path.join(server.folder, "strace")
     pids = [word for pid in server.pids() for word in ("-p", str(pid))]
     tracer = subprocess.Popen(["strace", "-qcf", "-o", out, *pids], stderr=subprocess.DEVNULL)
     time.sleep(0.5)
-    count = load(shop, server, path, 4)
+    count = send(4)
     tracer.terminate()
     tracer.wait()
     calls = {}
@@ -180,12 +181,12 @@ def system_calls(shop, server, path):
     return total, {name: round(calls[name], 2) for name in calls if calls[name] > 0.02}
 
 
-def instructions(shop, server, path):
+def instructions(server, send):
     """User instructions for each request: of one dump of callgrind that begins and ends with the load."""
-    load(shop, server, path, 3)
+    send(3)
     for pid in server.pids():
         subprocess.run(["callgrind_control", "-z", str(pid)], check=True, capture_output=True)
-    count = load(shop, server, path, 8)
+    count = send(8)
     total = 0
     for pid in server.pids():
         dumps = set(glob.glob(f"{server.folder}/callgrind.*"))
@@ -212,7 +213,7 @@ def main(*binaries):
             rounds = {server.name: [] for server in running}
             for _ in range(ROUNDS):
                 for server in running:
-                    rounds[server.name].append(round_of(shop, server, path))
+                    rounds[server.name].append(round_of(server, partial(load, shop, server, path)))
             print(f"{case}: GET {path}")
             for server in running:
                 of = rounds[server.name]
@@ -220,7 +221,7 @@ def main(*binaries):
                 line = f"  {server.name:18} {statistics.median(of):6.1f} µs ({min(of):.1f}–{max(of):.1f})"
                 line += f"  {statistics.median(ratios):5.2f} × nginx ({min(ratios):.2f}–{max(ratios):.2f})"
                 if COUNTS:
-                    total, calls = system_calls(shop, server, path)
+                    total, calls = system_calls(server, partial(load, shop, server, path))
                     line += f"  {total:5.2f} system calls {calls}"
                 print(line, flush=True)
         while running:
@@ -232,7 +233,8 @@ def main(*binaries):
         for server in running:
             server.ready()
             for case, path in CASES.items():
-                print(f"  {server.name:18} {case:8} {instructions(shop, server, path):9,.0f} user instructions", flush=True)
+                counted_for = instructions(server, partial(load, shop, server, path))
+                print(f"  {server.name:18} {case:8} {counted_for:9,.0f} user instructions", flush=True)
     finally:
         for server in running:
             server.stop()
