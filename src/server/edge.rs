@@ -15,7 +15,6 @@ use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
 
 use super::admission::{ConnectionPlace, Limit};
@@ -25,7 +24,8 @@ use super::descriptors::BurstLog;
 use super::fast_path::{FastPath, Outcome};
 use super::fast_path_head::{FastPathHead, Wanted};
 use super::http1_session::{self, After, Http1Session};
-use super::http2::{self, Times, Watch};
+use super::http2::{self, Times};
+use super::http2_stream::Http2Io;
 use super::idle::Idle;
 use super::setup::{Current, Limits, Setup};
 use super::side::Side;
@@ -245,8 +245,8 @@ impl<A: Application> Edge<A> {
 
     /// Answers the first request of an HTTP/2 connection with an error, and ends the connection.
     async fn refuse_http2(&self, stream: Stream, read: BytesMut, error: ApiError) {
-        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(Arc::default(), self.current.clone(), false)));
-        http2::refuse(stream, LINGER, |request| {
+        let io = Http2Io::new(stream, read, self.current.clone(), false);
+        http2::refuse(io, LINGER, |request| {
             let reply = Reply::from(error);
             let mut record = self.refused(error, &reply, Some(request.method.clone()));
             let mut response = http::Response::new(());
@@ -316,10 +316,10 @@ impl<A: Application> Edge<A> {
         limits: Limits,
         draining: &ShutdownWatch,
     ) {
-        let (flood, judges) = (Arc::new(Notify::new()), self.side == Side::Public);
-        let stream = Box::new(Wrapped::http2(stream, read, Watch::new(flood.clone(), self.current.clone(), judges)));
-        let times = Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout };
-        if http2::serve(&self.app, stream, connection, &flood, times, draining).await {
+        let io = Http2Io::new(stream, read, self.current.clone(), self.side == Side::Public);
+        let times =
+            Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout, write: limits.write_timeout };
+        if http2::serve(&self.app, io, connection, times, draining).await {
             self.current.load().metrics.over_limit("http2_frames");
         }
     }

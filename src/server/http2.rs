@@ -1,35 +1,27 @@
-//! HTTP/2 connections: h2 with limits of our choice, an accept loop that ends floods, and the
-//! stream below h2 that counts frames and lets the last GOAWAY arrive.
-//!
-//! pingora's loop sets no limit on control frames and cannot end a connection with a reason.
+//! HTTP/2 connections: h2 with limits of our choice, and the task of a connection, which accepts
+//! requests, writes what was gathered, and ends floods, stalls and idle connections.
 
-use std::fmt;
-use std::io;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use h2::Reason;
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::header::{HOST, HeaderValue};
-use http::{Method, Version};
+use http::{Request, Version};
 use http1::RequestHead;
-use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::task::coop::unconstrained;
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::client_session::{Application, ClientConnection, ClientSession};
-use super::frames::Frames;
-use super::http2_rewrite::Rewriter;
 use super::http2_session::Http2Session;
-use super::setup::{Current, Setup};
-use crate::api::{ApiError, Refusal};
+use super::http2_stream::{Http2Io, Http2Stream, Http2Writer};
 use crate::clock;
-use crate::telemetry::Record;
 
 /// Streams open at a time. Browsers queue further requests; 64 of them fill any link that matters
 /// here.
@@ -62,14 +54,8 @@ const MAX_RESET_BEFORE_ACCEPT: usize = 20;
 const MAX_RESET_REMEMBERED: usize = 32;
 const RESET_REMEMBERED: Duration = Duration::from_secs(1);
 
-/// Time for the last GOAWAY to be written, and time to read on so that it is not lost in a reset of
-/// the connection.
+/// Time for the last GOAWAY to be written, and for reading on behind it.
 const LAST_WRITE: Duration = Duration::from_millis(500);
-const LINGER: Duration = Duration::from_millis(500);
-
-/// Bytes that are discarded meanwhile: what may be on its way. A client that sends more has no use
-/// for the reason.
-const LINGER_BYTES: usize = 4 << 20;
 
 /// Every limit that h2's server takes. `docs/ARCHITECTURE.md` (Bounds) lists them.
 fn options() -> h2::server::Builder {
@@ -88,63 +74,102 @@ fn options() -> h2::server::Builder {
     options
 }
 
-/// Streams that are being served.
-struct Active {
-    count: AtomicUsize,
-    none: Notify,
-}
-
-/// One stream that is being served.
-struct Guard(Arc<Active>);
-
-impl Guard {
-    fn new(active: &Arc<Active>) -> Self {
-        active.count.fetch_add(1, Ordering::Relaxed);
-        Guard(active.clone())
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.none.notify_one();
-        }
-    }
-}
-
-impl Active {
-    /// Completes when no stream has been served for that long.
-    async fn idle(&self, longest: Duration) {
-        while self.count.load(Ordering::Relaxed) != 0 {
-            self.none.notified().await;
-        }
-        sleep(longest).await;
-    }
-}
-
 /// Times of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     pub handshake: Duration,
+    /// Without a request under way.
     pub idle: Duration,
+    /// While bytes wait to be written and the client accepts none.
+    pub write: Duration,
 }
 
-/// Answers the first request of a connection with what `response` makes, and ends the connection. Takes `longest` at most.
+/// The requests of a connection that are under way in tasks.
+#[derive(Debug)]
+struct Active {
+    count: AtomicUsize,
+    began: Instant,
+    /// When the last one ended, in milliseconds after `began`.
+    ended_millis: AtomicU64,
+    /// The connection ends because the client accepts nothing.
+    is_stalled: AtomicBool,
+}
+
+impl Active {
+    fn new(began: Instant) -> Self {
+        Active {
+            count: AtomicUsize::new(0),
+            began,
+            ended_millis: AtomicU64::new(0),
+            is_stalled: AtomicBool::new(false),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    fn last_end(&self) -> Instant {
+        self.began + Duration::from_millis(self.ended_millis.load(Ordering::Acquire))
+    }
+}
+
+/// One request that is under way in a task, as long as it lives.
+#[derive(Debug)]
+pub struct ActiveRequest(Arc<Active>);
+
+impl ActiveRequest {
+    fn new(active: &Arc<Active>) -> Self {
+        active.count.fetch_add(1, Ordering::AcqRel);
+        ActiveRequest(active.clone())
+    }
+
+    /// Whether its connection ends because the client accepts nothing.
+    pub fn is_stalled(&self) -> bool {
+        self.0.is_stalled.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let elapsed = clock::now().saturating_duration_since(self.0.began).as_millis();
+        self.0.ended_millis.fetch_max(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::AcqRel);
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request and where its response is written to.
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// Accepts the next request, and writes what was gathered before it waits for one.
+async fn accept(connection: &mut Connection<Http2Stream, Bytes>, writer: &Http2Writer) -> Option<Accepted> {
+    poll_fn(|cx| match connection.poll_accept(cx) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.and_then(Result::ok)),
+        Poll::Pending => match writer.poll_drain(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        },
+    })
+    .await
+}
+
+/// Responds to the first request of a connection with what `response` makes, and ends the connection.
+/// Takes `longest` at most.
 pub async fn refuse(
-    stream: Stream,
+    io: Http2Io,
     longest: Duration,
     response: impl FnOnce(&http::request::Parts) -> (http::Response<()>, Bytes),
 ) {
     let _ = timeout(longest, async {
-        let mut connection = options().handshake::<_, Bytes>(stream).await.ok()?;
-        let (request, mut responder) = connection.accept().await?.ok()?;
+        let mut connection = options().handshake::<_, Bytes>(io.stream).await.ok()?;
+        let (request, mut responder) = accept(&mut connection, &io.writer).await?;
         let (response, body) = response(&request.into_parts().0);
         let mut sender = responder.send_response(response, body.is_empty()).ok()?;
         if !body.is_empty() {
             sender.send_data(body, true).ok()?;
         }
         connection.graceful_shutdown();
-        while connection.accept().await.is_some() {}
+        while accept(&mut connection, &io.writer).await.is_some() {}
         Some(())
     })
     .await;
@@ -153,47 +178,27 @@ pub async fn refuse(
 /// Serves one connection to its end. Returns whether it ended because of a flood of frames.
 pub async fn serve<A: Application>(
     app: &Arc<A>,
-    stream: Stream,
+    io: Http2Io,
     client: ClientConnection,
-    flood: &Notify,
     times: Times,
     draining: &ShutdownWatch,
 ) -> bool {
-    let handshake = options().handshake::<_, Bytes>(stream);
-    let Ok(Ok(mut connection)) = timeout(times.handshake, handshake).await else { return false };
-    let active = Arc::new(Active { count: AtomicUsize::new(0), none: Notify::new() });
-    let (mut shutdown, mut drains) = (draining.clone(), false);
-    let mut flooded = false;
-    let mut end = None;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = flood.notified(), if !flooded => {
-                flooded = true;
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                end = Some(Instant::now() + LAST_WRITE);
-                continue;
-            }
-            _ = shutdown.changed(), if !drains => {
-                drains = true;
-                connection.graceful_shutdown();
-                continue;
-            }
-            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return flooded,
-            accepted = connection.accept() => accepted,
-            // Started again with each stream that comes.
-            () = active.idle(times.idle) => return flooded,
-        };
-        let Some(Ok((request, respond))) = accepted else { return flooded };
+    let handshake = options().handshake::<_, Bytes>(io.stream);
+    let Ok(Ok(connection)) = timeout(times.handshake, handshake).await else { return false };
+    let mut task = ConnectionTask::new(connection, io.writer, times);
+    let mut shutdown = draining.clone();
+    let mut drain = pin!(async move {
+        // An error: the process ends without a drain.
+        let _ = shutdown.changed().await;
+    });
+    while let Some((request, respond)) = poll_fn(|cx| task.poll_next(cx, drain.as_mut())).await {
         let (parts, body) = request.into_parts();
-        let session = Box::new(Http2Session::new(body, respond));
+        let session = Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
         let mut session = ClientSession::http2(request_head(parts), client, session);
-        let (app, guard) = (app.clone(), Guard::new(&active));
-        tokio::spawn(async move {
-            let _guard = guard;
-            app.serve(&mut session).await;
-        });
+        let app = app.clone();
+        tokio::spawn(async move { app.serve(&mut session).await });
     }
+    task.flooded
 }
 
 /// The head of a request. Its `:authority` becomes `Host`, which it replaces (RFC 9113 section
@@ -208,107 +213,131 @@ fn request_head(parts: http::request::Parts) -> RequestHead {
     RequestHead { method: parts.method, target, version: Version::HTTP_2, fields }
 }
 
-/// Records a malformed request or trailers, for which h2 resets the stream.
-fn record_malformed(setup: &Setup, method: &[u8]) {
-    let error = ApiError::BadRequest(Refusal::Malformed);
-    let mut record = Record::begin(clock::now());
-    record.method = Method::from_bytes(method).unwrap_or_default();
-    record.status = error.status();
-    record.error = Some(error);
-    record.cause = Some("http2_stream_error");
-    record.request_id = setup.new_request_id();
-    record.end(&setup.gateway.metrics, setup.access);
-}
-
-/// The watch over the frames of one connection, below h2.
-pub struct Watch {
-    frames: Frames,
-    /// Judges heads, on the public listener.
-    rewriter: Option<Rewriter>,
-    /// What h2 gets next.
-    out: BytesMut,
-    /// For the records of malformed requests.
-    current: Arc<Current>,
-    flood: Arc<Notify>,
+/// The state of a connection's task.
+struct ConnectionTask {
+    connection: Connection<Http2Stream, Bytes>,
+    writer: Http2Writer,
+    active: Arc<Active>,
+    times: Times,
+    /// The last request was accepted.
+    accepted_at: Instant,
+    /// The client has accepted nothing of what was gathered since then.
+    stalled_at: Option<Instant>,
+    /// The task let others run before it writes.
+    has_yielded: bool,
+    is_draining: bool,
     flooded: bool,
-    /// While the connection lingers after its last write.
-    linger: Option<Pin<Box<Sleep>>>,
-    discarded: usize,
+    /// A GOAWAY is the last thing that is written; until then.
+    end: Option<Instant>,
+    /// Fires no later than the earliest deadline, and is moved only when it fires or for an earlier
+    /// one: an entry for each request would be a lock that all connections share.
+    timer: Pin<Box<Sleep>>,
+    /// Which task timer and drain wake.
+    registered: Option<Waker>,
 }
 
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("flooded", &self.flooded).finish_non_exhaustive()
-    }
-}
-
-impl Watch {
-    /// `judges_heads`: on the public listener, whose application knows the requests that stand in
-    /// for refused ones.
-    pub fn new(flood: Arc<Notify>, current: Arc<Current>, judges_heads: bool) -> Self {
-        Watch {
-            frames: Frames::new(clock::now()),
-            rewriter: judges_heads.then(Rewriter::default),
-            out: BytesMut::new(),
-            current,
-            flood,
+impl ConnectionTask {
+    fn new(connection: Connection<Http2Stream, Bytes>, writer: Http2Writer, times: Times) -> Self {
+        let now = clock::now();
+        ConnectionTask {
+            connection,
+            writer,
+            active: Arc::new(Active::new(now)),
+            times,
+            accepted_at: now,
+            stalled_at: None,
+            has_yielded: false,
+            is_draining: false,
             flooded: false,
-            linger: None,
-            discarded: 0,
+            end: None,
+            timer: Box::pin(sleep_until((now + times.idle).into())),
+            registered: None,
         }
     }
 
-    /// Whether a flood came: nothing more is to be read.
-    pub const fn is_flooded(&self) -> bool {
-        self.flooded
-    }
-
-    /// Takes what was read, which `rest` gives to h2. A flood is ended by the accept loop.
-    pub fn read(&mut self, bytes: &[u8]) {
-        let mut is_right = self.frames.read(bytes, clock::now()).is_ok();
-        if let Some(rewriter) = &mut self.rewriter {
-            is_right &= rewriter.read(bytes, &mut self.out).is_ok();
-            for method in rewriter.take_malformed() {
-                record_malformed(&self.current.load(), &method);
-            }
-        } else {
-            self.out.extend_from_slice(bytes);
+    /// The next request; `None` when the connection has ended or is to be dropped.
+    fn poll_next(&mut self, cx: &mut Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> Poll<Option<Accepted>> {
+        let is_new = !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_new {
+            self.registered = Some(cx.waker().clone());
         }
-        if !is_right {
-            self.flooded = true;
-            self.flood.notify_one();
+        if !self.is_draining && pin!(unconstrained(drain)).poll(cx).is_ready() {
+            self.is_draining = true;
+            self.connection.graceful_shutdown();
         }
-    }
-
-    /// What h2 has not got yet.
-    pub fn rest(&mut self) -> &mut BytesMut {
-        &mut self.out
-    }
-
-    pub fn wrote(&mut self, bytes: usize) {
-        self.frames.wrote(bytes);
-    }
-
-    /// Whether the last write is done.
-    pub const fn lingers(&self) -> bool {
-        self.linger.is_some()
-    }
-
-    /// Reads on and discards until the client closes, or for half a second. A connection that is
-    /// closed with unread bytes is reset, and the client loses what it has not read (RFC 9112
-    /// section 9.6).
-    pub fn poll_linger(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut sink = [0; 4096];
         loop {
-            if self.discarded > LINGER_BYTES || linger.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(()));
+            if self.writer.is_flooded() && !self.flooded {
+                self.flooded = true;
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                self.end = Some(clock::now() + LAST_WRITE);
             }
-            let mut buffer = ReadBuf::new(&mut sink);
-            match ready!(pin!(&mut *stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => self.discarded += buffer.filled().len(),
-                _ => return Poll::Ready(Ok(())),
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok(accepted))) => {
+                    self.accepted_at = clock::now();
+                    return Poll::Ready(Some(accepted));
+                }
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending if self.writer.is_flooded() && !self.flooded => {}
+                Poll::Pending => break,
             }
         }
+        if self.poll_write(cx).is_err() || self.is_overdue(cx, is_new) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+
+    /// Writes what was gathered. Requests in other tasks may be about to respond, so these run first,
+    /// once.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        if !self.writer.has_gathered() {
+            self.stalled_at = None;
+            return Ok(());
+        }
+        if !self.has_yielded && !self.active.is_none() {
+            self.has_yielded = true;
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        self.has_yielded = false;
+        match self.writer.poll_drain(cx) {
+            Poll::Ready(drained) => {
+                self.stalled_at = None;
+                drained
+            }
+            Poll::Pending => {
+                if self.writer.take_progress() || self.stalled_at.is_none() {
+                    self.stalled_at = Some(clock::now());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a deadline has passed: of the last GOAWAY, of a write without progress, of an idle
+    /// connection. Otherwise the task is woken at the next one.
+    fn is_overdue(&mut self, cx: &mut Context<'_>, is_new: bool) -> bool {
+        let stalled = self.stalled_at.map(|since| since + self.times.write);
+        let early = [self.end, stalled].into_iter().flatten().min();
+        let mut must_poll = is_new;
+        if let Some(early) = early.filter(|early| self.timer.deadline().into_std() > *early) {
+            self.timer.as_mut().reset(early.into());
+            must_poll = true;
+        }
+        while must_poll || self.timer.is_elapsed() {
+            if pin!(unconstrained(self.timer.as_mut())).poll(cx).is_pending() {
+                break;
+            }
+            let now = clock::now();
+            let since = if self.active.is_none() { self.accepted_at.max(self.active.last_end()) } else { now };
+            let next = early.unwrap_or(since + self.times.idle).min(since + self.times.idle);
+            if next <= now {
+                self.active.is_stalled.store(stalled.is_some_and(|stalled| stalled <= now), Ordering::Release);
+                return true;
+            }
+            self.timer.as_mut().reset(next.into());
+            must_poll = true;
+        }
+        false
     }
 }

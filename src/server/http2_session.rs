@@ -13,6 +13,7 @@ use pingora_http::ResponseHeader;
 use tokio::time::timeout;
 
 use super::disconnect::ClientFailure;
+use super::http2::ActiveRequest;
 
 /// Fields of HTTP/1.1 connections, which HTTP/2 does not have (RFC 9113 section 8.2.2).
 const OF_A_CONNECTION: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
@@ -22,11 +23,12 @@ pub struct Http2Session {
     body: RecvStream,
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
+    active: ActiveRequest,
 }
 
 impl Http2Session {
-    pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Http2Session { body, respond, send: None }
+    pub fn new(body: RecvStream, respond: SendResponse<Bytes>, active: ActiveRequest) -> Self {
+        Http2Session { body, respond, send: None, active }
     }
 
     pub fn has_unread_body(&self) -> bool {
@@ -68,6 +70,7 @@ impl Http2Session {
                     let waiting = timeout(longest, poll_fn(|context| send.poll_capacity(context)));
                     match waiting.await {
                         Ok(Some(Ok(capacity))) => capacity,
+                        Ok(_) if self.active.is_stalled() => return Err(ClientFailure::TimedOut),
                         Ok(_) => return Err(ClientFailure::Closed),
                         Err(_) => return Err(ClientFailure::TimedOut),
                     }

@@ -23,6 +23,7 @@ mod http2;
 mod http2_head;
 mod http2_rewrite;
 mod http2_session;
+mod http2_stream;
 mod idle;
 mod lifecycle;
 mod listening;

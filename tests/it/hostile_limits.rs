@@ -259,6 +259,44 @@ fn a_reader_who_takes_nothing_is_given_up() {
     drop((http1, frames));
 }
 
+#[test]
+fn http2_client_that_reads_nothing_is_disconnected() {
+    let (origin, gateway) = scene("server.write_timeout = \"1s\"\nserver.max_connections = 1");
+    let body = vec![b'x'; 64 << 20];
+    origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(body)));
+    // Windows that never fill: what stops the response is the connection.
+    let open = |gateway: &Gateway| {
+        let mut frames = Frames::open(&gateway.client(), &[(4, 0x7fff_ffff)]);
+        frames.send(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()).expect("an open connection");
+        let list = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/large")];
+        frames.request(1, &list).expect("an open connection");
+        frames
+    };
+    let frames = open(&gateway);
+    origin.wait_until("the response begins", |seen| seen.iter().any(|seen| seen.path() == "/large"));
+    let began = Instant::now();
+    // There is room for another connection when this one has ended.
+    wait_until("another client is served", || gateway.client().get("/x").send().status == 200);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(gateway.memory() < 256 << 10, "{} KiB", gateway.memory());
+    drop(frames);
+    gateway.wait_for_log("client_timeout");
+    // A client that reads slowly is served to the end.
+    let gateway = Gateway::with(&origin, "server.write_timeout = \"1s\"");
+    let mut frames = open(&gateway);
+    let mut received = 0;
+    while received < 64 << 20 {
+        let frame = frames.next().expect("the whole response");
+        if frame.kind == Frames::DATA {
+            received += frame.payload.len();
+            // A pause of 0.5 s after each 8 MiB.
+            if received % (8 << 20) < frame.payload.len() {
+                pace(Duration::from_millis(500));
+            }
+        }
+    }
+}
+
 /// One who asks and does not read.
 fn client_of_nothing(gateway: &Gateway) -> Connection {
     let mut connection = gateway.client().connect();

@@ -1,0 +1,478 @@
+//! The stream below h2: judges what the client sends, and gathers what is written to it.
+//!
+//! h2 flushes before each DATA frame of 256 bytes or more, so that every response would be a system
+//! call. Here a flush does nothing: bytes are written when [`GATHERED_MAX`] of them wait, or when
+//! the connection's task is about to wait ([`Http2Writer::poll_drain`]). Measured with
+//! `benches/compare/http2.py`; it can go when h2 leaves the time of a flush to its user.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::frames::Frames;
+use super::http2_rewrite::Rewriter;
+use super::setup::{Current, Setup};
+use crate::api::{ApiError, Refusal};
+use crate::clock;
+use crate::telemetry::Record;
+
+/// Bytes that wait to be written: responses to a full set of streams, and two DATA frames of a long
+/// body.
+const GATHERED_MAX: usize = 32 << 10;
+
+/// Time to read on after the last write, so that it is not lost in a reset of the connection.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Bytes that are discarded meanwhile: what may be on its way. A client that sends more has no use
+/// for the reason.
+const LINGER_BYTES: usize = 4 << 20;
+
+/// What h2 reads from and writes to.
+pub struct Http2Stream(Arc<Mutex<Shared>>);
+
+/// The side of the connection's task, which makes the writes. The lock is never contended: the same
+/// task polls h2.
+pub struct Http2Writer(Arc<Mutex<Shared>>);
+
+struct Shared {
+    stream: Stream,
+    /// What was read already.
+    prefix: BytesMut,
+    incoming: Incoming,
+    outgoing: Gathered,
+    /// The client has accepted bytes since [`Http2Writer::take_progress`].
+    has_progressed: bool,
+    /// While the connection lingers after its last write.
+    linger: Option<Pin<Box<Sleep>>>,
+    discarded: usize,
+}
+
+/// Both sides of one connection.
+pub struct Http2Io {
+    pub stream: Http2Stream,
+    pub writer: Http2Writer,
+}
+
+impl Http2Io {
+    /// `prefix`: what was read already, beginning with the preface. `judges_heads`: on the public
+    /// listener, whose application knows the requests that are sent in place of refused ones.
+    pub fn new(stream: Stream, prefix: BytesMut, current: Arc<Current>, judges_heads: bool) -> Self {
+        let shared = Arc::new(Mutex::new(Shared {
+            stream,
+            prefix,
+            incoming: Incoming::new(current, judges_heads),
+            outgoing: Gathered::default(),
+            has_progressed: false,
+            linger: None,
+            discarded: 0,
+        }));
+        Http2Io { stream: Http2Stream(shared.clone()), writer: Http2Writer(shared) }
+    }
+}
+
+impl Http2Writer {
+    /// Whether the client sent far more frames than its requests need. Then h2 reads nothing more.
+    pub fn is_flooded(&self) -> bool {
+        self.0.lock().incoming.is_flooded
+    }
+
+    /// Whether bytes wait to be written.
+    pub fn has_gathered(&self) -> bool {
+        !self.0.lock().outgoing.is_empty()
+    }
+
+    /// Writes what was gathered. Pending if the client accepts no more.
+    pub fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_drain(cx)
+    }
+
+    /// Whether the client has accepted bytes since the last call.
+    pub fn take_progress(&self) -> bool {
+        std::mem::take(&mut self.0.lock().has_progressed)
+    }
+}
+
+impl fmt::Debug for Http2Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Http2Stream")
+    }
+}
+
+impl AsyncRead for Http2Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Shared { stream, prefix, incoming, .. } = &mut *self.0.lock();
+        loop {
+            // The connection's task looks at this after each poll.
+            if incoming.is_flooded {
+                return Poll::Pending;
+            }
+            if !incoming.judged.is_empty() {
+                give(&mut incoming.judged, into);
+                return Poll::Ready(Ok(()));
+            }
+            let before = into.filled().len();
+            if prefix.is_empty() {
+                ready!(Pin::new(&mut *stream).poll_read(cx, into))?;
+            } else {
+                give(prefix, into);
+            }
+            let read = &into.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            incoming.read(read);
+            into.set_filled(before);
+        }
+    }
+}
+
+impl AsyncWrite for Http2Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let shared = &mut *self.0.lock();
+        let accepted = shared.outgoing.poll_write(&mut shared.stream, cx, slices);
+        shared.note_written();
+        accepted
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = &mut *self.0.lock();
+        if shared.linger.is_none() {
+            ready!(shared.poll_drain(cx))?;
+            ready!(Pin::new(&mut shared.stream).poll_shutdown(cx))?;
+        }
+        shared.poll_linger(cx)
+    }
+}
+
+impl Shared {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let drained = self.outgoing.poll_drain(&mut self.stream, cx);
+        self.note_written();
+        drained
+    }
+
+    /// The client may acknowledge what was written.
+    fn note_written(&mut self) {
+        let written = self.outgoing.take_written();
+        if written > 0 {
+            self.incoming.frames.wrote(written);
+            self.has_progressed = true;
+        }
+    }
+
+    /// Reads on and discards until the client closes, or for half a second. A connection that is
+    /// closed with unread bytes is reset, and the client loses what it has not read (RFC 9112
+    /// section 9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut sink = [0; 4096];
+        loop {
+            if self.discarded > LINGER_BYTES || linger.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut sink);
+            match ready!(pin!(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => self.discarded += buffer.filled().len(),
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+/// Gives as much as there is room for. An empty buffer holds no memory.
+fn give(from: &mut BytesMut, into: &mut ReadBuf<'_>) {
+    let count = from.len().min(into.remaining());
+    into.put_slice(&from[..count]);
+    from.advance(count);
+    if from.is_empty() {
+        *from = BytesMut::new();
+    }
+}
+
+/// What the client sends.
+struct Incoming {
+    frames: Frames,
+    /// Judges heads, on the public listener.
+    rewriter: Option<Rewriter>,
+    /// What h2 gets next.
+    judged: BytesMut,
+    /// For the records of malformed requests.
+    current: Arc<Current>,
+    is_flooded: bool,
+}
+
+impl Incoming {
+    fn new(current: Arc<Current>, judges_heads: bool) -> Self {
+        Incoming {
+            frames: Frames::new(clock::now()),
+            rewriter: judges_heads.then(Rewriter::default),
+            judged: BytesMut::new(),
+            current,
+            is_flooded: false,
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        let mut is_right = self.frames.read(bytes, clock::now()).is_ok();
+        if let Some(rewriter) = &mut self.rewriter {
+            is_right &= rewriter.read(bytes, &mut self.judged).is_ok();
+            for method in rewriter.take_malformed() {
+                record_malformed(&self.current.load(), &method);
+            }
+        } else {
+            self.judged.extend_from_slice(bytes);
+        }
+        self.is_flooded = !is_right;
+    }
+}
+
+/// Records a malformed request or trailers, for which h2 resets the stream.
+fn record_malformed(setup: &Setup, method: &[u8]) {
+    let error = ApiError::BadRequest(Refusal::Malformed);
+    let mut record = Record::begin(clock::now());
+    record.method = http::Method::from_bytes(method).unwrap_or_default();
+    record.status = error.status();
+    record.error = Some(error);
+    record.cause = Some("http2_stream_error");
+    record.request_id = setup.new_request_id();
+    record.end(&setup.gateway.metrics, setup.access);
+}
+
+/// Bytes on their way to the client.
+#[derive(Default)]
+struct Gathered {
+    /// Holds no memory while it is empty: most connections idle.
+    bytes: Vec<u8>,
+    /// Of these, how many were written.
+    start: usize,
+    /// Written, and not reported yet.
+    written: usize,
+    /// The stream accepted bytes that it may still hold: TLS does.
+    is_unflushed: bool,
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.is_unflushed
+    }
+
+    fn take_written(&mut self) -> usize {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Accepts bytes; how many. Beyond [`GATHERED_MAX`] it writes to the stream first, and is pending
+    /// while that accepts none.
+    fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let offered = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        loop {
+            let waiting = self.bytes.len() - self.start;
+            if waiting + offered <= GATHERED_MAX {
+                self.append(slices, offered);
+                return Poll::Ready(Ok(offered));
+            }
+            // Of a long body, half need not be copied.
+            let count = ready!(self.poll_write_through(stream, cx, slices))?;
+            if count > waiting {
+                return Poll::Ready(Ok(count - waiting));
+            }
+        }
+    }
+
+    /// Writes what waits and the slices behind it.
+    fn poll_write_through<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        const EMPTY: &[u8] = &[];
+        let mut all = [IoSlice::new(EMPTY); 4];
+        all[0] = IoSlice::new(&self.bytes[self.start..]);
+        for (place, slice) in all[1..].iter_mut().zip(slices) {
+            *place = IoSlice::new(slice);
+        }
+        let all = &all[usize::from(self.bytes.is_empty())..=slices.len().min(3)];
+        let count = ready!(Pin::new(stream).poll_write_vectored(cx, all))?;
+        self.wrote(count)?;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes everything, and makes the stream send it.
+    fn poll_drain<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.bytes.is_empty() {
+            let count = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.start..]))?;
+            self.wrote(count)?;
+        }
+        if self.is_unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes that the stream accepted bytes, of which the first are those that waited.
+    fn wrote(&mut self, count: usize) -> io::Result<()> {
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.written += count;
+        self.is_unflushed = true;
+        self.start = self.bytes.len().min(self.start + count);
+        if self.start == self.bytes.len() {
+            self.bytes = Vec::new();
+            self.start = 0;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, slices: &[IoSlice<'_>], count: usize) {
+        if self.bytes.is_empty() {
+            // At once, and not in steps that copy: the allocator has it ready.
+            self.bytes.reserve_exact(GATHERED_MAX);
+        } else if self.bytes.len() + count > self.bytes.capacity() {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        for slice in slices {
+            self.bytes.extend_from_slice(slice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Accepts as many bytes as `room` says, and records the size of each write.
+    #[derive(Default)]
+    struct Client {
+        room: usize,
+        received: Vec<u8>,
+        writes: Vec<usize>,
+        flushes: usize,
+    }
+
+    impl AsyncWrite for Client {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Poll::Pending;
+            }
+            self.room -= count;
+            self.received.extend_from_slice(&bytes[..count]);
+            self.writes.push(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all = slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>();
+            self.poll_write(cx, &all)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn write(gathered: &mut Gathered, client: &mut Client, slices: &[&[u8]]) -> Poll<usize> {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        gathered.poll_write(client, &mut Context::from_waker(std::task::Waker::noop()), &slices).map(Result::unwrap)
+    }
+
+    fn drain(gathered: &mut Gathered, client: &mut Client) -> Poll<()> {
+        gathered.poll_drain(client, &mut Context::from_waker(std::task::Waker::noop())).map(Result::unwrap)
+    }
+
+    #[test]
+    fn writes_are_gathered_until_the_task_waits() {
+        let (mut gathered, mut client) = (Gathered::default(), Client { room: usize::MAX, ..Client::default() });
+        for _ in 0..8 {
+            assert_eq!(write(&mut gathered, &mut client, &[b"head", &[b'x'; 1000]]), Poll::Ready(1004));
+        }
+        assert!(client.writes.is_empty() && gathered.take_written() == 0);
+        assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
+        assert_eq!((&client.writes[..], client.flushes, gathered.take_written()), (&[8032][..], 1, 8032));
+        assert!(gathered.is_empty() && gathered.bytes.capacity() == 0, "an idle connection holds no memory");
+        // Nothing is left to flush.
+        assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
+        assert_eq!(client.flushes, 1);
+    }
+
+    #[test]
+    fn long_body_is_written_in_pieces_of_the_limit() {
+        let (mut gathered, mut client) = (Gathered::default(), Client { room: usize::MAX, ..Client::default() });
+        let frame = [b'x'; 16 << 10];
+        for _ in 0..64 {
+            assert_eq!(write(&mut gathered, &mut client, &[b"123456789", &frame]), Poll::Ready(9 + frame.len()));
+        }
+        assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
+        assert_eq!(client.received.len(), 64 * (9 + frame.len()));
+        assert_eq!(client.writes, [2 * (9 + frame.len()); 32]);
+    }
+
+    #[test]
+    fn client_that_accepts_nothing_is_waited_for_within_the_bound() {
+        let (mut gathered, mut client) = (Gathered::default(), Client::default());
+        let sent: Vec<u8> = (0..3 * GATHERED_MAX).map(|number| number as u8).collect();
+        let mut accepted = 0;
+        while let Poll::Ready(count) = write(&mut gathered, &mut client, &[&sent[accepted..accepted + 1000]]) {
+            accepted += count;
+        }
+        assert!(accepted <= GATHERED_MAX && gathered.bytes.capacity() <= GATHERED_MAX, "{accepted}");
+        assert_eq!(drain(&mut gathered, &mut client), Poll::Pending);
+        // It reads on, slowly: the order stays, and every byte is counted once.
+        let mut written = 0;
+        while accepted < sent.len() {
+            client.room += 333;
+            let piece = &sent[accepted..sent.len().min(accepted + 1500)];
+            if let Poll::Ready(count) = write(&mut gathered, &mut client, &[&piece[..7], &piece[7..]]) {
+                accepted += count;
+            }
+            written += gathered.take_written();
+            assert!(gathered.bytes.capacity() <= GATHERED_MAX);
+        }
+        client.room = usize::MAX;
+        assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
+        assert_eq!(client.received, sent);
+        assert_eq!(written + gathered.take_written(), sent.len());
+    }
+}
