@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{
-    CONNECTION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, VIA};
 use http::{HeaderMap, Version};
+use http1::FieldLines;
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -112,23 +110,53 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     bracketed.unwrap_or(text).parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
 }
 
-/// Fields of one hop (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2), in requests and in responses.
-const HOP_BY_HOP: [HeaderName; 10] = [
-    CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-];
+/// Whether a field is for one hop alone, in requests and in responses, whatever `Connection` names
+/// (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
-/// The names of the fields that must not be forwarded: those of one hop, and those that `Connection` names.
-pub fn hop_by_hop(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    nominated(headers).into_iter().chain(HOP_BY_HOP)
+/// The fields of a head that must not be forwarded: those of one hop, and those that `Connection`
+/// names.
+pub struct HopByHop<'a> {
+    /// What `Connection` names besides fields that are of one hop anyway.
+    named: Vec<&'a [u8]>,
+}
+
+impl<'a> HopByHop<'a> {
+    pub fn new(fields: &'a HeaderMap) -> Self {
+        let values = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+        let named = values.flat_map(list_members).filter(|member| !member.eq_ignore_ascii_case(b"keep-alive"));
+        HopByHop { named: named.collect() }
+    }
+
+    /// Whether a field must not be forwarded. `Content-Length` frames the body, whatever `Connection`
+    /// names.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        let is_named = |member: &&[u8]| member.eq_ignore_ascii_case(name.as_str().as_bytes());
+        is_hop_by_hop(name) || (self.named.iter().any(is_named) && *name != CONTENT_LENGTH)
+    }
+}
+
+/// Removes the fields that must not be forwarded.
+pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
+    let hop_by_hop = HopByHop::new(fields);
+    let removed: Vec<HeaderName> = fields.keys().filter(|name| hop_by_hop.contains(name)).cloned().collect();
+    for name in removed {
+        fields.remove(name);
+    }
 }
 
 /// The members of a field value that is a list of tokens or addresses, without blanks; empty ones are left out
@@ -148,7 +176,7 @@ pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 fn is_removed(name: &HeaderName, trusted: bool) -> bool {
     let name = name.as_str();
     let dashed = if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
-    if URL_OVERRIDES.iter().any(|prefix| dashed.starts_with(prefix)) {
+    if dashed.starts_with("x-") && URL_OVERRIDES.iter().any(|prefix| dashed.starts_with(prefix)) {
         return true;
     }
     !trusted
@@ -157,15 +185,17 @@ fn is_removed(name: &HeaderName, trusted: bool) -> bool {
             || PROXY_CLAIMS.contains(&dashed.as_ref()))
 }
 
-/// The `Cookie` field of a request to the API: one, with everything that the client sent. A client may send a field for each
-/// cookie over HTTP/2, and servers behind HTTP/1.1 read the first or the last (RFC 9113 section 8.2.3). `None`: there are not
-/// several.
-pub fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
-    let values = headers.get_all(COOKIE);
-    values.iter().nth(1)?;
-    let crumbs: Vec<&[u8]> =
-        values.iter().map(|value| trim_crumb(value.as_bytes())).filter(|crumb| !crumb.is_empty()).collect();
-    HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
+/// Writes the `Cookie` field of a request to the API: one, with everything that the client sent. A client may send a field
+/// for each cookie over HTTP/2, and servers behind HTTP/1.1 read the first or the last (RFC 9113 section 8.2.3).
+pub fn push_cookies(lines: &mut FieldLines, values: &[Cow<'_, [u8]>]) {
+    match values {
+        [] => {}
+        [one] => lines.push(&COOKIE, one),
+        several => {
+            let crumbs = several.iter().map(|value| trim_crumb(value)).filter(|crumb| !crumb.is_empty());
+            lines.push(&COOKIE, &crumbs.collect::<Vec<_>>().join(&b"; "[..]));
+        }
+    }
 }
 
 /// Without blanks and semicolons around it, which would join to an empty cookie.
@@ -191,35 +221,62 @@ const fn received_protocol(version: Version) -> &'static str {
 /// What a forwarded request says of where it came from.
 pub struct Hop<'a> {
     pub peer: IpAddr,
-    pub trusted: &'a TrustedProxies,
+    /// The peer is a trusted proxy.
+    pub is_trusted: bool,
     /// The caller speaks TLS to the gateway.
     pub tls: bool,
     pub version: Version,
     pub request_id: &'a HeaderValue,
 }
 
-/// The fields that the gateway sets on a request to the API, in place of those of the same names; and the names of the
-/// client's fields that it removes first.
-pub fn request_fields(hop: &Hop<'_>, headers: &HeaderMap) -> (Vec<(HeaderName, HeaderValue)>, Vec<HeaderName>) {
-    let peer = hop.peer.to_canonical();
-    let believed = hop.trusted.trusts(peer);
-    let removed = headers.keys().filter(|name| is_removed(name, believed)).cloned().collect();
-    // Appended to what other hops stated, in one field.
-    let append = |name: &HeaderName, last: &str| {
-        let stated = headers.get_all(name).iter().flat_map(|value| list_members(value.as_bytes()));
-        let members: Vec<&[u8]> = stated.chain([last.as_bytes()]).collect();
-        HeaderValue::try_from(members.join(&b", "[..])).ok()
-    };
-    let address = peer.to_string();
-    let forwarded_for = if believed { append(&X_FORWARDED_FOR, &address) } else { HeaderValue::try_from(address).ok() };
-    let own_proto = if hop.tls { HeaderValue::from_static("https") } else { HeaderValue::from_static("http") };
-    let told_proto =
-        headers.get(X_FORWARDED_PROTO).filter(|value| believed && matches!(value.as_bytes(), b"http" | b"https"));
-    let mut fields =
-        vec![(X_FORWARDED_PROTO, told_proto.cloned().unwrap_or(own_proto)), (X_REQUEST_ID, hop.request_id.clone())];
-    fields.extend(forwarded_for.map(|value| (X_FORWARDED_FOR, value)));
-    fields.extend(append(&VIA, received_protocol(hop.version)).map(|value| (VIA, value)));
-    (fields, removed)
+impl Hop<'_> {
+    /// Whether a client's field of that name does not reach the API: it would be believed there, or
+    /// the gateway states it itself (see [`Hop::push_fields`]).
+    pub fn removes(&self, name: &HeaderName) -> bool {
+        matches!(name.as_str(), "via" | "x-forwarded-for" | "x-forwarded-proto" | "x-request-id")
+            || is_removed(name, self.is_trusted)
+    }
+
+    /// Writes the fields that the gateway states on a request to the API. `fields`: the client's.
+    pub fn push_fields(&self, lines: &mut FieldLines, fields: &HeaderMap) {
+        let mut value = Vec::with_capacity(64);
+        if self.is_trusted {
+            append_members(&mut value, fields, &X_FORWARDED_FOR);
+        }
+        append_address(&mut value, self.peer.to_canonical());
+        lines.push(&X_FORWARDED_FOR, &value);
+        let stated = fields.get(X_FORWARDED_PROTO).filter(|_| self.is_trusted).map(HeaderValue::as_bytes);
+        let own: &[u8] = if self.tls { b"https" } else { b"http" };
+        lines.push(&X_FORWARDED_PROTO, stated.filter(|stated| matches!(*stated, b"http" | b"https")).unwrap_or(own));
+        value.clear();
+        append_members(&mut value, fields, &VIA);
+        value.extend_from_slice(received_protocol(self.version).as_bytes());
+        lines.push(&VIA, &value);
+        lines.push(&X_REQUEST_ID, self.request_id.as_bytes());
+    }
+}
+
+/// Appends what other hops stated in a field, each member with a comma behind it.
+fn append_members(value: &mut Vec<u8>, fields: &HeaderMap, name: &HeaderName) {
+    for member in fields.get_all(name).iter().flat_map(|field| list_members(field.as_bytes())) {
+        value.extend_from_slice(member);
+        value.extend_from_slice(b", ");
+    }
+}
+
+/// Appends an address. That of IPv4 without its `Display`, which takes 1,300 instructions.
+fn append_address(value: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => {
+            for (at, octet) in v4.octets().into_iter().enumerate() {
+                if at > 0 {
+                    value.push(b'.');
+                }
+                value.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(v6) => value.extend_from_slice(v6.to_string().as_bytes()),
+    }
 }
 
 #[cfg(test)]
@@ -234,6 +291,41 @@ mod tests {
                 map
             },
         )
+    }
+
+    /// The lines as they are written.
+    fn text(lines: &FieldLines) -> String {
+        let (mut out, host) = (Vec::new(), HeaderValue::from_static("a"));
+        http1::write_request_head(&mut out, &http::Method::GET, "/", &host, lines, http1::RequestFraming::None);
+        let text = String::from_utf8(out).unwrap();
+        let fields = text.strip_prefix("GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
+        fields.strip_suffix("\r\n").unwrap().to_owned()
+    }
+
+    #[test]
+    fn fields_of_one_hop_are_removed_and_no_others() {
+        let mut fields = headers(&[
+            ("connection", "Keep-Alive, X-One ,content-length"),
+            ("keep-alive", "timeout=5"),
+            ("x-one", "1"),
+            ("connection", "close"),
+            ("close", "1"),
+            ("x-two", "2"),
+            ("content-length", "3"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("proxy-connection", "x"),
+            ("proxy-authenticate", "x"),
+            ("proxy-authorization", "x"),
+            ("x-two", "4"),
+        ]);
+        remove_hop_by_hop(&mut fields);
+        let left: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert!([("x-two", "2"), ("content-length", "3"), ("x-two", "4")].iter().all(|field| left.contains(field)));
     }
 
     #[test]
@@ -273,7 +365,6 @@ mod tests {
 
     #[test]
     fn x_forwarded_for_and_via_are_rebuilt_without_empty_members() {
-        let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
         let value = HeaderValue::from_static("x");
         for (version, via) in [
             (Version::HTTP_10, "1.0 telecomx-gateway"),
@@ -281,11 +372,17 @@ mod tests {
             (Version::HTTP_2, "2 telecomx-gateway"),
         ] {
             let hop =
-                Hop { peer: "127.0.0.1".parse().unwrap(), trusted: &trusted, tls: false, version, request_id: &value };
+                Hop { peer: "127.0.0.1".parse().unwrap(), is_trusted: true, tls: false, version, request_id: &value };
             let sent = headers(&[("x-forwarded-for", " ,198.51.100.7,, "), ("via", ""), ("via", "1.0 a,,2 b")]);
-            let fields = HeaderMap::from_iter(request_fields(&hop, &sent).0);
-            assert_eq!(fields[X_FORWARDED_FOR], "198.51.100.7, 127.0.0.1");
-            assert_eq!(fields[VIA], format!("1.0 a, 2 b, {via}"));
+            let mut lines = FieldLines::default();
+            hop.push_fields(&mut lines, &sent);
+            assert_eq!(
+                text(&lines),
+                format!(
+                    "X-Forwarded-For: 198.51.100.7, 127.0.0.1\r\nX-Forwarded-Proto: http\r\n\
+                     Via: 1.0 a, 2 b, {via}\r\nX-Request-Id: x\r\n"
+                )
+            );
         }
     }
 
@@ -326,12 +423,14 @@ mod tests {
     #[test]
     fn cookie_fields_join_to_one() {
         let joined = |values: &[&'static str]| {
-            let fields: Vec<_> = values.iter().map(|value| ("cookie", *value)).collect();
-            joined_cookies(&headers(&fields)).map(|value| value.to_str().unwrap().to_owned())
+            let values: Vec<Cow<'_, [u8]>> = values.iter().map(|value| Cow::Borrowed(value.as_bytes())).collect();
+            let mut lines = FieldLines::default();
+            push_cookies(&mut lines, &values);
+            text(&lines)
         };
-        assert_eq!(joined(&["a=1", "b=2", "c=3"]).as_deref(), Some("a=1; b=2; c=3"));
-        assert_eq!(joined(&["a=1; ", "", " b=2;", ";c=3"]).as_deref(), Some("a=1; b=2; c=3"));
-        assert_eq!(joined(&["a=1"]), None);
-        assert_eq!(joined(&[]), None);
+        assert_eq!(joined(&["a=1", "b=2", "c=3"]), "Cookie: a=1; b=2; c=3\r\n");
+        assert_eq!(joined(&["a=1; ", "", " b=2;", ";c=3"]), "Cookie: a=1; b=2; c=3\r\n");
+        assert_eq!(joined(&["a=1;"]), "Cookie: a=1;\r\n");
+        assert_eq!(joined(&[]), "");
     }
 }

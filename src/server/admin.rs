@@ -11,7 +11,6 @@ use http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
-use pingora_http::ResponseHeader;
 use serde_json::json;
 
 use super::client_session::{Application, ClientSession};
@@ -345,13 +344,10 @@ impl Application for Admin {
 
 async fn write(session: &mut ClientSession, answer: Answer, is_head: bool) -> Result<(), Failure> {
     let (parts, body) = answer.into_parts();
-    let mut head = ResponseHeader::build(parts.status, Some(parts.headers.len() + 1))?;
-    for (name, value) in &parts.headers {
-        head.append_header(name.clone(), value.clone())?;
-    }
-    head.insert_header(CONTENT_LENGTH, body.len())?;
+    let mut head = Response::from_parts(parts, ());
+    head.headers_mut().insert(CONTENT_LENGTH, body.len().into());
     let is_empty = is_head || body.is_empty();
-    session.write_head(&head, is_empty).await?;
+    session.write_head(head, is_empty).await?;
     if !is_empty {
         session.write_body(body.into(), true).await?;
     }

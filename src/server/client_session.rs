@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use http1::RequestHead;
-use pingora_http::ResponseHeader;
 
 use super::disconnect::ClientFailure;
 use super::http1_session::Http1Session;
@@ -183,10 +182,10 @@ impl ClientSession {
     /// # Errors
     ///
     /// The client left or is too slow.
-    pub async fn write_interim(&mut self, head: &ResponseHeader) -> Result<(), ClientFailure> {
+    pub async fn write_interim(&mut self, head: Response<()>) -> Result<(), ClientFailure> {
         self.has_written_interim = true;
         match &mut self.stream {
-            StreamSide::Http1(session) => session.write_interim(head, self.write_timeout).await,
+            StreamSide::Http1(session) => session.write_interim(&head, self.write_timeout).await,
             StreamSide::Http2(session) => session.write_interim(head),
         }
     }
@@ -197,11 +196,11 @@ impl ClientSession {
     /// # Errors
     ///
     /// The client left or is too slow.
-    pub async fn write_head(&mut self, head: &ResponseHeader, is_end: bool) -> Result<(), ClientFailure> {
-        self.status = Some(head.status);
+    pub async fn write_head(&mut self, head: Response<()>, is_end: bool) -> Result<(), ClientFailure> {
+        self.status = Some(head.status());
         match &mut self.stream {
             StreamSide::Http1(session) => {
-                session.queue_head(&self.request, head);
+                session.queue_head(&head, self.request.method == Method::HEAD);
                 if is_end { session.finish(self.write_timeout).await } else { Ok(()) }
             }
             StreamSide::Http2(session) => session.write_head(head, is_end),

@@ -5,15 +5,15 @@
 //! the one that decided. A change is obeyed when its request is received, if the caller is known,
 //! and again when the response is complete, unless the API refused it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use http1::RequestHead;
-use pingora_http::ResponseHeader;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http1::FieldLines;
 use tokio::time::timeout;
 
 use super::client_session::ClientSession;
@@ -30,7 +30,7 @@ use crate::config::ForwardRole;
 use crate::identity::InvalidPermit;
 use crate::reply::CacheStatus;
 
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The largest JSON body that is read before it is forwarded.
 const MAX_READ_AHEAD: usize = 64 << 10;
@@ -89,31 +89,55 @@ enum BodyToken {
     Unknown,
 }
 
-/// Removes every credential of a request except the one in that place.
-pub(super) fn strip_credentials(head: &mut RequestHead, kept: Option<Place>, cookie: Option<&str>) {
-    for (name, place) in [(AUTHORIZATION, Place::Authorization), (X_API_KEY, Place::ApiKey)] {
-        let values: Vec<HeaderValue> = head.fields.get_all(&name).iter().cloned().collect();
-        match values.as_slice() {
-            [first, _, ..] if kept == Some(place) => drop(head.fields.insert(name, first.clone())),
-            [_] if kept == Some(place) => {}
-            _ => drop(head.fields.remove(&name)),
+/// The credentials of a request as the API receives them.
+pub(super) struct ForwardedCredentials<'a> {
+    forwarded: Forwarded,
+    /// Name of the cookie that holds a token.
+    cookie: Option<&'a str>,
+}
+
+impl Exchange {
+    pub(super) fn forwarded_credentials(&self) -> ForwardedCredentials<'_> {
+        ForwardedCredentials { forwarded: self.forwarded, cookie: self.setup.cookie.as_deref() }
+    }
+}
+
+impl ForwardedCredentials<'_> {
+    /// Writes the credentials that travel in fields, cookies apart.
+    pub(super) fn push_fields(&self, lines: &mut FieldLines, fields: &HeaderMap) {
+        for (name, place) in [(AUTHORIZATION, Place::Authorization), (X_API_KEY, Place::ApiKey)] {
+            let travels = match self.forwarded {
+                Forwarded::All => usize::MAX,
+                Forwarded::Only(kept) if kept == Some(place) => 1,
+                Forwarded::Only(_) => 0,
+            };
+            fields.get_all(&name).iter().take(travels).for_each(|value| lines.push(&name, value.as_bytes()));
         }
     }
-    if let Some((path, raw)) = head.target.split_once('?') {
-        let rest = Query::unvalidated(Some(raw)).without_tokens(kept == Some(Place::Query));
-        if rest != raw {
-            head.target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+
+    /// The cookies that travel, by field.
+    pub(super) fn cookies<'f>(&self, fields: &'f HeaderMap) -> Vec<Cow<'f, [u8]>> {
+        let values = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        match (self.forwarded, self.cookie) {
+            (Forwarded::Only(kept), Some(name)) => {
+                let mut keep = kept == Some(Place::Cookie);
+                values.filter_map(|value| strip_cookie(value, name, &mut keep)).map(Cow::Owned).collect()
+            }
+            _ => values.map(Cow::Borrowed).collect(),
         }
     }
-    let Some(name) = cookie else { return };
-    let mut keep = kept == Some(Place::Cookie);
-    let fields: Vec<HeaderValue> = head.fields.get_all(COOKIE).iter().cloned().collect();
-    let stripped: Vec<_> = fields.iter().map(|field| strip_cookie(field.as_bytes(), name, &mut keep)).collect();
-    if fields.iter().zip(&stripped).any(|(field, rest)| rest.as_deref() != Some(field.as_bytes())) {
-        head.fields.remove(&COOKIE);
-        // What is left of a field value is one.
-        for rest in stripped.into_iter().flatten().filter_map(|rest| HeaderValue::try_from(rest).ok()) {
-            head.fields.append(COOKIE, rest);
+
+    /// The target without the tokens that do not travel.
+    pub(super) fn target<'t>(&self, target: &'t str) -> Cow<'t, str> {
+        let Forwarded::Only(kept) = self.forwarded else { return Cow::Borrowed(target) };
+        let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
+        let rest = Query::unvalidated(Some(query)).without_tokens(kept == Some(Place::Query));
+        if rest == query {
+            Cow::Borrowed(target)
+        } else if rest.is_empty() {
+            Cow::Borrowed(path)
+        } else {
+            Cow::Owned(format!("{path}?{rest}"))
         }
     }
 }
@@ -459,8 +483,9 @@ async fn read_ahead(
 ) -> Result<Option<bool>, ApiError> {
     let failed = ApiError::BadRequest(Refusal::Malformed);
     if session.request().fields.contains_key(EXPECT) {
-        let head = ResponseHeader::build(StatusCode::CONTINUE, Some(0)).map_err(|_| failed)?;
-        session.write_interim(&head).await.map_err(|_| failed)?;
+        let mut head = Response::new(());
+        *head.status_mut() = StatusCode::CONTINUE;
+        session.write_interim(head).await.map_err(|_| failed)?;
         session.request_mut().fields.remove(&EXPECT);
     }
     let mut body = BytesMut::new();

@@ -23,10 +23,11 @@ use super::client_session::{Application, ClientConnection, ClientSession};
 use super::descriptors::BurstLog;
 use super::fast_path::{FastPath, Outcome};
 use super::fast_path_head::{FastPathHead, Wanted};
-use super::http1_session::{self, After, Http1Session};
+use super::http1_session::{After, Http1Session};
 use super::http2::{self, Times};
 use super::http2_stream::Http2Io;
 use super::idle::Idle;
+use super::response_writer::{ConnectionOption, HeadWriter};
 use super::setup::{Current, Limits, Setup};
 use super::side::Side;
 use super::wrapped::Wrapped;
@@ -279,18 +280,12 @@ impl<A: Application> Edge<A> {
         let record = self.refused(error, &reply, method_of(head));
         let origin = if self.side == Side::Public { origin_in(head) } else { None };
         let mut answer = Vec::new();
-        answer.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
+        let mut head = HeadWriter::begin(&mut answer, reply.status());
         reply.fields(&self.current.load().gateway.cors, origin.as_ref(), |name, value| {
-            http1_session::push_name(&mut answer, name.as_str());
-            answer.extend_from_slice(b": ");
-            value.append_to(&mut answer);
-            answer.extend_from_slice(b"\r\n");
+            head.field_with(name, |out| value.append_to(out));
         });
-        answer.extend_from_slice(
-            format!("x-request-id: {}\r\nConnection: close\r\nDate: ", record.request_id).as_bytes(),
-        );
-        answer.extend_from_slice(get_cached_date().as_bytes());
-        answer.extend_from_slice(b"\r\n\r\n");
+        head.field(&X_REQUEST_ID, record.request_id.as_bytes());
+        head.finish(ConnectionOption::Close);
         answer.extend_from_slice(&reply.body());
         self.end(&record);
         Self::send_last(stream, &answer).await;

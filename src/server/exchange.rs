@@ -9,23 +9,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
-    UPGRADE,
-};
-use http::{Method, StatusCode, Version};
-use http1::{BodyLength, RequestFraming, RequestHead, ResponseHead};
-use pingora_http::ResponseHeader;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Response, StatusCode, Version};
+use http1::{BodyLength, ResponseHead};
 use tokio::select;
 use tokio::time::{sleep_until, timeout};
 
+use super::api_request::{ApiRequest, asks_for_websocket};
 use super::client_session::ClientSession;
 use super::credentials::take_read_ahead;
 use super::disconnect::ClientFailure;
 use super::proxy::{Exchange, Proxy, end_if_draining};
-use super::redacted::{OF_THE_UNREDACTED, Veil, restrict_caching};
-use crate::api::{ApiError, accepts_any};
-use crate::forward::hop_by_hop;
+use super::redacted::{Veil, restrict_caching};
+use crate::api::ApiError;
+use crate::forward::remove_hop_by_hop;
 use crate::reply::Reply;
 use crate::upstream::{self, Event, FORWARD_SILENCE, Progress, STALE_CONNECTIONS_MAX, UpstreamError};
 
@@ -188,7 +185,7 @@ impl Proxy {
         self.response_begun(session, exchange, head.status);
         match veil {
             Some(veil) => self.answer_veiled(session, exchange, veil, &mut side, &head).await?,
-            None => self.answer_plain(session, exchange, &mut side, &head).await?,
+            None => self.answer_plain(session, exchange, &mut side, head).await?,
         }
         let ApiSide { mut api, upload } = side;
         if upload.is_tunnel {
@@ -217,7 +214,7 @@ impl Proxy {
         veil: Option<&Veil>,
     ) -> Result<(ApiSide, ResponseHead), Failure> {
         let has_body = session.has_body();
-        let request = self.api_request(session, exchange, veil, has_body);
+        let request = ApiRequest::new(session, exchange, veil);
         let is_idempotent = request.method.is_idempotent();
         let connector = exchange.setup.connector.clone();
         let read_ahead = take_read_ahead(exchange);
@@ -230,7 +227,7 @@ impl Proxy {
             let connection = or_left(session, opening).await??;
             let is_reused = connection.is_reused;
             let endpoint = connection.endpoint().clone();
-            let mut api = start(connection, &request, has_body);
+            let mut api = request.start(connection);
             if !queued.is_empty() {
                 upload.push(&mut api, std::mem::take(&mut queued));
             }
@@ -298,8 +295,7 @@ impl Proxy {
             let passes = session.knows_interim() && !(is_continue && *has_continued);
             *has_continued |= is_continue;
             if passes {
-                let head = interim_head(&head)?;
-                session.write_interim(&head).await?;
+                session.write_interim(interim_head(head)).await?;
             }
         }
     }
@@ -371,71 +367,34 @@ impl Proxy {
         }
     }
 
-    /// The request as the API receives it. With `veil` it asks for a whole response without a coding
-    /// and of a type that can be shown.
-    fn api_request(
-        &self,
-        session: &ClientSession,
-        exchange: &Exchange,
-        veil: Option<&Veil>,
-        has_body: bool,
-    ) -> RequestHead {
-        let from = session.request();
-        let mut head = from.clone();
-        let upgrade = from.fields.get(UPGRADE).filter(|_| veil.is_none() && asks_for_websocket(from)).cloned();
-        for name in hop_by_hop(&from.fields) {
-            if name != CONTENT_LENGTH {
-                head.fields.remove(&name);
-            }
-        }
-        let expects =
-            from.fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        if !has_body || !expects || from.version == Version::HTTP_10 {
-            head.fields.remove(&EXPECT);
-        }
-        self.set_forward_fields(session, &mut head, exchange);
-        if let Some(protocol) = upgrade {
-            head.fields.insert(UPGRADE, protocol);
-            head.fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
-        let Some(veil) = veil else { return head };
-        for name in OF_THE_UNREDACTED {
-            head.fields.remove(&name);
-        }
-        head.fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let accept = from.fields.get_all(ACCEPT).iter().map(HeaderValue::as_bytes);
-        if !accepts_any(accept, veil.pass_types()) {
-            head.fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        }
-        head
-    }
-
     /// Passes the response as it comes.
     async fn answer_plain(
         &self,
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        mut head: ResponseHead,
     ) -> Result<(), Failure> {
-        let mut response = passed_head(head)?;
+        let (status, body) = (head.status, head.body);
+        let protocol = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.fields.remove(UPGRADE)).flatten();
+        let mut response = passed_head(head);
         if exchange.depends_on_level {
-            restrict_caching(&mut response)?;
+            restrict_caching(&mut response);
         }
-        Self::set_answer_fields(&mut response, exchange)?;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.tunnel(session, exchange, side, head, response).await;
+        Self::set_answer_fields(&mut response, exchange);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.tunnel(session, exchange, side, protocol, response).await;
         }
-        if head.status == StatusCode::NO_CONTENT {
-            response.remove_header(&CONTENT_LENGTH);
+        if status == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(CONTENT_LENGTH);
         }
-        if head.body == BodyLength::None || head.body == BodyLength::Known(0) {
+        if matches!(body, BodyLength::None | BodyLength::Known(0)) {
             if side.upload.is_open {
                 session.close_after();
             }
             self.response_complete(exchange);
             end_if_draining(session, exchange);
-            return session.write_head(&response, true).await.map_err(Failure::from);
+            return session.write_head(response, true).await.map_err(Failure::from);
         }
         self.write_stream_head(session, exchange, side, response).await?;
         self.pass_pieces(session, exchange, side, Bytes::new(), false).await
@@ -447,18 +406,19 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        head: &ResponseHead,
-        mut response: ResponseHeader,
+        protocol: Option<HeaderValue>,
+        mut response: Response<()>,
     ) -> Result<(), Failure> {
         let is_asked = asks_for_websocket(session.request());
-        let Some(protocol) = head.fields.get(UPGRADE).filter(|_| is_asked) else {
+        let Some(protocol) = protocol.filter(|_| is_asked) else {
             return Err(UpstreamError::Protocol.into());
         };
-        response.remove_header(&CONTENT_LENGTH);
-        response.insert_header(UPGRADE, protocol.clone())?;
-        response.insert_header(CONNECTION, "upgrade")?;
+        let fields = response.headers_mut();
+        fields.remove(CONTENT_LENGTH);
+        fields.insert(UPGRADE, protocol);
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         self.response_complete(exchange);
-        session.write_head(&response, false).await?;
+        session.write_head(response, false).await?;
         session.begin_tunnel();
         session.flush().await?;
         side.api.begin_tunnel();
@@ -477,20 +437,22 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &Exchange,
         side: &ApiSide,
-        mut response: ResponseHeader,
+        mut response: Response<()>,
     ) -> Result<(), Failure> {
         if side.upload.is_open {
             // The response may end first: then what the client still sends is not read.
             session.close_after();
         }
         match session.request().version {
-            _ if response.headers.contains_key(CONTENT_LENGTH) => {}
-            Version::HTTP_11 => response.insert_header(TRANSFER_ENCODING, "chunked")?,
+            _ if response.headers().contains_key(CONTENT_LENGTH) => {}
+            Version::HTTP_11 => {
+                response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
             // The body ends with the connection (RFC 9112 section 6.3).
             _ => session.close_after(),
         }
         end_if_draining(session, exchange);
-        session.write_head(&response, false).await.map_err(Failure::from)
+        session.write_head(response, false).await.map_err(Failure::from)
     }
 
     /// Passes a body as it comes, after `first`. What it changes is invalidated before its last piece
@@ -530,13 +492,13 @@ impl Proxy {
         &self,
         session: &mut ClientSession,
         side: &ApiSide,
-        response: ResponseHeader,
+        response: Response<()>,
         body: Bytes,
     ) -> Result<(), Failure> {
         if side.upload.is_open {
             session.close_after();
         }
-        session.write_head(&response, body.is_empty()).await?;
+        session.write_head(response, body.is_empty()).await?;
         if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
     }
 }
@@ -581,48 +543,20 @@ async fn take_arrived_body(
     Ok(())
 }
 
-/// Whether a request asks for a switch to websocket. No other protocol passes: behind a switch to
-/// HTTP/2 or TLS the API would receive requests that the gateway does not see.
-fn asks_for_websocket(request: &RequestHead) -> bool {
-    let mut protocols = request.fields.get_all(UPGRADE).iter();
-    let (first, second) = (protocols.next(), protocols.next());
-    request.version == Version::HTTP_11
-        && second.is_none()
-        && first.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-/// Queues a request on a connection. `Host` is that of the connection's address.
-fn start(connection: upstream::Connection, request: &RequestHead, has_body: bool) -> upstream::Exchange {
-    let declared = request.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let framing = match declared {
-        Some(length) => RequestFraming::Length(length),
-        None if has_body => RequestFraming::Chunked,
-        // A method that usually has a body says that there is none (RFC 9110 section 8.6).
-        None if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) => RequestFraming::Length(0),
-        None => RequestFraming::None,
-    };
-    let authority = connection.endpoint().origin.authority.clone();
-    let is_framing = |name: &HeaderName| matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING);
-    let fields =
-        std::iter::once((&HOST, &authority)).chain(request.fields.iter().filter(|(name, _)| !is_framing(name)));
-    upstream::Exchange::new(connection, request.method.clone(), &request.target, framing, fields)
-}
-
 /// The API's head as it may pass: without the fields of its hop.
-pub(super) fn passed_head(head: &ResponseHead) -> pingora_core::Result<ResponseHeader> {
-    let dropped: Vec<HeaderName> = hop_by_hop(&head.fields).filter(|name| *name != CONTENT_LENGTH).collect();
-    let mut response = ResponseHeader::build(head.status, Some(head.fields.len() + 4))?;
-    for (name, value) in head.fields.iter().filter(|(name, _)| !dropped.contains(name)) {
-        response.append_header(name.clone(), value.clone())?;
-    }
-    Ok(response)
+pub(super) fn passed_head(head: ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    remove_hop_by_hop(response.headers_mut());
+    response
 }
 
 /// An informational head as it may pass.
-fn interim_head(head: &ResponseHead) -> pingora_core::Result<ResponseHeader> {
-    let mut passed = passed_head(head)?;
-    passed.remove_header(&CONTENT_LENGTH);
-    Ok(passed)
+fn interim_head(head: ResponseHead) -> Response<()> {
+    let mut passed = passed_head(head);
+    passed.headers_mut().remove(CONTENT_LENGTH);
+    passed
 }
 
 /// Writes in pieces, each of which has the write timeout.

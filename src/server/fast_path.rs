@@ -13,9 +13,9 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderValue, Method};
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::date::get_cached_date;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::timeout;
@@ -23,8 +23,9 @@ use tokio::time::timeout;
 use super::admission::RequestPlace;
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::fast_path_head::{FastPathHead, Wanted};
-use super::http1_session::{MAX_BEHIND, push_name};
+use super::http1_session::MAX_BEHIND;
 use super::lifecycle::Counted;
+use super::response_writer::{ConnectionOption, HeadWriter};
 use super::setup::Setup;
 use crate::api::{ApiError, CustomerId};
 use crate::cache::{CacheControl, CallerId};
@@ -33,8 +34,7 @@ use crate::gateway::FastPathRequest;
 use crate::reply::{Preflight, Reply};
 use crate::telemetry::{Record, Route, Trace};
 
-/// Room for the head of a response.
-const HEAD: usize = 512;
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What became of a request.
 pub enum Outcome {
@@ -248,32 +248,14 @@ impl FastPath {
         flushed.map_err(|_| ClientFailure::Closed)
     }
 
-    /// As [`super::http1_session`] writes it.
     fn write_head(&mut self, setup: &Setup, reply: &Reply, pending: &Pending<'_>, ends: bool) {
-        let answer = &mut self.answer;
-        answer.clear();
-        answer.reserve(HEAD);
-        let status = reply.status();
-        answer.extend_from_slice(b"HTTP/1.1 ");
-        answer.extend_from_slice(status.as_str().as_bytes());
-        answer.extend_from_slice(b" ");
-        answer.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        answer.extend_from_slice(b"\r\n");
+        self.answer.clear();
+        let mut head = HeadWriter::begin(&mut self.answer, reply.status());
         reply.fields(&setup.gateway.cors, pending.origin.as_ref(), |name, value| {
-            push_name(answer, name.as_str());
-            answer.extend_from_slice(b": ");
-            value.append_to(answer);
-            answer.extend_from_slice(b"\r\n");
+            head.field_with(name, |out| value.append_to(out));
         });
-        answer.extend_from_slice(b"x-request-id: ");
-        answer.extend_from_slice(pending.record.request_id.as_bytes());
-        answer.extend_from_slice(b"\r\nDate: ");
-        answer.extend_from_slice(get_cached_date().as_bytes());
-        answer.extend_from_slice(if ends {
-            b"\r\nConnection: close\r\n\r\n"
-        } else {
-            b"\r\nConnection: keep-alive\r\n\r\n"
-        });
+        head.field(&X_REQUEST_ID, pending.record.request_id.as_bytes());
+        head.finish(ConnectionOption::for_final(!ends));
     }
 }
 

@@ -1,21 +1,21 @@
 //! The HTTP/1.1 side of a session: body of the request, head and body of the response.
 
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{Method, StatusCode};
-use http1::{BodyLength, ChunkedDecoder, RequestHead};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode};
+use http1::{BodyLength, ChunkedDecoder};
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::date::get_cached_date;
-use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 use super::disconnect::ClientFailure;
+use super::response_writer::{ConnectionOption, HeadWriter};
 
 /// Bytes behind a request that are read before it is answered; more of them wait in the kernel.
 pub const MAX_BEHIND: usize = 16 << 10;
@@ -215,9 +215,10 @@ impl Http1Session {
     }
 
     fn poll_behind(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let mut piece = [0; 4096];
+        // Mostly nothing has come: filling the buffer with zeros would cost more than the poll.
+        let mut piece = [const { MaybeUninit::uninit() }; 4096];
         while self.received.len() < MAX_BEHIND {
-            let mut into = ReadBuf::new(&mut piece);
+            let mut into = ReadBuf::uninit(&mut piece);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut into))?;
             if into.filled().is_empty() {
                 self.is_half_closed = true;
@@ -228,61 +229,37 @@ impl Http1Session {
         Poll::Ready(Ok(()))
     }
 
-    pub async fn write_interim(&mut self, head: &ResponseHeader, longest: Duration) -> Result<(), ClientFailure> {
-        self.push_status(head.status);
-        self.push_fields(head);
-        self.queue.extend_from_slice(b"\r\n");
+    pub async fn write_interim(&mut self, response: &Response<()>, longest: Duration) -> Result<(), ClientFailure> {
+        let mut head = HeadWriter::begin(&mut self.queue, response.status());
+        response.headers().iter().for_each(|(name, value)| head.field(name, value.as_bytes()));
+        head.finish_without_date(ConnectionOption::Unstated);
         self.flush(longest).await
     }
 
-    /// Queues a head, and decides how its body is framed.
-    pub fn queue_head(&mut self, request: &RequestHead, head: &ResponseHeader) {
+    /// Queues a head, and decides how its body is framed. `is_head_request`: the response to `HEAD`.
+    pub fn queue_head(&mut self, response: &Response<()>, is_head_request: bool) {
         self.is_final = true;
-        let is_upgrade = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let has_no_body = request.method == Method::HEAD
-            || matches!(
-                head.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
-            );
+        let (status, fields) = (response.status(), response.headers());
+        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
+        let has_no_body =
+            is_head_request || is_upgrade || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.response = if has_no_body {
             ResponseBody::Done
-        } else if head.headers.contains_key(TRANSFER_ENCODING) {
+        } else if fields.contains_key(TRANSFER_ENCODING) {
             ResponseBody::Chunked
-        } else if head.headers.contains_key(CONTENT_LENGTH) {
+        } else if fields.contains_key(CONTENT_LENGTH) {
             ResponseBody::Length
         } else {
             self.keeps_alive = false;
             ResponseBody::UntilClose
         };
-        self.push_status(head.status);
-        self.push_fields(head);
-        if !head.headers.contains_key(DATE) && !is_upgrade {
-            self.queue.extend_from_slice(b"Date: ");
-            self.queue.extend_from_slice(get_cached_date().as_bytes());
-            self.queue.extend_from_slice(b"\r\n");
-        }
-        if !is_upgrade {
-            let option: &[u8] = if self.keeps_alive { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" };
-            self.queue.extend_from_slice(option);
-        }
-        self.queue.extend_from_slice(b"\r\n");
-    }
-
-    fn push_status(&mut self, status: StatusCode) {
-        self.queue.reserve(512);
-        self.queue.extend_from_slice(b"HTTP/1.1 ");
-        self.queue.extend_from_slice(status.as_str().as_bytes());
-        self.queue.extend_from_slice(b" ");
-        self.queue.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        self.queue.extend_from_slice(b"\r\n");
-    }
-
-    fn push_fields(&mut self, head: &ResponseHeader) {
-        for (name, value) in &head.headers {
-            push_name(&mut self.queue, name.as_str());
-            self.queue.extend_from_slice(b": ");
-            self.queue.extend_from_slice(value.as_bytes());
-            self.queue.extend_from_slice(b"\r\n");
+        let mut head = HeadWriter::begin(&mut self.queue, status);
+        fields.iter().for_each(|(name, value)| head.field(name, value.as_bytes()));
+        if is_upgrade {
+            // `Connection: upgrade` is among the fields.
+            head.finish_without_date(ConnectionOption::Unstated);
+        } else {
+            head.finish(ConnectionOption::for_final(self.keeps_alive));
         }
     }
 
@@ -379,14 +356,5 @@ impl Http1Session {
         }
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
         Poll::Ready(flushed.map_err(|_| ClientFailure::Closed))
-    }
-}
-
-/// Appends the name of a response field: in title case, except for the gateway's own fields, whose
-/// spelling README shows.
-pub fn push_name(out: &mut Vec<u8>, name: &str) {
-    match name {
-        "etag" | "vary" | "cache-status" | "x-request-id" => out.extend_from_slice(name.as_bytes()),
-        _ => http1::push_title_case(out, name),
     }
 }

@@ -9,7 +9,6 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, Response};
 use pingora_core::protocols::http::date::get_cached_date;
-use pingora_http::ResponseHeader;
 use tokio::time::timeout;
 
 use super::disconnect::ClientFailure;
@@ -50,11 +49,11 @@ impl Http2Session {
         };
     }
 
-    pub fn write_interim(&mut self, head: &ResponseHeader) -> Result<(), ClientFailure> {
+    pub fn write_interim(&mut self, head: Response<()>) -> Result<(), ClientFailure> {
         self.respond.send_informational(response(head, false)).map_err(|error| classify(&error))
     }
 
-    pub fn write_head(&mut self, head: &ResponseHeader, is_end: bool) -> Result<(), ClientFailure> {
+    pub fn write_head(&mut self, head: Response<()>, is_end: bool) -> Result<(), ClientFailure> {
         let sent = self.respond.send_response(response(head, true), is_end);
         self.send = Some(sent.map_err(|error| classify(&error))?);
         Ok(())
@@ -98,11 +97,9 @@ impl Http2Session {
     }
 }
 
-fn response(head: &ResponseHeader, is_final: bool) -> Response<()> {
-    let mut response = Response::new(());
-    *response.status_mut() = head.status;
+/// The head as HTTP/2 has it.
+fn response(mut response: Response<()>, is_final: bool) -> Response<()> {
     let headers = response.headers_mut();
-    headers.clone_from(&head.headers);
     for name in OF_A_CONNECTION {
         headers.remove(name);
     }

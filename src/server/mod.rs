@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod api_request;
 mod certificate;
 mod change_log;
 mod client_session;
@@ -33,6 +34,7 @@ mod proxy;
 mod random_ids;
 mod redacted;
 mod response_budget;
+mod response_writer;
 mod secrets;
 mod sessions;
 mod setup;

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http1::RequestHead;
-use pingora_http::ResponseHeader;
 use tokio::select;
 use tokio::time::timeout;
 
 use super::admission::{Limit, RefusalPlace, RequestPlace};
 use super::client_session::{Application, ClientSession};
-use super::credentials::{Forwarded, ForwardedValidation, PendingChanges, strip_credentials};
+use super::credentials::{Forwarded, ForwardedValidation, PendingChanges};
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::exchange::{Failure, write_last};
 use super::head;
@@ -29,13 +28,15 @@ use super::setup::{Current, Setup};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
-use crate::forward::{Hop, joined_cookies, request_fields};
 use crate::gateway::Ask;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
-use crate::telemetry::{Record, Route, TRACEPARENT, TRACESTATE, Trace};
+use crate::telemetry::{Record, Route, TRACEPARENT, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Room for the fields of a reply.
+const REPLY_FIELDS: usize = 16;
 
 /// Time to write the response to a request over a limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,6 +66,12 @@ pub struct Exchange {
     place: Option<RequestPlace>,
     refusal: Option<RefusalPlace>,
     _busy: Counted,
+}
+
+impl Exchange {
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
 }
 
 /// Where a request goes.
@@ -239,19 +246,18 @@ impl Proxy {
             session.close_after();
         }
         end_if_draining(session, exchange);
-        let mut response = ResponseHeader::build(reply.status(), Some(16))?;
-        let mut wrong = Ok(());
+        let mut response = Response::new(());
+        *response.status_mut() = reply.status();
+        let fields = response.headers_mut();
+        fields.reserve(REPLY_FIELDS);
         reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
-            if wrong.is_ok() {
-                // Appended: a field of the API's may occur several times.
-                wrong = response.append_header(name.clone(), value.to_header()).map(|_| ());
-            }
+            // Appended: a field of the API's may occur several times.
+            fields.append(name, value.to_header());
         });
-        wrong?;
-        response.insert_header(X_REQUEST_ID, exchange.request_id.clone())?;
+        fields.insert(X_REQUEST_ID, exchange.request_id.clone());
         let body = if head_only { Bytes::new() } else { reply.body() };
         exchange.record.body_bytes = body.len();
-        session.write_head(&response, body.is_empty()).await?;
+        session.write_head(response, body.is_empty()).await?;
         if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
     }
 }
@@ -291,43 +297,11 @@ impl Proxy {
         Ok(())
     }
 
-    /// What a gateway owes the API on every forwarded request.
-    pub(super) fn set_forward_fields(&self, session: &ClientSession, request: &mut RequestHead, exchange: &Exchange) {
-        let from = session.request();
-        let hop = Hop {
-            peer: session.peer(),
-            trusted: &exchange.setup.trusted,
-            tls: session.is_tls(),
-            version: from.version,
-            request_id: &exchange.request_id,
-        };
-        let (fields, removed) = request_fields(&hop, &from.fields);
-        for name in removed {
-            request.fields.remove(&name);
-        }
-        for (name, value) in fields {
-            request.fields.insert(name, value);
-        }
-        match exchange.record.trace.as_ref().and_then(Trace::field) {
-            Some(field) => drop(request.fields.insert(TRACEPARENT, field)),
-            None => {
-                request.fields.remove(&TRACEPARENT);
-                request.fields.remove(&TRACESTATE);
-            }
-        }
-        if let Forwarded::Only(kept) = exchange.forwarded {
-            strip_credentials(request, kept, exchange.setup.cookie.as_deref());
-        }
-        if let Some(cookies) = joined_cookies(&request.fields) {
-            request.fields.insert(COOKIE, cookies);
-        }
-        request.version = Version::HTTP_11;
-    }
-
-    /// What the gateway says of itself on every forwarded answer.
-    pub(super) fn set_answer_fields(response: &mut ResponseHeader, exchange: &Exchange) -> pingora_core::Result<()> {
-        response.append_header(CACHE_STATUS, CacheStatus::BYPASS)?;
-        response.insert_header(X_REQUEST_ID, exchange.request_id.clone())
+    /// Adds what the gateway states on every forwarded response.
+    pub(super) fn set_answer_fields(response: &mut Response<()>, exchange: &Exchange) {
+        let fields = response.headers_mut();
+        fields.append(CACHE_STATUS, CacheStatus::BYPASS);
+        fields.insert(X_REQUEST_ID, exchange.request_id.clone());
     }
 }
 

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, VARY,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY,
 };
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use http1::ResponseHead;
-use pingora_http::ResponseHeader;
 use tokio::time::timeout_at;
 
 use super::client_session::ClientSession;
@@ -33,11 +32,6 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// Fields that describe the bytes of a body, and so what was removed from it.
 const OF_THE_BODY: [&str; 5] = ["etag", "content-md5", "digest", "content-digest", "repr-digest"];
-
-/// Fields by which a request asks for a part of a response, or for none: the API would judge them by bytes that the client
-/// must not see.
-pub(super) const OF_THE_UNREDACTED: [HeaderName; 6] =
-    [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
 
 /// A rule of `[[forward.redact]]`, as it applies to one request.
 pub struct RedactRule {
@@ -113,12 +107,12 @@ enum Content {
 
 impl Proxy {
     /// The API's head as the client receives it, except for what depends on the body.
-    fn veiled_head(&self, head: &ResponseHead, exchange: &Exchange) -> pingora_core::Result<ResponseHeader> {
-        let mut response = passed_head(head)?;
-        response.remove_header(&ACCEPT_RANGES);
-        restrict_caching(&mut response)?;
-        Self::set_answer_fields(&mut response, exchange)?;
-        Ok(response)
+    fn veiled_head(head: &ResponseHead, exchange: &Exchange) -> Response<()> {
+        let mut response = passed_head(head.clone());
+        response.headers_mut().remove(ACCEPT_RANGES);
+        restrict_caching(&mut response);
+        Self::set_answer_fields(&mut response, exchange);
+        response
     }
 
     /// Gives the client what it may see of the response with this head.
@@ -224,15 +218,15 @@ impl Proxy {
         head: &ResponseHead,
         described: bool,
     ) -> Result<(), Failure> {
-        let mut response = self.veiled_head(head, exchange)?;
+        let mut response = Self::veiled_head(head, exchange);
         if !described {
             // They would describe bytes that this client does not get.
-            OF_THE_BODY.iter().for_each(|name| drop(response.remove_header(*name)));
-            response.remove_header(&CONTENT_LENGTH);
+            remove_digests(&mut response);
+            response.headers_mut().remove(CONTENT_LENGTH);
         }
         self.response_complete(exchange);
         end_if_draining(session, exchange);
-        session.write_head(&response, true).await.map_err(Failure::from)
+        session.write_head(response, true).await.map_err(Failure::from)
     }
 
     /// An error in the API's shape, with the API's status and fields, in place of a body that may not be shown.
@@ -243,14 +237,15 @@ impl Proxy {
         side: &mut ApiSide,
         head: &ResponseHead,
     ) -> Result<(), Failure> {
-        let mut response = self.veiled_head(head, exchange)?;
-        OF_THE_BODY.iter().for_each(|name| drop(response.remove_header(*name)));
-        response.remove_header(&CONTENT_ENCODING);
-        response.remove_header("content-language");
-        response.remove_header("content-disposition");
-        response.insert_header(CONTENT_TYPE, "application/json; charset=utf-8")?;
+        let mut response = Self::veiled_head(head, exchange);
+        remove_digests(&mut response);
+        let fields = response.headers_mut();
+        for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_DISPOSITION] {
+            fields.remove(name);
+        }
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         let body = error_body(head.status);
-        response.insert_header(CONTENT_LENGTH, body.len())?;
+        fields.insert(CONTENT_LENGTH, body.len().into());
         self.response_complete(exchange);
         end_if_draining(session, exchange);
         let body = if session.request().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
@@ -278,11 +273,11 @@ impl Proxy {
             return Err(Failure::Unredactable("json_in_a_string"));
         }
         exchange.setup.gateway.metrics.redacted(veil.role());
-        let mut response = self.veiled_head(head, exchange)?;
+        let mut response = Self::veiled_head(head, exchange);
         if removed {
-            OF_THE_BODY.iter().for_each(|name| drop(response.remove_header(*name)));
+            remove_digests(&mut response);
         }
-        response.insert_header(CONTENT_LENGTH, body.len())?;
+        response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
         self.response_complete(exchange);
         end_if_draining(session, exchange);
         self.write_whole(session, side, response, body).await
@@ -337,7 +332,7 @@ impl Proxy {
         side: &ApiSide,
         head: &ResponseHead,
     ) -> Result<(), Failure> {
-        let response = self.veiled_head(head, exchange)?;
+        let response = Self::veiled_head(head, exchange);
         self.write_stream_head(session, exchange, side, response).await
     }
 
@@ -371,13 +366,21 @@ impl Exchange {
 }
 
 /// Makes a response private to its caller: it depends on the access level.
-pub(super) fn restrict_caching(response: &mut ResponseHeader) -> pingora_core::Result<()> {
-    let names: Vec<HeaderName> = response.headers.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
+pub(super) fn restrict_caching(response: &mut Response<()>) {
+    let fields = response.headers_mut();
+    let names: Vec<HeaderName> = fields.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
     for name in names {
-        response.remove_header(&name);
+        fields.remove(name);
     }
-    response.insert_header(CACHE_CONTROL, private_cache_control(&response.headers))?;
-    response.insert_header(VARY, vary_on_credentials(&response.headers))
+    fields.insert(CACHE_CONTROL, private_cache_control(fields));
+    fields.insert(VARY, vary_on_credentials(fields));
+}
+
+/// Removes the fields that describe the bytes of a body, and so what was removed from it.
+fn remove_digests(response: &mut Response<()>) {
+    for name in OF_THE_BODY {
+        response.headers_mut().remove(name);
+    }
 }
 
 /// Whether a body looks like JSON that could hold a secret: an object or an array. `None`: nothing but blanks so far. A

@@ -11,11 +11,10 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use http1::{
-    BodyLength, ChunkedDecoder, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming, ResponseHead, write_chunk_head,
-    write_request_head,
+    BodyLength, ChunkedDecoder, FieldLines, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming, ResponseHead,
+    write_chunk_head, write_request_head,
 };
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -73,9 +72,11 @@ pub struct Exchange {
     connection: Connection,
     method: Method,
     framing: RequestFraming,
-    /// Bytes of the request that are not written yet.
-    outgoing: BytesMut,
-    /// Data of a body that is not copied into `outgoing`.
+    /// Bytes of the request: head, chunks.
+    outgoing: Vec<u8>,
+    /// Bytes of `outgoing` that were written.
+    written: usize,
+    /// Data of a body behind `outgoing` that is not copied into it.
     outgoing_data: Bytes,
     is_request_complete: bool,
     has_sent: bool,
@@ -92,24 +93,24 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Queues the head of a request. Nothing is written before [`Exchange::poll_send`].
-    ///
-    /// `fields` must not contain `Content-Length` or `Transfer-Encoding`.
-    pub fn new<'a>(
+    /// Queues the head of a request, whose `Host` is that of the connection's address. Nothing is
+    /// written before [`Exchange::poll_send`].
+    pub fn new(
         connection: Connection,
         method: Method,
         target: &str,
+        lines: &FieldLines,
         framing: RequestFraming,
-        fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     ) -> Self {
-        let mut head = Vec::with_capacity(1024);
-        write_request_head(&mut head, &method, target, framing, fields);
+        let mut head = Vec::new();
+        write_request_head(&mut head, &method, target, &connection.endpoint().origin.authority, lines, framing);
         let is_request_complete = matches!(framing, RequestFraming::None | RequestFraming::Length(0));
         Exchange {
             connection,
             method,
             framing,
-            outgoing: Bytes::from(head).into(),
+            outgoing: head,
+            written: 0,
             outgoing_data: Bytes::new(),
             is_request_complete,
             has_sent: false,
@@ -140,7 +141,12 @@ impl Exchange {
 
     /// Whether everything queued was written.
     pub fn is_sent(&self) -> bool {
-        self.outgoing.is_empty() && self.outgoing_data.is_empty()
+        self.unwritten() == 0
+    }
+
+    /// Bytes that are queued and not written.
+    fn unwritten(&self) -> usize {
+        self.outgoing.len() - self.written + self.outgoing_data.len()
     }
 
     /// Whether the response body has arrived whole.
@@ -150,7 +156,7 @@ impl Exchange {
 
     /// Whether the queue has room for more of the body.
     pub fn is_writable(&self) -> bool {
-        self.outgoing.len() + self.outgoing_data.len() < QUEUE_BYTES_MAX
+        self.unwritten() < QUEUE_BYTES_MAX
     }
 
     /// Queues a piece of the body. An empty piece is ignored: it would end a chunked body.
@@ -159,11 +165,14 @@ impl Exchange {
             return;
         }
         self.flatten();
+        if self.written >= QUEUE_BYTES_MAX {
+            // A queue that is never empty does not grow for what was written.
+            self.outgoing.drain(..self.written);
+            self.written = 0;
+        }
         match self.framing {
             RequestFraming::Chunked => {
-                let mut head = Vec::with_capacity(18);
-                write_chunk_head(&mut head, data.len());
-                self.outgoing.extend_from_slice(&head);
+                write_chunk_head(&mut self.outgoing, data.len());
                 self.outgoing.extend_from_slice(&data);
                 self.outgoing.extend_from_slice(b"\r\n");
             }
@@ -198,8 +207,8 @@ impl Exchange {
     pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.is_sent() && !self.has_send_failed {
             let stream = Pin::new(&mut self.connection.stream);
-            let is_data = self.outgoing.is_empty();
-            let mut bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing };
+            let is_data = self.written == self.outgoing.len();
+            let mut bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing[self.written..] };
             if !self.has_sent {
                 // Of several TLS records, the first may have been sent when a later one fails.
                 bytes = &bytes[..bytes.len().min(TLS_RECORD_BYTES_MAX)];
@@ -211,7 +220,11 @@ impl Exchange {
                     if is_data {
                         self.outgoing_data.advance(count);
                     } else {
-                        self.outgoing.advance(count);
+                        self.written += count;
+                        if self.written == self.outgoing.len() {
+                            self.outgoing.clear();
+                            self.written = 0;
+                        }
                     }
                 }
             }
@@ -272,12 +285,12 @@ impl Exchange {
     /// As [`Exchange::poll_event`].
     pub async fn next_progress(&mut self) -> Result<Progress, UpstreamError> {
         poll_fn(|context| {
-            let before = (self.outgoing.len() + self.outgoing_data.len(), self.has_send_failed);
+            let before = (self.unwritten(), self.has_send_failed);
             let _ = self.poll_send(context);
             if let Poll::Ready(event) = self.poll_event(context) {
                 return Poll::Ready(event.map(Progress::Received));
             }
-            let after = (self.outgoing.len() + self.outgoing_data.len(), self.has_send_failed);
+            let after = (self.unwritten(), self.has_send_failed);
             if after == before { Poll::Pending } else { Poll::Ready(Ok(Progress::Sent)) }
         })
         .await
@@ -328,8 +341,7 @@ impl Exchange {
         let is_done = matches!(self.incoming, Incoming::Ended)
             && self.is_persistent
             && self.is_request_complete
-            && self.outgoing.is_empty()
-            && self.outgoing_data.is_empty()
+            && self.unwritten() == 0
             && self.received.is_empty();
         is_done.then_some(self.connection)
     }

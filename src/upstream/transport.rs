@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT,
-};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT};
 use http::{Method, StatusCode};
-use http1::{BodyLength, RequestFraming, ResponseHead};
+use http1::{BodyLength, FieldLines, RequestFraming, ResponseHead};
 use tokio::time::timeout_at;
 
-use super::connector::{Connection, Connector};
+use super::connector::Connector;
 use super::exchange::{Event, Exchange};
 use super::{Answer, Kind, Request, Transport, UpstreamError};
 use crate::clock;
@@ -46,6 +44,7 @@ impl Transport for Connections {
     /// connection instead of kept ones, and once at each other address. An address that does not
     /// respond in half of the time is given up if another one is healthy.
     async fn exchange(&self, request: &Request<'_>, deadline: Instant) -> Result<Answer, UpstreamError> {
+        let lines = field_lines(request);
         let mut tried = Vec::new();
         let mut stale = 0;
         loop {
@@ -53,7 +52,7 @@ impl Transport for Connections {
             let is_reused = connection.is_reused;
             let endpoint = connection.endpoint().clone();
             tried.push(endpoint.id);
-            let mut exchange = start(connection, request)?;
+            let mut exchange = Exchange::new(connection, Method::GET, request.target, &lines, RequestFraming::None);
             let slow_at = clock::now() + self.slow_after;
             let gives_up = slow_at < deadline && self.connector.has_healthy(&tried);
             let head_by = if gives_up { slow_at } else { deadline };
@@ -145,36 +144,23 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamErro
     }
 }
 
-/// Queues a request. Nothing of a client's request except its token is part of it.
-fn start(connection: Connection, request: &Request<'_>) -> Result<Exchange, UpstreamError> {
-    const ACCEPTED: HeaderValue = HeaderValue::from_static("application/json");
-    const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
-    const AGENT: HeaderValue = HeaderValue::from_static(concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")));
-    let authority = connection.endpoint().origin.authority.clone();
-    let authorization = request.token.map(bearer).transpose()?;
-    let validators = request.validators;
-    let etag = validators.and_then(|validators| validators.etag.as_ref());
-    let modified = validators.and_then(|validators| validators.last_modified.as_ref());
-    let (accepted, identity, agent) = (ACCEPTED, IDENTITY, AGENT);
-    let fields: [(HeaderName, Option<&HeaderValue>); 7] = [
-        (HOST, Some(&authority)),
-        (AUTHORIZATION, authorization.as_ref()),
-        (ACCEPT, Some(&accepted)),
-        (ACCEPT_ENCODING, Some(&identity)),
-        (USER_AGENT, Some(&agent)),
-        (IF_NONE_MATCH, etag),
-        (IF_MODIFIED_SINCE, modified),
-    ];
-    let present = fields.iter().filter_map(|(name, value)| Some((name, (*value)?)));
-    Ok(Exchange::new(connection, Method::GET, request.target, RequestFraming::None, present))
-}
-
-fn bearer(token: &crate::api::Token) -> Result<HeaderValue, UpstreamError> {
-    let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
-    // A token is visible ASCII, which is a field value.
-    let mut value = HeaderValue::from_str(&text).map_err(|_| UpstreamError::Protocol)?;
-    value.set_sensitive(true);
-    Ok(value)
+/// Field lines of a request. Nothing of a client's request except its token is part of them.
+fn field_lines(request: &Request<'_>) -> FieldLines {
+    const AGENT: &[u8] = concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")).as_bytes();
+    let mut lines = FieldLines::with_capacity(512);
+    if let Some(token) = request.token {
+        lines.push_parts(&AUTHORIZATION, &[b"Bearer ", token.expose().as_bytes()]);
+    }
+    lines.push(&ACCEPT, b"application/json");
+    lines.push(&ACCEPT_ENCODING, b"identity");
+    lines.push(&USER_AGENT, AGENT);
+    if let Some(etag) = request.validators.and_then(|validators| validators.etag.as_ref()) {
+        lines.push(&IF_NONE_MATCH, etag.as_bytes());
+    }
+    if let Some(modified) = request.validators.and_then(|validators| validators.last_modified.as_ref()) {
+        lines.push(&IF_MODIFIED_SINCE, modified.as_bytes());
+    }
+    lines
 }
 
 /// A body in pieces; a single piece is not copied.

@@ -20,7 +20,7 @@ pub use chunked::{
 pub use field::is_token_byte;
 pub use head::{HeadError, HeadLimits, HeadScan};
 pub use request::{
-    LAST_CHUNK, RequestFraming, push_title_case, write_chunk_head, write_request_head,
+    FieldLines, LAST_CHUNK, RequestFraming, push_title_case, write_chunk_head, write_request_head,
 };
 pub use request_head::{
     Expectation, FieldSlots, MAX_METHOD_BYTES, MAX_REQUEST_FIELDS, MAX_TARGET_BYTES, RequestHead,

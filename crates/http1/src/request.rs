@@ -1,7 +1,7 @@
 //! Writing of requests: the head from typed values, and the framing of chunked bodies.
 
 use http::Method;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 /// End of a chunked body without trailer fields.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -17,33 +17,62 @@ pub enum RequestFraming {
     Chunked,
 }
 
+/// Field lines of a request head, made of typed names and checked values.
+///
+/// They cannot end the head, frame a body or name the host: [`write_request_head`] adds what does.
+#[derive(Clone, Debug, Default)]
+pub struct FieldLines(Vec<u8>);
+
+impl FieldLines {
+    /// Returns an empty list with room for `bytes`.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        FieldLines(Vec::with_capacity(bytes))
+    }
+
+    /// Appends a field, its name in title case, as HTTP/1.1 programs usually spell it.
+    ///
+    /// Skips `Host`, `Content-Length` and `Transfer-Encoding`, and a value with CR, LF or NUL.
+    pub fn push(&mut self, name: &HeaderName, value: &[u8]) {
+        self.push_parts(name, &[value]);
+    }
+
+    /// Like [`FieldLines::push`], with a value in several parts.
+    pub fn push_parts(&mut self, name: &HeaderName, parts: &[&[u8]]) {
+        let ends_line = |part: &&[u8]| memchr::memchr3(b'\r', b'\n', 0, part).is_some();
+        if matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) || parts.iter().any(ends_line)
+        {
+            return;
+        }
+        push_title_case(&mut self.0, name.as_str());
+        self.0.extend_from_slice(b": ");
+        parts.iter().for_each(|part| self.0.extend_from_slice(part));
+        self.0.extend_from_slice(b"\r\n");
+    }
+}
+
 /// Appends a request head to `out`.
 ///
-/// No argument can end a line or frame a body in another way than `framing`: `Content-Length` and
-/// `Transfer-Encoding` among `fields` are skipped, bytes of `target` that are not visible ASCII are
-/// percent-encoded, and neither [`Method`], [`HeaderName`] nor [`HeaderValue`] can hold CR, LF or
-/// NUL. Names are written in title case, as HTTP/1.1 programs usually spell them.
-pub fn write_request_head<'a>(
+/// No argument can end a line or frame a body in another way than `framing`: see [`FieldLines`],
+/// bytes of `target` that are not visible ASCII are percent-encoded, and neither [`Method`] nor
+/// [`HeaderValue`] can hold CR, LF or NUL.
+pub fn write_request_head(
     out: &mut Vec<u8>,
     method: &Method,
     target: &str,
+    host: &HeaderValue,
+    lines: &FieldLines,
     framing: RequestFraming,
-    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 ) {
     debug_assert!(!target.is_empty(), "a target has at least one character");
+    out.reserve(method.as_str().len() + target.len() + host.len() + lines.0.len() + 64);
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     push_target(out, target);
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in fields {
-        if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
-            continue;
-        }
-        push_title_case(out, name.as_str());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&lines.0);
     match framing {
         RequestFraming::None => {}
         RequestFraming::Length(length) => {
@@ -93,12 +122,15 @@ fn push_target(out: &mut Vec<u8>, target: &str) {
 
 /// Appends a field name in title case, as HTTP/1.1 programs usually spell it.
 pub fn push_title_case(out: &mut Vec<u8>, name: &str) {
+    let start = out.len();
+    out.extend_from_slice(name.as_bytes());
     let mut upper = true;
-    out.extend(name.bytes().map(|byte| {
-        let written = if upper { byte.to_ascii_uppercase() } else { byte };
-        upper = byte == b'-';
-        written
-    }));
+    for byte in &mut out[start..] {
+        if upper {
+            byte.make_ascii_uppercase();
+        }
+        upper = *byte == b'-';
+    }
 }
 
 fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
@@ -117,22 +149,23 @@ fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{ACCEPT, HOST};
+    use http::header::ACCEPT;
 
     use super::*;
 
     #[test]
     fn request_head_has_fields_in_title_case_and_one_framing() {
-        let (host, accept) = (HeaderValue::from_static("api"), HeaderValue::from_static("*/*"));
+        let host = HeaderValue::from_static("api");
         let own = HeaderName::from_static("x-request-id");
-        let id = HeaderValue::from_static("7");
         let head = |framing| {
+            let mut lines = FieldLines::default();
+            lines.push(&ACCEPT, b"*/*");
+            lines.push_parts(&own, &[b"7", b"", b"8"]);
             let mut out = Vec::new();
-            let fields = [(&HOST, &host), (&ACCEPT, &accept), (&own, &id)];
-            write_request_head(&mut out, &Method::POST, "/a?b", framing, fields);
+            write_request_head(&mut out, &Method::POST, "/a?b", &host, &lines, framing);
             String::from_utf8(out).unwrap()
         };
-        let common = "POST /a?b HTTP/1.1\r\nHost: api\r\nAccept: */*\r\nX-Request-Id: 7\r\n";
+        let common = "POST /a?b HTTP/1.1\r\nHost: api\r\nAccept: */*\r\nX-Request-Id: 78\r\n";
         assert_eq!(head(RequestFraming::None), format!("{common}\r\n"));
         let length = RequestFraming::Length(u64::MAX);
         assert_eq!(head(length), format!("{common}Content-Length: {}\r\n\r\n", u64::MAX));
@@ -145,12 +178,18 @@ mod tests {
 
     #[test]
     fn nothing_but_the_framing_can_frame_or_end_the_head() {
-        let value = |text: &'static str| HeaderValue::from_static(text);
-        let (host, length, coding) = (value("api"), value("5"), value("chunked"));
-        let fields = [(&CONTENT_LENGTH, &length), (&HOST, &host), (&TRANSFER_ENCODING, &coding)];
+        let mut lines = FieldLines::default();
+        for (name, value) in [(CONTENT_LENGTH, "5"), (HOST, "b"), (TRANSFER_ENCODING, "chunked")] {
+            lines.push(&name, value.as_bytes());
+        }
+        for value in ["a\r\nX: 1", "a\n", "\r", "a\0"] {
+            lines.push(&ACCEPT, value.as_bytes());
+            lines.push_parts(&ACCEPT, &[b"a", value.as_bytes()]);
+        }
         let mut out = Vec::new();
+        let (host, framing) = (HeaderValue::from_static("api"), RequestFraming::None);
         let target = "/a b\r\nX: 1\t\0\u{e6}\x7f?%20";
-        write_request_head(&mut out, &Method::GET, target, RequestFraming::None, fields);
+        write_request_head(&mut out, &Method::GET, target, &host, &lines, framing);
         let head = "GET /a%20b%0D%0AX:%201%09%00%C3%A6%7F?%20 HTTP/1.1\r\nHost: api\r\n\r\n";
         assert_eq!(String::from_utf8(out).unwrap(), head);
     }
