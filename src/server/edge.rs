@@ -277,7 +277,10 @@ impl<A: Application> Edge<A> {
     /// request.
     async fn refuse(&self, stream: Stream, error: ApiError, head: &[u8]) {
         let reply = Reply::from(error);
-        let record = self.refused(error, &reply, method_of(head));
+        let method = method_of(head);
+        let body = if method == Some(Method::HEAD) { Bytes::new() } else { reply.body() };
+        let mut record = self.refused(error, &reply, method);
+        record.body_bytes = body.len();
         let origin = if self.side == Side::Public { origin_in(head) } else { None };
         let mut answer = Vec::new();
         let mut head = HeadWriter::begin(&mut answer, reply.status());
@@ -286,7 +289,7 @@ impl<A: Application> Edge<A> {
         });
         head.field(&X_REQUEST_ID, record.request_id.as_bytes());
         head.finish(ConnectionOption::Close);
-        answer.extend_from_slice(&reply.body());
+        answer.extend_from_slice(&body);
         self.end(&record);
         Self::send_last(stream, &answer).await;
     }

@@ -136,3 +136,23 @@ fn connections_beyond_the_limit_are_recorded() {
     let http2 = Http2::connect(&client).call("POST", "/x", &[], b"body").expect("an answer");
     assert_recorded(&gateway, &http2, 503, "none");
 }
+
+/// RFC 9110 section 9.3.2.
+#[test]
+fn refused_head_request_has_no_body_over_http1() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&origin);
+    for head in [
+        "HEAD /x` HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HEAD /x HTTP/1.1\r\n\r\n",
+        "HEAD /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "HEAD /customer//x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ] {
+        let mut connection = gateway.client().connect();
+        connection.send_raw(head);
+        let bytes = connection.rest();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+        assert!(bytes.starts_with(b"HTTP/1.1 400"), "{head:?}: {:?}", bytes.escape_ascii().to_string());
+        assert_eq!(bytes[end..].escape_ascii().to_string(), "", "{head:?}");
+    }
+}
