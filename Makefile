@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos test check bench bench-instructions fuzz hostile fleet network-tests cache-tests deb try-deb try-image sbom
+.PHONY: help demo chaos test check bench bench-instructions fuzz hostile fleet differential-tests network-tests cache-tests deb try-deb try-image sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,11 @@ fleet: ## Three gateways with one Redis: how late changes are, what a hit costs,
 	@scripts/fleet.py target/release/telecomx-gateway cost
 	@scripts/fleet.py target/release/telecomx-gateway bound
 	@scripts/fleet.py target/release/telecomx-gateway restart
+
+differential-tests: ## 10,000 random exchanges (EXCHANGES) through gateway, nginx and HAProxy: what arrives is equal (SEED, EXCHANGE repeat)
+	@scripts/setup test
+	EXCHANGES=$${EXCHANGES:-10000} SEED=$${SEED:-$$RANDOM} \
+		cargo test --locked --test it -- --exact --nocapture differential::random_exchanges_equal_those_of_nginx_and_haproxy
 
 network-tests: ## Share of failed requests and longest waits while addresses of the API and DNS fail, in network namespaces
 	@scripts/setup network

@@ -34,53 +34,15 @@ const TOKEN: (&str, &str) = ("authorization", "Bearer tok-viewer");
 /// A body that the next request on a connection must not become.
 const HIDDEN: &[u8] = b"GET /x/hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Random numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    /// The numbers of one request, whichever client sends it.
-    fn new(seed: u64, number: usize) -> Random {
-        let number = u64::try_from(number).expect("a small number");
-        let mut random = Random(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
-        random.next();
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).expect("a small number");
-        usize::try_from(self.next() % end).expect("a small number")
-    }
-
-    /// Whether an event of that percentage occurs.
-    fn happens(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    fn piece(&mut self) -> Vec<u8> {
-        match self.below(10) {
-            0 | 1 => Vec::new(),
-            2 => HIDDEN.to_vec(),
-            3 => b"0\r\n\r\n".to_vec(),
-            4 => br#"{"name":"#.to_vec(),
-            5 => (0..self.below(9_000)).map(|_| self.byte()).collect(),
-            _ => (0..=self.below(40)).map(|_| self.byte()).collect(),
-        }
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
+/// A piece of a body.
+fn piece(random: &mut Random) -> Vec<u8> {
+    match random.below(10) {
+        0 | 1 => Vec::new(),
+        2 => HIDDEN.to_vec(),
+        3 => b"0\r\n\r\n".to_vec(),
+        4 => br#"{"name":"#.to_vec(),
+        5 => (0..random.below(9_000)).map(|_| random.byte()).collect(),
+        _ => (0..=random.below(40)).map(|_| random.byte()).collect(),
     }
 }
 
@@ -132,7 +94,7 @@ impl Case {
         ];
         let drawn = random.below(100);
         let ending = endings.iter().find(|(below, _)| drawn < *below).expect("a percentage").1;
-        let pieces: Vec<Vec<u8>> = (0..random.below(6)).map(|_| random.piece()).collect();
+        let pieces: Vec<Vec<u8>> = (0..random.below(6)).map(|_| piece(&mut random)).collect();
         let mut case = Case {
             seed,
             number,
@@ -171,7 +133,7 @@ impl Case {
     /// An upload without a length that ends with an empty DATA frame.
     fn upload(seed: u64, number: usize) -> Case {
         let mut random = Random::new(seed, number);
-        let pieces = (0..random.below(4)).map(|_| random.piece()).collect();
+        let pieces = (0..random.below(4)).map(|_| piece(&mut random)).collect();
         let route = random.one_of(&["/x/b", "/customer/b"]);
         Case {
             seed,

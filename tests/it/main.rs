@@ -17,6 +17,7 @@ mod concurrent_upgrades;
 mod corpus;
 mod cors;
 mod descriptors;
+mod differential;
 mod disconnect;
 mod environments;
 mod errors;

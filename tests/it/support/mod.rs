@@ -13,6 +13,7 @@ mod h2c;
 mod http2;
 mod origin;
 mod ports;
+mod random;
 mod raw_api;
 mod recorder;
 mod redis;
@@ -31,6 +32,7 @@ pub use gateway::{FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_bin
 pub use http2::{Frames, Http2, Outcome, fields};
 pub use origin::{Origin, employee_of, runtime};
 pub use ports::unused_port;
+pub use random::Random;
 pub use raw_api::{RawApi, response};
 pub use recorder::{MANNER, Message, Recorder, TAG};
 pub use redis::Redis;
