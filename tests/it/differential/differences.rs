@@ -216,6 +216,7 @@ pub const ALL: &[Difference] = &[
                 Aspect::Status => mismatch.gateway == pair.exchange.script.status.to_string(),
                 Aspect::Interim => mismatch.other == "[]",
                 Aspect::Next => mismatch.gateway == "Some((200, true))",
+                Aspect::Persistence => mismatch.gateway == "true",
                 _ => false,
             };
             pair.proxy == Proxy::Haproxy && !pair.exchange.script.interim.is_empty() && is_right
