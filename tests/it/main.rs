@@ -23,6 +23,7 @@ mod environments;
 mod errors;
 mod every_change;
 mod fast_path;
+mod fast_path_clients;
 mod fetch_shares;
 mod fleet;
 mod forward;
