@@ -42,71 +42,71 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves, as a configuration says
+    /// Run the gateway
     Run {
-        /// The configuration
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
         config: PathBuf,
-        /// Takes the listening sockets over from the running process, which finishes its requests and ends
+        /// Take over the listening sockets of the running process, which finishes its requests and exits
         #[arg(long)]
         upgrade: bool,
     },
-    /// Serves on 127.0.0.1:8080 in front of a bundled sandbox of the API; needs no network
+    /// Run the gateway on 127.0.0.1:8080 in front of a bundled sandbox of the API, without network access
     Demo {
-        /// So many gateways with one Redis, which is started if redis-server is installed, on free ports
+        /// Run N gateways that share one Redis, on free ports; redis-server is started if it is installed
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
         fleet: Option<u8>,
     },
-    /// Serves the sandbox of the API alone
+    /// Run only the sandbox of the API
     Sandbox {
-        /// Where it listens
+        /// Address to listen on
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
         listen: SocketAddr,
-        /// Milliseconds added to every answer
+        /// Delay of each response in milliseconds
         #[arg(long, value_name = "MS", default_value_t = 0)]
         latency: u64,
     },
-    /// Says all that is wrong with a configuration, or what the gateway will do with it
+    /// Validate a configuration file, or explain what it does
     Check {
-        /// The configuration
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
         config: PathBuf,
-        /// Says in words what is cached, for whom and how long, and what each role sees
+        /// Describe what is cached, redacted, forwarded and limited
         #[arg(long)]
         explain: bool,
     },
-    /// Redacts one JSON document from standard input as the gateway would
+    /// Redact a JSON document from standard input as the gateway would
     Redact {
-        /// The configuration
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
         config: PathBuf,
-        /// The access level of the reader, such as VIEWER
+        /// Access level of the reader, such as VIEWER
         #[arg(long, value_name = "ROLE")]
         role: AccessLevel,
     },
-    /// Prints the JSON Schema of the configuration, or its reference for people
+    /// Print the JSON Schema of the configuration, or its reference
     Schema {
-        /// The reference, as Markdown
+        /// Print the reference as Markdown
         #[arg(long)]
         markdown: bool,
     },
-    /// Asks the gateway that runs with a configuration whether it is ready
+    /// Check whether the gateway that runs with a configuration is ready
     Healthcheck {
-        /// The configuration
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
         config: PathBuf,
     },
-    /// Prints the completions of a shell
+    /// Print shell completions
     Completions {
-        /// Which shell
+        /// Name of the shell
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page
+    /// Print the manual page
     Man,
 }
 
-/// What ended a command: what to say, and the exit code.
+/// The exit code and the message of a failed command.
 struct Ending(u8, String);
 
 impl Ending {
@@ -125,14 +125,14 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
-            // The reader may have closed the pipe; there is nobody left to tell.
+            // The reader may have closed the pipe.
             let _ = error.print();
             return code.into();
         }
     };
     crypto::install_provider();
     let ended = obey(arguments.command);
-    // What was logged stands before what ended it.
+    // Log lines precede the error message.
     telemetry::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -163,7 +163,7 @@ fn obey(command: Command) -> Result<(), Ending> {
             let loaded = load(&config)?;
             server::check(&loaded).map_err(Ending::configuration)?;
             for warning in server::warnings(&loaded) {
-                // Nothing is wrong for a script that reads no standard error.
+                // On standard error, so that scripts read only the result.
                 let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", config.display());
             }
             if explain {
@@ -184,7 +184,7 @@ fn obey(command: Command) -> Result<(), Ending> {
     }
 }
 
-/// One line, or several, to standard output. A reader who left early is no failure.
+/// Writes lines to standard output. A reader that closed the pipe is not an error.
 fn say(what: impl fmt::Display) -> Result<(), Ending> {
     match writeln!(std::io::stdout().lock(), "{what}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Ending::failed(error)),
@@ -216,14 +216,14 @@ fn redact_input(config: &Config, role: AccessLevel) -> Result<(), Ending> {
     let mut document = Vec::new();
     std::io::stdin().lock().read_to_end(&mut document).map_err(Ending::failed)?;
     let redacted = redact(&policy, role, document.into())
-        .map_err(|refusal| Ending::failed(format_args!("the document cannot be redacted safely: {refusal}")))?;
+        .map_err(|refusal| Ending::failed(format_args!("cannot redact the document safely: {refusal}")))?;
     let mut output = std::io::stdout().lock();
     output.write_all(redacted.bytes()).and_then(|()| output.write_all(b"\n")).map_err(Ending::failed)
 }
 
 type Serving = std::thread::JoinHandle<std::io::Result<()>>;
 
-/// Serves the sandbox in a thread of its own; gives its address.
+/// Serves the sandbox in another thread; returns its address.
 fn open_sandbox(address: SocketAddr, options: sandbox::Options) -> Result<(Serving, SocketAddr), Ending> {
     let busy = |error| Ending::failed(server::cannot_listen(address, &error));
     let listener = std::net::TcpListener::bind(address).map_err(busy)?;
@@ -250,7 +250,7 @@ fn demo() -> Result<(), Ending> {
     serve(config, Box::new(parse), Start::Fresh)
 }
 
-/// Lines to paste, one group a role.
+/// Commands to paste into another terminal.
 fn demo_lines(config: &Config) -> String {
     let address = config.server.listen.first().map(ToString::to_string).unwrap_or_default();
     let (admin, customer) = (config.admin.listen, sandbox::DEMO_CUSTOMER);
@@ -262,23 +262,23 @@ fn demo_lines(config: &Config) -> String {
     let (viewer, owner) = (curl(AccessLevel::Viewer), curl(AccessLevel::Owner));
     let (reseller, administrator) = (curl(AccessLevel::Reseller), curl(AccessLevel::Admin));
     format!(
-        "telecomx-gateway on http://{address}/, its admin listener on http://{admin}/, a sandbox of the API behind it.\n\
-         Try, in another terminal:\n\n\
-         # VIEWER: a miss, then a hit; no secret in either\n\
+        "telecomx-gateway listens on http://{address}/ in front of a sandbox of the API; admin listener: http://{admin}/\n\
+         Try in another terminal:\n\n\
+         # VIEWER: a miss, then a hit; both without secrets\n\
          {viewer} {name}\n\
          {viewer} {name}\n\n\
-         # the same answer again, by its validator: 304\n\
+         # with the entity tag of the response: 304\n\
          {viewer} -H \"If-None-Match: $({viewer} {name} | tr -d '\\r' | sed -n 's/^etag: //Ip')\" {name}\n\n\
-         # RESELLER: the API's own bytes, in an entry of its own\n\
+         # RESELLER: the bytes of the API, cached separately\n\
          {reseller} {name}\n\n\
          # ADMIN\n\
          {administrator} {name}\n\n\
-         # OWNER: an update goes through; the VIEWER's next look, a hit before, fetches anew\n\
+         # OWNER: an update is forwarded and invalidates the cache; VIEWER: a miss again\n\
          {owner} -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' http://{address}/customer/{customer}\n\
          {viewer} {name}\n\n\
-         # nobody: 401, in the API's own shape\n\
+         # no token: 401 in the format of the API\n\
          curl -si {name}\n\n\
-         # operators: the status page http://{admin}/ in a browser; numbers, and dropping what is stored of one customer\n\
+         # operators: status page http://{admin}/, metrics, statistics, and a purge of one customer\n\
          curl -s http://{admin}/metrics | grep '^telecomx_gateway_requests_total'\n\
          curl -s http://{admin}/stats\n\
          curl -si -X DELETE http://{admin}/cache/customers/{customer}\n"

@@ -1,25 +1,24 @@
-//! What a package installs beside the binary: completions of shells and the manual page, both from the arguments
-//! themselves.
+//! Shell completions and the manual page, generated from the command line arguments.
 
 use clap::Command;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-/// What the arguments do not tell. The configuration has a page of its own.
+/// What the arguments do not show. `docs/CONFIGURATION.md` describes the configuration.
 const EXIT_STATUS: [(&str, &str); 4] = [
-    ("0", "It ended well: what was asked for was done; for a server, every request was finished, or an INT ended it."),
-    ("1", "It failed while running, or requests were cut at the end of server.drain. healthcheck: not ready."),
-    ("2", "Wrong usage."),
-    ("78", "Wrong configuration, a missing or unreadable file included."),
+    ("0", "Success. For a server: every request was finished, or SIGINT stopped it."),
+    ("1", "Failure while running, or requests were aborted after server.drain. For healthcheck: not ready."),
+    ("2", "Invalid command line."),
+    ("78", "Invalid configuration, including a file that is missing or cannot be read."),
 ];
 const SIGNALS: [(&str, &str); 4] = [
-    ("HUP", "Reads the configuration anew: all of it is taken over, or nothing."),
-    ("TERM", "Takes no more connections, waits for requests in flight for server.drain at most, and ends."),
-    ("INT", "Ends at once."),
-    ("QUIT", "Ends as at TERM, for a process whose successor has taken over."),
+    ("HUP", "Reload the configuration. If it has errors, the current one stays in force."),
+    ("TERM", "Stop accepting connections, finish requests under way for at most server.drain, then exit."),
+    ("INT", "Exit at once."),
+    ("QUIT", "Like TERM, for a process whose successor has taken over."),
 ];
 const FILES: [(&str, &str); 2] = [
-    ("config/gateway.toml", "The configuration, unless -c names another one. The packaged service names it."),
-    ("/etc/telecomx-gateway/gateway.toml", "The configuration of the packaged service."),
+    ("config/gateway.toml", "Default configuration file, relative to the working directory; see -c."),
+    ("/etc/telecomx-gateway/gateway.toml", "Configuration file of the packaged service."),
 ];
 
 /// The completions of a shell, to be sourced by it.
@@ -56,10 +55,10 @@ pub(super) fn manual(mut command: Command) -> String {
     roff.to_roff()
 }
 
-const DESCRIPTION: &str = "A reverse proxy in front of the TelecomX API. It answers GET /customer/{id}/name from memory, \
-    separately for each caller, takes integration secrets out of answers for roles below RESELLER, and passes everything \
-    else on.";
-const ENVIRONMENT: &str = "Goes over a key of the file: TELECOMX_GATEWAY__CACHE__TTL=30s is ttl of [cache].";
+const DESCRIPTION: &str = "A caching reverse proxy for the TelecomX API. It caches GET /customer/{id}/name per caller, removes \
+    integration secrets from responses for access levels below RESELLER, and forwards all other requests.";
+const ENVIRONMENT: &str =
+    "Overrides a key of the configuration file: TELECOMX_GATEWAY__CACHE__TTL=30s sets ttl of [cache].";
 
 fn one_command(roff: &mut Roff, command: &Command) {
     roff.control("SS", [command.get_name()]);

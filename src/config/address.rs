@@ -11,14 +11,14 @@ use super::{RedisPlace, RedisUrl, UpstreamUrl};
 /// Reads `https://host` or `http://host:port`. A path, a query, a fragment or user information is refused: the gateway
 /// adds none to a request, so they would be lost silently. The text is never repeated in the error: it may hold a password.
 pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
-    const RIGHT: &str = r#"write e.g. "https://api.telecomx.dk""#;
+    const RIGHT: &str = r#"for example "https://api.telecomx.dk""#;
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("has no scheme", RIGHT));
+        return Err(Wrong::new("the URL has no scheme", RIGHT));
     };
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "https" => true,
         "http" => false,
-        _ => return Err(Wrong::new("the scheme is neither https nor http", RIGHT)),
+        _ => return Err(Wrong::new("unsupported scheme", format!("expected https or http, {RIGHT}"))),
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
     let extra = if authority.contains('@') {
@@ -33,7 +33,10 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
         ""
     };
     if !extra.is_empty() {
-        return Err(Wrong::new(format!("holds {extra}"), format!("scheme, host and port alone: {RIGHT}")));
+        return Err(Wrong::new(
+            format!("the URL contains {extra}"),
+            format!("expected only scheme, host and port, {RIGHT}"),
+        ));
     }
     let (host, port) = split_port(authority);
     let port = match port {
@@ -44,13 +47,15 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
                 80
             }
         }
-        Some(port) => parse_port(port).ok_or_else(|| Wrong::new("the port is not a number from 1 to 65535", RIGHT))?,
+        Some(port) => {
+            parse_port(port).ok_or_else(|| Wrong::new("invalid port", format!("expected 1 to 65535, {RIGHT}")))?
+        }
     };
     let is_absolute = host.ends_with('.') && !host.ends_with("..");
     let parsed = parse_host(host.strip_suffix('.').filter(|_| is_absolute).unwrap_or(host));
     // Only a name can be absolute: an address behind which a dot was written is neither.
     let Some(host) = parsed.filter(|host| !is_absolute || host.parse::<IpAddr>().is_err()) else {
-        return Err(Wrong::new("the host is neither a DNS name nor an address", RIGHT));
+        return Err(Wrong::new("invalid host", format!("expected a DNS name or an IP address, {RIGHT}")));
     };
     Ok(UpstreamUrl { tls, host, is_absolute, port })
 }
@@ -59,9 +64,9 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
 /// the text is never repeated in the error, since it may hold one.
 pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
     const RIGHT: &str =
-        r#"write e.g. "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
+        r#"for example "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("has no scheme", RIGHT));
+        return Err(Wrong::new("the URL has no scheme", RIGHT));
     };
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "rediss" => true,
@@ -69,13 +74,13 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
         "unix" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#', '\0']) => {
             return Ok(RedisUrl { place: RedisPlace::Socket(rest.into()), database: 0 });
         }
-        "unix" => return Err(Wrong::new("names no socket by its whole path", RIGHT)),
-        _ => return Err(Wrong::new("the scheme is none of redis, rediss and unix", RIGHT)),
+        "unix" => return Err(Wrong::new("the socket is not an absolute path", RIGHT)),
+        _ => return Err(Wrong::new("unsupported scheme", format!("expected redis, rediss or unix, {RIGHT}"))),
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        let right = "name the user in cluster.username, and the file of the password in cluster.password_file";
-        return Err(Wrong::new("holds user information", right));
+        let right = "set cluster.username and cluster.password_file instead";
+        return Err(Wrong::new("the URL contains user information", right));
     }
     let database = match path.strip_prefix('/').unwrap_or(path) {
         "" => Some(0),
@@ -83,14 +88,14 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
         _ => None,
     };
     let Some(database) = database else {
-        return Err(Wrong::new("what follows the host is not the number of a database", RIGHT));
+        return Err(Wrong::new("invalid database number", RIGHT));
     };
     let (host, port) = split_port(authority);
     let Some(port) = port.map_or(Some(REDIS_PORT), parse_port) else {
-        return Err(Wrong::new("the port is not a number from 1 to 65535", RIGHT));
+        return Err(Wrong::new("invalid port", format!("expected 1 to 65535, {RIGHT}")));
     };
     let Some(host) = parse_host(host) else {
-        return Err(Wrong::new("the host is neither a DNS name nor an address", RIGHT));
+        return Err(Wrong::new("invalid host", format!("expected a DNS name or an IP address, {RIGHT}")));
     };
     Ok(RedisUrl { place: RedisPlace::Host { tls, host, port }, database })
 }
@@ -136,21 +141,21 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
         return Ok(address);
     }
     let (wrong, right) = if let Ok(address) = text.parse::<IpAddr>() {
-        ("has no port, or no brackets", SocketAddr::new(address, 8080).to_string())
+        ("the port is missing, or the brackets of IPv6", SocketAddr::new(address, 8080).to_string())
     } else if let Some(port) = parse_port(text) {
-        ("has no address", format!("127.0.0.1:{port}"))
+        ("the IP address is missing", format!("127.0.0.1:{port}"))
     } else {
         match split_port(text) {
-            (_, None) => ("has no port", "127.0.0.1:8080".to_owned()),
-            ("", Some(port)) => ("has no address", format!("0.0.0.0:{}", parse_port(port).unwrap_or(8080))),
+            (_, None) => ("the port is missing", "127.0.0.1:8080".to_owned()),
+            ("", Some(port)) => ("the IP address is missing", format!("0.0.0.0:{}", parse_port(port).unwrap_or(8080))),
             (host, Some(port)) => match (host.parse::<IpAddr>(), parse_port(port)) {
-                (_, None) => ("has no port from 0 to 65535", "127.0.0.1:8080".to_owned()),
-                (Ok(address), Some(port)) => ("has no brackets", SocketAddr::new(address, port).to_string()),
-                (Err(_), Some(port)) => ("is not an IP address with a port", format!("127.0.0.1:{port}")),
+                (_, None) => ("the port is not 0 to 65535", "127.0.0.1:8080".to_owned()),
+                (Ok(address), Some(port)) => ("IPv6 needs brackets", SocketAddr::new(address, port).to_string()),
+                (Err(_), Some(port)) => ("the host is not an IP address", format!("127.0.0.1:{port}")),
             },
         }
     };
-    Err(Wrong::new(format!("{text:?} {wrong}"), format!("write e.g. {right:?}")))
+    Err(Wrong::new(format!("invalid address {text:?}: {wrong}"), format!("for example {right:?}")))
 }
 
 /// Whether both cannot be bound in one process: the same port, and the same address or one that includes the other.
@@ -169,13 +174,10 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     match text.parse::<IpNet>() {
         Ok(network) if network == network.trunc() => Ok(unmapped(network)),
         Ok(network) => Err(Wrong::new(
-            format!("{text:?} is an address inside a network"),
-            format!("write {:?} or {:?}", network.trunc().to_string(), network.addr().to_string()),
+            format!("{text:?} has bits set after the prefix"),
+            format!("expected {:?} or {:?}", network.trunc().to_string(), network.addr().to_string()),
         )),
-        Err(_) => Err(Wrong::new(
-            format!("{text:?} is neither a network nor an address"),
-            r#"write e.g. "10.0.0.0/8" or "192.0.2.7""#,
-        )),
+        Err(_) => Err(Wrong::new(format!("invalid network {text:?}"), r#"for example "10.0.0.0/8" or "192.0.2.7""#)),
     }
 }
 
@@ -202,7 +204,7 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
         meant = format!("{scheme}://{}", authority.strip_suffix(default_port).unwrap_or(authority));
     }
     let meant = if is_origin(&meant) { meant } else { "https://app.example".to_owned() };
-    Err(Wrong::new(format!("{text:?} is not an origin as browsers send it"), format!("write e.g. {meant:?}")))
+    Err(Wrong::new(format!("{text:?} is not an origin as browsers send it"), format!("for example {meant:?}")))
 }
 
 fn is_origin(text: &str) -> bool {
@@ -287,7 +289,7 @@ mod tests {
             ("redis://127.0.0.1/1?x", "database"),
             ("redis://127.0.0.1:0", "port"),
             ("redis://", "host"),
-            ("unix://socket", "whole path"),
+            ("unix://socket", "absolute path"),
         ] {
             let error = redis_url(text).unwrap_err();
             assert!(error.wrong.contains(wrong), "{text}: {error:?}");
@@ -309,7 +311,7 @@ mod tests {
             ("", "127.0.0.1:8080"),
         ] {
             let error = listen_address(text).unwrap_err();
-            assert_eq!(error.right, format!("write e.g. {right:?}"), "{text}");
+            assert_eq!(error.right, format!("for example {right:?}"), "{text}");
             assert!(listen_address(right).is_ok(), "{right}");
         }
     }
@@ -357,7 +359,7 @@ mod tests {
             ("https://*.example", "https://app.example"),
             ("https://app.example:0080", "https://app.example"),
         ] {
-            assert_eq!(origin(text).unwrap_err().right, format!("write e.g. {meant:?}"), "{text}");
+            assert_eq!(origin(text).unwrap_err().right, format!("for example {meant:?}"), "{text}");
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
     };
     let encrypted = config.otlp.as_ref().is_some_and(|otlp| otlp.endpoint.tls);
     refuse(&["otlp.endpoint"], !encrypted, &|| {
-        Wrong::new("is https, which is not spoken here", "write the http address of a collector on this machine")
+        Wrong::new("https is not supported", "use the http URL of a collector on this machine")
     });
     let identity = &config.identity;
     // With no remembering there is nothing to refresh.
@@ -34,7 +34,7 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
         identity.ttl.is_zero() || identity.refresh_after <= identity.ttl,
         &|| {
             let (after, ttl) = (show_duration(identity.refresh_after), show_duration(identity.ttl));
-            Wrong::new(format!("{after:?} is longer than identity.ttl ({ttl:?})"), format!("write at most {ttl:?}"))
+            Wrong::new(format!("{after:?} is longer than identity.ttl ({ttl:?})"), format!("expected at most {ttl:?}"))
         },
     );
     let cache = &config.cache;
@@ -44,9 +44,9 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
         let (alone, session) = (show_duration(alone), show_duration(identity.session));
         Wrong::new(
             format!(
-                "with cache.stale_while_revalidate it makes {alone:?}, not less than identity.session ({session:?})"
+                "the sum with cache.stale_while_revalidate, {alone:?}, is not less than identity.session ({session:?})"
             ),
-            "make the sum shorter than the session, or a caller served from the cache alone is logged out by the API",
+            "shorten one of them; otherwise the API logs out a caller who is served from the cache only",
         )
     });
     let upstream = &config.upstream;
@@ -56,37 +56,37 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
         (pair[1], pair[0], upstream.client_key_file.is_some(), upstream.client_cert_file.is_some()),
     ] {
         refuse(&[this], !is_set || other_is_set, &|| {
-            Wrong::new(format!("needs {that}"), format!("set {that} as well, or remove {this}"))
+            Wrong::new(format!("requires {that}"), format!("set {that}, or remove {this}"))
         });
     }
     let admin = &config.admin;
     let guarded = admin.listen.ip().to_canonical().is_loopback() || admin.token_file.is_some();
     refuse(&["admin.listen", "admin.token_file"], guarded, &|| {
-        let right = "set admin.token_file, or write e.g. \"127.0.0.1:9090\"";
-        Wrong::new(format!("\"{}\" is not loopback, and admin.token_file is not set", admin.listen), right)
+        let right = "set admin.token_file, or listen on loopback, for example \"127.0.0.1:9090\"";
+        Wrong::new(format!("\"{}\" is not a loopback address and admin.token_file is not set", admin.listen), right)
     });
     let asked = config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
     let paths = ["server.tls.client_auth", "server.tls.client_ca_file"];
     refuse(&paths, asked || config.server.tls.is_none() || !places.is_given(paths[0]), &|| {
-        Wrong::new("is of no use without client_ca_file", "set client_ca_file, or leave client_auth out")
+        Wrong::new("has no effect without client_ca_file", "set client_ca_file, or remove client_auth")
     });
     let listeners: Vec<(&'static str, SocketAddr)> = listeners(config);
     for (index, (path, address)) in listeners.iter().enumerate() {
         for (other_path, other) in &listeners[..index] {
             refuse(&[path, other_path], !address::overlap(*address, *other), &|| {
                 let wrong = format!("\"{address}\" overlaps with \"{other}\" of {other_path}");
-                Wrong::new(wrong, "give each listener an address or a port of its own")
+                Wrong::new(wrong, "give each listener its own address or port")
             });
         }
     }
     if let Some(cluster) = &config.cluster {
         let tls = matches!(cluster.url.place, RedisPlace::Host { tls: true, .. });
         refuse(&["cluster.ca_file", "cluster.url"], tls || cluster.ca_file.is_none(), &|| {
-            Wrong::new("is of no use without TLS", "write rediss:// in cluster.url, or leave ca_file out")
+            Wrong::new("has no effect without TLS", "use rediss:// in cluster.url, or remove ca_file")
         });
         let named = cluster.username.is_none() || cluster.password_file.is_some();
         refuse(&["cluster.username", "cluster.password_file"], named, &|| {
-            Wrong::new("has no password", "name its file in cluster.password_file, or leave username out")
+            Wrong::new("requires cluster.password_file", "set cluster.password_file, or remove username")
         });
     }
     problems.extend(redaction_policy(config, places));
@@ -114,7 +114,7 @@ fn key_of(error: &RuleError) -> &'static str {
 }
 
 fn rule_problem(error: &RuleError, key: &'static str, places: &Places) -> Problem {
-    let wrong = format!("\"{}\" cannot be used", error.text);
+    let wrong = format!("invalid rule \"{}\"", error.text);
     Problem::new(places.of(&[key]), key, Wrong::new(wrong, error.reason.clone()))
 }
 
@@ -150,12 +150,11 @@ fn unreadable(path: &Path) -> Option<Wrong> {
     let shown = path.display();
     let mut start = Vec::new();
     match File::open(path).and_then(|file| file.take(ENOUGH).read_to_end(&mut start)) {
-        Err(error) => Some(Wrong::new(
-            format!("\"{shown}\" cannot be read: {error}"),
-            "name a file that the gateway's user may read",
-        )),
+        Err(error) => {
+            Some(Wrong::new(format!("cannot read \"{shown}\": {error}"), "set a file that the gateway's user can read"))
+        }
         Ok(_) if start.trim_ascii().is_empty() => {
-            Some(Wrong::new(format!("\"{shown}\" is empty"), "put into it what it is for, or leave the key out"))
+            Some(Wrong::new(format!("\"{shown}\" is empty"), "write the file, or remove the key"))
         }
         Ok(_) => None,
     }

@@ -1,4 +1,4 @@
-//! The configuration in words, for a person who must know quickly what this gateway does.
+//! `check --explain`: describes what a gateway with a configuration does.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::redact::Action;
 /// Columns of the text, for a terminal of 80.
 const WIDTH: usize = 78;
 
-/// Says what is answered from memory, for whom and how long, what each role sees, what is forwarded and blocked, where
-/// the gateway listens, and its limits. Names files of secrets, never what is in them.
+/// Describes listeners, identities, caching, redaction, forwarding and limits. Names files with
+/// secrets, never their content.
 pub fn explain(config: &Config) -> String {
     let mut page = Page::default();
     let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
@@ -37,198 +37,204 @@ impl Page {
         self.title("Where");
         self.item("API", &upstream.display_urls());
         if !upstream.is_tls() {
-            self.warn("The way to the API is not encrypted: tokens and secrets travel in the clear.");
+            self.warn("The connection to the API is not encrypted: tokens and secrets are sent in cleartext.");
         }
         if let Some(file) = &upstream.ca_file {
-            self.item("", &format!("certificates: the authority in {} is trusted too", file.display()));
+            self.item("", &format!("additional trusted certificate authorities: {}", file.display()));
         }
         if let Some(file) = &upstream.client_cert_file {
-            self.item("", &format!("the gateway presents the certificate in {}", file.display()));
+            self.item("", &format!("client certificate for the API: {}", file.display()));
         }
-        self.item("callers", &format!("{}, HTTP/1.1 and h2c, not encrypted", list(&server.listen)));
+        self.item("clients", &format!("{}, HTTP/1.1 and h2c, cleartext", list(&server.listen)));
         if server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback()) {
-            self.warn("Callers from elsewhere reach a listener without TLS.");
+            self.warn("A cleartext listener can be reached from other machines.");
         }
         if let Some(tls) = &server.tls {
             self.item("", &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()));
             if let Some(Clients { ca_file, auth }) = &tls.clients {
                 let must = if *auth == ClientAuth::Required { "must" } else { "may" };
-                self.item("", &format!("there callers {must} show a certificate signed as in {}", ca_file.display()));
+                self.item(
+                    "",
+                    &format!("clients {must} present a certificate signed by an authority in {}", ca_file.display()),
+                );
             }
         }
         let guard = match &admin.token_file {
-            Some(file) => format!("with the token in {}", file.display()),
-            None => "no token: whoever is on this machine".to_owned(),
+            Some(file) => format!("requires the token in {}", file.display()),
+            None => "no token: every process on this machine has access".to_owned(),
         };
         self.item("admin", &format!("{}, {guard}", admin.listen));
         let proxies =
-            if server.trusted_proxies.is_empty() { "nobody".to_owned() } else { list(&server.trusted_proxies) };
-        self.item("proxies", &format!("X-Forwarded-For is believed from {proxies}"));
+            if server.trusted_proxies.is_empty() { "no peer".to_owned() } else { list(&server.trusted_proxies) };
+        self.item("proxies", &format!("X-Forwarded-For is trusted from {proxies}"));
         if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
-            self.warn("Every address is a trusted proxy: any caller can claim any address.");
+            self.warn("Every address is a trusted proxy: any client can claim any address.");
         }
     }
 
     fn identities(&mut self, identity: &Identity) {
-        self.title("Who is calling");
+        self.title("Authentication");
         let cookie = identity.cookie.as_ref().map_or(String::new(), |name| format!(", cookie `{name}`"));
         self.item(
             "token",
-            &format!("Authorization: Bearer, X-API-Key, ?token={cookie}; the first that is there counts"),
+            &format!("from Authorization: Bearer, X-API-Key, ?token={cookie}; the first one present is used"),
         );
         let address = if identity.send_client_ip { "with" } else { "without" };
         if identity.ttl.is_zero() {
-            self.item("asked", &format!("the API is asked on every request, {address} the caller's address"));
+            self.item("validated", &format!("by the API for every request, {address} the client's address"));
             self.item("revoked", "a token revoked elsewhere is refused from the next request on");
         } else {
             let refresh = if identity.refresh_after < identity.ttl {
-                format!("; from {} on it is asked again behind the answers", time(identity.refresh_after))
+                format!(" and renewed in the background after {}", time(identity.refresh_after))
             } else {
                 String::new()
             };
             let ttl = time(identity.ttl);
             self.item(
-                "asked",
-                &format!("the API, {address} the caller's address; its word is trusted for {ttl}{refresh}"),
+                "validated",
+                &format!("by the API, {address} the client's address; the result is cached for {ttl}{refresh}"),
             );
-            self.item("revoked", &format!("a token revoked elsewhere is served for at most {ttl} more"));
+            self.item("revoked", &format!("a token revoked elsewhere works for at most {ttl} more"));
         }
         let outage = if identity.ttl.is_zero() || identity.stale_if_error.is_zero() {
-            "while the API cannot be asked, no token is trusted longer than that".to_owned()
+            "while the API is unreachable, no token is accepted longer than that".to_owned()
         } else {
             let longest = time(identity.ttl + identity.stale_if_error);
-            format!("while the API cannot be asked, a known token is trusted for at most {longest}")
+            format!("while the API is unreachable, a cached token is accepted for at most {longest}")
         };
         self.item("outage", &outage);
-        self.item("at once", "logout, token delete, reseller switch and employee changes that pass through here, and any 401 from the API");
+        self.item("invalidated", "by logout, token deletion, reseller switch and employee changes that pass through the gateway, and by any 401 of the API");
         self.item(
             "invalid",
             &match identity.negative_ttl {
-                Duration::ZERO => "not remembered".to_owned(),
-                ttl => format!("refused for {} without asking again", time(ttl)),
+                Duration::ZERO => "validated each time".to_owned(),
+                ttl => format!("refused for {} without another validation", time(ttl)),
             },
         );
     }
 
     fn answers(&mut self, cache: &Cache, identity: &Identity, change_log: Option<&ChangeLog>) {
-        self.title("What is cached");
-        self.item("what", "GET and HEAD /customer/{id}/name with no query but `token`; nothing else");
-        self.item("for whom", "one caller's token, in one role, for one customer; never shared between tokens");
-        let kept = |ttl: Duration| if ttl.is_zero() { "not kept".to_owned() } else { time(ttl) };
+        self.title("Cache");
+        self.item(
+            "responses",
+            "to GET and HEAD /customer/{id}/name without query parameters other than `token`; no others",
+        );
+        self.item("key", "token, access level and customer; never shared between tokens");
+        let kept = |ttl: Duration| if ttl.is_zero() { "not cached".to_owned() } else { time(ttl) };
         let jitter = if cache.ttl_jitter == 0.0 || cache.ttl.is_zero() {
             String::new()
         } else {
-            format!(
-                ", up to {} % of it less, so that entries do not expire together",
-                (cache.ttl_jitter * 1000.0).round() / 10.0
-            )
+            format!(", shortened at random by up to {} %", (cache.ttl_jitter * 1000.0).round() / 10.0)
         };
-        self.item("how long", &format!("200: {}{jitter}", kept(cache.ttl)));
+        self.item("lifetime", &format!("200: {}{jitter}", kept(cache.ttl)));
         self.item(
             "",
-            &format!("404: {}    403: {}    others: not kept", kept(cache.not_found_ttl), kept(cache.forbidden_ttl)),
+            &format!("404: {}    403: {}    others: not cached", kept(cache.not_found_ttl), kept(cache.forbidden_ttl)),
         );
         if cache.ttl.is_zero() {
             self.item("stale", "never");
             return;
         }
         let grace = |window: Duration, when: &str| match window {
-            Duration::ZERO => format!("never {when}"),
-            _ => format!("{} longer {when}", time(window)),
+            Duration::ZERO => format!("not {when}"),
+            _ => format!("{} more {when}", time(window)),
         };
-        self.item("stale", &grace(cache.stale_while_revalidate, "while a new one is fetched"));
+        self.item("stale", &grace(cache.stale_while_revalidate, "while it is refreshed in the background"));
         self.item("", &grace(cache.stale_if_error, "while the API fails"));
         let usual = cache.ttl + cache.stale_while_revalidate;
         let worst = cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error);
-        self.item("oldest", &format!("{} in usual times, {} while the API fails", time(usual), time(worst)));
+        self.item("oldest", &format!("{}, or {} while the API fails", time(usual), time(worst)));
         let elsewhere = match change_log {
-            None => "within that time".to_owned(),
+            None => "when the response expires".to_owned(),
             Some(log) => {
                 let (interval, file) = (time(log.interval), log.token_file.display());
-                format!("as soon as the API's change log tells of them, read every {interval} with the token in {file}")
+                format!("when the API's change log shows them; it is polled every {interval} with the token in {file}")
             }
         };
-        self.item("changes", &format!("those that pass through here count at once, those made elsewhere {elsewhere}"));
+        self.item(
+            "changes",
+            &format!("changes that pass through the gateway apply at once, changes made elsewhere {elsewhere}"),
+        );
         let session = time(identity.session);
-        self.item("session", &format!("the API sees a busy caller before its session of {session} ends"));
+        self.item("session", &format!("an active caller reaches the API before its session of {session} ends"));
     }
 
     fn roles(&mut self, redaction: &Redaction) {
-        self.title("What each role sees");
+        self.title("Redaction");
         let Redaction { reveal_to, roots, public, secret_names, action } = redaction;
         for level in AccessLevel::ALL {
-            let sees = if level >= *reveal_to { "everything: the API's own bytes" } else { "redacted, see below" };
+            let sees = if level >= *reveal_to { "receives the API's bytes unchanged" } else { "redacted, see below" };
             self.item(level.as_str(), sees);
         }
         if *reveal_to < AccessLevel::Reseller {
-            self.warn(&format!("Roles below RESELLER see integration secrets: reveal_to is {reveal_to}."));
+            self.warn(&format!("Access levels below RESELLER see integration secrets: reveal_to is {reveal_to}."));
         }
         if *reveal_to == AccessLevel::LOWEST {
-            self.warn("Nothing is redacted for anyone.");
+            self.warn("Nothing is redacted for any access level.");
         }
         self.line("");
-        self.line("Redacted means:");
-        self.item("under", &format!("{}, at any depth, only this is seen:", list(roots)));
+        self.line("Redacted responses:");
+        self.item("under", &format!("{}, at any depth, only these members are visible:", list(roots)));
         if public.is_empty() {
-            self.item("", "nothing");
+            self.item("", "none");
         }
         for selector in public {
             self.item("", selector);
         }
         if public.iter().any(|selector| selector == "**") {
-            self.warn("The selector ** shows everything under the roots, secrets included.");
+            self.warn("The selector ** reveals everything under the roots, secrets included.");
         }
         let names = if secret_names.is_empty() {
-            "no further names are secret".to_owned()
+            "no other names are secret".to_owned()
         } else {
-            format!("names that fit {} are secret too", list(secret_names))
+            format!("names that match {} are secret", list(secret_names))
         };
         self.item("elsewhere", &names);
         self.item(
             "a secret",
             match action {
-                Action::Remove => "is taken out, name and value",
+                Action::Remove => "is removed, name and value",
                 Action::Null => "keeps its name; its value becomes null",
-                Action::Mask => "keeps its name; a string becomes \"***\", anything else null",
+                Action::Mask => "keeps its name; a string becomes \"***\", other values null",
             },
         );
-        self.item("unclear", "an answer that cannot be redacted safely is a 502, for those roles");
+        self.item("otherwise", "a response that cannot be redacted safely becomes 502 for these access levels");
     }
 
     fn forwarded(&mut self, forward: &Forward, redaction: &Redaction) {
-        self.title("What is forwarded");
-        self.item("all else", "passed on as it is, never cached");
+        self.title("Forwarding");
+        self.item("other requests", "are forwarded and never cached");
         for rule in &forward.redact {
             let role = match rule.role {
-                ForwardRole::Caller => "the caller's role",
-                ForwardRole::Answer => "the role in the answer",
+                ForwardRole::Caller => "the caller's access level",
+                ForwardRole::Answer => "the access level in the response",
             };
             let names = if rule.secret_names.is_empty() {
                 String::new()
             } else {
-                format!(", and names that fit {}", list(&rule.secret_names))
+                format!(", and names that match {}", list(&rule.secret_names))
             };
             self.item("redacted", &format!("{} by {role}: under the roots{names}", rule.path));
             let types = if rule.pass_types.is_empty() { "nothing".to_owned() } else { list(&rule.pass_types) };
-            self.item("", &format!("besides JSON only {types} passes"));
+            self.item("", &format!("other than JSON only {types} passes"));
         }
-        let shown = format!("below {}, the first path that fits counts", redaction.reveal_to);
+        let shown = format!("below {}; the first matching path applies", redaction.reveal_to);
         self.item("", if forward.redact.is_empty() { "" } else { &shown });
         for usual in ["/customer/**", "/auth/**", "/log/**"] {
             if !forward.redact.iter().any(|rule| rule.path == usual || rule.path == "/**") {
-                self.warn(&format!("No rule for {usual}, where the API gives the same secrets away."));
+                self.warn(&format!("No rule for {usual}, where responses of the API hold the same secrets."));
             }
         }
         for path in &forward.blocked {
             self.item("blocked", &format!("{path}: 403"));
         }
         if forward.blocked.is_empty() {
-            self.warn("Nothing is blocked: callers may use what the API trusts this gateway's address for.");
+            self.warn("Nothing is blocked: clients can use paths that the API protects by source address.");
         }
     }
 
     fn browsers(&mut self, cors: &Cors) {
-        self.title("Web pages of other origins");
+        self.title("Cross-origin pages");
         self.item(
             "CORS",
             &match &cors.allowed_origins {
@@ -244,31 +250,33 @@ impl Page {
     }
 
     fn fleet(&mut self, cluster: Option<&Cluster>) {
-        self.title("Other gateways");
+        self.title("Cluster");
         let Some(cluster) = cluster else {
-            self.item("none", "this gateway is by itself: it hears of no change that passes through another one");
+            self.item("none", "changes that pass through another gateway do not apply here before a response expires");
             return;
         };
-        self.item("through", &format!("{}, under names that begin with {}", cluster.url, cluster.name));
-        self.item("sealed", &format!("with the first key in {}", cluster.key_file.display()));
+        self.item("through", &format!("{}, key prefix {}", cluster.url, cluster.name));
+        self.item("encrypted", &format!("with the first key in {}", cluster.key_file.display()));
         if let Some(file) = &cluster.password_file {
             let user = cluster.username.as_deref().unwrap_or("the default user");
-            self.item("as", &format!("{user}, with the password in {}", file.display()));
+            self.item("user", &format!("{user}, password in {}", file.display()));
         }
         let isolation = time(cluster.max_isolation);
         self.item(
-            "cut off",
+            "without Redis",
             &format!(
-                "answers from memory for {isolation} more, then asks the API on every request until it has caught up"
+                "serves cached responses for {isolation}, then sends every request to the API until it has caught up"
             ),
         );
         let ready = if cluster.ready_when_isolated { "200" } else { "503" };
-        self.item("", &format!("/readyz says {ready} then"));
+        self.item("", &format!("/readyz then returns {ready}"));
         let answers = if cluster.tier {
             let most = time(cluster.tier_timeout);
-            format!("answers and identities too, sealed; one of it is waited for {most} at most, then the API is asked")
+            format!(
+                "invalidations, responses and validations; a request waits at most {most} for them, then the API is asked"
+            )
         } else {
-            "changes only; each gateway asks the API for its own answers".to_owned()
+            "invalidations only; each gateway fetches its own responses".to_owned()
         };
         self.item("shared", &answers);
     }
@@ -277,9 +285,9 @@ impl Page {
         self.title("Limits");
         let head = size(server.max_header_bytes);
         self.item(
-            "callers",
+            "clients",
             &format!(
-                "{} connections; {} requests at once; heads of {head} within {}; idle for {}; a write without progress for {}",
+                "{} connections; {} requests under way; heads of {head} within {}; idle for {}; writes without progress for {}",
                 server.max_connections,
                 server.max_requests,
                 time(server.header_timeout),
@@ -289,30 +297,30 @@ impl Page {
         );
         self.item(
             "descriptors",
-            &format!("{} at least (LimitNOFILE, ulimits); with fewer, fewer connections", server.descriptors_needed()),
+            &format!("at least {} (LimitNOFILE, ulimits); fewer reduce the connections", server.descriptors_needed()),
         );
         self.item(
             "API",
             &format!(
-                "{} requests of the gateway's own at once; connected in {}, answered in {}; bodies of {}",
+                "{} concurrent requests of the gateway's own; connect within {}, response within {}; bodies up to {}",
                 upstream.max_in_flight,
                 time(upstream.connect_timeout),
                 time(upstream.timeout),
                 size(upstream.max_body)
             ),
         );
-        self.item("memory", &format!("{} of entries", size(cache.max_bytes)));
+        self.item("memory", &format!("{} for the cache", size(cache.max_bytes)));
         self.item(
-            "guessing",
+            "invalid tokens",
             &format!(
-                "{} invalid tokens a minute from one address; then unknown ones get 429",
+                "{} per minute and client address; further unknown tokens receive 429",
                 identity.max_invalid_per_minute
             ),
         );
         if !server.drain_delay.is_zero() {
-            self.item("stopping", &format!("connections are taken for {} more at TERM", time(server.drain_delay)));
+            self.item("shutdown", &format!("accepts connections for {} after SIGTERM", time(server.drain_delay)));
         }
-        self.item("stopping", &format!("requests in flight have {} at TERM", time(server.drain)));
+        self.item("shutdown", &format!("requests under way have {} to finish", time(server.drain)));
         let threads = if server.threads == 0 { "one per core".to_owned() } else { server.threads.to_string() };
         self.item("threads", &threads);
     }
@@ -331,18 +339,18 @@ impl Page {
             LogLevel::Trace => "trace",
         };
         let access: String = match log.access.which {
-            AccessLog::All if log.access.hits >= 1.0 => "a line for each request".into(),
-            AccessLog::All => format!("a line for each request, but for {} of the hits only", log.access.hits),
-            AccessLog::Errors => "a line for each failed request".into(),
-            AccessLog::Off => "no lines for requests".into(),
+            AccessLog::All if log.access.hits >= 1.0 => "one line per request".into(),
+            AccessLog::All => format!("one line per request, for a fraction of {} of the hits", log.access.hits),
+            AccessLog::Errors => "one line per failed request".into(),
+            AccessLog::Off => "no access lines".into(),
         };
         self.item("lines", &format!("{format}, from level {level} on; {access}"));
-        self.item("unread lines", &format!("up to {} wait, further ones are dropped and counted", size(log.buffer)));
+        self.item("buffer", &format!("{}; lines that do not fit are dropped and counted", size(log.buffer)));
         if let Some(Otlp { endpoint, sample }) = otlp {
-            let part = format!("{} % of those without a trace", (sample * 1000.0).round() / 10.0);
+            let part = format!("{} % of those without a traceparent", (sample * 1000.0).round() / 10.0);
             self.item(
                 "spans",
-                &format!("go to http://{}: requests that their callers trace, {part}", endpoint.authority()),
+                &format!("to http://{}: requests whose traceparent is sampled, {part}", endpoint.authority()),
             );
         }
     }

@@ -115,7 +115,7 @@ impl<'a> Given<'a> {
                     self.walk_tables(inner, table.path);
                 }
                 (_, Some(table), _) => {
-                    let wrong = Wrong::new("is a table", format!("write [{}] on a line of its own", table.path));
+                    let wrong = Wrong::new("expected a table", format!("use a line [{}]", table.path));
                     self.problems.push(Problem::new(self.text.place(value.span().start), path, wrong));
                 }
                 _ => self.unknown(name, prefix),
@@ -126,7 +126,7 @@ impl<'a> Given<'a> {
     fn walk_rules(&mut self, path: &'static str, value: &Spanned<DeValue<'a>>) {
         let place = self.text.place(value.span().start);
         let DeValue::Array(items) = value.get_ref() else {
-            let wrong = Wrong::new("is a list of tables", format!("write [[{path}]], with two brackets"));
+            let wrong = Wrong::new("expected a list of tables", format!("use [[{path}]], with double brackets"));
             self.problems.push(Problem::new(place, path, wrong));
             return;
         };
@@ -134,7 +134,7 @@ impl<'a> Given<'a> {
         for item in items.iter() {
             let place = self.text.place(item.span().start);
             let DeValue::Table(table) = item.get_ref() else {
-                let wrong = Wrong::new("is a list of tables", format!("write [[{path}]]"));
+                let wrong = Wrong::new("expected a list of tables", format!("use [[{path}]], with double brackets"));
                 self.problems.push(Problem::new(place, path, wrong));
                 continue;
             };
@@ -165,8 +165,7 @@ impl<'a> Given<'a> {
             (None, Some(close)) => format!("did you mean `{}`? ", join(prefix, close)),
             (None, None) => String::new(),
         };
-        let at = if prefix.is_empty() { "at the top".to_owned() } else { format!("in [{prefix}]") };
-        let wrong = Wrong::new("is no known key", format!("{hint}known {at}: {}", here.join(", ")));
+        let wrong = Wrong::new("unknown key", format!("{hint}expected one of: {}", here.join(", ")));
         self.problems.push(Problem::new(self.text.place(name.span().start), path, wrong));
     }
 
@@ -180,10 +179,10 @@ impl<'a> Given<'a> {
             // `message` alone: `Display` would print the line, and with it whatever secret was put there.
             broken.push(match error.message() {
                 "duplicate key" => {
-                    let wrong = Wrong::new("is defined twice", "remove one of the two definitions");
+                    let wrong = Wrong::new("duplicate key", "remove one of the two definitions");
                     Problem::new(place, key_path(self.text.text, &span), wrong)
                 }
-                message => Problem::new(place, "", Wrong::new(format!("not TOML: {message}"), "")),
+                message => Problem::new(place, "", Wrong::new(format!("invalid TOML: {message}"), "")),
             });
         }
         let broken_lines = &self.broken_lines;
@@ -198,7 +197,7 @@ impl<'a> Given<'a> {
             .map(|table| table.path)
             .find(|path| is_repeated(path) && rest.starts_with(&variable_part(path)));
         if let Some(path) = repeated {
-            let wrong = Wrong::new("cannot be set from the environment", format!("write [[{path}]] in the file"));
+            let wrong = Wrong::new("cannot be set by an environment variable", format!("use [[{path}]] in the file"));
             self.problems.push(Problem::new(place, path, wrong));
             return;
         }
@@ -207,9 +206,9 @@ impl<'a> Given<'a> {
             let parts: Vec<String> = known().map(|key| variable_part(key.path)).collect();
             let right = match closest(rest, parts.iter().map(String::as_str)) {
                 Some(close) => format!("did you mean {PREFIX}{close}?"),
-                None => format!("write {PREFIX}TABLE__KEY, e.g. {PREFIX}UPSTREAM__URL"),
+                None => format!("expected {PREFIX}TABLE__KEY, for example {PREFIX}UPSTREAM__URL"),
             };
-            self.problems.push(Problem::new(place, "", Wrong::new("names no known key", right)));
+            self.problems.push(Problem::new(place, "", Wrong::new("unknown variable", right)));
             return;
         };
         self.tables.entry(key.table()).or_insert_with(|| place.clone());
@@ -236,12 +235,12 @@ fn variable_value(text: &str, wants_text: bool, wants_list: bool) -> Result<DeVa
             let item = match parsed {
                 Some(value @ DeValue::String(_)) => value,
                 _ if text.starts_with('[') && text.contains(['"', '\'']) => {
-                    return Err(Wrong::new("is not a list in TOML", r#"write e.g. ["a", "b"]"#));
+                    return Err(Wrong::new("invalid TOML list", r#"for example ["a", "b"]"#));
                 }
                 _ => string(),
             };
             if comma_outside_braces(text) {
-                return Err(Wrong::new("holds a comma", r#"several items are written as a list: ["a", "b"]"#));
+                return Err(Wrong::new("contains a comma", r#"write several items as a list, for example ["a", "b"]"#));
             }
             let items = if text.is_empty() { vec![] } else { vec![Spanned::new(0..0, item)] };
             Ok(DeValue::Array(items.into_iter().collect()))

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::kind::Kind;
+use super::kind::{Kind, MIN_TIMEOUT};
 
 /// A key of the file.
 pub(super) struct Key {
@@ -100,57 +100,67 @@ const GIB: u64 = 1 << 30;
 /// May be switched off.
 const SPAN: Kind = Kind::Duration { min: Duration::ZERO };
 /// A wait that must end, and must begin.
-const TIMEOUT: Kind = Kind::Duration { min: Duration::from_millis(1) };
+const TIMEOUT: Kind = Kind::Duration { min: MIN_TIMEOUT };
 const LEVELS: Kind =
     Kind::Word(&["NO_LOGIN", "PERSONAL", "VIEWER", "MANAGER", "OWNER", "RESELLER", "RESELLER_ADMIN", "ADMIN"]);
 const ADDRESSES: Kind = Kind::List { of: &Kind::Listen, at_least: 1 };
 
 pub(super) const TABLES: &[Table] = &[
-    always("server", "The public listener: what callers connect to."),
+    always("server", "The public listener, which clients of the API connect to."),
     Table {
         path: "server.tls",
         presence: Presence::Optional,
-        doc: "A TLS listener beside the plain one, HTTP/1.1 and h2. Leave the table out where something in front ends TLS.",
+        doc: "A TLS listener for HTTP/1.1 and HTTP/2, next to the cleartext one. Omit the table if a \
+         load balancer terminates TLS.",
     },
-    always("admin", "The admin listener: health, metrics, status page, cache purge, reload. Never on the public one."),
-    always("upstream", "The API that the gateway stands in front of."),
     always(
-        "identity",
-        "How long the API's word on who a token belongs to is trusted. \"0s\" switches a remembering off.",
+        "admin",
+        "The admin listener: health, metrics, status page, cache purge, reload. Do not expose it \
+         to clients.",
     ),
+    always("upstream", "The API behind the gateway."),
+    always("identity", "How long the result of the API's token validation is cached. \"0s\" disables a cache."),
     always(
         "cache",
-        "Answers of GET /customer/{id}/name, kept per caller, role and customer. \"0s\" switches a remembering off.",
+        "The cache of responses to GET /customer/{id}/name, separate for each caller, access \
+         level and customer. \"0s\" disables caching for a status.",
     ),
     Table {
         path: "change_log",
         presence: Presence::Optional,
-        doc: "The API's log of changes (GET /log/changeloglite), read at intervals so that changes made elsewhere than through \
-              this gateway count soon. Without the table they count when an answer expires.",
+        doc: "Poll the API's change log (GET /log/changeloglite), so that changes made elsewhere \
+         invalidate the cache soon. Without this table such a change is visible when the cached \
+         response expires.",
     },
-    always("redaction", "What lower roles must not see."),
-    always("forward", "Everything but GET /customer/{id}/name is passed on to the API."),
+    always("redaction", "What callers of lower access levels must not see."),
+    always("forward", "Requests other than GET /customer/{id}/name, which are forwarded to the API."),
     Table {
         path: "forward.redact",
         presence: Presence::Repeated {
             default: r#"[{ path = "/customer/**", secret_names = [] }, { path = "/auth/**", role = "answer", secret_names = [] }, { path = "/log/**", secret_names = [] }]"#,
         },
-        doc: "Forwarded answers that are redacted below `redaction.reveal_to` as well; the first path that fits counts. \
-              Writing one rule replaces all of the default ones, so repeat those that you keep. Not from the environment.",
+        doc: "Forwarded responses that are redacted below `redaction.reveal_to` as well. The first \
+         rule whose path matches applies. Setting any rule replaces all default rules, so repeat \
+         those that you keep. Cannot be set by environment variables.",
     },
     always("cors", "Web pages of other origins that may read the gateway's own responses."),
     Table {
         path: "cluster",
         presence: Presence::Optional,
-        doc: "Several gateways that tell each other of changes through a Redis or Valkey (6.2 or newer). Leave the table out \
-              for a gateway by itself. Each gateway of the fleet needs the same url, name and key file: docs/FLEET.md.",
+        doc: "Share invalidations between gateways through Redis or Valkey, version 6.2 or newer. Omit \
+         the table for a single gateway. Each gateway of a cluster needs the same url, name and \
+         key file. See docs/FLEET.md.",
     },
-    always("log", "Logs go to standard error, one line an event; never a token, a secret or a query."),
+    always(
+        "log",
+        "Logs are written to standard error, one line per event. They never hold a token, a \
+         secret or a query.",
+    ),
     Table {
         path: "otlp",
         presence: Presence::Optional,
-        doc: "Requests as spans, for an OpenTelemetry collector (OTLP over HTTP). Only a build with the feature `otlp` can do it; others \
-              refuse the table.",
+        doc: "Export each request as a span to an OpenTelemetry collector (OTLP over HTTP). Requires a \
+         build with the feature `otlp`; other builds refuse the table.",
     },
 ];
 
@@ -159,505 +169,577 @@ pub(super) const KEYS: &[Key] = &[
         "server.listen",
         ADDRESSES,
         r#"["127.0.0.1:8080"]"#,
-        "Addresses for plain HTTP/1.1 and h2c: IP and port, never a name. \"0.0.0.0:8080\" listens on all of IPv4; do that \
-         only behind something that ends TLS, or tokens travel in the clear.",
+        "Addresses for cleartext HTTP/1.1 and HTTP/2 (h2c): IP address and port, no host name. \
+         \"0.0.0.0:8080\" listens on all IPv4 addresses; use it only behind a proxy that \
+         terminates TLS, because tokens are sent in cleartext.",
     ),
     default(
         "server.threads",
         Kind::Whole { min: 0, max: 1024 },
         "0",
-        "Worker threads; 0: one per core. Set it where a container may use fewer cores than it sees.",
+        "Number of worker threads; 0 means one per core. Set it where a container may use fewer \
+         cores than it sees.",
     ),
     default(
         "server.trusted_proxies",
         Kind::List { of: &Kind::Network, at_least: 0 },
         r#"["127.0.0.0/8"]"#,
-        "Networks or addresses whose X-Forwarded-For is believed. Name your load balancers here and nothing wider: who is \
-         trusted can claim any client address.",
+        "Networks or addresses whose X-Forwarded-For is trusted. List your load balancers and no \
+         others: a trusted peer can claim any client address.",
     ),
     default(
         "server.drain",
         SPAN,
         r#""10s""#,
-        "The longest wait, at TERM, for requests in flight; what is left is cut and the exit code is 1. Keep it, and drain_delay \
-         with it, below the supervisor's own kill timeout.",
+        "Maximum time to finish requests under way after SIGTERM. Requests that still run are \
+         aborted and the process exits with 1. Keep the sum of drain and drain_delay below the \
+         kill timeout of the service manager.",
     ),
     default(
         "server.drain_delay",
         SPAN,
         r#""0s""#,
-        "At TERM, how long new connections are still taken while /readyz says 503 already, before `drain` begins. As long as \
-         a load balancer in front needs to notice; \"0s\" where nothing looks at /readyz.",
+        "Time after SIGTERM during which new connections are still accepted while /readyz returns \
+         503; `drain` begins afterwards. Set it to the time that a load balancer needs to notice; \
+         keep \"0s\" if no load balancer reads /readyz.",
     ),
     optional(
         "server.upgrade_socket",
         Kind::File,
         r#""/run/telecomx-gateway/upgrade/socket""#,
-        "Where `run --upgrade` and the process that it replaces meet. Its folder must be the gateway's own, of mode 0700; it is \
-         made if it is missing. Unless set, it is in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR; with neither, there is no upgrade.",
+        "Path of the socket over which `run --upgrade` takes over from the running process. Its \
+         directory must belong to the gateway's user with mode 0700; it is created if missing. \
+         Default: a path in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR; if neither is set, upgrades \
+         are unavailable.",
     ),
-    default(
-        "server.header_timeout",
-        TIMEOUT,
-        r#""10s""#,
-        "Time for a caller to send a whole request head, however slowly it drips.",
-    ),
+    default("server.header_timeout", TIMEOUT, r#""10s""#, "Maximum time for a client to send a whole request head."),
     default(
         "server.write_timeout",
         TIMEOUT,
         r#""60s""#,
-        "How long a client may accept nothing of a response before the gateway closes its connection, or its stream over \
-         HTTP/2. It starts again with each piece of at most 64KiB, so a slow client that reads steadily gets all of it. \
-         Shorter frees the memory of stalled responses sooner.",
+        "Close a client's connection (over HTTP/2: reset its stream) if it accepts no byte of a \
+         response for this time. The time starts again with each piece of at most 64KiB, so a \
+         slow client that reads steadily receives the whole response. A shorter time frees the \
+         memory of stalled responses sooner.",
     ),
     default(
         "server.max_connections",
         Kind::Whole { min: 1, max: 1_000_000 },
         "10000",
-        "Maximum number of open connections of clients, all listeners together; further ones get 503. The limit on file \
-         descriptors of the process (LimitNOFILE, ulimits) should be at least twice this plus max_requests. With a lower \
-         one, a warning is logged and connections get 503 when three quarters of it are used.",
+        "Maximum number of open client connections on all listeners together; further connections \
+         receive 503. The file descriptor limit of the process (LimitNOFILE, ulimits) should be \
+         at least twice this plus max_requests. With a lower limit a warning is logged, and \
+         connections receive 503 when three quarters of it are used.",
     ),
     optional(
         "server.max_connections_per_address",
         Kind::Whole { min: 1, max: 1_000_000 },
         "5000",
-        "Maximum number of open connections of one client address (IPv6: of one /64 network); further ones get 503. Unless \
-         set: half of max_connections, but at least 16. Addresses in trusted_proxies have no such limit.",
+        "Maximum number of open connections of one client address (IPv6: one /64 network); \
+         further connections receive 503. Default: half of max_connections, at least 16. \
+         Addresses in trusted_proxies have no such limit.",
     ),
     default(
         "server.max_requests",
         Kind::Whole { min: 1, max: 1_000_000 },
         "2048",
-        "Maximum number of requests under way, HTTP/2 streams included; further ones get 503. One client address (IPv6: one \
-         /64 network) and one token may each use half of it, but at least 16; addresses in trusted_proxies may use all of \
-         it. Each request may hold 64 KiB of memory, and a forwarded one a file descriptor.",
+        "Maximum number of requests under way, HTTP/2 streams included; further requests receive \
+         503. One client address (IPv6: one /64 network) and one token may each use half of it, \
+         at least 16; addresses in trusted_proxies may use all of it. Each request may hold 64 \
+         KiB of memory, and a forwarded one a file descriptor.",
     ),
     default(
         "server.keepalive_timeout",
         TIMEOUT,
         r#""60s""#,
-        "How long an idle connection is kept. Longer than the idle timeout of a load balancer in front, or it meets \
-         closed connections.",
+        "Close a client connection that is idle for this time. Set it longer than the idle \
+         timeout of a load balancer in front; otherwise the load balancer sends requests on \
+         connections that are being closed.",
     ),
     default(
         "server.max_header_bytes",
         Kind::Size { min: KIB, max: MIB },
         r#""32KiB""#,
-        "Largest request head; larger ones get 431. From 1KiB to 1MiB. Raise it only for callers with huge cookies.",
+        "Maximum size of a request head, 1KiB to 1MiB; larger ones receive 431. Raise it only for \
+         clients with large cookies.",
     ),
     default(
         "server.fast_path",
         Kind::Flag,
         "true",
-        "Answer plain requests for a customer's name over HTTP/1.1 below pingora's HTTP session, which takes less CPU time; \
-         the answers are the same. Off only to find out whether a fault lies there.",
+        "Answer GET and HEAD /customer/{id}/name without building a session, which takes less CPU \
+         time. The responses are the same. Disable it only to find out whether a fault lies \
+         there.",
     ),
-    required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP and port."),
+    required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP address and port."),
     required(
         "server.tls.cert_file",
         Kind::File,
         r#""/etc/telecomx-gateway/tls/cert.pem""#,
-        "Certificate and its chain, PEM, leaf first. Read again when it changes; no restart is needed.",
+        "Certificate chain in PEM format, leaf first. It is reloaded when the file changes, \
+         without a restart.",
     ),
     required(
         "server.tls.key_file",
         Kind::File,
         r#""/etc/telecomx-gateway/tls/key.pem""#,
-        "Its private key, PEM. Readable by the gateway's user alone.",
+        "Private key of the certificate in PEM format. Only the gateway's user should be able to \
+         read it.",
     ),
     optional(
         "server.tls.client_ca_file",
         Kind::File,
         r#""/etc/telecomx-gateway/tls/clients.pem""#,
-        "Authorities of callers' certificates, PEM. With it, a caller over TLS must show a certificate signed by one of them. \
-         Read again when it changes. A certificate lets a caller in; who the caller is, the token says.",
+        "Certificate authorities for client certificates in PEM format. If set, a TLS client must \
+         present a certificate signed by one of them. It is reloaded when the file changes. The \
+         certificate only admits the client; the token still identifies the caller.",
     ),
     optional(
         "server.tls.client_auth",
         Kind::Word(&["required", "optional"]),
         r#""required""#,
-        "With client_ca_file: \"required\", as if left out, or \"optional\", for a time of change: a caller may show no \
-         certificate, but no wrong one.",
+        "Whether client_ca_file makes a client certificate \"required\" (default) or \
+         \"optional\". With \"optional\" a client may omit the certificate, but an invalid one is \
+         refused; use it while clients are being migrated.",
     ),
     default(
         "admin.listen",
         Kind::Listen,
         r#""127.0.0.1:9090""#,
-        "One address. Anything but loopback needs token_file.",
+        "Address of the admin listener. An address other than loopback requires token_file.",
     ),
     optional(
         "admin.token_file",
         Kind::File,
         r#""/etc/telecomx-gateway/admin-token""#,
-        "A file with the bearer token that all but /livez and /readyz then need. Required where listen is not loopback. \
-         Paths are best absolute; relative ones start at the working directory.",
+        "File with the bearer token that every path except /livez and /readyz then requires. It \
+         is required if listen is not a loopback address. Use an absolute path; a relative one is \
+         resolved against the working directory.",
     ),
     required(
         "upstream.url",
         Kind::UpstreamUrls,
         r#""https://api.telecomx.dk""#,
-        "URL of the API: scheme, host and optional port, no path. A list of URLs spreads requests over several servers; \
-         all URLs need the same scheme. All addresses of a name are used, and an address that fails is left out for a \
-         time. A trailing dot keeps lookups from trying the search list of the system. The only key without a default.",
+        "URL of the API: scheme, host and optional port, no path. Required. A list of URLs \
+         spreads requests over several servers; all URLs must have the same scheme. All addresses \
+         of a host name are used; an address that fails is left out temporarily. A trailing dot \
+         keeps lookups from trying the system's search domains.",
     ),
     optional(
         "upstream.ca_file",
         Kind::File,
         r#""/etc/telecomx-gateway/ca.pem""#,
-        "Trust these certificate authorities next to those of the system, PEM. Set it for an API with a private certificate.",
+        "Additional trusted certificate authorities in PEM format, next to those of the system. \
+         Set it for an API with a private certificate.",
     ),
     optional(
         "upstream.client_cert_file",
         Kind::File,
         r#""/etc/telecomx-gateway/client.pem""#,
-        "Present this certificate chain to the API, PEM. Requires upstream.client_key_file.",
+        "Certificate chain that is presented to the API, in PEM format. Requires \
+         upstream.client_key_file.",
     ),
     optional(
         "upstream.client_key_file",
         Kind::File,
         r#""/etc/telecomx-gateway/client.key""#,
-        "Private key of upstream.client_cert_file, PEM.",
+        "Private key of upstream.client_cert_file in PEM format.",
     ),
-    default("upstream.connect_timeout", TIMEOUT, r#""2s""#, "For the connection to the API, TLS included."),
+    default(
+        "upstream.connect_timeout",
+        TIMEOUT,
+        r#""2s""#,
+        "Maximum time to connect to the API, TLS handshake included.",
+    ),
     default(
         "upstream.timeout",
         TIMEOUT,
         r#""10s""#,
-        "For the whole exchange of an intercepted request; then 504, or a stale answer. Forwarded requests may take longer.",
+        "Maximum time of a whole request to the API for the intercepted route; afterwards the \
+         client receives a stale response or 504. Forwarded requests may take longer.",
     ),
     default(
         "upstream.max_body",
         Kind::Size { min: KIB, max: GIB },
         r#""1MiB""#,
-        "Largest answer to an intercepted request; larger ones are a 502. Known answers are some KiB.",
+        "Maximum size of the API's response on the intercepted route; a larger one becomes 502. \
+         Known responses have a few KiB.",
     ),
     default(
         "upstream.max_in_flight",
         Kind::Whole { min: 1, max: 100_000 },
         "256",
-        "The gateway's own requests to the API at once; above it callers get 503 with Retry-After. Lower it to spare the API.",
+        "Maximum number of concurrent requests of the gateway's own to the API; further ones \
+         wait, then clients receive 503 with Retry-After. Lower it to protect the API.",
     ),
     default(
         "upstream.keepalive_timeout",
         TIMEOUT,
         r#""4s""#,
-        "Close connections to the API that are idle for this time. Keep it below the API's own limit (5 s for Node): a \
-         request on a connection that the API is closing is sent again or, for POST, fails.",
+        "Close connections to the API that are idle for this time. Keep it below the API's own \
+         limit (5 s for Node): a request on a connection that the API is closing is repeated or, \
+         for POST, fails.",
     ),
     default(
         "upstream.max_idle_connections",
         Kind::Whole { min: 0, max: 100_000 },
         "128",
-        "Idle connections to the API, all threads together. Further ones are closed after their exchange.",
+        "Maximum number of idle connections to the API, all threads together. Further ones are \
+         closed after their exchange.",
     ),
     default(
         "identity.ttl",
         SPAN,
         r#""60s""#,
-        "The revocation bound: a token revoked elsewhere is served at most this long. Shorter: safer, and more validations. \
-         What passes through the gateway (logout, changed employees) counts at once.",
+        "Time for which a validation is cached. It bounds how long a token that was revoked \
+         elsewhere still works. A shorter time causes more validations. Changes that pass through \
+         the gateway (logout, changed employees) apply at once.",
     ),
     default(
         "identity.refresh_after",
         SPAN,
         r#""30s""#,
-        "From this age on a hit asks the API again in the background, so that busy callers never wait. At most ttl.",
+        "Age from which a cached validation is renewed in the background, so that active callers \
+         do not wait. At most identity.ttl.",
     ),
     default(
         "identity.stale_if_error",
         SPAN,
         r#""2m""#,
-        "How much longer than ttl a known token is trusted while the API cannot be asked. \"0s\": an unreachable API \
-         locks everyone out after ttl.",
+        "Additional time after identity.ttl for which a cached validation is used while the API \
+         cannot be reached. With \"0s\" an unreachable API locks out every caller after \
+         identity.ttl.",
     ),
     default(
         "identity.negative_ttl",
         SPAN,
         r#""5s""#,
-        "How long a token that the API called invalid is refused without asking again.",
+        "Time for which a token that the API called invalid is refused without another validation.",
     ),
     default(
         "identity.cookie",
         Kind::Cookie,
         r#""token""#,
-        "Name of the cookie that may hold the token, after Authorization, X-API-Key and ?token=. \"\": cookies are not looked at.",
+        "Name of the cookie that may hold the token, after Authorization, X-API-Key and ?token=. \
+         \"\" disables cookies as credentials.",
     ),
     default(
         "identity.send_client_ip",
         Kind::Flag,
         "true",
-        "Send the caller's address along with a validation: the API then refuses a token used from another address than it \
-         was made for. Only off where callers' addresses change or cannot be known.",
+        "Send the client's address with each validation, so that the API refuses a token that is \
+         used from another address than it was issued for. Disable it only where client addresses \
+         change or are unknown.",
     ),
     default(
         "identity.session",
         TIMEOUT,
         r#""15m""#,
-        "The API's sliding session. It must be longer than cache.ttl + cache.stale_while_revalidate, or a caller served from \
-         the cache alone would be logged out. Change it only when the API's changes.",
+        "The API's session timeout, which each of its requests extends. It must be longer than \
+         cache.ttl plus cache.stale_while_revalidate, or a caller who is served from the cache \
+         only would be logged out. Change it only if the API's timeout changes.",
     ),
     default(
         "identity.max_invalid_per_minute",
         Kind::Whole { min: 1, max: 1_000_000 },
         "60",
-        "Invalid tokens from one address in a minute; above it unknown tokens get 429, known ones go on. Raise it where many \
-         people share an address.",
+        "Maximum number of invalid tokens per client address and minute; further unknown tokens \
+         receive 429, cached ones still work. Raise it where many users share an address.",
     ),
     default(
         "cache.ttl",
         SPAN,
         r#""60s""#,
-        "How long an answer (200) is fresh. Changes that pass through the gateway count at once; this bounds those made \
-         elsewhere. \"0s\": every request asks the API.",
+        "Time for which a 200 response is fresh. Changes that pass through the gateway invalidate \
+         it at once; this bounds changes made elsewhere. With \"0s\" every request is sent to the \
+         API.",
     ),
-    default("cache.not_found_ttl", SPAN, r#""10s""#, "How long a 404 (no such customer) is kept."),
+    default("cache.not_found_ttl", SPAN, r#""10s""#, "Time for which a 404 response (no such customer) is cached."),
     default(
         "cache.forbidden_ttl",
         SPAN,
         r#""5s""#,
-        "How long a 403 (no access to this customer) is kept. Short, so that new access counts soon.",
+        "Time for which a 403 response (no access to this customer) is cached. Keep it short, so \
+         that granted access applies soon.",
     ),
     default(
         "cache.stale_while_revalidate",
         SPAN,
         r#""30s""#,
-        "This long after its end an answer is still given, while a new one is fetched behind it.",
+        "Time after expiry during which a stale response is still served while it is refreshed in \
+         the background.",
     ),
     default(
         "cache.stale_if_error",
         SPAN,
         r#""5m""#,
-        "This long after its end an answer is still given when the API fails. Longer: a longer outage goes unseen, with older data.",
+        "Time after expiry during which a stale response is still served if the API fails. A \
+         longer time hides longer outages, with older data.",
     ),
     default(
         "cache.max_bytes",
         Kind::Size { min: MIB, max: 1024 * GIB },
         r#""256MiB""#,
-        "Memory of the entries, bookkeeping included; at least 1MiB. An entry counts as 600 bytes beside its body.",
+        "Maximum memory of the cache, bookkeeping included; at least 1MiB. An entry counts as its \
+         body plus 600 bytes.",
     ),
     default(
         "cache.ttl_jitter",
         Kind::Fraction { max: 0.5 },
         "0.1",
-        "Part of the ttl, from 0 to 0.5, by which lives differ, so that entries do not expire together.",
+        "Fraction of cache.ttl, 0 to 0.5, by which lifetimes are shortened at random, so that \
+         entries do not expire together.",
     ),
     default(
         "cache.keep_fields",
         Kind::List { of: &Kind::KeptField, at_least: 0 },
         r#"["Content-Language", "Link", "Deprecation", "Sunset", "RateLimit", "RateLimit-Policy"]"#,
-        "Response fields of the API that pass on the intercepted route, with a stored response too. RateLimit, \
-         RateLimit-Policy and Server-Timing pass with their own response and are not stored. Every other field of the API's \
-         is removed, except Retry-After, WWW-Authenticate and, without [cors], its CORS fields. A listed field must never \
-         hold a secret: it is not redacted. After a change nothing that was stored before is used.",
+        "Response fields of the API that are passed on the intercepted route and stored with the \
+         response. RateLimit, RateLimit-Policy and Server-Timing are passed with their own \
+         response and not stored. All other fields are removed, except Retry-After, \
+         WWW-Authenticate and, without [cors], CORS fields. A listed field is not redacted, so it \
+         must never hold a secret. Changing the list discards all cached responses.",
     ),
     required(
         "change_log.token_file",
         Kind::File,
         r#""/etc/telecomx-gateway/change-log-token""#,
-        "A file with a token of the API that may read the log, such as a machine token; alone, and read again each time. Its role \
-         decides whose changes are heard of.",
+        "File that holds only a token of the API that may read the change log, such as a machine \
+         token. It is read before each poll. The access level of the token decides whose changes \
+         it shows.",
     ),
     default(
         "change_log.interval",
         Kind::Duration { min: Duration::from_millis(100) },
         r#""5s""#,
-        "Pause between two readings: how much later than the API writes it down a change counts here, at most, beside the time \
-         that the API takes to answer. After failures it grows to a minute.",
+        "Pause between two polls, and so the maximum delay until a change applies here, in \
+         addition to the API's response time. After failures the pause grows to one minute.",
     ),
     default(
         "change_log.overlap",
         SPAN,
         r#""1m""#,
-        "How far each reading goes back beyond the one before, for entries that the API writes late; what comes again is known.",
+        "Time span before the previous poll that each poll reads again, for entries that the API \
+         writes late. Repeated entries are ignored.",
     ),
     default(
         "redaction.reveal_to",
         LEVELS,
         r#""RESELLER""#,
-        "The lowest role that sees the API's own bytes. Lower it and integration secrets reach more people.",
+        "Lowest access level that receives the API's bytes unchanged. A lower one reveals \
+         integration secrets to more callers.",
     ),
     default(
         "redaction.roots",
         Kind::List { of: &Kind::Member, at_least: 1 },
         r#"["integrations", "customerIntegrations"]"#,
-        "Names of the members under which, at any depth, lower roles see only what `public` selects.",
+        "Names of members under which, at any depth, lower access levels see only what `public` \
+         selects.",
     ),
     default(
         "redaction.public",
         Kind::List { of: &Kind::Selector, at_least: 0 },
         PUBLIC,
-        "Selectors, relative to a root, of what lower roles may see; all else is secret. `*` one member, `**` any number of \
-         them, `{a,b}` either; arrays are transparent; case matters. Add a new harmless member of the API here.",
+        "Selectors, relative to a root, of what lower access levels may see; everything else is \
+         secret. `*` matches one member, `**` any number of members, `{a,b}` either; arrays are \
+         transparent; matching is case-sensitive. Add new harmless members of the API here.",
     ),
     default(
         "redaction.secret_names",
         Kind::List { of: &Kind::NamePattern, at_least: 0 },
         r#"["*password*", "*secret*", "*token*", "*apikey*", "*api_key*", "*credential*", "*privatekey*"]"#,
-        "Names that are secret for lower roles wherever they stand outside the roots (under them `public` decides). `*` is any \
-         characters; letter case does not matter.",
+        "Names of members that are secret for lower access levels outside the roots (under a root \
+         `public` decides). `*` matches any characters; matching ignores case.",
     ),
     default(
         "redaction.action",
         Kind::Word(&["remove", "null", "mask"]),
         r#""remove""#,
-        "What becomes of a secret: \"remove\" takes the member away, \"null\" leaves it with null, \"mask\" turns strings into \
-         \"***\" and anything else into null. Change it for clients that insist on the member.",
+        "What happens to a secret: \"remove\" removes the member, \"null\" replaces its value \
+         with null, \"mask\" replaces strings with \"***\" and other values with null. Change it \
+         for clients that require the member.",
     ),
     default(
         "forward.blocked",
         Kind::List { of: &Kind::PathPattern, at_least: 0 },
         BLOCKED,
-        "Paths that get 403: the API trusts them by address, and would trust everyone behind the gateway. `*` is one segment, \
-         `**` any number of them, `name.*` a name with any suffix. Add what your API trusts by address, and what is below \
-         it.",
+        "Paths that receive 403, because the API trusts requests for them by source address and \
+         would trust every client of the gateway. `*` matches one segment, `**` any number of \
+         segments, `name.*` a name with any suffix. Add every path that your API trusts by \
+         address, and the paths below it.",
     ),
     required(
         "forward.redact.path",
         Kind::PathPattern,
         r#""/customer/**""#,
-        "Path pattern; `/customer/**` fits `/customer` too.",
+        "Path pattern; `/customer/**` matches `/customer` too.",
     ),
     default(
         "forward.redact.role",
         Kind::Word(&["caller", "answer"]),
         r#""caller""#,
-        "Whose role decides: the \"caller\"'s, or the accessLevel in the \"answer\" itself (login, impersonate, validateToken).",
+        "Which access level decides: that of the \"caller\", or the accessLevel in the response \
+         (\"answer\"; for login, impersonate, validateToken).",
     ),
     optional(
         "forward.redact.secret_names",
         Kind::List { of: &Kind::NamePattern, at_least: 0 },
         "[]",
-        "Secret names outside the roots on this path. []: only what stands under the roots is redacted, since other members \
-         (a SIP password, a session token) may be the caller's own. Left out: redaction.secret_names.",
+        "Secret names outside the roots on this path. With [] only members under the roots are \
+         redacted, since other members (a SIP password, a session token) may be the caller's own. \
+         Default: redaction.secret_names.",
     ),
     default(
         "forward.redact.pass_types",
         Kind::List { of: &Kind::MediaType, at_least: 0 },
         r#"["text/csv", "image/*", "application/pdf", "application/zip"]"#,
-        "Media types that pass unredacted below redaction.reveal_to; any other response that is not JSON is a 502. `image/*` \
-         is every subtype except XML such as image/svg+xml. A body that begins with { or [ counts as JSON whatever its type, \
-         and is a 502 if it is not JSON (RTF, NDJSON, some logs) or longer than 16MiB. List no type that can hold secrets.",
+        "Media types that pass unredacted below redaction.reveal_to; every other response that is \
+         not JSON becomes 502. `image/*` matches every subtype except XML such as image/svg+xml. \
+         A body that begins with { or [ is treated as JSON whatever its type, and becomes 502 if \
+         it is not JSON (RTF, NDJSON, some logs) or longer than 16MiB. List no type that can hold \
+         secrets.",
     ),
     default(
         "cors.allowed_origins",
         Kind::Origins,
         "[]",
-        "Origins as browsers send them, e.g. [\"https://app.example\"]; [\"*\"]: any, without credentials. []: no CORS fields, \
-         and preflights are forwarded like anything else. Every response that the gateway makes itself, errors included, has \
+        "Allowed origins as browsers send them, for example [\"https://app.example\"]; [\"*\"] \
+         allows any origin, without credentials. With [] the gateway adds no CORS fields and \
+         forwards preflights. Every response that the gateway makes itself, errors included, has \
          the CORS fields for these origins; responses of the API keep the API's.",
     ),
     default(
         "cors.max_age",
         SPAN,
         "\"2h\"",
-        "How long a browser may keep the permission of a preflight. Chromium keeps it for 2h at most. Browsers ask once for \
-         each URL; with \"0s\" they ask before each request.",
+        "Time for which a browser may cache the result of a preflight; Chromium caches it for at \
+         most 2h. Browsers send one preflight per URL; with \"0s\" one before each request.",
     ),
     required(
         "cluster.url",
         Kind::RedisUrl,
         r#""rediss://redis.example:6379""#,
-        "Where it is: redis://host:port/database, rediss:// for TLS, or unix:///path. What is kept there is sealed either way.",
+        "URL of Redis: redis://host:port/database, rediss:// for TLS, or unix:///path. Values are \
+         encrypted in each case.",
     ),
     required(
         "cluster.key_file",
         Kind::File,
         r#""/etc/telecomx-gateway/cluster.keys""#,
-        "The fleet's keys, a line each: an id and 64 hexadecimal digits, e.g. from `openssl rand -hex 32`. The first seals, each \
-         opens: to change it, add a line below on every gateway, then swap the two, then take the old one away.",
+        "File with the keys of the cluster, one per line: an id and 64 hexadecimal digits, for \
+         example from `openssl rand -hex 32`. The first key encrypts, all keys decrypt. To \
+         rotate, add a line at the end on every gateway, then swap the two, then remove the old \
+         one.",
     ),
-    optional("cluster.username", Kind::Name, r#""gateway""#, "The user of its ACL. Left out: the default user."),
+    optional(
+        "cluster.username",
+        Kind::Name,
+        r#""gateway""#,
+        "User name for Redis (ACL). Default: Redis' default user.",
+    ),
     optional(
         "cluster.password_file",
         Kind::File,
         r#""/etc/telecomx-gateway/cluster.password""#,
-        "A file that holds the password alone. Left out: none is sent.",
+        "File that holds only the password for Redis. Default: no password is sent.",
     ),
     optional(
         "cluster.ca_file",
         Kind::File,
         r#""/etc/ssl/redis-ca.pem""#,
-        "PEM file of the certificate authority that rediss:// is checked with. Left out: the system's authorities.",
+        "Certificate authorities for rediss:// in PEM format. Default: those of the system.",
     ),
     default(
         "cluster.name",
         Kind::Name,
         r#""telecomx-gateway""#,
-        "What its keys there begin with. Another one for each fleet that shares a Redis.",
+        "Prefix of all keys in Redis. Use a different one for each cluster that shares a Redis.",
     ),
     default(
         "cluster.max_isolation",
         Kind::Duration { min: Duration::from_secs(1) },
         r#""10s""#,
-        "How long a gateway that hears nothing from the others goes on answering from its memory; then it asks the API on every \
-         request, until it has heard what it missed. At least 1s. Longer: a longer outage of Redis goes unnoticed by the API.",
+        "Maximum time for which a gateway that receives nothing from Redis still serves cached \
+         responses; afterwards it sends every request to the API until it has caught up. At least \
+         1s. A longer time spares the API during longer outages of Redis, and delays changes made \
+         through other gateways by as much.",
     ),
-    default("cluster.connect_timeout", TIMEOUT, r#""1s""#, "The longest wait for a connection to it, TLS included."),
+    default("cluster.connect_timeout", TIMEOUT, r#""1s""#, "Maximum time to connect to Redis, TLS handshake included."),
     default(
         "cluster.timeout",
         TIMEOUT,
         r#""250ms""#,
-        "The longest wait for its answer when it is told of a change. No caller waits for that.",
+        "Maximum time for Redis to answer when an invalidation is published. No client request \
+         waits for it.",
     ),
     default(
         "cluster.ready_when_isolated",
         Kind::Flag,
         "true",
-        "Whether /readyz says 200 while the gateway hears nothing for longer than max_isolation. It still answers, with the API \
-         behind each answer; `false` takes it out of a load balancer that has others.",
+        "Whether /readyz returns 200 while the gateway has received nothing from Redis for longer \
+         than max_isolation. It still serves every request from the API then; `false` removes it \
+         from a load balancer that has other gateways.",
     ),
     default(
         "cluster.tier",
         Kind::Flag,
         "false",
-        "Whether answers and identities are shared through it as well, sealed, so that the API is asked once for the whole fleet, \
-         and a gateway that starts anew starts warm. It needs memory there: docs/FLEET.md says how much, and which eviction.",
+        "Also share responses and validations through Redis, encrypted, so that the API is asked \
+         once per cluster and a new gateway starts with a warm cache. It needs memory in Redis: \
+         docs/FLEET.md states how much, and which eviction policy.",
     ),
     default(
         "cluster.tier_timeout",
         TIMEOUT,
         r#""50ms""#,
-        "The longest that a caller's request waits for one word of it; then the API is asked. And while it does not answer at all, \
-         nobody asks it.",
+        "Maximum time that a client's request waits for a value from Redis; afterwards the API is \
+         asked. While Redis does not answer at all, no request waits.",
     ),
-    default("log.format", Kind::Word(&["json", "text"]), r#""json""#, "\"json\" for machines, \"text\" for people."),
+    default(
+        "log.format",
+        Kind::Word(&["json", "text"]),
+        r#""json""#,
+        "\"json\" for log processors, \"text\" for people.",
+    ),
     default(
         "log.level",
         Kind::Word(&["error", "warn", "info", "debug", "trace"]),
         r#""info""#,
-        "The least important lines that are written: error, warn, info, debug or trace.",
+        "Lowest level that is logged: error, warn, info, debug or trace.",
     ),
     default(
         "log.access",
         Kind::Word(&["all", "errors", "off"]),
         r#""all""#,
-        "A line for each request (\"all\"), for those that failed (\"errors\"), or none (\"off\").",
+        "Which requests get an access log line: \"all\", \"errors\" (failed ones) or \"off\".",
     ),
     default(
         "log.hits",
         Kind::Fraction { max: 1.0 },
         "1.0",
-        "Part of the hits that have a line where access is \"all\", from 0 to 1; all else has one each. Metrics count every request.",
+        "Fraction of cache hits that get an access log line if access is \"all\", 0 to 1. All \
+         other requests get one each. Metrics count every request.",
     ),
     default(
         "log.buffer",
         Kind::Size { min: 64 * KIB, max: GIB },
         r#""4MiB""#,
-        "Memory of lines that wait to be written. Requests never wait for whoever reads the log: lines for which there is no \
-         room are dropped and counted (log_lines_dropped_total).",
+        "Memory for log lines that wait to be written. Requests never wait for the log: lines \
+         that do not fit are dropped and counted (log_lines_dropped_total).",
     ),
     required(
         "otlp.endpoint",
         Kind::UpstreamUrl,
         r#""http://127.0.0.1:4318""#,
-        "Where the collector is: http, host and port; /v1/traces is added. Best one on the same machine, for https is not spoken.",
+        "URL of the collector: http, host and port; /v1/traces is appended. https is not \
+         supported, so run the collector on the same machine.",
     ),
     default(
         "otlp.sample",
         Kind::Fraction { max: 1.0 },
         "1.0",
-        "Of the requests without a traceparent, the part that is exported. Of the others the caller's flag decides.",
+        "Fraction of requests without a traceparent that are exported, 0 to 1. For the others the \
+         client's sampled flag decides.",
     ),
 ];
 

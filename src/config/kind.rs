@@ -60,6 +60,9 @@ pub(super) enum Kind {
     },
 }
 
+/// Minimum of a duration that must not be zero.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Whole(u64),
@@ -91,8 +94,7 @@ impl Kind {
                 let origins = read_list(&Kind::Origin, 0, value, sample)?;
                 match &origins {
                     Value::List(items) if items.len() > 1 && items.contains(&Value::Text("*".to_owned())) => {
-                        let wrong =
-                            Wrong::new(r#""*" stands beside others"#, r#"write ["*"] alone, or list the origins"#);
+                        let wrong = Wrong::new(r#""*" must be the only item"#, r#"use ["*"], or list the origins"#);
                         Err(vec![(value.span(), wrong)])
                     }
                     _ => Ok(origins),
@@ -107,7 +109,7 @@ impl Kind {
             (Kind::Whole { min, max }, DeValue::Integer(number)) => {
                 let read = u64::from_str_radix(number.as_str(), number.radix()).ok();
                 read.filter(|number| (*min..=*max).contains(number)).map(Value::Whole).ok_or_else(|| {
-                    Wrong::new(format!("{number} is out of range"), format!("write a number from {min} to {max}"))
+                    Wrong::new(format!("{number} is out of range"), format!("expected a number from {min} to {max}"))
                 })
             }
             (Kind::Fraction { max }, DeValue::Integer(_) | DeValue::Float(_)) => {
@@ -119,18 +121,18 @@ impl Kind {
                 let read = text.parse().ok().filter(|number: &f64| (0.0..=*max).contains(number));
                 // Adding zero turns `-0.0` into `0.0`.
                 read.map(|number| Value::Fraction(number + 0.0)).ok_or_else(|| {
-                    Wrong::new("is out of range", format!("write a number from 0 to {max}, e.g. {sample}"))
+                    Wrong::new("out of range", format!("expected a number from 0 to {max}, for example {sample}"))
                 })
             }
             (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
             (Kind::Duration { .. } | Kind::Size { .. }, DeValue::Integer(number)) => {
                 let unit = if matches!(self, Kind::Duration { .. }) { "s" } else { "B" };
-                Err(Wrong::new(format!("{number} has no unit"), format!("write e.g. \"{number}{unit}\"")))
+                Err(Wrong::new(format!("{number} has no unit"), format!("for example \"{number}{unit}\"")))
             }
             (_, DeValue::String(text)) if self.is_text() => self.read_text(text, sample),
             _ => Err(Wrong::new(
-                format!("{} is expected, not {}", self.noun(), type_of(value)),
-                format!("write e.g. {}", on_one_line(sample)),
+                format!("expected {}, found {}", self.noun(), type_of(value)),
+                format!("for example {}", on_one_line(sample)),
             )),
         }
     }
@@ -142,37 +144,42 @@ impl Kind {
                 let Some(duration) = units::parse_duration(text) else {
                     let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
                     let right = if all_digits { format!("\"{text}s\"") } else { sample.to_owned() };
-                    return Err(Wrong::new(format!("{text:?} is not a duration"), format!("write e.g. {right}")));
+                    return Err(Wrong::new(format!("invalid duration {text:?}"), format!("for example {right}")));
                 };
                 if duration < *min {
-                    return Err(Wrong::new(format!("{text:?} is no time at all"), format!("write e.g. {sample}")));
+                    let wrong = match *min {
+                        MIN_TIMEOUT => "must be greater than zero".to_owned(),
+                        min => format!("{text:?} is too short; expected at least {}", units::show_duration(min)),
+                    };
+                    return Err(Wrong::new(wrong, format!("for example {sample}")));
                 }
                 if duration > units::LONGEST {
-                    return Err(Wrong::new(format!("{text:?} is longer than a year"), format!("write e.g. {sample}")));
+                    let wrong = format!("{text:?} is too long; expected at most a year");
+                    return Err(Wrong::new(wrong, format!("for example {sample}")));
                 }
                 Ok(Value::Duration(duration))
             }
             Kind::Size { min, max } => {
                 let Some(size) = units::parse_size(text) else {
-                    let wrong = format!("{text:?} is not a size");
+                    let wrong = format!("invalid size {text:?}");
                     return Err(Wrong::new(
                         wrong,
-                        format!("write e.g. {sample}; units are B, KB, KiB, MB, MiB, GB, GiB"),
+                        format!("for example {sample}; units are B, KB, KiB, MB, MiB, GB, GiB"),
                     ));
                 };
                 if !(*min..=*max).contains(&size) {
                     let (min, max) = (units::show_size(*min), units::show_size(*max));
                     return Err(Wrong::new(
                         format!("{text:?} is out of range"),
-                        format!("write a size from {min} to {max}"),
+                        format!("expected a size from {min} to {max}"),
                     ));
                 }
                 Ok(Value::Whole(size))
             }
             Kind::Word(words) if words.contains(&text) => Ok(kept()),
             Kind::Word(words) => {
-                let right = format!("write one of {}", quoted(words).join(", "));
-                Err(Wrong::new(format!("{text:?} is none of the words that fit"), right))
+                let right = format!("expected one of {}", quoted(words).join(", "));
+                Err(Wrong::new(format!("unknown value {text:?}"), right))
             }
             Kind::Listen => address::listen_address(text).map(Value::Listen),
             Kind::Network => address::network(text).map(Value::Network),
@@ -180,7 +187,7 @@ impl Kind {
             Kind::RedisUrl => address::redis_url(text).map(Value::RedisUrl),
             Kind::Name => pattern::name(text, sample).map(|()| kept()),
             Kind::File if text.is_empty() || text.contains('\0') => {
-                Err(Wrong::new("is not the path of a file", format!("write e.g. {sample}, or leave the key out")))
+                Err(Wrong::new("not a file path", format!("for example {sample}, or omit the key")))
             }
             Kind::File => Ok(kept()),
             Kind::Cookie => pattern::cookie_name(text).map(|()| kept()),
@@ -198,7 +205,7 @@ impl Kind {
             | Kind::List { .. }
             | Kind::UpstreamUrls
             | Kind::Origins => {
-                Err(Wrong::new(format!("{} is expected, not a string", self.noun()), format!("write e.g. {sample}")))
+                Err(Wrong::new(format!("expected {}, found a string", self.noun()), format!("for example {sample}")))
             }
         }
     }
@@ -311,7 +318,7 @@ fn read_upstream_urls(value: &Spanned<DeValue>, sample: &str) -> Result<Value, V
         let Value::List(items) = &urls else { return Ok(urls) };
         let uses_tls = |item: &Value| matches!(item, Value::UpstreamUrl(url) if url.tls);
         if items.iter().any(uses_tls) && !items.iter().all(uses_tls) {
-            let wrong = Wrong::new("mixes http and https", "use one scheme for all URLs");
+            let wrong = Wrong::new("http and https are mixed", "use one scheme for all URLs");
             return Err(vec![(value.span(), wrong)]);
         }
         let authorities: Vec<_> = items
@@ -321,7 +328,7 @@ fn read_upstream_urls(value: &Spanned<DeValue>, sample: &str) -> Result<Value, V
         // With and without a trailing dot: the same name for certificates and `Host`.
         let repeated = |at: &usize| authorities[..*at].contains(&authorities[*at]);
         if let Some(at) = (0..authorities.len()).find(repeated) {
-            let wrong = Wrong::new(format!("names {} twice", authorities[at]), "write it once");
+            let wrong = Wrong::new(format!("duplicate address {}", authorities[at]), "remove one of the two");
             return Err(vec![(value.span(), wrong)]);
         }
         return Ok(urls);
@@ -330,13 +337,13 @@ fn read_upstream_urls(value: &Spanned<DeValue>, sample: &str) -> Result<Value, V
 }
 
 fn read_list(of: &Kind, at_least: usize, value: &Spanned<DeValue>, sample: &str) -> Result<Value, Vec<WrongAt>> {
-    let write = || format!("write e.g. {}", on_one_line(sample));
+    let write = || format!("for example {}", on_one_line(sample));
     let DeValue::Array(items) = value.get_ref() else {
-        let wrong = Wrong::new(format!("a list is expected, not {}", type_of(value.get_ref())), write());
+        let wrong = Wrong::new(format!("expected a list, found {}", type_of(value.get_ref())), write());
         return Err(vec![(value.span(), wrong)]);
     };
     if items.len() < at_least {
-        return Err(vec![(value.span(), Wrong::new("is empty", write()))]);
+        return Err(vec![(value.span(), Wrong::new("the list is empty", write()))]);
     }
     let mut list = Vec::new();
     let mut problems = Vec::new();
@@ -345,8 +352,10 @@ fn read_list(of: &Kind, at_least: usize, value: &Spanned<DeValue>, sample: &str)
     for item in items.iter() {
         match of.read(item, &item_sample) {
             Ok(read) if list.contains(&read) => {
-                problems
-                    .push((item.span(), Wrong::new(format!("{} stands twice", show(item.get_ref())), "write it once")));
+                problems.push((
+                    item.span(),
+                    Wrong::new(format!("duplicate item {}", show(item.get_ref())), "remove one of the two"),
+                ));
             }
             Ok(read) => list.push(read),
             Err(wrong) => problems.extend(wrong),

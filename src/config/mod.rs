@@ -47,8 +47,10 @@ use problem::Wrong;
 pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
     let file_name = path.display().to_string();
     let unreadable = |reason: String| {
-        let wrong =
-            Wrong::new(format!("cannot be read: {reason}"), "name a file that the gateway's user may read (-c FILE)");
+        let wrong = Wrong::new(
+            format!("cannot read the file: {reason}"),
+            "pass a file that the gateway's user can read (-c FILE)",
+        );
         Problems::one(Problem::new(Place::File { file: file_name.clone() }, "", wrong))
     };
     let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;

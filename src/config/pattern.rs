@@ -8,7 +8,7 @@ use crate::api::MediaTypePattern;
 /// (the name with any suffix). Nothing that a path in normal form cannot hold, or the pattern would never match.
 pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
     let fail =
-        |wrong: &str| Err(Wrong::new(format!("{text:?} {wrong}"), r#"write e.g. "/customer/*/name" or "/log/**""#));
+        |wrong: &str| Err(Wrong::new(format!("{text:?} {wrong}"), r#"for example "/customer/*/name" or "/log/**""#));
     let Some(segments) = text.strip_prefix('/') else {
         return fail("does not start with `/`");
     };
@@ -16,7 +16,7 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
         match segment {
             "*" | "**" => {}
             "" => return fail("has an empty segment or a trailing slash"),
-            "." | ".." => return fail("has a dot segment, which no path in normal form has"),
+            "." | ".." => return fail("has a dot segment, which a path in normal form cannot contain"),
             _ => {}
         }
         let name = segment.strip_suffix(".*").unwrap_or(segment);
@@ -25,7 +25,7 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
             "" => return fail("has a segment `.*` without a name before it"),
             _ if name.contains('*') => return fail("mixes `*` with other characters in one segment"),
             _ if !name.bytes().all(is_plain_in_path) => {
-                return fail("holds a character that does not stand for itself in a path");
+                return fail("contains a character that a path in normal form cannot contain");
             }
             _ => {}
         }
@@ -36,7 +36,7 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
 /// Response fields that a list of fields to keep must not name, in lower case, and why.
 const NOT_KEPT: [(&str, &[&str]); 4] = [
     (
-        "is for one hop",
+        "is a hop-by-hop field",
         &[
             "connection",
             "keep-alive",
@@ -88,17 +88,17 @@ const NOT_KEPT: [(&str, &[&str]); 4] = [
 
 /// Checks the name of a response field that may pass: a token (RFC 9110 section 5.1) that is not one of [`NOT_KEPT`].
 pub(super) fn kept_field(text: &str) -> Result<(), Wrong> {
-    let right = r#"write e.g. "Link""#;
+    let right = r#"for example "Link""#;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_token) {
-        return Err(Wrong::new(format!("{text:?} is not the name of a field"), right));
+        return Err(Wrong::new(format!("invalid field name {text:?}"), right));
     }
     let name = text.to_ascii_lowercase();
     if name.starts_with("access-control-") {
-        return Err(Wrong::new(format!("{text:?} is set by [cors], or passes without it"), "leave it out"));
+        return Err(Wrong::new(format!("{text:?} is set by [cors], or passes without it"), "remove it"));
     }
     match NOT_KEPT.iter().find(|(_, names)| names.contains(&name.as_str())) {
-        Some((why, _)) => Err(Wrong::new(format!("{text:?} {why}"), "leave it out")),
+        Some((why, _)) => Err(Wrong::new(format!("{text:?} {why}"), "remove it")),
         None => Ok(()),
     }
 }
@@ -113,32 +113,32 @@ pub(super) fn selector(text: &str) -> Result<(), Wrong> {
     let fail = |wrong: &str| {
         Err(Wrong::new(
             format!("{text:?} {wrong}"),
-            r#"write e.g. "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
+            r#"for example "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
         ))
     };
     if text.contains(['[', ']']) {
-        return fail("holds brackets; arrays are passed through by themselves");
+        return fail("contains brackets, which arrays do not need");
     }
     let mut inside = false;
     for character in text.chars() {
         match (character, inside) {
             ('{', false) => inside = true,
             ('}', true) => inside = false,
-            ('{' | '}', _) => return fail("has braces that do not match"),
+            ('{' | '}', _) => return fail("has unbalanced braces"),
             ('.', true) => return fail("has a dot inside braces"),
             (',', false) => return fail("has a comma outside braces"),
-            (other, _) if other.is_control() => return fail("holds a control character"),
+            (other, _) if other.is_control() => return fail("contains a control character"),
             _ => {}
         }
     }
     if inside {
-        return fail("has braces that do not match");
+        return fail("has unbalanced braces");
     }
     for step in text.split('.') {
         let names = match step.strip_prefix('{') {
             Some(rest) => match rest.strip_suffix('}') {
                 Some(names) => names,
-                None => return fail("has braces that are only a part of a step"),
+                None => return fail("has braces in a part of a step"),
             },
             None if matches!(step, "*" | "**") => continue,
             None => step,
@@ -151,7 +151,7 @@ pub(super) fn selector(text: &str) -> Result<(), Wrong> {
                 return fail("mixes `*` or braces with other characters in one step");
             }
             if name.trim() != name {
-                return fail("has a space around a name; names are compared exactly");
+                return fail("has a space around a name");
             }
         }
     }
@@ -161,7 +161,7 @@ pub(super) fn selector(text: &str) -> Result<(), Wrong> {
 /// Checks a pattern of member names: any characters, `*` for any number of them.
 pub(super) fn name_pattern(text: &str) -> Result<(), Wrong> {
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Wrong::new(format!("{text:?} is not a pattern of names"), r#"write e.g. "*password*""#));
+        return Err(Wrong::new(format!("invalid name pattern {text:?}"), r#"for example "*password*""#));
     }
     Ok(())
 }
@@ -170,8 +170,8 @@ pub(super) fn name_pattern(text: &str) -> Result<(), Wrong> {
 pub(super) fn member_name(text: &str) -> Result<(), Wrong> {
     if text.is_empty() || text.contains(['*', '{', '}', '.', ',']) || text.chars().any(char::is_control) {
         return Err(Wrong::new(
-            format!("{text:?} is not the name of a member"),
-            r#"write a whole name, e.g. "integrations""#,
+            format!("invalid member name {text:?}"),
+            r#"expected a whole name, for example "integrations""#,
         ));
     }
     Ok(())
@@ -184,8 +184,8 @@ pub(super) fn cookie_name(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(Wrong::new(
-        format!("{text:?} cannot be the name of a cookie"),
-        r#"write letters, digits, `-` and `_`, e.g. "token", or "" for none"#,
+        format!("invalid cookie name {text:?}"),
+        r#"expected letters, digits, `-` and `_`, for example "token", or "" for none"#,
     ))
 }
 
@@ -195,13 +195,13 @@ pub(super) fn name(text: &str, sample: &str) -> Result<(), Wrong> {
     if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
         return Ok(());
     }
-    let right = format!("write up to 64 letters, digits, `.`, `_`, `:` and `-`, e.g. {sample}");
-    Err(Wrong::new(format!("{text:?} cannot be a name"), right))
+    let right = format!("expected up to 64 letters, digits, `.`, `_`, `:` and `-`, for example {sample}");
+    Err(Wrong::new(format!("invalid name {text:?}"), right))
 }
 
 /// Checks a media type that may pass a redacted route.
 pub(super) fn media_type(text: &str) -> Result<(), Wrong> {
-    let right = r#"write a type and a subtype, e.g. "text/csv" or "image/*""#;
+    let right = r#"expected a type and a subtype, for example "text/csv" or "image/*""#;
     MediaTypePattern::parse(text).map(drop).map_err(|wrong| Wrong::new(format!("{text:?} {wrong}"), right))
 }
 
@@ -224,11 +224,11 @@ mod tests {
             ("/a**", "mixes"),
             ("/a/b*", "mixes"),
             ("/***", "mixes"),
-            ("/a%20b", "itself"),
-            ("/a?b", "itself"),
-            ("/a;b", "itself"),
-            ("/a\\b", "itself"),
-            ("/ø", "itself"),
+            ("/a%20b", "normal form"),
+            ("/a?b", "normal form"),
+            ("/a;b", "normal form"),
+            ("/a\\b", "normal form"),
+            ("/ø", "normal form"),
         ] {
             assert!(path_pattern(text).unwrap_err().wrong.contains(wrong), "{text}");
         }

@@ -262,8 +262,8 @@ impl<'g> Reader<'g> {
             // In a file that is not TOML throughout, the key may be there in what could not be read.
             if matches!(key.need, Need::Required { .. }) && self.broken_lines.is_empty() {
                 let place = table.cloned().unwrap_or(self.text.whole());
-                let right = format!("write e.g. {} = {}", key.name(), key.sample());
-                self.problems.push(Problem::new(place, path, Wrong::new("is missing", right)));
+                let right = format!("for example {} = {}", key.name(), key.sample());
+                self.problems.push(Problem::new(place, path, Wrong::new("missing required key", right)));
             }
             return None;
         };

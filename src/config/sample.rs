@@ -4,15 +4,15 @@ use super::keys::{Key, Need, Presence, TABLES, Table, keys_of};
 
 const HEAD: &str = r##"# telecomx-gateway in front of https://api.telecomx.dk
 #
-# Every key stands here. A line that begins with `#` and no space shows a default: take the `#` away to change it.
-# Durations are written with their units, "250ms", "30s", "2m", "1h30m"; "0s" switches a remembering off. Sizes too:
-# "512B", "32KiB", "256MiB", "1MB". Unknown keys are errors. Secrets stand in files of their own, never here.
+# This file lists every key. A line that begins with `#` and no space shows a default; remove the `#` to change it.
+# Durations have units: "250ms", "30s", "2m", "1h30m". Sizes have units: "512B", "32KiB", "256MiB", "1MB".
+# Unknown keys are errors. Secrets are read from separate files.
 #
-# Environment variables override single keys: TELECOMX_GATEWAY__CACHE__TTL=30s is `ttl` of [cache].
+# Environment variables override keys: TELECOMX_GATEWAY__CACHE__TTL=30s sets `ttl` of [cache].
 #
-# telecomx-gateway check -c FILE             says all that is wrong, with its lines
-# telecomx-gateway check -c FILE --explain   says in words what the gateway will do
-# A running gateway takes changes over at HUP or POST /reload; with errors the old configuration stays in force.
+# telecomx-gateway check -c FILE             reports every error with its line
+# telecomx-gateway check -c FILE --explain   describes what the gateway will do
+# SIGHUP or POST /reload applies a changed file; if it has errors, the current configuration stays in force.
 "##;
 
 /// Columns of the comments.
@@ -34,7 +34,7 @@ fn plain(text: &mut String, table: &Table) {
     comment(text, table.doc);
     let hidden = matches!(table.presence, Presence::Optional);
     if hidden {
-        comment(text, "Take every `#` of this table away together, that of its name too.");
+        comment(text, "To enable this table, remove every `#` of it, also in front of its name.");
     }
     text.push_str(&format!("{}[{}]\n", if hidden { "#" } else { "" }, table.path));
     for key in keys_of(table.path) {

@@ -88,8 +88,8 @@ fn page_and_configuration_hold_no_secret() {
     }
     let config = gateway.admin().get("/config").bearer("tok-operator").send().text();
     assert!(
-        config.contains("with the token in") && config.contains("admin-token"),
-        "its file alone is named: {config}"
+        config.contains("requires the token in") && config.contains("admin-token"),
+        "only its file is named: {config}"
     );
 }
 
@@ -131,7 +131,7 @@ fn the_last_reload_and_what_is_in_force_are_told() {
     let told = &gateway.stats()["last_reload"];
     assert_eq!((&told["successful"], &told["restart_needed_for"]), (&true.into(), &serde_json::json!(["upstream"])));
     assert!(config().contains("/newly/blocked: 403"), "{}", config());
-    assert!(config().contains("answered in 50s"), "what needs a restart is not in force: {}", config());
+    assert!(config().contains("response within 50s"), "what needs a restart is not in force: {}", config());
     gateway.rewrite("gateway.toml", "nonsense");
     gateway.admin().post("/reload").body("").send().assert_status(422);
     let told = &gateway.stats()["last_reload"];

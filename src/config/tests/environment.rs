@@ -53,52 +53,52 @@ fn problems_name_the_variable() {
         (
             "TELECOMX_GATEWAY__CACHE__TTL",
             "30",
-            "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: \"30\" is not a duration; write e.g. \"30s\"",
+            "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: invalid duration \"30\"; for example \"30s\"",
         ),
         (
             "TELECOMX_GATEWAY__CACHE__TLL",
             "30s",
-            "TELECOMX_GATEWAY__CACHE__TLL: names no known key; did you mean TELECOMX_GATEWAY__CACHE__TTL?",
+            "TELECOMX_GATEWAY__CACHE__TLL: unknown variable; did you mean TELECOMX_GATEWAY__CACHE__TTL?",
         ),
         (
             "TELECOMX_GATEWAY__X",
             "1",
-            "TELECOMX_GATEWAY__X: names no known key; write TELECOMX_GATEWAY__TABLE__KEY, e.g. TELECOMX_GATEWAY__UPSTREAM__URL",
+            "TELECOMX_GATEWAY__X: unknown variable; expected TELECOMX_GATEWAY__TABLE__KEY, for example TELECOMX_GATEWAY__UPSTREAM__URL",
         ),
         (
             "TELECOMX_GATEWAY__FORWARD__REDACT",
             "[]",
-            "TELECOMX_GATEWAY__FORWARD__REDACT: forward.redact: cannot be set from the environment; write [[forward.redact]] in the file",
+            "TELECOMX_GATEWAY__FORWARD__REDACT: forward.redact: cannot be set by an environment variable; use [[forward.redact]] in the file",
         ),
         (
             "TELECOMX_GATEWAY__FORWARD__REDACT__PATH",
             "/a",
-            "TELECOMX_GATEWAY__FORWARD__REDACT__PATH: forward.redact: cannot be set from the environment; write [[forward.redact]] in the file",
+            "TELECOMX_GATEWAY__FORWARD__REDACT__PATH: forward.redact: cannot be set by an environment variable; use [[forward.redact]] in the file",
         ),
         (
             "TELECOMX_GATEWAY__SERVER__THREADS",
             "many",
-            "TELECOMX_GATEWAY__SERVER__THREADS: server.threads: a whole number is expected, not a string; write e.g. 0",
+            "TELECOMX_GATEWAY__SERVER__THREADS: server.threads: expected a whole number, found a string; for example 0",
         ),
         (
             "TELECOMX_GATEWAY__SERVER__LISTEN",
             "127.0.0.1:1,127.0.0.1:2",
-            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: holds a comma; several items are written as a list: [\"a\", \"b\"]",
+            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: contains a comma; write several items as a list, for example [\"a\", \"b\"]",
         ),
         (
             "TELECOMX_GATEWAY__SERVER__LISTEN",
             "[\"127.0.0.1:1\"",
-            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: is not a list in TOML; write e.g. [\"a\", \"b\"]",
+            "TELECOMX_GATEWAY__SERVER__LISTEN: server.listen: invalid TOML list; for example [\"a\", \"b\"]",
         ),
         (
             "TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE",
             "/c",
-            "TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE: server.tls.listen: is missing; write e.g. listen = [\"0.0.0.0:8443\"]",
+            "TELECOMX_GATEWAY__SERVER__TLS__CERT_FILE: server.tls.listen: missing required key; for example listen = [\"0.0.0.0:8443\"]",
         ),
         (
             "TELECOMX_GATEWAY__CACHE__STALE_WHILE_REVALIDATE",
             "1h",
-            "TELECOMX_GATEWAY__CACHE__STALE_WHILE_REVALIDATE: cache.ttl: with cache.stale_while_revalidate it makes \"1h1m\"",
+            "TELECOMX_GATEWAY__CACHE__STALE_WHILE_REVALIDATE: cache.ttl: the sum with cache.stale_while_revalidate, \"1h1m\", is not less",
         ),
     ] {
         let problems = with_env("", &[URL, (name, value)]).expect_err(name);

@@ -33,10 +33,10 @@ fn a_file_that_cannot_be_read_is_a_problem_with_the_reason() {
     let folder = Folder::new("missing");
     let path = folder.0.join("none.toml");
     let problem = load(&path, []).unwrap_err().to_string();
-    assert!(problem.starts_with(&format!("{}: cannot be read: No such file", path.display())), "{problem}");
+    assert!(problem.starts_with(&format!("{}: cannot read the file: No such file", path.display())), "{problem}");
     let latin1 = folder.file("latin1.toml", b"# one\n# sm\xf8rrebr\xf8d\n");
     let problem = load(&latin1, []).unwrap_err().to_string();
-    assert!(problem.contains("cannot be read: line 2 is not UTF-8"), "{problem}");
+    assert!(problem.contains("cannot read the file: line 2 is not UTF-8"), "{problem}");
     assert!(load(&folder.0, []).is_err());
 }
 
@@ -79,7 +79,7 @@ fn files_that_are_named_must_be_there_and_not_empty() {
         ]
     );
     let shown = problems.to_string();
-    assert!(shown.contains("cannot be read: No such file") && shown.contains("/empty\" is empty"), "{shown}");
+    assert!(shown.contains("none\": No such file") && shown.contains("/empty\" is empty"), "{shown}");
     // Without the file system the same text is right.
     parse("wrong.toml", &wrong_text, []).unwrap();
 }

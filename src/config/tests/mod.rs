@@ -235,7 +235,9 @@ fn a_fleet_needs_an_address_and_keys_and_has_defaults_for_the_rest() {
     assert_eq!(with(text).unwrap().cluster, Some(cluster));
     let missing = problems_of("[cluster]");
     assert!(
-        missing.len() == 2 && missing[0].contains("cluster.url: is missing") && missing[1].contains("key_file"),
+        missing.len() == 2
+            && missing[0].contains("cluster.url: missing required key")
+            && missing[1].contains("key_file"),
         "{missing:#?}"
     );
 }
@@ -268,7 +270,7 @@ fn any_origin_is_a_star_alone() {
         assert_eq!(config.cors.allowed_origins, AllowedOrigins::Any);
     }
     let problem = problem_of("[cors]\nallowed_origins = [\"*\", \"https://app.example\"]");
-    assert!(problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" stands beside others"), "{problem}");
+    assert!(problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" must be the only item"), "{problem}");
 }
 
 #[test]

@@ -27,18 +27,18 @@ access = "off"
     let shown = problems.to_string();
     let lines: Vec<&str> = shown.lines().collect();
     let expected = [
-        r#"config/gateway.toml: upstream.url: is missing; write e.g. url = "https://api.telecomx.dk""#,
-        r#"config/gateway.toml:3: server.listen: "localhost:80" is not an IP address with a port; write e.g. "127.0.0.1:80""#,
-        r#"config/gateway.toml:3: server.listen: "127.0.0.1" has no port, or no brackets; write e.g. "127.0.0.1:8080""#,
-        r#"config/gateway.toml:4: server.threads: -1 is out of range; write a number from 0 to 1024"#,
-        r#"config/gateway.toml:5: server.max_conections: is no known key; did you mean `server.max_connections`?"#,
-        r#"config/gateway.toml:8: cache.ttl: "60" is not a duration; write e.g. "60s""#,
-        r#"config/gateway.toml:9: cache.ttl_jitter: is out of range; write a number from 0 to 0.5, e.g. 0.1"#,
-        r#"config/gateway.toml:10: cache.max_bytes: 1000000 has no unit; write e.g. "1000000B""#,
-        r#"config/gateway.toml:12: upstrem: is no known key; did you mean `upstream`?"#,
-        r#"config/gateway.toml:16: log.level: "verbose" is none of the words that fit; write one of "error", "warn", "info", "debug", "trace""#,
+        r#"config/gateway.toml: upstream.url: missing required key; for example url = "https://api.telecomx.dk""#,
+        r#"config/gateway.toml:3: server.listen: invalid address "localhost:80": the host is not an IP address; for example "127.0.0.1:80""#,
+        r#"config/gateway.toml:3: server.listen: invalid address "127.0.0.1": the port is missing, or the brackets of IPv6; for example "127.0.0.1:8080""#,
+        r#"config/gateway.toml:4: server.threads: -1 is out of range; expected a number from 0 to 1024"#,
+        r#"config/gateway.toml:5: server.max_conections: unknown key; did you mean `server.max_connections`?"#,
+        r#"config/gateway.toml:8: cache.ttl: invalid duration "60"; for example "60s""#,
+        r#"config/gateway.toml:9: cache.ttl_jitter: out of range; expected a number from 0 to 0.5, for example 0.1"#,
+        r#"config/gateway.toml:10: cache.max_bytes: 1000000 has no unit; for example "1000000B""#,
+        r#"config/gateway.toml:12: upstrem: unknown key; did you mean `upstream`?"#,
+        r#"config/gateway.toml:16: log.level: unknown value "verbose"; expected one of "error", "warn", "info", "debug", "trace""#,
     ];
-    // A file that is not TOML throughout is not said to lack a key: it may be in what could not be read.
+    // A file that is invalid TOML throughout is not said to lack a key: it may be in what could not be read.
     let without_duplicate = text.replace("access = \"off\"\n", "").replace("access = true", "access = \"on\"");
     let clean = parse("config/gateway.toml", &without_duplicate, []).unwrap_err();
     assert_eq!(clean.iter().len(), expected.len() + 1, "{clean}");
@@ -47,10 +47,10 @@ access = "off"
     }
     assert_eq!(lines.len(), expected.len() - 1 + 2, "{shown}");
     assert!(
-        lines.contains(&"config/gateway.toml:18: log.access: is defined twice; remove one of the two definitions"),
+        lines.contains(&"config/gateway.toml:18: log.access: duplicate key; remove one of the two definitions"),
         "{shown}"
     );
-    assert!(!shown.contains("is missing"), "{shown}");
+    assert!(!shown.contains("missing required key"), "{shown}");
 }
 
 #[test]
@@ -65,34 +65,34 @@ fn places_have_columns() {
 fn errors_of_toml_itself_have_lines_and_hide_nothing_else() {
     let problems = problems_of("[cache]\nttl = \nnot_found_ttl = 5\n[log]\nlevel = \"x\"");
     assert_eq!(problems.len(), 3, "{problems:#?}");
-    assert!(problems[0].starts_with("gateway.toml:2: not TOML: "), "{}", problems[0]);
+    assert!(problems[0].starts_with("gateway.toml:2: invalid TOML: "), "{}", problems[0]);
     assert!(problems[1].starts_with("gateway.toml:3: cache.not_found_ttl: 5 has no unit"), "{}", problems[1]);
     assert!(problems[2].starts_with("gateway.toml:5: log.level: "), "{}", problems[2]);
     // A secret on a broken line is not repeated.
     let shown = problems_of("token = \"hunter2").concat();
-    assert!(shown.contains("not TOML") && !shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("invalid TOML") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]
 fn duplicates_are_named_with_their_line() {
     for (extra, starts) in [
-        ("[cache]\nttl = \"1s\"\nttl = \"2s\"", "gateway.toml:3: cache.ttl: is defined twice"),
-        ("[log]\n[cache]\n[log]", "gateway.toml:3: log: is defined twice"),
-        ("[server]\n[server.tls]\n[server.tls]", "gateway.toml:3: server.tls: is defined twice"),
-        ("cache.ttl = \"1s\"\ncache.ttl = \"2s\"", "gateway.toml:2: cache.ttl: is defined twice"),
-        ("cache = { ttl = \"1s\", ttl = \"2s\" }", "gateway.toml:1: cache.ttl: is defined twice"),
-        ("[[forward.redact]]\npath = \"/a\"\npath = \"/b\"", "gateway.toml:3: forward.redact.path: is defined twice"),
-        ("[[forward.redact]]\npath = \"/a\"\n[forward.redact]", "gateway.toml:3: forward.redact: is defined twice"),
-        ("[cache]\nttl = \"1s\"\n[log]\n[[cache]]", "gateway.toml:4: cache: is defined twice"),
+        ("[cache]\nttl = \"1s\"\nttl = \"2s\"", "gateway.toml:3: cache.ttl: duplicate key"),
+        ("[log]\n[cache]\n[log]", "gateway.toml:3: log: duplicate key"),
+        ("[server]\n[server.tls]\n[server.tls]", "gateway.toml:3: server.tls: duplicate key"),
+        ("cache.ttl = \"1s\"\ncache.ttl = \"2s\"", "gateway.toml:2: cache.ttl: duplicate key"),
+        ("cache = { ttl = \"1s\", ttl = \"2s\" }", "gateway.toml:1: cache.ttl: duplicate key"),
+        ("[[forward.redact]]\npath = \"/a\"\npath = \"/b\"", "gateway.toml:3: forward.redact.path: duplicate key"),
+        ("[[forward.redact]]\npath = \"/a\"\n[forward.redact]", "gateway.toml:3: forward.redact: duplicate key"),
+        ("[cache]\nttl = \"1s\"\n[log]\n[[cache]]", "gateway.toml:4: cache: duplicate key"),
     ] {
         let problems = problems_of(extra);
         assert!(problems.iter().any(|problem| problem.starts_with(starts)), "{extra}: {problems:#?}");
     }
     // The second definition of [upstream] is the one that `with` adds.
     let problems = problems_of("upstream.url = \"https://a.example\"\n");
-    assert!(problems[0].starts_with("gateway.toml:3: upstream: is defined twice"), "{problems:#?}");
+    assert!(problems[0].starts_with("gateway.toml:3: upstream: duplicate key"), "{problems:#?}");
     let problem = problem_of("[redaction]\nroots = [\n\"a\",\n\"b\",\n\"a\"]");
-    assert_eq!(problem, "gateway.toml:5: redaction.roots: \"a\" stands twice; write it once");
+    assert_eq!(problem, "gateway.toml:5: redaction.roots: duplicate item \"a\"; remove one of the two");
 }
 
 #[test]
@@ -100,22 +100,19 @@ fn unknown_keys_come_with_what_was_probably_meant() {
     for (extra, starts) in [
         (
             "[cache]\ntll = \"1s\"",
-            "gateway.toml:2: cache.tll: is no known key; did you mean `cache.ttl`? known in [cache]: ttl, not_found_ttl",
+            "gateway.toml:2: cache.tll: unknown key; did you mean `cache.ttl`? expected one of: ttl, not_found_ttl",
         ),
-        ("[cache]\nmax-bytes = 1", "gateway.toml:2: cache.max-bytes: is no known key; did you mean `cache.max_bytes`?"),
-        (
-            "[cache]\nsession = \"1s\"",
-            "gateway.toml:2: cache.session: is no known key; did you mean `identity.session`?",
-        ),
-        ("[Server]", "gateway.toml:1: Server: is no known key; did you mean `server`? known at the top: server, admin"),
-        ("[server.tsl]", "gateway.toml:1: server.tsl: is no known key; did you mean `server.tls`?"),
-        ("[tls]", "gateway.toml:1: tls: is no known key; did you mean `server.tls`?"),
-        ("[[redact]]", "gateway.toml:1: redact: is no known key; did you mean `forward.redact`?"),
-        ("[cache.log]", "gateway.toml:1: cache.log: is no known key; did you mean `log`? known in [cache]: ttl"),
-        ("[something]", "gateway.toml:1: something: is no known key; known at the top: server, admin"),
+        ("[cache]\nmax-bytes = 1", "gateway.toml:2: cache.max-bytes: unknown key; did you mean `cache.max_bytes`?"),
+        ("[cache]\nsession = \"1s\"", "gateway.toml:2: cache.session: unknown key; did you mean `identity.session`?"),
+        ("[Server]", "gateway.toml:1: Server: unknown key; did you mean `server`? expected one of: server, admin"),
+        ("[server.tsl]", "gateway.toml:1: server.tsl: unknown key; did you mean `server.tls`?"),
+        ("[tls]", "gateway.toml:1: tls: unknown key; did you mean `server.tls`?"),
+        ("[[redact]]", "gateway.toml:1: redact: unknown key; did you mean `forward.redact`?"),
+        ("[cache.log]", "gateway.toml:1: cache.log: unknown key; did you mean `log`? expected one of: ttl"),
+        ("[something]", "gateway.toml:1: something: unknown key; expected one of: server, admin"),
         (
             "[[forward.redact]]\npath = \"/a\"\nroles = 1",
-            "gateway.toml:3: forward.redact.roles: is no known key; did you mean `forward.redact.role`? known in [forward.redact]: path, role, secret_names, pass_types",
+            "gateway.toml:3: forward.redact.roles: unknown key; did you mean `forward.redact.role`? expected one of: path, role, secret_names, pass_types",
         ),
     ] {
         let problem = problem_of(extra);
@@ -128,37 +125,40 @@ fn unknown_keys_come_with_what_was_probably_meant() {
 #[test]
 fn wrong_types_are_told_with_the_right_one() {
     for (extra, expected) in [
-        ("[cache]\nttl = 60", r#"cache.ttl: 60 has no unit; write e.g. "60s""#),
-        ("[cache]\nttl = true", r#"cache.ttl: a duration in quotes is expected, not true or false; write e.g. "60s""#),
+        ("[cache]\nttl = 60", r#"cache.ttl: 60 has no unit; for example "60s""#),
+        ("[cache]\nttl = true", r#"cache.ttl: expected a duration in quotes, found true or false; for example "60s""#),
         (
             "[cache]\nmax_bytes = \"1\"",
-            r#"cache.max_bytes: "1" is not a size; write e.g. "256MiB"; units are B, KB, KiB, MB, MiB, GB, GiB"#,
+            r#"cache.max_bytes: invalid size "1"; for example "256MiB"; units are B, KB, KiB, MB, MiB, GB, GiB"#,
         ),
-        ("[server]\nthreads = \"4\"", "server.threads: a whole number is expected, not a string; write e.g. 0"),
-        ("[server]\nthreads = 1.5", "server.threads: a whole number is expected, not a number; write e.g. 0"),
+        ("[server]\nthreads = \"4\"", "server.threads: expected a whole number, found a string; for example 0"),
+        ("[server]\nthreads = 1.5", "server.threads: expected a whole number, found a number; for example 0"),
         (
             "[server]\nlisten = \"127.0.0.1:1\"",
-            r#"server.listen: a list is expected, not a string; write e.g. ["127.0.0.1:8080"]"#,
+            r#"server.listen: expected a list, found a string; for example ["127.0.0.1:8080"]"#,
         ),
         (
             "[server]\nlisten = [8080]",
-            r#"server.listen: a string is expected, not a whole number; write e.g. "127.0.0.1:8080""#,
+            r#"server.listen: expected a string, found a whole number; for example "127.0.0.1:8080""#,
         ),
         (
             "[identity]\nsend_client_ip = \"yes\"",
-            "identity.send_client_ip: true or false is expected, not a string; write e.g. true",
+            "identity.send_client_ip: expected true or false, found a string; for example true",
         ),
         (
             "[identity]\ncookie = false",
-            r#"identity.cookie: a string is expected, not true or false; write e.g. "token""#,
+            r#"identity.cookie: expected a string, found true or false; for example "token""#,
         ),
-        ("cache = 1", "cache: is a table; write [cache] on a line of its own"),
-        ("[[cache]]", "cache: is a table; write [cache] on a line of its own"),
+        ("cache = 1", "cache: expected a table; use a line [cache]"),
+        ("[[cache]]", "cache: expected a table; use a line [cache]"),
         (
             "[forward.redact]\npath = \"/a\"",
-            "forward.redact: is a list of tables; write [[forward.redact]], with two brackets",
+            "forward.redact: expected a list of tables; use [[forward.redact]], with double brackets",
         ),
-        ("forward.redact = [1]", "forward.redact: is a list of tables; write [[forward.redact]]"),
+        (
+            "forward.redact = [1]",
+            "forward.redact: expected a list of tables; use [[forward.redact]], with double brackets",
+        ),
     ] {
         let problem = problem_of(extra);
         let (_, after_line) = problem.split_once(": ").unwrap();
@@ -228,7 +228,7 @@ fn values_out_of_bounds_are_refused() {
 #[test]
 fn the_url_is_told_without_what_may_be_a_password_in_it() {
     let problems = parse("f", "[upstream]\nurl = \"https://me:hunter2@api.telecomx.dk\"", []).unwrap_err().to_string();
-    assert!(problems.starts_with("f:2: upstream.url: holds user information"), "{problems}");
+    assert!(problems.starts_with("f:2: upstream.url: the URL contains user information"), "{problems}");
     assert!(!problems.contains("hunter2"));
 }
 
@@ -238,14 +238,15 @@ fn tables_with_a_part_missing_are_told_at_their_line() {
     assert_eq!(problems.len(), 2, "{problems:#?}");
     for (problem, key) in problems.iter().zip(["cert_file", "key_file"]) {
         assert!(
-            problem.starts_with(&format!("gateway.toml:2: server.tls.{key}: is missing; write e.g. {key} = ")),
+            problem
+                .starts_with(&format!("gateway.toml:2: server.tls.{key}: missing required key; for example {key} = ")),
             "{problem}"
         );
     }
     let problem = problem_of("[[forward.redact]]\npath = \"/a\"\n[[forward.redact]]\nrole = \"answer\"");
-    assert!(problem.starts_with("gateway.toml:3: forward.redact.path: is missing"), "{problem}");
+    assert!(problem.starts_with("gateway.toml:3: forward.redact.path: missing required key"), "{problem}");
     let problem = parse("f", "[upstream]\ntimeout = \"1s\"", []).unwrap_err().to_string();
-    assert!(problem.starts_with("f:1: upstream.url: is missing"), "{problem}");
+    assert!(problem.starts_with("f:1: upstream.url: missing required key"), "{problem}");
 }
 
 mod whatever_is_written {

@@ -195,7 +195,10 @@ fn configuration(public: SocketAddr, admin: SocketAddr, upstream: &str, override
         "#
     );
     let mut config: Table = toml::from_str(&defaults).expect("the defaults are TOML");
-    overlay(&mut config, toml::from_str(overrides).unwrap_or_else(|error| panic!("not TOML: {error}\n{overrides}")));
+    overlay(
+        &mut config,
+        toml::from_str(overrides).unwrap_or_else(|error| panic!("invalid TOML: {error}\n{overrides}")),
+    );
     toml::to_string(&config).expect("a table is TOML")
 }
 
