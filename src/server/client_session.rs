@@ -3,8 +3,10 @@
 //! The session reads the body and writes the response; it decides nothing about either. Every error
 //! is a [`ClientFailure`].
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +16,9 @@ use http1::RequestHead;
 use super::disconnect::ClientFailure;
 use super::http1_session::Http1Session;
 use super::http2_session::Http2Session;
+use super::pace::Pace;
+use super::timer::Timer;
+use crate::clock;
 
 /// Serves requests.
 #[async_trait]
@@ -32,6 +37,31 @@ pub struct ClientSession {
     has_written_interim: bool,
     body_bytes_sent: usize,
     write_timeout: Duration,
+    is_tunnel: bool,
+    pace: Pace,
+}
+
+/// When the client last accepted a part of what is being written.
+#[derive(Debug, Default)]
+pub struct WriteProgress {
+    last: Option<(usize, Instant)>,
+}
+
+impl WriteProgress {
+    /// Time since which this many bytes are unwritten.
+    fn moved_at(&mut self, unwritten: usize) -> Instant {
+        match self.last {
+            Some((before, at)) if before == unwritten => at,
+            _ => self.last.insert((unwritten, clock::now())).1,
+        }
+    }
+
+    /// Counts progress in the other direction: the client is not idle.
+    pub fn touch(&mut self) {
+        if let Some((_, at)) = &mut self.last {
+            *at = clock::now();
+        }
+    }
 }
 
 /// The client's connection.
@@ -56,11 +86,22 @@ pub enum StreamSide {
 }
 
 impl StreamSide {
-    /// As [`ClientSession::left`].
+    /// Completes as [`ClientSession::poll_left`] does.
     pub async fn left(&mut self) {
+        poll_fn(|context| self.poll_left(context)).await;
+    }
+
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
-            StreamSide::Http1(session) => session.left().await,
-            StreamSide::Http2(session) => session.left().await,
+            StreamSide::Http1(session) => session.poll_left(context),
+            StreamSide::Http2(session) => session.poll_left(context),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientFailure>> {
+        match self {
+            StreamSide::Http1(session) => session.poll_flush(context),
+            StreamSide::Http2(session) => session.poll_flush(context),
         }
     }
 }
@@ -86,6 +127,8 @@ impl ClientSession {
             has_written_interim: false,
             body_bytes_sent: 0,
             write_timeout: Duration::from_secs(60),
+            is_tunnel: false,
+            pace: Pace::default(),
         }
     }
 
@@ -158,18 +201,42 @@ impl ClientSession {
     ///
     /// # Errors
     ///
-    /// The client left, or the body is malformed.
+    /// The client left, or the body is malformed or slower than [`Pace`] permits.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFailure> {
-        match &mut self.stream {
-            StreamSide::Http1(session) => session.read_body().await,
-            StreamSide::Http2(session) => session.read_body().await,
-        }
+        poll_fn(|context| self.poll_body(context)).await
     }
 
-    /// Completes when the client resets its stream or connection. The end of its sending alone is not
-    /// a disconnect.
-    pub async fn left(&mut self) {
-        self.stream.left().await;
+    /// As [`ClientSession::read_body`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientSession::read_body`].
+    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
+        let piece = ready!(match &mut self.stream {
+            StreamSide::Http1(session) => session.poll_body(context),
+            StreamSide::Http2(session) => session.poll_body(context),
+        })?;
+        if let Some(piece) = &piece
+            && !self.is_tunnel
+            && !self.pace.keeps_up(piece.len(), clock::now())
+        {
+            return Poll::Ready(Err(ClientFailure::TimedOut));
+        }
+        Poll::Ready(Ok(piece))
+    }
+
+    /// Ready when the client resets its stream or connection. The end of its sending alone is not a
+    /// disconnect.
+    pub fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_left(context)
+    }
+
+    /// The timer for waits of this session, one at a time.
+    pub fn timer(&mut self) -> &mut Timer {
+        match &mut self.stream {
+            StreamSide::Http1(session) => session.timer(),
+            StreamSide::Http2(session) => session.timer(),
+        }
     }
 
     /// The request, and the client's side to watch while a response is made.
@@ -185,9 +252,10 @@ impl ClientSession {
     pub async fn write_interim(&mut self, head: Response<()>) -> Result<(), ClientFailure> {
         self.has_written_interim = true;
         match &mut self.stream {
-            StreamSide::Http1(session) => session.write_interim(&head, self.write_timeout).await,
-            StreamSide::Http2(session) => session.write_interim(head),
+            StreamSide::Http1(session) => session.queue_interim(&head),
+            StreamSide::Http2(session) => session.write_interim(head)?,
         }
+        self.flush().await
     }
 
     /// Queues the final head. With `is_end` no body follows, and it is written at once; otherwise
@@ -201,10 +269,14 @@ impl ClientSession {
         match &mut self.stream {
             StreamSide::Http1(session) => {
                 session.queue_head(&head, self.request.method == Method::HEAD);
-                if is_end { session.finish(self.write_timeout).await } else { Ok(()) }
+                if !is_end {
+                    return Ok(());
+                }
+                session.queue_end();
             }
-            StreamSide::Http2(session) => session.write_head(head, is_end),
+            StreamSide::Http2(session) => return session.write_head(head, is_end),
         }
+        self.flush().await
     }
 
     /// Writes a piece of the body. With `is_end` it is the last one.
@@ -213,33 +285,76 @@ impl ClientSession {
     ///
     /// The client left or is too slow.
     pub async fn write_body(&mut self, piece: Bytes, is_end: bool) -> Result<(), ClientFailure> {
+        self.queue_body(piece, is_end);
+        self.flush().await
+    }
+
+    /// Queues a piece of the body, behind which nothing is queued before all is written. With
+    /// `is_end` it is the last one.
+    pub fn queue_body(&mut self, piece: Bytes, is_end: bool) {
         self.body_bytes_sent += piece.len();
         match &mut self.stream {
             StreamSide::Http1(session) => {
                 session.queue_body(piece);
-                if is_end { session.finish(self.write_timeout).await } else { session.flush(self.write_timeout).await }
+                if is_end {
+                    session.queue_end();
+                }
             }
-            StreamSide::Http2(session) => session.write_body(piece, is_end, self.write_timeout).await,
+            StreamSide::Http2(session) => session.queue_body(piece, is_end),
         }
     }
 
-    /// Writes what is queued.
+    /// Writes what is queued. The client may accept nothing for `server.write_timeout` at most.
     ///
     /// # Errors
     ///
     /// The client left or is too slow.
     pub async fn flush(&mut self) -> Result<(), ClientFailure> {
-        match &mut self.stream {
-            StreamSide::Http1(session) => session.flush(self.write_timeout).await,
-            StreamSide::Http2(_) => Ok(()),
+        let mut progress = WriteProgress::default();
+        poll_fn(|context| self.poll_flush(context, &mut progress)).await
+    }
+
+    /// As [`ClientSession::flush`]. `progress` is new for each flush.
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientSession::flush`].
+    pub fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        progress: &mut WriteProgress,
+    ) -> Poll<Result<(), ClientFailure>> {
+        if let Poll::Ready(flushed) = self.stream.poll_flush(context) {
+            return Poll::Ready(flushed);
         }
+        let unwritten = match &self.stream {
+            StreamSide::Http1(session) => session.unwritten(),
+            StreamSide::Http2(session) => session.unwritten(),
+        };
+        let deadline = progress.moved_at(unwritten) + self.write_timeout;
+        self.timer().poll(context, deadline).map(|()| Err(ClientFailure::TimedOut))
     }
 
     /// Continues as a tunnel behind a 101 response: what the client sends is data until it ends.
     pub fn begin_tunnel(&mut self) {
+        self.is_tunnel = true;
         if let StreamSide::Http1(session) = &mut self.stream {
             session.begin_tunnel();
         }
+    }
+
+    /// Ends the gateway's sending in a tunnel, while the client may go on with its own.
+    pub async fn end_sending(&mut self) {
+        let deadline = clock::now() + self.write_timeout;
+        poll_fn(|context| {
+            if let StreamSide::Http1(session) = &mut self.stream
+                && session.poll_end_sending(context).is_pending()
+            {
+                return session.timer().poll(context, deadline);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Takes back a head of which nothing was written, so that another response can be given. Returns

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
@@ -501,7 +501,6 @@ async fn read_ahead(
             return if wait < READ_AHEAD_TIMEOUT { Ok(None) } else { Err(failed) };
         };
         match read.map_err(|_| failed)? {
-            Some(piece) if !exchange.pace.keeps_up(piece.len(), Instant::now()) => return Err(failed),
             Some(piece) => body.extend_from_slice(&piece),
             None => break true,
         }

@@ -30,6 +30,7 @@ use super::idle::Idle;
 use super::response_writer::{ConnectionOption, HeadWriter};
 use super::setup::{Current, Limits, Setup};
 use super::side::Side;
+use super::timer::Timer;
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
 use crate::clock;
@@ -462,6 +463,7 @@ impl<A: Application> Edge<A> {
         let mut fast_path = (self.side == Side::Public).then(|| FastPath::new(connection.peer));
         let mut setup = self.current.watched();
         let mut idle = Idle::new(setup.load().lifecycle.clone());
+        let mut timer = Timer::default();
         let (mut first, mut since) = (true, Instant::now());
         let mut buffer = BytesMut::new();
         loop {
@@ -524,14 +526,15 @@ impl<A: Application> Edge<A> {
             // If a switch of protocols is declined, what came behind it is not another request.
             let is_last = request.asks_for_upgrade && !received.is_empty();
             let keeps_alive = request.keeps_alive && !is_last && !*draining.borrow();
-            let session = Box::new(Http1Session::new(stream, received, request.body, keeps_alive));
+            let session = Box::new(Http1Session::new(stream, received, request.body, keeps_alive, timer));
             let mut session = ClientSession::http1(request.head, connection, session);
             // Apart, so that an idle connection is no larger for what its requests need.
             Box::pin(self.app.serve(&mut session)).await;
             match session.into_http1()?.finish_request() {
-                After::Next(kept, behind) => {
+                After::Next { stream: kept, received, timer: same } => {
                     stream = kept;
-                    buffer = behind;
+                    buffer = received;
+                    timer = same;
                 }
                 After::CloseUnread(stream) => {
                     close_unread(stream).await;

@@ -5,7 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -13,22 +13,19 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, U
 use http::{Response, StatusCode, Version};
 use http1::{BodyLength, ResponseHead};
 use tokio::select;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::api_request::{ApiRequest, asks_for_websocket};
-use super::client_session::ClientSession;
+use super::client_session::{ClientSession, WriteProgress};
 use super::credentials::take_read_ahead;
 use super::disconnect::ClientFailure;
 use super::proxy::{Exchange, Proxy, end_if_draining};
 use super::redacted::{Veil, restrict_caching};
 use crate::api::ApiError;
+use crate::clock;
 use crate::forward::remove_hop_by_hop;
 use crate::reply::Reply;
-use crate::upstream::{self, Event, FORWARD_SILENCE, Progress, STALE_CONNECTIONS_MAX, UpstreamError};
-
-/// Bytes of one write to a client: each has `server.write_timeout`, so that a client that reads
-/// steadily receives everything.
-const PIECE: usize = 16 << 10;
+use crate::upstream::{self, Event, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError};
 
 /// Time for which a client may go on sending a request body that is not read any more, so that its
 /// response is not lost in a reset (RFC 9112 section 9.6).
@@ -87,7 +84,7 @@ impl Upload {
         Upload {
             is_open: has_body,
             is_whole: !has_body,
-            moved: Instant::now(),
+            moved: clock::now(),
             is_tunnel: false,
             replay: is_repeatable.then(BytesMut::new),
         }
@@ -116,6 +113,111 @@ impl ApiSide {
     fn ends_here(&mut self) -> bool {
         self.api.is_body_complete() || self.api.take_end()
     }
+
+    /// Passes the next piece of the request body to the API; pending if it is not open, or if the
+    /// client sends or the API accepts nothing at present.
+    fn poll_upload(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &mut ClientSession,
+    ) -> Poll<Result<(), ClientFailure>> {
+        let ApiSide { api, upload } = self;
+        let (had_room, queued) = (api.is_writable(), api.unwritten());
+        let _ = api.poll_send(context);
+        if !had_room && api.unwritten() < queued {
+            // What the client sends counts from when there is room for it; until then the API's
+            // progress counts.
+            upload.moved = clock::now();
+        }
+        if api.has_send_failed() {
+            // What the API sent before it closed is still to be read.
+            upload.is_open = false;
+        }
+        if !upload.is_open || !api.is_writable() {
+            return Poll::Pending;
+        }
+        match ready!(session.poll_body(context))? {
+            None => {
+                api.finish_body();
+                (upload.is_open, upload.is_whole, upload.moved) = (false, true, clock::now());
+            }
+            // Empty where the head of a chunk came in part, or an empty frame.
+            Some(piece) if piece.is_empty() => {}
+            Some(piece) => {
+                upload.push(api, piece);
+                upload.moved = clock::now();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the next part of the response. Meanwhile the request's body goes on, and the client
+    /// may leave. `since`: when the wait began.
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &mut ClientSession,
+        since: Instant,
+        body_timeout: Duration,
+    ) -> Poll<Result<Event, Failure>> {
+        loop {
+            let uploaded = self.poll_upload(context, session)?;
+            if let Poll::Ready(event) = self.api.poll_event(context) {
+                return Poll::Ready(event.map_err(Failure::from));
+            }
+            if uploaded.is_ready() {
+                continue;
+            }
+            let Upload { is_open, moved, is_tunnel, .. } = self.upload;
+            let is_reading = is_open && self.api.is_writable();
+            if !is_reading && session.poll_left(context).is_ready() {
+                return Poll::Ready(Err(Failure::Client(ClientFailure::Closed)));
+            }
+            let waits_for_client = is_reading && !is_tunnel;
+            let deadline = if waits_for_client { moved + body_timeout } else { since.max(moved) + FORWARD_SILENCE };
+            return session.timer().poll(context, deadline).map(|()| match waits_for_client {
+                true => Err(Failure::Client(ClientFailure::TimedOut)),
+                false => Err(UpstreamError::Timeout.into()),
+            });
+        }
+    }
+
+    /// Writes what is queued for the client. Meanwhile the request's body goes on: a client that
+    /// sends everything before it reads would wait for the API otherwise, and the API for it.
+    async fn flush(&mut self, session: &mut ClientSession) -> Result<(), ClientFailure> {
+        let mut progress = WriteProgress::default();
+        poll_fn(|context| {
+            loop {
+                if let Poll::Ready(flushed) = session.poll_flush(context, &mut progress) {
+                    return Poll::Ready(flushed);
+                }
+                if !self.upload.is_open {
+                    return Poll::Pending;
+                }
+                ready!(self.poll_upload(context, session))?;
+                progress.touch();
+            }
+        })
+        .await
+    }
+
+    /// Passes what the client still sends in a tunnel in which the API sends no more, until it ends
+    /// or is silent.
+    async fn finish_tunnel(&mut self, session: &mut ClientSession) {
+        poll_fn(|context| {
+            loop {
+                match self.poll_upload(context, session) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending if !self.upload.is_open && (self.api.is_sent() || self.api.has_send_failed()) => {
+                        return Poll::Ready(());
+                    }
+                    Poll::Pending => return session.timer().poll(context, self.upload.moved + FORWARD_SILENCE),
+                }
+            }
+        })
+        .await;
+    }
 }
 
 impl Proxy {
@@ -127,7 +229,7 @@ impl Proxy {
         exchange: &mut Exchange,
         veil: Option<&Veil>,
     ) -> Result<(), Failure> {
-        let started = Instant::now();
+        let started = clock::now();
         let result = self.exchange(session, exchange, veil).await;
         let metrics = exchange.setup.gateway.metrics.clone();
         let failed = match &result {
@@ -285,7 +387,7 @@ impl Proxy {
         loop {
             let head = match self.receive(session, exchange, side).await? {
                 Event::Head(head) => {
-                    take_arrived_body(session, exchange, side).await?;
+                    take_arrived_body(session, side).await?;
                     return Ok(head);
                 }
                 Event::Interim(head) => head,
@@ -300,49 +402,16 @@ impl Proxy {
         }
     }
 
-    /// Waits for the next part of the response. Meanwhile the request's body goes on, and the client
-    /// may leave.
+    /// Waits for the next part of the response.
     async fn receive(
         &self,
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
     ) -> Result<Event, Failure> {
-        let ApiSide { api, upload } = side;
-        let since = Instant::now();
+        let since = clock::now();
         let body_timeout = exchange.setup.limits.body_timeout();
-        loop {
-            if upload.is_open && api.has_send_failed() {
-                // What the API said before it closed is still to be read.
-                upload.is_open = false;
-            }
-            let has_room = api.is_writable();
-            let reads_body = upload.is_open && has_room;
-            let waits_for_client = reads_body && !upload.is_tunnel;
-            let deadline =
-                if waits_for_client { upload.moved + body_timeout } else { since.max(upload.moved) + FORWARD_SILENCE };
-            let piece = select! {
-                progress = api.next_progress() => match progress? {
-                    Progress::Received(event) => return Ok(event),
-                    Progress::Sent => {
-                        // What the client sends counts from when there is room for it; until then
-                        // the API's progress counts.
-                        if !has_room {
-                            upload.moved = Instant::now();
-                        }
-                        continue;
-                    }
-                },
-                piece = request_piece(session, reads_body) => piece?,
-                () = sleep_until(deadline.into()) => {
-                    return Err(match waits_for_client {
-                        true => Failure::Client(ClientFailure::TimedOut),
-                        false => UpstreamError::Timeout.into(),
-                    });
-                }
-            };
-            take_piece(exchange, api, upload, piece)?;
-        }
+        poll_fn(|context| side.poll_receive(context, session, since, body_timeout)).await
     }
 
     /// Reads the next piece of the response body; `None` at its end.
@@ -425,8 +494,10 @@ impl Proxy {
         side.upload = Upload::new(true, false);
         side.upload.is_tunnel = true;
         while let Some(piece) = self.receive_body(session, exchange, side).await? {
-            write_pieces(session, piece).await?;
+            write_piece(session, side, piece, false).await?;
         }
+        session.end_sending().await;
+        side.finish_tunnel(session).await;
         session.write_body(Bytes::new(), true).await.map_err(Failure::from)
     }
 
@@ -471,15 +542,11 @@ impl Proxy {
             let is_last = is_ended || side.ends_here();
             if is_last {
                 self.response_complete(exchange);
-                return write_last(session, bytes).await.map_err(Failure::from);
+                return write_piece(session, side, bytes, true).await.map_err(Failure::from);
             }
-            if bytes.is_empty() {
-                // The head does not wait for a body that comes later.
-                if !side.api.has_unread() {
-                    session.flush().await?;
-                }
-            } else {
-                write_pieces(session, bytes).await?;
+            // The head does not wait for a body that comes later.
+            if !bytes.is_empty() || !side.api.has_unread() {
+                write_piece(session, side, bytes, false).await?;
             }
             piece = self.receive_body(session, exchange, side).await?;
         }
@@ -499,46 +566,18 @@ impl Proxy {
             session.close_after();
         }
         session.write_head(response, body.is_empty()).await?;
-        if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
+        if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
     }
-}
-
-/// Queues a piece of a request body for the API, or its end.
-fn take_piece(
-    exchange: &mut Exchange,
-    api: &mut upstream::Exchange,
-    upload: &mut Upload,
-    piece: Option<Bytes>,
-) -> Result<(), Failure> {
-    let now = Instant::now();
-    let Some(piece) = piece else {
-        api.finish_body();
-        (upload.is_open, upload.is_whole, upload.moved) = (false, true, now);
-        return Ok(());
-    };
-    if !upload.is_tunnel && !exchange.pace.keeps_up(piece.len(), now) {
-        return Err(Failure::Client(ClientFailure::TimedOut));
-    }
-    // Empty where the head of a chunk came in part, or an empty frame.
-    if !piece.is_empty() {
-        upload.push(api, piece);
-        upload.moved = now;
-    }
-    Ok(())
 }
 
 /// Reads what has arrived of the request body when its response begins. The end of the body is often
 /// there already: then the connection of the client can stay open.
-async fn take_arrived_body(
-    session: &mut ClientSession,
-    exchange: &mut Exchange,
-    side: &mut ApiSide,
-) -> Result<(), Failure> {
-    while side.upload.is_open && side.api.is_writable() {
-        let mut reading = pin!(request_piece(session, true));
-        let arrived = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
-        let Poll::Ready(piece) = arrived else { break };
-        take_piece(exchange, &mut side.api, &mut side.upload, piece?)?;
+async fn take_arrived_body(session: &mut ClientSession, side: &mut ApiSide) -> Result<(), Failure> {
+    while side.upload.is_open {
+        match poll_fn(|context| Poll::Ready(side.poll_upload(context, session))).await {
+            Poll::Ready(uploaded) => uploaded?,
+            Poll::Pending => break,
+        }
     }
     Ok(())
 }
@@ -559,40 +598,26 @@ fn interim_head(head: ResponseHead) -> Response<()> {
     passed
 }
 
-/// Writes in pieces, each of which has the write timeout.
-async fn write_pieces(session: &mut ClientSession, mut body: Bytes) -> Result<(), ClientFailure> {
-    while !body.is_empty() {
-        let piece = body.split_to(body.len().min(PIECE));
-        session.write_body(piece, false).await?;
-    }
-    Ok(())
-}
-
-/// Writes the last pieces of a response.
-pub(super) async fn write_last(session: &mut ClientSession, mut body: Bytes) -> Result<(), ClientFailure> {
-    while body.len() > PIECE {
-        session.write_body(body.split_to(PIECE), false).await?;
-    }
-    session.write_body(body, true).await
-}
-
-/// The next piece of a request's body if it is to be read, else nothing; an error when the client
-/// leaves.
-async fn request_piece(session: &mut ClientSession, reads_body: bool) -> Result<Option<Bytes>, Failure> {
-    if reads_body {
-        return session.read_body().await.map_err(Failure::from);
-    }
-    session.left().await;
-    Err(Failure::Client(ClientFailure::Closed))
+/// Writes a piece of a response body while the request's body goes on. With `is_end` it is the last
+/// one.
+async fn write_piece(
+    session: &mut ClientSession,
+    side: &mut ApiSide,
+    piece: Bytes,
+    is_end: bool,
+) -> Result<(), ClientFailure> {
+    session.queue_body(piece, is_end);
+    side.flush(session).await
 }
 
 /// Waits for `work` unless the client leaves.
 pub(super) async fn or_left<T>(session: &mut ClientSession, work: impl Future<Output = T>) -> Result<T, Failure> {
-    select! {
-        biased;
-        done = work => Ok(done),
-        () = session.left() => Err(Failure::Client(ClientFailure::Closed)),
-    }
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => session.poll_left(context).map(|()| Err(Failure::Client(ClientFailure::Closed))),
+    })
+    .await
 }
 
 /// Reads what the client still sends of a request body, for a moment.

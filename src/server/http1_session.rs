@@ -1,6 +1,6 @@
 //! The HTTP/1.1 side of a session: body of the request, head and body of the response.
 
-use std::future::poll_fn;
+use std::future::Future;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -12,10 +12,11 @@ use http::{Response, StatusCode};
 use http1::{BodyLength, ChunkedDecoder};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use super::disconnect::ClientFailure;
 use super::response_writer::{ConnectionOption, HeadWriter};
+use super::timer::Timer;
 
 /// Bytes behind a request that are read before it is answered; more of them wait in the kernel.
 pub const MAX_BEHIND: usize = 16 << 10;
@@ -54,6 +55,9 @@ pub struct Http1Session {
     has_begun: bool,
     /// The final head was queued.
     is_final: bool,
+    /// Fires when a client that ended its sending is to be checked for a reset.
+    reset_check: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 enum RequestBody {
@@ -76,7 +80,11 @@ enum ResponseBody {
 /// What becomes of a connection after a request.
 pub enum After {
     /// The next request follows, of which this was received already.
-    Next(Stream, BytesMut),
+    Next {
+        stream: Stream,
+        received: BytesMut,
+        timer: Timer,
+    },
     /// Closed, although bytes of the client are unread.
     CloseUnread(Stream),
     Close(Stream),
@@ -85,8 +93,8 @@ pub enum After {
 }
 
 impl Http1Session {
-    /// `received`: what came behind the head.
-    pub fn new(stream: Stream, received: BytesMut, body: BodyLength, keeps_alive: bool) -> Self {
+    /// `received`: what came behind the head. `timer`: of the connection.
+    pub fn new(stream: Stream, received: BytesMut, body: BodyLength, keeps_alive: bool, timer: Timer) -> Self {
         let body = match body {
             // A request does not end with its connection.
             BodyLength::None | BodyLength::UntilClose => RequestBody::Done,
@@ -106,6 +114,8 @@ impl Http1Session {
             is_aborted: false,
             has_begun: false,
             is_final: false,
+            reset_check: None,
+            timer,
         }
     }
 
@@ -116,7 +126,7 @@ impl Http1Session {
         }
         let is_body_read = matches!(self.body, RequestBody::Done);
         if self.keeps_alive && is_body_read && self.response == ResponseBody::Done {
-            return After::Next(self.stream, self.received);
+            return After::Next { stream: self.stream, received: self.received, timer: self.timer };
         }
         if is_body_read && self.received.is_empty() {
             After::Close(self.stream)
@@ -141,23 +151,29 @@ impl Http1Session {
         self.keeps_alive = false;
     }
 
+    /// The timer of the connection.
+    pub fn timer(&mut self) -> &mut Timer {
+        &mut self.timer
+    }
+
     pub fn has_unread_body(&self) -> bool {
         !matches!(self.body, RequestBody::Done)
     }
 
-    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFailure> {
+    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
         loop {
             if let Some(read) = self.take_received()? {
-                return Ok(read);
+                return Poll::Ready(Ok(read));
             }
             self.received.reserve(READ);
-            match self.stream.read_buf(&mut self.received).await {
+            let reading = pin!(self.stream.read_buf(&mut self.received));
+            match ready!(reading.poll(context)) {
                 Ok(1..) => {}
                 Ok(0) if matches!(self.body, RequestBody::Tunnel) => {
                     self.body = RequestBody::Done;
-                    return Ok(None);
+                    return Poll::Ready(Ok(None));
                 }
-                Ok(0) | Err(_) => return Err(ClientFailure::Closed),
+                Ok(0) | Err(_) => return Poll::Ready(Err(ClientFailure::Closed)),
             }
         }
     }
@@ -194,26 +210,24 @@ impl Http1Session {
         Ok(Some(None))
     }
 
-    pub async fn left(&mut self) {
-        if !self.is_half_closed && self.receive_behind().await.is_err() {
-            return;
+    pub fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_half_closed && ready!(self.poll_behind(context)).is_err() {
+            return Poll::Ready(());
         }
         // It ended its sending, or so much came behind the request that no more is read.
-        let digest = self.stream.get_socket_digest();
-        loop {
+        let check = self.reset_check.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
+        while check.as_mut().poll(context).is_ready() {
+            let digest = self.stream.get_socket_digest();
             let state = digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
             if state == Some(TCP_CLOSED) {
-                return;
+                return Poll::Ready(());
             }
-            sleep(RESET_CHECK).await;
+            check.as_mut().reset(tokio::time::Instant::now() + RESET_CHECK);
         }
+        Poll::Pending
     }
 
     /// Receives what comes behind the request, until the client ends its sending or enough came.
-    async fn receive_behind(&mut self) -> std::io::Result<()> {
-        poll_fn(|context| self.poll_behind(context)).await
-    }
-
     fn poll_behind(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         // Mostly nothing has come: filling the buffer with zeros would cost more than the poll.
         let mut piece = [const { MaybeUninit::uninit() }; 4096];
@@ -229,11 +243,17 @@ impl Http1Session {
         Poll::Ready(Ok(()))
     }
 
-    pub async fn write_interim(&mut self, response: &Response<()>, longest: Duration) -> Result<(), ClientFailure> {
+    /// Queues an informational head.
+    pub fn queue_interim(&mut self, response: &Response<()>) {
         let mut head = HeadWriter::begin(&mut self.queue, response.status());
         response.headers().iter().for_each(|(name, value)| head.field(name, value.as_bytes()));
         head.finish_without_date(ConnectionOption::Unstated);
-        self.flush(longest).await
+    }
+
+    /// Ends the gateway's sending, while the client may go on with its own.
+    pub fn poll_end_sending(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // It fails only for a connection that is gone, which the next read reports.
+        Pin::new(&mut self.stream).poll_shutdown(context).map(drop)
     }
 
     /// Queues a head, and decides how its body is framed. `is_head_request`: the response to `HEAD`.
@@ -275,8 +295,9 @@ impl Http1Session {
         true
     }
 
-    /// Queues a piece of the body; [`Http1Session::flush`] must follow.
+    /// Queues a piece of the body, behind which nothing is queued before all is written.
     pub fn queue_body(&mut self, piece: Bytes) {
+        debug_assert!(self.piece.is_empty(), "the piece before it is written");
         if piece.is_empty() || self.response == ResponseBody::Done {
             return;
         }
@@ -294,45 +315,21 @@ impl Http1Session {
         }
     }
 
-    /// Ends the response and writes what is queued.
-    pub async fn finish(&mut self, longest: Duration) -> Result<(), ClientFailure> {
+    /// Queues the end of the response.
+    pub fn queue_end(&mut self) {
         if self.response == ResponseBody::Chunked {
             self.queue.extend_from_slice(http1::LAST_CHUNK);
         }
         self.response = ResponseBody::Done;
-        self.flush(longest).await
     }
 
-    /// Writes what is queued; a write without progress may take `longest`.
-    pub async fn flush(&mut self, longest: Duration) -> Result<(), ClientFailure> {
-        if self.unwritten() == 0 {
-            return Ok(());
-        }
-        // Mostly the connection takes it at once, and no timer is needed.
-        let at_once = poll_fn(|context| Poll::Ready(self.poll_flush(context))).await;
-        if let Poll::Ready(written) = at_once {
-            return written;
-        }
-        loop {
-            let before = self.unwritten();
-            let progress = poll_fn(|context| match self.poll_flush(context) {
-                Poll::Pending if self.unwritten() < before => Poll::Ready(Ok(false)),
-                other => other.map_ok(|()| true),
-            });
-            match timeout(longest, pin!(progress)).await {
-                Ok(Ok(true)) => return Ok(()),
-                Ok(Ok(false)) => {}
-                Ok(Err(failure)) => return Err(failure),
-                Err(_) => return Err(ClientFailure::TimedOut),
-            }
-        }
-    }
-
-    fn unwritten(&self) -> usize {
+    /// Bytes that are queued and not written.
+    pub fn unwritten(&self) -> usize {
         self.queue.len() - self.written + self.piece.len()
     }
 
-    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientFailure>> {
+    /// Writes what is queued; ready once all of it is written.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientFailure>> {
         while self.unwritten() > 0 {
             let stream = Pin::new(&mut self.stream);
             let head = &self.queue[self.written..];

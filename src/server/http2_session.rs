@@ -1,7 +1,6 @@
 //! The HTTP/2 side of a session: one stream of the `h2` library.
 
-use std::future::poll_fn;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -9,10 +8,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, Response};
 use pingora_core::protocols::http::date::get_cached_date;
-use tokio::time::timeout;
 
 use super::disconnect::ClientFailure;
 use super::http2::ActiveRequest;
+use super::timer::Timer;
 
 /// Fields of HTTP/1.1 connections, which HTTP/2 does not have (RFC 9113 section 8.2.2).
 const OF_A_CONNECTION: [HeaderName; 3] = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
@@ -23,30 +22,36 @@ pub struct Http2Session {
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     active: ActiveRequest,
+    /// A piece of the body that the client's window does not permit yet.
+    queued: Bytes,
+    /// The response ends behind `queued`.
+    ends: bool,
+    timer: Timer,
 }
 
 impl Http2Session {
     pub fn new(body: RecvStream, respond: SendResponse<Bytes>, active: ActiveRequest) -> Self {
-        Http2Session { body, respond, send: None, active }
+        Http2Session { body, respond, send: None, active, queued: Bytes::new(), ends: false, timer: Timer::default() }
     }
 
     pub fn has_unread_body(&self) -> bool {
         !self.body.is_end_stream()
     }
 
-    pub async fn read_body(&mut self) -> Result<Option<Bytes>, ClientFailure> {
-        let Some(piece) = self.body.data().await else { return Ok(None) };
+    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
+        let Some(piece) = ready!(self.body.poll_data(context)) else { return Poll::Ready(Ok(None)) };
         let piece = piece.map_err(|error| classify(&error))?;
         // Fails only for more than was received.
         let _ = self.body.flow_control().release_capacity(piece.len());
-        Ok(Some(piece))
+        Poll::Ready(Ok(Some(piece)))
     }
 
-    pub async fn left(&mut self) {
-        let _ = match &mut self.send {
-            Some(send) => poll_fn(|context| send.poll_reset(context)).await,
-            None => poll_fn(|context| self.respond.poll_reset(context)).await,
+    pub fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let reset = match &mut self.send {
+            Some(send) => send.poll_reset(context),
+            None => self.respond.poll_reset(context),
         };
+        reset.map(drop)
     }
 
     pub fn write_interim(&mut self, head: Response<()>) -> Result<(), ClientFailure> {
@@ -59,34 +64,51 @@ impl Http2Session {
         Ok(())
     }
 
-    /// Writes a piece as the client's window permits; each part without progress may take `longest`.
-    pub async fn write_body(&mut self, mut piece: Bytes, is_end: bool, longest: Duration) -> Result<(), ClientFailure> {
-        let Some(send) = &mut self.send else { return Err(ClientFailure::Closed) };
-        while !piece.is_empty() {
-            send.reserve_capacity(piece.len());
+    /// Queues a piece of the body, behind which nothing is queued before all is written.
+    pub fn queue_body(&mut self, piece: Bytes, is_end: bool) {
+        debug_assert!(self.queued.is_empty(), "the piece before it is written");
+        self.queued = piece;
+        self.ends = is_end;
+    }
+
+    /// Bytes that are queued and not given to h2.
+    pub fn unwritten(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Gives what is queued to h2, as the client's window permits; ready once all of it is.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ClientFailure>> {
+        if self.queued.is_empty() && !self.ends {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(send) = &mut self.send else { return Poll::Ready(Err(ClientFailure::Closed)) };
+        while !self.queued.is_empty() {
+            send.reserve_capacity(self.queued.len());
             let capacity = match send.capacity() {
-                0 => {
-                    let waiting = timeout(longest, poll_fn(|context| send.poll_capacity(context)));
-                    match waiting.await {
-                        Ok(Some(Ok(capacity))) => capacity,
-                        Ok(_) if self.active.is_stalled() => return Err(ClientFailure::TimedOut),
-                        Ok(_) => return Err(ClientFailure::Closed),
-                        Err(_) => return Err(ClientFailure::TimedOut),
-                    }
-                }
+                0 => match ready!(send.poll_capacity(context)) {
+                    Some(Ok(capacity)) => capacity,
+                    _ if self.active.is_stalled() => return Poll::Ready(Err(ClientFailure::TimedOut)),
+                    _ => return Poll::Ready(Err(ClientFailure::Closed)),
+                },
                 capacity => capacity,
             };
-            let part = piece.split_to(capacity.min(piece.len()));
-            let is_last = is_end && piece.is_empty();
+            let part = self.queued.split_to(capacity.min(self.queued.len()));
+            let is_last = self.ends && self.queued.is_empty();
             send.send_data(part, is_last).map_err(|error| classify(&error))?;
             if is_last {
-                return Ok(());
+                self.ends = false;
+                return Poll::Ready(Ok(()));
             }
         }
-        if is_end {
+        if std::mem::take(&mut self.ends) {
             send.send_data(Bytes::new(), true).map_err(|error| classify(&error))?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
+    }
+
+    /// The timer of the stream.
+    pub fn timer(&mut self) -> &mut Timer {
+        &mut self.timer
     }
 
     pub fn reset(&mut self, reason: Reason) {

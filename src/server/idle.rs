@@ -1,8 +1,6 @@
 //! Waiting for the next request of a kept connection, at the cost of a read alone.
 //!
-//! A timer for each wait would be registered and taken back for each request, under a lock that all connections share, and so
-//! would the ear for the drain. Here a connection has one of each for as long as it lives. The timer is not moved when a
-//! request comes: it fires at the deadline of a wait long over, finds the one of now, and is set to that.
+//! A connection has one [`Timer`], and one future for the drain, for as long as it lives.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -14,30 +12,28 @@ use bytes::BytesMut;
 use pingora_core::protocols::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::task::coop::unconstrained;
-use tokio::time::{Sleep, sleep_until};
 
 use super::lifecycle::Lifecycle;
-use crate::clock;
+use super::timer::Timer;
 
 /// What ends the waits of one connection.
 pub struct Idle {
     lifecycle: Arc<Lifecycle>,
+    timer: Timer,
     /// Once there was something to wait for.
     ends: Option<Ends>,
 }
 
 struct Ends {
-    /// Fires no later than the wait of now must end.
-    timer: Pin<Box<Sleep>>,
     /// Comes back when the drain begins to end idle connections.
     drain: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// The task that both wake. `None`: neither was asked yet.
-    told: Option<Waker>,
+    /// The task that the drain wakes. `None`: it was not polled yet.
+    waker: Option<Waker>,
 }
 
 impl Idle {
     pub fn new(lifecycle: Arc<Lifecycle>) -> Self {
-        Idle { lifecycle, ends: None }
+        Idle { lifecycle, timer: Timer::default(), ends: None }
     }
 
     /// Reads what comes first. False: nothing came within `longest` after `since`, the caller left, or the drain ends connections
@@ -56,46 +52,27 @@ impl Idle {
         .await
     }
 
-    /// Whether the wait is over. Whoever is told to wait is woken when it is.
-    fn poll_end(&mut self, cx: &mut Context<'_>, since: Instant, longest: Duration) -> Poll<()> {
-        let ends = self.ends.get_or_insert_with(|| Ends::new(&self.lifecycle, since + longest));
-        let waker = cx.waker();
-        let mut ask = !ends.told.as_ref().is_some_and(|told| told.will_wake(waker));
-        if ask {
-            ends.told = Some(waker.clone());
+    /// Whether the wait is over; otherwise the task is woken when it is.
+    fn poll_end(&mut self, context: &mut Context<'_>, since: Instant, longest: Duration) -> Poll<()> {
+        let ends = self.ends.get_or_insert_with(|| Ends::new(&self.lifecycle));
+        let waker = context.waker();
+        if !ends.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            ends.waker = Some(waker.clone());
             if let Some(drain) = &mut ends.drain
-                && pin!(unconstrained(drain.as_mut())).poll(cx).is_ready()
+                && pin!(unconstrained(drain.as_mut())).poll(context).is_ready()
             {
                 ends.drain = None;
             }
         }
-        // After asking, so that none of both is missed.
-        let deadline = since + if self.lifecycle.ends_idle() { longest.min(Lifecycle::IDLE) } else { longest };
-        if ends.timer.deadline().into_std() > deadline {
-            ends.timer.as_mut().reset(deadline.into());
-            ask = true;
-        }
-        while ask || ends.timer.is_elapsed() {
-            if pin!(unconstrained(ends.timer.as_mut())).poll(cx).is_pending() {
-                break;
-            }
-            if clock::now() >= deadline {
-                return Poll::Ready(());
-            }
-            ends.timer.as_mut().reset(deadline.into());
-            ask = true;
-        }
-        Poll::Pending
+        // After polling the drain, so that its beginning is not missed.
+        let longest = if self.lifecycle.ends_idle() { longest.min(Lifecycle::IDLE) } else { longest };
+        self.timer.poll(context, since + longest)
     }
 }
 
 impl Ends {
-    fn new(lifecycle: &Lifecycle, deadline: Instant) -> Self {
-        Ends {
-            timer: Box::pin(sleep_until(deadline.into())),
-            drain: Some(Box::pin(lifecycle.idle_ending())),
-            told: None,
-        }
+    fn new(lifecycle: &Lifecycle) -> Self {
+        Ends { drain: Some(Box::pin(lifecycle.idle_ending())), waker: None }
     }
 }
 
@@ -105,6 +82,7 @@ mod tests {
     use tokio::time::{advance, sleep};
 
     use super::*;
+    use crate::clock;
 
     const LONGEST: Duration = Duration::from_secs(60);
     /// Timers have a resolution of a millisecond.

@@ -42,6 +42,7 @@ mod side;
 mod signals;
 mod start;
 mod start_error;
+mod timer;
 mod upgrade;
 mod wrapped;
 

@@ -1,6 +1,9 @@
 //! The minimum rate of a request body, so that a client that sends single bytes does not hold a
 //! connection to the API for ever: a limit on the pause between two pieces alone permits one byte
-//! every half minute for days. Pure.
+//! every half minute for days.
+//!
+//! `ClientSession::poll_body` applies it, the only place that reads a body, of HTTP/1.1 and of HTTP/2.
+//! What a client sends in a tunnel is not a body. Pure.
 
 use std::time::{Duration, Instant};
 

@@ -18,11 +18,10 @@ use super::admission::{Limit, RefusalPlace, RequestPlace};
 use super::client_session::{Application, ClientSession};
 use super::credentials::{Forwarded, ForwardedValidation, PendingChanges};
 use super::disconnect::{ClientFailure, client_closed_request};
-use super::exchange::{Failure, write_last};
+use super::exchange::Failure;
 use super::head;
 use super::http2_head;
 use super::lifecycle::Counted;
-use super::pace::Pace;
 use super::redacted::{RedactRule, Veil};
 use super::setup::{Current, Setup};
 use crate::api::{
@@ -61,7 +60,6 @@ pub struct Exchange {
     pub(super) has_body: bool,
     /// Its response depends on the caller's access level.
     pub(super) depends_on_level: bool,
-    pub(super) pace: Pace,
     /// Among the requests under way, or among the refusals that are being written.
     place: Option<RequestPlace>,
     refusal: Option<RefusalPlace>,
@@ -258,7 +256,7 @@ impl Proxy {
         let body = if head_only { Bytes::new() } else { reply.body() };
         exchange.record.body_bytes = body.len();
         session.write_head(response, body.is_empty()).await?;
-        if body.is_empty() { Ok(()) } else { write_last(session, body).await.map_err(Failure::from) }
+        if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
     }
 }
 
@@ -388,7 +386,6 @@ impl Proxy {
             read_ahead: Bytes::new(),
             has_body: has_body(session),
             depends_on_level: false,
-            pace: Pace::default(),
             place: None,
             refusal: None,
             _busy: busy,

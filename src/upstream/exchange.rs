@@ -45,14 +45,6 @@ pub enum Event {
     End,
 }
 
-/// Progress of an exchange.
-#[derive(Debug)]
-pub enum Progress {
-    Received(Event),
-    /// Some of what was queued is written, or writing failed.
-    Sent,
-}
-
 #[derive(Debug)]
 enum Incoming {
     Head {
@@ -145,7 +137,7 @@ impl Exchange {
     }
 
     /// Bytes that are queued and not written.
-    fn unwritten(&self) -> usize {
+    pub fn unwritten(&self) -> usize {
         self.outgoing.len() - self.written + self.outgoing_data.len()
     }
 
@@ -274,24 +266,6 @@ impl Exchange {
         poll_fn(|context| {
             let _ = self.poll_send(context);
             self.poll_event(context)
-        })
-        .await
-    }
-
-    /// Like [`Exchange::next_event`], but also returns when a part of the queue was written.
-    ///
-    /// # Errors
-    ///
-    /// As [`Exchange::poll_event`].
-    pub async fn next_progress(&mut self) -> Result<Progress, UpstreamError> {
-        poll_fn(|context| {
-            let before = (self.unwritten(), self.has_send_failed);
-            let _ = self.poll_send(context);
-            if let Poll::Ready(event) = self.poll_event(context) {
-                return Poll::Ready(event.map(Progress::Received));
-            }
-            let after = (self.unwritten(), self.has_send_failed);
-            if after == before { Poll::Pending } else { Poll::Ready(Ok(Progress::Sent)) }
         })
         .await
     }

@@ -27,7 +27,7 @@ pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Kind, Request, Transport};
 pub use connector::{AddressStatus, Connection, Connector};
 pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
-pub use exchange::{Event, Exchange, Progress};
+pub use exchange::{Event, Exchange};
 pub use metrics::AddressMetrics;
 pub use places::Payer;
 pub use tls::{TlsFailure, TrustError, check_files};

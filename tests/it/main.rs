@@ -8,6 +8,7 @@ mod api_response;
 mod behind;
 mod body_differential;
 mod body_framing;
+mod both_directions;
 mod breaker;
 mod cache;
 mod change_log;
