@@ -85,6 +85,9 @@ impl TrustedProxies {
     /// The client's address: the last hop that is not a trusted proxy, reading `X-Forwarded-For` from its end. Empty
     /// members are ignored (RFC 9110 section 5.6.1); anything else that is not an address ends the reading.
     pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer.to_canonical();
+        }
         let fields: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
         self.caller_by(peer, &fields)
     }

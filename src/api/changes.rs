@@ -5,7 +5,7 @@
 //! methods count as POST does; the methods that IANA registers as safe change nothing, except that
 //! a GET can be a logout.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::credential::Token;
 use super::ids::{CustomerId, EmployeeId};
@@ -34,14 +34,18 @@ impl Change {
 }
 
 /// Fields by which some frameworks read a request as one of another method.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
 
 /// The methods that are safe by the IANA registry of HTTP methods (RFC 9110 section 9.2.1).
 const SAFE_METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
 
 /// What a request changes, if the API obeys it. Most requests change nothing.
 pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<Change> {
-    let overridden = METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name));
+    let overridden = METHOD_OVERRIDES.iter().any(|name| headers.contains_key(name));
     let write = overridden || !SAFE_METHODS.contains(&method.as_str());
     if *method == Method::OPTIONS && !overridden {
         return Vec::new();

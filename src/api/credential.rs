@@ -8,12 +8,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
 use super::error::{ApiError, Refusal};
 use super::path::Query;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A caller's token. It prints nothing, its memory is zeroed when it is dropped, and [`Token::expose`] is the one way to
 /// read it.
@@ -100,8 +102,8 @@ pub fn find_credential(
     query: &Query<'_>,
     cookie: Option<&str>,
 ) -> Result<Credential, CredentialError> {
-    let authorization = only_value(headers, AUTHORIZATION.as_str())?;
-    let api_key = only_value(headers, "x-api-key")?.filter(|value| !value.is_empty());
+    let authorization = only_value(headers, &AUTHORIZATION)?;
+    let api_key = only_value(headers, &X_API_KEY)?.filter(|value| !value.is_empty());
     let parsed = |place: Place, value: &[u8]| {
         let token = Token::parse(value).ok_or(CredentialError::Malformed)?;
         Ok(Credential { token, place })
@@ -232,8 +234,8 @@ impl<'de> serde::Deserialize<'de> for TokenMembers {
 /// # Errors
 /// [`CredentialError::Ambiguous`].
 pub fn credentials_agree(headers: &HeaderMap) -> Result<(), CredentialError> {
-    only_value(headers, AUTHORIZATION.as_str())?;
-    only_value(headers, "x-api-key").map(drop)
+    only_value(headers, &AUTHORIZATION)?;
+    only_value(headers, &X_API_KEY).map(drop)
 }
 
 /// Whether a text holds a credential of the request, from whichever place. `fields`: names in any
@@ -260,7 +262,7 @@ pub fn holds_credential<'a>(
 }
 
 /// The value of a field that may occur more than once as long as each time says the same.
-fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, CredentialError> {
+fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, CredentialError> {
     let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
     let Some(first) = values.next() else { return Ok(None) };
     if values.all(|value| value == first) { Ok(Some(first)) } else { Err(CredentialError::Ambiguous) }

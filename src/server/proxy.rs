@@ -49,6 +49,8 @@ pub struct Exchange {
     pub(super) setup: Arc<Setup>,
     pub(super) record: Record,
     request_id: HeaderValue,
+    /// Of the client, by the trusted proxies before it.
+    pub(super) address: IpAddr,
     pub(super) changes: PendingChanges,
     pub(super) forwarded: Forwarded,
     pub(super) validation: ForwardedValidation,
@@ -92,7 +94,9 @@ enum Answered {
 impl Setup {
     /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
     fn way<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
-        if let Some(error) = http2_head::refusal(&request.fields).filter(|_| request.version == Version::HTTP_2) {
+        if request.version == Version::HTTP_2
+            && let Some(error) = http2_head::refusal(&request.fields)
+        {
             return Err(error);
         }
         if matches!(request.method, Method::TRACE | Method::CONNECT) {
@@ -182,10 +186,8 @@ impl Setup {
 impl Proxy {
     /// The gateway's own answer, or how the API's is passed on.
     async fn answer(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Answered {
-        let peer = session.peer();
         let request = session.request();
-        let shared = exchange.setup.clone();
-        let address = shared.trusted.caller(peer, &request.fields);
+        let (shared, address) = (exchange.setup.clone(), exchange.address);
         match shared.way(request, &mut exchange.record) {
             Ok((Way::CustomerName(customer), _)) => {
                 let answered = self.answer_name(session, exchange, customer, address).await;
@@ -264,11 +266,10 @@ impl Proxy {
     /// Takes a place among the requests under way.
     fn admit(&self, session: &ClientSession, exchange: &mut Exchange) -> Result<(), Limit> {
         let (request, setup) = (session.request(), &exchange.setup);
-        let address = setup.trusted.caller(session.peer(), &request.fields);
         let query = Query::unvalidated(request.query());
         let credential = setup.gateway.credential(&request.fields, &query).ok();
         let caller = credential.map(|credential| setup.gateway.caller_of(&credential.token));
-        let (limits, address) = (setup.limits.requests, setup.limited_address(address));
+        let (limits, address) = (setup.limits.requests, setup.limited_address(exchange.address));
         let place = setup.admission.request(limits, address, caller)?;
         exchange.place = Some(place);
         Ok(())
@@ -375,10 +376,12 @@ impl Proxy {
         record.method = session.request().method.clone();
         record.request_id = request_id.to_str().unwrap_or_default().to_owned();
         record.trace = setup.trace(session.request());
+        let address = setup.trusted.caller(session.peer(), &session.request().fields);
         Exchange {
             setup,
             record,
             request_id,
+            address,
             changes: PendingChanges::default(),
             forwarded: Forwarded::default(),
             validation: ForwardedValidation::default(),

@@ -182,8 +182,10 @@ impl Setup {
     /// The same, written to where there is room for it already.
     pub fn append_request_id(&self, text: &mut String) {
         let id = self.ids.next();
-        let digit = |shift: u32| char::from(b"0123456789abcdef"[(id >> shift) as usize & 0xf]);
-        text.extend((0..32).rev().map(|place| digit(4 * place)));
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+        let digits = id.to_be_bytes().map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+        // Digits are text.
+        text.push_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default());
     }
 }
 

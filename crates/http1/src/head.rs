@@ -1,8 +1,11 @@
 //! What response heads and request heads share: bounds, the search for the end, and the fields
 //! that frame a body.
 
+use std::sync::LazyLock;
+
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use memchr::memmem;
 use thiserror::Error;
 
 use crate::field::is_token_byte;
@@ -76,6 +79,13 @@ impl HeadScan {
         max_bytes: usize,
     ) -> Result<Option<usize>, HeadError> {
         let window = &buffer[..buffer.len().min(max_bytes)];
+        if self.scanned == 0
+            && let Some(end) = EMPTY_LINE.find(window).map(|at| at + EMPTY_LINE.needle().len())
+            && has_only_line_ends(&window[..end])
+        {
+            // The usual head arrives whole. The loop below takes 3 times the instructions.
+            return Ok(Some(end));
+        }
         let start = self.scanned.min(window.len());
         for at in memchr::memchr3_iter(b'\r', b'\n', 0, &window[start..]).map(|at| start + at) {
             match (window[at], window.get(at + 1)) {
@@ -99,6 +109,21 @@ impl HeadScan {
         self.scanned = window.len();
         Ok(None)
     }
+}
+
+/// Finds the line end and the empty line that end a head.
+static EMPTY_LINE: LazyLock<memmem::Finder<'static>> =
+    LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
+
+/// Whether each CR and LF is part of a CRLF, and no byte is NUL, in a head that ends with CRLF.
+///
+/// Without branches, so that it is compiled to vector instructions.
+fn has_only_line_ends(head: &[u8]) -> bool {
+    let pairs = head.iter().zip(&head[1..]);
+    let is_odd = pairs.fold(0, |odd, (&byte, &next)| {
+        odd | u8::from((byte == b'\r') != (next == b'\n')) | u8::from(byte == 0)
+    });
+    is_odd == 0 && head[0] != b'\n'
 }
 
 /// Result of reading the fields of a head.
@@ -134,38 +159,32 @@ impl Fields {
             return Err(HeadError::TooManyFields);
         }
         let mut map = HeaderMap::with_capacity(parsed.len());
+        let mut framing = FieldFraming::Unspecified;
+        let mut connection = ConnectionOptions::default();
         for field in parsed {
             let name =
                 HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
             let value = HeaderValue::from_bytes(field.value).map_err(|_| HeadError::Malformed)?;
+            match name {
+                CONTENT_LENGTH | TRANSFER_ENCODING if framing != FieldFraming::Unspecified => {
+                    return Err(HeadError::AmbiguousFraming);
+                }
+                CONTENT_LENGTH => {
+                    let length = parse_length(field.value).ok_or(HeadError::AmbiguousFraming)?;
+                    framing = FieldFraming::Length(length);
+                }
+                TRANSFER_ENCODING => {
+                    if minor_version == 0 || !field.value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(HeadError::AmbiguousFraming);
+                    }
+                    framing = FieldFraming::Chunked;
+                }
+                CONNECTION => connection.add(field.value),
+                _ => {}
+            }
             map.append(name, value);
         }
-        let framing = FieldFraming::from_fields(&map, minor_version)?;
-        let connection = ConnectionOptions::from_fields(&map);
         Ok(Fields { map, framing, connection })
-    }
-}
-
-impl FieldFraming {
-    fn from_fields(fields: &HeaderMap, minor_version: u8) -> Result<Self, HeadError> {
-        let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-        let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-        let (length, coding) = (lengths.next(), codings.next());
-        if lengths.next().is_some() || codings.next().is_some() {
-            return Err(HeadError::AmbiguousFraming);
-        }
-        match (length, coding) {
-            (None, None) => Ok(FieldFraming::Unspecified),
-            (Some(length), None) => parse_length(length.as_bytes())
-                .map(FieldFraming::Length)
-                .ok_or(HeadError::AmbiguousFraming),
-            (None, Some(coding))
-                if minor_version >= 1 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") =>
-            {
-                Ok(FieldFraming::Chunked)
-            }
-            _ => Err(HeadError::AmbiguousFraming),
-        }
     }
 }
 
@@ -180,12 +199,6 @@ pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 impl ConnectionOptions {
-    fn from_fields(fields: &HeaderMap) -> Self {
-        let mut options = ConnectionOptions::default();
-        fields.get_all(CONNECTION).iter().for_each(|value| options.add(value.as_bytes()));
-        options
-    }
-
     /// Adds the options of a further `Connection` field.
     pub(crate) fn add(&mut self, value: &[u8]) {
         for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
@@ -226,6 +239,11 @@ mod tests {
             ("a\r\n\r", Ok(None)),
             ("a\r\n\r\n", Ok(Some(5))),
             ("a\r\n\r\nb\n\r\0", Ok(Some(5))),
+            ("a\0\r\n\r\n", Err(Malformed)),
+            ("\na\r\n\r\n", Err(Malformed)),
+            ("a\nb\r\n\r\n", Err(Malformed)),
+            ("a\rb\r\n\r\n", Err(Malformed)),
+            ("a\r\r\n\r\n", Err(Malformed)),
             ("a\r\nb\r\n\r\n", Ok(Some(8))),
             ("\r\n\r\n", Ok(Some(4))),
             ("a\n", Err(Malformed)),

@@ -68,6 +68,9 @@ impl ResponseHead {
         limits: &HeadLimits,
     ) -> Result<Option<(Self, usize)>, HeadError> {
         const BEGINNING: &[u8] = b"HTTP/1.";
+        if buffer.is_empty() {
+            return Ok(None);
+        }
         let compared = buffer.len().min(BEGINNING.len());
         if buffer[..compared] != BEGINNING[..compared] {
             return Err(HeadError::NotHttp);
