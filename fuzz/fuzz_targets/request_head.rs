@@ -66,8 +66,10 @@ fn http2(bytes: &[u8]) {
 fn compare(fields: &[(Vec<u8>, Vec<u8>)]) {
     let mut section = Vec::new();
     fields.iter().for_each(|(name, value)| hpack::encode(name, value, &mut section));
-    let read = hpack::Decoder::default().decode(&section, usize::MAX).expect("what was written is read");
-    let again: Vec<_> = read.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+    let mut read = hpack::Fields::default();
+    read.clear(usize::MAX);
+    hpack::Decoder::default().decode(&section, &mut read).expect("what was written is read");
+    let again: Vec<_> = read.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
     assert_eq!(again, fields);
     let verdict = http2_head::judge_request(read.iter());
     let fault = oracle::http2_fault(fields);

@@ -5,6 +5,8 @@
 //! well-formed but not served is replaced by one that the gateway answers with its own error, on
 //! the usual way: h2 would reset its stream.
 
+use std::sync::LazyLock;
+
 use http1::{MAX_METHOD_BYTES, RequestHeadError, check_origin_form, is_token_byte};
 
 use crate::api::{ApiError, Refusal};
@@ -36,33 +38,93 @@ pub enum Verdict {
     Refused(ApiError),
 }
 
+/// What a field says by itself. A field of the dynamic table is classified once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldKind {
+    Malformed,
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Host,
+    ContentLength,
+    /// [`REFUSAL_FIELD`].
+    Refusal,
+    /// No rule about a whole section concerns it.
+    Other,
+}
+
+/// A field of a section.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+    pub kind: FieldKind,
+}
+
+impl<'a> Field<'a> {
+    pub fn new(name: &'a [u8], value: &'a [u8]) -> Self {
+        Field { name, value, kind: FieldKind::of(name, value) }
+    }
+}
+
+impl FieldKind {
+    fn of(name: &[u8], value: &[u8]) -> Self {
+        if memchr::memchr3(0, b'\r', b'\n', value).is_some() {
+            return FieldKind::Malformed;
+        }
+        match name {
+            b":method" => return FieldKind::Method,
+            b":scheme" => return FieldKind::Scheme,
+            b":authority" => return FieldKind::Authority,
+            b":path" => return FieldKind::Path,
+            _ if !is_valid_name(name) || has_outer_blank(value) => return FieldKind::Malformed,
+            _ => {}
+        }
+        match name {
+            b"host" => FieldKind::Host,
+            b"content-length" => FieldKind::ContentLength,
+            // Fields of one connection (section 8.2.2).
+            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
+                FieldKind::Malformed
+            }
+            b"te" if !value.eq_ignore_ascii_case(b"trailers") => FieldKind::Malformed,
+            _ if name == REFUSAL_FIELD.as_bytes() => FieldKind::Refusal,
+            _ => FieldKind::Other,
+        }
+    }
+}
+
 /// Judges the head of a request.
-pub fn judge_request<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Verdict {
+pub fn judge_request<'a>(fields: impl Iterator<Item = Field<'a>>) -> Verdict {
     let mut pseudo = Pseudo::default();
     let (mut host, mut length) = (None, None);
     let mut refusal = None;
     let mut regular = false;
-    for (name, value) in fields {
-        if let Some(name) = name.strip_prefix(b":") {
-            // They come first, once each (section 8.3).
-            if regular || !pseudo.set(name, value) {
-                return Verdict::Malformed;
-            }
-            continue;
-        }
-        regular = true;
-        if !is_valid_field(name, value) {
-            return Verdict::Malformed;
-        }
-        match name {
-            b"host" if host.replace(value).is_some() => refusal = Some(ApiError::BadRequest(Refusal::MissingHost)),
-            b"content-length" => {
-                let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-                if !digits || length.replace(value).is_some_and(|before| before != value) {
-                    refusal = Some(ApiError::BadRequest(Refusal::Framing));
+    for Field { value, kind, .. } in fields {
+        let place = match kind {
+            FieldKind::Malformed => return Verdict::Malformed,
+            FieldKind::Method => &mut pseudo.method,
+            FieldKind::Scheme => &mut pseudo.scheme,
+            FieldKind::Authority => &mut pseudo.authority,
+            FieldKind::Path => &mut pseudo.path,
+            FieldKind::Host | FieldKind::ContentLength | FieldKind::Refusal | FieldKind::Other => {
+                regular = true;
+                if kind == FieldKind::Host && host.replace(value).is_some() {
+                    refusal = Some(ApiError::BadRequest(Refusal::MissingHost));
                 }
+                if kind == FieldKind::ContentLength {
+                    let digits = (1..=18).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+                    if !digits || length.replace(value).is_some_and(|before| before != value) {
+                        refusal = Some(ApiError::BadRequest(Refusal::Framing));
+                    }
+                }
+                continue;
             }
-            _ => {}
+        };
+        // They come first, once each (section 8.3).
+        if regular || place.replace(value).is_some() {
+            return Verdict::Malformed;
         }
     }
     match pseudo.judge(host) {
@@ -72,8 +134,10 @@ pub fn judge_request<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> 
 }
 
 /// Judges trailers: no pseudo-header field may be among them (section 8.1).
-pub fn judge_trailers<'a>(mut fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Verdict {
-    if fields.all(|(name, value)| is_valid_field(name, value)) { Verdict::Pass } else { Verdict::Malformed }
+pub fn judge_trailers<'a>(mut fields: impl Iterator<Item = Field<'a>>) -> Verdict {
+    let is_regular =
+        |kind| matches!(kind, FieldKind::Host | FieldKind::ContentLength | FieldKind::Refusal | FieldKind::Other);
+    if fields.all(|field| is_regular(field.kind)) { Verdict::Pass } else { Verdict::Malformed }
 }
 
 /// The pseudo-header fields of a request.
@@ -85,19 +149,7 @@ struct Pseudo<'a> {
     path: Option<&'a [u8]>,
 }
 
-impl<'a> Pseudo<'a> {
-    /// False: it is unknown, or there twice.
-    fn set(&mut self, name: &[u8], value: &'a [u8]) -> bool {
-        let place = match name {
-            b"method" => &mut self.method,
-            b"scheme" => &mut self.scheme,
-            b"authority" => &mut self.authority,
-            b"path" => &mut self.path,
-            _ => return false,
-        };
-        place.replace(value).is_none() && !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
-    }
-
+impl Pseudo<'_> {
     fn judge(&self, host: Option<&[u8]>) -> Verdict {
         let refuse = |refusal| Verdict::Refused(ApiError::BadRequest(refusal));
         let Some(method) = self.method.filter(|method| !method.is_empty() && method.iter().all(|b| is_token_byte(*b)))
@@ -135,48 +187,47 @@ impl<'a> Pseudo<'a> {
     }
 }
 
-/// Sections 8.2.1 and 8.2.2: a token in lower case; a value without line ends, NUL and blanks
-/// around it; no field of one connection.
-fn is_valid_field(name: &[u8], value: &[u8]) -> bool {
-    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    !name.is_empty()
-        && name.iter().all(|byte| is_token_byte(*byte) && !byte.is_ascii_uppercase())
-        && !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
-        && !is_blank(value.first())
-        && !is_blank(value.last())
-        && match name {
-            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => false,
-            b"te" => value.eq_ignore_ascii_case(b"trailers"),
-            _ => true,
-        }
+/// Section 8.2.1: a token in lower case.
+fn is_valid_name(name: &[u8]) -> bool {
+    static IS_VALID: LazyLock<[bool; 256]> = LazyLock::new(|| {
+        std::array::from_fn(|byte| {
+            u8::try_from(byte).is_ok_and(|byte| is_token_byte(byte) && !byte.is_ascii_uppercase())
+        })
+    });
+    let is_valid = &*IS_VALID;
+    !name.is_empty() && name.iter().all(|byte| is_valid[usize::from(*byte)])
 }
 
-/// The fields of a request that is passed on: without what the gateway's own mark could be mistaken
-/// for, and without a `host` that says what `:authority` says.
-pub fn passed<'a>(
-    fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-    let has_authority = fields.clone().any(|(name, _)| name == b":authority");
-    fields.filter(move |(name, _)| *name != REFUSAL_FIELD.as_bytes() && !(has_authority && *name == b"host"))
+fn has_outer_blank(value: &[u8]) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.first()) || is_blank(value.last())
+}
+
+/// Whether a section that passes has a field that could be mistaken for the gateway's own mark.
+pub fn has_mark<'a>(mut fields: impl Iterator<Item = Field<'a>>) -> bool {
+    fields.any(|field| field.kind == FieldKind::Refusal)
+}
+
+/// The fields of a section that passes: without the gateway's own mark.
+pub fn passed<'a>(fields: impl Iterator<Item = Field<'a>>) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    fields.filter(|field| field.kind != FieldKind::Refusal).map(|field| (field.name, field.value))
 }
 
 /// The fields of a request that stands in for a refused one.
-pub fn replaced<'a>(
-    error: ApiError,
-    fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-) -> Vec<(&'a [u8], &'a [u8])> {
+pub fn replaced<'a>(error: ApiError, fields: impl Iterator<Item = Field<'a>> + Clone) -> Vec<(&'a [u8], &'a [u8])> {
     const PLACES: &[u8; 7] = b"0123456";
     let place = REFUSALS.iter().position(|refusal| *refusal == error).unwrap_or(2);
     let is_method = |value: &&[u8]| value.len() <= MAX_METHOD_BYTES && !matches!(*value, b"CONNECT" | b"TRACE");
-    let method = fields.clone().find(|(name, _)| *name == b":method").map(|(_, value)| value).filter(is_method);
+    let method = fields.clone().find(|field| field.kind == FieldKind::Method).map(|field| field.value);
     let mut list: Vec<(&[u8], &[u8])> = vec![
-        (b":method", method.unwrap_or(b"GET")),
+        (b":method", method.filter(is_method).unwrap_or(b"GET")),
         (b":scheme", b"http"),
         (b":authority", b"refused.invalid"),
         (b":path", b"/"),
         (REFUSAL_FIELD.as_bytes(), &PLACES[place..=place]),
     ];
-    list.extend(fields.filter(|(name, _)| KEPT.iter().any(|kept| kept.as_bytes() == *name)));
+    let kept = fields.filter(|field| KEPT.iter().any(|kept| kept.as_bytes() == field.name));
+    list.extend(kept.map(|field| (field.name, field.value)));
     list
 }
 
@@ -194,7 +245,7 @@ mod tests {
     const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/x")];
 
     fn judged(fields: &[(&str, &str)]) -> Verdict {
-        judge_request(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+        judge_request(fields.iter().map(|(name, value)| Field::new(name.as_bytes(), value.as_bytes())))
     }
 
     fn with(more: &[(&str, &str)]) -> Verdict {
@@ -241,7 +292,7 @@ mod tests {
         ] {
             assert_eq!(with(&[field]), Verdict::Malformed, "{field:?}");
             assert_eq!(with(&[("a", "b"), field]), Verdict::Malformed, "{field:?} behind another");
-            let trailers = [field].into_iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            let trailers = [field].into_iter().map(|(name, value)| Field::new(name.as_bytes(), value.as_bytes()));
             assert_eq!(judge_trailers(trailers), Verdict::Malformed, "{field:?} in trailers");
         }
         for name in [":method", ":scheme", ":path"] {
@@ -293,7 +344,7 @@ mod tests {
         assert_eq!(changed(":scheme", Some("HTTPS")), Verdict::Pass);
         assert_eq!(judged(&[GET[0], GET[1], GET[3], ("host", "x")]), Verdict::Pass);
         assert_eq!(judged(&[(":method", "CONNECT"), (":authority", "x:443")]), Verdict::Pass);
-        assert_eq!(judge_trailers([(&b"x-sum"[..], &b"1"[..])].into_iter()), Verdict::Pass);
+        assert_eq!(judge_trailers([Field::new(b"x-sum", b"1")].into_iter()), Verdict::Pass);
     }
 
     proptest::proptest! {
@@ -324,7 +375,8 @@ mod tests {
     #[test]
     fn refusal_travels_in_a_field_that_clients_cannot_send() {
         for error in REFUSALS {
-            let list = replaced(error, [(&b":method"[..], &b"HEAD"[..]), (b"x", b"y"), (b"origin", b"o")].into_iter());
+            let sent = [Field::new(b":method", b"HEAD"), Field::new(b"x", b"y"), Field::new(b"origin", b"o")];
+            let list = replaced(error, sent.into_iter());
             let mut map = http::HeaderMap::new();
             for (name, value) in &list[4..] {
                 let name = http::HeaderName::from_bytes(name).unwrap();
@@ -332,9 +384,10 @@ mod tests {
             }
             assert_eq!(refusal(&map), Some(error));
             assert_eq!((list[0].1, map.get("origin").is_some(), map.get("x")), (&b"HEAD"[..], true, None));
-            assert_eq!(judge_request(list.into_iter()), Verdict::Pass);
+            assert_eq!(judge_request(list.into_iter().map(|(name, value)| Field::new(name, value))), Verdict::Pass);
         }
-        let sent = [(REFUSAL_FIELD.as_bytes(), &b"0"[..]), (b"x", b"y")];
+        let sent = [Field::new(REFUSAL_FIELD.as_bytes(), b"0"), Field::new(b"x", b"y")];
+        assert!(has_mark(sent.into_iter()) && !has_mark(sent[1..].iter().copied()));
         assert_eq!(passed(sent.into_iter()).collect::<Vec<_>>(), [(&b"x"[..], &b"y"[..])]);
     }
 }

@@ -1,12 +1,15 @@
-//! The bytes of an HTTP/2 connection on their way to h2: every field section is read, judged and
-//! written again as literals. All other frames pass as they are. Pure.
+//! The bytes of an HTTP/2 connection on their way to h2: every field section is read and judged.
+//! Sections pass as they came, until one must not; from then on they are written again as literals.
+//! All other frames pass as they are. Pure.
 //!
 //! An error of the connection is left to h2: it gets what makes it fail in the same way.
+
+use std::cell::RefCell;
 
 use bytes::{BufMut, BytesMut};
 
 use super::hpack::{Decoder, Fields, encode};
-use super::http2_head::{Verdict, judge_request, judge_trailers, passed, replaced};
+use super::http2_head::{FieldKind, Verdict, has_mark, judge_request, judge_trailers, passed, replaced};
 use crate::api::ApiError;
 
 const HEAD: usize = 9;
@@ -42,6 +45,14 @@ enum At {
     Broken,
 }
 
+thread_local! {
+    /// The fields of the section that is judged. Connections that idle hold no memory for it.
+    static FIELDS: RefCell<Fields> = RefCell::default();
+}
+
+/// Memory that a thread keeps for the next section.
+const KEPT_FIELDS_SIZE: usize = 16 << 10;
+
 /// One connection.
 #[derive(Debug)]
 pub struct Rewriter {
@@ -60,6 +71,9 @@ pub struct Rewriter {
     /// The highest stream that was opened.
     last_stream: u32,
     decoder: Decoder,
+    /// h2 has not read a section as it came: its dynamic table is no longer the client's. Sections
+    /// are literals from then on, which refer to none.
+    is_literal: bool,
     /// Methods of malformed requests that were not reported yet; empty for trailers.
     malformed: Vec<Vec<u8>>,
 }
@@ -69,7 +83,7 @@ impl Default for Rewriter {
         Rewriter {
             at: At::Preface,
             left: PREFACE,
-            head: Vec::with_capacity(HEAD),
+            head: Vec::new(),
             payload: Vec::new(),
             section: Vec::new(),
             stream: 0,
@@ -78,8 +92,27 @@ impl Default for Rewriter {
             in_section: false,
             last_stream: 0,
             decoder: Decoder::default(),
+            is_literal: false,
             malformed: Vec::new(),
         }
+    }
+}
+
+/// A whole field section.
+#[derive(Clone, Copy)]
+struct Section<'a> {
+    stream: u32,
+    flags: u8,
+    /// Five bytes, or none.
+    priority: &'a [u8],
+    fields: &'a [u8],
+}
+
+impl Section<'_> {
+    /// h2 resets a stream that depends on itself without reading its fields.
+    fn depends_on_itself(&self) -> bool {
+        let depends_on = self.priority.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) & 0x7fff_ffff);
+        depends_on == Some(self.stream)
     }
 }
 
@@ -105,6 +138,14 @@ impl Rewriter {
                     }
                 }
                 At::FrameHead => {
+                    if self.head.is_empty()
+                        && !self.in_section
+                        && let Some((section, rest)) = whole_section(bytes)
+                    {
+                        bytes = rest;
+                        self.end_section(section, out);
+                        continue;
+                    }
                     let (piece, rest) = bytes.split_at((HEAD - self.head.len()).min(bytes.len()));
                     self.head.extend_from_slice(piece);
                     bytes = rest;
@@ -131,14 +172,8 @@ impl Rewriter {
         std::mem::take(&mut self.malformed)
     }
 
-    fn frame(&self) -> (usize, u8, u8, u32) {
-        let head = &self.head;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        (length, head[3], head[4], u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]))
-    }
-
     fn begin_frame(&mut self, out: &mut BytesMut) -> Result<(), TooLong> {
-        let (length, kind, _, stream) = self.frame();
+        let FrameHead { length, kind, stream, .. } = FrameHead::parse(&self.head);
         self.left = length;
         let continues = kind == CONTINUATION && self.in_section && stream == self.stream;
         let begins = kind == HEADERS && !self.in_section && stream % 2 == 1;
@@ -162,7 +197,7 @@ impl Rewriter {
     }
 
     fn end_section_frame(&mut self, out: &mut BytesMut) -> Result<(), TooLong> {
-        let (_, kind, flags, stream) = self.frame();
+        let FrameHead { kind, flags, stream, .. } = FrameHead::parse(&self.head);
         self.at = At::FrameHead;
         let payload = std::mem::take(&mut self.payload);
         if kind == HEADERS {
@@ -184,60 +219,105 @@ impl Rewriter {
         }
         if flags & END_HEADERS != 0 {
             self.in_section = false;
-            let section = std::mem::take(&mut self.section);
-            self.end_section(&section, out);
+            let (fields, priority) = (std::mem::take(&mut self.section), std::mem::take(&mut self.priority));
+            let section = Section { stream: self.stream, flags: self.flags, priority: &priority, fields: &fields };
+            self.end_section(section, out);
         }
         Ok(())
     }
 
-    fn end_section(&mut self, section: &[u8], out: &mut BytesMut) {
-        let Ok(fields) = self.decoder.decode(section, MAX_FIELDS_SIZE) else {
+    fn end_section(&mut self, section: Section<'_>, out: &mut BytesMut) {
+        FIELDS.with_borrow_mut(|fields| {
+            self.judge(section, fields, out);
+            if fields.capacity() > KEPT_FIELDS_SIZE {
+                *fields = Fields::default();
+            }
+        });
+    }
+
+    fn judge(&mut self, section: Section<'_>, fields: &mut Fields, out: &mut BytesMut) {
+        fields.clear(MAX_FIELDS_SIZE);
+        if self.decoder.decode(section.fields, fields).is_err() {
             // Index 0, which is invalid for h2 as well.
-            write_frame(out, 1, HEADERS, END_HEADERS, self.stream);
+            write_frame(out, 1, HEADERS, END_HEADERS, section.stream);
             out.put_u8(0x80);
             self.at = At::Broken;
             return;
-        };
-        let is_request = self.stream > self.last_stream;
-        self.last_stream = self.last_stream.max(self.stream);
+        }
+        let is_request = section.stream > self.last_stream;
+        self.last_stream = self.last_stream.max(section.stream);
         let verdict = match (is_request, fields.is_too_large()) {
             (true, true) => Verdict::Refused(ApiError::HeadTooLarge),
             (true, false) => judge_request(fields.iter()),
             (false, true) => Verdict::Malformed,
             (false, false) => judge_trailers(fields.iter()),
         };
-        let mut block = std::mem::take(&mut self.priority);
+        self.is_literal |= verdict != Verdict::Pass || has_mark(fields.iter()) || section.depends_on_itself();
+        if !self.is_literal {
+            return write_section(section, out);
+        }
+        let mut literals = Vec::new();
         match verdict {
-            Verdict::Pass => passed(fields.iter()).for_each(|(name, value)| encode(name, value, &mut block)),
+            Verdict::Pass => passed(fields.iter()).for_each(|(name, value)| encode(name, value, &mut literals)),
             Verdict::Refused(error) => {
-                replaced(error, fields.iter()).into_iter().for_each(|(name, value)| encode(name, value, &mut block));
+                replaced(error, fields.iter()).into_iter().for_each(|(name, value)| encode(name, value, &mut literals))
             }
             Verdict::Malformed => {
-                self.malformed.push(if is_request { method(&fields) } else { Vec::new() });
+                self.malformed.push(if is_request { method(fields) } else { Vec::new() });
                 // What h2 resets the stream for, with PROTOCOL_ERROR.
-                encode(b"connection", b"close", &mut block);
+                encode(b"connection", b"close", &mut literals);
             }
         }
-        self.write_section(&block, out);
+        write_section(Section { fields: &literals, ..section }, out);
     }
+}
 
-    fn write_section(&self, block: &[u8], out: &mut BytesMut) {
-        let kept = self.flags & (END_STREAM | PRIORITY);
-        let mut pieces = block.chunks(MAX_FRAME).peekable();
-        let (mut kind, mut flags) = (HEADERS, kept);
-        loop {
-            let piece = pieces.next().unwrap_or_default();
-            let is_last = pieces.peek().is_none();
-            if is_last {
-                flags |= END_HEADERS;
-            }
-            write_frame(out, piece.len(), kind, flags, self.stream);
-            out.put_slice(piece);
-            if is_last {
-                return;
-            }
-            (kind, flags) = (CONTINUATION, 0);
+/// The head of a frame (RFC 9113 section 4.1).
+struct FrameHead {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl FrameHead {
+    /// Of nine bytes.
+    fn parse(head: &[u8]) -> Self {
+        FrameHead {
+            length: u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize,
+            kind: head[3],
+            flags: head[4],
+            stream: u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]),
         }
+    }
+}
+
+/// The section that the bytes begin with, if it is there in one frame, and what follows it.
+fn whole_section(bytes: &[u8]) -> Option<(Section<'_>, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(HEAD)?;
+    let FrameHead { length, kind, flags, stream } = FrameHead::parse(head);
+    if kind != HEADERS || flags & END_HEADERS == 0 || stream % 2 == 0 || length > MAX_FRAME {
+        return None;
+    }
+    let (payload, rest) = rest.split_at_checked(length)?;
+    let (priority, fields) = parts(payload, flags)?;
+    Some((Section { stream, flags, priority, fields }, rest))
+}
+
+/// Writes a section in one frame, or in as few as hold it.
+fn write_section(section: Section<'_>, out: &mut BytesMut) {
+    let Section { stream, flags, priority, fields } = section;
+    let kept = flags & (END_STREAM | PRIORITY);
+    let (first, mut rest) = fields.split_at(fields.len().min(MAX_FRAME - priority.len()));
+    let end = |rest: &[u8]| if rest.is_empty() { END_HEADERS } else { 0 };
+    write_frame(out, priority.len() + first.len(), HEADERS, kept | end(rest), stream);
+    out.put_slice(priority);
+    out.put_slice(first);
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at(rest.len().min(MAX_FRAME));
+        rest = behind;
+        write_frame(out, piece.len(), CONTINUATION, end(rest), stream);
+        out.put_slice(piece);
     }
 }
 
@@ -256,5 +336,258 @@ fn parts(payload: &[u8], flags: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn method(fields: &Fields) -> Vec<u8> {
-    fields.iter().find(|(name, _)| *name == b":method").map(|(_, value)| value.to_vec()).unwrap_or_default()
+    fields.iter().find(|field| field.kind == FieldKind::Method).map(|field| field.value.to_vec()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::*;
+    use crate::server::http2_head::{Field, REFUSAL_FIELD};
+
+    /// A client's encoder that uses the table at random, with its own account of what is in it.
+    #[derive(Default)]
+    struct Encoder {
+        /// The newest first.
+        table: Vec<(String, String)>,
+        max_size: usize,
+    }
+
+    impl Encoder {
+        fn size(&self) -> usize {
+            self.table.iter().map(|(name, value)| name.len() + value.len() + 32).sum()
+        }
+
+        fn resize(&mut self, size: usize, section: &mut Vec<u8>) {
+            integer(size, 5, 0x20, section);
+            self.max_size = size;
+            while self.size() > size {
+                self.table.pop();
+            }
+        }
+
+        fn field(&mut self, field: (&str, &str), is_indexed: bool, section: &mut Vec<u8>) {
+            let (name, value) = field;
+            if let Some(index) = self.table.iter().position(|(n, v)| n == name && v == value) {
+                return integer(62 + index, 7, 0x80, section);
+            }
+            let index = self.table.iter().position(|(n, _)| n == name).map_or(0, |index| 62 + index);
+            integer(index, if is_indexed { 6 } else { 4 }, if is_indexed { 0x40 } else { 0x10 }, section);
+            for text in [name, value].into_iter().skip(usize::from(index != 0)) {
+                integer(text.len(), 7, 0, section);
+                section.extend_from_slice(text.as_bytes());
+            }
+            if is_indexed {
+                self.table.insert(0, (name.to_owned(), value.to_owned()));
+                while self.size() > self.max_size {
+                    self.table.pop();
+                }
+            }
+        }
+    }
+
+    fn integer(value: usize, prefix: u32, flags: u8, into: &mut Vec<u8>) {
+        let mask = (1 << prefix) - 1;
+        if value < mask {
+            return into.push(flags | u8::try_from(value).unwrap());
+        }
+        into.push(flags | u8::try_from(mask).unwrap());
+        let mut rest = value - mask;
+        while rest >= 128 {
+            into.push((rest % 128) as u8 | 0x80);
+            rest /= 128;
+        }
+        into.push(u8::try_from(rest).unwrap());
+    }
+
+    /// What h2 reads; what it writes is discarded.
+    struct Wire(BytesMut);
+
+    impl AsyncRead for Wire {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let count = self.0.len().min(into.remaining());
+            if count == 0 {
+                return Poll::Pending;
+            }
+            into.put_slice(&self.0.split_to(count));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The requests that h2 makes of the bytes: path, and the other fields.
+    fn requests_of_h2(bytes: BytesMut) -> Vec<(String, Vec<(String, String)>)> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut handshake = Box::pin(h2::server::Builder::new().handshake::<_, Bytes>(Wire(bytes)));
+        let Poll::Ready(Ok(mut connection)) = handshake.as_mut().poll(&mut context) else { return Vec::new() };
+        let mut requests = Vec::new();
+        while let Poll::Ready(Some(Ok((request, _)))) = connection.poll_accept(&mut context) {
+            let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let fields = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+            requests.push((request.uri().path().to_owned(), fields));
+        }
+        requests
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], into: &mut Vec<u8>) {
+        let mut out = BytesMut::new();
+        write_frame(&mut out, payload.len(), kind, flags, stream);
+        into.extend_from_slice(&out);
+        into.extend_from_slice(payload);
+    }
+
+    /// How a request is written.
+    #[derive(Clone, Copy, Debug)]
+    enum Shape {
+        Plain,
+        /// In a HEADERS frame with padding.
+        Padded,
+        /// In two frames.
+        Split,
+        /// With a priority, on another stream or on itself.
+        Depends(bool),
+        /// Malformed: nothing of it reaches h2 as it came.
+        Malformed,
+        /// With the gateway's own mark.
+        Marked,
+        /// Behind a change of the table's size.
+        Resized(usize),
+    }
+
+    fn shapes() -> impl Strategy<Value = Shape> {
+        prop_oneof![
+            8 => Just(Shape::Plain),
+            1 => Just(Shape::Padded),
+            1 => Just(Shape::Split),
+            1 => any::<bool>().prop_map(Shape::Depends),
+            1 => Just(Shape::Malformed),
+            1 => Just(Shape::Marked),
+            1 => (0_usize..4097).prop_map(Shape::Resized),
+        ]
+    }
+
+    fn write(shape: Shape, stream: u32, section: &[u8], into: &mut Vec<u8>) {
+        let flags = END_STREAM | END_HEADERS;
+        match shape {
+            Shape::Padded => {
+                frame(HEADERS, flags | PADDED, stream, &[&[3], section, &[0; 3]].concat(), into);
+            }
+            Shape::Split => {
+                let (first, rest) = section.split_at(section.len() / 2);
+                frame(HEADERS, END_STREAM, stream, first, into);
+                frame(CONTINUATION, END_HEADERS, stream, rest, into);
+            }
+            Shape::Depends(on_itself) => {
+                let on = if on_itself { stream } else { 0 };
+                let payload = [&on.to_be_bytes()[..], &[9], section].concat();
+                frame(HEADERS, flags | PRIORITY, stream, &payload, into);
+            }
+            _ => frame(HEADERS, flags, stream, section, into),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// However a client uses its table and its frames, h2 reads what was judged: as the sections
+        /// came, and as literals after the first that must not pass.
+        #[test]
+        fn h2_reads_the_requests_that_were_judged(
+            requests in prop::collection::vec(
+                (shapes(), prop::collection::vec((0_usize..6, 0_usize..4, any::<bool>()), 0..6)),
+                1..12,
+            ),
+            cut in 1_usize..400,
+        ) {
+            let mut encoder = Encoder { max_size: 4096, ..Encoder::default() };
+            let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0, 0, 0, 4, 0, 0, 0, 0, 0][..]].concat();
+            let mut expected = Vec::new();
+            for ((shape, fields), stream) in requests.iter().zip((1..).step_by(2)) {
+                let mut section = Vec::new();
+                if let Shape::Resized(size) = shape {
+                    encoder.resize(*size, &mut section);
+                }
+                let path = format!("/{stream}");
+                let pseudo = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", &*path)];
+                for (name, value) in pseudo {
+                    encoder.field((name, value), name != ":path", &mut section);
+                }
+                let mut list = Vec::new();
+                for (name, length, is_indexed) in fields {
+                    let value = "v".repeat(length * 400);
+                    list.push((format!("x-{name}"), value));
+                    encoder.field((&format!("x-{name}"), &"v".repeat(length * 400)), *is_indexed, &mut section);
+                }
+                match shape {
+                    Shape::Malformed => encoder.field(("x-bad", " blank"), true, &mut section),
+                    Shape::Marked => encoder.field(("x-telecomx-gateway-refusal", "0"), true, &mut section),
+                    _ => {}
+                }
+                write(*shape, stream, &section, &mut sent);
+                if !matches!(shape, Shape::Malformed | Shape::Depends(true)) {
+                    // h2 groups fields of one name.
+                    let mut map = http::HeaderMap::new();
+                    for (name, value) in &list {
+                        map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+                    }
+                    let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+                    expected.push((path, map.iter().map(|(name, value)| (name.to_string(), text(value))).collect()));
+                }
+            }
+            let (mut rewriter, mut out) = (Rewriter::default(), BytesMut::new());
+            for piece in sent.chunks(cut) {
+                prop_assert_eq!(rewriter.read(piece, &mut out), Ok(()));
+            }
+            prop_assert_eq!(requests_of_h2(out), expected);
+        }
+    }
+
+    #[test]
+    fn sections_pass_as_they_came_until_one_must_not() {
+        let request = |stream: u32, name: &str, value: &str| {
+            let mut section = b"\x82\x86\x84\x41\x01x".to_vec();
+            let at = section.len();
+            encode(name.as_bytes(), value.as_bytes(), &mut section);
+            section[at] = 0x40;
+            let mut bytes = Vec::new();
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &section, &mut bytes);
+            bytes
+        };
+        let passes = |rewriter: &mut Rewriter, bytes: &[u8]| {
+            let mut out = BytesMut::new();
+            rewriter.read(bytes, &mut out).unwrap();
+            out == bytes
+        };
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for (name, value) in [("x-a", " blank"), (":path", "/"), (REFUSAL_FIELD, "0"), ("te", "gzip")] {
+            let mut rewriter = Rewriter::default();
+            assert!(passes(&mut rewriter, preface));
+            for stream in [1, 3] {
+                assert!(passes(&mut rewriter, &request(stream, "x-a", "b")));
+            }
+            assert!(!passes(&mut rewriter, &request(5, name, value)), "{name}");
+            assert!(!passes(&mut rewriter, &request(7, "x-a", "b")), "literals from then on");
+        }
+        assert!(Field::new(b"x-a", b"b").kind == FieldKind::Other);
+    }
 }
