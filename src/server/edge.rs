@@ -25,6 +25,7 @@ use super::fast_path::{FastPath, Outcome};
 use super::fast_path_head::{FastPathHead, Wanted};
 use super::http1_session::{After, Http1Session};
 use super::http2::{self, Times};
+use super::http2_fast_path::Http2FastPath;
 use super::http2_stream::Http2Io;
 use super::idle::Idle;
 use super::response_writer::{ConnectionOption, HeadWriter};
@@ -318,7 +319,8 @@ impl<A: Application> Edge<A> {
         let io = Http2Io::new(stream, read, self.current.clone(), self.side == Side::Public);
         let times =
             Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout, write: limits.write_timeout };
-        if http2::serve(&self.app, io, connection, times, draining).await {
+        let fast_path = (self.side == Side::Public).then(|| Http2FastPath::new(connection, self.current.watched()));
+        if http2::serve(&self.app, io, connection, times, fast_path, draining).await {
             self.current.load().metrics.over_limit("http2_frames");
         }
     }

@@ -260,7 +260,7 @@ impl FastPath {
 }
 
 /// Ends the record of a request whose client left or is too slow.
-fn give_up(failure: ClientFailure, mut record: Record, setup: &Setup) -> Outcome {
+pub fn give_up(failure: ClientFailure, mut record: Record, setup: &Setup) -> Outcome {
     record.cause = Some(failure.as_str());
     if failure == ClientFailure::Closed {
         record.client_closed = true;

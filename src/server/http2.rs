@@ -9,16 +9,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::Reason;
+use h2::server::Connection;
+use http::Version;
 use http::header::{HOST, HeaderValue};
-use http::{Request, Version};
 use http1::RequestHead;
 use pingora_core::server::ShutdownWatch;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::client_session::{Application, ClientConnection, ClientSession};
+use super::http2_fast_path::{Accepted, Http2FastPath, Outcome};
 use super::http2_session::Http2Session;
 use super::http2_stream::{Http2Io, Http2Stream, Http2Writer};
 use crate::clock;
@@ -138,13 +139,10 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// A request and where its response is written to.
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
-
 /// Accepts the next request, and writes what was gathered before it waits for one.
 async fn accept(connection: &mut Connection<Http2Stream, Bytes>, writer: &Http2Writer) -> Option<Accepted> {
     poll_fn(|cx| match connection.poll_accept(cx) {
-        Poll::Ready(accepted) => Poll::Ready(accepted.and_then(Result::ok)),
+        Poll::Ready(accepted) => Poll::Ready(accepted.and_then(Result::ok).map(Accepted::from)),
         Poll::Pending => match writer.poll_drain(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -162,7 +160,7 @@ pub async fn refuse(
 ) {
     let _ = timeout(longest, async {
         let mut connection = options().handshake::<_, Bytes>(io.stream).await.ok()?;
-        let (request, mut responder) = accept(&mut connection, &io.writer).await?;
+        let Accepted { request, respond: mut responder } = accept(&mut connection, &io.writer).await?;
         let (response, body) = response(&request.into_parts().0);
         let mut sender = responder.send_response(response, body.is_empty()).ok()?;
         if !body.is_empty() {
@@ -175,12 +173,13 @@ pub async fn refuse(
     .await;
 }
 
-/// Serves one connection to its end. Returns whether it ended because of a flood of frames.
+/// Serves one connection to its end. `fast_path`: on the public listener. Returns whether it ended because of a flood of frames.
 pub async fn serve<A: Application>(
     app: &Arc<A>,
     io: Http2Io,
     client: ClientConnection,
     times: Times,
+    mut fast_path: Option<Http2FastPath<'_>>,
     draining: &ShutdownWatch,
 ) -> bool {
     let handshake = options().handshake::<_, Bytes>(io.stream);
@@ -191,12 +190,26 @@ pub async fn serve<A: Application>(
         // An error: the process ends without a drain.
         let _ = shutdown.changed().await;
     });
-    while let Some((request, respond)) = poll_fn(|cx| task.poll_next(cx, drain.as_mut())).await {
-        let (parts, body) = request.into_parts();
-        let session = Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
-        let mut session = ClientSession::http2(request_head(parts), client, session);
-        let app = app.clone();
-        tokio::spawn(async move { app.serve(&mut session).await });
+    while let Some(accepted) = poll_fn(|cx| task.poll_next(cx, drain.as_mut())).await {
+        let outcome = match &mut fast_path {
+            Some(fast_path) => fast_path.serve(accepted),
+            None => Outcome::Declined(accepted),
+        };
+        match outcome {
+            Outcome::Served(at) => task.accepted_at = at,
+            Outcome::Writes(unwritten) => {
+                task.accepted_at = clock::now();
+                tokio::spawn(unwritten.write(ActiveRequest::new(&task.active)));
+            }
+            Outcome::Declined(Accepted { request, respond }) => {
+                task.accepted_at = clock::now();
+                let (parts, body) = request.into_parts();
+                let session = Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
+                let mut session = ClientSession::http2(request_head(parts), client, session);
+                let app = app.clone();
+                tokio::spawn(async move { app.serve(&mut session).await });
+            }
+        }
     }
     task.flooded
 }
@@ -272,10 +285,7 @@ impl ConnectionTask {
                 self.end = Some(clock::now() + LAST_WRITE);
             }
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok(accepted))) => {
-                    self.accepted_at = clock::now();
-                    return Poll::Ready(Some(accepted));
-                }
+                Poll::Ready(Some(Ok(accepted))) => return Poll::Ready(Some(accepted.into())),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if self.writer.is_flooded() && !self.flooded => {}
                 Poll::Pending => break,

@@ -34,6 +34,16 @@ impl Http2Session {
         Http2Session { body, respond, send: None, active, queued: Bytes::new(), ends: false, timer: Timer::default() }
     }
 
+    /// A stream on which the head of the response was written.
+    pub fn resumed(
+        body: RecvStream,
+        respond: SendResponse<Bytes>,
+        send: SendStream<Bytes>,
+        active: ActiveRequest,
+    ) -> Self {
+        Http2Session { body, respond, send: Some(send), active }
+    }
+
     pub fn has_unread_body(&self) -> bool {
         !self.body.is_end_stream()
     }

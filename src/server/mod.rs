@@ -21,6 +21,7 @@ mod holder;
 mod hpack;
 mod http1_session;
 mod http2;
+mod http2_fast_path;
 mod http2_head;
 mod http2_rewrite;
 mod http2_session;

@@ -39,6 +39,7 @@ mod hostile_load;
 mod hostile_upstream;
 mod http2_floods;
 mod http2_heads;
+mod http2_responses;
 mod identity;
 mod invalidation;
 mod limits;

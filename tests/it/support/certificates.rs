@@ -105,7 +105,7 @@ impl Authority {
     }
 
     /// A client's view of TLS that trusts this authority alone.
-    pub(super) fn trusting(&self) -> ClientConfig {
+    pub fn trusting(&self) -> ClientConfig {
         self.builder().with_no_client_auth()
     }
 
