@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo chaos test check bench bench-instructions fuzz hostile fleet differential-tests network-tests cache-tests deb try-deb try-image sbom
+.PHONY: help demo h2spec chaos test check bench bench-instructions fuzz hostile fleet differential-tests network-tests cache-tests deb try-deb try-image sbom
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,10 @@ fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
 hostile: ## slowhttptest, h2load and smugglex against the gateway in front of the sandbox, with verdicts
 	@scripts/setup hostile
 	@scripts/hostile
+
+h2spec: ## h2spec against the gateway, over cleartext and TLS, on stored and forwarded responses (H2SPEC: the program)
+	cargo build --locked --workspace --lib --bins --tests
+	@scripts/h2spec.py target/debug/telecomx-gateway
 
 chaos: ## Under load 100 reloads, 20 changes of the certificate, 5 upgrades and a TERM; counts what was lost
 	@scripts/setup chaos

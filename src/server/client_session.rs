@@ -49,7 +49,7 @@ pub struct WriteProgress {
 
 impl WriteProgress {
     /// Time since which this many bytes are unwritten.
-    fn moved_at(&mut self, unwritten: usize) -> Instant {
+    pub fn moved_at(&mut self, unwritten: usize) -> Instant {
         match self.last {
             Some((before, at)) if before == unwritten => at,
             _ => self.last.insert((unwritten, clock::now())).1,

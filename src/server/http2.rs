@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,12 +16,13 @@ use http::header::{HOST, HeaderValue};
 use http1::RequestHead;
 use pingora_core::server::ShutdownWatch;
 use tokio::task::coop::unconstrained;
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::client_session::{Application, ClientConnection, ClientSession};
 use super::http2_fast_path::{Accepted, Http2FastPath, Outcome};
 use super::http2_session::Http2Session;
 use super::http2_stream::{Http2Io, Http2Stream, Http2Writer};
+use super::timer::Timer;
 use crate::clock;
 
 /// Streams open at a time. Browsers queue further requests; 64 of them fill any link that matters
@@ -242,11 +243,7 @@ struct ConnectionTask {
     flooded: bool,
     /// A GOAWAY is the last thing that is written; until then.
     end: Option<Instant>,
-    /// Fires no later than the earliest deadline, and is moved only when it fires or for an earlier
-    /// one: an entry for each request would be a lock that all connections share.
-    timer: Pin<Box<Sleep>>,
-    /// Which task timer and drain wake.
-    registered: Option<Waker>,
+    timer: Timer,
 }
 
 impl ConnectionTask {
@@ -263,17 +260,12 @@ impl ConnectionTask {
             is_draining: false,
             flooded: false,
             end: None,
-            timer: Box::pin(sleep_until((now + times.idle).into())),
-            registered: None,
+            timer: Timer::default(),
         }
     }
 
     /// The next request; `None` when the connection has ended or is to be dropped.
     fn poll_next(&mut self, cx: &mut Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> Poll<Option<Accepted>> {
-        let is_new = !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if is_new {
-            self.registered = Some(cx.waker().clone());
-        }
         if !self.is_draining && pin!(unconstrained(drain)).poll(cx).is_ready() {
             self.is_draining = true;
             self.connection.graceful_shutdown();
@@ -291,7 +283,7 @@ impl ConnectionTask {
                 Poll::Pending => break,
             }
         }
-        if self.poll_write(cx).is_err() || self.is_overdue(cx, is_new) {
+        if self.poll_write(cx).is_err() || self.is_overdue(cx) {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -326,28 +318,22 @@ impl ConnectionTask {
 
     /// Whether a deadline has passed: of the last GOAWAY, of a write without progress, of an idle
     /// connection. Otherwise the task is woken at the next one.
-    fn is_overdue(&mut self, cx: &mut Context<'_>, is_new: bool) -> bool {
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         let stalled = self.stalled_at.map(|since| since + self.times.write);
         let early = [self.end, stalled].into_iter().flatten().min();
-        let mut must_poll = is_new;
-        if let Some(early) = early.filter(|early| self.timer.deadline().into_std() > *early) {
-            self.timer.as_mut().reset(early.into());
-            must_poll = true;
-        }
-        while must_poll || self.timer.is_elapsed() {
-            if pin!(unconstrained(self.timer.as_mut())).poll(cx).is_pending() {
-                break;
+        let mut idle_since = self.accepted_at.max(self.active.last_end());
+        loop {
+            let idle = idle_since + self.times.idle;
+            let deadline = early.unwrap_or(idle).min(idle);
+            if self.timer.poll(cx, deadline).is_pending() {
+                return false;
             }
-            let now = clock::now();
-            let since = if self.active.is_none() { self.accepted_at.max(self.active.last_end()) } else { now };
-            let next = early.unwrap_or(since + self.times.idle).min(since + self.times.idle);
-            if next <= now {
-                self.active.is_stalled.store(stalled.is_some_and(|stalled| stalled <= now), Ordering::Release);
+            if early == Some(deadline) || self.active.is_none() {
+                self.active.is_stalled.store(stalled == Some(deadline), Ordering::Release);
                 return true;
             }
-            self.timer.as_mut().reset(next.into());
-            must_poll = true;
+            // A request is under way.
+            idle_since = clock::now();
         }
-        false
     }
 }

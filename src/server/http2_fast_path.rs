@@ -4,7 +4,9 @@
 //! As over HTTP/1.1 ([`super::fast_path`]) it decides nothing itself. A request that waits for the
 //! API takes the ordinary path.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
@@ -15,7 +17,7 @@ use http::header::{DATE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use pingora_core::protocols::http::date::get_cached_date;
 
-use super::client_session::ClientConnection;
+use super::client_session::{ClientConnection, WriteProgress};
 use super::disconnect::ClientFailure;
 use super::fast_path::{Begun, Pending, give_up};
 use super::fast_path_head::{FastPathHead, Wanted};
@@ -182,7 +184,16 @@ impl Unwritten {
         let Unwritten { setup, body, record, received, respond, stream } = self;
         let _under_way = (setup.lifecycle.busy(), setup.admission.started_request());
         let mut session = Http2Session::resumed(received, respond, stream, active);
-        match session.write_body(body, true, setup.limits.write_timeout).await {
+        session.queue_body(body, true);
+        let mut progress = WriteProgress::default();
+        let written = poll_fn(|context| {
+            if let Poll::Ready(written) = session.poll_flush(context) {
+                return Poll::Ready(written);
+            }
+            let deadline = progress.moved_at(session.unwritten()) + setup.limits.write_timeout;
+            session.timer().poll(context, deadline).map(|()| Err(ClientFailure::TimedOut))
+        });
+        match written.await {
             Ok(()) => {
                 record.end(&setup.gateway.metrics, setup.access);
             }

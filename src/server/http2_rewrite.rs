@@ -16,7 +16,9 @@ const HEAD: usize = 9;
 const PREFACE: usize = 24;
 const MAX_FRAME: usize = 16 << 10;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -28,6 +30,9 @@ const MAX_SECTION: usize = 128 << 10;
 
 /// Bytes of a field section without compression, what `SETTINGS_MAX_HEADER_LIST_SIZE` announces.
 const MAX_FIELDS_SIZE: usize = 64 << 10;
+
+/// Streams whose request has not ended. h2 permits 64; it may have ended some that the client has not.
+const MAX_OPEN: usize = 1024;
 
 /// A field section does not end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ pub struct Rewriter {
     in_section: bool,
     /// The highest stream that was opened.
     last_stream: u32,
+    open: OpenStreams,
     decoder: Decoder,
     /// h2 has not read a section as it came: its dynamic table is no longer the client's. Sections
     /// are literals from then on, which refer to none.
@@ -91,10 +97,42 @@ impl Default for Rewriter {
             priority: Vec::new(),
             in_section: false,
             last_stream: 0,
+            open: OpenStreams::default(),
             decoder: Decoder::default(),
             is_literal: false,
             malformed: Vec::new(),
         }
+    }
+}
+
+/// The streams on which trailers may come.
+#[derive(Debug, Default)]
+struct OpenStreams {
+    streams: Vec<u32>,
+    /// There were too many: any stream may be open.
+    has_lost: bool,
+}
+
+impl OpenStreams {
+    fn insert(&mut self, stream: u32) {
+        if self.streams.len() < MAX_OPEN {
+            self.streams.push(stream);
+        } else {
+            self.has_lost = true;
+        }
+    }
+
+    fn remove(&mut self, stream: u32) {
+        if let Some(place) = self.streams.iter().position(|open| *open == stream) {
+            self.streams.swap_remove(place);
+        }
+        if self.streams.is_empty() {
+            self.streams = Vec::new();
+        }
+    }
+
+    fn may_contain(&self, stream: u32) -> bool {
+        self.has_lost || self.streams.contains(&stream)
     }
 }
 
@@ -173,8 +211,11 @@ impl Rewriter {
     }
 
     fn begin_frame(&mut self, out: &mut BytesMut) -> Result<(), TooLong> {
-        let FrameHead { length, kind, stream, .. } = FrameHead::parse(&self.head);
+        let FrameHead { length, kind, flags, stream } = FrameHead::parse(&self.head);
         self.left = length;
+        if kind == RST_STREAM || (kind == DATA && flags & END_STREAM != 0) {
+            self.open.remove(stream);
+        }
         let continues = kind == CONTINUATION && self.in_section && stream == self.stream;
         let begins = kind == HEADERS && !self.in_section && stream % 2 == 1;
         if (continues || begins) && length <= MAX_FRAME {
@@ -249,9 +290,16 @@ impl Rewriter {
         let verdict = match (is_request, fields.is_too_large()) {
             (true, true) => Verdict::Refused(ApiError::HeadTooLarge),
             (true, false) => judge_request(fields.iter()),
+            // Neither a request nor trailers: h2 ends the stream or the connection.
+            (false, _) if !self.open.may_contain(section.stream) => Verdict::Pass,
             (false, true) => Verdict::Malformed,
             (false, false) => judge_trailers(fields.iter()),
         };
+        match section.flags & END_STREAM != 0 {
+            true if !is_request => self.open.remove(section.stream),
+            false if is_request => self.open.insert(section.stream),
+            _ => {}
+        }
         self.is_literal |= verdict != Verdict::Pass || has_mark(fields.iter()) || section.depends_on_itself();
         if !self.is_literal {
             return write_section(section, out);

@@ -41,7 +41,7 @@ impl Http2Session {
         send: SendStream<Bytes>,
         active: ActiveRequest,
     ) -> Self {
-        Http2Session { body, respond, send: Some(send), active }
+        Http2Session { send: Some(send), ..Http2Session::new(body, respond, active) }
     }
 
     pub fn has_unread_body(&self) -> bool {

@@ -149,3 +149,34 @@ fn heads_are_read_however_they_are_cut_and_compressed() {
         assert_eq!(seen.header("user-agent"), Some("Mozilla/5.0 (X11)"));
     }
 }
+
+/// RFC 9113 sections 5.1 and 5.1.1.
+#[test]
+fn head_on_an_ended_stream_is_an_error_of_that_kind() {
+    let (origin, gateway) = scene();
+    let code = |frames: &mut Frames| {
+        while let Some(frame) = frames.next() {
+            match frame.kind {
+                Frames::RST_STREAM => return Some((frame.kind, frame.payload[3])),
+                Frames::GOAWAY => return Some((frame.kind, frame.payload[7])),
+                _ => {}
+            }
+        }
+        None
+    };
+    const STREAM_CLOSED: u8 = 5;
+    const PROTOCOL_ERROR: u8 = 1;
+    let mut frames = Frames::open(&gateway.client(), &[]);
+    frames.request(1, &GET).expect("an open connection");
+    assert!(frames.outcome(1).is_ok());
+    frames.request(1, &GET).expect("an open connection");
+    let (kind, ended) = code(&mut frames).expect("an error");
+    // The connection ends, or the stream by the reason that it has ended.
+    assert!(kind == Frames::GOAWAY || ended == STREAM_CLOSED, "{kind} {ended}");
+    let mut frames = Frames::open(&gateway.client(), &[]);
+    frames.request(5, &GET).expect("an open connection");
+    assert!(frames.outcome(5).is_ok());
+    frames.request(3, &GET).expect("an open connection");
+    assert_eq!(code(&mut frames), Some((Frames::GOAWAY, PROTOCOL_ERROR)));
+    assert_eq!(origin.requests(), 2);
+}
