@@ -114,21 +114,20 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 }
 
 /// Whether a field is for one hop alone, in requests and in responses, whatever `Connection` names
-/// (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+/// (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2). `name`: in any letter case.
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.len() {
+        2 => is("te"),
+        7 => is("trailer") || is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        14 => is("http2-settings"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        18 => is("proxy-authenticate"),
+        19 => is("proxy-authorization"),
+        _ => false,
+    }
 }
 
 /// The fields of a head that must not be forwarded: those of one hop, and those that `Connection`
@@ -139,24 +138,31 @@ pub struct HopByHop<'a> {
 }
 
 impl<'a> HopByHop<'a> {
-    pub fn new(fields: &'a HeaderMap) -> Self {
-        let values = fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
-        let named = values.flat_map(list_members).filter(|member| !member.eq_ignore_ascii_case(b"keep-alive"));
+    /// `connection`: the values of the `Connection` fields.
+    pub fn new(connection: impl Iterator<Item = &'a [u8]>) -> Self {
+        let named = connection.flat_map(list_members).filter(|member| !member.eq_ignore_ascii_case(b"keep-alive"));
         HopByHop { named: named.collect() }
+    }
+
+    /// The same, of a map of fields.
+    pub fn of_map(fields: &'a HeaderMap) -> Self {
+        HopByHop::new(fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes))
     }
 
     /// Whether a field must not be forwarded. `Content-Length` frames the body, whatever `Connection`
     /// names.
-    pub fn contains(&self, name: &HeaderName) -> bool {
-        let is_named = |member: &&[u8]| member.eq_ignore_ascii_case(name.as_str().as_bytes());
-        is_hop_by_hop(name) || (self.named.iter().any(is_named) && *name != CONTENT_LENGTH)
+    pub fn contains(&self, name: &[u8]) -> bool {
+        let is_named = |member: &&[u8]| member.eq_ignore_ascii_case(name);
+        is_hop_by_hop(name)
+            || (self.named.iter().any(is_named) && !name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()))
     }
 }
 
 /// Removes the fields that must not be forwarded.
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    let hop_by_hop = HopByHop::new(fields);
-    let removed: Vec<HeaderName> = fields.keys().filter(|name| hop_by_hop.contains(name)).cloned().collect();
+    let hop_by_hop = HopByHop::of_map(fields);
+    let is_removed = |name: &&HeaderName| hop_by_hop.contains(name.as_str().as_bytes());
+    let removed: Vec<HeaderName> = fields.keys().filter(is_removed).cloned().collect();
     for name in removed {
         fields.remove(name);
     }

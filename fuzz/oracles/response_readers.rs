@@ -143,7 +143,7 @@ pub fn read(bytes: &[u8], method: &Method, step: usize) -> Outcome {
         }
     };
     let rest = &bytes[at..];
-    let (fields, trailers) = (head.fields, HeaderMap::new());
+    let (fields, trailers) = (head.fields.to_map(), HeaderMap::new());
     let (version, status) = (head.version, head.status);
     let mut response = Response { version, status, fields, body: Vec::new(), trailers };
     let used = match head.body {

@@ -44,7 +44,7 @@ impl ApiRequest {
         let trace = exchange.record.trace.as_ref().and_then(Trace::field);
         let passing = Passing {
             hop: &hop,
-            hop_by_hop: HopByHop::new(fields),
+            hop_by_hop: HopByHop::of_map(fields),
             has_trace: trace.is_some(),
             expects_continue: session.has_body() && expects_continue(request),
             veil,
@@ -105,7 +105,7 @@ impl Passing<'_> {
             ACCEPT | ACCEPT_ENCODING if self.veil.is_some() => false,
             _ if *name == X_API_KEY || *name == TRACEPARENT => false,
             _ if *name == TRACESTATE && !self.has_trace => false,
-            _ => !self.hop_by_hop.contains(name) && !self.hop.removes(name),
+            _ => !self.hop_by_hop.contains(name.as_str().as_bytes()) && !self.hop.removes(name),
         }
     }
 }

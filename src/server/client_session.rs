@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode, Version};
 use http1::RequestHead;
 
 use super::disconnect::ClientFailure;
+use super::forwarded_head::ForwardedHead;
 use super::http1_session::Http1Session;
 use super::http2_session::Http2Session;
 use super::pace::Pace;
@@ -275,6 +276,26 @@ impl ClientSession {
                 session.queue_end();
             }
             StreamSide::Http2(session) => return session.write_head(head, is_end),
+        }
+        self.flush().await
+    }
+
+    /// As [`ClientSession::write_head`], of a forwarded response.
+    ///
+    /// # Errors
+    ///
+    /// The client left or is too slow.
+    pub async fn write_forwarded_head(&mut self, head: ForwardedHead, is_end: bool) -> Result<(), ClientFailure> {
+        self.status = Some(head.status);
+        match &mut self.stream {
+            StreamSide::Http1(session) => {
+                session.queue_forwarded_head(&head, self.request.method == Method::HEAD);
+                if !is_end {
+                    return Ok(());
+                }
+                session.queue_end();
+            }
+            StreamSide::Http2(session) => return session.write_head(head.into_response(), is_end),
         }
         self.flush().await
     }

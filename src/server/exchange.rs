@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http1::{BodyLength, ResponseHead};
 use tokio::select;
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use super::api_request::{ApiRequest, asks_for_websocket};
 use super::client_session::{ClientSession, WriteProgress};
 use super::credentials::take_read_ahead;
 use super::disconnect::ClientFailure;
+use super::forwarded_head::ForwardedHead;
 use super::proxy::{Exchange, Proxy, end_if_draining};
 use super::redacted::{Veil, restrict_caching};
 use crate::api::ApiError;
@@ -100,6 +101,12 @@ impl Upload {
         }
         api.push_body(piece);
     }
+}
+
+/// Status and fields of the API's response, hop-by-hop fields included.
+pub(super) struct ApiHead {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
 }
 
 /// The API's side of an exchange.
@@ -286,7 +293,10 @@ impl Proxy {
         let (mut side, head) = self.ask(session, exchange, veil).await?;
         self.response_begun(session, exchange, head.status);
         match veil {
-            Some(veil) => self.answer_veiled(session, exchange, veil, &mut side, &head).await?,
+            Some(veil) => {
+                let head = ApiHead { status: head.status, fields: head.fields.to_map() };
+                self.answer_veiled(session, exchange, veil, &mut side, &head).await?;
+            }
             None => self.answer_plain(session, exchange, &mut side, head).await?,
         }
         let ApiSide { mut api, upload } = side;
@@ -442,30 +452,38 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        mut head: ResponseHead,
+        head: ResponseHead,
     ) -> Result<(), Failure> {
-        let (status, body) = (head.status, head.body);
-        let protocol = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.fields.remove(UPGRADE)).flatten();
-        let mut response = passed_head(head);
-        if exchange.depends_on_level {
-            restrict_caching(&mut response);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.tunnel(session, exchange, side, head).await;
         }
-        Self::set_answer_fields(&mut response, exchange);
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.tunnel(session, exchange, side, protocol, response).await;
-        }
-        if status == StatusCode::NO_CONTENT {
-            response.headers_mut().remove(CONTENT_LENGTH);
-        }
-        if matches!(body, BodyLength::None | BodyLength::Known(0)) {
-            if side.upload.is_open {
-                session.close_after();
-            }
+        let is_end = matches!(head.body, BodyLength::None | BodyLength::Known(0));
+        if is_end {
             self.response_complete(exchange);
-            end_if_draining(session, exchange);
-            return session.write_head(response, true).await.map_err(Failure::from);
         }
-        self.write_stream_head(session, exchange, side, response).await?;
+        if exchange.depends_on_level {
+            let mut response = passed_head(head);
+            restrict_caching(&mut response);
+            Self::set_answer_fields(&mut response, exchange);
+            if response.status() == StatusCode::NO_CONTENT {
+                response.headers_mut().remove(CONTENT_LENGTH);
+            }
+            if !is_end {
+                frame(session, &mut response);
+            }
+            end_after_response(session, exchange, side);
+            session.write_head(response, is_end).await?;
+        } else {
+            let mut forwarded = ForwardedHead::new(head, exchange.request_id().clone());
+            if !is_end && !forwarded.has_length() {
+                forwarded.is_chunked = frames_in_chunks(session);
+            }
+            end_after_response(session, exchange, side);
+            session.write_forwarded_head(forwarded, is_end).await?;
+        }
+        if is_end {
+            return Ok(());
+        }
         self.pass_pieces(session, exchange, side, Bytes::new(), false).await
     }
 
@@ -475,13 +493,18 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        protocol: Option<HeaderValue>,
-        mut response: Response<()>,
+        head: ResponseHead,
     ) -> Result<(), Failure> {
         let is_asked = asks_for_websocket(session.request());
+        let protocol = head.fields.get_all(&UPGRADE).next().and_then(|protocol| HeaderValue::from_bytes(protocol).ok());
         let Some(protocol) = protocol.filter(|_| is_asked) else {
             return Err(UpstreamError::Protocol.into());
         };
+        let mut response = passed_head(head);
+        if exchange.depends_on_level {
+            restrict_caching(&mut response);
+        }
+        Self::set_answer_fields(&mut response, exchange);
         let fields = response.headers_mut();
         fields.remove(CONTENT_LENGTH);
         fields.insert(UPGRADE, protocol);
@@ -510,19 +533,8 @@ impl Proxy {
         side: &ApiSide,
         mut response: Response<()>,
     ) -> Result<(), Failure> {
-        if side.upload.is_open {
-            // The response may end first: then what the client still sends is not read.
-            session.close_after();
-        }
-        match session.request().version {
-            _ if response.headers().contains_key(CONTENT_LENGTH) => {}
-            Version::HTTP_11 => {
-                response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            // The body ends with the connection (RFC 9112 section 6.3).
-            _ => session.close_after(),
-        }
-        end_if_draining(session, exchange);
+        frame(session, &mut response);
+        end_after_response(session, exchange, side);
         session.write_head(response, false).await.map_err(Failure::from)
     }
 
@@ -582,12 +594,44 @@ async fn take_arrived_body(session: &mut ClientSession, side: &mut ApiSide) -> R
     Ok(())
 }
 
+/// Ends the client's connection after this response if its request may be incomplete by then, or if
+/// the process drains.
+fn end_after_response(session: &mut ClientSession, exchange: &Exchange, side: &ApiSide) {
+    if side.upload.is_open {
+        // The response may end first: then what the client still sends is not read.
+        session.close_after();
+    }
+    end_if_draining(session, exchange);
+}
+
+/// Whether a body of unknown length is sent in chunks, by the client's protocol version.
+fn frames_in_chunks(session: &mut ClientSession) -> bool {
+    let is_chunked = session.request().version == Version::HTTP_11;
+    if !is_chunked {
+        // The body ends with the connection (RFC 9112 section 6.3), or with the stream.
+        session.close_after();
+    }
+    is_chunked
+}
+
+/// Frames a body that passes as it comes.
+fn frame(session: &mut ClientSession, response: &mut Response<()>) {
+    if !response.headers().contains_key(CONTENT_LENGTH) && frames_in_chunks(session) {
+        response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
 /// The API's head as it may pass: without the fields of its hop.
 pub(super) fn passed_head(head: ResponseHead) -> Response<()> {
+    response_of(head.status, head.fields.to_map())
+}
+
+/// A response without the fields of its hop.
+pub(super) fn response_of(status: StatusCode, mut fields: HeaderMap) -> Response<()> {
+    remove_hop_by_hop(&mut fields);
     let mut response = Response::new(());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields;
-    remove_hop_by_hop(response.headers_mut());
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
     response
 }
 

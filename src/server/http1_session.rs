@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::disconnect::ClientFailure;
+use super::forwarded_head::ForwardedHead;
 use super::response_writer::{ConnectionOption, HeadWriter};
 use super::timer::Timer;
 
@@ -258,29 +259,47 @@ impl Http1Session {
 
     /// Queues a head, and decides how its body is framed. `is_head_request`: the response to `HEAD`.
     pub fn queue_head(&mut self, response: &Response<()>, is_head_request: bool) {
-        self.is_final = true;
         let (status, fields) = (response.status(), response.headers());
-        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        let has_no_body =
-            is_head_request || is_upgrade || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.response = if has_no_body {
-            ResponseBody::Done
-        } else if fields.contains_key(TRANSFER_ENCODING) {
+        let framing = if fields.contains_key(TRANSFER_ENCODING) {
             ResponseBody::Chunked
         } else if fields.contains_key(CONTENT_LENGTH) {
             ResponseBody::Length
         } else {
-            self.keeps_alive = false;
             ResponseBody::UntilClose
         };
+        self.begin_response(status, framing, is_head_request);
         let mut head = HeadWriter::begin(&mut self.queue, status);
         fields.iter().for_each(|(name, value)| head.field(name, value.as_bytes()));
-        if is_upgrade {
+        if status == StatusCode::SWITCHING_PROTOCOLS {
             // `Connection: upgrade` is among the fields.
             head.finish_without_date(ConnectionOption::Unstated);
         } else {
             head.finish(ConnectionOption::for_final(self.keeps_alive));
         }
+    }
+
+    /// As [`Http1Session::queue_head`], of a forwarded response.
+    pub fn queue_forwarded_head(&mut self, forwarded: &ForwardedHead, is_head_request: bool) {
+        let framing = if forwarded.is_chunked {
+            ResponseBody::Chunked
+        } else if forwarded.has_length() {
+            ResponseBody::Length
+        } else {
+            ResponseBody::UntilClose
+        };
+        self.begin_response(forwarded.status, framing, is_head_request);
+        let mut head = HeadWriter::begin(&mut self.queue, forwarded.status);
+        forwarded.write_fields(&mut head);
+        head.finish(ConnectionOption::for_final(self.keeps_alive));
+    }
+
+    /// Decides how the body is framed behind a head that is queued now.
+    fn begin_response(&mut self, status: StatusCode, framing: ResponseBody, is_head_request: bool) {
+        self.is_final = true;
+        let has_no_body = is_head_request
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        self.response = if has_no_body { ResponseBody::Done } else { framing };
+        self.keeps_alive &= self.response != ResponseBody::UntilClose;
     }
 
     /// Takes back a queued head of which nothing was written. Returns whether that was possible.

@@ -15,6 +15,7 @@ mod exchange;
 mod fast_path;
 mod fast_path_head;
 mod fleet;
+mod forwarded_head;
 mod frames;
 mod head;
 mod holder;

@@ -13,11 +13,10 @@ use http::header::{
     CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY,
 };
 use http::{Method, Response, StatusCode};
-use http1::ResponseHead;
 use tokio::time::timeout_at;
 
 use super::client_session::ClientSession;
-use super::exchange::{ApiSide, Failure, or_left, passed_head};
+use super::exchange::{ApiHead, ApiSide, Failure, or_left, response_of};
 use super::proxy::{Exchange, Proxy, end_if_draining};
 use super::response_budget::{Client, MAX_BODY, Reserved, Sending};
 use crate::api::{AccessLevel, MediaType, MediaTypePattern, Query, error_body};
@@ -107,8 +106,8 @@ enum Content {
 
 impl Proxy {
     /// The API's head as the client receives it, except for what depends on the body.
-    fn veiled_head(head: &ResponseHead, exchange: &Exchange) -> Response<()> {
-        let mut response = passed_head(head.clone());
+    fn veiled_head(head: &ApiHead, exchange: &Exchange) -> Response<()> {
+        let mut response = response_of(head.status, head.fields.clone());
         response.headers_mut().remove(ACCEPT_RANGES);
         restrict_caching(&mut response);
         Self::set_answer_fields(&mut response, exchange);
@@ -122,7 +121,7 @@ impl Proxy {
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
     ) -> Result<(), Failure> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::Switched);
@@ -149,7 +148,7 @@ impl Proxy {
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
     ) -> Result<(), Failure> {
         let content = veil.content(&head.fields);
         let is_head = session.request().method == Method::HEAD;
@@ -215,7 +214,7 @@ impl Proxy {
         &self,
         session: &mut ClientSession,
         exchange: &mut Exchange,
-        head: &ResponseHead,
+        head: &ApiHead,
         described: bool,
     ) -> Result<(), Failure> {
         let mut response = Self::veiled_head(head, exchange);
@@ -235,7 +234,7 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
     ) -> Result<(), Failure> {
         let mut response = Self::veiled_head(head, exchange);
         remove_digests(&mut response);
@@ -259,7 +258,7 @@ impl Proxy {
         exchange: &mut Exchange,
         veil: &Veil,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
         (held, ended): (BytesMut, bool),
     ) -> Result<(), Failure> {
         let (before, reserved) = self.hold(session, exchange, side, head, (held, ended)).await?;
@@ -290,7 +289,7 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
         (mut held, ended): (BytesMut, bool),
     ) -> Result<(Bytes, Option<Reserved>), Failure> {
         if ended {
@@ -330,7 +329,7 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &Exchange,
         side: &ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
     ) -> Result<(), Failure> {
         let response = Self::veiled_head(head, exchange);
         self.write_stream_head(session, exchange, side, response).await
@@ -342,7 +341,7 @@ impl Proxy {
         session: &mut ClientSession,
         exchange: &mut Exchange,
         side: &mut ApiSide,
-        head: &ResponseHead,
+        head: &ApiHead,
         (first, ended): (Bytes, bool),
     ) -> Result<(), Failure> {
         if session.status_written().is_none() {

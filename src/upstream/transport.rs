@@ -107,7 +107,7 @@ impl Connections {
         let head = head.await.unwrap_or(Err(UpstreamError::Timeout))?;
         let body = timeout_at(deadline.into(), self.read_body(exchange, &head));
         let body = body.await.unwrap_or(Err(UpstreamError::BodyTimeout))?;
-        Ok(Answer { status: head.status, headers: head.fields, body })
+        Ok(Answer { status: head.status, headers: head.fields.to_map(), body })
     }
 
     async fn read_body(&self, exchange: &mut Exchange, head: &ResponseHead) -> Result<Bytes, UpstreamError> {

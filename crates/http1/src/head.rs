@@ -1,10 +1,11 @@
 //! What response heads and request heads share: bounds, the search for the end, and the fields
 //! that frame a body.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use http::HeaderMap;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HeaderName, HeaderValue};
 use memchr::memmem;
 use thiserror::Error;
 
@@ -126,9 +127,56 @@ fn has_only_line_ends(head: &[u8]) -> bool {
     is_odd == 0 && head[0] != b'\n'
 }
 
+/// Fields of a head, in the bytes that were received.
+///
+/// Every name is a token and every value has only the bytes that a field value may have.
+#[derive(Clone, Debug, Default)]
+pub struct RawFields {
+    head: Box<[u8]>,
+    spans: Vec<FieldSpan>,
+}
+
+#[derive(Clone, Debug)]
+struct FieldSpan {
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+impl RawFields {
+    /// Names, in the letter case in which they were sent, and values, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.spans
+            .iter()
+            .map(|FieldSpan { name, value }| (&self.head[name.clone()], &self.head[value.clone()]))
+    }
+
+    /// Values of the fields of a name, in any letter case.
+    pub fn get_all<'f>(&'f self, name: &HeaderName) -> impl Iterator<Item = &'f [u8]> {
+        self.iter()
+            .filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_str().as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    /// Copies the fields into a map.
+    #[must_use]
+    pub fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.spans.len());
+        for (name, value) in self.iter() {
+            // Parsing has checked both, as the test of the bytes of the http crate shows.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
+                map.append(name, value);
+            }
+        }
+        debug_assert_eq!(map.len(), self.spans.len(), "every field that was parsed is valid");
+        map
+    }
+}
+
 /// Result of reading the fields of a head.
 pub(crate) struct Fields {
-    pub(crate) map: HeaderMap,
+    pub(crate) raw: RawFields,
     pub(crate) framing: FieldFraming,
     pub(crate) connection: ConnectionOptions,
 }
@@ -150,7 +198,9 @@ pub(crate) struct ConnectionOptions {
 }
 
 impl Fields {
+    /// Reads fields that were parsed from `head`.
     pub(crate) fn from_parsed(
+        head: &[u8],
         parsed: &[httparse::Header<'_>],
         minor_version: u8,
         limits: &HeadLimits,
@@ -158,33 +208,45 @@ impl Fields {
         if parsed.len() > limits.max_fields {
             return Err(HeadError::TooManyFields);
         }
-        let mut map = HeaderMap::with_capacity(parsed.len());
+        let mut spans = Vec::with_capacity(parsed.len());
         let mut framing = FieldFraming::Unspecified;
         let mut connection = ConnectionOptions::default();
+        let span = |part: &[u8]| {
+            let start = part.as_ptr().addr() - head.as_ptr().addr();
+            start..start + part.len()
+        };
         for field in parsed {
-            let name =
-                HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Malformed)?;
-            let value = HeaderValue::from_bytes(field.value).map_err(|_| HeadError::Malformed)?;
-            match name {
-                CONTENT_LENGTH | TRANSFER_ENCODING if framing != FieldFraming::Unspecified => {
-                    return Err(HeadError::AmbiguousFraming);
-                }
-                CONTENT_LENGTH => {
+            let name = field.name.as_bytes();
+            match name.len() {
+                10 if name.eq_ignore_ascii_case(b"connection") => connection.add(field.value),
+                14 if name.eq_ignore_ascii_case(b"content-length") => {
                     let length = parse_length(field.value).ok_or(HeadError::AmbiguousFraming)?;
-                    framing = FieldFraming::Length(length);
+                    framing.set(FieldFraming::Length(length))?;
                 }
-                TRANSFER_ENCODING => {
+                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     if minor_version == 0 || !field.value.eq_ignore_ascii_case(b"chunked") {
                         return Err(HeadError::AmbiguousFraming);
                     }
-                    framing = FieldFraming::Chunked;
+                    framing.set(FieldFraming::Chunked)?;
                 }
-                CONNECTION => connection.add(field.value),
                 _ => {}
             }
-            map.append(name, value);
+            // An empty value need not be a part of the head.
+            let value = if field.value.is_empty() { 0..0 } else { span(field.value) };
+            spans.push(FieldSpan { name: span(name), value });
         }
-        Ok(Fields { map, framing, connection })
+        let raw = RawFields { head: head.into(), spans };
+        Ok(Fields { raw, framing, connection })
+    }
+}
+
+impl FieldFraming {
+    /// Notes what a field announces; only one may.
+    fn set(&mut self, announced: FieldFraming) -> Result<(), HeadError> {
+        match std::mem::replace(self, announced) {
+            FieldFraming::Unspecified => Ok(()),
+            _ => Err(HeadError::AmbiguousFraming),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub use chunked::{
     MAX_TRAILER_FIELDS,
 };
 pub use field::is_token_byte;
-pub use head::{HeadError, HeadLimits, HeadScan};
+pub use head::{HeadError, HeadLimits, HeadScan, RawFields};
 pub use request::{
     FieldLines, LAST_CHUNK, RequestFraming, push_title_case, write_chunk_head, write_request_head,
 };

@@ -44,7 +44,7 @@ impl FieldLines {
         {
             return;
         }
-        push_title_case(&mut self.0, name.as_str());
+        push_title_case(&mut self.0, name.as_str().as_bytes());
         self.0.extend_from_slice(b": ");
         parts.iter().for_each(|part| self.0.extend_from_slice(part));
         self.0.extend_from_slice(b"\r\n");
@@ -121,14 +121,12 @@ fn push_target(out: &mut Vec<u8>, target: &str) {
 }
 
 /// Appends a field name in title case, as HTTP/1.1 programs usually spell it.
-pub fn push_title_case(out: &mut Vec<u8>, name: &str) {
+pub fn push_title_case(out: &mut Vec<u8>, name: &[u8]) {
     let start = out.len();
-    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(name);
     let mut upper = true;
     for byte in &mut out[start..] {
-        if upper {
-            byte.make_ascii_uppercase();
-        }
+        *byte = if upper { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
         upper = *byte == b'-';
     }
 }

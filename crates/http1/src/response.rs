@@ -2,9 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
-use crate::head::{FieldFraming, Fields, HeadError, HeadLimits, HeadScan, MAX_FIELDS};
+use crate::head::{FieldFraming, Fields, HeadError, HeadLimits, HeadScan, MAX_FIELDS, RawFields};
 
 /// Framing of a response's body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct ResponseHead {
     pub version: Version,
     pub status: StatusCode,
     /// Fields as received, hop-by-hop fields included.
-    pub fields: HeaderMap,
+    pub fields: RawFields,
     /// Framing of the body, which also depends on the method of the request.
     pub body: BodyLength,
     /// Whether the connection may carry another exchange after this response.
@@ -117,7 +117,7 @@ fn parse_head(
         .ok()
         .filter(|status| status.as_u16() < 600)
         .ok_or(HeadError::InvalidStatus)?;
-    let fields = Fields::from_parsed(parsed.headers, minor_version, limits)?;
+    let fields = Fields::from_parsed(head, parsed.headers, minor_version, limits)?;
     let announces_body =
         matches!(fields.framing, FieldFraming::Length(1..) | FieldFraming::Chunked);
     if is_interim(status) && announces_body {
@@ -144,7 +144,7 @@ fn parse_head(
         // A peer that sends the announced body all the same would answer the next request with it.
         && !(has_no_body && announces_body);
     let version = if minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    Ok(ResponseHead { version, status, fields: fields.map, body, is_persistent })
+    Ok(ResponseHead { version, status, fields: fields.raw, body, is_persistent })
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
             (head.status, length, head.body),
             (StatusCode::OK, text.len(), BodyLength::Known(5))
         );
-        assert_eq!(head.fields["x"], "a\tb");
+        assert_eq!(head.fields.to_map()["x"], "a\tb");
         assert_eq!(head.version, Version::HTTP_11);
         assert!(head.is_persistent);
     }
