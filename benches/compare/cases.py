@@ -2,6 +2,7 @@
 
 import bisect
 import itertools
+import os
 import random
 from dataclasses import dataclass, field
 
@@ -12,6 +13,11 @@ ALIKE = "a11ce"
 HOST = "gateway.example"
 # New at every request; the load generators put an id there.
 FRESH = "{}"
+
+# Header sets of tests/headers with which hits are measured.
+HEADER_SETS = ["curl", "chromium-cross-origin", "behind-ingress-nginx", "behind-aws-alb", "behind-envoy-istio"]
+# Of a hundred requests of production.
+FORWARDS, HITS_OF_MIX = 80, 18
 
 CACHES = ["gateway", "haproxy", "nginx", "varnish"]
 HITS = ["floor", *CACHES, "pingora"]
@@ -58,6 +64,26 @@ def zipf_mix(count=KEYS, lines=50_000, fresh=0.1, exponent=1.0):
     ]
 
 
+def header_set(name):
+    """The fields of a set, without those that the load generators set by themselves."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/headers")
+    with open(os.path.join(folder, f"{name}.txt")) as file:
+        fields = [line.rstrip("\n") for line in file if not line.startswith("#")]
+    return [field for field in fields if field.split(":")[0].lower() != "host"]
+
+
+def hits_of_one_caller(count=KEYS):
+    return [(token(0), name(customer(i))) for i in range(count)]
+
+
+def production_mix(lines=5_000):
+    """Forwards, hits and misses in the shares of production, in an order that is the same each time."""
+    draw, known = random.Random(3), hits_of_one_caller()
+    shares = [(token(0), "/bytes/1024")] * FORWARDS + [None] * HITS_OF_MIX
+    shares += [(token(0), name(FRESH))] * (100 - len(shares))
+    return [draw.choice(shares) or draw.choice(known) for _ in range(lines)]
+
+
 @dataclass
 class Case:
     key: str
@@ -75,6 +101,8 @@ class Case:
     # Whether the origin must not be asked.
     hits: bool = True
     conditional: bool = False
+    # A header set that every request has.
+    headers: str = ""
     notes: list = field(default_factory=list)
 
 
@@ -96,9 +124,41 @@ def cases(callers, customers):
             "hit over h2 (cleartext), 32 connections of 8 streams",
             CACHES,
             4000,
-            lines=lambda: [(token(0), name(customer(i))) for i in range(KEYS)],
+            lines=hits_of_one_caller,
             via="h2",
             notes=["One caller: h2load sends the same fields with every request."],
+        ),
+        Case(
+            "h2-forward",
+            "forwarded over h2 (cleartext), 1 KB, 32 connections of 8 streams",
+            CACHES,
+            2000,
+            lines=lambda: [(token(0), "/bytes/1024")],
+            via="h2",
+            hits=False,
+        ),
+        Case(
+            "production",
+            f"{FORWARDS} % forwards, {HITS_OF_MIX} % hits, {100 - FORWARDS - HITS_OF_MIX} % misses over HTTP/2 with TLS, "
+            "200 connections",
+            ["gateway", "haproxy", "nginx"],
+            2000,
+            lines=production_mix,
+            warm=hits_of_one_caller,
+            connections=200,
+            via="h2s",
+            hits=False,
+            notes=["Varnish ends no TLS. Each connection has one request under way."],
+        ),
+        *(
+            Case(
+                f"hit-{headers}",
+                f"hit with the header set {headers}",
+                ["floor", "gateway", "haproxy"],
+                4000,
+                headers=headers,
+            )
+            for headers in HEADER_SETS
         ),
         Case(
             "miss",

@@ -95,10 +95,7 @@ class Nginx(servers.Server):
     """nginx as a proxy that sets the gateway's fields."""
 
     name, master = "nginx", "on"
-    fields = """
-        proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
-        proxy_set_header Via "1.1 telecomx-gateway"; proxy_set_header X-Request-Id $request_id;
-        add_header Cache-Status "telecomx-gateway; fwd=bypass"; add_header X-Request-Id $request_id;"""
+    fields = servers.NGINX_FIELDS
 
     def commands(self):
         config = self.write(

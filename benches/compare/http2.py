@@ -24,6 +24,7 @@ from functools import partial
 import fetch
 import servers
 from cases import HOST, name, token
+from connections import PREFACE, hit_request
 
 CONNECTIONS, STREAMS, IDLE = 32, 8, 1000
 WHO, WHAT = token(0), name(f"{7:024x}")
@@ -38,7 +39,6 @@ CASES = {
 if wanted := os.environ.get("CASES"):
     CASES = {case: CASES[case] for case in wanted.split(",")}
 PEERS = os.environ.get("PEERS", "1") != "0"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 
 class Gateway(fetch.Gateway):
@@ -86,14 +86,7 @@ class Haproxy(servers.Server):
     """HAProxy that sets the gateway's fields."""
 
     name = "haproxy"
-    fields = """
-    http-request set-header x-forwarded-for %[src]
-    http-request set-header x-forwarded-proto http
-    http-request set-header via "1.1 telecomx-gateway"
-    http-request set-var(txn.id) uuid()
-    http-request set-header x-request-id %[var(txn.id)]
-    http-after-response set-header cache-status "telecomx-gateway; fwd=bypass"
-    http-after-response set-header x-request-id %[var(txn.id)]"""
+    fields, request_fields = servers.HAPROXY_RESPONSE_FIELDS, servers.HAPROXY_REQUEST_FIELDS
 
     def commands(self):
         pem = self.write("both.pem", open(self.shop.certificate).read() + open(self.shop.key).read())
@@ -128,7 +121,7 @@ frontend public
     http-request set-header authorization %[var(txn.caller)] if {{ var(txn.name) -m found }}
     http-response cache-store names if {{ var(txn.name) -m found }}
     default_backend origin
-backend origin
+backend origin{self.request_fields}
     server origin 127.0.0.1:{self.shop.origin}
 """,
         )
@@ -138,7 +131,7 @@ backend origin
 class BareHaproxy(Haproxy):
     """HAProxy without fields."""
 
-    name, fields = "haproxy-no-fields", ""
+    name, fields, request_fields = "haproxy-no-fields", "", ""
 
 
 class BareNginx(Nginx):
@@ -180,16 +173,6 @@ def idle_bytes(server):
     for connection in connections:
         connection.close()
     return grown / IDLE
-
-
-def hit_request():
-    """HEADERS of a hit, with literals alone."""
-
-    def literal(index, value):
-        return bytes([index]) + bytes([len(value)]) + value.encode()
-
-    block = b"\x82\x86" + literal(0x04, WHAT) + literal(0x01, HOST) + b"\x0f\x08" + literal(0, f"Bearer {WHO}")[1:]
-    return len(block).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + block
 
 
 def main(*binaries):

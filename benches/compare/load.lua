@@ -1,5 +1,6 @@
 -- wrk sends the requests of a file one after the other, from the beginning again at its end. Arguments: file, seed, the
--- number of threads, of which each begins at another place and makes ids of its own, and the host.
+-- number of threads, of which each begins at another place and makes separate ids, and the host. Lines that begin with
+-- `+` are fields of every request.
 
 local threads = 0
 function setup(thread)
@@ -12,13 +13,25 @@ local requests, position, fresh, prefix = {}, 0, 0, ""
 function init(args)
     local file, seed, count = args[1], args[2], tonumber(args[3])
     prefix = seed .. string.format("%02x", which)
+    local fields = {}
+    for line in io.lines(file) do
+        local name, value = line:match("^%+([^:]+): ?(.*)$")
+        if name then
+            fields[name] = value
+        end
+    end
     for line in io.lines(file) do
         local token, path, etag = line:match("^(%S+) (%S+) ?(%S*)$")
-        local headers = { ["Authorization"] = "Bearer " .. token, ["Host"] = args[4] }
-        if etag ~= "" then
-            headers["If-None-Match"] = etag
+        if token and line:sub(1, 1) ~= "+" then
+            local headers = { ["Authorization"] = "Bearer " .. token, ["Host"] = args[4] }
+            if etag ~= "" then
+                headers["If-None-Match"] = etag
+            end
+            for name, value in pairs(fields) do
+                headers[name] = value
+            end
+            requests[#requests + 1] = { wrk.format("GET", path, headers), path:find("{}", 1, true) ~= nil }
         end
-        requests[#requests + 1] = { wrk.format("GET", path, headers), path:find("{}", 1, true) ~= nil }
     end
     position = math.floor(#requests / count * which)
 end

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tomllib
 
+from cases import HEADER_SETS
+
 ORDER = ["floor", "gateway", "haproxy", "nginx", "varnish", "pingora"]
 
 
@@ -60,8 +62,9 @@ def case_table(case):
 
 
 class Targets:
-    def __init__(self, cases, parts, tail, busy):
+    def __init__(self, cases, parts, tail, busy, connections):
         self.cases, self.parts, self.tail, self.busy, self.rows = cases, parts, tail, busy, []
+        self.connections = connections
 
     def us(self, case, server):
         return self.cases.get(case, {}).get("servers", {}).get(server, {}).get("us")
@@ -84,7 +87,40 @@ class Targets:
     def ratio(self, one, other):
         return one / other if one and other else None
 
+    def pipeline(self):
+        """What is asked of every client: header sets, HTTP/2, the mix of production, memory of connections."""
+        by_set = {name: self.us(f"hit-{name}", "gateway") for name in HEADER_SETS}
+        for name, cost in by_set.items():
+            floor = self.ratio(cost, self.us(f"hit-{name}", "floor"))
+            self.most(f"a hit with the header set {name} costs at most 1.15 × the floor", floor, 1.15)
+            other = self.ratio(cost, self.us(f"hit-{name}", "haproxy"))
+            self.most(f"a hit with the header set {name} costs less than HAProxy's", other, 1.0)
+        measured = [cost for cost in by_set.values() if cost]
+        spread = max(measured) / min(measured) if len(measured) == len(by_set) else None
+        self.most("hits with different header sets differ by at most 1.3 ×", spread, 1.3)
+        for case, bound in (("forward-1k", 0.9), ("forward-1m", 1.0)):
+            ratio = self.ratio(self.us(case, "gateway"), self.us(case, "nginx"))
+            self.most(f"`{case}` costs at most {bound} × nginx's, which sets the same fields", ratio, bound)
+        ratio = self.ratio(self.us("forward-1k", "gateway"), self.us("forward-1k", "pingora"))
+        self.most("`forward-1k` costs at most 0.5 × plain pingora's", ratio, 0.5)
+        ratio = self.ratio(self.us("h2", "gateway"), self.us("h2", "haproxy"))
+        self.most("a hit over HTTP/2 costs at most 0.8 × HAProxy's", ratio, 0.8)
+        ratio = self.ratio(self.us("h2-forward", "gateway"), self.us("h2-forward", "nginx"))
+        self.most("a forward over HTTP/2 costs at most nginx's", ratio, 1.0)
+        ratio = self.ratio(self.us("miss", "gateway"), self.us("miss", "haproxy"))
+        self.most("a miss costs at most 1.15 × HAProxy's forward of the same", ratio, 1.15)
+        ratio = self.ratio(self.us("production", "gateway"), self.us("production", "nginx"))
+        self.most("the mix of production costs at most nginx's", ratio, 1.0)
+        of = self.connections.get("gateway", {})
+        for key, what, bound in (
+            ("idle_http1", "an idle connection of HTTP/1", 4),
+            ("idle_http2", "an idle connection of HTTP/2", 16),
+            ("under_way", "a request under way", 16),
+        ):
+            self.most(f"{what} takes at most {bound} KiB", of[key] / 1024 if key in of else None, bound, "KiB")
+
     def all(self):
+        self.pipeline()
         hit = self.us("hit", "gateway")
         plain = self.us("forward-1k", "pingora")
         self.most(
@@ -171,7 +207,7 @@ class Targets:
         return self.rows
 
 
-def main(compare, parts, tail, busy, instructions, out):
+def main(compare, parts, tail, busy, connections, instructions, out):
     with open(compare) as file:
         cases = json.load(file)["cases"]
     with open(parts) as file:
@@ -180,6 +216,8 @@ def main(compare, parts, tail, busy, instructions, out):
         tail = json.load(file)
     with open(busy) as file:
         busy = json.load(file)
+    with open(connections) as file:
+        connections = json.load(file)
     with open(instructions, "rb") as file:
         counts = tomllib.load(file)
     any_case = next(iter(cases.values()))
@@ -202,7 +240,7 @@ def main(compare, parts, tail, busy, instructions, out):
         "",
         "| target | measured | verdict | |",
         "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in Targets(cases, parts, tail, busy).all()),
+        *(f"| {' | '.join(row)} |" for row in Targets(cases, parts, tail, busy, connections).all()),
         "",
         "## Side by side",
     ]
@@ -238,6 +276,16 @@ def main(compare, parts, tail, busy, instructions, out):
         f"without with {parts['memory']['resident'] / 1e6:,.0f} MB. "
         f"A cache of `max_bytes` {parts['bounded']['max_bytes'] / 2**20:.0f} MiB, into which four times as much was put, holds "
         f"{parts['bounded']['entries']:,} entries and takes {parts['bounded']['resident'] / 2**20:.0f} MiB.",
+        "",
+        "## Connections",
+        "",
+        "Resident memory that each of 1,000 connections adds to a server that was just started, in KiB "
+        "(benches/compare/connections.py):",
+        "",
+        "| | idle, HTTP/1 | idle, HTTP/2 | request under way |",
+        "|---|---|---|---|",
+        *(f"| {name} | {' | '.join(f'{of[key] / 1024:.1f}' for key in ('idle_http1', 'idle_http2', 'under_way'))} |"
+          for name, of in connections.items()),
         "",
         "## Lookups",
         "",

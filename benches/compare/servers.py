@@ -11,6 +11,21 @@ import time
 import urllib.request
 
 DAY = 86_400
+
+# The fields that the gateway sets in requests to the API and in responses, as the others set them.
+NGINX_FIELDS = """
+        proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header Via "1.1 telecomx-gateway"; proxy_set_header X-Request-Id $request_id;
+        add_header Cache-Status "telecomx-gateway; fwd=bypass"; add_header X-Request-Id $request_id;"""
+HAPROXY_REQUEST_FIELDS = """
+    http-request set-header x-forwarded-for %[src]
+    http-request set-header x-forwarded-proto http
+    http-request set-header via "1.1 telecomx-gateway"
+    http-request set-header x-request-id %[var(txn.id)]"""
+HAPROXY_RESPONSE_FIELDS = """
+    http-request set-var(txn.id) uuid()
+    http-after-response set-header cache-status "telecomx-gateway; fwd=bypass"
+    http-after-response set-header x-request-id %[var(txn.id)]"""
 SUITE = "TLS_AES_256_GCM_SHA384"
 
 
@@ -172,10 +187,10 @@ http {{
     server {{
         listen 127.0.0.1:{self.ports["http"]} reuseport;
         listen 127.0.0.1:{self.ports["held"]} reuseport;
-        listen 127.0.0.1:{self.ports["tls"]} ssl reuseport;
+        listen 127.0.0.1:{self.ports["tls"]} ssl http2 reuseport;
         listen 127.0.0.1:{self.ports["h2"]} http2 reuseport;
         ssl_certificate {self.shop.certificate}; ssl_certificate_key {self.shop.key}; ssl_protocols TLSv1.3;
-        proxy_http_version 1.1; proxy_set_header Connection "";
+        proxy_http_version 1.1; proxy_set_header Connection "";{NGINX_FIELDS}
         location / {{ proxy_pass http://origin; }}
         location /customer/ {{
             proxy_pass http://origin;
@@ -229,13 +244,13 @@ cache names
     max-age {DAY}
 frontend public
     bind 127.0.0.1:{self.ports["http"]}
-    bind 127.0.0.1:{self.ports["tls"]} ssl crt {pem} ssl-min-ver TLSv1.3
-    bind 127.0.0.1:{self.ports["h2"]} proto h2{use}
+    bind 127.0.0.1:{self.ports["tls"]} ssl crt {pem} ssl-min-ver TLSv1.3 alpn h2,http/1.1
+    bind 127.0.0.1:{self.ports["h2"]} proto h2{HAPROXY_RESPONSE_FIELDS}{use}
 frontend held
     bind 127.0.0.1:{self.ports["held"]}
     # wrk waits for a body where a 304 tells a length.
-    http-after-response del-header content-length if {{ status 304 }}{use}
-backend origin
+    http-after-response del-header content-length if {{ status 304 }}{HAPROXY_RESPONSE_FIELDS}{use}
+backend origin{HAPROXY_REQUEST_FIELDS}
     server origin 127.0.0.1:{self.shop.origin}
 """,
         )
@@ -254,6 +269,14 @@ backend origin {{ .host = "127.0.0.1"; .port = "{self.shop.origin}"; }}
 sub vcl_recv {{
     if (req.url ~ "^/customer/[0-9a-f]+/name$") {{ return (hash); }}
     return (pass);
+}}
+sub vcl_backend_fetch {{
+    set bereq.http.X-Forwarded-Proto = "http";
+    set bereq.http.X-Request-Id = bereq.xid;
+}}
+sub vcl_deliver {{
+    set resp.http.Cache-Status = "telecomx-gateway; fwd=bypass";
+    set resp.http.X-Request-Id = req.xid;
 }}
 sub vcl_hash {{ hash_data(req.http.Authorization); hash_data(req.url); return (lookup); }}
 sub vcl_backend_response {{ set beresp.ttl = 1d; return (deliver); }}

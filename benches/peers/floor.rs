@@ -123,7 +123,7 @@ async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin, memory: Mem
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
-        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut fields);
         let httparse::Status::Complete(length) = request.parse(&buffer)? else { continue };
         let field = |name: &str| {

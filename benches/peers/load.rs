@@ -19,28 +19,34 @@ use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, DigitallySigned
 use crate::Outcome;
 
 /// Asked for in every request, at whichever port: a cache may tell answers apart by it.
-const HOST: &str = "gateway.example";
+pub const HOST: &str = "gateway.example";
 
 /// What all connections share.
-struct Work {
+pub struct Work {
     requests: Vec<Line>,
+    /// Fields of every request, as lines.
+    fields: String,
     seed: String,
     address: String,
     fresh: AtomicUsize,
 }
 
-struct Line {
+pub struct Line {
     token: String,
     path: String,
     etag: Option<String>,
 }
 
-type Asked<'a> = (&'a str, &'a str, &'a str, &'a str);
+pub type Asked<'a> = (&'a str, &'a str, &'a str, &'a str);
 
 impl Work {
-    fn read((requests, seed, _, address): Asked) -> Outcome<Arc<Self>> {
-        let requests: Vec<Line> = std::fs::read_to_string(requests)?
+    pub fn read((requests, seed, _, address): Asked) -> Outcome<Arc<Self>> {
+        let text = std::fs::read_to_string(requests)?;
+        let fields =
+            text.lines().filter_map(|line| line.strip_prefix('+')).map(|field| format!("{field}\r\n")).collect();
+        let requests: Vec<Line> = text
             .lines()
+            .filter(|line| !line.starts_with('+'))
             .filter_map(|line| {
                 let mut words = line.split(' ').map(str::to_owned);
                 Some(Line { token: words.next()?, path: words.next()?, etag: words.next() })
@@ -49,20 +55,35 @@ impl Work {
         if requests.is_empty() {
             return Err("no requests".into());
         }
-        Ok(Arc::new(Work { requests, seed: seed.into(), address: address.into(), fresh: AtomicUsize::new(0) }))
+        Ok(Arc::new(Work { requests, fields, seed: seed.into(), address: address.into(), fresh: AtomicUsize::new(0) }))
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The token and the path of the request with that number.
+    pub fn target(&self, number: usize) -> (&str, String) {
+        let Line { token, path, .. } = &self.requests[number % self.requests.len()];
+        (token, self.filled(path))
+    }
+
+    /// A path with an id that was never asked for, where it wants one.
+    fn filled(&self, path: &str) -> String {
+        if !path.contains("{}") {
+            return path.to_owned();
+        }
+        let id = format!("{}{:012x}", self.seed, self.fresh.fetch_add(1, Ordering::Relaxed));
+        path.replace("{}", &id)
     }
 
     /// The bytes of the request with that number; the list begins anew at its end.
     fn bytes(&self, number: usize) -> Vec<u8> {
         let Line { token, path, etag } = &self.requests[number % self.requests.len()];
-        let path = if path.contains("{}") {
-            let id = format!("{}{:012x}", self.seed, self.fresh.fetch_add(1, Ordering::Relaxed));
-            path.replace("{}", &id)
-        } else {
-            path.clone()
-        };
+        let (path, fields) = (self.filled(path), &self.fields);
         let validator = etag.as_ref().map_or(String::new(), |etag| format!("If-None-Match: {etag}\r\n"));
-        format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n{validator}\r\n").into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n{validator}{fields}\r\n")
+            .into_bytes()
     }
 }
 
@@ -220,7 +241,7 @@ pub fn clock(rate: &str, seconds: &str) -> Outcome {
 }
 
 /// Any certificate will do: what is measured is this machine.
-fn trusting() -> Outcome<ClientConfig> {
+pub fn trusting() -> Outcome<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     Ok(ClientConfig::builder_with_provider(provider)

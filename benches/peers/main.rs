@@ -6,13 +6,16 @@
 //!   peers pingora WORKERS ADDRESS ORIGIN
 //!   peers once REQUESTS SEED CONNECTIONS ADDRESS
 //!   peers paced REQUESTS SEED CONNECTIONS ADDRESS RATE SECONDS [tls | hits]
+//!   peers http2 REQUESTS SEED CONNECTIONS ADDRESS SECONDS [RATE]
 //!   peers clock RATE SECONDS
 //!
-//! REQUESTS is a file, one request a line: token, path, and where there is one an entity tag. `{}` in a path becomes an id
+//! REQUESTS is a file, one request a line: token, path, and where there is one an entity tag; a line that begins with `+` is
+//! a field of every request. `{}` in a path becomes an id
 //! that was never asked for before; SEED, twelve hexadecimal digits, begins it.
 
 mod floor;
 mod load;
+mod load_http2;
 mod origin;
 mod plain;
 
@@ -40,6 +43,12 @@ fn main() -> ExitCode {
         }
         ["paced", requests, seed, connections, address, rate, seconds, "tls"] => {
             load::paced((requests, seed, connections, address), rate, seconds, true, false)
+        }
+        ["http2", requests, seed, connections, address, seconds] => {
+            load_http2::run((requests, seed, connections, address), seconds, None)
+        }
+        ["http2", requests, seed, connections, address, seconds, rate] => {
+            load_http2::run((requests, seed, connections, address), seconds, Some(rate))
         }
         ["clock", rate, seconds] => load::clock(rate, seconds),
         _ => Err("see the head of benches/peers/main.rs for what it can be asked".into()),

@@ -8,11 +8,14 @@ use pingora_core::Result;
 use pingora_core::prelude::HttpPeer;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 
 use crate::Outcome;
 use crate::floor::Memory;
+
+/// As long as the gateway's.
+const REQUEST_ID: &str = "a024ac3cd8296cac0000000000000000";
 
 struct Plain {
     memory: Memory,
@@ -46,6 +49,22 @@ impl ProxyHttp for Plain {
             session.write_response_body(Some(Bytes::clone(&stored.body)), true).await?;
         }
         Ok(true)
+    }
+
+    /// The fields that the gateway sets.
+    async fn upstream_request_filter(&self, _: &mut Session, request: &mut RequestHeader, _: &mut ()) -> Result<()> {
+        request.insert_header("x-forwarded-for", "127.0.0.1")?;
+        request.insert_header("x-forwarded-proto", "http")?;
+        request.insert_header("via", "1.1 telecomx-gateway")?;
+        request.insert_header("x-request-id", REQUEST_ID)
+    }
+
+    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, _: &mut ()) -> Result<()>
+    where
+        Self::CTX: Send + Sync,
+    {
+        response.insert_header("cache-status", "telecomx-gateway; fwd=bypass")?;
+        response.insert_header("x-request-id", REQUEST_ID)
     }
 
     async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> Result<Box<HttpPeer>> {

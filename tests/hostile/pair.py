@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -57,6 +58,13 @@ class Pair:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+    def errors(self):
+        """The series of errors that are not zero."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        counted = [line.removeprefix("telecomx_gateway_") for line in lines if re.search(r"error|over_limit", line)]
+        return [line for line in counted if not line.startswith("#") and not line.endswith(" 0")]
 
     def resident(self):
         """Resident memory now, in MiB."""

@@ -98,12 +98,13 @@ def load(*options):
         path = options[-1]
         said = tool("h2load", "-t1", "-H", BEARER, *options[:-1], pair.url(path)).stdout
         counts = re.search(r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed, (\d+) errored", said)
-        codes = re.search(r"status codes: (\d+) 2xx", said)
+        codes = re.search(r"status codes: (\d+) 2xx.*", said)
         if not counts or not codes:
             return said[-200:], "it said nothing of its requests"
         total, right, failed, errored = map(int, counts.groups())
         saw = f"{right} of {total} succeeded, {codes[1]} of them 2xx"
-        return saw, None if right == int(codes[1]) == total and failed == errored == 0 else "not all"
+        is_good = right == int(codes[1]) == total and failed == errored == 0
+        return saw, None if is_good else f"not all: {counts[0]}; {codes[0]}; {pair.errors()}"
 
     return run
 

@@ -1,4 +1,4 @@
-//! Random exchanges through the gateway, nginx and HAProxy, each in front of an API of its own that
+//! Random exchanges through the gateway, nginx and HAProxy, each in front of a separate API that
 //! records what arrives and plays the same script. What reaches the API and what reaches the client
 //! is equal, except the fields of `compare::NOT_COMPARED` and the differences of `differences`.
 //!

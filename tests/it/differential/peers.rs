@@ -1,4 +1,4 @@
-//! The gateway, nginx and HAProxy, each in front of an API of its own.
+//! The gateway, nginx and HAProxy, each in front of a separate API.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
