@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
+use super::active_requests::{ActiveRequest, ActiveRequests};
 use super::client_session::{Application, ClientConnection, ClientSession};
 use super::http2_fast_path::{Accepted, Http2FastPath, Outcome};
 use super::http2_session::Http2Session;
@@ -84,60 +84,6 @@ pub struct Times {
     pub idle: Duration,
     /// While bytes wait to be written and the client accepts none.
     pub write: Duration,
-}
-
-/// The requests of a connection that are under way in tasks.
-#[derive(Debug)]
-struct Active {
-    count: AtomicUsize,
-    began: Instant,
-    /// When the last one ended, in milliseconds after `began`.
-    ended_millis: AtomicU64,
-    /// The connection ends because the client accepts nothing.
-    is_stalled: AtomicBool,
-}
-
-impl Active {
-    fn new(began: Instant) -> Self {
-        Active {
-            count: AtomicUsize::new(0),
-            began,
-            ended_millis: AtomicU64::new(0),
-            is_stalled: AtomicBool::new(false),
-        }
-    }
-
-    fn is_none(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
-    fn last_end(&self) -> Instant {
-        self.began + Duration::from_millis(self.ended_millis.load(Ordering::Acquire))
-    }
-}
-
-/// One request that is under way in a task, as long as it lives.
-#[derive(Debug)]
-pub struct ActiveRequest(Arc<Active>);
-
-impl ActiveRequest {
-    fn new(active: &Arc<Active>) -> Self {
-        active.count.fetch_add(1, Ordering::AcqRel);
-        ActiveRequest(active.clone())
-    }
-
-    /// Whether its connection ends because the client accepts nothing.
-    pub fn is_stalled(&self) -> bool {
-        self.0.is_stalled.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        let elapsed = clock::now().saturating_duration_since(self.0.began).as_millis();
-        self.0.ended_millis.fetch_max(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::AcqRel);
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// Accepts the next request, and writes what was gathered before it waits for one.
@@ -231,7 +177,7 @@ fn request_head(parts: http::request::Parts) -> RequestHead {
 struct ConnectionTask {
     connection: Connection<Http2Stream, Bytes>,
     writer: Http2Writer,
-    active: Arc<Active>,
+    active: Arc<ActiveRequests>,
     times: Times,
     /// The last request was accepted.
     accepted_at: Instant,
@@ -252,7 +198,7 @@ impl ConnectionTask {
         ConnectionTask {
             connection,
             writer,
-            active: Arc::new(Active::new(now)),
+            active: Arc::new(ActiveRequests::new(now)),
             times,
             accepted_at: now,
             stalled_at: None,
@@ -329,7 +275,7 @@ impl ConnectionTask {
                 return false;
             }
             if early == Some(deadline) || self.active.is_none() {
-                self.active.is_stalled.store(stalled == Some(deadline), Ordering::Release);
+                self.active.set_stalled(stalled == Some(deadline));
                 return true;
             }
             // A request is under way.

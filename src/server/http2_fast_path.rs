@@ -17,12 +17,12 @@ use http::header::{DATE, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use pingora_core::protocols::http::date::get_cached_date;
 
+use super::active_requests::ActiveRequest;
 use super::client_session::{ClientConnection, WriteProgress};
 use super::disconnect::ClientFailure;
 use super::fast_path::{Begun, Pending, give_up};
 use super::fast_path_head::{FastPathHead, Wanted};
 use super::head::is_usual_http2;
-use super::http2::ActiveRequest;
 use super::http2_session::Http2Session;
 use super::setup::Setup;
 use crate::api::ApiError;

@@ -9,8 +9,8 @@ use http::header::{CONNECTION, DATE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, Response};
 use pingora_core::protocols::http::date::get_cached_date;
 
+use super::active_requests::ActiveRequest;
 use super::disconnect::ClientFailure;
-use super::http2::ActiveRequest;
 use super::timer::Timer;
 
 /// Fields of HTTP/1.1 connections, which HTTP/2 does not have (RFC 9113 section 8.2.2).

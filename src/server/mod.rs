@@ -1,5 +1,6 @@
 //! The server: listeners, connections, sessions, forwarding, the admin listener, signals and drain.
 
+mod active_requests;
 mod admin;
 mod admission;
 mod api_request;
