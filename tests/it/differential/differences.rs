@@ -114,9 +114,13 @@ pub const ALL: &[Difference] = &[
         source: "RFC 9112 section 9.6",
         reason: "a client may end its sending after its last request; it receives its response",
         applies: |pair, mismatch| {
-            pair.proxy == Proxy::Nginx
-                && pair.exchange.leaving == Leaving::HalfCloses
-                && (is_about_response(mismatch) || matches!(mismatch.aspect, Aspect::RequestBody | Aspect::RequestEnd))
+            let is_cut = match mismatch.aspect {
+                Aspect::RequestBody | Aspect::RequestEnd => true,
+                Aspect::ResponseBody => mismatch.gateway == "whole",
+                Aspect::Persistence => mismatch.gateway == "true",
+                _ => is_about_response(mismatch),
+            };
+            pair.proxy == Proxy::Nginx && pair.exchange.leaving == Leaving::HalfCloses && is_cut
         },
     },
     Difference {
