@@ -254,8 +254,8 @@ impl Hop<'_> {
         }
         append_address(&mut value, self.peer.to_canonical());
         lines.push(&X_FORWARDED_FOR, &value);
-        let stated = fields.get(X_FORWARDED_PROTO).filter(|_| self.is_trusted).map(HeaderValue::as_bytes);
         let own: &[u8] = if self.tls { b"https" } else { b"http" };
+        let stated = if self.is_trusted { fields.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) } else { None };
         lines.push(&X_FORWARDED_PROTO, stated.filter(|stated| matches!(*stated, b"http" | b"https")).unwrap_or(own));
         value.clear();
         append_members(&mut value, fields, &VIA);

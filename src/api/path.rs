@@ -103,6 +103,14 @@ pub(super) fn word_is(word: &str, segment: &str, same: fn(&str, &str) -> bool) -
 }
 
 fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -> bool {
+    // Most patterns are of other places, which the length of the first segment shows. Each path is
+    // compared with dozens.
+    if let (Some(word), Some(segment)) = (pattern.first(), segments.first()) {
+        let (word, segment) = (word.as_ref(), segment.as_ref());
+        if !word.ends_with('*') && word.len() != segment.len() {
+            return false;
+        }
+    }
     matches(pattern, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq_ignore_ascii_case))
 }
 

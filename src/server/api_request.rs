@@ -42,21 +42,22 @@ impl ApiRequest {
             request_id: exchange.request_id(),
         };
         let trace = exchange.record.trace.as_ref().and_then(Trace::field);
+        let credentials = exchange.forwarded_credentials();
         let passing = Passing {
             hop: &hop,
             hop_by_hop: HopByHop::of_map(fields),
             has_trace: trace.is_some(),
             expects_continue: session.has_body() && expects_continue(request),
+            passes_credentials: credentials.is_all(),
             veil,
         };
-        let credentials = exchange.forwarded_credentials();
         let mut lines = FieldLines::with_capacity(LINES_BYTES);
         for (name, value) in fields {
             if passing.contains(name) {
                 lines.push(name, value.as_bytes());
             }
         }
-        credentials.push_fields(&mut lines, fields);
+        credentials.push_single(&mut lines, fields);
         push_cookies(&mut lines, &credentials.cookies(fields));
         hop.push_fields(&mut lines, fields);
         if let Some(trace) = trace {
@@ -87,6 +88,8 @@ struct Passing<'a> {
     hop_by_hop: HopByHop<'a>,
     has_trace: bool,
     expects_continue: bool,
+    /// Every credential travels; otherwise at most one, which is written apart.
+    passes_credentials: bool,
     veil: Option<&'a Veil>,
 }
 
@@ -94,7 +97,8 @@ impl Passing<'_> {
     fn contains(&self, name: &HeaderName) -> bool {
         match *name {
             // Written by the upstream exchange, or below with what decides them.
-            HOST | CONTENT_LENGTH | AUTHORIZATION | COOKIE => false,
+            HOST | CONTENT_LENGTH | COOKIE => false,
+            AUTHORIZATION => self.passes_credentials,
             EXPECT => self.expects_continue,
             // The API would judge them by bytes that the client must not see.
             RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE | IF_UNMODIFIED_SINCE
@@ -103,7 +107,8 @@ impl Passing<'_> {
                 false
             }
             ACCEPT | ACCEPT_ENCODING if self.veil.is_some() => false,
-            _ if *name == X_API_KEY || *name == TRACEPARENT => false,
+            _ if *name == X_API_KEY => self.passes_credentials,
+            _ if *name == TRACEPARENT => false,
             _ if *name == TRACESTATE && !self.has_trace => false,
             _ => !self.hop_by_hop.contains(name.as_str().as_bytes()) && !self.hop.removes(name),
         }

@@ -103,15 +103,20 @@ impl Exchange {
 }
 
 impl ForwardedCredentials<'_> {
-    /// Writes the credentials that travel in fields, cookies apart.
-    pub(super) fn push_fields(&self, lines: &mut FieldLines, fields: &HeaderMap) {
-        for (name, place) in [(AUTHORIZATION, Place::Authorization), (X_API_KEY, Place::ApiKey)] {
-            let travels = match self.forwarded {
-                Forwarded::All => usize::MAX,
-                Forwarded::Only(kept) if kept == Some(place) => 1,
-                Forwarded::Only(_) => 0,
-            };
-            fields.get_all(&name).iter().take(travels).for_each(|value| lines.push(&name, value.as_bytes()));
+    /// Whether every credential travels.
+    pub(super) const fn is_all(&self) -> bool {
+        matches!(self.forwarded, Forwarded::All)
+    }
+
+    /// Writes the one credential that travels, if it does so in a field other than a cookie.
+    pub(super) fn push_single(&self, lines: &mut FieldLines, fields: &HeaderMap) {
+        let name = match self.forwarded {
+            Forwarded::Only(Some(Place::Authorization)) => AUTHORIZATION,
+            Forwarded::Only(Some(Place::ApiKey)) => X_API_KEY,
+            Forwarded::Only(_) | Forwarded::All => return,
+        };
+        if let Some(value) = fields.get(&name) {
+            lines.push(&name, value.as_bytes());
         }
     }
 
