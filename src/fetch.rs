@@ -278,7 +278,7 @@ impl<T: Transport> Fetcher<T> {
                 if self.metrics.not_stored(reason) {
                     tracing::warn!(
                         reason = reason.as_str(),
-                        "a response of the API was not stored; further ones are counted in cache_not_stored_total"
+                        "did not store a response of the API; further ones are counted in cache_not_stored_total"
                     );
                 }
                 if outdated {
@@ -303,7 +303,7 @@ impl<T: Transport> Fetcher<T> {
     pub async fn ask(&self, request: Request<'_>, level: AccessLevel, token: &Token) -> Result<Asked, FetchError> {
         let asks_whether_changed = request.validators.is_some();
         let answer = self.client.get(request).await.map_err(|error| {
-            tracing::warn!(reason = error.as_str(), cause = error.cause(), "a customer's name could not be fetched");
+            tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to fetch a customer's name");
             ApiError::from(error)
         })?;
         let (status, nominated) = (answer.status, nominated(&answer.headers));
@@ -350,10 +350,7 @@ impl<T: Transport> Fetcher<T> {
         let revealed = self.policy.reveals_to(level);
         let is_secret = |name: &str| !revealed && self.policy.is_secret_name(name.as_bytes());
         if holds_credential_or_secret(location.as_bytes(), token, is_secret) {
-            tracing::warn!(
-                status = status.as_u16(),
-                "a Location of the API holds a credential or secret; it was removed"
-            );
+            tracing::warn!(status = status.as_u16(), "removed a Location of the API that holds a credential or secret");
             return None;
         }
         Some((LOCATION, HeaderValue::from_bytes(location.as_bytes()).ok()?))
@@ -378,7 +375,7 @@ impl<T: Transport> Fetcher<T> {
         let own_type = answer.headers.get(CONTENT_TYPE).filter(|_| revealed);
         let refuse = |reason: &'static str| {
             self.metrics.redaction_failed(reason);
-            tracing::warn!(reason, status = answer.status.as_u16(), "an answer of the API cannot be redacted safely");
+            tracing::warn!(reason, status = answer.status.as_u16(), "failed to redact a response of the API");
             match (revealed, is_failure(answer.status)) {
                 (true, _) => ApiError::InvalidResponse,
                 (false, true) => ApiError::UnredactableFailure,
@@ -412,7 +409,7 @@ fn pause(stale: Option<&Entry>) {
 }
 
 fn refused(status: StatusCode, error: ApiError) -> FetchError {
-    tracing::warn!(status = status.as_u16(), "the API answered with a status that cannot be passed on");
+    tracing::warn!(status = status.as_u16(), "the API sent a status that cannot be forwarded");
     error.into()
 }
 

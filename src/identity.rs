@@ -616,7 +616,7 @@ impl<T: Transport> Identities<T> {
         });
         let request = Request { kind: Kind::Validate, target: &target, token: None, validators: None, payer };
         let answer = self.client.get(request).await.map_err(|error| {
-            tracing::warn!(reason = error.as_str(), cause = error.cause(), "a token could not be validated");
+            tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to validate a token");
             ApiError::from(error)
         })?;
         match answer.status.as_u16() {
@@ -631,7 +631,7 @@ impl<T: Transport> Identities<T> {
             _ => Err(ApiError::InvalidResponse),
         }
         .inspect_err(|_| {
-            tracing::warn!(status = answer.status.as_u16(), "validateToken did not say whether a token is valid");
+            tracing::warn!(status = answer.status.as_u16(), "unexpected response to validateToken");
         })
     }
 }

@@ -41,7 +41,7 @@ pub enum ApiError {
     InvalidResponse,
     /// The API sent a part (206), which cannot be redacted.
     PartialResponse,
-    /// The API did not answer in time.
+    /// The API did not respond in time.
     GatewayTimeout,
     /// The API's answer cannot be redacted safely.
     RedactionFailed,
@@ -109,16 +109,16 @@ impl Refusal {
     pub const fn message(self) -> &'static str {
         match self {
             Refusal::Malformed => "The request is malformed",
-            Refusal::AliasPath => "The path must be spelled in its plain form",
-            Refusal::BrokenEscape => "The request target holds a broken percent-escape",
-            Refusal::ControlCharacter => "The request target holds a character that must be percent-encoded",
-            Refusal::Fragment => "The request target must not hold a fragment",
+            Refusal::AliasPath => "The path must be in normal form",
+            Refusal::BrokenEscape => "The request target contains an invalid percent-escape",
+            Refusal::ControlCharacter => "The request target contains a character that must be percent-encoded",
+            Refusal::Fragment => "The request target must not contain a fragment",
             Refusal::OtherAuthority => "The request target names another authority",
-            Refusal::MissingHost => "The request must have exactly one Host",
+            Refusal::MissingHost => "The request must have exactly one valid Host",
             Refusal::Framing => "The length of the request is ambiguous",
-            Refusal::AmbiguousCredential => "The request holds two different credentials of one kind",
-            Refusal::ConnectionNominates => "Connection must not name this field",
-            Refusal::PathTooLong => "The path is too long; at most 4096 bytes are read",
+            Refusal::AmbiguousCredential => "The request contains two different credentials of the same kind",
+            Refusal::ConnectionNominates => "Connection names a field that must not be removed",
+            Refusal::PathTooLong => "The path is too long; at most 4096 bytes are accepted",
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
             Refusal::RequiresTls => "This port requires TLS: use https",
@@ -175,9 +175,9 @@ impl ApiError {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time")
             }
             ApiError::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here")
+                (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed for this path")
             }
-            ApiError::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_request", "The method is not known"),
+            ApiError::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_request", "Unknown method"),
             ApiError::TooManyRequests => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many invalid tokens from this address")
             }
@@ -189,11 +189,9 @@ impl ApiError {
                 "unavailable",
                 "It cannot be determined whose session this request changes, try again later",
             ),
-            ApiError::OnlyIfCached => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "gateway_timeout",
-                "There is no stored answer, and only-if-cached asks for one",
-            ),
+            ApiError::OnlyIfCached => {
+                (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "No cached response is available for only-if-cached")
+            }
             ApiError::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API could not be reached"),
             ApiError::InvalidResponse => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API sent an invalid response"),
             ApiError::PartialResponse => (
@@ -202,15 +200,15 @@ impl ApiError {
                 "The API sent a partial response (206), which cannot be redacted",
             ),
             ApiError::GatewayTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not answer in time")
+                (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not respond in time")
             }
             ApiError::RedactionFailed | ApiError::UnredactableFailure => {
-                (StatusCode::BAD_GATEWAY, "redaction_failed", "The answer of the API could not be redacted safely")
+                (StatusCode::BAD_GATEWAY, "redaction_failed", "The response of the API could not be redacted safely")
             }
             ApiError::NoUpgrade => (
                 StatusCode::BAD_GATEWAY,
                 "bad_gateway",
-                "Responses of this route are redacted, and it does not switch protocols",
+                "This route is redacted and does not support protocol upgrades",
             ),
             ApiError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
         }
@@ -266,7 +264,7 @@ pub fn error_body(status: StatusCode) -> String {
         500.. => "internal_error",
         _ => "bad_request",
     };
-    let message = "The API answered with an error without a readable description";
+    let message = "The API sent an error without a readable description";
     serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
 }
 

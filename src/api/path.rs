@@ -55,17 +55,17 @@ impl PathPattern {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix('/').ok_or("a path pattern begins with /")?;
+        let rest = text.strip_prefix('/').ok_or("a path pattern must start with /")?;
         let segments: Vec<String> = rest.split('/').map(str::to_owned).collect();
         let is_right = |segment: &str| {
             let stem = segment.strip_suffix(".*").unwrap_or(segment);
             matches!(segment, "*" | "**") || (!stem.is_empty() && !stem.contains('*'))
         };
         match segments.iter().find(|segment| !is_right(segment)) {
-            Some(segment) if segment.is_empty() => Err("a path pattern has no empty segment".into()),
-            Some(segment) => {
-                Err(format!("`{segment}`: a segment is a name, `name.*`, `*` (one segment) or `**` (any number)"))
-            }
+            Some(segment) if segment.is_empty() => Err("a path pattern must not have an empty segment".into()),
+            Some(segment) => Err(format!(
+                "invalid segment `{segment}`; expected a name, `name.*`, `*` (one segment) or `**` (any number)"
+            )),
             None => Ok(PathPattern(segments)),
         }
     }

@@ -70,7 +70,7 @@ pub fn run(size: usize) -> Result<(), Ending> {
     DirBuilder::new()
         .mode(0o700)
         .create(&folder)
-        .map_err(|error| Ending::failed(format_args!("cannot make the folder {}: {error}", folder.display())))?;
+        .map_err(|error| Ending::failed(format_args!("cannot create the directory {}: {error}", folder.display())))?;
     let mut parts = Parts { running: Vec::new(), folder };
     let redis = parts.start_redis()?;
     let (_serving, api) = open_sandbox(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), sandbox::Options::default())?;
@@ -111,10 +111,9 @@ impl Parts {
         command.arg(&socket).arg("--dir").arg(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().map_err(|error| match error.kind() {
             ErrorKind::NotFound => Ending::failed(
-                "demo --fleet needs a Redis, and there is no redis-server to be found; install it (Debian: apt-get install \
-                 redis-server), or see one gateway by itself with `telecomx-gateway demo`",
+                "demo --fleet requires redis-server, which is not installed; install it (Debian: apt-get install redis-server), or run a single gateway with `telecomx-gateway demo`",
             ),
-            _ => Ending::failed(format_args!("redis-server cannot be started: {error}")),
+            _ => Ending::failed(format_args!("cannot start redis-server: {error}")),
         })?;
         self.running.push(("redis-server".to_owned(), child));
         self.await_that(|| socket.exists())?;
@@ -144,7 +143,7 @@ impl Parts {
         while !condition() {
             self.look(|_| true)?;
             if Instant::now() > until {
-                return Err(Ending::failed("the fleet did not begin in time"));
+                return Err(Ending::failed("the gateways did not start in time"));
             }
             pause();
         }
@@ -181,8 +180,8 @@ fn lines(members: &[Member], api: SocketAddr, redis: &Path) -> String {
     };
     let [viewer, owner] = [AccessLevel::Viewer, AccessLevel::Owner].map(token);
     let mut text = format!(
-        "{} gateways, one Redis on {}, one sandbox of the API on http://{api}/.\nTry, in another terminal:\n\n\
-         # each of them: the second answer comes from memory\n",
+        "{} gateways, one Redis on {}, one sandbox of the API on http://{api}/.\nTry in another terminal:\n\n\
+         # each of them: the second response is a hit\n",
         members.len(),
         redis.display()
     );
@@ -196,18 +195,18 @@ fn lines(members: &[Member], api: SocketAddr, redis: &Path) -> String {
     members.iter().for_each(|member| text += &ask(member).repeat(2));
     if let [first, others @ ..] = members {
         text += &format!(
-            "\n# an update through the first; the others fetch anew\n\
+            "\n# an update through the first; the others fetch again\n\
              curl -s -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' \
              -H 'Authorization: Bearer {owner}' http://{}/customer/{customer}\n",
             first.public
         );
         others.iter().for_each(|member| text += &ask(member));
-        text += &format!("\n# how each of them stands; and the status page of the first: http://{}/\n", first.admin);
+        text += &format!("\n# state of each; status page of the first: http://{}/\n", first.admin);
         for member in members {
             text += &format!("curl -s http://{}/stats\n", member.admin);
         }
         text += &format!(
-            "\n# without the Redis: each goes on, from memory for ten seconds, then it asks the API each time\n\
+            "\n# without Redis: each serves cached responses for ten seconds, then sends every request to the API\n\
              redis-cli -s {} shutdown nosave\n",
             redis.display()
         );

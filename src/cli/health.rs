@@ -22,8 +22,8 @@ pub(super) enum Unwell {
 impl fmt::Display for Unwell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unwell::Silent(address, error) => write!(f, "no answer from the admin listener on {address}: {error}"),
-            Unwell::NotReady(address, line) => write!(f, "not ready: http://{address}/readyz answered {line:?}"),
+            Unwell::Silent(address, error) => write!(f, "no response from the admin listener on {address}: {error}"),
+            Unwell::NotReady(address, line) => write!(f, "not ready: http://{address}/readyz returned {line:?}"),
         }
     }
 }

@@ -218,7 +218,7 @@ impl Bus {
         }
         let left = self.queue.len();
         if left > 0 {
-            tracing::error!(changes = left, "stopped before the other gateways could be told of changes");
+            tracing::error!(changes = left, "stopped before all invalidations were published");
         }
     }
 
@@ -229,9 +229,7 @@ impl Bus {
     fn announce(&self, scope: &Scope) {
         if self.queue.add(scope, &self.parts.ledger, clock::now()) {
             self.parts.metrics.dropped("overflow");
-            tracing::warn!(
-                "too many changes wait to be told to the other gateways: they will be told to drop everything"
-            );
+            tracing::warn!("invalidation queue is full; other gateways will purge their whole cache");
         }
     }
 
@@ -249,7 +247,7 @@ impl Bus {
             match self.send(&mut link, &changes).await {
                 Ok(()) => {
                     if std::mem::take(&mut fails) {
-                        tracing::info!("the other gateways are told of changes again");
+                        tracing::info!("invalidation publishing resumed");
                     }
                     pause = FIRST_PAUSE;
                     self.parts.metrics.messages("told", changes.len());
@@ -257,7 +255,7 @@ impl Bus {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut fails, true) {
-                        tracing::error!(%error, "the other gateways cannot be told of changes; they wait");
+                        tracing::error!(%error, "failed to publish invalidations; they are queued");
                     }
                     self.failed(&error);
                     link = None;
@@ -332,7 +330,7 @@ impl Bus {
             self.failed(&error);
             // Once for each thing that goes wrong, not for each attempt.
             if was_connected || said.as_deref() != Some(error.as_str()) {
-                tracing::error!(%error, redis = self.key, "the other gateways are not heard");
+                tracing::error!(%error, redis = self.key, "failed to read the invalidation stream");
                 said = Some(error.as_str().to_owned());
             }
             tokio::time::sleep(pause).await;
@@ -357,10 +355,10 @@ impl Bus {
         self.parts.metrics.dropped("unusable");
         match &recreated {
             Ok(()) => {
-                tracing::error!(%error, key = self.key, "the invalidation stream could not be used and was created again");
+                tracing::error!(%error, key = self.key, "recreated the unusable invalidation stream");
             }
             Err(failed) => {
-                tracing::error!(%error, %failed, key = self.key, "the invalidation stream cannot be used; delete the key");
+                tracing::error!(%error, %failed, key = self.key, "the invalidation stream is unusable; delete the key");
             }
         }
         recreated
@@ -393,7 +391,7 @@ impl Bus {
                 // A second time in a row, the repair repaired nothing: a failure, after which it
                 // pauses.
                 if std::mem::replace(&mut repaired, true) {
-                    return Err(Error::Malformed("messages of the stream are missing, again".into()));
+                    return Err(Error::Malformed("messages of the invalidation stream are missing again".into()));
                 }
                 at = self.in_time(JOINING, self.join(&mut stream, at.epoch, Some(Missed::Trimmed))).await?;
                 *progress = Some(at);
@@ -409,7 +407,7 @@ impl Bus {
                 self.parts.ledger.begun(at.epoch, at.floor, at.position, sent);
                 *pause = FIRST_PAUSE;
                 if !self.connected.swap(true, Ordering::Relaxed) {
-                    tracing::info!(position = %at.position, "the other gateways are heard");
+                    tracing::info!(position = %at.position, "reading the invalidation stream");
                 }
             }
             // What is fetched by one who reads it here counts as from after it.
@@ -457,7 +455,7 @@ impl Bus {
             self.parts.metrics.dropped(missed.as_str());
             tracing::warn!(
                 reason = missed.as_str(),
-                "changes that other gateways saw may have been missed: everything stored is dropped"
+                "purged the whole cache: invalidations of other gateways may have been missed"
             );
         }
         // What was stored while nobody was heard may be from before any of these changes.
@@ -523,8 +521,7 @@ impl Bus {
         if unreadable {
             self.parts.metrics.dropped("unreadable");
             tracing::warn!(
-                "a message cannot be read: written by a gateway with another key or of another version, or by somebody else; \
-                 everything stored is dropped"
+                "purged the whole cache: a message of the invalidation stream cannot be decoded; it was written with another key, by another version or by another program"
             );
             (self.parts.obey)(&Scope::All, "missed");
         }
@@ -576,10 +573,10 @@ impl Bus {
             if is && !was {
                 tracing::error!(
                     silence_seconds = self.silence().as_secs_f64(),
-                    "cut off from the other gateways for longer than cluster.max_isolation: every request asks the API"
+                    "isolated from Redis for longer than cluster.max_isolation; every request is sent to the API"
                 );
             } else if was && !is {
-                tracing::info!("back among the other gateways: answers come from memory again");
+                tracing::info!("isolation ended; cached responses are served again");
             }
             was = is;
         }

@@ -78,21 +78,19 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NotAsked => f.write_str("known to be down, not asked"),
+            Error::NotAsked => f.write_str("not tried: recently unreachable"),
             Error::Unreachable(why) => write!(f, "cannot be reached: {why}"),
             Error::Timeout => f.write_str("no answer in time"),
             Error::Denied(why) => write!(
                 f,
-                "lets this gateway not do what it must: {why}; see cluster.username, cluster.password_file and the rights \
-                 in docs/FLEET.md"
+                "permission denied: {why}; check cluster.username, cluster.password_file and the rights in docs/FLEET.md"
             ),
             Error::Refused(why) => write!(f, "refuses: {why}"),
-            Error::Malformed(why) => write!(f, "answers what cannot be: {why}"),
-            Error::Unusable(why) => write!(f, "the stream cannot be used: {why}"),
+            Error::Malformed(why) => write!(f, "unexpected reply: {why}"),
+            Error::Unusable(why) => write!(f, "unusable stream: {why}"),
             Error::TooLarge(why) => write!(
                 f,
-                "{why}; a gateway writes nothing so large, so another client wrote it; delete the key and see which users \
-                 may write to it"
+                "{why}; gateways do not write values of this size; delete the key and check which users may write to it"
             ),
         }
     }
@@ -213,13 +211,13 @@ impl Tls {
                     authorities.add(certificate).map_err(|error| wrong(error.to_string()))?;
                 }
                 if authorities.is_empty() {
-                    return Err(wrong("holds no certificate in PEM".into()));
+                    return Err(wrong("contains no PEM certificate".into()));
                 }
             }
             None => {
                 authorities.add_parsable_certificates(load_native_certs().unwrap_or_default());
                 if authorities.is_empty() {
-                    return Err("cluster.url: this system has no trust anchors; set cluster.ca_file".into());
+                    return Err("cluster.url: the system has no trust anchors; set cluster.ca_file".into());
                 }
             }
         }
@@ -236,7 +234,7 @@ fn password(file: &Path) -> Result<Zeroizing<String>, String> {
     match text.len() {
         0 => Err("is empty".into()),
         1..=MAX_PASSWORD => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(format!("holds more than {MAX_PASSWORD} bytes; is it the right file?")),
+        _ => Err(format!("contains more than {MAX_PASSWORD} bytes; check that it is the right file")),
     }
 }
 

@@ -46,7 +46,7 @@ impl Keys {
         let wrong = |what: String| format!("cluster.key_file: {}: {what}", path.display());
         let text = std::fs::read(path).map(Zeroizing::new).map_err(|error| wrong(error.to_string()))?;
         if text.len() > MAX_BYTES {
-            return Err(wrong(format!("holds more than {MAX_BYTES} bytes; is it the right file?")));
+            return Err(wrong(format!("contains more than {MAX_BYTES} bytes; check that it is the right file")));
         }
         let text = std::str::from_utf8(&text).map_err(|_| wrong("is not text".into()))?;
         Self::parse(text).map_err(wrong)
@@ -61,12 +61,14 @@ impl Keys {
             }
             let key = parse_line(line).map_err(|what| format!("line {number}: {what}"))?;
             if keys.iter().any(|other| other.id == key.id) {
-                return Err(format!("line {number}: the id is that of an earlier key; give each key its own id"));
+                return Err(format!("line {number}: duplicate key id; give each key its own id"));
             }
             keys.push(key);
         }
         let mut keys = keys.into_iter();
-        let first = keys.next().ok_or("holds no key; write e.g. `echo \"a $(openssl rand -hex 32)\"` into it")?;
+        let first = keys
+            .next()
+            .ok_or("contains no key; for example write the output of `echo \"a $(openssl rand -hex 32)\"`")?;
         Ok(Keys { first, others: keys.collect() })
     }
 
@@ -100,18 +102,18 @@ impl Keys {
 }
 
 fn parse_line(line: &str) -> Result<Key, String> {
-    const RIGHT: &str = "write an id, a space and 64 hexadecimal digits, e.g. from `openssl rand -hex 32`";
+    const RIGHT: &str = "expected an id, a space and 64 hexadecimal digits, for example from `openssl rand -hex 32`";
     let mut words = line.split_ascii_whitespace();
     let (Some(id), Some(digits), None) = (words.next(), words.next(), words.next()) else {
-        return Err(format!("is not an id and a key; {RIGHT}"));
+        return Err(format!("invalid line; {RIGHT}"));
     };
     let is_id = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if id.len() > MAX_KEY_ID || !id.bytes().all(is_id) {
-        return Err(format!("the id is not up to {MAX_KEY_ID} letters, digits, `.`, `_` and `-`; {RIGHT}"));
+        return Err(format!("invalid id: expected up to {MAX_KEY_ID} letters, digits, `.`, `_` and `-`; {RIGHT}"));
     }
-    let secret = blake3::Hash::from_hex(digits).map_err(|_| format!("the key is wrong; {RIGHT}"))?;
+    let secret = blake3::Hash::from_hex(digits).map_err(|_| format!("invalid key; {RIGHT}"))?;
     if secret.as_bytes().iter().all(|byte| *byte == secret.as_bytes()[0]) {
-        return Err(format!("the key is one byte, 32 times: anyone can guess it; {RIGHT}"));
+        return Err(format!("weak key: all bytes are equal; {RIGHT}"));
     }
     Ok(Key { id: id.to_owned(), secret: Zeroizing::new(*secret.as_bytes()) })
 }

@@ -145,7 +145,7 @@ pub fn add(key: &str, sealed: &[u8]) -> Cmd {
 }
 
 fn odd_id() -> Error {
-    Error::Unusable("it has an id that no clock gives, behind which no message can be added".into())
+    Error::Unusable("its last id is too large to append a message".into())
 }
 
 fn sealed(mut entry: redis::streams::StreamId) -> Result<Sealed, Error> {

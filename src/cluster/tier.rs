@@ -330,7 +330,7 @@ impl Tier {
         judge: &impl Fn(&[u8], Seen) -> Judged<V>,
     ) -> Result<Judged<V>, &'static str> {
         let value = self.sealer.open(name.value.as_bytes(), sealed).map_err(|unopened| {
-            tracing::warn!(reason = unopened.as_str(), "a value of the shared tier does not open");
+            tracing::warn!(reason = unopened.as_str(), "failed to decrypt a value of the shared tier");
             self.metrics.tier_failed(unopened.as_str());
             unopened.as_str()
         })?;

@@ -34,9 +34,7 @@ impl Pattern {
     /// The name of a root: one name, no pattern.
     pub(super) fn root(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "*?.[]{}/,".contains(*sign)) {
-            return Err(format!(
-                "`{sign}` has no place here; a root is the name of one member, such as \"integrations\""
-            ));
+            return Err(format!("unexpected `{sign}`; a root is the name of one member, such as \"integrations\""));
         }
         Self::folded(text)
     }
@@ -45,7 +43,7 @@ impl Pattern {
     pub(super) fn glob(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "?.[]{}/,".contains(*sign)) {
             return Err(format!(
-                "`{sign}` has no place here; a pattern is for one name, with `*` for anything, such as \"*password*\""
+                "unexpected `{sign}`; a pattern matches one name, with `*` for any characters, such as \"*password*\""
             ));
         }
         Self::folded(text)
@@ -61,7 +59,7 @@ impl Pattern {
         }
         let letters = steps.iter().filter(|step| **step != Step::Any).count();
         match letters {
-            0 => Err("holds no letter and no digit, so it would mean every name or none; \
+            0 => Err("has no letter or digit, so it would match every name or none; \
                       letter case, marks and punctuation are not compared"
                 .to_owned()),
             1..=LONGEST => Ok(Pattern(steps)),

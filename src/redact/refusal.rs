@@ -61,15 +61,15 @@ impl Reason {
     const fn in_words(self) -> &'static str {
         match self {
             Reason::Empty => "there is no document",
-            Reason::ByteOrderMark => "the document begins with a byte-order mark",
+            Reason::ByteOrderMark => "the document starts with a byte order mark",
             Reason::BadUtf8 => "not UTF-8",
             Reason::NotJson => "not JSON",
-            Reason::CutShort => "the document ends before its value does",
-            Reason::TrailingData => "something follows the document",
-            Reason::DuplicateName => "one object holds the same name twice",
+            Reason::CutShort => "the document is truncated",
+            Reason::TrailingData => "data after the document",
+            Reason::DuplicateName => "duplicate member name in one object",
             Reason::LoneSurrogate => "half a surrogate pair",
-            Reason::NumberNotFinite => "a number too large for a double",
-            Reason::TooDeep => "containers nested too deep",
+            Reason::NumberNotFinite => "a number out of the range of a double",
+            Reason::TooDeep => "nesting too deep",
         }
     }
 }

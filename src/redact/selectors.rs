@@ -54,28 +54,24 @@ impl Segment {
         let names: Vec<&str> = match (text.strip_prefix('{'), text.ends_with('}')) {
             (Some(inside), true) => inside[..inside.len() - 1].split(',').collect(),
             (Some(_), false) => {
-                return Err(format!(
-                    "`{text}` opens a brace and does not close it; `{{a,b}}` holds names only, no dots"
-                ));
+                return Err(format!("unbalanced brace in `{text}`; `{{a,b}}` contains only names, no dots"));
             }
             (None, _) => vec![text],
         };
         for name in &names {
             if name.is_empty() {
-                return Err(
-                    "an empty name; write member names with one dot between them, such as \"criipto.domain\"".into()
-                );
+                return Err("empty name; expected member names separated by dots, such as \"criipto.domain\"".into());
             }
             if name.contains('*') {
-                return Err(format!(
-                    "`{name}`: `*` and `**` stand for whole names; write all names out, as in `{{a,b}}`"
-                ));
+                return Err(format!("`{name}`: `*` and `**` match whole names; list all names, as in `{{a,b}}`"));
             }
             if name.contains(['{', '}', ',']) {
-                return Err(format!("`{name}`: braces hold a whole segment, as in `ms365.{{tenantId,verified}}`"));
+                return Err(format!(
+                    "`{name}`: braces must enclose a whole segment, as in `ms365.{{tenantId,verified}}`"
+                ));
             }
             if name.trim() != *name {
-                return Err(format!("`{name}` has white space around it; names are compared exactly"));
+                return Err(format!("`{name}` has surrounding white space; names are compared exactly"));
             }
         }
         Ok(Segment::OneOf(names.into_iter().map(str::to_owned).collect()))

@@ -36,7 +36,7 @@ impl Sandbox {
     ///
     /// Errors: the listener's own, at the start. One connection's errors concern that connection alone.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
-        tracing::info!(address = %listener.local_addr()?, "the sandbox of the API is listening");
+        tracing::info!(address = %listener.local_addr()?, "sandbox of the API started listening");
         let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
@@ -45,7 +45,7 @@ impl Sandbox {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "the sandbox could not accept a connection");
+                    tracing::warn!(%error, "sandbox failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -70,7 +70,7 @@ impl Sandbox {
             .serve_connection(TokioIo::new(stream), service)
             .await;
         if let Err(error) = served {
-            tracing::debug!(%error, "a connection to the sandbox ended early");
+            tracing::debug!(%error, "connection to the sandbox ended early");
         }
     }
 

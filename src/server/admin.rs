@@ -134,14 +134,14 @@ impl Admin {
             let mut refused = error(
                 StatusCode::UNAUTHORIZED,
                 "credentials_invalid",
-                "Authorization: Bearer with the admin token required",
+                "Authorization: Bearer with the admin token is required",
             );
             self.current.load().metrics.admin_refused();
             refused.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
             return refused;
         }
         match resource {
-            None => error(StatusCode::NOT_FOUND, "not_found", "No such page; GET / is a page that lists what there is"),
+            None => error(StatusCode::NOT_FOUND, "not_found", "Not found; GET / lists all paths"),
             Some(resource) if !resource.allows(method) => not_allowed(resource.methods()),
             Some(resource) => self.serve(&resource),
         }
@@ -170,11 +170,11 @@ impl Admin {
             Resource::Cache => self.purge(Ok(Scope::All), json!("all")),
             Resource::Customer(id) => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);
-                self.purge(scope.ok_or("A customer's id has 24 hexadecimal characters"), json!({"customer": id}))
+                self.purge(scope.ok_or("A customer id has 24 hexadecimal digits"), json!({"customer": id}))
             }
             Resource::Employee(id) => {
                 let scope = EmployeeId::parse_strict(id).map(Scope::Employee);
-                self.purge(scope.ok_or("An employee's id has 24 hexadecimal characters"), json!({"employee": id}))
+                self.purge(scope.ok_or("An employee id has 24 hexadecimal digits"), json!({"employee": id}))
             }
             Resource::Reload => self.reload(),
         }
@@ -184,12 +184,13 @@ impl Admin {
     fn foreign(&self, get: bool, host: Option<&str>, headers: &HeaderMap) -> Option<Answer> {
         // With a token, a page that poses as ours has none to send.
         if self.token.is_none() && !foreign::is_own_host(host) {
-            let message =
-                "Without admin.token_file this listener is asked by an address or as localhost, not by another name";
+            let message = "Without admin.token_file the Host of a request must be an IP address or localhost";
             return Some(error(StatusCode::MISDIRECTED_REQUEST, "bad_request", message));
         }
         let refused = !get && foreign::is_from_another_page(headers, host);
-        refused.then(|| error(StatusCode::FORBIDDEN, "access_denied", "A web page of another origin is not obeyed"))
+        refused.then(|| {
+            error(StatusCode::FORBIDDEN, "access_denied", "Requests from web pages of other origins are refused")
+        })
     }
 
     /// Digests compare in constant time.
@@ -211,8 +212,8 @@ impl Admin {
         match gateway.metrics.text() {
             Ok(text) => answer(StatusCode::OK, METRICS, text),
             Err(failure) => {
-                tracing::error!(%failure, "metrics cannot be written");
-                error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Metrics cannot be written")
+                tracing::error!(%failure, "failed to encode metrics");
+                error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Failed to encode metrics")
             }
         }
     }
@@ -291,7 +292,7 @@ impl Admin {
             }
             Err(problems) => {
                 let problems: Vec<&str> = problems.lines().collect();
-                let message = "The configuration was not taken up; the old one stays in force";
+                let message = "The configuration was rejected; the current one stays in force";
                 let error = json!({"message": message, "code": "configuration", "status": 422, "problems": problems});
                 answer(StatusCode::UNPROCESSABLE_ENTITY, JSON, json!({ "error": error }).to_string())
             }
@@ -321,7 +322,7 @@ fn take_samples(current: Arc<Current>, history: Arc<History>) {
 }
 
 fn not_allowed(allowed: &'static str) -> Answer {
-    let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed here");
+    let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed for this path");
     refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static(allowed));
     refused
 }

@@ -72,7 +72,7 @@ impl Certificate {
         let sessions = Sessions::new().map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
         let loaded = read(files, &sessions).map_err(|problems| StartError::Configuration(problems.join("\n")))?;
         if let Err(wrong) = loaded.is_valid_now(files) {
-            tracing::error!(wrong, "callers will not trust the certificate");
+            tracing::error!(wrong, "clients will reject the certificate");
         }
         metrics.loaded(loaded.expires);
         Ok(Certificate { files: files.clone(), shown: ArcSwap::from_pointee(loaded.shown), sessions, metrics })
@@ -129,14 +129,17 @@ impl Certificate {
                         let (expires, is_new) = (loaded.expires, !certificate.is_shown(&loaded));
                         certificate.show(loaded);
                         if is_new {
-                            tracing::info!(expires, "the changed certificate is shown from now on");
+                            tracing::info!(expires, "reloaded the certificate");
                         }
                         failed = None;
                     }
                     // Once for each thing that is wrong, not for each look.
                     Err(problems) if failed.as_ref() != Some(&problems) => {
                         let text = problems.join("\n");
-                        tracing::error!(problems = text, "the changed certificate cannot be used; the old one stays");
+                        tracing::error!(
+                            problems = text,
+                            "failed to reload the certificate; the current one stays in use"
+                        );
                         failed = Some(problems);
                     }
                     Err(_) => {}
@@ -235,16 +238,16 @@ impl Loaded {
         let file = &files.cert_file;
         let (begins, ends) = self.valid;
         if ends <= now {
-            let right = "put a renewed certificate there";
+            let right = "install a renewed certificate";
             return Err(wrong("cert_file", file, format_args!("expired at {}; {right}", time(ends))));
         }
         if begins > now {
-            let right = "look at the clock, or put one there that is valid now";
+            let right = "check the clock, or install a certificate that is valid now";
             return Err(wrong("cert_file", file, format_args!("is not valid before {}; {right}", time(begins))));
         }
         if self.expires <= now {
             let (file, expired) = (file.display(), time(self.expires));
-            tracing::warn!(%file, expired, "a certificate that is sent along with the gateway's own has expired");
+            tracing::warn!(%file, expired, "a further certificate of the chain has expired");
         }
         Ok(())
     }
@@ -262,7 +265,7 @@ fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
     crypto::install_provider();
     let chain = chain_of("cert_file", &files.cert_file);
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| {
-        let right = "holds no private key in PEM that can be used; an encrypted one cannot";
+        let right = "contains no usable PEM private key; encrypted keys are not supported";
         wrong("key_file", &files.key_file, unreadable(&error).unwrap_or(right.to_owned()))
     });
     let authorities = files.clients.as_ref().map(|clients| authorities(&clients.ca_file)).transpose();
@@ -278,10 +281,7 @@ fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
         let what = match error {
             RusTlsError::InconsistentKeys(_) => {
-                format!(
-                    "is not the key of the certificate in {}; put the one there that belongs to it",
-                    files.cert_file.display()
-                )
+                format!("does not belong to the certificate in {}; install the matching key", files.cert_file.display())
             }
             error => error.to_string(),
         };
@@ -337,7 +337,7 @@ fn unreadable(error: &rustls_pki_types::pem::Error) -> Option<String> {
 
 fn chain_of(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let none = "holds no certificate in PEM";
+    let none = "contains no PEM certificate";
     let chain = chain.map_err(|error| wrong(key, file, unreadable(&error).unwrap_or(format!("{none}: {error}"))))?;
     if chain.is_empty() { Err(wrong(key, file, none)) } else { Ok(chain) }
 }
@@ -357,7 +357,8 @@ fn validity(chain: &[CertificateDer<'_>]) -> Result<((i64, i64), i64), String> {
     let mut valid = None;
     let mut expires = i64::MAX;
     for certificate in chain {
-        let (_, parsed) = parse_x509_certificate(certificate).map_err(|error| format!("is no certificate: {error}"))?;
+        let (_, parsed) =
+            parse_x509_certificate(certificate).map_err(|error| format!("invalid certificate: {error}"))?;
         let of_this = parsed.validity();
         let times = (of_this.not_before.timestamp(), of_this.not_after.timestamp());
         valid.get_or_insert(times);

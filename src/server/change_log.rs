@@ -56,15 +56,13 @@ impl Failure {
     /// What whoever reads the log of this process can do.
     const fn remedy(self) -> &'static str {
         match self {
-            Failure::Token => {
-                "put a token of the API, alone, into change_log.token_file, readable by this process's user"
-            }
+            Failure::Token => "write only a token of the API to change_log.token_file, readable by this process's user",
             Failure::Unauthorized => {
-                "put a valid token of the API into change_log.token_file; it is read again each time"
+                "write a valid token of the API to change_log.token_file; it is read before each poll"
             }
-            Failure::Forbidden => "use a token whose role may read GET /log/changeloglite",
-            Failure::Status(_) | Failure::Unreadable => "see what GET /log/changeloglite answers with that token",
-            Failure::Upstream(_) => "see whether the API can be reached",
+            Failure::Forbidden => "use a token whose access level may read GET /log/changeloglite",
+            Failure::Status(_) | Failure::Unreadable => "check the response to GET /log/changeloglite with that token",
+            Failure::Upstream(_) => "check that the API can be reached",
         }
     }
 }
@@ -101,7 +99,7 @@ impl BackgroundService for ChangeLog {
                         Read::ByAnother(done) => done.into_iter().for_each(|done| self.metrics.read(done)),
                     }
                     if let Some((_, times)) = failed.take() {
-                        tracing::info!(failed = times, "the API's change log is read again");
+                        tracing::info!(failed = times, "polling of the change log resumed");
                     }
                     interval
                 }
@@ -114,7 +112,7 @@ impl BackgroundService for ChangeLog {
                         tracing::error!(
                             why,
                             right,
-                            "the API's change log cannot be read: changes made elsewhere count when answers expire"
+                            "failed to poll the change log; changes made elsewhere apply when responses expire"
                         );
                     }
                     failed = Some((failure, times));
@@ -137,8 +135,7 @@ impl ChangeLog {
                     if overdue {
                         self.metrics.failed("lease_overdue");
                         tracing::warn!(
-                            "the change log's lease was taken: its holder read nothing for as long as a lease lasts; see \
-                             whether that gateway can read the change log, and which clients may write to the Redis"
+                            "took over the change log lease: its holder did not poll for the duration of a lease; check that gateway, and which clients may write to Redis"
                         );
                     }
                     done.filter(|_| !*had_turn).into_iter().for_each(|done| progress.go_on_from(done));
@@ -151,7 +148,7 @@ impl ChangeLog {
                 // Each for itself, then: what is read twice does no harm.
                 Err(error) => {
                     *had_turn = false;
-                    tracing::debug!(why = error.as_str(), "whose turn it is to read the change log is not known");
+                    tracing::debug!(why = error.as_str(), "failed to determine the leader for the change log");
                 }
             }
         }
@@ -159,7 +156,7 @@ impl ChangeLog {
         if let Some(turns) = &self.turns
             && let Err(error) = turns.done(progress.read_up_to()).await
         {
-            tracing::debug!(why = error.as_str(), "how far the change log was read is not noted");
+            tracing::debug!(why = error.as_str(), "failed to store the position in the change log");
         }
         Ok(Read::Now)
     }
@@ -185,7 +182,7 @@ impl ChangeLog {
             Obey::Changes { changes, unknown } => {
                 self.metrics.entries(changes.len(), unknown);
                 if unknown > 0 {
-                    tracing::warn!(unknown, "entries of the API's change log that say nothing known");
+                    tracing::warn!(unknown, "skipped unknown entries of the change log");
                 }
                 for scope in changes.iter().filter_map(scope) {
                     gateway.invalidate(&scope, TRIGGER);
@@ -193,7 +190,7 @@ impl ChangeLog {
             }
             Obey::Everything(missed) => {
                 let why = missed.as_str();
-                tracing::warn!(why, "it cannot be known what changed elsewhere: everything stored is dropped, once");
+                tracing::warn!(why, "purged the whole cache: changes in the change log may have been missed");
                 gateway.invalidate(&Scope::All, TRIGGER);
             }
         }

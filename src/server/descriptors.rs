@@ -46,14 +46,14 @@ pub fn raise_limit() {
     if before.current != before.maximum {
         let raised = Rlimit { current: before.maximum, maximum: before.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "could not raise the limit on file descriptors");
+            tracing::warn!(%error, "failed to raise the file descriptor limit");
         }
     }
     let (before, limit, clients) = (to_number(before.current), limit(), Division::current().clients);
     if limit == before {
-        tracing::info!(limit, clients, "the limit on file descriptors is at its maximum");
+        tracing::info!(limit, clients, "the file descriptor limit is at its maximum");
     } else {
-        tracing::info!(limit, before, clients, "raised the limit on file descriptors");
+        tracing::info!(limit, before, clients, "raised the file descriptor limit");
     }
 }
 
@@ -64,7 +64,7 @@ pub fn warn_if_low(server: &Server) {
         tracing::warn!(
             limit,
             needed,
-            "the limit on file descriptors is below twice server.max_connections plus server.max_requests; raise \
+            "the file descriptor limit is below twice server.max_connections plus server.max_requests; raise \
              LimitNOFILE (systemd), ulimits (containers) or ulimit -Hn, or lower server.max_connections"
         );
     }
@@ -201,7 +201,7 @@ impl AcceptFailures {
         let (listener, reason) = (self.side.as_str(), AcceptError::from_io(error));
         self.metrics.accept_failed(listener, reason.as_str());
         if let Some(failed) = self.log.record(now) {
-            tracing::warn!(%error, listener, reason = reason.as_str(), failed, "could not accept connections");
+            tracing::warn!(%error, listener, reason = reason.as_str(), failed, "failed to accept connections");
         }
         match (reason, error.kind()) {
             // Of one connection, which is gone.

@@ -136,11 +136,11 @@ fn repolicy(current: Arc<Current>, reloader: Arc<Reloader>) -> std::io::Result<R
             if seen.load().gateway.policy_id() == fingerprint {
                 continue;
             }
-            tracing::info!("another gateway redacts by another policy: the configuration is read again");
+            tracing::info!("reloading the configuration: another gateway uses a different redaction policy");
             let _ = reloader.reload();
             if seen.load().gateway.policy_id() != fingerprint {
                 tracing::warn!(
-                    "another gateway of the fleet redacts by another policy; see whether their configurations differ"
+                    "another gateway of the cluster uses a different redaction policy; compare the configurations"
                 );
             }
             #[expect(clippy::disallowed_methods, reason = "a thread that serves no request")]

@@ -25,8 +25,8 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // A name may be anything, and this is read on a terminal.
-            Holder::Process { id, name } => write!(f, "process {id} ({}) listens there", name.escape_debug()),
-            Holder::User { id } => write!(f, "a process of the user with id {id} listens there"),
+            Holder::Process { id, name } => write!(f, "the port is used by process {id} ({})", name.escape_debug()),
+            Holder::User { id } => write!(f, "the port is used by a process of user id {id}"),
         }
     }
 }

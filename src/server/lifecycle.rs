@@ -199,7 +199,7 @@ impl Lifecycle {
                 tracing::info!(
                     drain_delay_seconds = delay.as_secs_f64(),
                     drain_seconds = drain.as_secs_f64(),
-                    "stopping; requests in flight may finish"
+                    "draining: finishing requests under way"
                 );
                 notify::stopping();
                 (began + delay, began + delay, began + delay + drain)
@@ -207,7 +207,7 @@ impl Lifecycle {
             Stop::HandedOver { drain } => {
                 tracing::info!(
                     drain_seconds = drain.as_secs_f64(),
-                    "another process serves from now on; requests in flight may finish"
+                    "handed over to another process; finishing requests under way"
                 );
                 self.admin_stop.send_replace(true);
                 // Nothing waits for this process: a kept connection may be used once more, and is told then.
@@ -230,15 +230,15 @@ impl Lifecycle {
             none = if connected || !closed { 0 } else { none + 1 };
             without_request = if busy > 0 || now < idle { Duration::ZERO } else { without_request + LOOK };
             if none > 1 || (closed && without_request > Self::IDLE + LEFT) {
-                tracing::info!("stopped; nothing was cut off");
+                tracing::info!("stopped; all requests finished");
                 self.exit(0);
             }
             if now >= end {
                 if busy == 0 {
-                    tracing::info!("stopped at the end of server.drain; nothing was cut off");
+                    tracing::info!("stopped at the end of server.drain; all requests finished");
                     self.exit(0);
                 }
-                tracing::error!(requests = busy, "stopped; requests were cut off at the end of server.drain");
+                tracing::error!(requests = busy, "stopped at the end of server.drain; aborted requests");
                 self.exit(CUT);
             }
             #[expect(clippy::disallowed_methods, reason = "the drain has a thread of its own")]

@@ -231,7 +231,7 @@ impl<A: Application> Service for Listening<A> {
         let entrances = std::mem::take(&mut self.entrances);
         for entrance in &entrances {
             if let Err(error) = self.start_accepting(entrance, &stop, &mut accepting) {
-                tracing::error!(%error, "a listener cannot be used");
+                tracing::error!(%error, "failed to use a listener");
             }
         }
         self.lifecycle.service_started();

@@ -7,7 +7,7 @@ use sd_notify::{NotifyState, notify};
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "failed to notify the service manager");
     }
 }
 
@@ -19,14 +19,14 @@ pub fn ready(status: &str) {
 /// A reload begins; `ready` tells its end.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reads its configuration anew")]),
-        Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reloading the configuration")]),
+        Err(error) => tracing::warn!(%error, "failed to notify the service manager of a reload"),
     }
 }
 
 /// It stops.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("finishes requests in flight")]);
+    tell(&[NotifyState::Stopping, NotifyState::Status("finishing requests under way")]);
 }
 
 /// That process is the service from now on.

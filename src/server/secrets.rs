@@ -24,7 +24,7 @@ pub fn admin_token(admin: &Admin) -> Result<Option<blake3::Hash>, String> {
     let token = token.trim_ascii();
     if token.len() < SHORTEST_ADMIN_TOKEN && !admin.listen.ip().to_canonical().is_loopback() {
         return Err(wrong(format!(
-            "its token has fewer than {SHORTEST_ADMIN_TOKEN} characters, and admin.listen is not loopback; write one with \
+            "the token has fewer than {SHORTEST_ADMIN_TOKEN} characters and admin.listen is not a loopback address; generate one with \
              `openssl rand -hex 32`"
         )));
     }
@@ -51,7 +51,7 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o7777;
     (mode & 0o077 != 0).then(|| {
         format!(
-            "{key}: {}: mode {mode:04o} lets other users at it; chmod it to 0600, owned by the gateway's user",
+            "{key}: {}: mode {mode:04o} gives access to other users; use mode 0600 and the gateway's user as owner",
             file.display()
         )
     })
@@ -62,5 +62,5 @@ fn plain_password(config: &Config) -> Option<String> {
     cluster.password_file.as_ref()?;
     let RedisPlace::Host { tls: false, host, .. } = &cluster.url.place else { return None };
     let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
-    (!loopback).then(|| format!("cluster.url: the password goes to {host} in clear text; use rediss://, which is TLS"))
+    (!loopback).then(|| format!("cluster.url: the password is sent to {host} in cleartext; use rediss:// (TLS)"))
 }

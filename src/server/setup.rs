@@ -296,12 +296,12 @@ impl Reloader {
                 }
                 self.generation.fetch_add(1, Ordering::Relaxed);
                 before.metrics.configuration_taken();
-                tracing::info!(restart_needed_for = restart.join(", "), "the configuration was taken up");
+                tracing::info!(restart_needed_for = restart.join(", "), "applied the configuration");
                 Ok(restart)
             }
             Err(problems) => {
                 before.metrics.configuration_refused();
-                tracing::error!(problems, "the configuration was not taken up; the old one stays in force");
+                tracing::error!(problems, "rejected the configuration; the current one stays in force");
                 Err(problems)
             }
         }

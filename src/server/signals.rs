@@ -49,7 +49,7 @@ async fn next(signal: &mut Option<Signal>) {
 }
 
 fn listen(kind: SignalKind) -> Option<Signal> {
-    signal(kind).map_err(|error| tracing::error!(%error, "a signal cannot be listened for")).ok()
+    signal(kind).map_err(|error| tracing::error!(%error, "failed to install a signal handler")).ok()
 }
 
 /// Makes HUP, QUIT and USR2 do nothing from now on, until `Signals` obeys them: by default each
@@ -96,7 +96,7 @@ impl Signals {
                 Ok(restart) => notify::ready(&format!("{status}; a restart is needed for {}", restart.join(", "))),
                 Err(problems) => {
                     let first = problems.lines().next().unwrap_or_default();
-                    notify::ready(&format!("the configuration was not taken up: {first}"));
+                    notify::ready(&format!("the configuration was rejected: {first}"));
                 }
             }
         });
@@ -111,15 +111,15 @@ impl Signals {
     /// the file that stands there now.
     fn succeed(&self) {
         if self.seat.is_none() {
-            tracing::error!("USR2: there is nowhere to meet a successor; set server.upgrade_socket");
+            tracing::error!("SIGUSR2 ignored: no upgrade socket; set server.upgrade_socket");
             return;
         }
         if self.lifecycle.is_draining() {
-            tracing::info!("USR2: it stops already");
+            tracing::info!("SIGUSR2 ignored: shutdown is under way");
             return;
         }
         if self.has_successor.swap(true, Ordering::AcqRel) {
-            tracing::info!("USR2: a successor is starting already");
+            tracing::info!("SIGUSR2 ignored: a successor is starting");
             return;
         }
         let has_successor = self.has_successor.clone();
@@ -132,13 +132,11 @@ impl Signals {
     /// One handover at a time. One that is asked for meanwhile begins where the first fails.
     fn hand_over(&self) {
         let Some(seat) = self.seat.clone() else {
-            tracing::error!(
-                "QUIT: there is nowhere to meet a successor; set server.upgrade_socket. It goes on serving"
-            );
+            tracing::error!("SIGQUIT ignored: no upgrade socket; set server.upgrade_socket");
             return;
         };
         if self.handing_over.fetch_add(1, Ordering::AcqRel) > 0 {
-            tracing::info!("QUIT: a handover is under way");
+            tracing::info!("SIGQUIT ignored: a handover is under way");
             return;
         }
         let handover = Handover {
@@ -173,7 +171,7 @@ struct Handover {
 impl Handover {
     fn run(&self) {
         if self.lifecycle.is_draining() {
-            tracing::info!("QUIT: it stops already");
+            tracing::info!("SIGQUIT ignored: shutdown is under way");
             return;
         }
         let setup = self.current.load();
@@ -195,7 +193,7 @@ impl Handover {
                 tracing::info!(process, "handed over");
                 self.lifecycle.stop(Stop::HandedOver { drain: setup.drain.longest });
             }
-            Err(error) => tracing::error!(error, "QUIT: not handed over; it goes on serving"),
+            Err(error) => tracing::error!(error, "handover failed; this process continues to serve"),
         }
     }
 
@@ -240,12 +238,12 @@ fn start_successor() {
     }
     match command.spawn() {
         Ok(mut successor) => {
-            tracing::info!(process = successor.id(), "USR2: a successor starts");
+            tracing::info!(process = successor.id(), "started a successor after SIGUSR2");
             if let Ok(status) = successor.wait() {
-                tracing::error!(%status, "the successor ended; this process goes on serving");
+                tracing::error!(%status, "successor exited; this process continues to serve");
             }
         }
-        Err(error) => tracing::error!(%error, "USR2: no successor can be started"),
+        Err(error) => tracing::error!(%error, "failed to start a successor after SIGUSR2"),
     }
 }
 
@@ -254,7 +252,7 @@ fn take_own_seat(seat: &Seat, lifecycle: &Lifecycle) {
     let mut said = false;
     while let Err(error) = seat.sit() {
         if !std::mem::replace(&mut said, true) {
-            tracing::warn!(error, "this process cannot be upgraded without downtime until the other one ends");
+            tracing::warn!(error, "upgrades without downtime are unavailable until the other process exits");
         }
         if lifecycle.is_draining() {
             return;
@@ -286,7 +284,7 @@ impl ShutdownSignalWatch for Signals {
                 () = next(&mut quit) => self.hand_over(),
                 () = next(&mut second) => self.succeed(),
                 () = next(&mut interrupt) => {
-                    tracing::info!("INT: stopping now");
+                    tracing::info!("stopped at once after SIGINT");
                     return ShutdownSignal::FastShutdown;
                 }
             }

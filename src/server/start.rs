@@ -75,7 +75,7 @@ fn export(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> 
 
 #[cfg(not(feature = "otlp"))]
 fn export(config: &Config, _metrics: Option<&Metrics>) -> Result<(), StartError> {
-    let wrong = "otlp: this build cannot export spans; build it with `--features otlp`, or leave the table out";
+    let wrong = "otlp: this build cannot export spans; build with `--features otlp`, or remove the table";
     if config.otlp.is_some() { Err(StartError::Configuration(wrong.into())) } else { Ok(()) }
 }
 
@@ -109,7 +109,7 @@ pub fn run(
     metrics.register(addresses).map_err(environment)?;
     let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
     for warning in secrets::warnings(&config) {
-        tracing::warn!(warning, "a secret should be kept better");
+        tracing::warn!(warning, "insecure handling of a secret");
     }
     let certificate = match &config.server.tls {
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
@@ -203,14 +203,13 @@ fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> 
     let named = config.server.upgrade_socket.is_some();
     match Seat::find(config) {
         Ok(None) if start == Start::Upgrade => Err(StartError::Configuration(
-            "server.upgrade_socket: is not set, and neither are $RUNTIME_DIRECTORY and $XDG_RUNTIME_DIR: there is nowhere to \
-             meet the running process; set it for both"
+            "server.upgrade_socket: not set, and neither is $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, so the running process cannot be found; set it for both processes"
                 .into(),
         )),
         Ok(seat) => Ok(seat.map(Arc::new)),
         Err(wrong) if named || start == Start::Upgrade => Err(StartError::Configuration(wrong)),
         Err(wrong) => {
-            tracing::warn!(wrong, "this process cannot be upgraded without downtime");
+            tracing::warn!(wrong, "upgrades without downtime are unavailable");
             Ok(None)
         }
     }

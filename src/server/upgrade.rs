@@ -148,7 +148,7 @@ impl Seat {
 
     fn give_up(&self) -> Result<(), String> {
         fcntl_lock(&self.lock_file, FlockOperation::Unlock)
-            .map_err(|error| format!("{}: the lock cannot be released: {error}", self.socket.display()))
+            .map_err(|error| format!("{}: cannot release the lock: {error}", self.socket.display()))
     }
 
     fn turn(self: &Arc<Self>) -> Result<Turn, String> {
@@ -156,7 +156,7 @@ impl Seat {
             Ok(()) => Ok(Turn(self.clone())),
             Err(error) => {
                 let socket = self.socket.display();
-                Err(format!("{socket}: another process is taking over already: {error}; wait until it serves"))
+                Err(format!("{socket}: another upgrade is under way: {error}; wait until it has finished"))
             }
         }
     }
@@ -170,8 +170,7 @@ impl Seat {
         let Some(running) = self.holder() else {
             let socket = self.socket.display();
             return Err(format!(
-                "nobody to take over from: no running process has {socket}; start without --upgrade, or with the \
-                 configuration and environment of the one that runs"
+                "no running process owns {socket}; start without --upgrade, or with the configuration and environment of the running process"
             ));
         };
         let listener = self.listen()?;
@@ -195,9 +194,12 @@ impl Seat {
     }
 
     fn take_over_at(&self, listener: &UnixListener, running: Pid) -> Result<(Vec<TcpListener>, UnixStream), String> {
-        tracing::info!(process = running.as_raw_nonzero().get(), "asking the running process for its sockets");
+        tracing::info!(
+            process = running.as_raw_nonzero().get(),
+            "requested the listening sockets of the running process"
+        );
         if let Err(error) = kill_process(running, Signal::QUIT) {
-            return Err(format!("process {running} cannot be sent QUIT: {error}; run as the same user"));
+            return Err(format!("cannot send SIGQUIT to process {running}: {error}; run as the same user"));
         }
         let end = Instant::now() + WAIT_FOR_SOCKETS;
         loop {
@@ -206,15 +208,15 @@ impl Seat {
                     Ok(id) if id == running => {
                         return receive(from).map_err(|error| format!("process {running}: {error}"));
                     }
-                    other => tracing::warn!(?other, "somebody else came to hand sockets over, and was sent away"),
+                    other => tracing::warn!(?other, "refused sockets from an unexpected process"),
                 },
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.to_string()),
                 Err(_) if self.holder() != Some(running) => {
-                    return Err(format!("process {running} ended before it handed its sockets over"));
+                    return Err(format!("process {running} exited before it handed over its sockets"));
                 }
                 Err(_) if Instant::now() > end => {
                     return Err(format!(
-                        "process {running} did not hand its sockets over within {} s; its log may say why",
+                        "process {running} did not hand over its sockets within {} s; see its log",
                         WAIT_FOR_SOCKETS.as_secs()
                     ));
                 }
@@ -236,11 +238,11 @@ impl Seat {
         go_on: impl FnOnce(),
     ) -> Result<u32, String> {
         if sockets.len() > MAX_SOCKETS {
-            return Err(format!("more than {MAX_SOCKETS} sockets cannot be handed over"));
+            return Err(format!("cannot hand over more than {MAX_SOCKETS} sockets"));
         }
         let mut to = self.successor()?;
         let id = peer(&to)?;
-        let failed = |error: io::Error| format!("process {id} took the sockets and did not serve: {error}");
+        let failed = |error: io::Error| format!("process {id} took the sockets but did not serve: {error}");
         send(&to, sockets).map_err(|error| format!("process {id} did not take the sockets: {error}"))?;
         expect(&mut to, READY, WAIT_FOR_WORD).map_err(failed)?;
         let number = id.as_raw_nonzero().get().unsigned_abs();
@@ -265,7 +267,7 @@ impl Seat {
             match UnixStream::connect(&self.socket) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if Instant::now() > end => {
-                    return Err(format!("no successor waits at {}: {error}", self.socket.display()));
+                    return Err(format!("no successor at {}: {error}", self.socket.display()));
                 }
                 Err(_) => pause(),
             }
@@ -279,7 +281,7 @@ impl Before {
     /// # Errors
     /// That one keeps the seat, and goes on serving: this process must not serve.
     pub fn sit(&mut self, seat: &Seat) -> Result<Changes, String> {
-        let failed = |error: io::Error| format!("the running process did not give up its place: {error}");
+        let failed = |error: io::Error| format!("the running process did not release the handover lock: {error}");
         self.stream.write_all(READY).map_err(failed)?;
         expect(&mut self.stream, YOURS, WAIT_FOR_WORD).map_err(failed)?;
         seat.sit()?;
@@ -324,7 +326,7 @@ fn expect(stream: &mut UnixStream, message: &[u8; 6], longest: Duration) -> io::
             stream.read_exact(&mut read)?;
         }
         if read != [*byte] {
-            return Err(io::Error::other("it sent another message than was expected"));
+            return Err(io::Error::other("unexpected message"));
         }
     }
     Ok(())
@@ -355,21 +357,23 @@ fn private_folder(folder: &Path) -> Result<(), String> {
     let shown = folder.display();
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(format!("the folder {shown} cannot be made: {error}"));
+            return Err(format!("cannot create the directory {shown}: {error}"));
         }
         _ => {}
     }
-    let data = std::fs::symlink_metadata(folder).map_err(|error| format!("the folder {shown}: {error}"))?;
+    let data = std::fs::symlink_metadata(folder).map_err(|error| format!("directory {shown}: {error}"))?;
     if !data.is_dir() {
-        return Err(format!("{shown} is not a folder, or a link to one; name a folder of the gateway's own"));
+        return Err(format!("{shown} is not a directory or is a link; use a directory that only the gateway uses"));
     }
     let (owner, own) = (data.uid(), geteuid().as_raw());
     if owner != own {
-        return Err(format!("the folder {shown} is the user's with id {owner}, not this process's ({own}); chown it"));
+        return Err(format!(
+            "directory {shown} belongs to user id {owner}, not to the user of this process ({own}); change its owner"
+        ));
     }
     let mode = data.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(format!("the folder {shown} has mode {mode:04o}, so others may come in; chmod it to 0700"));
+        return Err(format!("directory {shown} has mode {mode:04o} and is accessible by other users; use mode 0700"));
     }
     Ok(())
 }
@@ -378,7 +382,7 @@ fn private_folder(folder: &Path) -> Result<(), String> {
 fn peer(stream: &UnixStream) -> Result<Pid, String> {
     let peer = socket_peercred(stream).map_err(|error| error.to_string())?;
     if peer.uid != geteuid() {
-        return Err(format!("process {} is another user's ({})", peer.pid, peer.uid.as_raw()));
+        return Err(format!("process {} belongs to another user ({})", peer.pid, peer.uid.as_raw()));
     }
     Ok(peer.pid)
 }
@@ -402,7 +406,9 @@ fn receive(from: UnixStream) -> io::Result<(Vec<TcpListener>, UnixStream)> {
     let mut hello = [0; HELLO.len()];
     recvmsg(&from, &mut [IoSliceMut::new(&mut hello)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     if hello != *HELLO {
-        return Err(io::Error::other("it hands over in a way that this version does not know; stop it, then start"));
+        return Err(io::Error::other(
+            "the running process uses an unknown handover protocol; stop it, then start this one",
+        ));
     }
     let mut listeners = Vec::new();
     for message in ancillary.drain() {

@@ -138,7 +138,10 @@ mod tests {
     fn every_request_is_counted_where_the_librarys_own_way_counts_it() {
         let metrics = Metrics::new().unwrap();
         let labels = ["route", "method", "status", "cache"];
-        let options = Opts::new("telecomx_gateway_requests_total", "Requests answered.");
+        let options = Opts::new(
+            "telecomx_gateway_requests_total",
+            "Requests with a response, by route, method, status and cache result.",
+        );
         let plainly = IntCounterVec::new(options, &labels).unwrap();
         let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "MADEUP"];
         let caches = [

@@ -30,7 +30,7 @@ static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 /// Why there is no log.
 #[derive(Debug)]
 pub enum LogSetupError {
-    /// A subscriber was installed before, which is a fault of the program.
+    /// A subscriber was installed before, which is internal error.
     Twice(TryInitError),
     /// There can be no thread that writes.
     Thread(io::Error),
@@ -75,7 +75,7 @@ pub fn install(config: &Log, metrics: &Metrics) -> Result<LogLevels, LogSetupErr
     // Where it happened, and no word of what it choked on, which may be a caller's.
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a fault of the program");
+        tracing::error!(place, "internal error");
         lines.flush(QUIET_AT_A_PANIC, QUIET_AT_A_PANIC);
     }));
     Ok(LogLevels(handle))

@@ -178,7 +178,7 @@ impl ExportMetrics {
     }
 }
 
-/// A series could not be made: a name twice, which is a fault of the program.
+/// A series could not be made: a name twice, which is internal error.
 pub type MetricsError = prometheus::Error;
 
 struct Maker(Registry);
@@ -211,20 +211,20 @@ impl Metrics {
         let metrics = Metrics {
             requests: Requests::new(make.counters(
                 "requests_total",
-                "Requests answered.",
+                "Requests with a response, by route, method, status and cache result.",
                 &["route", "method", "status", "cache"],
             )?),
             request_duration: Durations::new(make.histograms(
                 "request_duration_seconds",
-                "Time from the request's head to the end of its answer.",
+                "Time from the request head to the end of the response, in seconds.",
                 &["route", "cache"],
             )?),
-            cache_entries: make.gauge("cache_entries", "Answers stored.")?,
-            cache_bytes: make.gauge("cache_bytes", "Memory of stored answers, bookkeeping included.")?,
-            cache_capacity: make.gauge("cache_capacity_bytes", "Memory that stored answers may take.")?,
+            cache_entries: make.gauge("cache_entries", "Cached responses.")?,
+            cache_bytes: make.gauge("cache_bytes", "Memory of cached responses, bookkeeping included.")?,
+            cache_capacity: make.gauge("cache_capacity_bytes", "Maximum memory of cached responses.")?,
             evictions: ByValue::counters(make.counters(
                 "cache_evictions_total",
-                "Stored answers that went, by cause.",
+                "Cached responses that were removed, by cause.",
                 &["cause"],
             )?),
             not_stored: ByValue::counters(make.counters(
@@ -234,40 +234,40 @@ impl Metrics {
             )?),
             invalidations: ByValue::counters(make.counters(
                 "cache_invalidations_total",
-                "Changes obeyed, by what they concern and where they were seen.",
+                "Invalidations, by scope and trigger.",
                 &["scope", "trigger"],
             )?),
             stale_served: ByValue::counters(make.counters(
                 "cache_stale_served_total",
-                "Stale answers given, by reason.",
+                "Stale responses served, by reason.",
                 &["reason"],
             )?),
             coalesced: make.keep(IntCounter::new(
                 format!("{PREFIX}coalesced_requests_total"),
-                "Requests served by another request's fetch.",
+                "Requests served by the fetch of another request.",
             )?)?,
             fast_path: make.keep(IntCounter::new(
                 format!("{PREFIX}fast_path_hits_total"),
-                "Hits that were answered below the HTTP session; the others took the ordinary way.",
+                "Cache hits served on the fast path; other hits took the ordinary path.",
             )?)?,
             validations: ByValue::counters(make.counters(
                 "identity_validations_total",
-                "Tokens the API was asked about.",
+                "Validations of tokens by the API, by result.",
                 &["result"],
             )?),
             identity_lookups: ByValue::counters(make.counters(
                 "identity_lookups_total",
-                "Callers looked up.",
+                "Lookups of cached validations, by result.",
                 &["result"],
             )?),
             redactions: ByValue::counters(make.counters(
                 "redactions_total",
-                "Documents redacted, by the caller's role.",
+                "Redacted documents, by access level of the caller.",
                 &["role"],
             )?),
             redaction_failures: ByValue::counters(make.counters(
                 "redaction_failures_total",
-                "Answers of the API that could not be redacted safely, by reason.",
+                "Responses of the API that could not be redacted safely, by reason.",
                 &["reason"],
             )?),
             over_limit: ByValue::counters(make.counters(
@@ -282,58 +282,58 @@ impl Metrics {
             )?),
             upstream_duration: ByValue::histograms(make.histograms(
                 "upstream_request_duration_seconds",
-                "Time of exchanges with the API, waiting for a place included.",
+                "Time of exchanges with the API, queueing included, in seconds.",
                 &["kind"],
             )?),
             upstream_errors: ByValue::counters(make.counters(
                 "upstream_errors_total",
-                "Exchanges with the API that failed.",
+                "Failed exchanges with the API, by kind.",
                 &["kind"],
             )?),
             upstream_error_causes: ByValue::counters(make.counters(
                 "upstream_error_causes_total",
-                "Exchanges with the API that failed, by exact cause: a failed check of the certificate, the phase of a timeout.",
+                "Failed exchanges with the API, by exact cause such as a certificate error or the phase of a timeout.",
                 &["cause"],
             )?),
-            upstream_in_flight: make.gauge("upstream_in_flight", "The gateway's own requests to the API under way.")?,
-            circuit_open: make.gauge("circuit_open", "1 while the API is not asked, since it is known to be down.")?,
+            upstream_in_flight: make.gauge("upstream_in_flight", "Requests of the gateway's own to the API that are under way.")?,
+            circuit_open: make.gauge("circuit_open", "1 while the circuit breaker is open, 0 otherwise.")?,
             tier_requests: ByValue::counters(make.counters(
                 "tier_requests_total",
-                "Lookups in the tier that a fleet shares, by what was looked for and what came of it.",
+                "Lookups in the shared tier, by kind of value and result.",
                 &["what", "result"],
             )?),
             tier_lookup_duration: ByValue::histograms(make.histograms(
                 "tier_request_duration_seconds",
-                "Time of lookups in the shared tier, waiting for another gateway's fetch included.",
+                "Time of lookups in the shared tier, including the wait for another gateway's fetch, in seconds.",
                 &["what"],
             )?),
             tier_writes: ByValue::counters(make.counters(
                 "tier_writes_total",
-                "Values put into the shared tier or taken from it, by what was to be done and what came of it.",
+                "Writes to the shared tier, by kind of value, operation and result.",
                 &["what", "operation", "result"],
             )?),
             tier_errors: ByValue::counters(make.counters(
                 "tier_errors_total",
-                "What the shared tier did not do, and values in it that nothing can be made of.",
+                "Failed operations of the shared tier and unusable values, by kind.",
                 &["kind"],
             )?),
-            reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was taken.")?,
+            reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was applied, 0 if it was rejected.")?,
             reload_timestamp: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
-                "When a configuration was last taken, in seconds since the epoch.",
+                "Time of the last applied configuration, in seconds since the epoch.",
             )?,
             tls_handshake_failures: Arc::new(ByValue::counters(make.counters(
                 "tls_handshake_failures_total",
-                "Connections that ended before TLS was agreed on, by reason, and by what is wrong with a client certificate.",
+                "Failed TLS handshakes, by reason, and by cause where a client certificate was rejected.",
                 &["reason", "cause"],
             )?)),
             admin_refused: make.keep(IntCounter::new(
                 format!("{PREFIX}admin_credentials_refused_total"),
-                "Requests to the admin listener without its token, or with another one.",
+                "Requests to the admin listener without a valid token.",
             )?)?,
             log_lines_dropped: make.keep(IntCounter::new(
                 format!("{PREFIX}log_lines_dropped_total"),
-                "Lines of the log that were dropped: nobody read the others in time, or they could not be written.",
+                "Dropped log lines: the buffer was full, or writing failed.",
             )?)?,
             not_stored_seen: AtomicU32::new(0),
             hits: AtomicI64::new(0),
@@ -342,7 +342,7 @@ impl Metrics {
             registry: make.0.clone(),
         };
         let build = make.keep(IntGaugeVec::new(
-            Opts::new(format!("{PREFIX}build_info"), "The version that runs; always 1."),
+            Opts::new(format!("{PREFIX}build_info"), "Version of the running gateway; always 1."),
             &["version", "revision"],
         )?)?;
         let revision = option_env!("TELECOMX_GATEWAY_REVISION").unwrap_or("unknown");
@@ -542,7 +542,7 @@ impl Metrics {
         Ok(TlsMetrics {
             expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
-                "When the first certificate of the chain that is shown expires, in seconds since the epoch.",
+                "Earliest expiry in the certificate chain, in seconds since the epoch.",
             )?,
             load_successful: make.gauge(
                 "tls_last_load_successful",
@@ -551,7 +551,7 @@ impl Metrics {
             failures: self.tls_handshake_failures.clone(),
             handshakes: ByValue::counters(make.counters(
                 "tls_handshakes_total",
-                "TLS handshakes that succeeded, by whether a session was resumed.",
+                "Successful TLS handshakes, by whether the session was resumed.",
                 &["kind"],
             )?),
         })
@@ -565,11 +565,7 @@ impl Metrics {
     pub fn export(&self) -> Result<ExportMetrics, MetricsError> {
         let make = Maker(self.registry.clone());
         Ok(ExportMetrics {
-            spans: make.counters(
-                "otlp_spans_total",
-                "Spans given to the collector, by what became of them.",
-                &["result"],
-            )?,
+            spans: make.counters("otlp_spans_total", "Spans exported to the collector, by result.", &["result"])?,
         })
     }
 
@@ -582,11 +578,11 @@ impl Metrics {
         Ok(ChangeLogMetrics {
             last_read: make.gauge(
                 "change_log_last_read_timestamp_seconds",
-                "When the API's log of changes was last read, in seconds since the epoch; 0 before the first time.",
+                "Time of the last successful poll of the change log, in seconds since the epoch; 0 before the first one.",
             )?,
             failures: make.counters(
                 "change_log_failures_total",
-                "Readings that brought nothing, by reason.",
+                "Failed polls of the change log, by reason.",
                 &["reason"],
             )?,
             entries: make.counters("change_log_entries_total", "New entries, by what became of them.", &["outcome"])?,
@@ -607,11 +603,13 @@ impl Metrics {
         let make = Maker(self.registry.clone());
         let spread = make.histograms(
             "cluster_spread_seconds",
-            "Time from a change that this gateway saw until it came back from the stream, where the others read it too.",
+            "Time from an invalidation until it was read back from the invalidation stream, in seconds.",
             &[],
         )?;
-        let silence =
-            Opts::new(format!("{PREFIX}cluster_silence_seconds"), "Time since changes of others were last known.");
+        let silence = Opts::new(
+            format!("{PREFIX}cluster_silence_seconds"),
+            "Time since the invalidation stream was last read to its end, in seconds.",
+        );
         Ok(BusMetrics {
             connected: make.gauge("cluster_connected", "1 while the stream of changes is read.")?,
             isolated: make
@@ -620,17 +618,17 @@ impl Metrics {
             silence: make.keep(Gauge::with_opts(silence)?)?,
             messages: make.counters(
                 "cluster_messages_total",
-                "Changes told to others and heard from them.",
+                "Invalidations published and received, by direction.",
                 &["direction"],
             )?,
             drops: make.counters(
                 "cluster_drops_total",
-                "Times everything stored was dropped, since changes may have been missed.",
+                "Purges of the whole cache because invalidations may have been missed, by reason.",
                 &["reason"],
             )?,
             errors: make.counters(
                 "cluster_errors_total",
-                "What the fleet's Redis did not do, and odd messages.",
+                "Failed operations of Redis and invalid messages, by kind.",
                 &["kind"],
             )?,
             spread: spread.with_label_values(&[] as &[&str]),
@@ -640,7 +638,7 @@ impl Metrics {
     /// The Prometheus text format.
     ///
     /// # Errors
-    /// A series cannot be written, which is a fault of the program.
+    /// A series cannot be written, which is internal error.
     pub fn text(&self) -> Result<String, MetricsError> {
         TextEncoder::new().encode_to_string(&self.families())
     }

@@ -147,9 +147,9 @@ impl SpanExporter for Counted {
         match (&result, failed) {
             (Err(error), false) => {
                 let why = error.to_string();
-                tracing::warn!(why, "spans cannot be sent to otlp.endpoint; they are lost, and requests go on");
+                tracing::warn!(why, "failed to export spans to otlp.endpoint; they are lost");
             }
-            (Ok(()), true) => tracing::info!("spans are sent to otlp.endpoint again"),
+            (Ok(()), true) => tracing::info!("export of spans to otlp.endpoint resumed"),
             _ => {}
         }
         result

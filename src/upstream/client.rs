@@ -177,13 +177,13 @@ impl<T: Transport> Client<T> {
 fn report(change: Option<Circuit>, result: &Result<Answer, UpstreamError>) {
     match (change, result) {
         (Some(Circuit::Open), Err(error)) => {
-            tracing::warn!(cause = error.cause(), "circuit to the API opened after failures in a row");
+            tracing::warn!(cause = error.cause(), "circuit breaker opened after consecutive failures of the API");
         }
         (Some(Circuit::Open), Ok(answer)) => {
             let status = answer.status.as_u16();
-            tracing::warn!(status, "circuit to the API opened after failures in a row");
+            tracing::warn!(status, "circuit breaker opened after consecutive failures of the API");
         }
-        (Some(_), _) => tracing::info!("circuit to the API closed; requests are sent again"),
+        (Some(_), _) => tracing::info!("circuit breaker closed; requests to the API resumed"),
         (None, _) => {}
     }
 }

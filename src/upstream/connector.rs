@@ -332,9 +332,9 @@ fn report(endpoint: &Endpoint, change: Option<EndpointState>, cause: &'static st
     let (address, host) = (endpoint.address, &endpoint.origin.host);
     match change {
         Some(EndpointState::Ejected) => {
-            tracing::warn!(%address, host, cause, "address of the API left out after failures");
+            tracing::warn!(%address, host, cause, "address of the API ejected after failures");
         }
-        Some(_) => tracing::info!(%address, host, "address of the API is healthy again"),
+        Some(_) => tracing::info!(%address, host, "address of the API recovered"),
         None => {}
     }
 }

@@ -29,7 +29,7 @@ pub struct AddressMetrics {
 impl AddressMetrics {
     /// # Errors
     ///
-    /// A name is not valid: a fault of the program.
+    /// A name is not valid: internal error.
     pub fn new(connector: Arc<Connector>) -> Result<Self, MetricsError> {
         let options = |name: &str, help: &str| Opts::new(format!("{PREFIX}{name}"), help);
         let gauges = |name, help, labels: &[&str]| IntGaugeVec::new(options(name, help), labels);

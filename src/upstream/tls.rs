@@ -116,7 +116,7 @@ fn trust_anchors(config: &config::Upstream) -> Result<RootCertStore, TrustError>
         None => anchors::require_system_store()?,
     };
     if skipped > 0 {
-        tracing::warn!(skipped, "trust anchors of the system that cannot be decoded were skipped");
+        tracing::warn!(skipped, "skipped system trust anchors that cannot be decoded");
     }
     let Some(file) = config.ca_file.as_deref() else { return Ok(roots) };
     for certificate in certificates_of(file)? {

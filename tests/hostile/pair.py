@@ -95,7 +95,7 @@ class Pair:
             return "a secret in an answer to a VIEWER"
         with open(self.log, "rb") as file:
             log = file.read()
-        told = [word for word in (b"a fault of the program", b"panicked", b"sandbox-demo", *SECRETS) if word in log]
+        told = [word for word in (b"internal error", b"panicked", b"sandbox-demo", *SECRETS) if word in log]
         return f"the log tells {told}" if told else None
 
 

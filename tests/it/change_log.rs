@@ -141,7 +141,7 @@ fn while_the_log_cannot_be_read_answers_go_on_and_what_was_missed_is_read_later(
     }
     let before = origin.last(LOG).expect("a reading").target;
     log.entries(&entry(1, "Customers", DUCK));
-    gateway.wait_for_log("the API's change log is read again");
+    gateway.wait_for_log("polling of the change log resumed");
     let asked = origin.last(LOG).expect("a reading").target;
     assert!(asked >= before, "from where it was read up to: {before} {asked}");
     assert!(!is_hit(&gateway, P));

@@ -83,7 +83,7 @@ fn soft_limit_is_raised_to_the_hard_limit() {
     let (_origin, gateway) = scene(256, 4096, "server.max_connections = 1000");
     assert_eq!(limits(gateway.id()), (4096, 4096));
     let log = gateway.log();
-    let line = log.lines().find(|line| line.contains("raised the limit on file descriptors"));
+    let line = log.lines().find(|line| line.contains("raised the file descriptor limit"));
     let line = line.expect("a line about the limit");
     assert!(line.contains("\"limit\":4096") && line.contains("\"before\":256"), "{line}");
     assert!(!log.contains(TOO_LOW), "{log}");
@@ -183,7 +183,7 @@ fn listeners_without_a_descriptor_count_and_go_on() {
     assert!(accept_errors(&gateway, "admin") >= 1.0);
     assert_is_not_busy(&gateway);
     let log = gateway.log();
-    let warnings = log.lines().filter(|line| line.contains("could not accept connections"));
+    let warnings = log.lines().filter(|line| line.contains("failed to accept connections"));
     let warnings: Vec<_> = warnings.filter(|line| line.contains("\"listener\":\"public\"")).collect();
     assert!((1..20).contains(&warnings.len()), "{warnings:#?}");
     assert!(warnings.iter().all(|line| line.contains("\"reason\":\"descriptors\"")), "{warnings:#?}");

@@ -254,13 +254,13 @@ fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_w
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = set_up(&origin, &redis, NO_ISOLATION).start();
-    gateway.wait_for_log("the other gateways are not heard");
+    gateway.wait_for_log("failed to read the invalidation stream");
     gateway.wait_for_log("cannot be reached");
     get(&gateway, "tok-a").assert_status(200);
     assert!(get(&gateway, "tok-a").is_hit());
     redis.run();
     are_heard(&gateway);
-    gateway.wait_for_log("the other gateways are heard");
+    gateway.wait_for_log("reading the invalidation stream");
 
     let locked = Redis::with_password("fleet", Some("hunter2")).expect("it is installed");
     let with = |password: &str| {

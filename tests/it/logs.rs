@@ -107,7 +107,8 @@ fn no_line_is_lost_at_an_ordinary_end() {
         gateway.signal(signal);
         let run = gateway.wait();
         assert_eq!((run.code, requests(&run.stderr)), (Some(0), 300), "{signal}: {run:#?}");
-        let last = if signal == Signal::SIGTERM { "stopped; nothing was cut off" } else { "INT: stopping now" };
+        let last =
+            if signal == Signal::SIGTERM { "stopped; all requests finished" } else { "stopped at once after SIGINT" };
         assert!(run.stderr.contains(last), "{signal}: {run:#?}");
     }
 }

@@ -171,7 +171,11 @@ fn a_prometheus_scrapes_the_gateway_and_the_shipped_rules_see_what_happens() {
     let target = &prometheus.api("targets")["activeTargets"][0];
     assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
     let known = &prometheus.api("metadata?metric=telecomx_gateway_requests_total")["telecomx_gateway_requests_total"];
-    assert_eq!((&known[0]["type"], &known[0]["help"]), (&"counter".into(), &"Requests answered.".into()), "{known}");
+    assert_eq!(
+        (&known[0]["type"], &known[0]["help"]),
+        (&"counter".into(), &"Requests with a response, by route, method, status and cache result.".into()),
+        "{known}"
+    );
 
     // All rules are there and can be evaluated, and none sees anything in what was so far.
     let rules = std::fs::read_to_string(format!("{SHIPPED}/prometheus/rules.yml")).expect("a shipped file");

@@ -115,7 +115,7 @@ fn certificate_that_is_valid_later_is_shown_then() {
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
     gateway.wait_for_log("is not valid before");
-    gateway.wait_for_log("the changed certificate is shown from now on");
+    gateway.wait_for_log("reloaded the certificate");
     assert_eq!(gateway.metric("tls_last_load_successful", &[]), 1.0);
 }
 

@@ -87,7 +87,7 @@ fn session_is_resumed_after_others_and_a_renewed_certificate() {
     let (certificate, key) = authority.certificate().pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
-    gateway.wait_for_log("the changed certificate is shown from now on");
+    gateway.wait_for_log("reloaded the certificate");
     assert!(expiry());
     resumed("after a renewed certificate");
 }

@@ -152,7 +152,7 @@ fn ejected_address_is_reported_and_comes_back_in_its_time() {
     for line in series {
         assert!(!line.contains("127.0.0") && !line.contains(&second.port().to_string()), "{line}");
     }
-    gateway.wait_for_log("address of the API left out after failures");
+    gateway.wait_for_log("address of the API ejected after failures");
     both[1].resume();
     let mut number = 100;
     wait_until("the address is healthy again", || {
@@ -160,7 +160,7 @@ fn ejected_address_is_reported_and_comes_back_in_its_time() {
         gateway.client().get(&format!("/plain/{number}")).send().assert_status(200);
         state_of(&gateway, second) == "healthy"
     });
-    gateway.wait_for_log("address of the API is healthy again");
+    gateway.wait_for_log("address of the API recovered");
 }
 
 #[test]
