@@ -11,6 +11,7 @@ mod ids;
 mod location;
 mod media_type;
 mod path;
+mod pattern_word;
 mod readings;
 mod validation;
 

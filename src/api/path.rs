@@ -13,6 +13,7 @@ use percent_encoding::percent_decode_str;
 use super::error::Refusal;
 use super::folding::{Folded, OTHER_LETTER, fold};
 use super::ids::CustomerId;
+use super::pattern_word::word_is;
 use super::readings::{Readings, Spelling, check_escapes};
 
 /// Longest path that is read, in bytes. The longest of the API's own, with a token in it, has about
@@ -87,18 +88,6 @@ impl PathPattern {
     /// Whether it begins with `*` or `**`, so that it names no particular place.
     fn begins_with_wildcard(&self) -> bool {
         self.0.first().is_some_and(|segment| segment.starts_with('*'))
-    }
-}
-
-/// Whether a segment is of one segment of a pattern.
-pub(super) fn word_is(word: &str, segment: &str, same: fn(&str, &str) -> bool) -> bool {
-    match word.strip_suffix(".*") {
-        _ if word == "*" => true,
-        None => same(word, segment),
-        Some(stem) => {
-            let (start, rest) = segment.split_at_checked(stem.len()).unwrap_or_default();
-            rest.starts_with('.') && same(stem, start)
-        }
     }
 }
 

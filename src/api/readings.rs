@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::error::Refusal;
 use super::folding::{Folded, OTHER_LETTER, fold};
-use super::path::word_is;
+use super::pattern_word::word_is;
 
 /// Escapes within escapes deeper than this are refused: no honest path has them.
 const MAX_DECODE_ROUNDS: usize = 4;

@@ -5,8 +5,8 @@
 
 use std::cmp::Ordering;
 
-use super::reader::Text;
 use super::refusal::{Reason, Refusal};
+use super::text::Text;
 
 /// Up to here comparing pairs is cheaper than sorting.
 const SMALL: usize = 16;

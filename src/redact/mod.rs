@@ -15,6 +15,7 @@ mod policy;
 mod reader;
 mod refusal;
 mod selectors;
+mod text;
 mod walk;
 
 use std::fmt;

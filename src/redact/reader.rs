@@ -6,6 +6,7 @@
 
 use super::members::Members;
 use super::refusal::{Reason, Refusal};
+use super::text::{Text, escape};
 
 /// How many containers may stand inside one another. The API's documents have six; every parser in use reads 64. A container
 /// that is deeper is removed like a secret.
@@ -48,14 +49,6 @@ pub(super) struct Array {
     first: bool,
 }
 
-/// A string of the document, found well-formed.
-#[derive(Clone, Copy)]
-pub(super) struct Text<'d> {
-    /// As it is written, with its quotes.
-    pub raw: &'d [u8],
-    escaped: bool,
-}
-
 /// The name of a member, whose value is next.
 pub(super) struct Name<'d> {
     pub text: Text<'d>,
@@ -63,37 +56,6 @@ pub(super) struct Name<'d> {
     pub start: usize,
     /// Of the decoded name; see [`hash`](super::members::hash).
     pub hash: u64,
-}
-
-impl<'d> Text<'d> {
-    pub(super) fn new(raw: &'d [u8], escaped: bool) -> Self {
-        Text { raw, escaped }
-    }
-
-    /// What the string says. `scratch` is written to only when the string has escapes.
-    #[inline]
-    pub(super) fn decoded<'a>(&self, scratch: &'a mut Vec<u8>) -> &'a [u8]
-    where
-        'd: 'a,
-    {
-        let inner = &self.raw[1..self.raw.len() - 1];
-        if self.escaped { unescape(inner, scratch) } else { inner }
-    }
-}
-
-/// Writes into `scratch` what the string says, whose every escape was found good when it was read.
-fn unescape<'a>(inner: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    scratch.clear();
-    let mut at = 0;
-    loop {
-        let end = memchr::memchr(b'\\', &inner[at..]).map_or(inner.len(), |found| at + found);
-        scratch.extend_from_slice(&inner[at..end]);
-        // Nothing but the end of the string is no good escape.
-        let Ok((character, next)) = escape(inner, end) else { break };
-        scratch.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        at = next;
-    }
-    scratch
 }
 
 impl<'d> Reader<'d> {
@@ -276,7 +238,7 @@ impl<'d> Reader<'d> {
             escaped = true;
         }
         self.at = at + 1;
-        Ok(Text { raw: &self.text[start..self.at], escaped })
+        Ok(Text::new(&self.text[start..self.at], escaped))
     }
 
     fn number(&mut self) -> Result<Value<'d>, Refusal> {
@@ -352,50 +314,4 @@ fn plain_run(text: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
-}
-
-/// The character that the escape at `at` stands for, and where the text goes on. A surrogate pair is one escape.
-fn escape(text: &[u8], at: usize) -> Result<(char, usize), Refusal> {
-    let refused = |reason| Err(Refusal::at(at, reason));
-    let character = match text.get(at + 1) {
-        Some(b'"') => '"',
-        Some(b'\\') => '\\',
-        Some(b'/') => '/',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'n') => '\n',
-        Some(b'r') => '\r',
-        Some(b't') => '\t',
-        Some(b'u') => {
-            let first = hex4(text, at + 2)?;
-            if let Some(character) = char::from_u32(first) {
-                return Ok((character, at + 6));
-            }
-            // Not a character, so a surrogate: a high one needs a low one right behind it.
-            if first >= 0xDC00 || text.get(at + 6..at + 8) != Some(b"\\u") {
-                return refused(Reason::LoneSurrogate);
-            }
-            let second = hex4(text, at + 8)?;
-            if !(0xDC00..0xE000).contains(&second) {
-                return refused(Reason::LoneSurrogate);
-            }
-            return match char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00)) {
-                Some(character) => Ok((character, at + 12)),
-                None => refused(Reason::LoneSurrogate),
-            };
-        }
-        Some(_) => return refused(Reason::NotJson),
-        None => return refused(Reason::CutShort),
-    };
-    Ok((character, at + 2))
-}
-
-fn hex4(text: &[u8], at: usize) -> Result<u32, Refusal> {
-    let Some(digits) = text.get(at..at + 4) else {
-        return Err(Refusal::at(text.len(), Reason::CutShort));
-    };
-    digits.iter().try_fold(0, |value, digit| match char::from(*digit).to_digit(16) {
-        Some(digit) => Ok(value << 4 | digit),
-        None => Err(Refusal::at(at, Reason::NotJson)),
-    })
 }

@@ -15,6 +15,7 @@
 mod answer;
 mod auth;
 mod changelog;
+mod changes;
 mod customers;
 mod data;
 mod employees;

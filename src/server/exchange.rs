@@ -244,7 +244,7 @@ impl Proxy {
             Err(Failure::Switched) => Some(UpstreamError::Protocol),
             _ => None,
         };
-        metrics.upstream_exchange("forward", started.elapsed(), failed);
+        metrics.upstream_exchange("forward", started.elapsed(), failed.map(UpstreamError::labels));
         let Err(failure) = result else { return Ok(()) };
         let is_open = matches!(
             failure,

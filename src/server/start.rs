@@ -33,7 +33,7 @@ use crate::gateway::{Gateway, Parts};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
-use crate::upstream::{self, AddressMetrics, Client, Connector};
+use crate::upstream::{self, AddressMetrics, Client, Connections, Connector};
 
 /// Threads of the admin listener, which must answer while the others are busy.
 const ADMIN_THREADS: usize = 1;
@@ -117,7 +117,8 @@ pub fn run(
     };
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
-    let client = Arc::new(Client::new(&config.upstream, connector.clone(), metrics.clone()));
+    let connections = Connections::new(&config.upstream, connector.clone());
+    let client = Arc::new(Client::over(connections, &config.upstream, metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
     let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));

@@ -15,7 +15,6 @@ use super::handles::{ByValue, Durations, Requests};
 use super::record::Record;
 use super::tally::{Tallies, Tally};
 use crate::cache::NotStored;
-use crate::upstream::UpstreamError;
 
 pub const PREFIX: &str = "telecomx_gateway_";
 
@@ -161,6 +160,14 @@ impl BusMetrics {
     pub fn spread(&self, time: Duration) {
         self.spread.observe(time.as_secs_f64());
     }
+}
+
+/// Labels of a failed exchange with the API.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamFailure {
+    pub kind: &'static str,
+    /// More exact than the kind.
+    pub cause: &'static str,
 }
 
 /// What became of spans that were to be exported.
@@ -452,17 +459,13 @@ impl Metrics {
         self.accept_errors.inc([listener, reason]);
     }
 
-    /// An exchange with the API ended; `kind`: what it was for.
-    pub fn upstream_exchange(&self, kind: &'static str, duration: Duration, error: Option<UpstreamError>) {
+    /// Counts an exchange with the API. `kind`: its purpose.
+    pub fn upstream_exchange(&self, kind: &'static str, duration: Duration, failure: Option<UpstreamFailure>) {
         self.upstream_duration.observe([kind], duration);
-        if let Some(error) = error {
-            self.upstream_failed(error);
+        if let Some(UpstreamFailure { kind, cause }) = failure {
+            self.upstream_errors.inc([kind]);
+            self.upstream_error_causes.inc([cause]);
         }
-    }
-
-    pub fn upstream_failed(&self, error: UpstreamError) {
-        self.upstream_errors.inc([error.as_str()]);
-        self.upstream_error_causes.inc([error.cause()]);
     }
 
     /// A lookup in the shared tier ended.

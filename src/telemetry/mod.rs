@@ -8,6 +8,7 @@ mod metrics;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod record;
+mod record_end;
 mod tally;
 mod trace;
 
@@ -15,7 +16,7 @@ pub use history::{EVERY as SAMPLED_EVERY, History};
 pub use logs::{LogLevels, LogSetupError, exit, flush, install};
 #[cfg(feature = "otlp")]
 pub use metrics::ExportMetrics;
-pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics};
+pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics, UpstreamFailure};
 #[cfg(feature = "otlp")]
 pub use otlp::export;
 pub use record::{Record, Route};

@@ -1,13 +1,11 @@
 //! The one record of a request, from which its log line and its metrics are made.
 
-use std::cell::Cell;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
 
-use super::{Metrics, Trace};
+use super::Trace;
 use crate::api::{AccessLevel, ApiError};
-use crate::config::{Access, AccessLog};
 use crate::reply::CacheStatus;
 
 /// What kind of request it was; a label.
@@ -109,67 +107,5 @@ impl Record {
             Some(CacheStatus::Bypass) => 5,
             Some(CacheStatus::Shared { .. }) => 6,
         }
-    }
-
-    /// The request is over: counts it, and writes its line. When that was.
-    pub fn end(&self, metrics: &Metrics, access: Access) -> Instant {
-        let ended = Instant::now();
-        let duration = ended.saturating_duration_since(self.started);
-        metrics.answered(self, duration);
-        #[cfg(feature = "otlp")]
-        super::otlp::ended(self, duration);
-        let wanted = match access.which {
-            AccessLog::All => !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits),
-            AccessLog::Errors => self.status.is_server_error(),
-            AccessLog::Off => false,
-        };
-        if !wanted {
-            return ended;
-        }
-        tracing::info!(
-            target: "telecomx_gateway::access",
-            { http.request.method = self.method_label(),
-            http.route = self.route.as_str(),
-            http.response.status_code = self.status.as_u16(),
-            http.response.body.size = self.body_bytes,
-            http.request.id = self.request_id,
-            trace_id = self.trace.as_ref().map(Trace::trace_id),
-            span_id = self.trace.as_ref().map(Trace::span_id),
-            cache = self.cache_label(),
-            role = self.level.map(AccessLevel::as_str),
-            error.code = self.error.map(|error| error.parts().1),
-            cause = self.cause,
-            duration_us = duration.as_micros() as u64 },
-            "request"
-        );
-        ended
-    }
-}
-
-/// Whether this one of the hits is among the part that is written: evenly, of each thread's own, so that no counter is
-/// shared by all requests.
-fn sampled(part: f64) -> bool {
-    thread_local!(static SHARE: Cell<f64> = const { Cell::new(1.0) });
-    if part <= 0.0 || part >= 1.0 {
-        return part >= 1.0;
-    }
-    SHARE.with(|share| {
-        let sum = share.get() + part;
-        share.set(if sum >= 1.0 { sum - 1.0 } else { sum });
-        sum >= 1.0
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_the_hits_the_part_is_written_that_was_asked_for() {
-        let written = |part| (0..1000).filter(|_| sampled(part)).count();
-        assert_eq!(written(1.0), 1000);
-        assert!((99..=101).contains(&written(0.1)));
-        assert!((499..=501).contains(&written(0.5)));
-        assert_eq!(written(0.0), 0);
     }
 }

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use thiserror::Error;
 
-use super::TrustError;
+/// Reason why TLS to the API cannot be configured.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct TrustError(pub(super) String);
 
 /// Places where systems keep their bundle; the first that exists counts.
 const BUNDLES: [&str; 6] = [

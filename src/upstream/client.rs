@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
-use super::connector::Connector;
 use super::places::{Payer, Permit, Places};
-use super::transport::Connections;
 use super::{Answer, UpstreamError};
 use crate::api::Token;
 use crate::cache::Validators;
@@ -51,7 +49,7 @@ pub struct Request<'a> {
     pub payer: Payer,
 }
 
-/// Sends one request to the API and returns its whole response. [`Connections`] does so over the
+/// Sends one request to the API and returns its whole response. [`Connections`](super::Connections) does so over the
 /// network; tests implement an API on a clock that they control.
 pub trait Transport: Send + Sync + 'static {
     /// # Errors
@@ -66,7 +64,7 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// Sends the gateway's own requests to the API: bounded in number and in time, and not to one that is known to be down.
-pub struct Client<T = Connections> {
+pub struct Client<T> {
     transport: T,
     places: Places,
     timeout: Duration,
@@ -74,13 +72,6 @@ pub struct Client<T = Connections> {
     /// Makes sources of failures for the breaker.
     hasher: RandomState,
     metrics: Arc<Metrics>,
-}
-
-impl Client {
-    /// A client over connections to the API.
-    pub fn new(config: &config::Upstream, connector: Arc<Connector>, metrics: Arc<Metrics>) -> Self {
-        Client::over(Connections::new(config, connector), config, metrics)
-    }
 }
 
 impl<T: Transport> Client<T> {
@@ -104,7 +95,7 @@ impl<T: Transport> Client<T> {
         let started = clock::now();
         let result = self.send(&request, started).await;
         let took = clock::now().saturating_duration_since(started);
-        self.metrics.upstream_exchange(request.kind.as_str(), took, result.as_ref().err().copied());
+        self.metrics.upstream_exchange(request.kind.as_str(), took, result.as_ref().err().map(|error| error.labels()));
         result
     }
 

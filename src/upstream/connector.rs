@@ -15,11 +15,12 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until};
 use tokio_rustls::TlsConnector;
 
+use super::anchors::TrustError;
 use super::endpoint::{Endpoint, EndpointOutcome, EndpointState, Endpoints, InFlight, Origin};
 use super::pool::{Pool, PoolLimits};
 use super::resolver::{Lookup, Resolver, SystemLookup};
 use super::stream::Stream;
-use super::tls::{self, TlsFailure, TrustError};
+use super::tls::{self, TlsFailure};
 use super::{UpstreamError, is_descriptor_error};
 use crate::clock;
 use crate::config;

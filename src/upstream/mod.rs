@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
 
+pub use anchors::TrustError;
 pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Kind, Request, Transport};
 pub use connector::{AddressStatus, Connection, Connector};
@@ -30,10 +31,11 @@ pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
 pub use exchange::{Event, Exchange};
 pub use metrics::AddressMetrics;
 pub use places::Payer;
-pub use tls::{TlsFailure, TrustError, check_files};
+pub use tls::{TlsFailure, check_files};
 pub use transport::{Connections, STALE_CONNECTIONS_MAX};
 
 use crate::api::ApiError;
+use crate::telemetry::UpstreamFailure;
 
 /// Time for which a forwarded exchange may be silent in either direction. Long polls and websocket
 /// pings are shorter.
@@ -93,6 +95,11 @@ impl UpstreamError {
             UpstreamError::QueueFull => "queue_full",
             UpstreamError::CircuitOpen => "circuit_open",
         }
+    }
+
+    /// The labels of metrics.
+    pub const fn labels(self) -> UpstreamFailure {
+        UpstreamFailure { kind: self.as_str(), cause: self.cause() }
     }
 
     /// The exact cause, for logs: the kind, or more than it.

@@ -9,20 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 
-use super::anchors;
+use super::anchors::{self, TrustError};
 use crate::config;
-
-/// Reason why TLS to the API cannot be configured.
-#[derive(Debug)]
-pub struct TrustError(pub(super) String);
-
-impl fmt::Display for TrustError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TrustError {}
 
 /// Cause of a failed TLS handshake with the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
