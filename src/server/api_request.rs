@@ -10,8 +10,8 @@ use http1::{FieldLines, RequestFraming, RequestHead};
 
 use super::client_session::ClientSession;
 use super::credentials::X_API_KEY;
-use super::proxy::Exchange;
-use super::redacted::Veil;
+use super::request_context::Exchange;
+use super::veil::Veil;
 use crate::api::accepts_any;
 use crate::forward::{Hop, HopByHop, push_cookies};
 use crate::telemetry::{TRACEPARENT, TRACESTATE, Trace};

@@ -17,9 +17,9 @@ use http1::FieldLines;
 use tokio::time::timeout;
 
 use super::client_session::ClientSession;
-use super::proxy::{Exchange, Proxy};
-use super::redacted::{RedactRule, Veil, is_json};
+use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingChanges, Proxy};
 use super::setup::Setup;
+use super::veil::{RedactRule, Veil, is_json};
 use crate::api::{
     AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, Place, Query, Refusal, Token, Validation,
     find_all_tokens, find_cookie_tokens, read_body_token, read_validation, strip_cookie,
@@ -27,7 +27,6 @@ use crate::api::{
 use crate::cache::Scope;
 use crate::clock;
 use crate::config::ForwardRole;
-use crate::identity::InvalidPermit;
 use crate::reply::CacheStatus;
 
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -51,35 +50,6 @@ const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
 
 /// Media types that are never JSON; a body of any other type is JSON if it begins with `{`.
 const NEVER_JSON: [&str; 5] = ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
-
-/// The credentials of a request that are forwarded.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Forwarded {
-    #[default]
-    All,
-    /// The one that decided, if there was one.
-    Only(Option<Place>),
-}
-
-/// What a forwarded request changes, and whom it is from.
-#[derive(Default)]
-pub(super) struct PendingChanges {
-    scopes: Vec<Scope>,
-    /// Every token of the request.
-    tokens: Vec<Token>,
-    address: Option<IpAddr>,
-    /// Of the API's response.
-    status: Option<StatusCode>,
-    /// Nothing is left to be obeyed.
-    is_settled: bool,
-}
-
-/// A validation that a client asks of the API itself.
-#[derive(Default)]
-pub(super) struct ForwardedValidation {
-    permit: Option<InvalidPermit>,
-    body: BytesMut,
-}
 
 /// The token in a request's body.
 enum BodyToken {

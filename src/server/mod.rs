@@ -36,6 +36,7 @@ mod pace;
 mod proxy;
 mod random_ids;
 mod redacted;
+mod request_context;
 mod response_budget;
 mod response_writer;
 mod secrets;
@@ -47,6 +48,7 @@ mod start;
 mod start_error;
 mod timer;
 mod upgrade;
+mod veil;
 mod wrapped;
 
 #[cfg(test)]

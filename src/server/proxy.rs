@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,16 +13,15 @@ use http1::RequestHead;
 use tokio::select;
 use tokio::time::timeout;
 
-use super::admission::{Limit, RefusalPlace, RequestPlace};
+use super::admission::Limit;
 use super::client_session::{Application, ClientSession};
-use super::credentials::{Forwarded, ForwardedValidation, PendingChanges};
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::exchange::Failure;
 use super::head;
 use super::http2_head;
-use super::lifecycle::Counted;
-use super::redacted::{RedactRule, Veil};
-use super::setup::{Current, Setup};
+use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingChanges, Proxy, end_if_draining};
+use super::setup::Setup;
+use super::veil::{RedactRule, Veil};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
 };
@@ -39,40 +37,6 @@ const REPLY_FIELDS: usize = 16;
 
 /// Time to write the response to a request over a limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Serves the requests of clients.
-pub struct Proxy(pub Arc<Current>);
-
-/// What is known of a request from its head to its end.
-pub struct Exchange {
-    /// What was in force when it began.
-    pub(super) setup: Arc<Setup>,
-    pub(super) record: Record,
-    request_id: HeaderValue,
-    /// Of the client, by the trusted proxies before it.
-    pub(super) address: IpAddr,
-    pub(super) changes: PendingChanges,
-    pub(super) forwarded: Forwarded,
-    pub(super) validation: ForwardedValidation,
-    /// The gateway knows that the API does not accept its token.
-    pub(super) is_judged_invalid: bool,
-    /// What was read of its body before it is forwarded.
-    pub(super) read_ahead: Bytes,
-    /// It announces a body, of whatever length.
-    pub(super) has_body: bool,
-    /// Its response depends on the caller's access level.
-    pub(super) depends_on_level: bool,
-    /// Among the requests under way, or among the refusals that are being written.
-    place: Option<RequestPlace>,
-    refusal: Option<RefusalPlace>,
-    _busy: Counted,
-}
-
-impl Exchange {
-    pub(super) fn request_id(&self) -> &HeaderValue {
-        &self.request_id
-    }
-}
 
 /// Where a request goes.
 enum Way {
@@ -346,13 +310,6 @@ async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
         }
     };
     timeout(wait, ending).await.unwrap_or(false)
-}
-
-/// While the process drains, an answer says that its connection ends, also when its request began before.
-pub(super) fn end_if_draining(session: &mut ClientSession, exchange: &Exchange) {
-    if exchange.setup.lifecycle.is_draining() {
-        session.close_after();
-    }
 }
 
 #[async_trait]

@@ -4,25 +4,24 @@
 //! A response must be whole before it can be redacted, and its head must wait for that. What is
 //! neither redacted JSON nor of a listed media type does not reach the client.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY,
+    CONTENT_TYPE, HeaderName, HeaderValue, VARY,
 };
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout_at;
 
 use super::client_session::ClientSession;
 use super::exchange::{ApiHead, ApiSide, Failure, or_left, response_of};
-use super::proxy::{Exchange, Proxy, end_if_draining};
+use super::request_context::{Exchange, Proxy, end_if_draining};
 use super::response_budget::{Client, MAX_BODY, Reserved, Sending};
-use crate::api::{AccessLevel, MediaType, MediaTypePattern, Query, error_body};
-use crate::config::ForwardRole;
-use crate::offload::{self, MAX_IN_PLACE};
-use crate::redact::{Kind, Policy, Redacted, Refusal as Unredactable, redact_or_keep};
+use super::veil::{Content, Veil};
+use crate::api::{Query, error_body};
+use crate::offload::MAX_IN_PLACE;
+use crate::redact::Kind;
 use crate::reply::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 use crate::upstream::{UpstreamError, has_content_coding};
 
@@ -31,78 +30,6 @@ const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// Fields that describe the bytes of a body, and so what was removed from it.
 const OF_THE_BODY: [&str; 5] = ["etag", "content-md5", "digest", "content-digest", "repr-digest"];
-
-/// A rule of `[[forward.redact]]`, as it applies to one request.
-pub struct RedactRule {
-    pub role: ForwardRole,
-    pub policy: Arc<Policy>,
-    pub pass_types: Arc<[MediaTypePattern]>,
-}
-
-/// What the response to a forwarded request must go through.
-#[derive(Clone)]
-pub struct Veil {
-    policy: Arc<Policy>,
-    /// `None`: the level that the response itself states.
-    level: Option<AccessLevel>,
-    pass_types: Arc<[MediaTypePattern]>,
-}
-
-impl Veil {
-    /// `level`: the caller's. `None`: it may see everything.
-    pub fn new(rule: RedactRule, level: Option<AccessLevel>) -> Option<Self> {
-        let RedactRule { role, policy, pass_types } = rule;
-        let level = if role == ForwardRole::Answer { None } else { level };
-        let reveals = level.is_some_and(|level| policy.reveals_to(level));
-        (!reveals).then_some(Veil { policy, level, pass_types })
-    }
-
-    /// Media types that pass without redaction.
-    pub(super) fn pass_types(&self) -> &[MediaTypePattern] {
-        &self.pass_types
-    }
-
-    const fn role(&self) -> &'static str {
-        match self.level {
-            Some(level) => level.as_str(),
-            None => "answer",
-        }
-    }
-
-    async fn redact(&self, body: Bytes) -> Result<Redacted, Unredactable> {
-        let (policy, level) = (self.policy.clone(), self.level);
-        offload::run(body.len(), move || redact_or_keep(&policy, level, body)).await
-    }
-
-    /// What the API's head says of the body.
-    fn content(&self, head: &HeaderMap) -> Content {
-        let mut types = head.get_all(CONTENT_TYPE).iter().map(|value| MediaType::parse(value.as_bytes()));
-        match (types.next(), types.next()) {
-            (None, _) => Content::Untyped,
-            (Some(Some(one)), None) if one.is_json() => Content::Json,
-            (Some(Some(one)), None) if self.pass_types.iter().any(|pattern| pattern.matches(&one)) => {
-                Content::Passing { streams: one.is_event_stream() }
-            }
-            (Some(Some(one)), None) if one.is_event_stream() => Content::EventStream,
-            // Several types, or none that can be read: the body itself decides, or nothing passes.
-            _ => Content::Other,
-        }
-    }
-}
-
-/// What a response claims to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    Json,
-    /// It passes unless it turns out to be JSON. `streams`: its head does not wait for its body.
-    Passing {
-        streams: bool,
-    },
-    /// Events, which do not pass, and whose first byte may never come.
-    EventStream,
-    Untyped,
-    Other,
-}
 
 impl Proxy {
     /// The API's head as the client receives it, except for what depends on the body.
@@ -393,12 +320,6 @@ fn looks_like_json(body: &[u8]) -> Option<bool> {
 fn is_string_with_json(document: &[u8]) -> bool {
     let is_string = document.trim_ascii_start().first() == Some(&b'"');
     is_string && (document.iter().any(|b| matches!(b, b'{' | b'[')) || memchr::memmem::find(document, b"\\u").is_some())
-}
-
-/// Whether a media type is JSON or one of its relatives.
-pub(super) fn is_json(content_type: &[u8]) -> bool {
-    let first = content_type.split(|&byte| byte == b',').next().unwrap_or_default();
-    MediaType::parse(first).is_some_and(|media_type| media_type.is_json())
 }
 
 #[cfg(test)]
