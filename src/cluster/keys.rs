@@ -146,21 +146,21 @@ mod tests {
     #[test]
     fn key_file_error_shows_nothing_of_its_line() {
         for (text, wrong) in [
-            ("", "holds no key"),
-            ("# nothing\n", "holds no key"),
-            ("0001", "line 1: is not an id and a key"),
-            (&A[..40], "line 1: the key is wrong"),
-            (&format!("{A}ff"), "line 1: the key is wrong"),
-            (&format!("{A}\n{A}"), "line 2: the id is that of an earlier key"),
+            ("", "contains no key"),
+            ("# nothing\n", "contains no key"),
+            ("0001", "line 1: invalid line"),
+            (&A[..40], "line 1: invalid key"),
+            (&format!("{A}ff"), "line 1: invalid key"),
+            (&format!("{A}\n{A}"), "line 2: duplicate key id"),
             // A secret of up to 32 digits takes the place of the id, with another secret or none
             // behind it.
-            (&A[2..34], "line 1: is not an id and a key"),
-            (&format!("{} {}", &A[2..34], &A[34..]), "line 1: the key is wrong"),
-            (&format!("{} a", &A[2..34]), "line 1: the key is wrong"),
-            (&format!("{0} {1}\n{0} {1}", &A[2..34], &A[2..]), "line 2: the id is that of an earlier key"),
-            (&format!("\n{A} x"), "line 2: is not an id and a key"),
-            (&format!("{} {}", "i".repeat(33), &A[2..]), "the id is not up to 32"),
-            (&format!("a {}", "ab".repeat(32)), "anyone can guess it"),
+            (&A[2..34], "line 1: invalid line"),
+            (&format!("{} {}", &A[2..34], &A[34..]), "line 1: invalid key"),
+            (&format!("{} a", &A[2..34]), "line 1: invalid key"),
+            (&format!("{0} {1}\n{0} {1}", &A[2..34], &A[2..]), "line 2: duplicate key id"),
+            (&format!("\n{A} x"), "line 2: invalid line"),
+            (&format!("{} {}", "i".repeat(33), &A[2..]), "invalid id: expected up to 32"),
+            (&format!("a {}", "ab".repeat(32)), "weak key"),
         ] {
             let error = Keys::parse(text).unwrap_err();
             assert!(error.contains(wrong), "{text:?}: {error}");

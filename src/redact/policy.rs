@@ -204,7 +204,7 @@ mod tests {
         );
         assert_eq!(
             errors[0].to_string(),
-            "roots[1] = \"a.b\": `.` has no place here; a root is the name of one member, such as \"integrations\""
+            "roots[1] = \"a.b\": unexpected `.`; a root is the name of one member, such as \"integrations\""
         );
     }
 

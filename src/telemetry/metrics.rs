@@ -549,7 +549,7 @@ impl Metrics {
             )?,
             load_successful: make.gauge(
                 "tls_last_load_successful",
-                "1 if the files of certificate, key and authorities were taken up when they last changed.",
+                "1 if certificate, key and authority files were loaded when they last changed, 0 otherwise.",
             )?,
             failures: self.tls_handshake_failures.clone(),
             handshakes: ByValue::counters(make.counters(

@@ -1,12 +1,13 @@
-"""The commands that the README shows are run as they stand, in a shell, and what they print is what stands below them. What differs
-from run to run (times, ages, request ids) is not looked at."""
+"""Runs the commands that README and TUTORIAL show, in a shell, and compares their output with the documents. Parts that
+differ from run to run (times, ages, request ids) are not compared."""
 
 import pathlib
 import re
 import subprocess
 
-README = pathlib.Path(__file__).resolve().parent.parent.parent / "README.md"
-# The line that says where the gateway is; the only one that is changed.
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+DOCUMENTS = {"readme": REPOSITORY / "README.md", "tutorial": REPOSITORY / "docs" / "TUTORIAL.md"}
+# The addresses of the gateway; the only part of a command that is replaced.
 PLACE = "gateway=http://127.0.0.1:8080 admin=http://127.0.0.1:9090"
 
 VARYING = [
@@ -18,15 +19,15 @@ VARYING = [
 
 
 def alike(text):
-    """The text without what differs from run to run."""
+    """Returns the text without the parts that differ from run to run."""
     for pattern, instead in VARYING:
         text = re.sub(pattern, instead, text, flags=re.IGNORECASE)
     return text.replace("\r", "").strip()
 
 
-def shown(readme):
-    """(what is set beforehand, [(command, what it prints)]) of the section that is to be tried."""
-    section = re.search(r"^## Try it\n(.*?)^## ", readme, re.M | re.S)[1]
+def shown(document):
+    """Returns the assignments and [(command, output)] of the section "Try it"."""
+    section = re.search(r"^## Try it\n(.*?)(?=^## |\Z)", document, re.M | re.S)[1]
     before = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S))
     pairs = []
     for block in re.findall(r"^```console\n(.*?)^```", section, re.M | re.S):
@@ -36,10 +37,11 @@ def shown(readme):
     return before, pairs
 
 
-def works(that, url, admin):
+def works(that, name, url, admin):
     """`that(name, holds, seen)` takes each check."""
-    before, pairs = shown(README.read_text())
-    that("it says where the gateway is", before.count(PLACE) == 1 and len(pairs) > 8, (before, len(pairs)))
+    before, pairs = shown(DOCUMENTS[name].read_text())
+    enough = {"readme": 3, "tutorial": 9}[name]
+    that("it states the addresses", before.count(PLACE) == 1 and len(pairs) >= enough, (before, len(pairs)))
     end = "end of what it printed"
     lines = [before.replace(PLACE, f"gateway={url} admin={admin}")]
     # In one shell, for a later command uses what an earlier one set.

@@ -91,7 +91,7 @@ fn a_health_check_passes_while_the_gateway_is_ready_and_fails_when_it_is_gone() 
     let config = dir.write("gateway.toml", &text).display().to_string();
     let gone = run_binary(&["healthcheck", "-c", &config], b"");
     assert_eq!(gone.code, Some(1), "{gone:#?}");
-    assert!(gone.stderr.contains("no answer from the admin listener"), "{gone:#?}");
+    assert!(gone.stderr.contains("no response from the admin listener"), "{gone:#?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const PATIENT: &str = r#"server.header_timeout = "5m""#;
 
 /// What the log says if the limit is too low for the configuration.
-const TOO_LOW: &str = "the limit on file descriptors is below twice server.max_connections";
+const TOO_LOW: &str = "the file descriptor limit is below twice server.max_connections";
 
 /// An API, and a gateway that starts with these soft and hard limits.
 fn scene(soft: usize, hard: usize, config: &str) -> (Origin, Gateway) {

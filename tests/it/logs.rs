@@ -68,7 +68,7 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
     });
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
-    assert!(run.stderr.contains("the-last") && run.stderr.contains("nothing was cut off"), "{}", run.stderr);
+    assert!(run.stderr.contains("the-last") && run.stderr.contains("all requests finished"), "{}", run.stderr);
     for line in run.stderr.lines() {
         let json: Result<serde_json::Value, _> = serde_json::from_str(line);
         assert!(json.is_ok_and(|json| json.is_object()), "no whole line: {line}");
@@ -125,7 +125,7 @@ fn what_was_logged_before_it_could_not_start_comes_before_the_reason() {
     let run = run_binary_with(&[("XDG_RUNTIME_DIR", &missing)], &["run", "-c", &config], b"");
     assert_eq!(run.code, Some(1), "{run:#?}");
     let lines: Vec<_> = run.stderr.lines().collect();
-    let warned = lines.iter().position(|line| line.contains("cannot be upgraded without downtime"));
+    let warned = lines.iter().position(|line| line.contains("upgrades without downtime are unavailable"));
     let told = lines.iter().position(|line| line.contains("in use"));
     assert!(warned.is_some() && warned < told, "{run:#?}");
 }

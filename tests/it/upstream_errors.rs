@@ -185,15 +185,15 @@ fn circuit_logs_its_opening_and_closing_once_each() {
         gateway.metric("upstream_error_causes_total", &[("cause", "connect")]) >= 11.0
     });
     let lines = |text: &str| gateway.log().lines().filter(|line| line.contains(text)).count();
-    assert_eq!(lines("circuit to the API opened"), 1);
+    assert_eq!(lines("circuit breaker opened"), 1);
     origin.resume();
     wait_until("the circuit is closed", || {
         get("tok-1", OTHER);
         circuit().as_deref() == Some("closed")
     });
-    gateway.wait_for_log("circuit to the API closed");
+    gateway.wait_for_log("circuit breaker closed");
     for token in &callers {
         get(token, OTHER).assert_status(200);
     }
-    assert_eq!((lines("circuit to the API opened"), lines("circuit to the API closed")), (1, 1));
+    assert_eq!((lines("circuit breaker opened"), lines("circuit breaker closed")), (1, 1));
 }

@@ -89,7 +89,7 @@ const sum = (samples, key) => samples.reduce((total, sample) => total + sample[k
 
 const showHistory = (history) => {
   const { samples } = history;
-  // What the headlines say is of the last minute.
+  // The headlines show the last minute.
   const minute = samples.slice(-Math.round(60 / history.every_seconds));
   const last = minute.findLast((sample) => sample.p50_seconds !== null);
   const rate = (sample) => sample.requests / sample.seconds;
@@ -100,7 +100,7 @@ const showHistory = (history) => {
   draw("rate-chart", history, {
     lines: [["a", rate], ["bad", (sample) => sum(samples, "failed") > 0 ? sample.failed / sample.seconds : null]],
     ticks: [0, most / 2, most], place: (value) => value / most, label: rounded,
-    summary: `Requests per second: ${rateNow} in the last minute, at most ${rounded(highest)} in what is shown`,
+    summary: `Requests per second: ${rateNow} in the last minute, at most ${rounded(highest)}`,
   });
 
   const asked = sum(minute, "hits") + sum(minute, "misses");
@@ -119,12 +119,12 @@ const showHistory = (history) => {
   draw("latency-chart", history, {
     lines: [["a", (sample) => sample.p50_seconds], ["b", (sample) => sample.p99_seconds]],
     ticks: [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10], place: scale, label: took, filled: false,
-    summary: `Time to answer: median now ${took(quick)}, 99 % within ${took(last?.p99_seconds)}`,
+    summary: `Response time: median ${took(quick)}, 99th percentile ${took(last?.p99_seconds)}`,
   });
 
   const { recent } = history;
   say("recent-span", recent.seconds > 0 ? `in the last ${span(recent.seconds)}` : "in the last 5 minutes");
-  const rows = [["Answered from memory", "hit"], ["Fetched", "miss"], ["Forwarded", "forwarded"], ["The API, asked by the gateway itself", "upstream"]];
+  const rows = [["Hits", "hit"], ["Misses", "miss"], ["Forwards", "forwarded"], ["Requests of the gateway to the API", "upstream"]];
   at("durations").replaceChildren(...rows.map(([name, key]) => {
     const row = document.createElement("tr");
     const title = document.createElement("th");
@@ -141,7 +141,7 @@ const showHistory = (history) => {
   }));
 
   const refused = sum(samples, "redaction_failures");
-  say("redaction", refused === 0 ? "no failure" : `${grouped.format(refused)} failed`);
+  say("redaction", refused === 0 ? "no failures" : `${grouped.format(refused)} failed`);
   at("redaction-card").dataset.bad = refused > 0;
   return sum(samples, "upstream_errors");
 };
@@ -164,12 +164,12 @@ const showStats = (stats, upstreamErrors, resident) => {
   say("identities", grouped.format(stats.identities.entries));
   say("circuit", upstream.circuit.replace("_", " "));
   at("api-card").dataset.bad = upstream.circuit !== "closed";
-  const asks = upstream.circuit === "closed" ? "the API is asked; " : "the API is down, asked by one request now and then; ";
+  const asks = upstream.circuit === "closed" ? "" : "the API is failing; single requests probe it; ";
   say("upstream", `${asks}${grouped.format(upstream.in_flight)} under way; ${grouped.format(upstreamErrors)} failed in 15 min`);
   const addresses = upstream.addresses.map(({ address, state }) => `${address} ${state}`);
-  say("addresses", addresses.join(", ") || "no address of the API is known");
+  say("addresses", addresses.join(", ") || "no address of the API is resolved");
   const reload = stats.last_reload;
-  say("reload", reload === null ? "none yet" : reload.successful ? "taken up" : "refused");
+  say("reload", reload === null ? "none yet" : reload.successful ? "applied" : "rejected");
   at("reload-card").dataset.bad = reload !== null && !reload.successful;
   const more = reload === null ? "since the start" : [
     new Date(1000 * reload.at).toISOString().slice(0, 19).replace("T", " ") + " UTC",
@@ -177,7 +177,7 @@ const showStats = (stats, upstreamErrors, resident) => {
     ...(reload.restart_needed_for?.length ? [`needs a restart: ${reload.restart_needed_for.join(", ")}`] : []),
   ].join("; ");
   say("reload-more", more);
-  say("generation", `(number ${stats.config_generation} since the start)`);
+  say("generation", `(revision ${stats.config_generation} since the start)`);
 };
 
 const showState = (state, words) => {
@@ -192,7 +192,7 @@ const ask = async (path, options = {}) => {
 };
 const numbers = async (path) => {
   const { ok, status, text } = await ask(path);
-  if (!ok) throw new Error(`${path} answered ${status}`);
+  if (!ok) throw new Error(`${path} returned ${status}`);
   return JSON.parse(text);
 };
 
@@ -212,12 +212,12 @@ const look = async () => {
       }
     }
   } catch {
-    showState("silent", lastAnswer ? `no answer since ${lastAnswer}` : "no answer");
+    showState("silent", lastAnswer ? `no response since ${lastAnswer}` : "no response");
   }
   setTimeout(look, document.hidden ? 30000 : 5000);
 };
 
-// Dropping what is stored of a customer.
+// The purge of a customer.
 
 const said = (kind, text) => {
   at("purge-said").dataset.said = kind;
@@ -229,7 +229,7 @@ at("purge").addEventListener("submit", (event) => {
   const right = /^[0-9a-f]{24}$/i.test(id);
   at("customer").setAttribute("aria-invalid", !right);
   if (!right) {
-    said("bad", `A customer's id has 24 hexadecimal digits; this has ${id.length} characters${/^[0-9a-f]*$/i.test(id) ? "" : ", not all of them such digits"}.`);
+    said("bad", `A customer id has 24 hexadecimal digits; found ${id.length} characters${/^[0-9a-f]*$/i.test(id) ? "" : ", not all of them hexadecimal"}.`);
     at("customer").focus();
     return;
   }
@@ -244,9 +244,9 @@ at("confirm-yes").addEventListener("click", async () => {
   try {
     const { ok, status, text } = await ask(`cache/customers/${id}`, { method: "DELETE" });
     if (!ok) throw new Error(JSON.parse(text).error?.message ?? `status ${status}`);
-    said("good", `Dropped what was stored of ${id}, at ${clock(new Date())}.`);
+    said("good", `Purged customer ${id} at ${clock(new Date())}.`);
   } catch (failure) {
-    said("bad", `Not dropped: ${failure.message}`);
+    said("bad", `Purge failed: ${failure.message}`);
   }
 });
 
