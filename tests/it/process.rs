@@ -129,7 +129,7 @@ fn an_occupied_port_is_told_once_and_clearly() {
         assert_eq!(told, 1, "{run:#?}");
         let program = std::env::current_exe().expect("this program");
         let name = program.file_name().expect("a name").to_string_lossy();
-        let holder = format!("process {} ({name}) listens there", std::process::id());
+        let holder = format!("the port is used by process {} ({name})", std::process::id());
         assert!(said.contains(&holder), "who holds it is told: {run:#?}");
         assert!(!said.contains("panicked"), "{run:#?}");
     }

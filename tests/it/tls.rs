@@ -101,7 +101,7 @@ fn files_that_cannot_be_used_leave_the_old_ones_and_are_told_of() {
     let (_, anothers) = authority.certificate().pem();
     let (expired, its_key) = authority.expired_certificate().pem();
     let wrong: [(&[(&str, &str)], &str); 3] = [
-        (&[("key.pem", &anothers)], "is not the key of the certificate"),
+        (&[("key.pem", &anothers)], "does not belong to the certificate"),
         (&[("cert.pem", "nonsense")], "contains no PEM certificate"),
         (&[("key.pem", &its_key), ("cert.pem", &expired)], "expired at"),
     ];
