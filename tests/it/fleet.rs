@@ -372,10 +372,7 @@ fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
     for command in ["check", "run"] {
         let run = run_binary(&[command, "-c", &path], b"");
         assert_eq!(run.code, Some(78), "{run:#?}");
-        assert!(
-            run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: invalid key"),
-            "{run:#?}"
-        );
+        assert!(run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: invalid key"), "{run:#?}");
         assert!(run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"), "{run:#?}");
     }
 }
@@ -453,7 +450,10 @@ fn a_demonstration_of_a_fleet_without_a_redis_server_says_what_it_needs() {
     let path = dir.path().display().to_string();
     let run = run_binary_with(&[("PATH", &path), ("TMPDIR", &path)], &["demo", "--fleet", "3"], b"");
     assert_eq!(run.code, Some(1), "{run:#?}");
-    assert!(run.stderr.contains("requires redis-server") && run.stderr.contains("apt-get install redis-server"), "{run:#?}");
+    assert!(
+        run.stderr.contains("requires redis-server") && run.stderr.contains("apt-get install redis-server"),
+        "{run:#?}"
+    );
     assert_eq!(std::fs::read_dir(dir.path()).expect("its folder").count(), 0, "it left files");
     let run = run_binary(&["demo", "--fleet", "1"], b"");
     assert_eq!(run.code, Some(2), "{run:#?}");

@@ -223,7 +223,8 @@ fn stream_that_cannot_be_used_is_created_again() {
         }
     }
     let logs = gateways.iter().map(Gateway::log).collect::<String>();
-    let line = logs.lines().find(|line| line.contains("recreated the unusable invalidation stream")).expect("an error line");
+    let line =
+        logs.lines().find(|line| line.contains("recreated the unusable invalidation stream")).expect("an error line");
     assert!(line.contains(&stream) && line.contains("ERROR"), "{line}");
 }
 
