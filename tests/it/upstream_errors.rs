@@ -41,7 +41,7 @@ fn assert_failures(gateway: &Gateway, status: u16, kind: &str, cause: &str) {
 /// Lines of the log about a request that failed for that cause.
 fn cause_lines(gateway: &Gateway, cause: &str) -> usize {
     let field = format!("\"cause\":\"{cause}\"");
-    let is_request = |line: &&str| line.contains(r#""message":"request""#) || line.contains("could not be");
+    let is_request = |line: &&str| line.contains(r#""message":"request""#) || line.contains("failed to ");
     gateway.log().lines().filter(|line| line.contains(&field)).filter(is_request).count()
 }
 
