@@ -378,34 +378,40 @@ fn symbol_of(bits: u64, length: usize) -> Option<u16> {
     (offset < symbols).then(|| CODE.symbols[place + offset as usize])
 }
 
-fn decode_huffman(text: &[u8], into: &mut Vec<u8>) -> Result<(), Invalid> {
+fn decode_huffman(mut text: &[u8], into: &mut Vec<u8>) -> Result<(), Invalid> {
     let short_codes = &*SHORT_CODES;
+    let start = into.len();
     // No code is shorter than five bits.
-    into.reserve(text.len() * 8 / SHORTEST);
-    let mut text = text.iter();
+    into.resize(start + text.len() * 8 / SHORTEST, 0);
+    let mut free = into[start..].iter_mut();
     // The next bits are the upper ones.
     let (mut bits, mut count) = (0_u64, 0_usize);
     loop {
-        while count <= 56
-            && let Some(byte) = text.next()
-        {
-            bits |= u64::from(*byte) << (56 - count);
-            count += 8;
+        if count <= 32 {
+            if let Some((four, rest)) = text.split_first_chunk() {
+                bits |= u64::from(u32::from_be_bytes(*four)) << (32 - count);
+                count += 32;
+                text = rest;
+            } else {
+                for byte in std::mem::take(&mut text) {
+                    bits |= u64::from(*byte) << (56 - count);
+                    count += 8;
+                }
+            }
         }
-        let (symbol, length) = short_codes[(bits >> 56) as usize];
-        let length = usize::from(length);
-        if (1..=count).contains(&length) {
-            into.push(symbol);
-            bits <<= length;
-            count -= length;
-            continue;
+        let (mut symbol, length) = short_codes[(bits >> 56) as usize];
+        let mut length = usize::from(length);
+        if length == 0 || length > count {
+            let Some(long) = (9..=LONGEST.min(count)).find(|length| symbol_of(bits, *length).is_some()) else { break };
+            length = long;
+            symbol = symbol_of(bits, length).and_then(|symbol| u8::try_from(symbol).ok()).ok_or(Invalid)?;
         }
-        let Some(length) = (9..=LONGEST.min(count)).find(|length| symbol_of(bits, *length).is_some()) else { break };
-        let symbol = symbol_of(bits, length).and_then(|symbol| u8::try_from(symbol).ok());
-        into.push(symbol.ok_or(Invalid)?);
+        *free.next().ok_or(Invalid)? = symbol;
         bits <<= length;
         count -= length;
     }
+    let unused = free.len();
+    into.truncate(into.len() - unused);
     // Padding: fewer than eight bits, all of them ones.
     let is_padding = count < 8 && (count == 0 || bits >> (64 - count) == (1 << count) - 1);
     if is_padding { Ok(()) } else { Err(Invalid) }
@@ -469,6 +475,40 @@ mod tests {
         let expected = [head("/index.html", "https"), vec![more("custom-key", "custom-value")]].concat();
         assert_eq!(list(&third), expected);
         assert_eq!((decoder.table.size, decoder.table.entries.len()), (164, 3));
+    }
+
+    /// Every symbol, in codes of every length, at every place within a byte.
+    #[test]
+    fn huffman_codes_are_read_at_every_place() {
+        let code = &*CODE;
+        let codes: Vec<(u64, usize)> = (0..256_u16)
+            .map(|symbol| {
+                let length = usize::from(CODE_LENGTHS[usize::from(symbol)]);
+                let (first, place, _) = code.by_length[length];
+                let at = code.symbols[place..].iter().position(|other| *other == symbol).unwrap();
+                (first + at as u64, length)
+            })
+            .collect();
+        for before in 0..9 {
+            for symbol in 0..=255_u8 {
+                let text: Vec<u8> = [vec![b'e'; before], vec![symbol], b"ab~".to_vec()].concat();
+                let (mut coded, mut bits, mut count) = (Vec::new(), 0_u64, 0);
+                for byte in &text {
+                    let (code, length) = codes[usize::from(*byte)];
+                    (bits, count) = ((bits << length) | code, count + length);
+                    while count >= 8 {
+                        count -= 8;
+                        coded.push((bits >> count) as u8);
+                    }
+                }
+                if count > 0 {
+                    coded.push(((bits << (8 - count)) as u8) | (0xff >> count));
+                }
+                let mut read = b"kept".to_vec();
+                decode_huffman(&coded, &mut read).unwrap();
+                assert_eq!(read, [&b"kept"[..], &text].concat(), "{symbol} behind {before}");
+            }
+        }
     }
 
     #[test]

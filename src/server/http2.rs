@@ -14,7 +14,7 @@ use http::Version;
 use http::header::{HOST, HeaderValue};
 use http1::RequestHead;
 use pingora_core::server::ShutdownWatch;
-use tokio::task::coop::unconstrained;
+use tokio::task::coop::{consume_budget, unconstrained};
 use tokio::time::timeout;
 
 use super::active_requests::{ActiveRequest, ActiveRequests};
@@ -143,7 +143,11 @@ pub async fn serve<A: Application>(
             None => Outcome::Declined(accepted),
         };
         match outcome {
-            Outcome::Served(at) => task.accepted_at = at,
+            Outcome::Served(at) => {
+                task.accepted_at = at;
+                // Other connections of the thread get their turn, however many requests are waiting.
+                consume_budget().await;
+            }
             Outcome::Writes(unwritten) => {
                 task.accepted_at = clock::now();
                 tokio::spawn(unwritten.write(ActiveRequest::new(&task.active)));

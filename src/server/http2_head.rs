@@ -28,6 +28,18 @@ const REFUSALS: [ApiError; 7] = [
 /// Fields that go on with a replaced request: they decide about the response to it.
 const KEPT: [&str; 3] = ["origin", "x-forwarded-for", "x-request-id"];
 
+/// Characters of a target that no rule concerns: it is looked at more closely if it has others.
+static IS_USUAL_IN_PATH: [bool; 256] = {
+    let mut is_usual = [false; 256];
+    let usual = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~?=&%+,:;@!$*()";
+    let mut place = 0;
+    while place < usual.len() {
+        is_usual[usual[place] as usize] = true;
+        place += 1;
+    }
+    is_usual
+};
+
 /// What becomes of a field section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -174,9 +186,11 @@ impl Pseudo<'_> {
             return refuse(Refusal::Fragment);
         }
         // What h2 would reset the stream for, and HTTP/1.1 refuses as well.
-        let target = std::str::from_utf8(path).unwrap_or_default();
-        if target.is_empty() || check_origin_form(target) == Err(RequestHeadError::TargetCharacter) {
-            return refuse(Refusal::ControlCharacter);
+        if !path.iter().all(|byte| IS_USUAL_IN_PATH[usize::from(*byte)]) {
+            let target = std::str::from_utf8(path).unwrap_or_default();
+            if target.is_empty() || check_origin_form(target) == Err(RequestHeadError::TargetCharacter) {
+                return refuse(Refusal::ControlCharacter);
+            }
         }
         match (self.authority, host) {
             (None, None) => refuse(Refusal::MissingHost),

@@ -151,8 +151,9 @@ impl AsyncWrite for Http2Stream {
         accepted
     }
 
+    /// Then h2 collects short DATA frames itself, instead of passing each on.
     fn is_write_vectored(&self) -> bool {
-        true
+        false
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
