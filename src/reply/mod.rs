@@ -218,7 +218,14 @@ impl Reply {
                 let status = representation.status();
                 let may_be_empty = status.is_redirection() || (status.is_success() && status != StatusCode::OK);
                 if !(may_be_empty && representation.body().is_empty()) {
-                    put(&CONTENT_TYPE, Value::Bytes(representation.content_type()));
+                    put(
+                        &CONTENT_TYPE,
+                        match representation.content_type() {
+                            // As text it becomes a field value without a copy.
+                            _ if representation.type_length() == 0 => Value::Text(JSON),
+                            own_type => Value::Bytes(own_type),
+                        },
+                    );
                 }
                 put(&CONTENT_LENGTH, Value::Number(representation.body().len() as u64));
                 if representation.status() == StatusCode::OK {

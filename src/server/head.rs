@@ -67,13 +67,11 @@ pub fn check_http2(request: &RequestHead, max_bytes: usize) -> Result<(), ApiErr
 
 /// Whether [`check_http2`] finds no fault in a request that h2 and [`super::http2_head`] let pass, which
 /// have judged all but its size and the spelling of its names.
-pub fn is_usual_http2(target: &str, fields: &HeaderMap, max_bytes: usize) -> bool {
-    let (mut size, mut is_disguised) = (target.len(), false);
-    for (name, value) in fields {
-        size += name.as_str().len() + value.len() + 4;
-        is_disguised |= http1::is_disguised_field(name.as_str());
-    }
-    fields.len() <= MAX_REQUEST_FIELDS && size <= max_bytes && !is_disguised
+pub fn is_usual_http2(target: &str, fields: &[(&str, &[u8])], max_bytes: usize) -> bool {
+    let size = fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
+    fields.len() <= MAX_REQUEST_FIELDS
+        && size + target.len() <= max_bytes
+        && !fields.iter().any(|(name, _)| http1::is_disguised_field(name))
 }
 
 #[cfg(test)]

@@ -216,10 +216,7 @@ impl ConnectionTask {
 
     /// The next request; `None` when the connection has ended or is to be dropped.
     fn poll_next(&mut self, cx: &mut Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> Poll<Option<Accepted>> {
-        if !self.is_draining && pin!(unconstrained(drain)).poll(cx).is_ready() {
-            self.is_draining = true;
-            self.connection.graceful_shutdown();
-        }
+        let mut drain = drain;
         loop {
             if self.writer.is_flooded() && !self.flooded {
                 self.flooded = true;
@@ -230,6 +227,11 @@ impl ConnectionTask {
                 Poll::Ready(Some(Ok(accepted))) => return Poll::Ready(Some(accepted.into())),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if self.writer.is_flooded() && !self.flooded => {}
+                // Looked at when the task waits, not for each request.
+                Poll::Pending if !self.is_draining && pin!(unconstrained(drain.as_mut())).poll(cx).is_ready() => {
+                    self.is_draining = true;
+                    self.connection.graceful_shutdown();
+                }
                 Poll::Pending => break,
             }
         }
