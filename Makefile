@@ -42,6 +42,7 @@ hostile: ## slowhttptest, h2load and smugglex against the gateway in front of th
 	@scripts/hostile
 
 h2spec: ## h2spec against the gateway, over cleartext and TLS, on stored and forwarded responses (H2SPEC: the program)
+	@scripts/setup h2spec
 	cargo build --locked --workspace --lib --bins --tests
 	@scripts/h2spec.py target/debug/telecomx-gateway
 
