@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
-    CONTENT_TYPE, HeaderName, HeaderValue, VARY,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue,
 };
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout_at;
@@ -18,11 +17,10 @@ use super::client_session::ClientSession;
 use super::exchange::{ApiHead, ApiSide, Failure, or_left, response_of};
 use super::request_context::{Exchange, Proxy, end_if_draining};
 use super::response_budget::{Client, MAX_BODY, Reserved, Sending};
-use super::veil::{Content, Veil};
+use super::veil::{Content, Veil, restrict_caching};
 use crate::api::{Query, error_body};
 use crate::offload::MAX_IN_PLACE;
 use crate::redact::Kind;
-use crate::reply::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 use crate::upstream::{UpstreamError, has_content_coding};
 
 /// How long the reading of one response may take, waiting for room included.
@@ -288,17 +286,6 @@ impl Exchange {
         let caller = found.ok().map(|credential| Client::Caller(gateway.caller_of(&credential.token)));
         caller.into_iter().chain([address]).collect()
     }
-}
-
-/// Makes a response private to its caller: it depends on the access level.
-pub(super) fn restrict_caching(response: &mut Response<()>) {
-    let fields = response.headers_mut();
-    let names: Vec<HeaderName> = fields.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
-    for name in names {
-        fields.remove(name);
-    }
-    fields.insert(CACHE_CONTROL, private_cache_control(fields));
-    fields.insert(VARY, vary_on_credentials(fields));
 }
 
 /// Removes the fields that describe the bytes of a body, and so what was removed from it.

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
+use http::{HeaderMap, HeaderName, Response};
 
 use crate::api::{AccessLevel, MediaType, MediaTypePattern};
 use crate::config::ForwardRole;
 use crate::offload;
 use crate::redact::{Policy, Redacted, Refusal, redact_or_keep};
+use crate::reply::{is_for_shared_caches, private_cache_control, vary_on_credentials};
 
 /// A rule of `[[forward.redact]]`, as it applies to one request.
 pub struct RedactRule {
@@ -88,4 +89,15 @@ pub(super) enum Content {
 pub(super) fn is_json(content_type: &[u8]) -> bool {
     let first = content_type.split(|&byte| byte == b',').next().unwrap_or_default();
     MediaType::parse(first).is_some_and(|media_type| media_type.is_json())
+}
+
+/// Makes a response private to its caller: it depends on the access level.
+pub(super) fn restrict_caching(response: &mut Response<()>) {
+    let fields = response.headers_mut();
+    let names: Vec<HeaderName> = fields.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
+    for name in names {
+        fields.remove(name);
+    }
+    fields.insert(CACHE_CONTROL, private_cache_control(fields));
+    fields.insert(VARY, vary_on_credentials(fields));
 }
