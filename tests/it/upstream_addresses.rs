@@ -216,16 +216,16 @@ fn ipv6_address_is_connected_to_and_named_in_brackets() {
 #[test]
 fn check_names_what_is_wrong_with_a_list_of_urls() {
     for (urls, expected) in [
-        (r#"["http://a.example", "https://b.example"]"#, Some("mixes http and https")),
+        (r#"["http://a.example", "https://b.example"]"#, Some("http and https are mixed")),
         ("[]", Some("is empty")),
-        (r#"["http://a.example", "HTTP://A.example:80/"]"#, Some("twice")),
-        (r#"["http://a.example", "http://a.example."]"#, Some("twice")),
-        (r#"["http://[::1]:80", "http://[0::1]"]"#, Some("twice")),
+        (r#"["http://a.example", "HTTP://A.example:80/"]"#, Some("duplicate")),
+        (r#"["http://a.example", "http://a.example."]"#, Some("duplicate")),
+        (r#"["http://[::1]:80", "http://[0::1]"]"#, Some("duplicate")),
         (r#"["http://a.example", "b.example"]"#, Some("scheme")),
         (r#"["http://a.example", 1]"#, Some("upstream.url")),
-        (r#""http://127.0.0.1.:80""#, Some("neither a DNS name nor an address")),
-        (r#""http://a.example..""#, Some("neither a DNS name nor an address")),
-        (r#""http://.""#, Some("neither a DNS name nor an address")),
+        (r#""http://127.0.0.1.:80""#, Some("expected a DNS name or an IP address")),
+        (r#""http://a.example..""#, Some("expected a DNS name or an IP address")),
+        (r#""http://.""#, Some("expected a DNS name or an IP address")),
         (r#""http://a.example.:8080""#, None),
         (r#"["https://a.example", "https://b.example:8443", "https://[::1]"]"#, None),
     ] {
