@@ -526,7 +526,11 @@ impl<A: Application> Edge<A> {
             let received = buffer.split_off(end);
             buffer.clear();
             // If a switch of protocols is declined, what came behind it is not another request.
-            let is_last = request.asks_for_upgrade && !received.is_empty();
+            let body = match request.body {
+                BodyLength::Known(length) => usize::try_from(length).unwrap_or(usize::MAX),
+                _ => 0,
+            };
+            let is_last = request.asks_for_upgrade && received.len() > body;
             let keeps_alive = request.keeps_alive && !is_last && !*draining.borrow();
             let session = Box::new(Http1Session::new(stream, received, request.body, keeps_alive, timer));
             let mut session = ClientSession::http1(request.head, connection, session);

@@ -41,6 +41,23 @@ fn pipelined_requests_are_answered_in_order_on_every_route() {
     assert_eq!(origin.last("/customer/fourth").expect("forwarded").body, b"ab");
 }
 
+/// Java's HttpClient asks for h2c with its first request.
+#[test]
+fn upload_that_asks_for_h2c_keeps_its_connection() {
+    let (origin, gateway) = scene();
+    for target in ["/x/a", "/customer/a"] {
+        let mut connection = gateway.client().connect();
+        connection.send_raw(format!(
+            "POST {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+             HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello"
+        ));
+        connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
+        connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        connection.read("GET", Kind::Forwarded).expect("a second response").assert_status(200);
+        assert_eq!(origin.last(target).expect("forwarded").method, "GET");
+    }
+}
+
 #[test]
 fn an_empty_line_behind_a_body_is_ignored() {
     let (_origin, gateway) = scene();
