@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{DATE, HeaderName, HeaderValue};
-use http::{Method, Version};
+use http::Method;
 use http1::{BodyLength, ChunkedDecoder, FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{ALPN, Stream};
@@ -377,7 +377,7 @@ struct Request {
 fn parse<'b>(head: &'b [u8], behind: &[u8], setup: &Setup, fast: bool) -> Result<Parsed<'b>, ApiError> {
     let mut slots = FieldSlots::new();
     let parsed = RequestHeadRef::parse(head, &mut slots)?;
-    if fast && parsed.version == Version::HTTP_11 && parsed.body == BodyLength::None {
+    if fast && parsed.body == BodyLength::None {
         let read = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), setup.cookie.as_deref());
         if let Some(head) = read.filter(|head| head.wanted != Wanted::Preflight || setup.gateway.cors.is_on()) {
             return Ok(Parsed::Name { head, keeps_alive: parsed.is_persistent });
