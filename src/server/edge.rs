@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{DATE, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{DATE, HeaderName, HeaderValue};
 use http1::{BodyLength, ChunkedDecoder, FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::{ALPN, Stream};
