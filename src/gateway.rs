@@ -1,5 +1,6 @@
 //! The story of an intercepted request, one line a step, with no word of pingora in it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub struct Ask<'a> {
 pub struct FastPathRequest<'a> {
     pub customer: CustomerId,
     /// The credential that decides.
-    pub token: &'a str,
+    pub token: Cow<'a, str>,
     pub address: IpAddr,
     pub if_none_match: Option<&'a [u8]>,
     /// What the client's `Cache-Control` and `Pragma` require.
@@ -210,7 +211,7 @@ impl<T: Transport> Gateway<T> {
         caller: CallerId,
         record: &mut Record,
     ) -> Result<Reply, ApiError> {
-        let FastPathRequest { customer, token, address, if_none_match, wants } = *request;
+        let FastPathRequest { customer, ref token, address, if_none_match, wants } = *request;
         let token = Token::parse(token.as_bytes()).ok_or(CredentialError::Malformed)?;
         let caller = self.identify(caller, &token, address, record).await?;
         self.grant(&Wish { customer, wants, held: Held::Value(if_none_match) }, caller, token).await
@@ -263,7 +264,7 @@ impl<T: Transport> Gateway<T> {
     /// # Errors
     /// [`Gateway::answer_uncached`] must respond, for this caller.
     pub fn try_cached(&self, request: &FastPathRequest<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
-        let FastPathRequest { customer, token, if_none_match, ref wants, .. } = *request;
+        let FastPathRequest { customer, ref token, if_none_match, ref wants, .. } = *request;
         let caller = self.callers.of(token);
         let address = self.identities.address(request.address);
         let wanted = Wanted { caller, customer, address, policy: self.policy_id };

@@ -31,9 +31,10 @@ mod fast_path_head;
 mod freshness;
 
 use cache::CacheControl;
-use fast_path_head::{FastPathHead, Wanted};
+use fast_path_head::{FastPathHead, Rules, Wanted};
 
 const COOKIE: Option<&str> = Some("token");
+const RULES: Rules<'_> = Rules { cookie: COOKIE, answers_preflights: true };
 
 fuzz_target!(|data: &[u8]| {
     compare(data);
@@ -47,7 +48,7 @@ fn compare(bytes: &[u8]) {
     let Ok(Some(end)) = find_request_end(&mut HeadScan::default(), bytes, 64 << 10) else { return };
     let mut slots = FieldSlots::new();
     let Ok(head) = RequestHeadRef::parse(&bytes[..end], &mut slots) else { return };
-    let Some(read) = FastPathHead::read(head.method, head.target, head.fields(), COOKIE) else { return };
+    let Some(read) = FastPathHead::read(head.method, head.target, head.fields(), RULES) else { return };
     let request = head.to_head().expect("the http crate accepts what the parser accepts");
 
     let path = NormalPath::parse(request.path(), Protected::default()).expect("no alias");

@@ -103,28 +103,40 @@ pub fn find_credential(
     cookie: Option<&str>,
 ) -> Result<Credential, CredentialError> {
     let authorization = only_value(headers, &AUTHORIZATION)?;
-    let api_key = only_value(headers, &X_API_KEY)?.filter(|value| !value.is_empty());
-    let parsed = |place: Place, value: &[u8]| {
-        let token = Token::parse(value).ok_or(CredentialError::Malformed)?;
-        Ok(Credential { token, place })
-    };
+    let api_key = only_value(headers, &X_API_KEY)?;
+    let in_cookie = || cookie.and_then(|name| cookie_values(headers, name).next());
+    let (place, token) = decide_credential(authorization, api_key, query, in_cookie)?;
+    Ok(Credential { token: Token(Zeroizing::new(token.into_owned())), place })
+}
+
+/// Which of a request's values is the token that decides, and its text. `authorization`, `api_key`: the
+/// values of these fields; `cookie`: of the first token cookie that is not empty.
+///
+/// # Errors
+/// See [`CredentialError`].
+pub fn decide_credential<'a>(
+    authorization: Option<&'a [u8]>,
+    api_key: Option<&'a [u8]>,
+    query: &Query<'_>,
+    cookie: impl FnOnce() -> Option<Cow<'a, [u8]>>,
+) -> Result<(Place, Cow<'a, str>), CredentialError> {
     if let Some(value) = authorization {
-        return match bearer(value) {
-            Some(token) => parsed(Place::Authorization, token.as_bytes()),
-            None => Err(CredentialError::NotBearer),
-        };
+        let token = bearer(value).ok_or(CredentialError::NotBearer)?;
+        return Ok((Place::Authorization, Cow::Borrowed(token)));
     }
-    if let Some(value) = api_key {
-        return parsed(Place::ApiKey, value);
-    }
-    let in_query = query.token().map_err(|_| CredentialError::Ambiguous)?;
-    if let Some(value) = in_query.filter(|value| !value.is_empty()) {
-        return parsed(Place::Query, &value);
-    }
-    if let Some(value) = cookie.and_then(|name| cookie_values(headers, name).next()) {
-        return parsed(Place::Cookie, &value);
-    }
-    Err(CredentialError::Missing)
+    let (place, value) = if let Some(key) = api_key.filter(|value| !value.is_empty()) {
+        (Place::ApiKey, Cow::Borrowed(key))
+    } else if let Some(value) = query.token().map_err(|_| CredentialError::Ambiguous)?.filter(|value| !value.is_empty())
+    {
+        (Place::Query, Cow::Owned(value))
+    } else {
+        (Place::Cookie, cookie().ok_or(CredentialError::Missing)?)
+    };
+    let token = match &value {
+        Cow::Borrowed(value) => Token::text(value).map(Cow::Borrowed),
+        Cow::Owned(value) => Token::text(value).map(|text| Cow::Owned(text.to_owned())),
+    };
+    Ok((place, token.ok_or(CredentialError::Malformed)?))
 }
 
 /// Finds every token of the header fields and the query, in each place and under each name that an

@@ -1,4 +1,4 @@
-//! Ids of the API: 24 hexadecimal characters, which are 12 bytes.
+//! Ids of the API (24 hexadecimal characters, which are 12 bytes) and of requests.
 
 use std::fmt;
 
@@ -53,6 +53,14 @@ impl fmt::Debug for EmployeeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The text of a client's `X-Request-Id`, if it is one that can be logged and passed on: 1 to 128 ASCII letters, digits,
+/// `.`, `_` and `-`.
+pub fn request_id_text(value: &[u8]) -> Option<&str> {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let is_id = (1..=128).contains(&value.len()) && value.iter().all(is_allowed);
+    std::str::from_utf8(value).ok().filter(|_| is_id)
 }
 
 fn hex_value(digit: u8) -> Option<u8> {

@@ -19,11 +19,11 @@ pub use access::AccessLevel;
 pub use change_log::{Entry, KEPT_DAYS, MOST_ENTRIES, read_change_log};
 pub use changes::{Change, changes};
 pub use credential::{
-    BodyError, Credential, CredentialError, Place, Token, bearer, cookie_value, credentials_agree, find_all_tokens,
-    find_cookie_tokens, find_credential, holds_credential, read_body_token, strip_cookie,
+    BodyError, Credential, CredentialError, Place, Token, bearer, cookie_value, credentials_agree, decide_credential,
+    find_all_tokens, find_cookie_tokens, find_credential, holds_credential, read_body_token, strip_cookie,
 };
 pub use error::{ApiError, Refusal, RetryAfter, error_body};
-pub use ids::{CustomerId, EmployeeId};
+pub use ids::{CustomerId, EmployeeId, request_id_text};
 pub use location::holds_credential_or_secret;
 pub use media_type::{MediaType, MediaTypePattern, accepts_any};
 pub use path::{MAX_PATH, NormalPath, PathError, PathPattern, Protected, Query, QueryError};

@@ -22,8 +22,8 @@ use super::certificate::Certificate;
 use super::client_session::{Application, ClientConnection, ClientSession};
 use super::descriptors::BurstLog;
 use super::fast_path::{FastPath, Outcome};
-use super::fast_path_head::{FastPathHead, Wanted};
-use super::http1_session::{After, Http1Session};
+use super::fast_path_head::FastPathHead;
+use super::http1_session::{After, Http1Session, RequestFraming};
 use super::http2::{self, Times};
 use super::http2_fast_path::Http2FastPath;
 use super::http2_stream::Http2Io;
@@ -352,46 +352,43 @@ async fn close_unread(mut stream: Stream) {
 }
 
 /// A parsed request of HTTP/1.
-enum Parsed<'b> {
-    /// For the fast path.
-    Name {
+enum Parsed<'f, 'b> {
+    Fast {
+        fast_path: &'f mut FastPath,
         head: FastPathHead<'b>,
-        keeps_alive: bool,
+        framing: RequestFraming,
     },
-    Other(Request),
+    /// For a session.
+    Other(RequestHead, RequestFraming),
 }
 
-/// A request for a session.
-struct Request {
-    head: RequestHead,
-    body: BodyLength,
-    keeps_alive: bool,
-    asks_for_upgrade: bool,
-}
-
-/// Parses the head of a request, behind which `behind` was received. `fast`: it may take the fast
-/// path.
+/// Parses the head of a request, behind which `behind` was received. `fast_path`: what it may take.
 ///
 /// # Errors
 /// The head is refused.
-fn parse<'b>(head: &'b [u8], behind: &[u8], setup: &Setup, fast: bool) -> Result<Parsed<'b>, ApiError> {
+fn parse<'f, 'b>(
+    head: &'b [u8],
+    behind: &[u8],
+    setup: &Setup,
+    fast_path: Option<&'f mut FastPath>,
+) -> Result<Parsed<'f, 'b>, ApiError> {
     let mut slots = FieldSlots::new();
     let parsed = RequestHeadRef::parse(head, &mut slots)?;
-    if fast && parsed.body == BodyLength::None {
-        let read = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), setup.cookie.as_deref());
-        if let Some(head) = read.filter(|head| head.wanted != Wanted::Preflight || setup.gateway.cors.is_on()) {
-            return Ok(Parsed::Name { head, keeps_alive: parsed.is_persistent });
-        }
+    let framing = RequestFraming {
+        body: parsed.body,
+        keeps_alive: parsed.is_persistent,
+        asks_for_upgrade: parsed.asks_for_upgrade,
+    };
+    if let Some(fast_path) = fast_path
+        && parsed.body == BodyLength::None
+        && let Some(head) = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), setup.fast_path_rules())
+    {
+        return Ok(Parsed::Fast { fast_path, head, framing });
     }
     if parsed.body == BodyLength::Chunked {
         check_chunks(behind).map_err(|_| ApiError::BadRequest(Refusal::Framing))?;
     }
-    Ok(Parsed::Other(Request {
-        head: parsed.to_head()?,
-        body: parsed.body,
-        keeps_alive: parsed.is_persistent,
-        asks_for_upgrade: parsed.asks_for_upgrade,
-    }))
+    Ok(Parsed::Other(parsed.to_head()?, framing))
 }
 
 /// Checks what came of a chunked body already, so that a malformed one is refused before any of the
@@ -497,15 +494,17 @@ impl<A: Application> Edge<A> {
             };
             first = false;
             let current = setup.load();
-            // While the process drains, responses say that their connection ends. Pipelined requests
-            // take the ordinary path.
-            let fast = fast_path.as_mut().filter(|_| current.fast_path && buffer.len() == end);
-            let parsed = parse(&buffer[..end], &buffer[end..], current, fast.is_some());
-            let request = match (parsed, fast) {
-                (Ok(Parsed::Name { head, keeps_alive }), Some(fast_path)) => {
-                    let keeps_alive = keeps_alive && !*draining.borrow();
-                    let Outcome::Served(at) = fast_path.serve(current, &mut stream, head, keeps_alive).await else {
-                        return None;
+            // Pipelined requests take the ordinary path.
+            let allowed = fast_path.as_mut().filter(|_| current.fast_path && buffer.len() == end);
+            let (head, mut framing) = match parse(&buffer[..end], &buffer[end..], current, allowed) {
+                Ok(Parsed::Fast { fast_path, head, framing }) => {
+                    since = match fast_path.serve(current, &mut stream, head, framing).await {
+                        Outcome::Served(at) => at,
+                        Outcome::Closed => return None,
+                        Outcome::CloseUnread => {
+                            Box::pin(close_unread(stream)).await;
+                            return None;
+                        }
                     };
                     buffer.clear();
                     buffer.extend_from_slice(&fast_path.take_behind());
@@ -513,27 +512,20 @@ impl<A: Application> Edge<A> {
                         // An unusual head: its memory is not held while the connection idles.
                         buffer = BytesMut::new();
                     }
-                    since = at;
                     continue;
                 }
-                (Ok(Parsed::Other(request)), _) => request,
-                (Err(error), _) => {
+                Ok(Parsed::Other(head, framing)) => (head, framing),
+                Err(error) => {
                     Box::pin(self.refuse(stream, error, &buffer)).await;
                     return None;
                 }
-                (Ok(Parsed::Name { .. }), None) => return None,
             };
             let received = buffer.split_off(end);
             buffer.clear();
-            // If a switch of protocols is declined, what came behind it is not another request.
-            let body = match request.body {
-                BodyLength::Known(length) => usize::try_from(length).unwrap_or(usize::MAX),
-                _ => 0,
-            };
-            let is_last = request.asks_for_upgrade && received.len() > body;
-            let keeps_alive = request.keeps_alive && !is_last && !*draining.borrow();
-            let session = Box::new(Http1Session::new(stream, received, request.body, keeps_alive, timer));
-            let mut session = ClientSession::http1(request.head, connection, session);
+            // While the process drains, responses say that their connection ends.
+            framing.keeps_alive &= !*draining.borrow();
+            let session = Box::new(Http1Session::new(stream, received, framing, timer));
+            let mut session = ClientSession::http1(head, connection, session);
             // Apart, so that an idle connection is no larger for what its requests need.
             Box::pin(self.app.serve(&mut session)).await;
             match session.into_http1()?.finish_request() {

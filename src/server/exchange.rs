@@ -48,12 +48,6 @@ pub(super) enum Failure {
     Internal,
 }
 
-impl From<Box<pingora_core::Error>> for Failure {
-    fn from(_: Box<pingora_core::Error>) -> Self {
-        Failure::Internal
-    }
-}
-
 impl From<ClientFailure> for Failure {
     fn from(failure: ClientFailure) -> Self {
         Failure::Client(failure)

@@ -23,12 +23,12 @@ use tokio::time::timeout;
 use super::admission::RequestPlace;
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::fast_path_head::{FastPathHead, Wanted};
-use super::http1_session::MAX_BEHIND;
+use super::http1_session::{MAX_BEHIND, RequestFraming};
 use super::lifecycle::Counted;
 use super::response_writer::{ConnectionOption, HeadWriter};
 use super::setup::Setup;
-use crate::api::{ApiError, CustomerId};
-use crate::cache::{CacheControl, CallerId};
+use crate::api::ApiError;
+use crate::cache::CallerId;
 use crate::clock;
 use crate::gateway::FastPathRequest;
 use crate::reply::{Preflight, Reply};
@@ -42,6 +42,8 @@ pub enum Outcome {
     Served(Instant),
     /// The connection ended, by the client or after the response.
     Closed,
+    /// It was answered, and its connection ends, although the client may still be sending.
+    CloseUnread,
 }
 
 /// A request on the fast path, and what is known of it.
@@ -50,11 +52,7 @@ pub struct Pending<'a> {
     /// The page that sent it.
     pub origin: Option<HeaderValue>,
     wanted: Wanted,
-    customer: CustomerId,
-    token: Cow<'a, str>,
-    address: IpAddr,
-    if_none_match: Option<&'a [u8]>,
-    wants: CacheControl,
+    request: FastPathRequest<'a>,
 }
 
 /// What the head of a request leads to.
@@ -89,7 +87,8 @@ impl<'a> Pending<'a> {
             Ok(token) => (token, None),
             Err(error) => (Cow::Borrowed(""), Some(ApiError::from(error))),
         };
-        let mut pending = Pending { record, origin, wanted, customer, token, address, if_none_match, wants };
+        let request = FastPathRequest { customer, token, address, if_none_match, wants };
+        let mut pending = Pending { record, origin, wanted, request };
         if wanted == Wanted::Preflight {
             return Begun::Ready(pending, Preflight::of_name(requested_fields).into());
         }
@@ -98,7 +97,7 @@ impl<'a> Pending<'a> {
             return Begun::Ready(pending, Reply::from(error));
         }
         let now = pending.record.started;
-        match setup.gateway.try_cached(&pending.request(), now) {
+        match setup.gateway.try_cached(&pending.request, now) {
             Ok((level, reply)) => {
                 pending.record.level = Some(level);
                 pending.record.cache = reply.cache_status;
@@ -107,11 +106,6 @@ impl<'a> Pending<'a> {
             }
             Err(caller) => Begun::Waits(pending, caller),
         }
-    }
-
-    fn request(&self) -> FastPathRequest<'_> {
-        let Pending { customer, ref token, address, if_none_match, wants, .. } = *self;
-        FastPathRequest { customer, token, address, if_none_match, wants }
     }
 
     /// Notes the response in the record, and returns its body.
@@ -144,13 +138,13 @@ impl FastPath {
         FastPath { peer, answer: Vec::new(), request_id: String::new(), behind: BytesMut::new() }
     }
 
-    /// Serves a request. `keeps_alive`: the client accepts another exchange on its connection.
+    /// Serves a request without a body.
     pub async fn serve(
         &mut self,
         setup: &Setup,
         stream: &mut Stream,
         head: FastPathHead<'_>,
-        keeps_alive: bool,
+        framing: RequestFraming,
     ) -> Outcome {
         let request_id = std::mem::take(&mut self.request_id);
         let (mut pending, reply, _under_way) = match Pending::begin(setup, self.peer, head, request_id) {
@@ -166,14 +160,18 @@ impl FastPath {
         };
         let error = reply.error().map(ApiError::body);
         let body = pending.respond(&reply, error.as_deref());
-        // A drain may have begun while the API was asked.
-        let ends = !keeps_alive || setup.lifecycle.is_draining();
+        // While the process drains, responses say that their connection ends.
+        let is_switched = framing.asks_for_upgrade && !self.behind.is_empty();
+        let ends = !framing.keeps_alive || is_switched || setup.lifecycle.is_draining();
         self.write_head(setup, &reply, &pending, ends);
         if let Err(failure) = self.write(setup, stream, body).await {
             return give_up(failure, pending.record, setup);
         }
         let ended = pending.record.end(&setup.gateway.metrics, setup.access);
         self.request_id = pending.record.request_id;
+        if ends && !self.behind.is_empty() {
+            return Outcome::CloseUnread;
+        }
         if ends {
             let _ = timeout(setup.limits.write_timeout, stream.shutdown()).await;
             return Outcome::Closed;
@@ -190,7 +188,7 @@ impl FastPath {
         caller: CallerId,
     ) -> Option<(Reply, UnderWay)> {
         let busy = setup.lifecycle.busy();
-        let limited = setup.limited_address(pending.address);
+        let limited = setup.limited_address(pending.request.address);
         let place = match setup.admission.request(setup.limits.requests, limited, Some(caller)) {
             Ok(place) => place,
             Err(limit) => {
@@ -200,17 +198,10 @@ impl FastPath {
                 return Some((Reply::from(ApiError::Unavailable), (busy, None)));
             }
         };
-        let Pending { record, customer, token, address, if_none_match, wants, .. } = pending;
-        let request = FastPathRequest {
-            customer: *customer,
-            token,
-            address: *address,
-            if_none_match: *if_none_match,
-            wants: *wants,
-        };
+        let Pending { record, request, .. } = pending;
         let reply = select! {
             biased;
-            reply = setup.gateway.answer_uncached(&request, caller, record) => Some(reply),
+            reply = setup.gateway.answer_uncached(request, caller, record) => Some(reply),
             () = client_left(stream, &mut self.behind) => None,
         };
         reply.map(|reply| (reply, (busy, Some(place))))

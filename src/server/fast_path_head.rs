@@ -8,7 +8,9 @@
 
 use std::borrow::Cow;
 
-use crate::api::{CredentialError, CustomerId, Query, Token, bearer, cookie_value, holds_credential};
+use crate::api::{
+    CredentialError, CustomerId, Query, cookie_value, decide_credential, holds_credential, request_id_text,
+};
 use crate::cache::CacheControl;
 
 /// Characters of a customer's id.
@@ -24,6 +26,15 @@ pub enum Wanted {
     Head,
     /// Permission for a page to send a request.
     Preflight,
+}
+
+/// The settings on which it depends whether and how a head is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'s> {
+    /// The name of the cookie that holds a token.
+    pub cookie: Option<&'s str>,
+    /// The gateway answers preflights.
+    pub answers_preflights: bool,
 }
 
 /// The parts of a request head that decide about the response of the intercepted route.
@@ -47,14 +58,14 @@ pub struct FastPathHead<'a> {
 }
 
 impl<'a> FastPathHead<'a> {
-    /// Reads a head. `fields`: names in any case, and values. `cookie`: the name of the cookie that
-    /// holds a token. `None`: the request takes the ordinary path.
+    /// Reads a head. `fields`: names in any case, and values. `None`: the request takes the ordinary path.
     pub fn read(
         method: &str,
         target: &'a str,
         fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
-        cookie: Option<&str>,
+        rules: Rules<'_>,
     ) -> Option<Self> {
+        let Rules { cookie, answers_preflights } = rules;
         let (customer, raw_query) = read_target(target)?;
         let query = Query::unvalidated(raw_query);
         if raw_query.is_some() && (query.validate().is_err() || !query.is_plain()) {
@@ -64,15 +75,18 @@ impl<'a> FastPathHead<'a> {
         let wanted = match method {
             "GET" => Wanted::Get,
             "HEAD" => Wanted::Head,
-            "OPTIONS" if found.origin.is_some() && found.requested_method.is_some() => Wanted::Preflight,
+            "OPTIONS" if answers_preflights && found.origin.is_some() && found.requested_method.is_some() => {
+                Wanted::Preflight
+            }
             _ => return None,
         };
+        let credential = decide_credential(found.authorization, found.api_key, &query, || found.cookie_token);
         let is_secret = |text: &[u8]| holds_credential(text, fields.clone(), raw_query, cookie);
-        let request_id = found.request_id.and_then(own_request_id).filter(|id| !is_secret(id.as_bytes()));
+        let request_id = found.request_id.and_then(request_id_text).filter(|id| !is_secret(id.as_bytes()));
         Some(FastPathHead {
             wanted,
             customer,
-            credential: found.credential(&query),
+            credential: credential.map(|(_, token)| token),
             request_id,
             trace: found.trace.filter(|trace| !is_secret(trace)),
             forwarded_for: found.forwarded_for,
@@ -162,35 +176,6 @@ impl<'a> Fields<'a> {
         }
         Some(found)
     }
-
-    /// The credential that decides, by the rules of [`crate::api::find_credential`].
-    fn credential(&self, query: &Query<'_>) -> Result<Cow<'a, str>, CredentialError> {
-        let text = |value: &'a [u8]| Token::text(value).map(Cow::Borrowed).ok_or(CredentialError::Malformed);
-        let owned =
-            |value: &[u8]| Token::text(value).map(str::to_owned).map(Cow::Owned).ok_or(CredentialError::Malformed);
-        if let Some(value) = self.authorization {
-            return bearer(value).map(Cow::Borrowed).ok_or(CredentialError::NotBearer);
-        }
-        if let Some(value) = self.api_key.filter(|value| !value.is_empty()) {
-            return text(value);
-        }
-        let in_query = query.token().map_err(|_| CredentialError::Ambiguous)?;
-        if let Some(value) = in_query.filter(|value| !value.is_empty()) {
-            return owned(&value);
-        }
-        match &self.cookie_token {
-            Some(Cow::Borrowed(value)) => text(value),
-            Some(Cow::Owned(value)) => owned(value),
-            None => Err(CredentialError::Missing),
-        }
-    }
-}
-
-/// The text of a client's own request id.
-fn own_request_id(value: &[u8]) -> Option<&str> {
-    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    let is_id = (1..=128).contains(&value.len()) && value.iter().all(is_allowed);
-    std::str::from_utf8(value).ok().filter(|_| is_id)
 }
 
 #[cfg(test)]
@@ -202,7 +187,7 @@ mod tests {
 
     fn read<'a>(method: &str, target: &'a str, fields: &'a [(&'a str, &'a str)]) -> Option<FastPathHead<'a>> {
         let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
-        FastPathHead::read(method, target, fields, Some("token"))
+        FastPathHead::read(method, target, fields, Rules { cookie: Some("token"), answers_preflights: true })
     }
 
     fn get<'a>(fields: &'a [(&'a str, &'a str)]) -> FastPathHead<'a> {

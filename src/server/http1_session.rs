@@ -49,6 +49,7 @@ pub struct Http1Session {
     piece: Bytes,
     response: ResponseBody,
     keeps_alive: bool,
+    asks_for_upgrade: bool,
     /// The client sends no more.
     is_half_closed: bool,
     is_aborted: bool,
@@ -59,6 +60,16 @@ pub struct Http1Session {
     /// Fires when a client that ended its sending is to be checked for a reset.
     reset_check: Option<Pin<Box<Sleep>>>,
     timer: Timer,
+}
+
+/// Where a request ends, and whether another may follow.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFraming {
+    pub body: BodyLength,
+    pub keeps_alive: bool,
+    /// What the client sends before it knows the response may be of another protocol (RFC 9110 section
+    /// 7.8), and is never read as a request.
+    pub asks_for_upgrade: bool,
 }
 
 enum RequestBody {
@@ -95,7 +106,8 @@ pub enum After {
 
 impl Http1Session {
     /// `received`: what came behind the head. `timer`: of the connection.
-    pub fn new(stream: Stream, received: BytesMut, body: BodyLength, keeps_alive: bool, timer: Timer) -> Self {
+    pub fn new(stream: Stream, received: BytesMut, framing: RequestFraming, timer: Timer) -> Self {
+        let RequestFraming { body, keeps_alive, asks_for_upgrade } = framing;
         let body = match body {
             // A request does not end with its connection.
             BodyLength::None | BodyLength::UntilClose => RequestBody::Done,
@@ -111,6 +123,7 @@ impl Http1Session {
             piece: Bytes::new(),
             response: ResponseBody::UntilClose,
             keeps_alive,
+            asks_for_upgrade,
             is_half_closed: false,
             is_aborted: false,
             has_begun: false,
@@ -299,7 +312,8 @@ impl Http1Session {
         let has_no_body = is_head_request
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
         self.response = if has_no_body { ResponseBody::Done } else { framing };
-        self.keeps_alive &= self.response != ResponseBody::UntilClose;
+        let is_switched = self.asks_for_upgrade && (self.has_unread_body() || !self.received.is_empty());
+        self.keeps_alive &= self.response != ResponseBody::UntilClose && !is_switched;
     }
 
     /// Takes back a queued head of which nothing was written. Returns whether that was possible.

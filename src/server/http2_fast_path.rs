@@ -21,7 +21,7 @@ use super::active_requests::ActiveRequest;
 use super::client_session::{ClientConnection, WriteProgress};
 use super::disconnect::ClientFailure;
 use super::fast_path::{Begun, Pending, give_up};
-use super::fast_path_head::{FastPathHead, Wanted};
+use super::fast_path_head::FastPathHead;
 use super::head::is_usual_http2;
 use super::http2_session::Http2Session;
 use super::setup::Setup;
@@ -120,8 +120,7 @@ fn read<'r>(setup: &Setup, request: &'r Request<RecvStream>) -> Option<FastPathH
         return None;
     }
     let fields = fields.iter().copied();
-    let head = FastPathHead::read(request.method().as_str(), target, fields, setup.cookie.as_deref())?;
-    (head.wanted != Wanted::Preflight || setup.gateway.cors.is_on()).then_some(head)
+    FastPathHead::read(request.method().as_str(), target, fields, setup.fast_path_rules())
 }
 
 /// The body that is written, and its length in the record.

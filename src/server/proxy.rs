@@ -24,6 +24,7 @@ use super::setup::Setup;
 use super::veil::{RedactRule, Veil};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
+    request_id_text,
 };
 use crate::gateway::Ask;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
@@ -127,9 +128,7 @@ impl Setup {
     fn request_id(&self, request: &RequestHead) -> HeaderValue {
         let wanted = request.fields.get(X_REQUEST_ID).filter(|value| {
             let text = value.as_bytes();
-            let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
-            (1..=128).contains(&text.len())
-                && text.iter().all(allowed)
+            request_id_text(text).is_some()
                 && !holds_credential(text, listed(&request.fields), request.query(), self.cookie.as_deref())
         });
         let own = || HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"));

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::admission::{Admission, RequestLimits, share};
 use super::certificate::Certificate;
 use super::descriptors::{self, Division};
+use super::fast_path_head::Rules;
 use super::lifecycle::Lifecycle;
 use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
@@ -170,6 +171,11 @@ impl Setup {
     /// A new id of a span: 64 random bits.
     pub fn new_span(&self) -> u64 {
         (self.ids.next() >> 64) as u64
+    }
+
+    /// The settings of the fast path.
+    pub fn fast_path_rules(&self) -> Rules<'_> {
+        Rules { cookie: self.cookie.as_deref(), answers_preflights: self.gateway.cors.is_on() }
     }
 
     /// A new request id, of 32 hexadecimal digits.

@@ -46,17 +46,58 @@ fn pipelined_requests_are_answered_in_order_on_every_route() {
 fn upload_that_asks_for_h2c_keeps_its_connection() {
     let (origin, gateway) = scene();
     for target in ["/x/a", "/customer/a"] {
-        let mut connection = gateway.client().connect();
-        connection.send_raw(format!(
-            "POST {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
-             HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello"
-        ));
-        connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
-        connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        connection.read("GET", Kind::Forwarded).expect("a second response").assert_status(200);
-        assert_eq!(origin.last(target).expect("forwarded").method, "GET");
+        for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+            let mut connection = gateway.client().connect();
+            connection.send_raw(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{H2C}{body}"));
+            connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
+            connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            connection.read("GET", Kind::Forwarded).expect("a second response").assert_status(200);
+            assert_eq!(origin.last(target).expect("forwarded").method, "GET");
+        }
     }
 }
+
+/// What follows the request is meant for the protocol that was asked for, and is no request of HTTP/1.1.
+#[test]
+fn bytes_behind_a_declined_upgrade_are_not_another_request() {
+    let (origin, gateway) = scene();
+    for target in ["/x/declined", "/customer/declined"] {
+        for body in ["\r\n", "Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+            let mut connection = gateway.client().connect();
+            connection.send_raw(format!(
+                "POST {target} HTTP/1.1\r\nHost: a\r\n{H2C}{body}GET /x/behind HTTP/1.1\r\nHost: a\r\n\r\n"
+            ));
+            let response = connection.read("POST", Kind::Forwarded).expect("a response");
+            response.assert_status(200);
+            assert_eq!(response.header("connection"), Some("close"), "{target} {body:?}");
+            assert!(connection.read("GET", Kind::Forwarded).is_none(), "{target} {body:?}");
+        }
+    }
+    assert!(origin.last("/x/behind").is_none(), "forwarded what came behind an upgrade");
+}
+
+#[test]
+fn bytes_that_come_while_an_upgrade_is_undecided_are_not_another_request() {
+    let (origin, gateway) = scene();
+    for target in [name_of(DUCK), "/x/late".to_owned(), "/customer/late".to_owned()] {
+        let gate = Gate::closed();
+        origin.when(Rule::on(&target).hold(&gate));
+        let mut connection = gateway.client().connect();
+        connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer tok-a\r\n{H2C}\r\n"));
+        origin.wait_until("the request is at the API", |seen| seen.iter().any(|seen| seen.target == target));
+        connection.send_raw("GET /x/behind HTTP/1.1\r\nHost: a\r\n\r\n");
+        connection.wait_until_read();
+        gate.open();
+        let kind = if target.ends_with("/name") { Kind::Intercepted } else { Kind::Forwarded };
+        let response = connection.read("GET", kind).expect("a response");
+        assert_eq!(response.assert_status(200).header("connection"), Some("close"), "{target}");
+        assert!(connection.read("GET", Kind::Forwarded).is_none(), "{target}");
+    }
+    assert!(origin.last("/x/behind").is_none(), "forwarded what came behind an upgrade");
+}
+
+/// A request for HTTP/2 on a connection of HTTP/1.1 (RFC 7540 section 3.2).
+const H2C: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
 
 #[test]
 fn an_empty_line_behind_a_body_is_ignored() {

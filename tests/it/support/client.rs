@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use super::PATIENCE;
 use super::checks::{Kind, check};
+use super::gateway::wait_until;
 use super::h2c;
 use super::origin::Shared;
 
@@ -271,6 +273,18 @@ impl Connection {
             self.fill().unwrap_or_else(|error| panic!("{error} after {:?}", self.text()));
         }
         self.buffer.drain(..count).collect()
+    }
+
+    /// Waits until the other side has read all that was sent.
+    pub fn wait_until_read(&self) {
+        let port = |address: io::Result<SocketAddr>| format!(":{:04X}", address.expect("connected").port());
+        let (own, other) = (port(self.stream.local_addr()), port(self.stream.peer_addr()));
+        wait_until("the other side has read", || {
+            let table = fs::read_to_string("/proc/net/tcp").expect("the table of connections");
+            let mut rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+            let row = rows.find(|row| row[1].ends_with(&other) && row[2].ends_with(&own));
+            row.is_some_and(|row| row[4].ends_with(":00000000"))
+        });
     }
 
     /// Everything until the other side closes; panics if it never does.
