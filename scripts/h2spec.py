@@ -10,12 +10,13 @@ or if h2spec is missing: `go install github.com/summerwind/h2spec/cmd/h2spec@lat
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "benches", "compare"))
+import servers  # noqa: E402
 
 CUSTOMER = "73469a52f4fd7f77ec7b28cc"
 PATHS = {
@@ -24,23 +25,6 @@ PATHS = {
 }
 # In cleartext one port serves both protocols, so that a wrong preface is an HTTP/1.1 request and gets 400.
 KNOWN = {"cleartext": ["Sends invalid connection preface"], "TLS": []}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_ready(url):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return urllib.request.urlopen(url, timeout=5).status
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def run(program, port, path, is_tls):
@@ -59,13 +43,10 @@ def main(binary):
     program = os.environ.get("H2SPEC") or shutil.which("h2spec")
     if not program:
         sys.exit("h2spec is missing: go install github.com/summerwind/h2spec/cmd/h2spec@latest, or set H2SPEC")
-    api, public, tls, admin = free_port(), free_port(), free_port(), free_port()
+    api, public, tls, admin = servers.free_port(), servers.free_port(), servers.free_port(), servers.free_port()
     unexpected = []
     with tempfile.TemporaryDirectory() as folder:
-        certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-        subject = ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
-        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        subprocess.run([*new, *subject], check=True, capture_output=True)
+        certificate, key = servers.make_certificate(folder)
         config = os.path.join(folder, "gateway.toml")
         with open(config, "w") as file:
             file.write(
@@ -77,8 +58,9 @@ def main(binary):
         sandbox = subprocess.Popen([binary, "sandbox", "--listen", f"127.0.0.1:{api}"], **quiet)
         gateway = subprocess.Popen([binary, "run", "-c", config], **quiet)
         try:
-            await_ready(f"http://127.0.0.1:{admin}/readyz")
-            await_ready(f"http://127.0.0.1:{public}{PATHS['stored']}")
+            servers.await_answer(f"http://127.0.0.1:{admin}/readyz")
+            servers.await_answer(f"http://127.0.0.1:{api}/")
+            urllib.request.urlopen(f"http://127.0.0.1:{public}{PATHS['stored']}", timeout=5).close()
             for over, port in (("cleartext", public), ("TLS", tls)):
                 for route, path in PATHS.items():
                     (tests, passed, skipped, failed), titles = run(program, port, path, over == "TLS")

@@ -4,8 +4,9 @@
     fetch.py NAME=BINARY...       (release builds)
 
 The origin is an nginx as well. The nginx that is measured forwards the same response with the request and response fields
-that the gateway sets; it stores nothing and redacts nothing. Prints user and system time of the server for each request (median of the rounds), its ratio to nginx in the same
-round, system calls (strace) and user instructions (callgrind) for each request.
+that the gateway sets; it stores nothing and redacts nothing. Prints user and system time of the
+server for each request (median of the rounds), its ratio to nginx in the same round, system calls
+(strace) and user instructions (callgrind) for each request.
 
 In the environment: ROUNDS (7), ROUND_SECONDS (2), COUNTS=0 to leave out strace and callgrind. The server has core 0, load
 and origin have core 1. On a machine that others use, `nice -n -10` and the ratios help.
@@ -39,24 +40,15 @@ class Shop:
 
     def __init__(self, folder):
         self.folder, self.origin = folder, servers.free_port()
-        self.certificate, self.key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-        subject = ["-subj", "/CN=localhost", "-keyout", self.key, "-out", self.certificate]
-        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        subprocess.run([*new, *subject], check=True, capture_output=True)
+        self.certificate, self.key = servers.make_certificate(folder)
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/golden/upstream.json")) as file:
             document = file.read().strip()
         document = document.replace("73469a52f4fd7f77ec7b28cc", "$id")
         identity = '{"success":true,"employee":"5f00000000000000000000aa","customer":"x","accessLevel":"VIEWER"}'
         path = os.path.join(folder, "origin.conf")
         with open(path, "w") as file:
-            file.write(f"""
-user root; daemon off; pid {folder}/origin.pid; error_log {folder}/origin.log crit;
-worker_processes 1; worker_rlimit_nofile 16384;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; keepalive_requests 1000000000; keepalive_timeout 1d; default_type application/json;
-    client_body_temp_path {folder}/o1; proxy_temp_path {folder}/o2;
-    fastcgi_temp_path {folder}/o3; uwsgi_temp_path {folder}/o4; scgi_temp_path {folder}/o5;
+            http = f"""
+    access_log off; default_type application/json;
     server {{
         listen 127.0.0.1:{self.origin};
         location /auth/ {{ return 200 '{identity}'; }}
@@ -65,9 +57,8 @@ http {{
             add_header Cache-Control max-age=86400; add_header ETag '"$id"';
             return 200 '{document}';
         }}
-    }}
-}}
-""")
+    }}"""
+            file.write(servers.nginx_config(folder, "origin", http))
         self.process = subprocess.Popen(["taskset", "-c", "1", "nginx", "-p", folder, "-c", path])
         servers.await_answer(f"http://127.0.0.1:{self.origin}/bytes/")
 
@@ -98,26 +89,19 @@ class Nginx(servers.Server):
     fields = servers.NGINX_FIELDS
 
     def commands(self):
-        config = self.write(
-            "nginx.conf",
-            f"""
-user root; daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/error.log crit;
-worker_processes 1; worker_rlimit_nofile 16384; master_process {self.master};
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; keepalive_requests 1000000000; keepalive_timeout 1d;
-    client_body_temp_path {self.folder}/body; proxy_temp_path {self.folder}/temp;
-    fastcgi_temp_path {self.folder}/fastcgi; uwsgi_temp_path {self.folder}/uwsgi; scgi_temp_path {self.folder}/scgi;
+        main = f"master_process {self.master};"
+        config = self.write("nginx.conf", servers.nginx_config(self.folder, "nginx", self.http(), main=main))
+        return [["nginx", "-p", self.folder, "-c", config]]
+
+    def http(self):
+        return f"""
+    access_log off;
     upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{self.ports["http"]};
         proxy_http_version 1.1; proxy_set_header Connection "";{self.fields}
         location / {{ proxy_pass http://origin; }}
-    }}
-}}
-""",
-        )
-        return [["nginx", "-p", self.folder, "-c", config]]
+    }}"""
 
 
 class BareNginx(Nginx):

@@ -7,13 +7,12 @@ the median of the rounds, in microseconds of user and system time, and the ratio
 
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
+
+import servers
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 2, 16
 CUSTOMER = "73469a52f4fd7f77ec7b28cc"
@@ -23,23 +22,6 @@ CASES = {
     "hit (VIEWER)": ("sandbox-demo-viewer", f"/customer/{CUSTOMER}/name"),
     "asked each time, redacted (VIEWER)": ("sandbox-demo-viewer", f"/customer/{CUSTOMER}/name?x=1"),
 }
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_answer(url):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return urllib.request.urlopen(url, timeout=5).status
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def cpu_seconds(pid):
@@ -56,7 +38,7 @@ def load(port, token, path):
 
 
 def main(binary):
-    api, public, admin = free_port(), free_port(), free_port()
+    api, public, admin = servers.free_port(), servers.free_port(), servers.free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = os.path.join(folder, "gateway.toml")
         with open(config, "w") as file:
@@ -67,8 +49,8 @@ def main(binary):
         sandbox = subprocess.Popen([binary, "sandbox", "--listen", f"127.0.0.1:{api}"], stdout=subprocess.DEVNULL)
         gateway = subprocess.Popen([binary, "run", "-c", config], stderr=subprocess.DEVNULL)
         try:
-            await_answer(f"http://127.0.0.1:{admin}/readyz")
-            await_answer(f"http://127.0.0.1:{api}/")
+            servers.await_answer(f"http://127.0.0.1:{admin}/readyz")
+            servers.await_answer(f"http://127.0.0.1:{api}/")
             spent = {case: [] for case in CASES}
             for _ in range(ROUNDS):
                 for case, (token, path) in CASES.items():

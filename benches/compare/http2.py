@@ -50,17 +50,9 @@ class Gateway(fetch.Gateway):
 class Nginx(fetch.Nginx):
     """nginx with a cache for names."""
 
-    def commands(self):
-        config = self.write(
-            "nginx.conf",
-            f"""
-user root; daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/error.log crit;
-worker_processes 1; worker_rlimit_nofile 16384; master_process {self.master};
-events {{ worker_connections 4096; }}
-http {{
-    access_log off; keepalive_requests 1000000000; keepalive_timeout 1d; http2_max_requests 1000000000;
-    client_body_temp_path {self.folder}/body; proxy_temp_path {self.folder}/temp;
-    fastcgi_temp_path {self.folder}/fastcgi; uwsgi_temp_path {self.folder}/uwsgi; scgi_temp_path {self.folder}/scgi;
+    def http(self):
+        return f"""
+    access_log off; http2_max_requests 1000000000;
     proxy_cache_path {self.folder}/cache levels=1:2 keys_zone=names:64m max_size=1g inactive=1d use_temp_path=off;
     open_file_cache max=8192 inactive=1d; open_file_cache_valid 1d;
     upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
@@ -75,11 +67,7 @@ http {{
             proxy_pass http://origin;
             proxy_cache names; proxy_cache_key $http_authorization$request_uri; proxy_cache_valid 200 1d;
         }}
-    }}
-}}
-""",
-        )
-        return [["nginx", "-p", self.folder, "-c", config]]
+    }}"""
 
 
 class Haproxy(servers.Server):

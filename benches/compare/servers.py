@@ -48,6 +48,32 @@ def await_answer(url, alive=lambda: True):
             time.sleep(0.02)
 
 
+def make_certificate(folder):
+    """The paths of a self-signed certificate for localhost, and of its key."""
+    certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+def nginx_config(folder, name, http, workers=1, main=""):
+    """The text of an nginx configuration whose files are in one folder, under that name. `http`: the content of the block
+    `http`. `main`: further directives outside of it."""
+    user = "user root;" if os.geteuid() == 0 else ""
+    temporary = " ".join(
+        f"{kind}_temp_path {folder}/{name}-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"""
+{user} daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}-error.log crit; {main}
+worker_processes {workers}; worker_rlimit_nofile 16384;
+events {{ worker_connections 4096; }}
+http {{
+    keepalive_requests 1000000000; keepalive_timeout 1d; {temporary}
+{http}
+}}
+"""
+
+
 class Server:
     """One peer: its processes, its ports, what it has cost so far."""
 
@@ -169,18 +195,9 @@ class Nginx(Server):
 
     def commands(self):
         log = f"access_log {self.folder}/access.log combined buffer=64k flush=1s;" if self.logs else "access_log off;"
-        user = "user root;" if os.geteuid() == 0 else ""
-        config = self.write(
-            "nginx.conf",
-            f"""
-{user} daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/error.log crit;
-worker_processes {self.workers}; worker_rlimit_nofile 16384;
-events {{ worker_connections 4096; }}
-http {{
+        http = f"""
     {log}
-    sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 1d; types_hash_max_size 4096;
-    client_body_temp_path {self.folder}/body; proxy_temp_path {self.folder}/temp;
-    fastcgi_temp_path {self.folder}/fastcgi; uwsgi_temp_path {self.folder}/uwsgi; scgi_temp_path {self.folder}/scgi;
+    sendfile on; tcp_nopush on; types_hash_max_size 4096;
     proxy_cache_path {self.folder}/cache levels=1:2 keys_zone=names:1024m max_size=8g inactive=1d use_temp_path=off;
     open_file_cache max=8192 inactive=1d; open_file_cache_valid 1d;
     upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
@@ -197,10 +214,8 @@ http {{
             proxy_cache names; proxy_cache_key $http_authorization$request_uri; proxy_cache_valid 200 1d;
             proxy_cache_bypass $args; proxy_no_cache $args;
         }}
-    }}
-}}
-""",
-        )
+    }}"""
+        config = self.write("nginx.conf", nginx_config(self.folder, "nginx", http, self.workers))
         # Its files are in memory, as everybody else's answers are.
         return [["nginx", "-p", self.folder, "-c", config]]
 
@@ -311,13 +326,7 @@ class Shop:
 
     def __init__(self, folder, binary, peers):
         self.folder, self.binary, self.peers = folder, binary, peers
-        self.certificate, self.key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-            + ["-subj", "/CN=localhost", "-keyout", self.key, "-out", self.certificate],
-            check=True,
-            capture_output=True,
-        )
+        self.certificate, self.key = make_certificate(folder)
         self.origin = free_port()
         self.process = subprocess.Popen(["taskset", "-c", "1", peers, "origin", f"127.0.0.1:{self.origin}"])
         await_answer(f"http://127.0.0.1:{self.origin}/asked")
