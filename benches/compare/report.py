@@ -127,8 +127,8 @@ class Targets:
             "a hit costs at most 1.2 × the floor",
             self.ratio(hit, self.us("hit", "floor")),
             1.2,
-            note="a lane below pingora's session ([ADR 16](adr/0016-plain-requests-have-a-lane-below-the-session.md)), and what each thread "
-            "found lately ([ADR 23](adr/0023-a-thread-remembers-what-it-found.md))",
+            note="a lane below pingora's session ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)), and what each thread "
+            "found lately ([ADR 23](adr/0023-keep-an-l1-cache-per-thread.md))",
         )
         self.most("a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0)
         self.most("a hit costs less than nginx's", self.ratio(hit, self.us("hit", "nginx")), 1.0)
@@ -137,14 +137,14 @@ class Targets:
             "a forward of 1 KB costs at most 1.1 × plain pingora's",
             self.ratio(self.us("forward-1k", "gateway"), plain),
             1.1,
-            note="mimalloc ([ADR 24](adr/0024-mimalloc-and-an-answer-in-one-piece.md)), peers made once for an address and paths read in one go brought "
+            note="mimalloc ([ADR 24](adr/0024-use-mimalloc-and-one-allocation-per-response.md)), peers made once for an address and paths read in one go brought "
             "it from 1.56 ×; what is left is spread thin: fields for the API and the caller, the head judged before pingora reads it, deadlines",
         )
         self.most(
             "a miss costs at most what plain pingora's forward does",
             self.ratio(self.us("miss", "gateway"), plain),
             1.0,
-            note="misses have the lane too since they cost 2.2 × ([ADR 16](adr/0016-plain-requests-have-a-lane-below-the-session.md)). A forward passes "
+            note="misses have the lane too since they cost 2.2 × ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)). A forward passes "
             "bytes; a miss takes them apart (44,000 instructions of redaction, under Instructions), digests and stores them, runs in a task of "
             "its own that outlives its caller, so that one fetch serves all who wait, and in this case touches 2 KB of memory for the first "
             "time: a tenth of it is the kernel, zeroing pages",
@@ -160,7 +160,7 @@ class Targets:
         # Nine of ten bodies are somebody else's too: without sharing, all of them take memory.
         own = alike["resident"] / memory["resident"]
         what = "equal bodies of different callers are stored once (resident, ten callers alike to none)"
-        self.most(what, own, 0.6, note="[ADR 21](adr/0021-equal-answers-are-stored-once.md)")
+        self.most(what, own, 0.6, note="[ADR 21](adr/0021-store-equal-responses-once.md)")
         self.most("`max_bytes` holds against resident memory within 15 %", abs(bounded["ratio"] - 1) * 100, 15, "% off")
         sizes = sorted(lookup, key=int)
         self.most(

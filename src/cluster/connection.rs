@@ -83,7 +83,7 @@ impl fmt::Display for Error {
             Error::Timeout => f.write_str("no answer in time"),
             Error::Denied(why) => write!(
                 f,
-                "permission denied: {why}; check cluster.username, cluster.password_file and the rights in docs/FLEET.md"
+                "permission denied: {why}; check cluster.username, cluster.password_file and the rights in docs/CLUSTER.md"
             ),
             Error::Refused(why) => write!(f, "refuses: {why}"),
             Error::Malformed(why) => write!(f, "unexpected reply: {why}"),

@@ -14,7 +14,7 @@
 //! - Ids of one server's life say nothing of another's: a server that comes back may have lost its last messages and kept
 //!   older values. So a position holds the server's life too, the *epoch*.
 //!
-//! See `docs/adr/0014-positions-instead-of-generations-in-the-shared-tier.md`.
+//! See `docs/adr/0014-judge-shared-entries-by-stream-position.md`.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -149,7 +149,7 @@ pub(super) const TABLES: &[Table] = &[
         presence: Presence::Optional,
         doc: "Share invalidations between gateways through Redis or Valkey, version 6.2 or newer. Omit \
          the table for a single gateway. Each gateway of a cluster needs the same url, name and \
-         key file. See docs/FLEET.md.",
+         key file. See docs/CLUSTER.md.",
     },
     always(
         "log",
@@ -686,7 +686,7 @@ pub(super) const KEYS: &[Key] = &[
         "false",
         "Also share responses and validations through Redis, encrypted, so that the API is asked \
          once per cluster and a new gateway starts with a warm cache. It needs memory in Redis: \
-         docs/FLEET.md states how much, and which eviction policy.",
+         docs/CLUSTER.md states how much, and which eviction policy.",
     ),
     default(
         "cluster.tier_timeout",

@@ -325,7 +325,7 @@ fn a_reload_with_another_policy_makes_the_others_read_their_files_anew() {
 #[test]
 fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
     let Some(redis) = Redis::start("fleet::the_rights_that_the_documentation_gives") else { return };
-    let page = include_str!("../../docs/FLEET.md");
+    let page = include_str!("../../docs/CLUSTER.md");
     let rights = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("it tells the rights");
     let rights = rights.replace(">PASSWORD", ">hunter2");
     assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");

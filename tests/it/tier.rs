@@ -270,7 +270,7 @@ fn the_rights_that_the_documentation_gives_are_enough_and_needed() {
     let Some(redis) = Redis::start("tier::the_rights_that_the_documentation_gives_are_enough_and_needed") else {
         return;
     };
-    let page = include_str!("../../docs/FLEET.md");
+    let page = include_str!("../../docs/CLUSTER.md");
     let line = |start: &str| page.lines().find(|line| line.starts_with(start)).expect("it tells the rights");
     let rights = line("ACL SETUSER ").replace(">PASSWORD", ">hunter2");
     let more = line("With `tier`, `").split('`').nth(3).expect("rights");
