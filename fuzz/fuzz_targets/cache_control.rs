@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
-use telecomx_gateway::config;
+
+/// What the module below imports from its crate.
+use ::config;
 
 // Pure, among modules that are not.
 #[allow(dead_code, reason = "the target uses a part of the module")]

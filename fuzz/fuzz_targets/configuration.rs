@@ -5,10 +5,10 @@
 
 #![no_main]
 
+use config::{Config, Place, Problems, explain, parse};
 use libfuzzer_sys::fuzz_target;
-use telecomx_gateway::api::PathPattern;
-use telecomx_gateway::config::{Config, Place, Problems, explain, parse};
-use telecomx_gateway::redact::Policy;
+use redact::Policy;
+use telecomx_api::PathPattern;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };

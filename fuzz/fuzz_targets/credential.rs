@@ -8,7 +8,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use telecomx_gateway::api::{CredentialError, Query, Token, credentials_agree, find_credential, holds_credential};
+use telecomx_api::{CredentialError, Query, Token, credentials_agree, find_credential, holds_credential};
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|&byte| byte == b'\n');

@@ -10,14 +10,14 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http1::{FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
 use libfuzzer_sys::fuzz_target;
-use telecomx_gateway::api::{CustomerId, NormalPath, Protected, Query, find_credential, holds_credential};
+use telecomx_api::{CustomerId, NormalPath, Protected, Query, find_credential, holds_credential};
 
 /// What the modules below use of their crate.
 mod api {
-    pub use telecomx_gateway::api::*;
+    pub use telecomx_api::*;
 }
 mod config {
-    pub use telecomx_gateway::config::Cache;
+    pub use config::Cache;
 }
 mod cache {
     pub use crate::freshness::CacheControl;

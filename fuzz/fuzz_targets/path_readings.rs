@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use routing::{Protection, ROUTES, routed};
-use telecomx_gateway::api::{NormalPath, PathPattern, Protected};
+use telecomx_api::{NormalPath, PathPattern, Protected};
 
 fn patterns(wanted: Protection) -> Vec<PathPattern> {
     let all = ROUTES.iter().filter(|(_, protection)| *protection == wanted);

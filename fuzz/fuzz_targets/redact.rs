@@ -9,9 +9,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use redact::{Action, Policy, Rules, redact};
 use serde_json::Value;
-use telecomx_gateway::api::AccessLevel;
-use telecomx_gateway::redact::{Action, Policy, Rules, redact};
+use telecomx_api::AccessLevel;
 
 const ACTIONS: [Action; 3] = [Action::Remove, Action::Null, Action::Mask];
 

@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 
 /// What the modules below ask of their crate.
 mod api {
-    pub use telecomx_gateway::api::*;
+    pub use telecomx_api::*;
 }
 
 #[path = "../../src/server/hpack.rs"]

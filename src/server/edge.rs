@@ -23,6 +23,7 @@ use super::client_session::{Application, ClientConnection, ClientSession};
 use super::descriptors::BurstLog;
 use super::fast_path::{FastPath, Outcome};
 use super::fast_path_head::FastPathHead;
+use super::head::head_refusal;
 use super::http1_session::{After, Http1Session, RequestFraming};
 use super::http2::{self, Times};
 use super::http2_fast_path::Http2FastPath;
@@ -176,7 +177,7 @@ impl<A: Application> Edge<A> {
                     match find_request_end(&mut scan, buffer, limits.max_header_bytes) {
                         Ok(Some(end)) => return Head::Http1(end),
                         Ok(None) => {}
-                        Err(error) => return Head::Refused(error.into()),
+                        Err(error) => return Head::Refused(head_refusal(error)),
                     }
                 }
             }
@@ -373,7 +374,7 @@ fn parse<'f, 'b>(
     fast_path: Option<&'f mut FastPath>,
 ) -> Result<Parsed<'f, 'b>, ApiError> {
     let mut slots = FieldSlots::new();
-    let parsed = RequestHeadRef::parse(head, &mut slots)?;
+    let parsed = RequestHeadRef::parse(head, &mut slots).map_err(head_refusal)?;
     let framing = RequestFraming {
         body: parsed.body,
         keeps_alive: parsed.is_persistent,
@@ -388,7 +389,7 @@ fn parse<'f, 'b>(
     if parsed.body == BodyLength::Chunked {
         check_chunks(behind).map_err(|_| ApiError::BadRequest(Refusal::Framing))?;
     }
-    Ok(Parsed::Other(parsed.to_head()?, framing))
+    Ok(Parsed::Other(parsed.to_head().map_err(head_refusal)?, framing))
 }
 
 /// Checks what came of a chunked body already, so that a malformed one is refused before any of the

@@ -7,25 +7,24 @@ use http1::{HeadError, MAX_METHOD_BYTES, MAX_REQUEST_FIELDS, RequestHead, Reques
 
 use crate::api::{ApiError, Refusal};
 
-impl From<RequestHeadError> for ApiError {
-    fn from(error: RequestHeadError) -> Self {
-        let refusal = match error {
-            RequestHeadError::Head(HeadError::TooLong | HeadError::TooManyFields) => return ApiError::HeadTooLarge,
-            RequestHeadError::Head(HeadError::AmbiguousFraming) => Refusal::Framing,
-            RequestHeadError::MethodNotAllowed => return ApiError::MethodNotAllowed,
-            RequestHeadError::MethodTooLong => return ApiError::NotImplemented,
-            RequestHeadError::TargetCharacter => Refusal::ControlCharacter,
-            RequestHeadError::Fragment => Refusal::Fragment,
-            RequestHeadError::TargetTooLong => Refusal::TargetTooLong,
-            RequestHeadError::OtherAuthority => Refusal::OtherAuthority,
-            RequestHeadError::InvalidHost => Refusal::MissingHost,
-            RequestHeadError::ProtectedFieldNamed => Refusal::ConnectionNominates,
-            RequestHeadError::Head(HeadError::NotHttp | HeadError::Malformed | HeadError::InvalidStatus)
-            | RequestHeadError::TargetForm
-            | RequestHeadError::DisguisedField => Refusal::Malformed,
-        };
-        ApiError::BadRequest(refusal)
-    }
+/// Maps a refused request head to the gateway's response.
+pub fn head_refusal(error: RequestHeadError) -> ApiError {
+    let refusal = match error {
+        RequestHeadError::Head(HeadError::TooLong | HeadError::TooManyFields) => return ApiError::HeadTooLarge,
+        RequestHeadError::Head(HeadError::AmbiguousFraming) => Refusal::Framing,
+        RequestHeadError::MethodNotAllowed => return ApiError::MethodNotAllowed,
+        RequestHeadError::MethodTooLong => return ApiError::NotImplemented,
+        RequestHeadError::TargetCharacter => Refusal::ControlCharacter,
+        RequestHeadError::Fragment => Refusal::Fragment,
+        RequestHeadError::TargetTooLong => Refusal::TargetTooLong,
+        RequestHeadError::OtherAuthority => Refusal::OtherAuthority,
+        RequestHeadError::InvalidHost => Refusal::MissingHost,
+        RequestHeadError::ProtectedFieldNamed => Refusal::ConnectionNominates,
+        RequestHeadError::Head(HeadError::NotHttp | HeadError::Malformed | HeadError::InvalidStatus)
+        | RequestHeadError::TargetForm
+        | RequestHeadError::DisguisedField => Refusal::Malformed,
+    };
+    ApiError::BadRequest(refusal)
 }
 
 /// The number of fields of a message. HTTP/2 may send each cookie as a field, for the sake of compression (RFC 9113
@@ -61,8 +60,7 @@ pub fn check_http2(request: &RequestHead, max_bytes: usize) -> Result<(), ApiErr
     if fields.get_all(CONTENT_LENGTH).iter().count() > 1 {
         return Err(ApiError::BadRequest(Refusal::Framing));
     }
-    http1::check_origin_form(&request.target)?;
-    Ok(())
+    http1::check_origin_form(&request.target).map_err(head_refusal)
 }
 
 /// Whether [`check_http2`] finds no fault in a request that h2 and [`super::http2_head`] let pass, which
@@ -87,7 +85,7 @@ mod tests {
             let end = end.expect("the head is whole");
             RequestHeadRef::parse(&head.as_bytes()[..end], &mut FieldSlots::new()).map(drop)
         });
-        checked.err().map(ApiError::from)
+        checked.err().map(head_refusal)
     }
 
     proptest::proptest! {

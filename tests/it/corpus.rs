@@ -1,6 +1,6 @@
 //! JSONTestSuite through the running gateway: each of its documents as the API's answer, asked for by a role that may not see
 //! secrets. What must not parse is refused, what must parse comes out as it was, and no document carries a secret past the
-//! redaction or keeps the gateway busy. tests/redact/corpus.rs asks the same of the redaction alone.
+//! redaction or keeps the gateway busy. crates/redact/tests/redact/corpus.rs asks the same of the redaction alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};

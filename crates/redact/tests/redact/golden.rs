@@ -1,14 +1,20 @@
 //! The examples of the contract, and what its text says of single cases.
 
 use bytes::Bytes;
-use telecomx_gateway::api::AccessLevel;
-use telecomx_gateway::redact::{Action, Kind, redact, redact_by_answer};
+use redact::{Action, Kind, redact, redact_by_answer};
+use telecomx_api::AccessLevel;
 
 use crate::policy::{HIGHER, LOWER, log_policy, lower, policy, removed};
 
 const PAIRS: [(&str, &str); 2] = [
-    (include_str!("../golden/upstream.json"), include_str!("../golden/below-reseller.json")),
-    (include_str!("../golden/misplaced-upstream.json"), include_str!("../golden/misplaced-below-reseller.json")),
+    (
+        include_str!("../../../../tests/golden/upstream.json"),
+        include_str!("../../../../tests/golden/below-reseller.json"),
+    ),
+    (
+        include_str!("../../../../tests/golden/misplaced-upstream.json"),
+        include_str!("../../../../tests/golden/misplaced-below-reseller.json"),
+    ),
 ];
 
 #[test]

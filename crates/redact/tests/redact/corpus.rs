@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use telecomx_gateway::redact::{Action, Reason};
+use redact::{Action, Reason};
 
 use crate::policy::{lower, policy};
 
 /// The documents of one folder of the suite, by name; none when the suite is not there.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
     let shared = std::env::var_os("TELECOMX_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let folder = shared.join("corpora/JSONTestSuite").join(folder);
     let Ok(entries) = fs::read_dir(&folder) else {
         println!("skipped: JSONTestSuite is not at {}; TELECOMX_SHARED names the folder above", folder.display());

@@ -6,7 +6,7 @@ mod change_log;
 mod changes;
 mod credential;
 mod error;
-pub(crate) mod folding;
+pub mod folding;
 mod ids;
 mod location;
 mod media_type;

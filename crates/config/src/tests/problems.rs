@@ -259,7 +259,7 @@ mod whatever_is_written {
         fn is_answered_with_places_that_exist(
             cut in 0_usize..8000, length in 0_usize..40, instead in "[\\[\\]=\"'{}.,#\na-z0-9ø*\\\\/:-]{0,12}", value in "\\PC{0,20}",
         ) {
-            let mut text = crate::config::sample::gateway_toml().replace("\n#", "\n");
+            let mut text = crate::sample::gateway_toml().replace("\n#", "\n");
             let start = text.floor_char_boundary(cut.min(text.len()));
             let end = text.floor_char_boundary((start + length).min(text.len()));
             text.replace_range(start..end, &instead);

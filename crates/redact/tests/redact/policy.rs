@@ -1,8 +1,8 @@
 //! The policies under test, and how a document goes through one.
 
 use bytes::Bytes;
-use telecomx_gateway::api::AccessLevel;
-use telecomx_gateway::redact::{Action, Policy, Refusal, Rules, redact};
+use redact::{Action, Policy, Refusal, Rules, redact};
+use telecomx_api::AccessLevel;
 
 /// Every level below the one that sees everything.
 pub const LOWER: [AccessLevel; 5] =

@@ -2,7 +2,7 @@
 //! here for what can be said without knowing how they are matched; the redaction module compiles its own.
 
 use super::problem::Wrong;
-use crate::api::MediaTypePattern;
+use telecomx_api::MediaTypePattern;
 
 /// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them), a name, or `name.*`
 /// (the name with any suffix). Nothing that a path in normal form cannot hold, or the pattern would never match.

@@ -10,7 +10,7 @@ use super::problem::{Problem, Wrong};
 use super::read::Places;
 use super::units::show_duration;
 use super::{Config, RedisPlace, address};
-use crate::redact::{Policy, Rule, RuleError};
+use redact::{Policy, Rule, RuleError};
 
 /// The most that is read of a file to see whether it is empty.
 const ENOUGH: u64 = 64 << 10;

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use redact::{Action, Kind, Policy, Reason, redact, redact_by_answer};
 use serde_json::{Map, Value, json};
-use telecomx_gateway::api::AccessLevel;
-use telecomx_gateway::redact::{Action, Kind, Policy, Reason, redact, redact_by_answer};
+use telecomx_api::AccessLevel;
 
 use crate::oracle::Oracle;
 use crate::policy::{ACTIONS, HIGHER, LOWER, log_policy, lower, policy, rules};

@@ -1,4 +1,4 @@
-//! How fast a document goes through the redactor, on one core: `cargo bench --bench redact --no-default-features`.
+//! How fast a document goes through the redactor, on one core: `cargo bench -p redact`.
 //!
 //! Prints megabytes of document a second of CPU time, the median of several rounds and the best one. The aim is 300 MB/s
 //! for the golden document repeated to a mebibyte.
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
-use telecomx_gateway::api::AccessLevel;
-use telecomx_gateway::redact::{Action, Policy, Rules, redact};
+use redact::{Action, Policy, Rules, redact};
+use telecomx_api::AccessLevel;
 
-const GOLDEN: &str = include_str!("../tests/golden/upstream.json");
+const GOLDEN: &str = include_str!("../../../tests/golden/upstream.json");
 const MEBIBYTE: usize = 1 << 20;
 const ROUNDS: usize = 20;
 const ROUND: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use telecomx_gateway::redact::{Action, MAX_DEPTH, MAX_NESTING, Reason};
+use redact::{Action, MAX_DEPTH, MAX_NESTING, Reason};
 
 use crate::policy::{log_policy, lower, policy, removed};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::units::{show_duration as time, show_size as size};
 use super::*;
-use crate::redact::Action;
+use redact::Action;
 
 /// Columns of the text, for a terminal of 80.
 const WIDTH: usize = 78;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::folding::{Folded, OTHER_LETTER, fold, letters};
+use telecomx_api::folding::{Folded, OTHER_LETTER, fold, letters};
 
 /// One bit for each place in a pattern, and one for its end.
 type Places = u128;

@@ -7,7 +7,7 @@ use super::Action;
 use super::changes::LogNames;
 use super::names::{Names, Pattern};
 use super::selectors::{Selector, Selectors};
-use crate::api::AccessLevel;
+use telecomx_api::AccessLevel;
 
 /// The rules as the configuration writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]

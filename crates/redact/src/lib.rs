@@ -22,8 +22,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::api::AccessLevel;
 use reader::{Reader, Value};
+use telecomx_api::AccessLevel;
 
 pub use policy::{Policy, Rule, RuleError, Rules};
 pub use reader::{MAX_DEPTH, MAX_NESTING};

@@ -1,6 +1,6 @@
 //! One test for each try that an answer of the API may make: redacted or refused, never through.
 
-use telecomx_gateway::redact::{Action, Reason};
+use redact::{Action, Reason};
 
 use crate::policy::{ACTIONS, lower, policy, removed};
 
@@ -194,7 +194,7 @@ fn numbers_beyond_a_double() {
 
 #[test]
 fn documents_cut_short() {
-    let document = include_str!("../golden/upstream.json").trim_end();
+    let document = include_str!("../../../../tests/golden/upstream.json").trim_end();
     for length in 0..document.len() {
         let judged = lower(&policy(Action::Remove), &document[..length]).map_err(|refusal| refusal.reason);
         assert_eq!(judged, Err(if length == 0 { Reason::Empty } else { Reason::CutShort }), "{length} bytes");

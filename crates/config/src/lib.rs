@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::api::AccessLevel;
-use crate::redact::{Action, Rules};
+use redact::{Action, Rules};
+use telecomx_api::AccessLevel;
 
 pub use explain::explain;
 pub use problem::{Place, Problem, Problems};

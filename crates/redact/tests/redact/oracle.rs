@@ -1,8 +1,8 @@
 //! The rules of redaction once more, as plainly as they can be said: a tree in, a tree out, no thought of speed. It
 //! shares no code with what it judges; of folding it knows as much as the names in the properties need.
 
+use redact::{Action, Rules};
 use serde_json::{Map, Value};
-use telecomx_gateway::redact::{Action, Rules};
 
 pub struct Oracle<'r> {
     pub rules: &'r Rules,

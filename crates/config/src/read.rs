@@ -11,7 +11,7 @@ use super::keys::{self, Key, Need, Presence};
 use super::kind::FromValue;
 use super::problem::{Place, Problem, Wrong};
 use super::*;
-use crate::redact::Action;
+use redact::Action;
 
 pub(super) const ACTIONS: [(&str, Action); 3] =
     [("remove", Action::Remove), ("null", Action::Null), ("mask", Action::Mask)];

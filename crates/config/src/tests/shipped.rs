@@ -7,12 +7,12 @@ use std::fs;
 use toml::de::DeTable;
 
 fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join("config").join(name)
 }
 
 #[track_caller]
 fn is_committed_as(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
     if std::env::var_os("UPDATE_SHIPPED").is_some() {
         fs::write(&path, text).unwrap();
     }

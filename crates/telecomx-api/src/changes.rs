@@ -73,7 +73,7 @@ pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Protected;
+    use crate::Protected;
 
     fn seen(method: Method, path: &str) -> Vec<String> {
         let path = NormalPath::parse(path, Protected::default()).unwrap();
