@@ -79,4 +79,5 @@ def check(that, document, folder, url, admin, binary):
     outputs = run.stdout.split(f"\n{OUTPUT_END}\n")[:-1]
     that("the commands run", len(outputs) == len(pairs) > 0, (run.returncode, run.stdout[-500:]))
     for (command, expected), seen in zip(pairs, outputs):
+        seen = seen.replace(f"{folder}/", "")
         that(command.split("\n")[0][:70], without_varying(seen) == without_varying(expected), seen)
