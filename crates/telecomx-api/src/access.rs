@@ -60,7 +60,8 @@ pub struct UnknownAccessLevel;
 impl fmt::Display for UnknownAccessLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "unknown access level; expected one of NO_LOGIN, PERSONAL, VIEWER, MANAGER, OWNER, RESELLER, RESELLER_ADMIN, ADMIN",
+            "unknown access level; expected one of NO_LOGIN, PERSONAL, VIEWER, MANAGER, OWNER, \
+             RESELLER, RESELLER_ADMIN, ADMIN",
         )
     }
 }
