@@ -164,7 +164,7 @@ class Measuring:
         # What is under way when h2load leaves may be seen as anything.
         cut_off = self.case.connections * H2_STREAMS if self.case.via == "h2" else 0
         if warm and self.case.hits and self.shop.asked() > asked + 1 + cut_off:
-            sys.exit(f"{self.case.key}: {server.name} asked the origin: these were no hits")
+            sys.exit(f"{self.case.key}: {server.name} asked the origin {self.shop.asked() - asked} times of {count}: these were no hits")
         return {"us": spent / count * 1e6, "rps": rate, "busy": spent / (count / rate)}
 
     def h2load(self, server, requests, how, log=None):
@@ -241,10 +241,19 @@ class Measuring:
             sys.exit(f"{self.case.key}: {server.name}: not every answer was good at a steady rate")
         return said
 
+    def warm_http2(self, server):
+        """Requests every path over HTTP/2. Each connection of h2load begins with the first path, so
+        that a timed run may not reach the last."""
+        lines = self.case.lines()
+        count = len(lines) * self.case.connections
+        self.h2load(server, self.lines(server, lines), ["-n", str(count)])
+
     def all(self):
         self.warm()
         for server in self.peers:
-            # HAProxy has other keys for what comes over h2, so it may ask once more.
+            if self.case.via == "h2":
+                self.warm_http2(server)
+            # HAProxy's cache has other keys for requests over HTTP/2, so it fetches once more.
             self.saturate(server, 1, warm=self.case.via not in ("h2", "h2s"))
         rounds = {server.name: [] for server in self.peers}
         for _ in range(ROUNDS):
