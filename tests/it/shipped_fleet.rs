@@ -105,6 +105,6 @@ fn secrets_that_are_there_are_not_overwritten() {
         || ["cluster-keys", "cluster-password", "users.acl"].map(|file| std::fs::read(dir.path().join(file)).unwrap());
     let before = read();
     let again = make();
-    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("exists; remove it"));
     assert_eq!(before, read());
 }

@@ -1,26 +1,25 @@
-//! Classification of member names: root, secret, or side of a change.
+//! Which member names mean a root, a secret, or the two sides of a change.
 //!
-//! Names are compared folded (`telecomx_api::folding`), without characters that are neither letters
-//! nor digits: `Api-Key`, `API_KEY` and `api\u200bKey` are all `apikey`. Letters of other scripts
-//! that merely look similar are different letters.
+//! Names are compared folded (`api/folding.rs`), and all that is neither letter nor digit is left out: `Api-Key`, `API_KEY`
+//! and `api\u200bKey` are all `apikey`. Letters of other scripts that merely look alike are other letters.
 //!
-//! All patterns are matched at once with one bit for each position in each pattern (shift-and):
-//! time is proportional to the length of the name, whatever it contains, and no memory is needed.
+//! All patterns are matched at once, one bit for each place in each pattern ("shift-and"): the work for a name is its
+//! length, whatever it holds, and needs no memory.
 
 use std::collections::BTreeSet;
 
 use telecomx_api::folding::{Folded, OTHER_LETTER, fold, letters};
 
-/// One bit for each position in a pattern, and one for its end.
+/// One bit for each place in a pattern, and one for its end.
 type Places = u128;
 
-/// Maximum length of a pattern, in folded letters and digits.
+/// The longest pattern, in letters and digits once folded.
 const LONGEST: usize = Places::BITS as usize - 1;
 
-/// Members with the old and the new value in an entry of the change log.
+/// The members that hold what was, and what is, in an entry of the change log.
 const CHANGE_NAMES: [&str; 4] = ["oldValue", "newValue", "oldDisplayValue", "newDisplayValue"];
 
-/// A folded pattern for names.
+/// A pattern for names, folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern(Vec<Step>);
 
@@ -32,7 +31,7 @@ enum Step {
 }
 
 impl Pattern {
-    /// Parses the name of a root: one name without wildcards.
+    /// The name of a root: one name, no pattern.
     pub(super) fn root(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "*?.[]{}/,".contains(*sign)) {
             return Err(format!("unexpected `{sign}`; a root is the name of one member, such as \"integrations\""));
@@ -40,7 +39,7 @@ impl Pattern {
         Self::folded(text)
     }
 
-    /// Parses a name in which `*` matches any text.
+    /// A name in which `*` stands for anything.
     pub(super) fn glob(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "?.[]{}/,".contains(*sign)) {
             return Err(format!(
@@ -69,7 +68,7 @@ impl Pattern {
     }
 }
 
-/// Meaning of a name. Several may apply.
+/// What a name means. More than one may be true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meaning {
     pub root: bool,
@@ -83,12 +82,12 @@ pub(super) struct Names {
     foreign: Foreign,
 }
 
-/// Characters that fold to a letter outside ASCII that occurs in a pattern, in order. Empty for
-/// patterns of ASCII, for which all other letters are equal.
+/// The characters that fold to a letter outside ASCII that some pattern holds, in order. Empty for
+/// patterns of ASCII, so that every other letter is the same to them.
 #[derive(Default)]
 struct Foreign(Vec<(char, Box<[char]>)>);
 
-/// A letter that occurs in no pattern.
+/// A letter that no pattern holds.
 const UNKNOWN: char = '\0';
 
 impl Foreign {
@@ -103,12 +102,12 @@ impl Foreign {
         if known.is_empty() {
             return Foreign::default();
         }
-        // Once per policy: all of Unicode takes some 30 ms in a release build.
+        // Once for a policy: all of Unicode takes some 30 ms in a release build.
         let of = |character: char| {
             let mut folded = Vec::new();
             letters(character, |letter| {
                 let letter = if letter.is_ascii() || known.contains(&letter) { letter } else { UNKNOWN };
-                // One letter that occurs in no pattern means as much as several.
+                // One letter that no pattern holds means as much as several.
                 if letter != UNKNOWN || folded.last() != Some(&UNKNOWN) {
                     folded.push(letter);
                 }
@@ -126,7 +125,7 @@ impl Foreign {
 }
 
 impl Names {
-    /// `changes`: whether [`CHANGE_NAMES`] mean a side of a change; otherwise no name does.
+    /// `changes`: the names of [`CHANGE_NAMES`] mean a change; else none does.
     pub(super) fn new(roots: &[Pattern], secrets: &[Pattern], changes: bool) -> Self {
         let mut names = Names { blocks: Vec::new(), foreign: Foreign::of(roots.iter().chain(secrets)) };
         for root in roots {
@@ -156,11 +155,10 @@ impl Names {
         }
     }
 
-    /// Classifies a decoded name.
+    /// What the decoded name means.
     ///
-    /// A name that is a path through a root means that root too: `integrations.billing.password` is
-    /// below `integrations`, in any spelling. So a root may begin and end wherever no letter or
-    /// digit is adjacent.
+    /// A root is meant also by a name that is a path through one: `integrations.billing.password` is under
+    /// `integrations`, however it is written. So a root may begin and end wherever no letter or digit stands.
     pub(super) fn meaning(&self, name: &[u8]) -> Meaning {
         let mut meaning = Meaning::default();
         for block in &self.blocks {
@@ -172,21 +170,20 @@ impl Names {
         meaning
     }
 
-    /// Whether a text contains the name of a root as a separate word, as in
-    /// `integrations[0].enabled`.
+    /// Whether a text holds the name of a root as a word of its own, as in `integrations[0].enabled`.
     pub(super) fn mentions_root(&self, text: &[u8]) -> bool {
         self.blocks.iter().any(|block| block.roots != 0 && block.run(text, &self.foreign) & block.roots != 0)
     }
 }
 
-/// As many patterns as fit into one word of bits.
+/// As many patterns as there is room for.
 struct Block {
     used: usize,
-    /// Positions that a letter or digit of ASCII advances: `0` to `9`, `a` to `z`.
+    /// The places from which a letter or digit of ASCII leads on to the next: `0` to `9`, `a` to `z`.
     ascii: [Places; 36],
     /// The same for other letters.
     other: Vec<(char, Places)>,
-    /// Positions at which any letter may be skipped.
+    /// Places at which any letter may be passed over.
     stars: Places,
     starts: Places,
     root_starts: Places,
@@ -210,7 +207,7 @@ impl Block {
         }
     }
 
-    /// Adds the pattern and returns its end.
+    /// Places the pattern; says its end.
     fn add(&mut self, pattern: &Pattern) -> Places {
         for step in &pattern.0 {
             let place: Places = 1 << self.used;
@@ -232,7 +229,7 @@ impl Block {
         end
     }
 
-    /// Returns the ends that the name reaches.
+    /// The ends that the name reaches.
     fn run(&self, name: &[u8], foreign: &Foreign) -> Places {
         let mut run = Run { block: self, foreign, at: self.starts, reached: 0 };
         for (index, byte) in name.iter().enumerate() {
@@ -249,7 +246,7 @@ impl Block {
     }
 }
 
-/// State of matching one name.
+/// A name on its way through a block.
 struct Run<'b> {
     block: &'b Block,
     foreign: &'b Foreign,
@@ -262,15 +259,14 @@ impl Run<'_> {
         self.at = (self.at & leading_on) << 1 | self.at & self.block.stars;
     }
 
-    /// Handles a character that folding drops: matches continue, a root may have ended, another may
-    /// begin.
+    /// Something that folding leaves out: what has begun goes on, a root may have ended, another may begin.
     fn separator(&mut self) {
         self.reached |= self.at & self.block.roots;
         self.at |= self.block.root_starts;
     }
 
-    /// Decodes UTF-8. Not with the iterators of `str`, which are ten times slower in a debug build;
-    /// and the time for each byte must not depend on the text.
+    /// Reads UTF-8. By hand, because the iterators of `str` are ten times slower in a debug build, and the time for each
+    /// byte must not depend on the text.
     fn characters(&mut self, text: &[u8]) {
         let mut at = 0;
         while at < text.len() {
@@ -310,7 +306,7 @@ impl Run<'_> {
             return;
         }
         match fold(character) {
-            // It occurs in no pattern: only wildcards advance.
+            // No pattern holds it: only what any letter leads to is left.
             Folded::Letter => self.step(0),
             Folded::Text(text) if text.iter().any(|byte| is_letter(*byte)) => {
                 for byte in text.iter().copied().filter(|byte| is_letter(*byte)) {
@@ -366,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn root_is_recognized_in_every_spelling() {
+    fn a_root_is_known_however_it_is_spelled() {
         let names = names(&["integrations", "customer_integrations"], &[], false);
         for spelled in [
             "integrations",
@@ -412,20 +408,19 @@ mod tests {
     }
 
     #[test]
-    fn repetitive_names_and_overlapping_patterns_are_matched() {
+    fn names_that_repeat_themselves_and_patterns_that_share_letters_are_matched() {
         let names =
             names(&["integrations", "customerIntegrations"], &["**password**", "*nøgle*", "*køb*", "pin"], false);
         for name in ["passwordpassword", "a_password_password", "nøgle", "nøglenøgle", "køb", "købkøb"] {
             assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
         }
-        // A pattern without wildcards matches the whole name, a root also a part of a path, in
-        // either order.
+        // A pattern without stars is for the whole name, a root also for a part of a path: whichever stands second.
         assert!(!names.meaning(b"the.pin").secret && !names.meaning(b"pin.code").secret);
         assert!(names.meaning(b"$set.customerIntegrations").root);
     }
 
     #[test]
-    fn block_is_filled_to_its_capacity_and_not_beyond() {
+    fn blocks_are_filled_and_never_beyond_what_they_hold() {
         let room = Places::BITS as usize;
         for (letters, blocks) in [(room / 2 - 1, 1), (room / 2, 2)] {
             let patterns = ["a".repeat(room / 2 - 1), "b".repeat(letters)];
@@ -453,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn text_mentions_a_root_only_as_a_separate_word() {
+    fn a_text_mentions_a_root_as_a_word_only() {
         let names = names(&["integrations", "customerIntegrations"], &["*token*"], false);
         for text in
             ["integrations", "a/Integrations/b", "customer_integrations.x", "see integrations!", "[\"integrations\"]"]
@@ -466,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_name_pattern_is_an_error() {
+    fn what_cannot_be_a_name_is_an_error() {
         for wrong in ["", "*", "_*_", "a.b", "a?", "[ab]", &"x".repeat(128)] {
             assert!(Pattern::glob(wrong).is_err(), "{wrong:?}");
             assert!(Pattern::root(wrong).is_err(), "{wrong:?}");

@@ -1,26 +1,25 @@
-//! Refusals of documents. A refusal names position and reason, never the content.
+//! Why a document is not let through to a lower role. A refusal says where and why, never what stood there.
 
 use std::fmt;
 
-/// Reason why a document cannot be redacted safely.
+/// What is wrong with a document that cannot be redacted safely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// No byte, or only white space.
+    /// No byte, or white space alone.
     Empty,
     /// A byte-order mark of UTF-8 or UTF-16 (RFC 8259, section 8.1).
     ByteOrderMark,
     /// Not UTF-8.
     BadUtf8,
-    /// Not allowed by the grammar of RFC 8259 at this position: comments, `NaN`, single quotes,
-    /// stray commas.
+    /// Not what the grammar of RFC 8259 allows here: comments, `NaN`, single quotes, stray commas.
     NotJson,
     /// The document ends before its value does.
     CutShort,
-    /// Text behind the value.
+    /// Something follows the value.
     TrailingData,
-    /// One object has the same name twice, in any spelling.
+    /// One object holds the same name twice, whichever way the two are spelled.
     DuplicateName,
-    /// Half a surrogate pair, such as `\uD800` alone.
+    /// `\uD800` and the like without its other half.
     LoneSurrogate,
     /// A number that a double cannot hold, such as `1e400`.
     NumberNotFinite,
@@ -29,7 +28,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, so that a metric can start all series at 0.
+    /// Every reason, for a metric that wants its series from the start.
     pub const ALL: [Reason; 10] = [
         Reason::Empty,
         Reason::ByteOrderMark,
@@ -75,7 +74,7 @@ impl Reason {
     }
 }
 
-/// Refusal of a document: the reason, and the offset in bytes at which it was found.
+/// A document that is not let through: the reason, and the offset in bytes at which it showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,

@@ -1,5 +1,5 @@
-//! Media types (RFC 9110 section 8.3.1) of responses and `Accept` fields, and the patterns of those
-//! that pass a redacted route.
+//! Media types (RFC 9110 section 8.3.1): what a response or an `Accept` field names, and the patterns of those that pass
+//! a redacted route. Pure.
 
 use std::fmt;
 
@@ -11,31 +11,30 @@ pub struct MediaType {
 }
 
 impl MediaType {
-    /// Parses a field value with parameters. `None`: not exactly one media type, so that two
-    /// readers could see different ones.
+    /// Parses the value of a field, parameters included. `None`: not one media type, so that two readers could read two.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
         let (essence, parameters) = value.split_once(';').unwrap_or((value, ""));
-        // Another reader could take a second type behind a comma for the only one.
+        // A second type behind a comma would be another reader's only one.
         let is_list = parameters.split('"').step_by(2).any(|part| part.contains(','));
         let (main, subtype) = essence.trim_matches([' ', '\t']).split_once('/')?;
         let is_type = is_token(main) && is_token(subtype) && !is_list;
         is_type.then(|| MediaType { main: main.to_ascii_lowercase(), subtype: subtype.to_ascii_lowercase() })
     }
 
-    /// Whether the type is JSON: `application/json`, `text/json`, `application/problem+json`,
-    /// `application/json-seq` and similar ones.
+    /// Whether it is JSON or one of its relatives: `application/json`, `text/json`, `application/problem+json`,
+    /// `application/json-seq` and the like.
     pub fn is_json(&self) -> bool {
         let subtype = self.subtype.strip_prefix("x-").unwrap_or(&self.subtype);
         subtype.starts_with("json") || subtype.ends_with("+json")
     }
 
-    /// Whether the type is a stream of server-sent events.
+    /// Whether it is a stream of server-sent events.
     pub fn is_event_stream(&self) -> bool {
         self.main == "text" && self.subtype == "event-stream"
     }
 
-    /// Whether a document of this type can contain script, like all XML.
+    /// Whether a document of this type can contain script as any XML can.
     fn is_xml(&self) -> bool {
         self.subtype == "xml" || self.subtype.ends_with("+xml") || self.subtype == "svg"
     }
@@ -46,8 +45,7 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-/// Pattern of media types that may pass without redaction: one type, or all subtypes of a main
-/// type.
+/// A media type, or all subtypes of one main type, that may pass without redaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaTypePattern {
     main: String,
@@ -56,7 +54,10 @@ pub struct MediaTypePattern {
 }
 
 impl MediaTypePattern {
-    /// The mistake in the pattern.
+    /// Parses `text/csv` or `image/*`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.contains(';') {
             return Err("has parameters");

@@ -1,46 +1,45 @@
-//! The response of `GET /auth/validateToken`. Parsing is strict: a response that cannot be parsed
-//! gives no identity.
+//! The answer of `GET /auth/validateToken`, read strictly: what cannot be understood makes nobody anything.
 
 use serde::Deserialize;
 
 use super::{AccessLevel, EmployeeId};
 
-/// Identity of a caller as the API reports it.
+/// Who a caller is, in the API's own word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub employee: EmployeeId,
     pub level: AccessLevel,
 }
 
-/// Result of a validation.
+/// What the API said of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Validation {
     Valid(Identity),
     Invalid,
 }
 
-/// The members that are used. Duplicates of them are an error, others are ignored.
+/// The members that matter; duplicates of them are an error, others are not looked at.
 #[derive(Deserialize)]
-struct ValidationResponse {
+struct Answer {
     success: bool,
     employee: Option<String>,
     #[serde(rename = "accessLevel")]
     access_level: Option<String>,
 }
 
-/// Reads the body of a 200. `None`: it cannot be parsed, so nothing is known about the caller.
+/// Reads the body of a 200. `None`: it cannot be understood, so nothing is known of the caller.
 ///
-/// Only an object is accepted: serde would also fill a struct from an array, by order.
+/// Only an object is read: serde would also fill the members of a struct from an array, by their order.
 pub fn read_validation(body: &[u8]) -> Option<Validation> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return None;
     }
-    let response: ValidationResponse = serde_json::from_slice(body).ok()?;
-    if !response.success {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    if !answer.success {
         return Some(Validation::Invalid);
     }
-    let employee = EmployeeId::parse(&response.employee?)?;
-    let level = response.access_level?.parse::<AccessLevel>().ok()?;
+    let employee = EmployeeId::parse(&answer.employee?)?;
+    let level = answer.access_level?.parse::<AccessLevel>().ok()?;
     Some(Validation::Valid(Identity { employee, level }))
 }
 
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_documented_response_is_accepted() {
+    fn reads_what_is_documented_and_nothing_by_guess() {
         let valid = br#"{"success":true,"employee":"5F00000000000000000000aa","customer":"x","accessLevel":"OWNER"}"#;
         let Some(Validation::Valid(identity)) = read_validation(valid) else { panic!("not read") };
         assert_eq!((identity.employee.as_str(), identity.level), ("5f00000000000000000000aa", AccessLevel::Owner));

@@ -1,14 +1,13 @@
-//! One test for each attack: the document is redacted or refused, and the secret never passes.
+//! One test for each try that an answer of the API may make: redacted or refused, never through.
 
 use redact::{Action, Reason};
 
 use crate::policy::{ACTIONS, lower, policy, removed};
 
-/// A secret that must not reach a lower level.
+/// Stands for whatever must not reach a lower role.
 const SECRET: &str = "s3cr3t";
 
-/// Checks that the document passes or is refused with every action, and that the secret does not
-/// pass.
+/// The document passes or is refused, by every action, and the secret does not pass.
 #[track_caller]
 fn holds_back(document: &str) {
     assert!(document.contains(SECRET), "nothing to hold back in {document}");
@@ -28,7 +27,7 @@ fn refused(document: impl AsRef<[u8]>, reason: Reason) {
 }
 
 #[test]
-fn duplicate_names() {
+fn names_that_stand_twice() {
     for document in [
         r#"{"integrations":{},"integrations":{"k":"s3cr3t"}}"#,
         r#"{"integrations":{"k":"s3cr3t"},"integrations":{}}"#,
@@ -41,7 +40,7 @@ fn duplicate_names() {
     ] {
         refused(document, Reason::DuplicateName);
     }
-    // Different names are two names, however similar they look.
+    // Names that differ are two names, whatever they look like.
     assert_eq!(removed(r#"{"a":1,"A":2,"é":3,"e\u0301":4}"#), r#"{"a":1,"A":2,"é":3,"e\u0301":4}"#);
 }
 
@@ -75,7 +74,7 @@ fn names_in_other_spellings() {
     {
         holds_back(&format!(r#"{{"a":[{{"{name}":{{"enabled":"s3cr3t"}}}}]}}"#));
     }
-    // A public name in another spelling is a different name.
+    // A public name in another spelling is another name.
     for name in ["Enabled", "enabled\u{200b}", " enabled", "e\u{301}nabled", "enablе\u{64}"] {
         holds_back(&format!(r#"{{"integrations":{{"x":{{"{name}":"s3cr3t"}}}}}}"#));
     }
@@ -143,7 +142,7 @@ fn more_than_one_document() {
 }
 
 #[test]
-fn documents_that_only_lenient_parsers_read() {
+fn what_only_lenient_parsers_read() {
     for document in [
         "// c\n{}",
         "{/* c */}",

