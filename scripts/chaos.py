@@ -75,9 +75,21 @@ class Chaos:
         """A certificate with its key, and what a client sees of it."""
         cert, key = self.path(f"cert{number}.pem"), self.path(f"key{number}.pem")
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ]
             + ["-subj", f"/CN=gateway{number}.example", "-keyout", key, "-out", cert],
-            check=True, capture_output=True,
+            check=True,
+            capture_output=True,
         )
         with open(cert) as file:
             pem = file.read()
@@ -125,8 +137,10 @@ log.access = "errors"
         self.show(1 - self.shown)
         wanted = ssl.PEM_cert_to_DER_cert(self.certificates[self.shown][0])
         address = ("127.0.0.1", self.tls)
-        await_that("the changed certificate is shown",
-                   lambda: ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address)) == wanted)
+        await_that(
+            "the changed certificate is shown",
+            lambda: ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address)) == wanted,
+        )
 
     def upgrade(self, process):
         successor = self.start("--upgrade")
@@ -136,7 +150,9 @@ log.access = "errors"
         return successor
 
     def ready(self):
-        return urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=5).status == 200
+        return (
+            urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=5).status == 200
+        )
 
     def load(self, name, scheme, port, *headers):
         command = ["wrk", "-t1", "-c8", f"-d{LOAD_SECONDS}s", "--timeout", "30s", "-H", BEARER]
@@ -183,8 +199,11 @@ def main():
     binary = sys.argv[1]
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         chaos = Chaos(binary, folder)
-        sandbox = subprocess.Popen([binary, "sandbox", "--listen", f"127.0.0.1:{chaos.api}"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        sandbox = subprocess.Popen(
+            [binary, "sandbox", "--listen", f"127.0.0.1:{chaos.api}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         process, loads = chaos.start(), []
         try:
             await_that("it is ready", chaos.ready)
@@ -206,7 +225,9 @@ def main():
                 load.send_signal(signal.SIGINT)
             results = [(name, load.communicate(timeout=PATIENCE)[0]) for name, load in loads]
             callers = [Caller(chaos.plain, kept=number % 2 == 0) for number in range(8)]
-            await_that("each caller was answered", lambda: all(caller.answered > 10 for caller in callers))
+            await_that(
+                "each caller was answered", lambda: all(caller.answered > 10 for caller in callers)
+            )
             process.send_signal(signal.SIGTERM)
             code = process.wait(PATIENCE)
             for caller in callers:
@@ -216,14 +237,20 @@ def main():
                 if left.poll() is None:
                     left.kill()
                     left.wait()
-        print(f"{RELOADS} reloads, {SWAPS} changes of the certificate, {UPGRADES} upgrades in {took:.0f} s, then TERM: exit code {code}")
+        print(
+            f"{RELOADS} reloads, {SWAPS} changes of the certificate, {UPGRADES} upgrades in {took:.0f} s, then TERM: exit code {code}"
+        )
         lost = sum(told(name, result) for name, result in results)
         lost += sum(caller.lost for caller in callers)
-        print(f"at the TERM, {len(callers)} callers: {sum(caller.answered for caller in callers)} answered, "
-              f"{sum(caller.lost for caller in callers)} lost; each was refused a connection in the end")
+        print(
+            f"at the TERM, {len(callers)} callers: {sum(caller.answered for caller in callers)} answered, "
+            f"{sum(caller.lost for caller in callers)} lost; each was refused a connection in the end"
+        )
         if code or lost:
             with open(chaos.path("log"), errors="replace") as file:
-                print("".join(line for line in file if '"ERROR"' in line or '"WARN"' in line)[:4000])
+                print(
+                    "".join(line for line in file if '"ERROR"' in line or '"WARN"' in line)[:4000]
+                )
             sys.exit(1)
 
 
@@ -231,11 +258,15 @@ def told(name, result):
     """Prints what became of one wrk's requests; gives how many were lost."""
     answered = int(re.search(r"(\d+) requests in", result)[1])
     others = re.search(r"Non-2xx or 3xx responses: (\d+)", result)
-    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", result)
+    errors = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", result
+    )
     connect, read, write, timeout = map(int, errors.groups()) if errors else (0, 0, 0, 0)
     other = int(others[1]) if others else 0
-    print(f"{name}: {answered} answered; other statuses {other}, errors: connect {connect}, read {read}, write {write}, "
-          f"timeout {timeout}")
+    print(
+        f"{name}: {answered} answered; other statuses {other}, errors: connect {connect}, read {read}, write {write}, "
+        f"timeout {timeout}"
+    )
     return connect + read + write + timeout + other + (not answered)
 
 

@@ -138,7 +138,17 @@ class Fleet:
         self.processes, self.log = [], open(f"{folder}/log", "wb")
         with open(f"{folder}/keys", "w") as keys:
             keys.write(f"a {secrets.token_hex(32)}\n")
-        redis_server = ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        redis_server = [
+            "redis-server",
+            "--port",
+            str(redis),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            folder,
+        ]
         commands = [redis_server, [binary, "sandbox", "--listen", f"127.0.0.1:{api}"]]
         for number in range(4):
             path = f"{folder}/{number}.toml"
@@ -150,10 +160,16 @@ class Fleet:
                     '[log]\naccess = "off"\n'
                 )
                 if number < 3:
-                    file.write(f'[cluster]\nurl = "redis://127.0.0.1:{redis}"\nkey_file = "{folder}/keys"\n')
+                    file.write(
+                        f'[cluster]\nurl = "redis://127.0.0.1:{redis}"\nkey_file = "{folder}/keys"\n'
+                    )
                     file.write("tier = true\n" if tier else "")
                 if apart:
-                    file.write(f'max_isolation = "{ISOLATION:g}s"\nconnect_timeout = "500ms"\n' if number < 3 else "")
+                    file.write(
+                        f'max_isolation = "{ISOLATION:g}s"\nconnect_timeout = "500ms"\n'
+                        if number < 3
+                        else ""
+                    )
             commands.append([binary, "run", "-c", path])
         if apart:
             apart.lead(commands, folder, api, redis, self.public[1], self.admin[1])
@@ -167,7 +183,9 @@ class Fleet:
                 "the gateways hear each other",
                 lambda port=port: json.loads(ask(port, "GET", "/stats")[1])["cluster"]["connected"],
             )
-        await_that("the gateway by itself is ready", lambda: ask(self.admin[3], "GET", "/readyz")[0] == 200)
+        await_that(
+            "the gateway by itself is ready", lambda: ask(self.admin[3], "GET", "/readyz")[0] == 200
+        )
         return self
 
     def __exit__(self, *_):
@@ -185,7 +203,9 @@ class Fleet:
     @staticmethod
     def cpu_of(process):
         folder = f"/proc/{process}/task"
-        times = (open(f"{folder}/{task}/schedstat").read().split()[0] for task in os.listdir(folder))
+        times = (
+            open(f"{folder}/{task}/schedstat").read().split()[0] for task in os.listdir(folder)
+        )
         return sum(map(int, times)) / 1e9
 
 
@@ -196,7 +216,15 @@ def cost(fleet, rounds):
     def load(number, seconds):
         before = fleet.cpu(number)
         url = f"http://127.0.0.1:{fleet.public[number]}{TARGET}"
-        command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-H", "Authorization: Bearer sandbox-demo-viewer", url]
+        command = [
+            "wrk",
+            "-t1",
+            "-c16",
+            f"-d{seconds}s",
+            "-H",
+            "Authorization: Bearer sandbox-demo-viewer",
+            url,
+        ]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         if "Non-2xx" in told or "Socket errors" in told:
             sys.exit(told)
@@ -207,11 +235,17 @@ def cost(fleet, rounds):
     for turn in range(rounds):
         for number in (lone, member) if turn % 2 else (member, lone):
             microseconds[number].append(load(number, 2))
-    ratios = [with_fleet / alone for with_fleet, alone in zip(microseconds[member], microseconds[lone])]
+    ratios = [
+        with_fleet / alone for with_fleet, alone in zip(microseconds[member], microseconds[lone])
+    ]
     for number, name in ((lone, "by itself"), (member, "of a fleet")):
-        print(f"a hit of a gateway {name}: {statistics.median(microseconds[number]):.2f} µs of CPU time")
+        print(
+            f"a hit of a gateway {name}: {statistics.median(microseconds[number]):.2f} µs of CPU time"
+        )
     quartiles = statistics.quantiles(ratios, n=4)
-    print(f"ratio, median of {rounds}: {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} and {quartiles[2]:.3f})")
+    print(
+        f"ratio, median of {rounds}: {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} and {quartiles[2]:.3f})"
+    )
 
 
 def scale(fleet, changes):
@@ -220,7 +254,13 @@ def scale(fleet, changes):
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def spent(what, number, count, work):
-        watched = [lambda: fleet.cpu(0), lambda: fleet.cpu(1), lambda: fleet.cpu(2), lambda: fleet.cpu(3), fleet.redis_cpu]
+        watched = [
+            lambda: fleet.cpu(0),
+            lambda: fleet.cpu(1),
+            lambda: fleet.cpu(2),
+            lambda: fleet.cpu(3),
+            fleet.redis_cpu,
+        ]
         before = [read() for read in watched]
         work(number)
         time.sleep(0.5)
@@ -233,7 +273,9 @@ def scale(fleet, changes):
     def wave(number):
         connection = http.client.HTTPConnection("127.0.0.1", fleet.public[number], timeout=PATIENCE)
         for token, customer in pairs:
-            connection.request("GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"})
+            connection.request(
+                "GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"}
+            )
             answer = connection.getresponse()
             answer.read()
             if answer.status != 200:
@@ -256,23 +298,37 @@ def scale(fleet, changes):
     spent("found in memory by the one by itself", 3, len(pairs), wave)
     _, metrics = ask(fleet.admin[1], "GET", "/metrics")
     print("\n".join(line for line in metrics.splitlines() if "tier_requests_total{" in line))
-    names = [name for name in redis("--scan", "--pattern", "telecomx-gateway:*").split() if not name.endswith(":changes")]
+    names = [
+        name
+        for name in redis("--scan", "--pattern", "telecomx-gateway:*").split()
+        if not name.endswith(":changes")
+    ]
     sizes = [int(redis("memory", "usage", name)) for name in names[:300]]
     print(f"{len(names)} values in Redis, {statistics.mean(sizes):.0f} bytes each, of 300")
     print(f"CPU time for each of {changes} changes:")
     spent("seen by the first", 0, changes, purge)
     spent("seen by the one by itself", 3, changes, purge)
-    usage, length = int(redis("memory", "usage", "telecomx-gateway:changes", "samples", "0")), int(redis("xlen", "telecomx-gateway:changes"))
+    usage, length = int(redis("memory", "usage", "telecomx-gateway:changes", "samples", "0")), int(
+        redis("xlen", "telecomx-gateway:changes")
+    )
     print(f"{length} messages in the stream, {usage / length:.0f} bytes each")
     for line in redis("info", "commandstats").splitlines():
-        if command := re.match(r"cmdstat_(xadd|xread|xinfo\|stream|set|getrange|get|time):calls=(\d+).*usec_per_call=([0-9.]+)", line):
-            print(f"Redis: {command[1]}, {command[2]} calls, {command[3]} µs each within the command")
+        if command := re.match(
+            r"cmdstat_(xadd|xread|xinfo\|stream|set|getrange|get|time):calls=(\d+).*usec_per_call=([0-9.]+)",
+            line,
+        ):
+            print(
+                f"Redis: {command[1]}, {command[2]} calls, {command[3]} µs each within the command"
+            )
 
 
 def pairs_of(fleet):
     """Ten tokens of one who sees every customer of the sandbox, each with each customer."""
     credentials = json.dumps({"username": "admin@sandbox.example", "password": "demo-admin"})
-    tokens = [json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"] for _ in range(10)]
+    tokens = [
+        json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"]
+        for _ in range(10)
+    ]
     customers = json.loads(ask(fleet.api, "GET", "/customer", tokens[0])[1])["customers"]
     return [(token, customer["_id"]) for token in tokens for customer in customers]
 
@@ -283,8 +339,12 @@ def ask_any(port, pairs, start, until, out):
     while not until.is_set():
         token, customer = draw.choice(pairs)
         try:
-            connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-            connection.request("GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"})
+            connection = connection or http.client.HTTPConnection(
+                "127.0.0.1", port, timeout=PATIENCE
+            )
+            connection.request(
+                "GET", f"/customer/{customer}/name", headers={"Authorization": f"Bearer {token}"}
+            )
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException):
@@ -303,13 +363,20 @@ def restart(fleet, seconds):
 
     def asked(number):
         _, text = ask(fleet.admin[number], "GET", "/metrics")
-        counts = re.findall(r'upstream_request_duration_seconds_count\{kind="(fetch|validate)"\} (\d+)', text)
+        counts = re.findall(
+            r'upstream_request_duration_seconds_count\{kind="(fetch|validate)"\} (\d+)', text
+        )
         return ", ".join(f"{count} times to {kind}" for kind, count in counts) or "nothing"
 
     good = True
     for number, name in ((1, "of a fleet with `tier`"), (3, "by itself")):
         until, out = multiprocessing.Event(), multiprocessing.Queue()
-        callers = [multiprocessing.Process(target=ask_any, args=(fleet.public[number], pairs, start, until, out)) for start in range(4)]
+        callers = [
+            multiprocessing.Process(
+                target=ask_any, args=(fleet.public[number], pairs, start, until, out)
+            )
+            for start in range(4)
+        ]
         for caller in callers:
             caller.start()
         time.sleep(seconds)
@@ -317,7 +384,9 @@ def restart(fleet, seconds):
         fleet.processes[2 + number].kill()
         fleet.processes[2 + number].wait()
         killed = time.monotonic()
-        fleet.processes[2 + number] = subprocess.Popen(fleet.commands[2 + number], stdout=fleet.log, stderr=fleet.log)
+        fleet.processes[2 + number] = subprocess.Popen(
+            fleet.commands[2 + number], stdout=fleet.log, stderr=fleet.log
+        )
         time.sleep(seconds)
         after = asked(number)
         until.set()
@@ -335,10 +404,17 @@ def restart(fleet, seconds):
             if back <= at < back + 1:
                 tenths[int((at - back) * 10)].append(hit)
         whole = [hit for tenth in tenths for hit in tenth]
-        print(f"a gateway {name}, {len(pairs)} pairs: back {back - killed:.2f} s after it was killed")
-        print("  hits in each tenth of its first second: " + ", ".join(f"{statistics.mean(of):.0%} of {len(of)}" for of in tenths if of))
+        print(
+            f"a gateway {name}, {len(pairs)} pairs: back {back - killed:.2f} s after it was killed"
+        )
+        print(
+            "  hits in each tenth of its first second: "
+            + ", ".join(f"{statistics.mean(of):.0%} of {len(of)}" for of in tenths if of)
+        )
         print(f"  in the whole second: {statistics.mean(whole):.1%} of {len(whole)}")
-        print(f"  the API was asked {before} before it was killed, {after} in the {seconds} s after")
+        print(
+            f"  the API was asked {before} before it was killed, {after} in the {seconds} s after"
+        )
         good = good and (number != 1 or statistics.mean(whole) > 0.9)
     if not good:
         sys.exit("not above 90 % within a second")
@@ -347,13 +423,17 @@ def restart(fleet, seconds):
 def spread(fleet, writes):
     public, admin = fleet.public, fleet.admin
     until, out = multiprocessing.Event(), multiprocessing.Queue()
-    watchers = [multiprocessing.Process(target=watch, args=(port, until, out)) for port in public[1:3]]
+    watchers = [
+        multiprocessing.Process(target=watch, args=(port, until, out)) for port in public[1:3]
+    ]
     for watcher in watchers:
         watcher.start()
     time.sleep(0.5)
     done = []
     for number in range(writes):
-        status, body = ask(public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"}))
+        status, body = ask(
+            public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"})
+        )
         done.append(time.monotonic())
         if status != 200:
             sys.exit(f"a write got {status}: {body}")
@@ -381,12 +461,14 @@ def spread(fleet, writes):
             late.append(last)
     p50, p99, worst = quantile(late, 0.5), quantile(late, 0.99), max(late)
     print(f"{writes} writes, seen by two other gateways")
-    print(f"late after the write's answer: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms, at most {worst * 1000:.2f} ms")
-    print(f"by the gateway's own word (cluster_spread_seconds, {count} changes): p99 below {told * 1000:g} ms")
+    print(
+        f"late after the write's answer: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms, at most {worst * 1000:.2f} ms"
+    )
+    print(
+        f"by the gateway's own word (cluster_spread_seconds, {count} changes): p99 below {told * 1000:g} ms"
+    )
     if p99 >= BOUND:
         sys.exit(f"p99 is not below {BOUND * 1000:g} ms")
-
-
 
 
 class Apart:
@@ -401,9 +483,23 @@ class Apart:
         self.holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
         self.within = ["nsenter", "-t", str(self.holder.pid), "-n"]
         host = os.readlink("/proc/self/ns/net")
-        await_that("there is a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != host)
+        await_that(
+            "there is a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != host
+        )
         for number, (near, far) in enumerate(zip(self.NEAR, self.FAR)):
-            run("ip", "link", "add", f"near{number}", "type", "veth", "peer", "name", f"far{number}", "netns", str(self.holder.pid))
+            run(
+                "ip",
+                "link",
+                "add",
+                f"near{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                f"far{number}",
+                "netns",
+                str(self.holder.pid),
+            )
             run("ip", "address", "add", f"{near}/24", "dev", f"near{number}")
             run("ip", "link", "set", f"near{number}", "up")
             run(*self.within, "ip", "address", "add", f"{far}/24", "dev", f"far{number}")
@@ -411,12 +507,19 @@ class Apart:
 
     def lead(self, commands, folder, api, redis, public, admin):
         commands[0] += ["--protected-mode", "no"]
-        commands[0][commands[0].index("--bind") + 1 : commands[0].index("--save")] = ["127.0.0.1", self.NEAR[1]]
+        commands[0][commands[0].index("--bind") + 1 : commands[0].index("--save")] = [
+            "127.0.0.1",
+            self.NEAR[1],
+        ]
         commands[1][-1] = f"0.0.0.0:{api}"
         path = f"{folder}/1.toml"
         text = open(path).read().replace(f"127.0.0.1:{redis}", f"{self.NEAR[1]}:{redis}")
-        text = text.replace(f"127.0.0.1:{api}", f"{self.NEAR[0]}:{api}").replace(f"127.0.0.1:{public}", f"{self.FAR[0]}:{public}")
-        text = text.replace(f'"127.0.0.1:{admin}"', f'"{self.FAR[0]}:{admin}"\ntoken_file = "{folder}/token"')
+        text = text.replace(f"127.0.0.1:{api}", f"{self.NEAR[0]}:{api}").replace(
+            f"127.0.0.1:{public}", f"{self.FAR[0]}:{public}"
+        )
+        text = text.replace(
+            f'"127.0.0.1:{admin}"', f'"{self.FAR[0]}:{admin}"\ntoken_file = "{folder}/token"'
+        )
         open(f"{folder}/token", "w").write("a-token-of-the-admin-listener")
         open(path, "w").write(text)
         commands[3] = self.within + commands[3]
@@ -446,7 +549,13 @@ def judge(fleet, apart, seconds):
     def write():
         number = 0
         while not until.is_set():
-            status, body = ask(fleet.public[0], "POST", WRITE, "sandbox-demo-owner", json.dumps({"name": f"name {number}"}))
+            status, body = ask(
+                fleet.public[0],
+                "POST",
+                WRITE,
+                "sandbox-demo-owner",
+                json.dumps({"name": f"name {number}"}),
+            )
             if status != 200:
                 print(f"a write got {status}: {body}")
                 os._exit(1)
@@ -455,7 +564,9 @@ def judge(fleet, apart, seconds):
             time.sleep(0.05)
 
     def redis(*words):
-        subprocess.run(["redis-cli", "-p", str(fleet.redis_port), *words], check=True, capture_output=True)
+        subprocess.run(
+            ["redis-cli", "-p", str(fleet.redis_port), *words], check=True, capture_output=True
+        )
 
     def stopped(while_stopped=lambda: None):
         process.send_signal(signal.SIGSTOP)
@@ -464,7 +575,9 @@ def judge(fleet, apart, seconds):
         end = time.monotonic() + seconds - 0.5
         while time.monotonic() < end:
             caller = socket.create_connection((host, port))
-            caller.sendall(f"GET {TARGET} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer sandbox-demo-viewer\r\nConnection: close\r\n\r\n".encode())
+            caller.sendall(
+                f"GET {TARGET} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer sandbox-demo-viewer\r\nConnection: close\r\n\r\n".encode()
+            )
             callers.append(caller)
             time.sleep(0.25)
         while_stopped()
@@ -494,7 +607,9 @@ def judge(fleet, apart, seconds):
     faults = {
         "nothing is wrong": lambda: time.sleep(seconds),
         "the gateway is stopped": stopped,
-        "it is stopped, and the stream cut off": lambda: stopped(lambda: redis("XTRIM", "telecomx-gateway:changes", "MAXLEN", "0")),
+        "it is stopped, and the stream cut off": lambda: stopped(
+            lambda: redis("XTRIM", "telecomx-gateway:changes", "MAXLEN", "0")
+        ),
         "Redis is killed": killed,
         "Redis is silent": silent,
         "the network to Redis is cut": partitioned,
@@ -523,11 +638,15 @@ def judge(fleet, apart, seconds):
         def age(at, number):
             return max(0.0, at - done[number + 1]) if number + 1 < len(done) else 0.0
 
-        oldest, oldest_waited = (max((age(*answer) for answer in answers), default=0.0) for answers in (seen, waited))
+        oldest, oldest_waited = (
+            max((age(*answer) for answer in answers), default=0.0) for answers in (seen, waited)
+        )
         verdict = max(oldest, oldest_waited) <= ISOLATION + TOLERANCE
         failed |= not verdict
         also = f", {len(waited)} who waited: {oldest_waited:.2f} s" if waited else ""
-        print(f"{name}: {len(seen)} answers, {hits} from memory; oldest {oldest:.2f} s{also}{'' if verdict else ': TOO OLD'}")
+        print(
+            f"{name}: {len(seen)} answers, {hits} from memory; oldest {oldest:.2f} s{also}{'' if verdict else ': TOO OLD'}"
+        )
     until.set()
     writer.join()
     print(f"{len(done)} changes; bound {ISOLATION:g} s")
@@ -536,8 +655,18 @@ def judge(fleet, apart, seconds):
 
 
 if __name__ == "__main__":
-    modes = {"spread": (spread, 1000), "cost": (cost, 12), "bound": (None, 6), "scale": (scale, 20000), "restart": (restart, 5)}
-    if len(sys.argv) not in (3, 4) or not os.access(sys.argv[1], os.X_OK) or sys.argv[2] not in modes:
+    modes = {
+        "spread": (spread, 1000),
+        "cost": (cost, 12),
+        "bound": (None, 6),
+        "scale": (scale, 20000),
+        "restart": (restart, 5),
+    }
+    if (
+        len(sys.argv) not in (3, 4)
+        or not os.access(sys.argv[1], os.X_OK)
+        or sys.argv[2] not in modes
+    ):
         sys.exit(__doc__)
     mode, count = modes[sys.argv[2]]
     count = int(sys.argv[3]) if len(sys.argv) == 4 else count

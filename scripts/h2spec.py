@@ -15,7 +15,9 @@ import sys
 import tempfile
 import urllib.request
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "benches", "compare"))
+sys.path.insert(
+    0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "benches", "compare")
+)
 import servers  # noqa: E402
 
 CUSTOMER = "73469a52f4fd7f77ec7b28cc"
@@ -29,7 +31,18 @@ KNOWN = {"cleartext": ["Sends invalid connection preface"], "TLS": []}
 
 def run(program, port, path, is_tls):
     """The numbers of passed, skipped and failed cases, and the titles of those that failed."""
-    command = [program, "-h", "127.0.0.1", "-p", str(port), "-P", path, "-o", "4", *(["-t", "-k"] if is_tls else [])]
+    command = [
+        program,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-P",
+        path,
+        "-o",
+        "4",
+        *(["-t", "-k"] if is_tls else []),
+    ]
     said = subprocess.run(command, capture_output=True, text=True, timeout=600).stdout
     counts = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", said)
     if not counts:
@@ -42,8 +55,15 @@ def run(program, port, path, is_tls):
 def main(binary):
     program = os.environ.get("H2SPEC") or shutil.which("h2spec")
     if not program:
-        sys.exit("h2spec is missing: go install github.com/summerwind/h2spec/cmd/h2spec@latest, or set H2SPEC")
-    api, public, tls, admin = servers.free_port(), servers.free_port(), servers.free_port(), servers.free_port()
+        sys.exit(
+            "h2spec is missing: go install github.com/summerwind/h2spec/cmd/h2spec@latest, or set H2SPEC"
+        )
+    api, public, tls, admin = (
+        servers.free_port(),
+        servers.free_port(),
+        servers.free_port(),
+        servers.free_port(),
+    )
     unexpected = []
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = servers.make_certificate(folder)
@@ -63,9 +83,15 @@ def main(binary):
             urllib.request.urlopen(f"http://127.0.0.1:{public}{PATHS['stored']}", timeout=5).close()
             for over, port in (("cleartext", public), ("TLS", tls)):
                 for route, path in PATHS.items():
-                    (tests, passed, skipped, failed), titles = run(program, port, path, over == "TLS")
-                    print(f"{over}, {route}: {passed} of {tests} passed, {skipped} skipped, {failed} failed {titles}")
-                    if failed > len(KNOWN[over]) or any(title not in KNOWN[over] for title in titles):
+                    (tests, passed, skipped, failed), titles = run(
+                        program, port, path, over == "TLS"
+                    )
+                    print(
+                        f"{over}, {route}: {passed} of {tests} passed, {skipped} skipped, {failed} failed {titles}"
+                    )
+                    if failed > len(KNOWN[over]) or any(
+                        title not in KNOWN[over] for title in titles
+                    ):
                         unexpected.append(f"{over}, {route}")
         finally:
             for process in (gateway, sandbox):

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 use http::header::DATE;
 
-use crate::api::{Change, Entry, KEPT_DAYS, MOST_ENTRIES};
+use crate::api::{Change, Entry, MAX_ENTRIES, RETENTION_DAYS};
 use crate::clock::timestamp;
 
 /// The API's own.
 const PATH: &str = "/log/changeloglite";
 
 /// Once nothing was read for so long, entries may be gone unread. An hour before they are.
-const GAP: Duration = Duration::from_hours(KEPT_DAYS * 24 - 1);
+const GAP: Duration = Duration::from_hours(RETENTION_DAYS * 24 - 1);
 
 /// What is to be obeyed.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Progress {
 
     /// An answer came to a question that was asked at `asked`, by the API's clock and by ours.
     pub fn heard(&mut self, entries: Vec<Entry>, asked: Asked) -> Obey {
-        let missed = if entries.len() >= MOST_ENTRIES { Some(Missed::TooMany) } else { self.missed(&asked) };
+        let missed = if entries.len() >= MAX_ENTRIES { Some(Missed::TooMany) } else { self.missed(&asked) };
         let before = std::mem::take(&mut self.seen);
         let (mut changes, mut unknown) = (Vec::new(), 0);
         for entry in entries {
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn what_cannot_be_known_drops_everything_once() {
         let at = Instant::now();
-        let many = || (0..MOST_ENTRIES).map(|n| entry(&n.to_string())).collect();
+        let many = || (0..MAX_ENTRIES).map(|n| entry(&n.to_string())).collect();
         let mut progress = Progress::new(OVERLAP, noon());
         assert!(matches!(progress.heard(many(), asked(at, 5)), Obey::Everything(Missed::TooMany)));
         assert_eq!(obeyed(&progress.heard(vec![entry("77"), entry("new")], asked(at, 10))), (1, 0));

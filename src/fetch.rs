@@ -215,7 +215,7 @@ impl<T: Transport> Fetcher<T> {
                 }
                 Ok(Fetched { representation, fields, exchange_fields, at, initial_age, stored, from: Source::Api })
             }
-            Err(failed) if failed.error.is_the_apis() => {
+            Err(failed) if failed.error.is_caused_by_api() => {
                 pause(stale.as_deref());
                 Err(failed)
             }

@@ -324,7 +324,7 @@ impl<T: Transport> Gateway<T> {
         let fetched = fetching.result().await.unwrap_or(Err(ApiError::Internal.into()));
         let now = clock::now();
         let failed = match &fetched {
-            Err(failed) => failed.error.is_the_apis(),
+            Err(failed) => failed.error.is_caused_by_api(),
             Ok(fetched) => is_failure(fetched.representation.status()),
         };
         // Not if a change has been seen meanwhile: then it is not stale but wrong.

@@ -355,13 +355,13 @@ impl<T: Transport> Identities<T> {
         let result = self.validated(key, token, address, before.is_none()).await;
         match (result, before) {
             // Not if something ended the identity meanwhile: that is looked up again.
-            (Err(error), Some(Remembered::IfError { vouched, .. })) if error.is_the_apis() => {
+            (Err(error), Some(Remembered::IfError { vouched, .. })) if error.is_caused_by_api() => {
                 let still = self.remembered(&key, clock::now());
                 let holds = matches!(still, Some(Remembered::Holds { .. } | Remembered::IfError { .. }));
                 if holds { Ok(vouched.caller.clone()) } else { Err(error) }
             }
             // What the fleet had, and the validation left for this.
-            (Err(error), None) if error.is_the_apis() && self.tier.is_some() => {
+            (Err(error), None) if error.is_caused_by_api() && self.tier.is_some() => {
                 match self.remembered(&key, clock::now()) {
                     Some(Remembered::Holds { vouched, .. } | Remembered::IfError { vouched, .. }) => {
                         Ok(vouched.caller.clone())

@@ -15,7 +15,13 @@ HOST = "gateway.example"
 FRESH = "{}"
 
 # Header sets of tests/headers with which hits are measured.
-HEADER_SETS = ["curl", "chromium-cross-origin", "behind-ingress-nginx", "behind-aws-alb", "behind-envoy-istio"]
+HEADER_SETS = [
+    "curl",
+    "chromium-cross-origin",
+    "behind-ingress-nginx",
+    "behind-aws-alb",
+    "behind-envoy-istio",
+]
 # Of a hundred requests of production.
 FORWARDS, HITS_OF_MIX = 80, 18
 
@@ -47,7 +53,11 @@ def alike(count=KEYS):
 
 def grid(callers, customers):
     """Every caller asks for customers that are theirs alone, in an order that nobody's cache can foresee."""
-    lines = [(token(i), name(customer(i * customers + j))) for i in range(callers) for j in range(customers)]
+    lines = [
+        (token(i), name(customer(i * customers + j)))
+        for i in range(callers)
+        for j in range(customers)
+    ]
     random.Random(1).shuffle(lines)
     return lines
 
@@ -57,9 +67,11 @@ def zipf_mix(count=KEYS, lines=50_000, fresh=0.1, exponent=1.0):
     weights = list(itertools.accumulate(1 / (rank + 1) ** exponent for rank in range(count)))
     draw, known = random.Random(2), keys(count)
     return [
-        (token(0), name(FRESH))
-        if draw.random() < fresh
-        else known[bisect.bisect(weights, draw.random() * weights[-1])]
+        (
+            (token(0), name(FRESH))
+            if draw.random() < fresh
+            else known[bisect.bisect(weights, draw.random() * weights[-1])]
+        )
         for _ in range(lines)
     ]
 
@@ -110,7 +122,15 @@ def cases(callers, customers):
     return [
         Case("hit", f"hit, {KEYS:,} keys, 32 connections", HITS, 4000),
         Case("hit-1000", f"hit, {KEYS:,} keys, 1,000 connections", HITS, 4000, connections=1000),
-        Case("304", "304 for a caller who holds the answer", HITS, 4000, lines=alike, via="held", conditional=True),
+        Case(
+            "304",
+            "304 for a caller who holds the answer",
+            HITS,
+            4000,
+            lines=alike,
+            via="held",
+            conditional=True,
+        ),
         Case(
             "tls",
             "hit over TLS, kept connections",
@@ -170,8 +190,22 @@ def cases(callers, customers):
             hits=False,
             notes=["pingora forwards the same document and stores nothing."],
         ),
-        Case("forward-1k", "forwarded, 1 KB", PROXIES, 2000, lines=lambda: [(token(0), "/bytes/1024")], hits=False),
-        Case("forward-1m", "forwarded, 1 MB", PROXIES, 50, lines=lambda: [(token(0), "/bytes/1048576")], hits=False),
+        Case(
+            "forward-1k",
+            "forwarded, 1 KB",
+            PROXIES,
+            2000,
+            lines=lambda: [(token(0), "/bytes/1024")],
+            hits=False,
+        ),
+        Case(
+            "forward-1m",
+            "forwarded, 1 MB",
+            PROXIES,
+            50,
+            lines=lambda: [(token(0), "/bytes/1048576")],
+            hits=False,
+        ),
         Case(
             "mix",
             "nine hits of Zipf's popularity to one miss",
@@ -188,7 +222,11 @@ def cases(callers, customers):
             [name for name in HITS if name != "haproxy" or callers * customers <= 500_000],
             4000,
             lines=lambda: grid(callers, customers),
-            notes=["HAProxy is left out: its cache takes 2,047 MB at most."] if callers * customers > 500_000 else [],
+            notes=(
+                ["HAProxy is left out: its cache takes 2,047 MB at most."]
+                if callers * customers > 500_000
+                else []
+            ),
         ),
         Case("logs", "hit, a line of log for each request", CACHES, 4000, group="logs"),
         Case(
@@ -206,6 +244,8 @@ def cases(callers, customers):
             4000,
             lines=lambda: keys(1),
             group="two",
-            notes=["What the workers have in common of an answer, they write to with every request."],
+            notes=[
+                "What the workers have in common of an answer, they write to with every request."
+            ],
         ),
     ]

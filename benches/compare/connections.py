@@ -26,7 +26,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 
 def request(path):
-    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token(0)}\r\n\r\n".encode()
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token(0)}\r\n\r\n".encode()
+    )
 
 
 def hit_request():
@@ -35,7 +37,13 @@ def hit_request():
     def literal(index, value):
         return bytes([index]) + bytes([len(value)]) + value.encode()
 
-    block = b"\x82\x86" + literal(0x04, name(f"{7:024x}")) + literal(0x01, HOST) + b"\x0f\x08" + literal(0, f"Bearer {token(0)}")[1:]
+    block = (
+        b"\x82\x86"
+        + literal(0x04, name(f"{7:024x}"))
+        + literal(0x01, HOST)
+        + b"\x0f\x08"
+        + literal(0, f"Bearer {token(0)}")[1:]
+    )
     return len(block).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + block
 
 
@@ -56,7 +64,11 @@ class Shop:
     """What servers.Shop has, in front of the silent API for requests under way."""
 
     def __init__(self, shop, origin):
-        self.folder, self.binary, self.peers = tempfile.mkdtemp(dir=shop.folder), shop.binary, shop.peers
+        self.folder, self.binary, self.peers = (
+            tempfile.mkdtemp(dir=shop.folder),
+            shop.binary,
+            shop.peers,
+        )
         self.certificate, self.key, self.origin = shop.certificate, shop.key, origin
 
 
@@ -135,7 +147,11 @@ def main(binary, peers, file):
         for called in NAMES:
             of = results[called] = {}
             # Each in a process that was just started: allocators keep what they had.
-            for what, measure in (("idle_http1", idle_http1), ("idle_http2", idle_http2), ("under_way", under_way)):
+            for what, measure in (
+                ("idle_http1", idle_http1),
+                ("idle_http2", idle_http2),
+                ("under_way", under_way),
+            ):
                 place = Shop(shop, SilentApi().port if measure is under_way else shop.origin)
                 server = servers.KINDS[called](place, 1, False)
                 running.append(server)
@@ -145,8 +161,11 @@ def main(binary, peers, file):
                     server.ready()
                 of[what] = measure(server)
                 running.pop().stop()
-            print(f"  {called:10} idle: HTTP/1 {of['idle_http1'] / 1024:.1f} KiB, HTTP/2 {of['idle_http2'] / 1024:.1f} KiB; "
-                  f"request under way {of['under_way'] / 1024:.1f} KiB", flush=True)
+            print(
+                f"  {called:10} idle: HTTP/1 {of['idle_http1'] / 1024:.1f} KiB, HTTP/2 {of['idle_http2'] / 1024:.1f} KiB; "
+                f"request under way {of['under_way'] / 1024:.1f} KiB",
+                flush=True,
+            )
         with open(file, "w") as out:
             json.dump(results, out, indent=1)
     finally:

@@ -41,7 +41,11 @@ class Shop:
     def __init__(self, folder):
         self.folder, self.origin = folder, servers.free_port()
         self.certificate, self.key = servers.make_certificate(folder)
-        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/golden/upstream.json")) as file:
+        with open(
+            os.path.join(
+                os.path.dirname(os.path.abspath(__file__)), "../../tests/golden/upstream.json"
+            )
+        ) as file:
             document = file.read().strip()
         document = document.replace("73469a52f4fd7f77ec7b28cc", "$id")
         identity = '{"success":true,"employee":"5f00000000000000000000aa","customer":"x","accessLevel":"VIEWER"}'
@@ -90,7 +94,9 @@ class Nginx(servers.Server):
 
     def commands(self):
         main = f"master_process {self.master};"
-        config = self.write("nginx.conf", servers.nginx_config(self.folder, "nginx", self.http(), main=main))
+        config = self.write(
+            "nginx.conf", servers.nginx_config(self.folder, "nginx", self.http(), main=main)
+        )
         return [["nginx", "-p", self.folder, "-c", config]]
 
     def http(self):
@@ -116,7 +122,14 @@ class Counted:
     master = "off"
 
     def start(self, command):
-        super().start(["valgrind", "--tool=callgrind", f"--callgrind-out-file={self.folder}/callgrind.%p", *command])
+        super().start(
+            [
+                "valgrind",
+                "--tool=callgrind",
+                f"--callgrind-out-file={self.folder}/callgrind.%p",
+                *command,
+            ]
+        )
 
 
 def counted(kind):
@@ -129,9 +142,26 @@ def load(shop, server, path, seconds):
     with open(requests, "w") as file:
         file.write(f"{token(0)} {path}\n")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s", "-s", script]
+    command = [
+        "taskset",
+        "-c",
+        "1",
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        "30s",
+        "-s",
+        script,
+    ]
     url = f"http://127.0.0.1:{server.ports['http']}/"
-    said = subprocess.run([*command, url, "--", requests, seed(), "1", HOST], check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        [*command, url, "--", requests, seed(), "1", HOST],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     if "Non-2xx" in said.stdout or "Socket errors" in said.stdout:
         sys.exit(f"{server.name}: a response was not a 2xx\n{said.stdout}")
     return int(re.search(r"(\d+) requests in", said.stdout)[1])
@@ -215,7 +245,9 @@ def main(*binaries):
             server.ready()
             for case, path in CASES.items():
                 counted_for = instructions(server, partial(load, shop, server, path))
-                print(f"  {server.name:18} {case:8} {counted_for:9,.0f} user instructions", flush=True)
+                print(
+                    f"  {server.name:18} {case:8} {counted_for:9,.0f} user instructions", flush=True
+                )
     finally:
         for server in running:
             server.stop()

@@ -30,8 +30,17 @@ def cpu_seconds(pid):
 
 
 def load(port, token, path):
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-H", f"Authorization: Bearer {token}"]
-    said = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], check=True, capture_output=True, text=True).stdout
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{SECONDS}s",
+        "-H",
+        f"Authorization: Bearer {token}",
+    ]
+    said = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{path}"], check=True, capture_output=True, text=True
+    ).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         sys.exit(f"{path}: not every answer was a 2xx\n{said}")
     return int(re.search(r"(\d+) requests in", said)[1])
@@ -46,7 +55,9 @@ def main(binary):
                 f'server.listen = ["127.0.0.1:{public}"]\nserver.threads = 1\nadmin.listen = "127.0.0.1:{admin}"\n'
                 f'upstream.url = "http://127.0.0.1:{api}"\nlog.access = "off"\n'
             )
-        sandbox = subprocess.Popen([binary, "sandbox", "--listen", f"127.0.0.1:{api}"], stdout=subprocess.DEVNULL)
+        sandbox = subprocess.Popen(
+            [binary, "sandbox", "--listen", f"127.0.0.1:{api}"], stdout=subprocess.DEVNULL
+        )
         gateway = subprocess.Popen([binary, "run", "-c", config], stderr=subprocess.DEVNULL)
         try:
             servers.await_answer(f"http://127.0.0.1:{admin}/readyz")

@@ -77,7 +77,9 @@ class Haproxy(servers.Server):
     fields, request_fields = servers.HAPROXY_RESPONSE_FIELDS, servers.HAPROXY_REQUEST_FIELDS
 
     def commands(self):
-        pem = self.write("both.pem", open(self.shop.certificate).read() + open(self.shop.key).read())
+        pem = self.write(
+            "both.pem", open(self.shop.certificate).read() + open(self.shop.key).read()
+        )
         listen = f"ssl crt {pem} ssl-min-ver TLSv1.3 alpn h2,http/1.1"
         # See servers.Haproxy: the key of its cache is the URI, and it keeps no response to a request with the field.
         config = self.write(
@@ -132,7 +134,17 @@ def load(server, case, seconds):
     """Sends as many requests as are answered in that time. Returns their number."""
     path, via, _ = case
     scheme = "https" if via == "tls" else "http"
-    command = ["taskset", "-c", "1", "h2load", "-t1", f"-c{CONNECTIONS}", f"-m{STREAMS}", "-D", str(seconds)]
+    command = [
+        "taskset",
+        "-c",
+        "1",
+        "h2load",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-m{STREAMS}",
+        "-D",
+        str(seconds),
+    ]
     command += ["-H", f"Authorization: Bearer {WHO}", "-H", f":authority: {HOST}"]
     url = f"{scheme}://127.0.0.1:{server.ports[via]}{path}"
     said = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
@@ -175,14 +187,19 @@ def main(*binaries):
             running += [kind(shop, 1, False) for kind in (Haproxy, BareHaproxy, Nginx, BareNginx)]
         for server in running:
             server.ready()
-            print(f"  {server.name:18} an idle connection takes {idle_bytes(server) / 1024:6.1f} KiB", flush=True)
+            print(
+                f"  {server.name:18} an idle connection takes {idle_bytes(server) / 1024:6.1f} KiB",
+                flush=True,
+            )
         for case, (path, via, other) in CASES.items():
             for server in running:
                 load(server, CASES[case], 1)
             rounds = {server.name: [] for server in running}
             for _ in range(fetch.ROUNDS):
                 for server in running:
-                    rounds[server.name].append(fetch.round_of(server, partial(load, server, CASES[case])))
+                    rounds[server.name].append(
+                        fetch.round_of(server, partial(load, server, CASES[case]))
+                    )
             print(f"{case}: GET {path}")
             for server in running:
                 of = rounds[server.name]
@@ -197,7 +214,9 @@ def main(*binaries):
             running.pop().stop()
         if fetch.COUNTS:
             for called, binary in given:
-                running.append(fetch.counted(Gateway)(shop, f"{called}-counted", os.path.abspath(binary)))
+                running.append(
+                    fetch.counted(Gateway)(shop, f"{called}-counted", os.path.abspath(binary))
+                )
             running += [fetch.counted(kind)(shop, 1, True) for kind in (Haproxy, Nginx) if PEERS]
         for server in running:
             server.ready()

@@ -22,13 +22,24 @@ HEAD = """\
 
 
 def count(inside, operation, times):
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", inside, "count", operation, str(times)]
+    command = [
+        "valgrind",
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+        inside,
+        "count",
+        operation,
+        str(times),
+    ]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return int(re.search(r"Collected : (\d+)", said)[1])
 
 
 def main(inside, kept):
-    counted = {name: round((count(inside, name, MANY) - count(inside, name, FEW)) / (MANY - FEW)) for name in OPERATIONS}
+    counted = {
+        name: round((count(inside, name, MANY) - count(inside, name, FEW)) / (MANY - FEW))
+        for name in OPERATIONS
+    }
     if os.environ.get("ACCEPT", "") not in ("", "0"):
         with open(kept, "w") as file:
             file.write(HEAD + "".join(f"{name} = {number}\n" for name, number in counted.items()))
@@ -41,7 +52,9 @@ def main(inside, kept):
         if ratio > ALLOWED:
             grown.append(name)
     if grown:
-        sys.exit(f"grew by more than {ALLOWED - 1:.0%}: {', '.join(grown)}. Where it must: ACCEPT=1 make bench-instructions")
+        sys.exit(
+            f"grew by more than {ALLOWED - 1:.0%}: {', '.join(grown)}. Where it must: ACCEPT=1 make bench-instructions"
+        )
 
 
 if __name__ == "__main__":

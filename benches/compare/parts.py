@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The gateway's parts, each in a process of its own: what an entry takes, whether `max_bytes` holds, what lookups cost.
 
-    parts.py INSIDE RESULTS        (the program of benches/inside, of a release build)
+parts.py INSIDE RESULTS        (the program of benches/inside, of a release build)
 """
 
 import json
@@ -18,10 +18,17 @@ ROUNDS = 3
 
 def main(inside, file):
     def ask(*words):
-        return json.loads(subprocess.run([inside, *map(str, words)], check=True, capture_output=True, text=True).stdout)
+        return json.loads(
+            subprocess.run(
+                [inside, *map(str, words)], check=True, capture_output=True, text=True
+            ).stdout
+        )
 
     def lookup(entries, threads):
-        return statistics.median(ask("lookup", entries, threads)["ns"] for _ in range(1 if entries == ENTRIES else ROUNDS))
+        return statistics.median(
+            ask("lookup", entries, threads)["ns"]
+            for _ in range(1 if entries == ENTRIES else ROUNDS)
+        )
 
     results = {
         "entries": ENTRIES,

@@ -34,7 +34,10 @@ def version(*command):
 
 def machine():
     with open("/proc/cpuinfo") as file:
-        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+        model = next(
+            (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
+            "unknown",
+        )
     with open("/proc/meminfo") as file:
         memory = int(next(line.split()[1] for line in file if line.startswith("MemTotal"))) / 2**20
     return (
@@ -73,7 +76,9 @@ class Targets:
         if value is None:
             self.rows.append((what, "not measured", "–", note))
         else:
-            self.rows.append((what, f"{value:.2f} {unit}", "met" if value <= bound else "**not met**", note))
+            self.rows.append(
+                (what, f"{value:.2f} {unit}", "met" if value <= bound else "**not met**", note)
+            )
 
     def rps(self, case, server):
         return self.cases.get(case, {}).get("servers", {}).get(server, {}).get("rps")
@@ -82,7 +87,9 @@ class Targets:
         if value is None:
             self.rows.append((what, "not measured", "–", note))
         else:
-            self.rows.append((what, f"{value:.2f} ×", "met" if value >= bound else "**not met**", note))
+            self.rows.append(
+                (what, f"{value:.2f} ×", "met" if value >= bound else "**not met**", note)
+            )
 
     def ratio(self, one, other):
         return one / other if one and other else None
@@ -92,7 +99,9 @@ class Targets:
         by_set = {name: self.us(f"hit-{name}", "gateway") for name in HEADER_SETS}
         for name, cost in by_set.items():
             floor = self.ratio(cost, self.us(f"hit-{name}", "floor"))
-            self.most(f"a hit with the header set {name} costs at most 1.15 × the floor", floor, 1.15)
+            self.most(
+                f"a hit with the header set {name} costs at most 1.15 × the floor", floor, 1.15
+            )
             other = self.ratio(cost, self.us(f"hit-{name}", "haproxy"))
             self.most(f"a hit with the header set {name} costs less than HAProxy's", other, 1.0)
         measured = [cost for cost in by_set.values() if cost]
@@ -100,7 +109,11 @@ class Targets:
         self.most("hits with different header sets differ by at most 1.3 ×", spread, 1.3)
         for case, bound in (("forward-1k", 0.9), ("forward-1m", 1.0)):
             ratio = self.ratio(self.us(case, "gateway"), self.us(case, "nginx"))
-            self.most(f"`{case}` costs at most {bound} × nginx's, which sets the same fields", ratio, bound)
+            self.most(
+                f"`{case}` costs at most {bound} × nginx's, which sets the same fields",
+                ratio,
+                bound,
+            )
         ratio = self.ratio(self.us("forward-1k", "gateway"), self.us("forward-1k", "pingora"))
         self.most("`forward-1k` costs at most 0.5 × plain pingora's", ratio, 0.5)
         ratio = self.ratio(self.us("h2", "gateway"), self.us("h2", "haproxy"))
@@ -117,7 +130,12 @@ class Targets:
             ("idle_http2", "an idle connection of HTTP/2", 16),
             ("under_way", "a request under way", 16),
         ):
-            self.most(f"{what} takes at most {bound} KiB", of[key] / 1024 if key in of else None, bound, "KiB")
+            self.most(
+                f"{what} takes at most {bound} KiB",
+                of[key] / 1024 if key in of else None,
+                bound,
+                "KiB",
+            )
 
     def all(self):
         self.pipeline()
@@ -130,9 +148,13 @@ class Targets:
             note="a lane below pingora's session ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)), and what each thread "
             "found lately ([ADR 23](adr/0023-keep-an-l1-cache-per-thread.md))",
         )
-        self.most("a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0)
+        self.most(
+            "a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0
+        )
         self.most("a hit costs less than nginx's", self.ratio(hit, self.us("hit", "nginx")), 1.0)
-        self.most("a hit costs less than Varnish's", self.ratio(hit, self.us("hit", "varnish")), 1.0)
+        self.most(
+            "a hit costs less than Varnish's", self.ratio(hit, self.us("hit", "varnish")), 1.0
+        )
         self.most(
             "a forward of 1 KB costs at most 1.1 × plain pingora's",
             self.ratio(self.us("forward-1k", "gateway"), plain),
@@ -149,7 +171,9 @@ class Targets:
             "its own that outlives its caller, so that one fetch serves all who wait, and in this case touches 2 KB of memory for the first "
             "time: a tenth of it is the kernel, zeroing pages",
         )
-        memory, alike, bounded, lookup = (self.parts[key] for key in ("memory", "alike", "bounded", "lookup"))
+        memory, alike, bounded, lookup = (
+            self.parts[key] for key in ("memory", "alike", "bounded", "lookup")
+        )
         bare = self.parts["bare"]["beside"]
         shared = (alike["resident"] - alike["bodies"]) / self.parts["entries"]
         note = (
@@ -161,7 +185,12 @@ class Targets:
         own = alike["resident"] / memory["resident"]
         what = "equal bodies of different callers are stored once (resident, ten callers alike to none)"
         self.most(what, own, 0.6, note="[ADR 21](adr/0021-store-equal-responses-once.md)")
-        self.most("`max_bytes` holds against resident memory within 15 %", abs(bounded["ratio"] - 1) * 100, 15, "% off")
+        self.most(
+            "`max_bytes` holds against resident memory within 15 %",
+            abs(bounded["ratio"] - 1) * 100,
+            15,
+            "% off",
+        )
         sizes = sorted(lookup, key=int)
         self.most(
             f"lookups cost the same from {int(sizes[0]):,} to {int(sizes[-1]):,} entries, within 25 %",
@@ -190,10 +219,17 @@ class Targets:
         )
         for tail, note in (
             (self.tail, ""),
-            (self.busy, ". Of one core half is busy with hits: what 2,000 fetches at once take of the other half, they wait for; and the load "
-                        "generator has no more to give (the floor)"),
+            (
+                self.busy,
+                ". Of one core half is busy with hits: what 2,000 fetches at once take of the other half, they wait for; and the load "
+                "generator has no more to give (the floor)",
+            ),
         ):
-            disturbed = {title: of["p999"] / 1000 for title, of in tail["cases"].items() if title.startswith(("the gateway", "…"))}
+            disturbed = {
+                title: of["p999"] / 1000
+                for title, of in tail["cases"].items()
+                if title.startswith(("the gateway", "…"))
+            }
             worst = max(disturbed, key=disturbed.get)
             floors = tail["cases"]["the floor"]["p999"] / 1000
             self.most(
@@ -245,7 +281,12 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         "## Side by side",
     ]
     for case in cases.values():
-        lines += ["", f"### {case['title'][0].upper() + case['title'][1:]}", "", f"Latency at {case['rate']:,} requests a second."]
+        lines += [
+            "",
+            f"### {case['title'][0].upper() + case['title'][1:]}",
+            "",
+            f"Latency at {case['rate']:,} requests a second.",
+        ]
         lines += case["notes"] + ["", *case_table(case)]
     lines += [
         "",
@@ -255,14 +296,21 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         f"(benches/compare/tail.py); medians of {tail['rounds']} rounds, in µs. The first line is what the machine takes from a "
         "program that does nothing but look at the clock.",
         "",
-        *(line for each in (tail, busy) for line in (
-            f"At {each['rate']:,} a second for {each['seconds']:g} s:",
-            "",
-            "| | p50 | p99 | p99.9 | longest |",
-            "|---|---|---|---|---|",
-            *(f"| {title} | {of['p50']:,.0f} | {of['p99']:,.0f} | {of['p999']:,.0f} | {of['max']:,.0f} |" for title, of in each["cases"].items()),
-            "",
-        )),
+        *(
+            line
+            for each in (tail, busy)
+            for line in (
+                f"At {each['rate']:,} a second for {each['seconds']:g} s:",
+                "",
+                "| | p50 | p99 | p99.9 | longest |",
+                "|---|---|---|---|---|",
+                *(
+                    f"| {title} | {of['p50']:,.0f} | {of['p99']:,.0f} | {of['p999']:,.0f} | {of['max']:,.0f} |"
+                    for title, of in each["cases"].items()
+                ),
+                "",
+            )
+        ),
         "## Memory",
         "",
         f"In one process, through the gateway's own cache, {parts['entries']:,} entries with documents of 1.2 KB, redacted to 940 B:",
@@ -284,8 +332,10 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         "",
         "| | idle, HTTP/1 | idle, HTTP/2 | request under way |",
         "|---|---|---|---|",
-        *(f"| {name} | {' | '.join(f'{of[key] / 1024:.1f}' for key in ('idle_http1', 'idle_http2', 'under_way'))} |"
-          for name, of in connections.items()),
+        *(
+            f"| {name} | {' | '.join(f'{of[key] / 1024:.1f}' for key in ('idle_http1', 'idle_http2', 'under_way'))} |"
+            for name, of in connections.items()
+        ),
         "",
         "## Lookups",
         "",

@@ -75,13 +75,37 @@ class Measuring:
         """The tag that all documents of this case have there."""
         whose, what = self.case.lines()[0]
         url = f"http://127.0.0.1:{server.ports['http']}{what}"
-        head = run(["curl", "-sf", "-D-", "-o/dev/null", "-H", f"Host: {HOST}", "-H", f"Authorization: Bearer {whose}", url])
+        head = run(
+            [
+                "curl",
+                "-sf",
+                "-D-",
+                "-o/dev/null",
+                "-H",
+                f"Host: {HOST}",
+                "-H",
+                f"Authorization: Bearer {whose}",
+                url,
+            ]
+        )
         return re.search(r"^etag: *(\S+)", head, re.I | re.M)[1]
 
     def once(self, server, lines):
         """Every request once; the statuses of the answers."""
         address = f"127.0.0.1:{server.ports['http']}"
-        return json.loads(run([*self.pinned, self.shop.peers, "once", self.lines(server, lines), seed(), "16", address]))
+        return json.loads(
+            run(
+                [
+                    *self.pinned,
+                    self.shop.peers,
+                    "once",
+                    self.lines(server, lines),
+                    seed(),
+                    "16",
+                    address,
+                ]
+            )
+        )
 
     def warm(self):
         lines = (self.case.warm or self.case.lines)()
@@ -97,8 +121,14 @@ class Measuring:
             wanted = "304" if self.case.conditional else "200"
             if set(again) != {wanted}:
                 sys.exit(f"{self.case.key}: {server.name} answered {again}, not {wanted} alone")
-            if (self.case.hits or self.case.warm) and server.name != "pingora" and self.shop.asked() > asked + 1:
-                sys.exit(f"{self.case.key}: {server.name} asked the origin again: these are no hits")
+            if (
+                (self.case.hits or self.case.warm)
+                and server.name != "pingora"
+                and self.shop.asked() > asked + 1
+            ):
+                sys.exit(
+                    f"{self.case.key}: {server.name} asked the origin again: these are no hits"
+                )
 
     def saturate(self, server, seconds, warm=True):
         """Requests answered to as many as can be made, and the server's CPU time for them."""
@@ -113,7 +143,16 @@ class Measuring:
             scheme = "https" if self.case.via == "tls" else "http"
             url = f"{scheme}://127.0.0.1:{server.ports[self.case.via]}/"
             script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
-            command = ["wrk", "-t1", f"-c{self.case.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", script]
+            command = [
+                "wrk",
+                "-t1",
+                f"-c{self.case.connections}",
+                f"-d{seconds}s",
+                "--timeout",
+                "10s",
+                "-s",
+                script,
+            ]
             said = run([*self.pinned, *command, url, "--", requests, seed(), "1", HOST])
             if "Non-2xx" in said or "Socket errors" in said:
                 sys.exit(f"{self.case.key}: {server.name}: not every answer was good\n{said}")
@@ -125,7 +164,7 @@ class Measuring:
         # What is under way when h2load leaves may be seen as anything.
         cut_off = self.case.connections * H2_STREAMS if self.case.via == "h2" else 0
         if warm and self.case.hits and self.shop.asked() > asked + 1 + cut_off:
-            sys.exit(f"{self.case.key}: {server.name} asked the origin: these were no hits")
+            sys.exit(f"{self.case.key}: {server.name} asked the origin {self.shop.asked() - asked} times of {count}: these were no hits")
         return {"us": spent / count * 1e6, "rps": rate, "busy": spent / (count / rate)}
 
     def h2load(self, server, requests, how, log=None):
@@ -135,7 +174,15 @@ class Measuring:
         uris = os.path.join(self.shop.folder, "uris")
         with open(uris, "w") as file:
             file.writelines(f"{url}{path}\n" for path in paths)
-        command = ["h2load", "-t1", f"-c{self.case.connections}", f"-m{H2_STREAMS}", "-i", uris, *how]
+        command = [
+            "h2load",
+            "-t1",
+            f"-c{self.case.connections}",
+            f"-m{H2_STREAMS}",
+            "-i",
+            uris,
+            *how,
+        ]
         command += ["-H", f"Authorization: Bearer {token(0)}", "-H", f":authority: {HOST}"]
         said = run([*self.pinned, *command, *(["--log-file", log] if log else [])])
         good = int(re.search(r"status codes: (\d+) 2xx", said)[1])
@@ -146,10 +193,20 @@ class Measuring:
     def http2(self, server, requests, seconds, *rate):
         """Sends over HTTP/2 with TLS; what the load generator saw."""
         address = f"127.0.0.1:{server.ports['tls']}"
-        command = [self.shop.peers, "http2", requests, seed(), str(self.case.connections), address, str(seconds)]
+        command = [
+            self.shop.peers,
+            "http2",
+            requests,
+            seed(),
+            str(self.case.connections),
+            address,
+            str(seconds),
+        ]
         said = json.loads(run([*self.pinned, *command, *map(str, rate)]))
         if set(said["statuses"]) != {"200"}:
-            sys.exit(f"{self.case.key}: {server.name}: not every answer was good: {said['statuses']}")
+            sys.exit(
+                f"{self.case.key}: {server.name}: not every answer was good: {said['statuses']}"
+            )
         return said
 
     def latency(self, server):
@@ -160,26 +217,43 @@ class Measuring:
             if os.path.exists(log):
                 os.remove(log)
             each = self.case.rate // self.case.connections
-            self.h2load(server, requests, ["-D", str(max(1, round(LATENCY_SECONDS))), f"--rps={each}"], log)
+            self.h2load(
+                server, requests, ["-D", str(max(1, round(LATENCY_SECONDS))), f"--rps={each}"], log
+            )
             with open(log) as file:
                 times = sorted(int(line.split()[2]) for line in file)
-            return {name: times[int((len(times) - 1) * part)] for name, part in
-                    (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+            return {
+                name: times[int((len(times) - 1) * part)]
+                for name, part in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
+            }
         if self.case.via == "h2s":
             said = self.http2(server, requests, LATENCY_SECONDS, self.case.rate)
             return {name: said[name] for name in ("p50", "p99", "p999")}
         address = f"127.0.0.1:{server.ports[self.case.via]}"
         command = [self.shop.peers, "paced", requests, seed(), str(self.case.connections), address]
-        command += [str(self.case.rate), str(LATENCY_SECONDS), *(["tls"] if self.case.via == "tls" else [])]
+        command += [
+            str(self.case.rate),
+            str(LATENCY_SECONDS),
+            *(["tls"] if self.case.via == "tls" else []),
+        ]
         said = json.loads(run([*self.pinned, *command]))
         if set(said.pop("statuses")) != {"304" if self.case.conditional else "200"}:
             sys.exit(f"{self.case.key}: {server.name}: not every answer was good at a steady rate")
         return said
 
+    def warm_http2(self, server):
+        """Requests every path over HTTP/2. Each connection of h2load begins with the first path, so
+        that a timed run may not reach the last."""
+        lines = self.case.lines()
+        count = len(lines) * self.case.connections
+        self.h2load(server, self.lines(server, lines), ["-n", str(count)])
+
     def all(self):
         self.warm()
         for server in self.peers:
-            # HAProxy has other keys for what comes over h2, so it may ask once more.
+            if self.case.via == "h2":
+                self.warm_http2(server)
+            # HAProxy's cache has other keys for requests over HTTP/2, so it fetches once more.
             self.saturate(server, 1, warm=self.case.via not in ("h2", "h2s"))
         rounds = {server.name: [] for server in self.peers}
         for _ in range(ROUNDS):
@@ -187,9 +261,17 @@ class Measuring:
                 rounds[server.name].append(self.saturate(server, SECONDS))
         results = {}
         for server in self.peers:
-            median = {what: statistics.median(each[what] for each in rounds[server.name]) for what in ("us", "rps", "busy")}
+            median = {
+                what: statistics.median(each[what] for each in rounds[server.name])
+                for what in ("us", "rps", "busy")
+            }
             every = [each["us"] for each in rounds[server.name]]
-            results[server.name] = {**median, "least": min(every), "most": max(every), "rss": server.resident()}
+            results[server.name] = {
+                **median,
+                "least": min(every),
+                "most": max(every),
+                "rss": server.resident(),
+            }
             results[server.name] |= self.latency(server)
         return results
 
@@ -204,8 +286,12 @@ def main(binary, peers, file):
     only = [word for word in os.environ.get("SERVERS", "").split(",") if word]
     every = cases(CALLERS, CUSTOMERS)
     if unknown := set(wanted) - {case.key for case in every}:
-        sys.exit(f"no such case: {', '.join(unknown)}; there are {', '.join(case.key for case in every)}")
-    chosen = [case for case in every if (case.key in wanted if wanted else case.key not in LEFT_OUT)]
+        sys.exit(
+            f"no such case: {', '.join(unknown)}; there are {', '.join(case.key for case in every)}"
+        )
+    chosen = [
+        case for case in every if (case.key in wanted if wanted else case.key not in LEFT_OUT)
+    ]
     results = {"cases": {}}
     if os.path.exists(file):
         with open(file) as before:
@@ -224,15 +310,26 @@ def main(binary, peers, file):
                 server.ready()
             for case in of_group:
                 began = time.monotonic()
-                found = Measuring(shop, case, [server for server in running if server.name in case.peers]).all()
+                found = Measuring(
+                    shop, case, [server for server in running if server.name in case.peers]
+                ).all()
                 results["cases"][case.key] = {
-                    "title": case.title, "notes": case.notes, "servers": found, "rate": case.rate, "quick": QUICK,
-                    "rounds": ROUNDS, "seconds": SECONDS, "commit": commit(),
+                    "title": case.title,
+                    "notes": case.notes,
+                    "servers": found,
+                    "rate": case.rate,
+                    "quick": QUICK,
+                    "rounds": ROUNDS,
+                    "seconds": SECONDS,
+                    "commit": commit(),
                 }
                 print(f"{case.title} ({time.monotonic() - began:.0f} s)")
                 for name, of in found.items():
-                    print(f"  {name:10} {of['us']:7.1f} µs {of['rps']:9.0f}/s {of['busy'] * 100:4.0f} % busy  p50 {of['p50']:6.0f} "
-                          f"p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} µs {of['rss'] / 1e6:7.0f} MB", flush=True)
+                    print(
+                        f"  {name:10} {of['us']:7.1f} µs {of['rps']:9.0f}/s {of['busy'] * 100:4.0f} % busy  p50 {of['p50']:6.0f} "
+                        f"p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} µs {of['rss'] / 1e6:7.0f} MB",
+                        flush=True,
+                    )
                 with open(file, "w") as after:
                     json.dump(results, after, indent=1)
             while running:

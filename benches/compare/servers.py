@@ -51,8 +51,23 @@ def await_answer(url, alive=lambda: True):
 def make_certificate(folder):
     """The paths of a self-signed certificate for localhost, and of its key."""
     certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run(
+        [*new, "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
     return certificate, key
 
 
@@ -61,7 +76,8 @@ def nginx_config(folder, name, http, workers=1, main=""):
     `http`. `main`: further directives outside of it."""
     user = "user root;" if os.geteuid() == 0 else ""
     temporary = " ".join(
-        f"{kind}_temp_path {folder}/{name}-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{kind}_temp_path {folder}/{name}-{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return f"""
 {user} daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}-error.log crit; {main}
@@ -79,7 +95,9 @@ class Server:
 
     def __init__(self, shop, workers, logs):
         self.shop, self.workers, self.logs = shop, workers, logs
-        self.folder = os.path.join(shop.folder, f"{self.name}-{workers}-{'logs' if logs else 'quiet'}")
+        self.folder = os.path.join(
+            shop.folder, f"{self.name}-{workers}-{'logs' if logs else 'quiet'}"
+        )
         os.makedirs(self.folder)
         # `held`: for those who hold the answer already.
         self.ports = {via: free_port() for via in ("http", "tls", "h2", "held")}
@@ -108,7 +126,9 @@ class Server:
         out = open(os.path.join(self.folder, f"out-{len(self.processes)}"), "ab")
         # A core of its own for one worker; the load and the origin have the other.
         pinned = ["taskset", "-c", "0"] if self.workers == 1 else []
-        self.processes.append(subprocess.Popen([*pinned, *command], stdout=out, stderr=out, start_new_session=True))
+        self.processes.append(
+            subprocess.Popen([*pinned, *command], stdout=out, stderr=out, start_new_session=True)
+        )
 
     def pids(self):
         """The processes that were started, and theirs."""
@@ -136,7 +156,9 @@ class Server:
         total = 0
         for pid in self.pids():
             with open(f"/proc/{pid}/smaps_rollup") as rollup:
-                total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
+                total += (
+                    next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
+                )
         for folder, _, files in os.walk(os.path.join(self.folder, "cache")):
             total += sum(os.stat(os.path.join(folder, file)).st_blocks * 512 for file in files)
         return total
@@ -178,7 +200,17 @@ class Floor(Server):
         self.ports["held"] = self.ports["http"]
         tls = f"127.0.0.1:{self.ports['tls']}"
         address = f"127.0.0.1:{self.ports['http']}"
-        return [[self.shop.peers, "floor", str(self.workers), address, tls, self.shop.certificate, self.shop.key]]
+        return [
+            [
+                self.shop.peers,
+                "floor",
+                str(self.workers),
+                address,
+                tls,
+                self.shop.certificate,
+                self.shop.key,
+            ]
+        ]
 
 
 class Pingora(Server):
@@ -194,7 +226,11 @@ class Nginx(Server):
     name = "nginx"
 
     def commands(self):
-        log = f"access_log {self.folder}/access.log combined buffer=64k flush=1s;" if self.logs else "access_log off;"
+        log = (
+            f"access_log {self.folder}/access.log combined buffer=64k flush=1s;"
+            if self.logs
+            else "access_log off;"
+        )
         http = f"""
     {log}
     sendfile on; tcp_nopush on; types_hash_max_size 4096;
@@ -226,7 +262,9 @@ class Haproxy(Server):
     def commands(self):
         log = "log stdout format raw local0" if self.logs else ""
         option = "option httplog\n    log global" if self.logs else ""
-        pem = self.write("both.pem", open(self.shop.certificate).read() + open(self.shop.key).read())
+        pem = self.write(
+            "both.pem", open(self.shop.certificate).read() + open(self.shop.key).read()
+        )
         # The key of its cache is the URI as it is when `cache-use` looks: the caller stands in the query for as long. And
         # it keeps no answer to a request that still has the field.
         use = """
@@ -301,8 +339,28 @@ sub vcl_backend_response {{ set beresp.ttl = 1d; return (deliver); }}
         listen = f"127.0.0.1:{self.ports['http']}"
         work = os.path.join(self.folder, "work")
         command = [
-            *["varnishd", "-F", "-j", "none", "-n", work, "-a", listen, "-a", f"127.0.0.1:{self.ports['h2']}"],
-            *["-f", vcl, "-s", "malloc,8G", "-p", "feature=+http2", "-p", f"thread_pools={self.workers}"],
+            *[
+                "varnishd",
+                "-F",
+                "-j",
+                "none",
+                "-n",
+                work,
+                "-a",
+                listen,
+                "-a",
+                f"127.0.0.1:{self.ports['h2']}",
+            ],
+            *[
+                "-f",
+                vcl,
+                "-s",
+                "malloc,8G",
+                "-p",
+                "feature=+http2",
+                "-p",
+                f"thread_pools={self.workers}",
+            ],
             *["-p", "thread_pool_min=100", "-p", "thread_pool_max=2000"],
         ]
         if not self.logs:
@@ -313,8 +371,12 @@ sub vcl_backend_response {{ set beresp.ttl = 1d; return (deliver); }}
 
 def varnish_masks():
     """Every tag of its log, switched off."""
-    listed = subprocess.run(["varnishd", "-x", "vsl"], capture_output=True, text=True).stdout.splitlines()
-    tags = [tag for tag, line in zip(listed, listed[1:]) if len(line) > 1 and line == "-" * len(tag)]
+    listed = subprocess.run(
+        ["varnishd", "-x", "vsl"], capture_output=True, text=True
+    ).stdout.splitlines()
+    tags = [
+        tag for tag, line in zip(listed, listed[1:]) if len(line) > 1 and line == "-" * len(tag)
+    ]
     return ",".join(f"-{tag}" for tag in tags) or "default"
 
 
@@ -328,7 +390,9 @@ class Shop:
         self.folder, self.binary, self.peers = folder, binary, peers
         self.certificate, self.key = make_certificate(folder)
         self.origin = free_port()
-        self.process = subprocess.Popen(["taskset", "-c", "1", peers, "origin", f"127.0.0.1:{self.origin}"])
+        self.process = subprocess.Popen(
+            ["taskset", "-c", "1", peers, "origin", f"127.0.0.1:{self.origin}"]
+        )
         await_answer(f"http://127.0.0.1:{self.origin}/asked")
 
     def asked(self):

@@ -55,12 +55,34 @@ class Tail:
         return path
 
     def once(self, server, lines):
-        run(["taskset", "-c", "1", self.shop.peers, "once", self.lines("once", lines), seed(), "16",
-             f"127.0.0.1:{server.ports['http']}"])
+        run(
+            [
+                "taskset",
+                "-c",
+                "1",
+                self.shop.peers,
+                "once",
+                self.lines("once", lines),
+                seed(),
+                "16",
+                f"127.0.0.1:{server.ports['http']}",
+            ]
+        )
 
     def paced(self, server, kind, lines, rate, connections, seconds):
-        return ["taskset", "-c", "1", self.shop.peers, "paced", self.lines(kind, lines), seed(), str(connections),
-                f"127.0.0.1:{server.ports['http']}", str(rate), str(seconds)]
+        return [
+            "taskset",
+            "-c",
+            "1",
+            self.shop.peers,
+            "paced",
+            self.lines(kind, lines),
+            seed(),
+            str(connections),
+            f"127.0.0.1:{server.ports['http']}",
+            str(rate),
+            str(seconds),
+        ]
 
     def measured(self, server, beside=None):
         stop, failed = threading.Event(), []
@@ -74,7 +96,9 @@ class Tail:
         disturbing = threading.Thread(target=disturb) if beside else None
         if disturbing:
             disturbing.start()
-        said = json.loads(run([*self.paced(server, "hits", keys(), RATE, CONNECTIONS, SECONDS), "hits"]))
+        said = json.loads(
+            run([*self.paced(server, "hits", keys(), RATE, CONNECTIONS, SECONDS), "hits"])
+        )
         stop.set()
         if disturbing:
             disturbing.join()
@@ -90,7 +114,11 @@ class Tail:
         number = 0
         while not stop.wait(0.02):
             number += 1
-            connection.request("PUT", f"/customer/{customer(number % 2000)}", headers={"Authorization": f"Bearer {token(1)}"})
+            connection.request(
+                "PUT",
+                f"/customer/{customer(number % 2000)}",
+                headers={"Authorization": f"Bearer {token(1)}"},
+            )
             connection.getresponse().read()
 
     def admin(self, server, method, path):
@@ -124,7 +152,10 @@ def main(binary, peers, file):
         everything = grid(STORED // 2, 2)
 
         def clock():
-            return {"counted": int(RATE * SECONDS), **json.loads(run(["taskset", "-c", "0", peers, "clock", str(RATE), str(SECONDS)]))}
+            return {
+                "counted": int(RATE * SECONDS),
+                **json.loads(run(["taskset", "-c", "0", peers, "clock", str(RATE), str(SECONDS)])),
+            }
 
         def dropped():
             tail.once(gateway, everything)
@@ -137,7 +168,9 @@ def main(binary, peers, file):
             "the gateway": lambda: tail.measured(gateway),
             f"… and {OTHERS} misses a second": lambda: tail.measured(gateway, tail.misses),
             "… each answer refreshed every second": lambda: tail.measured(short),
-            f"… and {OTHERS} misses a second, each evicting": lambda: tail.measured(full, tail.misses),
+            f"… and {OTHERS} misses a second, each evicting": lambda: tail.measured(
+                full, tail.misses
+            ),
             "… and 50 changes a second": lambda: tail.measured(gateway, tail.changes),
             "… and 10 reloads a second": lambda: tail.measured(gateway, tail.reloads),
             f"… and everything dropped once, {STORED:,} entries": dropped,
@@ -147,12 +180,21 @@ def main(binary, peers, file):
             for title, measure in cases.items():
                 rounds[title].append(measure())
                 time.sleep(0.2)
-        found = {title: {key: statistics.median(each[key] for each in of) for key in ("p50", "p99", "p999", "max", "counted")}
-                 for title, of in rounds.items()}
+        found = {
+            title: {
+                key: statistics.median(each[key] for each in of)
+                for key in ("p50", "p99", "p999", "max", "counted")
+            }
+            for title, of in rounds.items()
+        }
         for title, of in found.items():
-            print(f"{title:50} p50 {of['p50']:6.0f} p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} max {of['max']:7.0f} µs of {of['counted']:,.0f}")
+            print(
+                f"{title:50} p50 {of['p50']:6.0f} p99 {of['p99']:6.0f} p99.9 {of['p999']:6.0f} max {of['max']:7.0f} µs of {of['counted']:,.0f}"
+            )
         with open(file, "w") as out:
-            json.dump({"rate": RATE, "seconds": SECONDS, "rounds": ROUNDS, "cases": found}, out, indent=1)
+            json.dump(
+                {"rate": RATE, "seconds": SECONDS, "rounds": ROUNDS, "cases": found}, out, indent=1
+            )
     finally:
         for server in running:
             server.stop()

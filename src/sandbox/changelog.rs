@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::data::Id;
 
 /// Maximum number of entries, as the API has it.
-const MOST_ENTRIES: usize = 10_000;
+const MAX_ENTRIES: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -59,7 +59,7 @@ pub struct ChangeLog {
 impl ChangeLog {
     /// Adds an entry: `id` of this customer and reseller changed.
     pub fn note(&mut self, subject: Subject, id: Id, customer: Id, reseller: Id, change: Change, when: SystemTime) {
-        if self.entries.len() == MOST_ENTRIES {
+        if self.entries.len() == MAX_ENTRIES {
             self.entries.pop_front();
         }
         self.last_number += 1;
@@ -76,10 +76,10 @@ mod tests {
     fn full_log_drops_its_oldest_entry() {
         let mut log = ChangeLog::default();
         let id = Id::parse(&[b'0'; 24]).unwrap();
-        for _ in 0..=MOST_ENTRIES {
+        for _ in 0..=MAX_ENTRIES {
             log.note(Subject::Customer, id, id, id, Change::Update, SystemTime::UNIX_EPOCH);
         }
-        assert_eq!(log.entries.len(), MOST_ENTRIES);
+        assert_eq!(log.entries.len(), MAX_ENTRIES);
         assert_eq!(log.entries.front().unwrap().number, 2);
     }
 }

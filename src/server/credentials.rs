@@ -21,8 +21,8 @@ use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingCh
 use super::setup::Setup;
 use super::veil::{RedactRule, Veil, is_json};
 use crate::api::{
-    AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, Place, Query, Refusal, Token, Validation,
-    find_all_tokens, find_cookie_tokens, read_body_token, read_validation, strip_cookie,
+    AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, CredentialPlace, Query, Refusal, Token,
+    Validation, find_all_tokens, find_cookie_tokens, read_body_token, read_validation, strip_cookie,
 };
 use crate::cache::Scope;
 use crate::clock;
@@ -81,8 +81,8 @@ impl ForwardedCredentials<'_> {
     /// Writes the one credential that travels, if it does so in a field other than a cookie.
     pub(super) fn push_single(&self, lines: &mut FieldLines, fields: &HeaderMap) {
         let name = match self.forwarded {
-            Forwarded::Only(Some(Place::Authorization)) => AUTHORIZATION,
-            Forwarded::Only(Some(Place::ApiKey)) => X_API_KEY,
+            Forwarded::Only(Some(CredentialPlace::Authorization)) => AUTHORIZATION,
+            Forwarded::Only(Some(CredentialPlace::ApiKey)) => X_API_KEY,
             Forwarded::Only(_) | Forwarded::All => return,
         };
         if let Some(value) = fields.get(&name) {
@@ -95,7 +95,7 @@ impl ForwardedCredentials<'_> {
         let values = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
         match (self.forwarded, self.cookie) {
             (Forwarded::Only(kept), Some(name)) => {
-                let mut keep = kept == Some(Place::Cookie);
+                let mut keep = kept == Some(CredentialPlace::Cookie);
                 values.filter_map(|value| strip_cookie(value, name, &mut keep)).map(Cow::Owned).collect()
             }
             _ => values.map(Cow::Borrowed).collect(),
@@ -106,7 +106,7 @@ impl ForwardedCredentials<'_> {
     pub(super) fn target<'t>(&self, target: &'t str) -> Cow<'t, str> {
         let Forwarded::Only(kept) = self.forwarded else { return Cow::Borrowed(target) };
         let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
-        let rest = Query::unvalidated(Some(query)).without_tokens(kept == Some(Place::Query));
+        let rest = Query::unvalidated(Some(query)).without_tokens(kept == Some(CredentialPlace::Query));
         if rest == query {
             Cow::Borrowed(target)
         } else if rest.is_empty() {
@@ -128,7 +128,7 @@ fn decide(found: Result<Credential, CredentialError>, body: &BodyToken) -> Resul
         }
         (Ok(found), _) => Ok(Some(found)),
         (Err(CredentialError::Missing), BodyToken::One(token)) => {
-            Ok(Some(Credential { token: token.clone(), place: Place::Body }))
+            Ok(Some(Credential { token: token.clone(), place: CredentialPlace::Body }))
         }
         (Err(CredentialError::Missing), _) => Ok(None),
         (Err(error), _) => Err(error.into()),

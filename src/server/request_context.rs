@@ -11,7 +11,7 @@ use super::admission::{RefusalPlace, RequestPlace};
 use super::client_session::ClientSession;
 use super::lifecycle::Counted;
 use super::setup::{Current, Setup};
-use crate::api::{Place, Token};
+use crate::api::{CredentialPlace, Token};
 use crate::cache::Scope;
 use crate::identity::InvalidPermit;
 use crate::telemetry::Record;
@@ -56,7 +56,7 @@ pub(super) enum Forwarded {
     #[default]
     All,
     /// The one that decided, if there was one.
-    Only(Option<Place>),
+    Only(Option<CredentialPlace>),
 }
 
 /// What a forwarded request changes, and whom it is from.

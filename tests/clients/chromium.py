@@ -21,7 +21,9 @@ OPTIONS = [
 
 def find():
     """The browser of this machine, or None."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 class Failed(Exception):
@@ -37,7 +39,9 @@ class Tab:
         self._buffer, self._number, self._session = b"", 0, None
         self.errors, self.asked = [], []
         target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.tell(f"{domain}.enable")
 
@@ -73,10 +77,14 @@ class Tab:
         if method == "Network.requestWillBeSent":
             self.asked.append(told["request"]["url"])
         elif method == "Runtime.exceptionThrown":
-            self.errors.append(told["exceptionDetails"].get("exception", {}).get("description") or "an exception")
+            self.errors.append(
+                told["exceptionDetails"].get("exception", {}).get("description") or "an exception"
+            )
         elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.errors.append(told["entry"]["text"])
-        elif method == "Audits.issueAdded" and told["issue"]["code"] == "ContentSecurityPolicyIssue":
+        elif (
+            method == "Audits.issueAdded" and told["issue"]["code"] == "ContentSecurityPolicyIssue"
+        ):
             self.errors.append(json.dumps(told["issue"]["details"]))
 
     def open(self, url):
@@ -84,9 +92,13 @@ class Tab:
 
     def value(self, expression):
         """What the expression is in the page; promises are waited for."""
-        told = self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        told = self.tell(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in told:
-            raise Failed(f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description')}")
+            raise Failed(
+                f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description')}"
+            )
         return told["result"].get("value")
 
     def wait(self, expression):
@@ -94,15 +106,23 @@ class Tab:
         deadline = time.monotonic() + self._patience
         while not self.value(expression):
             if time.monotonic() > deadline:
-                raise Failed(f"waited in vain until {expression}; the page says {self.value('document.body.innerText')!r}")
+                raise Failed(
+                    f"waited in vain until {expression}; the page says {self.value('document.body.innerText')!r}"
+                )
             time.sleep(0.05)
 
     def press(self, key, modifiers=0):
         """One key, as the keyboard sends it: a character, or Tab, Enter, Escape."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27}
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        key_of = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper())), "modifiers": modifiers}
-        self.tell("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **key_of)
+        key_of = {
+            "key": key,
+            "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper())),
+            "modifiers": modifiers,
+        }
+        self.tell(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **key_of
+        )
         self.tell("Input.dispatchKeyEvent", type="keyUp", **key_of)
 
     def type(self, text):
@@ -111,14 +131,24 @@ class Tab:
 
     def scheme(self, name):
         """`light` or `dark`."""
-        self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self.tell(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}]
+        )
 
     def size(self, width, height, scale=1):
-        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)
+        self.tell(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=False,
+        )
 
     def picture(self):
         """The whole page, as PNG."""
-        return base64.b64decode(self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+        return base64.b64decode(
+            self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+        )
 
 
 @contextlib.contextmanager

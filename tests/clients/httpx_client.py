@@ -30,11 +30,17 @@ def main():
     path = f"/customer/{customer}/name"
     checks = Checks("httpx")
 
-    with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {viewer}"}, timeout=30) as client:
+    with httpx.Client(
+        base_url=base, headers={"Authorization": f"Bearer {viewer}"}, timeout=30
+    ) as client:
         first = client.get(path)
-        checks.that("a first request is answered", first.status_code == 200, (first.status_code, first.text))
+        checks.that(
+            "a first request is answered", first.status_code == 200, (first.status_code, first.text)
+        )
         status = first.headers.get("Cache-Status", "")
-        checks.that("and is a miss that is stored", "fwd=uri-miss" in status and "stored" in status, status)
+        checks.that(
+            "and is a miss that is stored", "fwd=uri-miss" in status and "stored" in status, status
+        )
 
         second = client.get(path)
         status = second.headers.get("Cache-Status", "")
@@ -53,7 +59,11 @@ def main():
 
         head = client.head(path)
         length = head.headers.get("Content-Length")
-        checks.that("HEAD tells the length of GET", (head.status_code, length) == (200, str(len(first.content))), length)
+        checks.that(
+            "HEAD tells the length of GET",
+            (head.status_code, length) == (200, str(len(first.content))),
+            length,
+        )
 
     # The same caller by the API's other places for a token.
     for name, request in {
@@ -68,26 +78,39 @@ def main():
     # Many at once, for a caller of whom nothing is cached: one of them fetches, all get the answer.
     async def together(count):
         async with httpx.AsyncClient(base_url=base, timeout=30) as client:
-            requests = (client.get(path, headers={"Authorization": f"Bearer {reseller}"}) for _ in range(count))
+            requests = (
+                client.get(path, headers={"Authorization": f"Bearer {reseller}"})
+                for _ in range(count)
+            )
             return await asyncio.gather(*requests)
 
     answers = asyncio.run(together(20))
     seen = {(answer.status_code, answer.content) for answer in answers}
     checks.that("twenty at once get one answer", len(seen) == 1, seen)
     statuses = [answer.headers.get("Cache-Status", "") for answer in answers]
-    checks.that("that was fetched once", sum("stored" in status for status in statuses) == 1, statuses)
+    checks.that(
+        "that was fetched once", sum("stored" in status for status in statuses) == 1, statuses
+    )
 
     whole = answers[0]
     hidden = secrets(whole.json())
     checks.that("a RESELLER sees secrets", whole.status_code == 200 and bool(hidden), whole.text)
-    checks.that("a VIEWER sees none of them", bool(hidden) and not any(s in first.text for s in hidden), first.text)
+    checks.that(
+        "a VIEWER sees none of them",
+        bool(hidden) and not any(s in first.text for s in hidden),
+        first.text,
+    )
     checks.that("nor their names", not secrets(first.json()), first.text)
     public = [(d.get("_id"), d.get("name")) for d in (first.json(), whole.json())]
     checks.that("but what is public", public[0] == public[1] and None not in public[0], public)
 
     nobody = httpx.get(base + path)
     code = nobody.json().get("error", {}).get("code")
-    checks.that("nobody gets the API's 401", (nobody.status_code, code) == (401, "credentials_invalid"), nobody.text)
+    checks.that(
+        "nobody gets the API's 401",
+        (nobody.status_code, code) == (401, "credentials_invalid"),
+        nobody.text,
+    )
     stranger = httpx.get(base + path, headers={"Authorization": "Bearer of-nobody"})
     checks.that("a stranger gets 401", stranger.status_code == 401, stranger.text)
 

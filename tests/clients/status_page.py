@@ -17,7 +17,9 @@ def request(url, method="GET", **fields):
     """(status, body) of a request that a program sends."""
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers)) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method=method, headers=headers)
+        ) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -67,8 +69,14 @@ def works(that, tab, admin, url, customer, token):
     text = tab.value(PAGE_TEXT)
     stats = json.loads(request(f"{admin}/stats")[1])
     that("the page tells state and version", "serving" in text and stats["version"] in text, text)
-    that("entries and callers", tab.value("document.getElementById('entries').textContent") == "1", text)
-    that("the breaker", tab.value("document.getElementById('circuit').textContent") == "closed", text)
+    that(
+        "entries and callers",
+        tab.value("document.getElementById('entries').textContent") == "1",
+        text,
+    )
+    that(
+        "the breaker", tab.value("document.getElementById('circuit').textContent") == "closed", text
+    )
     rows = tab.value("[...document.querySelectorAll('#durations tr')].map((row) => row.innerText)")
     answered = next((row for row in rows if row.startswith("Hits")), "")
     that("how long hits took", "µs" in answered or "ms" in answered, rows)
@@ -77,7 +85,11 @@ def works(that, tab, admin, url, customer, token):
     tab.value("document.getElementById('configuration').open = true")
     tab.wait("document.getElementById('configuration-text').textContent.length > 1000")
     shown = tab.value("document.getElementById('configuration-text').textContent")
-    that("the configuration in force is shown", shown == request(f"{admin}/config")[1].decode(), shown)
+    that(
+        "the configuration in force is shown",
+        shown == request(f"{admin}/config")[1].decode(),
+        shown,
+    )
 
     grounds = []
     for scheme in ("light", "dark"):
@@ -87,16 +99,26 @@ def works(that, tab, admin, url, customer, token):
     tab.size(360, 740)
     wide = tab.value("document.documentElement.scrollWidth")
     that("a telephone needs no scrolling sideways", wide <= 360, wide)
-    table = tab.value("(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.scroll'))")
+    table = tab.value(
+        "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.scroll'))"
+    )
     that("nor does the table of durations", table[0] <= table[1], table)
     tab.size(1280, 900)
 
     said = lambda: tab.value("document.getElementById('purge-said').textContent")
     asks = "document.getElementById('confirm').open"
-    that("the field is reached by keyboard", focus_by_keyboard(tab, "customer"), tab.value("document.activeElement.id"))
+    that(
+        "the field is reached by keyboard",
+        focus_by_keyboard(tab, "customer"),
+        tab.value("document.activeElement.id"),
+    )
     tab.type("nonsense")
     tab.press("Enter")
-    that("a wrong id is told, and nothing asked", "24 hexadecimal" in said() and not tab.value(asks), said())
+    that(
+        "a wrong id is told, and nothing asked",
+        "24 hexadecimal" in said() and not tab.value(asks),
+        said(),
+    )
     tab.value("document.getElementById('customer').value = ''")
     tab.type(customer)
     tab.press("Enter")
@@ -117,7 +139,9 @@ def works(that, tab, admin, url, customer, token):
     purged = b'telecomx_gateway_cache_invalidations_total{scope="customer",trigger="admin"} 1'
     that("once", purged in body, [line for line in body.splitlines() if b"invalidations" in line])
 
-    that("the page has no error, and its policy forbids nothing of it", tab.errors == [], tab.errors)
+    that(
+        "the page has no error, and its policy forbids nothing of it", tab.errors == [], tab.errors
+    )
     elsewhere = [asked for asked in tab.asked if not asked.startswith((f"{admin}/", "data:"))]
     that("it asks nobody else", elsewhere == [], elsewhere)
 
@@ -137,12 +161,16 @@ def keeps_others_out(that, tab, admin, url, customer, token):
         form = "const form = document.createElement('form'); form.method = 'post'; form.target = 'frame'"
         frame = "const frame = document.createElement('iframe'); frame.name = 'frame'; document.body.append(frame, form)"
         loaded = "new Promise((done) => { frame.onload = done; form.submit() }).then(() => 1)"
-        tab.value(f"(() => {{ {form}; form.action = '{admin}/reload'; {frame}; return {loaded} }})()")
+        tab.value(
+            f"(() => {{ {form}; form.action = '{admin}/reload'; {frame}; return {loaded} }})()"
+        )
         that("a page of another origin reloads nothing", generation() == before, generation())
         outcome = f"fetch('{admin}/cache/customers/{customer}', {{method: 'DELETE'}}).then(() => 'done', (e) => e.name)"
         seen = tab.value(outcome)
         that("and drops nothing", seen == "TypeError", seen)
-        seen = tab.value(f"fetch('{admin}/stats').then((answer) => answer.text(), (error) => error.name)")
+        seen = tab.value(
+            f"fetch('{admin}/stats').then((answer) => answer.text(), (error) => error.name)"
+        )
         that("and reads nothing", seen == "TypeError", seen)
         stranger.shutdown()
     # By a name that points here, as after DNS rebinding: Chromium takes *.localhost as it is, so the name goes in the field.

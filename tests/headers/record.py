@@ -82,7 +82,9 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def child(command, output, **options):
     with open(output, "wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options
+        )
         try:
             yield process
         finally:
@@ -126,7 +128,12 @@ def record_programs(stub, folder):
         "  HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()); } }\n"
     )
     subprocess.run(["java", source, stub.url + PATH], check=True)
-    write("java-httpclient", f"Recorded: java.net.http.HttpClient, {version('java', '-version')}", stub.take(), to)
+    write(
+        "java-httpclient",
+        f"Recorded: java.net.http.HttpClient, {version('java', '-version')}",
+        stub.take(),
+        to,
+    )
 
 
 def record_chromium(stub, page, folder):
@@ -139,7 +146,11 @@ def record_chromium(stub, page, folder):
     with chromium.tab(child_of(folder), browser, folder, PATIENCE) as tab:
 
         def run(script):
-            tab.tell("Runtime.evaluate", expression=f"{cookies}; {script}.then(r => r.text())", awaitPromise=True)
+            tab.tell(
+                "Runtime.evaluate",
+                expression=f"{cookies}; {script}.then(r => r.text())",
+                awaitPromise=True,
+            )
 
         def go(url):
             tab.tell("Page.navigate", url=url)
@@ -147,13 +158,25 @@ def record_chromium(stub, page, folder):
 
         go(stub.url + "/")
         run(fetch)
-        write("chromium-same-origin", f"{what}, fetch() of a page of the same origin", stub.take(), to)
+        write(
+            "chromium-same-origin", f"{what}, fetch() of a page of the same origin", stub.take(), to
+        )
         go(page.url + "/")
         run(fetch)
         preflight = stub.take("OPTIONS")
-        write("chromium-preflight", f"{what}, preflight of a fetch() with Authorization", preflight, to)
+        write(
+            "chromium-preflight",
+            f"{what}, preflight of a fetch() with Authorization",
+            preflight,
+            to,
+        )
         cross = stub.take()
-        write("chromium-cross-origin", f"{what}, fetch() with cookies of a page of another origin", cross, to)
+        write(
+            "chromium-cross-origin",
+            f"{what}, fetch() with cookies of a page of another origin",
+            cross,
+            to,
+        )
         go(stub.url + PATH)
         stub.take()
         tab.tell("Page.reload")
@@ -170,14 +193,18 @@ def child_of(folder):
 
 def record_proxies(stub, fields, to, folder):
     """nginx with the fields of ingress-nginx, and HAProxy, each in front of the stub."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields if name.lower() not in CREDENTIALS)
+    head = "".join(
+        f"{name}: {value}\r\n" for name, value in fields if name.lower() not in CREDENTIALS
+    )
     request = f"GET {PATH} HTTP/1.1\r\n{head}\r\n".encode()
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(INGRESS_NGINX.format(folder=folder, port=port, stub=stub.url))
     with child(["nginx", "-p", folder, "-c", config], folder / "nginx.log"):
         send(port, request)
-        source = f"Recorded: {version('nginx', '-v')} with the proxy_set_header lines of ingress-nginx\n"
+        source = (
+            f"Recorded: {version('nginx', '-v')} with the proxy_set_header lines of ingress-nginx\n"
+        )
         source += "https://github.com/kubernetes/ingress-nginx/blob/main/rootfs/etc/nginx/template/nginx.tmpl"
         write("behind-ingress-nginx", source, stub.take(), to)
     config = folder / "haproxy.cfg"
@@ -390,7 +417,9 @@ BEHIND = {
 
 
 def main():
-    missing = [name for name in ("curl", "node", "java", "nginx", "haproxy") if not shutil.which(name)]
+    missing = [
+        name for name in ("curl", "node", "java", "nginx", "haproxy") if not shutil.which(name)
+    ]
     if missing or not chromium.find():
         sys.exit(f"not installed: {', '.join(missing) or 'chromium'}")
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -406,7 +435,12 @@ def main():
     of_hop = {"connection"}
     for name, (source, text) in BEHIND.items():
         browser = [field for field in cross if field[0].lower() not in of_hop]
-        write(name, f"{source}\nadded to the fields of chromium-cross-origin.txt", browser + fields_of(text), to)
+        write(
+            name,
+            f"{source}\nadded to the fields of chromium-cross-origin.txt",
+            browser + fields_of(text),
+            to,
+        )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,10 @@ def api(verdict, document):
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         port, config = free_port(), os.path.join(folder, "nginx.conf")
-        files = {"viewer.json": VALID % (CUSTOMER.encode(), b"VIEWER"), "invalid.json": b'{"success":false}'}
+        files = {
+            "viewer.json": VALID % (CUSTOMER.encode(), b"VIEWER"),
+            "invalid.json": b'{"success":false}',
+        }
         files |= {"golden.json": golden, "many.json": many, "list.json": few}
         for name, content in files.items():
             with open(os.path.join(folder, name), "wb") as file:
@@ -75,7 +78,9 @@ def api(verdict, document):
         with open(config, "w") as file:
             file.write(NGINX.format(folder=folder, port=port, verdict=verdict, document=document))
         nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-        process = subprocess.Popen([nginx, "-p", folder, "-c", config, "-e", os.path.join(folder, "error.log")])
+        process = subprocess.Popen(
+            [nginx, "-p", folder, "-c", config, "-e", os.path.join(folder, "error.log")]
+        )
         try:
             await_answer(f"http://127.0.0.1:{port}/golden")
             yield f"http://127.0.0.1:{port}"
@@ -85,7 +90,15 @@ def api(verdict, document):
 
 
 def wrk(connections, seconds, url, *options, script=()):
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *options, url, *(["--", *script] if script else [])]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        *options,
+        url,
+        *(["--", *script] if script else []),
+    ]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     other = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
     return int(re.search(r"(\d+) requests in", said)[1]), int(other[1]) if other else 0
@@ -96,7 +109,10 @@ bad = []
 
 def verdict(what, pair, peak, bound, more=""):
     beyond = peak > bound or pair.gateway.poll() is not None
-    print(f"{'BAD ' if beyond else 'good'} {what}: {peak:.0f} MiB at most, bound {bound:.0f} MiB{more}", flush=True)
+    print(
+        f"{'BAD ' if beyond else 'good'} {what}: {peak:.0f} MiB at most, bound {bound:.0f} MiB{more}",
+        flush=True,
+    )
     if beyond:
         bad.append(what)
 
@@ -112,7 +128,13 @@ def strangers(binary, verdict_of_api, bound):
             asked, refused, seed = asked + more, refused + other, seed + 1
         more = f"; {asked} tokens and ids in {time.monotonic() - began:.0f} s, {refused} not 2xx"
         more += f", {pair.metric('telecomx_gateway_cache_entries'):.0f} entries at the end"
-        verdict(f"a million tokens, ids and addresses, API says {verdict_of_api}", pair, pair.peak(), bound, more)
+        verdict(
+            f"a million tokens, ids and addresses, API says {verdict_of_api}",
+            pair,
+            pair.peak(),
+            bound,
+            more,
+        )
 
 
 def is_open(connection):
@@ -134,7 +156,9 @@ def idle(binary):
         before, connections = pair.resident(), []
         head = f"GET /customer/{CUSTOMER}/name HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sandbox-demo-viewer\r\n\r\n"
         for _ in range(IDLE):
-            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", pair.public), timeout=10))
+            connection = open_ones.enter_context(
+                socket.create_connection(("127.0.0.1", pair.public), timeout=10)
+            )
             connections.append(connection)
             connection.sendall(head.encode())
             answer = b""
@@ -164,15 +188,29 @@ def large(binary):
             ("passed on", "/elsewhere"),
         ]:
             pair.forget_peak()
-            options = ("-H", "Authorization: Bearer tok-big") if path else ("-s", os.path.join(FOLDER, "tokens.lua"))
-            asked, other = wrk(CONNECTIONS, 10, pair.url(path or ""), *options, script=() if path else ["7"])
+            options = (
+                ("-H", "Authorization: Bearer tok-big")
+                if path
+                else ("-s", os.path.join(FOLDER, "tokens.lua"))
+            )
+            asked, other = wrk(
+                CONNECTIONS, 10, pair.url(path or ""), *options, script=() if path else ["7"]
+            )
             if asked == 0 or other:
                 bad.append(f"{what}: {other} of {asked} not 2xx")
-            verdict(f"answers of 1 MiB to {CONNECTIONS} connections, {what}", pair, pair.peak(), LARGE, f"; {asked} answers")
+            verdict(
+                f"answers of 1 MiB to {CONNECTIONS} connections, {what}",
+                pair,
+                pair.peak(),
+                LARGE,
+                f"; {asked} answers",
+            )
 
 
 def frame(kind, flags, stream, payload=b""):
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    return (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    )
 
 
 def literal(text):
@@ -182,7 +220,13 @@ def literal(text):
 
 def stalled(port, path):
     """An HTTP/2 connection with requests whose responses find a window of 0."""
-    fields = {":method": "GET", ":scheme": "http", ":authority": "x", ":path": path, "authorization": "Bearer tok-big"}
+    fields = {
+        ":method": "GET",
+        ":scheme": "http",
+        ":authority": "x",
+        ":path": path,
+        "authorization": "Bearer tok-big",
+    }
     block = b"".join(b"\0" + literal(name) + literal(value) for name, value in fields.items())
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
     sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"\0\4\0\0\0\0")
@@ -201,7 +245,9 @@ def http2(binary):
             ("redacted", f"/customer/{CUSTOMER}"),
             ("plain", "/elsewhere"),
         ]:
-            with api("viewer", document) as upstream, running(binary, config, upstream, server=server) as pair:
+            with api("viewer", document) as upstream, running(
+                binary, config, upstream, server=server
+            ) as pair:
                 connections = [stalled(pair.public, path) for _ in range(HTTP2_CONNECTIONS)]
                 time.sleep(10)
                 more = f"; {pair.resident():.0f} MiB at the end, another token gets {pair.ask('/other', 'tok-big2')[0]}"

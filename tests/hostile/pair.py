@@ -47,7 +47,9 @@ class Pair:
 
     def ask(self, path=NAME, token=VIEWER, timeout=30):
         """Status and body of an answer on a fresh connection."""
-        request = urllib.request.Request(self.url(path), headers={"Authorization": f"Bearer {token}"})
+        request = urllib.request.Request(
+            self.url(path), headers={"Authorization": f"Bearer {token}"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, answer.read()
@@ -57,13 +59,21 @@ class Pair:
     def metric(self, name):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.split("{")[0].split(" ")[0] == name
+        )
 
     def errors(self):
         """The series of errors that are not zero."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        counted = [line.removeprefix("telecomx_gateway_") for line in lines if re.search(r"error|over_limit", line)]
+        counted = [
+            line.removeprefix("telecomx_gateway_")
+            for line in lines
+            if re.search(r"error|over_limit", line)
+        ]
         return [line for line in counted if not line.startswith("#") and not line.endswith(" 0")]
 
     def resident(self):
@@ -82,7 +92,9 @@ class Pair:
 
     def status(self, field):
         with open(f"/proc/{self.gateway.pid}/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(field + ":")) / 1024
+            return (
+                next(int(line.split()[1]) for line in file if line.startswith(field + ":")) / 1024
+            )
 
     def fault(self):
         """What is wrong with the gateway, if anything is: it lives, answers rightly, and its log tells nothing."""
@@ -95,7 +107,11 @@ class Pair:
             return "a secret in an answer to a VIEWER"
         with open(self.log, "rb") as file:
             log = file.read()
-        told = [word for word in (b"internal error", b"panicked", b"sandbox-demo", *SECRETS) if word in log]
+        told = [
+            word
+            for word in (b"internal error", b"panicked", b"sandbox-demo", *SECRETS)
+            if word in log
+        ]
         return f"the log tells {told}" if told else None
 
 

@@ -60,10 +60,17 @@ def verdict(pair, name, run):
         caller.over.set()
         caller.join()
     grown = pair.peak() - before
-    wrong = wrong or caller.wrong or pair.fault() or (f"{grown:.0f} MiB more" if grown > GROWTH else None)
+    wrong = (
+        wrong
+        or caller.wrong
+        or pair.fault()
+        or (f"{grown:.0f} MiB more" if grown > GROWTH else None)
+    )
     said = f"{saw}; another caller asked {caller.asked} times and waited {caller.longest * 1000:.0f} ms at most; the gateway took "
     said += f"{grown:.0f} MiB more at most, had {max(caller.open, default=0)} files open at most and {caller.open[-1] if caller.open else 0} at last"
-    print(f"{'BAD ' if wrong else 'good'} {name}: {said}{f'; {wrong}' if wrong else ''}", flush=True)
+    print(
+        f"{'BAD ' if wrong else 'good'} {name}: {said}{f'; {wrong}' if wrong else ''}", flush=True
+    )
     if wrong:
         bad.append(name)
 
@@ -97,7 +104,9 @@ def load(*options):
     def run(pair):
         path = options[-1]
         said = tool("h2load", "-t1", "-H", BEARER, *options[:-1], pair.url(path)).stdout
-        counts = re.search(r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed, (\d+) errored", said)
+        counts = re.search(
+            r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed, (\d+) errored", said
+        )
         codes = re.search(r"status codes: (\d+) 2xx.*", said)
         if not counts or not codes:
             return said[-200:], "it said nothing of its requests"
@@ -114,10 +123,23 @@ CHECKS = "cl-te,te-cl,te-te,h2c,h2,cl-edge,cl-0,0-cl,parser-discrepancy"
 
 def smuggle(path):
     def run(pair):
-        said = tool("smugglex", "--json", "--timeout", "3", "-H", BEARER, "-c", CHECKS, pair.url(path), seconds=600).stdout
+        said = tool(
+            "smugglex",
+            "--json",
+            "--timeout",
+            "3",
+            "-H",
+            BEARER,
+            "-c",
+            CHECKS,
+            pair.url(path),
+            seconds=600,
+        ).stdout
         checks = [check for result in json.loads(said)["results"] for check in result["checks"]]
         found = [check["check_type"] for check in checks if check["vulnerable"]]
-        failed = [check["check_type"] for check in checks if check["normal_status"] == "CHECK_FAILED"]
+        failed = [
+            check["check_type"] for check in checks if check["normal_status"] == "CHECK_FAILED"
+        ]
         saw = f"{len(checks)} checks, {len(found)} findings"
         if found or failed:
             return saw, f"found {found}, could not do {failed}"
@@ -129,22 +151,59 @@ def smuggle(path):
 RUNS = {
     "slowhttptest, headers": (
         "slowhttptest",
-        lambda pair: slow("-H", "-c", "1000", "-r", "500", "-i", "2", "-l", "40", "-p", "3", "-u", pair.url(NAME)),
+        lambda pair: slow(
+            "-H", "-c", "1000", "-r", "500", "-i", "2", "-l", "40", "-p", "3", "-u", pair.url(NAME)
+        ),
     ),
     "slowhttptest, body": (
         "slowhttptest",
-        lambda pair: slow("-B", "-c", "1000", "-r", "500", "-i", "90", "-l", "80", "-p", "3", "-u", pair.url("/elsewhere")),
+        lambda pair: slow(
+            "-B",
+            "-c",
+            "1000",
+            "-r",
+            "500",
+            "-i",
+            "90",
+            "-l",
+            "80",
+            "-p",
+            "3",
+            "-u",
+            pair.url("/elsewhere"),
+        ),
     ),
     "slowhttptest, read": (
         "slowhttptest",
         lambda pair: slow(
-            "-X", "-c", "1000", "-r", "500", "-l", "100", "-w", "1", "-y", "2", "-n", "5", "-z", "1", "-p", "3",
-            "-u", pair.url("/customer"),
+            "-X",
+            "-c",
+            "1000",
+            "-r",
+            "500",
+            "-l",
+            "100",
+            "-w",
+            "1",
+            "-y",
+            "2",
+            "-n",
+            "5",
+            "-z",
+            "1",
+            "-p",
+            "3",
+            "-u",
+            pair.url("/customer"),
         ),
     ),
-    "h2load, answered from memory": ("h2load", lambda pair: load("-n", "100000", "-c", "100", "-m", "50", NAME)),
+    "h2load, answered from memory": (
+        "h2load",
+        lambda pair: load("-n", "100000", "-c", "100", "-m", "50", NAME),
+    ),
     "h2load, passed on redacted": (
-        "h2load", lambda pair: load("-n", "10000", "-c", "50", "-m", "10", f"/customer/{CUSTOMER}"),
+        "h2load",
+        lambda pair: load("-n", "10000", "-c", "50", "-m", "10", f"/customer/{CUSTOMER}"),
     ),
     "h2load, HTTP/1.1": ("h2load", lambda pair: load("--h1", "-n", "50000", "-c", "200", NAME)),
     "smugglex, answered from memory": ("smugglex", lambda pair: smuggle(NAME)),

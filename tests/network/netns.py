@@ -61,8 +61,10 @@ class Network:
         self.api = self.create_namespace()
         self.gateway = self.create_namespace()
         api_path = f"/proc/{os.getpid()}/fd/{self.api}"
-        self.ip(f"link add gateway address {GATEWAY_MAC} type veth "
-                f"peer name api address {API_MAC} netns {api_path}")
+        self.ip(
+            f"link add gateway address {GATEWAY_MAC} type veth "
+            f"peer name api address {API_MAC} netns {api_path}"
+        )
         self.ip("link set lo up")
         self.ip("link set gateway up")
         self.ip(f"address add {GATEWAY}/24 dev gateway")

@@ -22,31 +22,37 @@ def print_table(results):
             errors = ", ".join(f"{kind} {n}" for kind, n in result["upstream_errors"].items())
             runs = "" if result["runs"] == 1 else f" (run {result['runs']}: the machine was busy)"
             print(f"  {result['title']}{runs}")
-            print(f"  upstream errors: {errors or 'none'}; DNS queries: {result['dns_queries']}, "
-                  f"{result['dns_queries_at_once']} at once; "
-                  f"delays of the test itself: up to {1000 * result['lag']:.0f} ms")
+            print(
+                f"  upstream errors: {errors or 'none'}; DNS queries: {result['dns_queries']}, "
+                f"{result['dns_queries_at_once']} at once; "
+                f"delays of the test itself: up to {1000 * result['lag']:.0f} ms"
+            )
         for problem in result["problems"]:
             print(f"  MISSED {problem}")
 
 
 def print_row(scenario, kind, row):
     last = row["last_failure"]
-    print(COLUMNS.format(
-        scenario,
-        kind,
-        row["requests"],
-        row["failed"],
-        f"{100 * row['failed'] / row['requests']:.1f}",
-        row["failed_later"],
-        *[f"{1000 * row[wait]:.0f}" for wait in ("longest", "p90", "p50")],
-        "-" if last is None else f"{last:.1f}",
-    ))
+    print(
+        COLUMNS.format(
+            scenario,
+            kind,
+            row["requests"],
+            row["failed"],
+            f"{100 * row['failed'] / row['requests']:.1f}",
+            row["failed_later"],
+            *[f"{1000 * row[wait]:.0f}" for wait in ("longest", "p90", "p50")],
+            "-" if last is None else f"{last:.1f}",
+        )
+    )
 
 
 def print_comparison(before, after):
     """Both runs in a Markdown table: failed requests, and the longest wait of a repeatable one."""
-    print("\n| scenario | failed GETs, before | after | failed POSTs, before | after "
-          "| longest wait, before | after |")
+    print(
+        "\n| scenario | failed GETs, before | after | failed POSTs, before | after "
+        "| longest wait, before | after |"
+    )
     print("|---|---|---|---|---|---|---|")
     earlier = {result["scenario"]: result for result in before}
     for result in after:

@@ -1,7 +1,7 @@
-//! How fast a document goes through the redactor, on one core: `cargo bench -p redact`.
+//! Throughput of the redaction on one core: `cargo bench -p redact`.
 //!
-//! Prints megabytes of document a second of CPU time, the median of several rounds and the best one. The aim is 300 MB/s
-//! for the golden document repeated to a mebibyte.
+//! Prints megabytes of document per second of CPU time: median and best of several rounds. The
+//! target is 300 MB/s for the golden document repeated to a mebibyte.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const ROUNDS: usize = 20;
 const ROUND: Duration = Duration::from_millis(100);
 
 fn main() {
-    // Without this word it is a test that runs it, which wants to know that it works and not how fast.
+    // Without `--bench` this runs as a test, which checks that it works, not how fast.
     let rounds = if std::env::args().any(|word| word == "--bench") { ROUNDS } else { 1 };
     let policy = policy();
     let log = policy.for_forward(&[], true).expect("no names at all");
@@ -38,17 +38,17 @@ fn main() {
     }
 }
 
-/// Documents in an array, a mebibyte in all.
+/// Repeats the document in an array of a mebibyte.
 fn repeated(document: &str) -> String {
     format!("[{}]", vec![document; MEBIBYTE / document.len()].join(","))
 }
 
-/// What this thread has spent: time in which others ran does not count.
+/// CPU time of this thread, so that other load does not count.
 fn spent() -> Duration {
     Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock of every Linux"))
 }
 
-/// Median and best of the rounds.
+/// Returns median and best of the rounds.
 fn speed(policy: &Policy, level: AccessLevel, document: &str, rounds: usize) -> (f64, f64) {
     let document = Bytes::copy_from_slice(document.as_bytes());
     let mut speeds: Vec<_> = (0..rounds).map(|_| round(policy, level, &document)).collect();

@@ -1,22 +1,24 @@
-//! Redaction: a document of the API in, what a role may see out. Pure.
+//! Redaction of the API's JSON documents by access level. Performs no input or output.
 //!
-//! A level that the policy reveals everything to gets the API's own bytes. A lower one gets the document without what is
-//! secret: under the roots all that the policy does not name as public, elsewhere what has a secret name. What cannot be
-//! read with certainty is refused, for a secret might hide in the doubt. Nothing here asks where a document came from,
-//! how long it is or who waits for it; names of members are taken to tell nothing.
+//! A level at or above `reveal_to` gets the API's own bytes. A lower level gets the document
+//! without secrets: below a root every scalar that no public selector names, elsewhere every member
+//! with a secret name. A document that cannot be parsed with certainty is refused, because it could
+//! hide a secret. The crate does not know where a document came from, how long it is or who waits
+//! for it. Member names are assumed to be public.
 //!
-//! Only [`redact`], [`redact_or_keep`] and [`redact_by_answer`] make a [`Redacted`], and only that can be stored or sent.
+//! Only [`redact`], [`redact_or_keep`] and [`redact_by_own_level`] create a [`Redacted`], the only
+//! type that can be stored or sent.
 
-mod changes;
+mod change_entries;
 mod members;
 mod names;
-mod output;
 mod policy;
 mod reader;
 mod refusal;
+mod rewrite;
 mod selectors;
+mod splice;
 mod text;
-mod walk;
 
 use std::fmt;
 
@@ -29,19 +31,19 @@ pub use policy::{Policy, Rule, RuleError, Rules};
 pub use reader::{MAX_DEPTH, MAX_NESTING};
 pub use refusal::{Reason, Refusal};
 
-/// What takes a secret's place.
+/// Replacement of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The member goes.
+    /// The member is removed.
     Remove,
-    /// The member stays, its value becomes `null`.
+    /// The member's value becomes `null`.
     Null,
     /// A string becomes `"***"`, anything else `null`.
     Mask,
 }
 
 impl Action {
-    /// The word for it in the configuration.
+    /// The value of the configuration key.
     pub const fn as_str(self) -> &'static str {
         match self {
             Action::Remove => "remove",
@@ -51,18 +53,19 @@ impl Action {
     }
 }
 
-/// What a document is.
+/// Type of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A JSON object.
     Object,
     /// A JSON array or scalar.
     OtherJson,
-    /// Nothing that a lower role could have been given. It may look like JSON: two members of one name are enough.
+    /// Not JSON, and therefore never sent to a lower level. Text that looks like JSON is included:
+    /// an object with a duplicate name is enough.
     NotJson,
 }
 
-/// A document of which its reader may see every byte.
+/// A document that its recipient may see in full.
 #[derive(Clone)]
 pub struct Redacted {
     bytes: Bytes,
@@ -90,56 +93,59 @@ impl Redacted {
 }
 
 impl fmt::Debug for Redacted {
-    /// Says nothing of the content: it is safe for one reader, a log has others.
+    /// Shows no content: the recipient may see it, readers of logs may not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redacted({:?}, {} bytes)", self.kind, self.bytes.len())
     }
 }
 
-/// What someone of this level may see of the document.
+/// Returns what an access level may see of the document.
 ///
-/// From `reveal_to` upwards: the document's own bytes, whatever they are, never a refusal. Below it, what stays keeps its
-/// order and the text of its names, strings and numbers; white space between them goes. In particular
+/// From `reveal_to` upwards, the document's own bytes, whatever they are; never a refusal. Below
+/// it, the remaining text keeps its order and spelling; white space between tokens is removed. In
+/// detail:
 ///
-/// - a *root* is a member whose name says so in any spelling, or is a path through one; roots within roots are members;
-/// - under a root a scalar stays where a public selector names its path, arrays being transparent; `secret_names` are not
-///   asked there;
-/// - elsewhere a member with a secret name goes whole, even if its name means a root too;
-/// - a container that was emptied goes with what it held, one that came empty stays; the document itself stays;
-/// - a container deeper than [`MAX_DEPTH`] is removed like a secret;
-/// - where the policy hides changes, strings that name a root are removed, and so is what may be a side of a change in
-///   every object that has to do with a root; `changes.rs` has the rules.
+/// - A *root* is a member whose name folds to the name of a root, or is a path through one. A root
+///   within a root is an ordinary member.
+/// - Below a root a scalar remains if a public selector names its path; arrays are transparent.
+///   `secret_names` do not apply there.
+/// - Elsewhere a member with a secret name is removed as a whole, even if it is also a root.
+/// - A container that redaction emptied is removed; one that arrived empty remains, and so does the
+///   document itself.
+/// - A container deeper than [`MAX_DEPTH`] is removed like a secret.
+/// - If the policy hides changes, strings that name a root are removed, and so are the sides of a
+///   change in every object that mentions a root; see `change_entries.rs`.
 ///
-/// Redacting twice changes nothing more. The size of the document is the caller's to bound: memory is at most some
-/// ten times the document's length (for an object of nothing but short names), time is its length, times the
-/// logarithm of the number of members for objects of more than 16. Output may be longer than the document when the
-/// action is `null` or `mask`, but not three times as long.
+/// Redaction is idempotent. The caller bounds the size of the document: memory is at most about ten
+/// times its length (for an object of short names only), time is its length, times the logarithm of
+/// the number of members for objects of more than 16. Output may be longer than the document if the
+/// action is `null` or `mask`, at most three times as long.
 pub fn redact(policy: &Policy, level: AccessLevel, document: Bytes) -> Result<Redacted, Refusal> {
     if policy.reveals_to(level) {
         let kind = kind_of(&document);
         return Ok(Redacted { bytes: document, kind, removed: false });
     }
-    let (out, kind, removed) = walk::walk(policy, &document)?;
-    // Exactly as large as what it holds: a cache that counts bytes should hold no others.
+    let (out, kind, removed) = rewrite::rewrite(policy, &document)?;
+    // A cache that counts bytes must not hold spare capacity.
     Ok(Redacted { bytes: Bytes::from(out.into_boxed_slice()), kind, removed })
 }
 
-/// As [`redact`] or, without a level, [`redact_by_answer`]; but a document from which nothing is removed keeps its own
-/// bytes, white space included.
+/// Like [`redact`] or, without a level, [`redact_by_own_level`]; but a document from which nothing
+/// is removed keeps its bytes, white space included.
 pub fn redact_or_keep(policy: &Policy, level: Option<AccessLevel>, document: Bytes) -> Result<Redacted, Refusal> {
     let redacted = match level {
         Some(level) => redact(policy, level, document.clone()),
-        None => redact_by_answer(policy, document.clone()),
+        None => redact_by_own_level(policy, document.clone()),
     }?;
     Ok(if redacted.removed { redacted } else { Redacted { bytes: document, ..redacted } })
 }
 
-/// As [`redact`], for the level that the document itself states in its top-level member `accessLevel`; if that is
-/// missing, doubled, not a string or not a level, the lowest.
+/// Like [`redact`], for the level that the document states in its top-level member `accessLevel`;
+/// the lowest level if that member is missing, duplicated, not a string or unknown.
 ///
-/// For answers that tell a caller what they may do, such as that of a login.
-pub fn redact_by_answer(policy: &Policy, document: Bytes) -> Result<Redacted, Refusal> {
-    // A document that is refused states nothing, and is refused again below.
+/// For responses that state the caller's own access level, such as that of a login.
+pub fn redact_by_own_level(policy: &Policy, document: Bytes) -> Result<Redacted, Refusal> {
+    // A refused document states no level, and is refused again below.
     let level = stated_level(&document).ok().flatten().unwrap_or(AccessLevel::LOWEST);
     redact(policy, level, document)
 }

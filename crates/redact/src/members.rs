@@ -1,24 +1,25 @@
-//! That no name stands twice in one object. Names are compared as they are decoded: `"a"` and `"\u0061"` are one.
+//! Detection of duplicate member names. Names are compared decoded: `"a"` and `"\u0061"` are equal.
 //!
-//! Small objects are compared pair by pair as they are read; wide ones are sorted once when they close. Nothing depends
-//! on the hash being good, so there is no document that makes this quadratic.
+//! Small objects are compared pair by pair while they are read; large ones are sorted once when
+//! they close. The bound on time does not depend on the quality of the hash, so that no document
+//! makes it quadratic.
 
 use std::cmp::Ordering;
 
 use super::refusal::{Reason, Refusal};
 use super::text::Text;
 
-/// Up to here comparing pairs is cheaper than sorting.
-const SMALL: usize = 16;
+/// Maximum number of members for which comparing pairs is cheaper than sorting.
+const MAX_PAIRWISE: usize = 16;
 
-/// The names seen in all open objects, the innermost object's last.
+/// Names of all open objects; those of the innermost object are last.
 #[derive(Default)]
 pub(super) struct Members {
     seen: Vec<Seen>,
     scratch: Vec<u8>,
 }
 
-/// A name: the hash of what it says, and where it stands, quotes included.
+/// A name: the hash of its decoded text, and its position, quotes included.
 #[derive(Clone, Copy)]
 struct Seen {
     hash: u64,
@@ -27,26 +28,28 @@ struct Seen {
 }
 
 impl Members {
-    /// Where the names of an object that opens now will begin.
+    /// Index at which the names of an object that opens now will begin.
     pub(super) fn mark(&self) -> usize {
         self.seen.len()
     }
 
-    /// Notes the name that stands at `start`, of the object whose names begin at `from`. Says the name's hash.
+    /// Adds the name at `start`, a name of the object whose names begin at `from`. Returns the
+    /// name's hash.
     pub(super) fn add(&mut self, from: usize, text: &[u8], start: usize, name: Text<'_>) -> Result<u64, Refusal> {
         let hash = hash(name.decoded(&mut self.scratch));
         let new = Seen { hash, start, end: start + name.raw.len() };
         let earlier = &self.seen[from..];
-        if earlier.len() < SMALL && earlier.iter().any(|old| old.hash == hash && old.compare(&new, text).is_eq()) {
+        if earlier.len() < MAX_PAIRWISE && earlier.iter().any(|old| old.hash == hash && old.compare(&new, text).is_eq())
+        {
             return Err(Refusal::at(start, Reason::DuplicateName));
         }
         self.seen.push(new);
         Ok(hash)
     }
 
-    /// Forgets the object whose names begin at `from`, once it is certain that they differ.
+    /// Closes the object whose names begin at `from`, after checking that they differ.
     pub(super) fn close(&mut self, from: usize, text: &[u8]) -> Result<(), Refusal> {
-        if self.seen.len() - from > SMALL {
+        if self.seen.len() - from > MAX_PAIRWISE {
             let names = &mut self.seen[from..];
             names.sort_unstable_by(|one, other| one.hash.cmp(&other.hash).then_with(|| one.compare(other, text)));
             let same = |pair: &&[Seen]| pair[0].hash == pair[1].hash && pair[0].compare(&pair[1], text).is_eq();
@@ -60,7 +63,7 @@ impl Members {
 }
 
 impl Seen {
-    /// The order of what two names say.
+    /// Compares two decoded names.
     fn compare(&self, other: &Seen, text: &[u8]) -> Ordering {
         let name = |seen: &Seen| {
             let raw = &text[seen.start..seen.end];
@@ -71,14 +74,14 @@ impl Seen {
     }
 }
 
-/// A quick hash of a decoded name. Collisions cost a comparison and nothing else.
+/// Fast hash of a decoded name. A collision costs one comparison.
 #[inline]
 pub(super) fn hash(name: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
     let (words, rest) = name.as_chunks::<8>();
     let hash = words.iter().fold(name.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    // What is left is read in one go, with some of what came before it where there is anything.
+    // The rest is read at once, overlapping the bytes before it if there are any.
     match (rest, name.last_chunk::<8>(), name.first_chunk::<4>(), name.last_chunk::<4>()) {
         ([], ..) => hash,
         (_, Some(last), ..) => mix(hash, u64::from_le_bytes(*last)),
@@ -93,7 +96,7 @@ pub(super) fn hash(name: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Reads the names as one object's. They are of 16 bytes each, unescaped.
+    /// Adds the names as those of one object. Each has 16 bytes and no escapes.
     fn read(names: &[[u8; 16]]) -> Result<(), Refusal> {
         let text: Vec<u8> = names.iter().flat_map(|name| [b"\"", &name[..], b"\""].concat()).collect();
         let mut members = Members::default();
@@ -103,7 +106,7 @@ mod tests {
         members.close(0, &text)
     }
 
-    /// Names that differ and all have the same hash: the second half undoes what the first did.
+    /// Different names with equal hashes: the second half cancels the effect of the first.
     fn colliding() -> impl Iterator<Item = [u8; 16]> {
         const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
         (0u64..).filter_map(|first| {
@@ -115,7 +118,7 @@ mod tests {
         })
     }
 
-    /// Only its cost depends on that.
+    /// Performance depends on it, correctness does not.
     #[test]
     fn every_byte_of_a_name_counts_in_its_hash() {
         for length in 0..=40 {
@@ -131,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn names_of_one_hash_are_told_apart_without_comparing_every_pair() {
+    fn colliding_names_are_compared_without_trying_every_pair() {
         let mut names: Vec<_> = colliding().take(100_000).collect();
         assert!(names.iter().all(|name| hash(name) == hash(&names[0])));
-        // Every pair would be five thousand million comparisons.
+        // Comparing every pair would take five thousand million comparisons.
         assert_eq!(read(&names), Ok(()));
-        assert_eq!(read(&names[..SMALL]), Ok(()));
+        assert_eq!(read(&names[..MAX_PAIRWISE]), Ok(()));
         names.push(names[50_000]);
         assert_eq!(read(&names).map_err(|refusal| refusal.reason), Err(Reason::DuplicateName));
     }

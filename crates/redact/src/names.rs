@@ -1,25 +1,26 @@
-//! Which member names mean a root, a secret, or the two sides of a change.
+//! Classification of member names: root, secret, or side of a change.
 //!
-//! Names are compared folded (`api/folding.rs`), and all that is neither letter nor digit is left out: `Api-Key`, `API_KEY`
-//! and `api\u200bKey` are all `apikey`. Letters of other scripts that merely look alike are other letters.
+//! Names are compared folded (`telecomx_api::folding`), without characters that are neither letters
+//! nor digits: `Api-Key`, `API_KEY` and `api\u200bKey` are all `apikey`. Letters of other scripts
+//! that merely look similar are different letters.
 //!
-//! All patterns are matched at once, one bit for each place in each pattern ("shift-and"): the work for a name is its
-//! length, whatever it holds, and needs no memory.
+//! All patterns are matched at once with one bit for each position in each pattern (shift-and):
+//! time is proportional to the length of the name, whatever it contains, and no memory is needed.
 
 use std::collections::BTreeSet;
 
 use telecomx_api::folding::{Folded, OTHER_LETTER, fold, letters};
 
-/// One bit for each place in a pattern, and one for its end.
+/// One bit for each position in a pattern, and one for its end.
 type Places = u128;
 
-/// The longest pattern, in letters and digits once folded.
+/// Maximum length of a pattern, in folded letters and digits.
 const LONGEST: usize = Places::BITS as usize - 1;
 
-/// The members that hold what was, and what is, in an entry of the change log.
+/// Members with the old and the new value in an entry of the change log.
 const CHANGE_NAMES: [&str; 4] = ["oldValue", "newValue", "oldDisplayValue", "newDisplayValue"];
 
-/// A pattern for names, folded.
+/// A folded pattern for names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern(Vec<Step>);
 
@@ -31,7 +32,7 @@ enum Step {
 }
 
 impl Pattern {
-    /// The name of a root: one name, no pattern.
+    /// Parses the name of a root: one name without wildcards.
     pub(super) fn root(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "*?.[]{}/,".contains(*sign)) {
             return Err(format!("unexpected `{sign}`; a root is the name of one member, such as \"integrations\""));
@@ -39,7 +40,7 @@ impl Pattern {
         Self::folded(text)
     }
 
-    /// A name in which `*` stands for anything.
+    /// Parses a name in which `*` matches any text.
     pub(super) fn glob(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "?.[]{}/,".contains(*sign)) {
             return Err(format!(
@@ -68,7 +69,7 @@ impl Pattern {
     }
 }
 
-/// What a name means. More than one may be true.
+/// Meaning of a name. Several may apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meaning {
     pub root: bool,
@@ -82,12 +83,12 @@ pub(super) struct Names {
     foreign: Foreign,
 }
 
-/// The characters that fold to a letter outside ASCII that some pattern holds, in order. Empty for
-/// patterns of ASCII, so that every other letter is the same to them.
+/// Characters that fold to a letter outside ASCII that occurs in a pattern, in order. Empty for
+/// patterns of ASCII, for which all other letters are equal.
 #[derive(Default)]
 struct Foreign(Vec<(char, Box<[char]>)>);
 
-/// A letter that no pattern holds.
+/// A letter that occurs in no pattern.
 const UNKNOWN: char = '\0';
 
 impl Foreign {
@@ -102,12 +103,12 @@ impl Foreign {
         if known.is_empty() {
             return Foreign::default();
         }
-        // Once for a policy: all of Unicode takes some 30 ms in a release build.
+        // Once per policy: all of Unicode takes some 30 ms in a release build.
         let of = |character: char| {
             let mut folded = Vec::new();
             letters(character, |letter| {
                 let letter = if letter.is_ascii() || known.contains(&letter) { letter } else { UNKNOWN };
-                // One letter that no pattern holds means as much as several.
+                // One letter that occurs in no pattern means as much as several.
                 if letter != UNKNOWN || folded.last() != Some(&UNKNOWN) {
                     folded.push(letter);
                 }
@@ -125,7 +126,7 @@ impl Foreign {
 }
 
 impl Names {
-    /// `changes`: the names of [`CHANGE_NAMES`] mean a change; else none does.
+    /// `changes`: whether [`CHANGE_NAMES`] mean a side of a change; otherwise no name does.
     pub(super) fn new(roots: &[Pattern], secrets: &[Pattern], changes: bool) -> Self {
         let mut names = Names { blocks: Vec::new(), foreign: Foreign::of(roots.iter().chain(secrets)) };
         for root in roots {
@@ -155,10 +156,11 @@ impl Names {
         }
     }
 
-    /// What the decoded name means.
+    /// Classifies a decoded name.
     ///
-    /// A root is meant also by a name that is a path through one: `integrations.billing.password` is under
-    /// `integrations`, however it is written. So a root may begin and end wherever no letter or digit stands.
+    /// A name that is a path through a root means that root too: `integrations.billing.password` is
+    /// below `integrations`, in any spelling. So a root may begin and end wherever no letter or
+    /// digit is adjacent.
     pub(super) fn meaning(&self, name: &[u8]) -> Meaning {
         let mut meaning = Meaning::default();
         for block in &self.blocks {
@@ -170,20 +172,21 @@ impl Names {
         meaning
     }
 
-    /// Whether a text holds the name of a root as a word of its own, as in `integrations[0].enabled`.
+    /// Whether a text contains the name of a root as a separate word, as in
+    /// `integrations[0].enabled`.
     pub(super) fn mentions_root(&self, text: &[u8]) -> bool {
         self.blocks.iter().any(|block| block.roots != 0 && block.run(text, &self.foreign) & block.roots != 0)
     }
 }
 
-/// As many patterns as there is room for.
+/// As many patterns as fit into one word of bits.
 struct Block {
     used: usize,
-    /// The places from which a letter or digit of ASCII leads on to the next: `0` to `9`, `a` to `z`.
+    /// Positions that a letter or digit of ASCII advances: `0` to `9`, `a` to `z`.
     ascii: [Places; 36],
     /// The same for other letters.
     other: Vec<(char, Places)>,
-    /// Places at which any letter may be passed over.
+    /// Positions at which any letter may be skipped.
     stars: Places,
     starts: Places,
     root_starts: Places,
@@ -207,7 +210,7 @@ impl Block {
         }
     }
 
-    /// Places the pattern; says its end.
+    /// Adds the pattern and returns its end.
     fn add(&mut self, pattern: &Pattern) -> Places {
         for step in &pattern.0 {
             let place: Places = 1 << self.used;
@@ -229,7 +232,7 @@ impl Block {
         end
     }
 
-    /// The ends that the name reaches.
+    /// Returns the ends that the name reaches.
     fn run(&self, name: &[u8], foreign: &Foreign) -> Places {
         let mut run = Run { block: self, foreign, at: self.starts, reached: 0 };
         for (index, byte) in name.iter().enumerate() {
@@ -246,7 +249,7 @@ impl Block {
     }
 }
 
-/// A name on its way through a block.
+/// State of matching one name.
 struct Run<'b> {
     block: &'b Block,
     foreign: &'b Foreign,
@@ -259,14 +262,15 @@ impl Run<'_> {
         self.at = (self.at & leading_on) << 1 | self.at & self.block.stars;
     }
 
-    /// Something that folding leaves out: what has begun goes on, a root may have ended, another may begin.
+    /// Handles a character that folding drops: matches continue, a root may have ended, another may
+    /// begin.
     fn separator(&mut self) {
         self.reached |= self.at & self.block.roots;
         self.at |= self.block.root_starts;
     }
 
-    /// Reads UTF-8. By hand, because the iterators of `str` are ten times slower in a debug build, and the time for each
-    /// byte must not depend on the text.
+    /// Decodes UTF-8. Not with the iterators of `str`, which are ten times slower in a debug build;
+    /// and the time for each byte must not depend on the text.
     fn characters(&mut self, text: &[u8]) {
         let mut at = 0;
         while at < text.len() {
@@ -306,7 +310,7 @@ impl Run<'_> {
             return;
         }
         match fold(character) {
-            // No pattern holds it: only what any letter leads to is left.
+            // It occurs in no pattern: only wildcards advance.
             Folded::Letter => self.step(0),
             Folded::Text(text) if text.iter().any(|byte| is_letter(*byte)) => {
                 for byte in text.iter().copied().filter(|byte| is_letter(*byte)) {
@@ -362,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_known_however_it_is_spelled() {
+    fn root_is_recognized_in_every_spelling() {
         let names = names(&["integrations", "customer_integrations"], &[], false);
         for spelled in [
             "integrations",
@@ -408,19 +412,20 @@ mod tests {
     }
 
     #[test]
-    fn names_that_repeat_themselves_and_patterns_that_share_letters_are_matched() {
+    fn repetitive_names_and_overlapping_patterns_are_matched() {
         let names =
             names(&["integrations", "customerIntegrations"], &["**password**", "*nøgle*", "*køb*", "pin"], false);
         for name in ["passwordpassword", "a_password_password", "nøgle", "nøglenøgle", "køb", "købkøb"] {
             assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
         }
-        // A pattern without stars is for the whole name, a root also for a part of a path: whichever stands second.
+        // A pattern without wildcards matches the whole name, a root also a part of a path, in
+        // either order.
         assert!(!names.meaning(b"the.pin").secret && !names.meaning(b"pin.code").secret);
         assert!(names.meaning(b"$set.customerIntegrations").root);
     }
 
     #[test]
-    fn blocks_are_filled_and_never_beyond_what_they_hold() {
+    fn block_is_filled_to_its_capacity_and_not_beyond() {
         let room = Places::BITS as usize;
         for (letters, blocks) in [(room / 2 - 1, 1), (room / 2, 2)] {
             let patterns = ["a".repeat(room / 2 - 1), "b".repeat(letters)];
@@ -448,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_mentions_a_root_as_a_word_only() {
+    fn text_mentions_a_root_only_as_a_separate_word() {
         let names = names(&["integrations", "customerIntegrations"], &["*token*"], false);
         for text in
             ["integrations", "a/Integrations/b", "customer_integrations.x", "see integrations!", "[\"integrations\"]"]
@@ -461,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_name_is_an_error() {
+    fn invalid_name_pattern_is_an_error() {
         for wrong in ["", "*", "_*_", "a.b", "a?", "[ab]", &"x".repeat(128)] {
             assert!(Pattern::glob(wrong).is_err(), "{wrong:?}");
             assert!(Pattern::root(wrong).is_err(), "{wrong:?}");

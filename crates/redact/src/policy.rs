@@ -1,48 +1,51 @@
-//! The rules of redaction, compiled. A `Policy` that exists is right: every mistake in the rules is found here, and all
-//! of them at once.
+//! Compiled rules of redaction. A `Policy` that exists is valid: compilation reports all mistakes
+//! of the rules at once.
 
 use std::fmt;
 
 use super::Action;
-use super::changes::LogNames;
+use super::change_entries::LogNames;
 use super::names::{Names, Pattern};
 use super::selectors::{Selector, Selectors};
 use telecomx_api::AccessLevel;
 
-/// The rules as the configuration writes them.
+/// Rules as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// The lowest level that sees everything.
+    /// The lowest access level that sees everything.
     pub reveal_to: AccessLevel,
-    /// Names of members, at any depth, under which everything is secret that `public` does not name.
+    /// Names of members, at any depth, below which every scalar is secret unless `public` names it.
     pub roots: Vec<String>,
-    /// Selectors, relative to a root, of the scalars that anyone may see.
+    /// Selectors, relative to a root, of scalars that every level may see.
     pub public: Vec<String>,
-    /// Patterns for names of members that are secret wherever they stand outside the roots.
+    /// Patterns for names of members that are secret outside the roots.
     pub secret_names: Vec<String>,
     pub action: Action,
 }
 
-/// Compiled rules: immutable, to be shared behind an `Arc`.
+/// Compiled rules: immutable, shared behind an `Arc`.
 pub struct Policy {
     rules: Rules,
     fingerprint: u64,
     pub(super) names: Names,
-    /// Set where the responses are entries of the change log.
+    /// Set if the responses are entries of the change log.
     pub(super) log: Option<LogNames>,
     pub(super) selectors: Selectors,
 }
 
 impl Policy {
-    /// Compiles the rules, or says everything that is wrong with them.
+    /// Compiles the rules.
+    ///
+    /// # Errors
+    /// All mistakes in the rules.
     pub fn compile(rules: &Rules) -> Result<Policy, Vec<RuleError>> {
         Policy::build(rules.clone(), None)
     }
 
-    /// The policy for one kind of forwarded answers: these rules, with other patterns for secret names.
+    /// Derives the policy of one forward rule: these rules, with other patterns for secret names.
     ///
-    /// `changes`: the responses are entries of the change log, which quote secrets in strings and in the sides of a change;
-    /// see [`redact`](super::redact).
+    /// `changes`: the responses are entries of the change log, which quote secrets in strings and
+    /// in the sides of a change; see [`redact`](super::redact).
     pub fn for_forward(&self, secret_names: &[String], changes: bool) -> Result<Policy, Vec<RuleError>> {
         let log = changes.then(|| LogNames::new(&self.rules.public, &self.rules.secret_names));
         Policy::build(Rules { secret_names: secret_names.to_vec(), ..self.rules.clone() }, log)
@@ -75,18 +78,19 @@ impl Policy {
         &self.rules
     }
 
-    /// Whether the two sides of a change are hidden where it has to do with a root.
+    /// Whether the sides of a change are hidden in objects that mention a root.
     pub fn hides_changes(&self) -> bool {
         self.log.is_some()
     }
 
-    /// Whether a name, of whatever, means a secret or a root.
+    /// Whether a name means a secret or a root.
     pub fn is_secret_name(&self, name: &[u8]) -> bool {
         let meaning = self.names.meaning(name);
         meaning.secret || meaning.root
     }
 
-    /// The same number for the same rules, in every process and release of this format; other rules, another number.
+    /// Number that is equal for equal rules in every process and release of this format, and
+    /// differs for different rules.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -117,7 +121,8 @@ fn parse_all<T>(
     parsed
 }
 
-/// A keyless digest of every field, lengths in front so that no two rules run together.
+/// Digest of every field without a key; lengths come first so that different rules cannot have the
+/// same input.
 fn fingerprint(rules: &Rules, hides_changes: bool) -> u64 {
     let Rules { reveal_to, roots, public, secret_names, action } = rules;
     let mut hasher = blake3::Hasher::new();
@@ -135,7 +140,7 @@ fn fingerprint(rules: &Rules, hides_changes: bool) -> u64 {
     hasher.finalize().as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
-/// A list of the rules.
+/// One of the lists of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     Root,
@@ -154,15 +159,15 @@ impl Rule {
     }
 }
 
-/// A rule that cannot be compiled.
+/// A rule that cannot be compiled, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleError {
     pub which: Rule,
-    /// The rule's place in its list, from 0.
+    /// Index of the rule in its list, from 0.
     pub index: usize,
     /// The rule as it was written.
     pub text: String,
-    /// What is wrong with it and what would be right.
+    /// What is wrong and what would be right.
     pub reason: String,
 }
 
@@ -209,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_follows_the_rules() {
+    fn fingerprint_depends_on_every_rule() {
         let fingerprint = |rules: &Rules| Policy::compile(rules).unwrap().fingerprint();
         let original = fingerprint(&rules());
         assert_eq!(original, fingerprint(&rules()));
-        // The same in every process and release: another number here needs another format.
+        // Equal in every process and release: another number requires another format version.
         assert_eq!(original, 11_708_941_880_373_740_823);
         let list = |text: &str| vec![text.to_owned()];
         let others = [

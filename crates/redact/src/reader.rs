@@ -1,21 +1,25 @@
-//! A strict reader of RFC 8259: what it does not refuse, every other reader reads the same.
+//! Strict reader of RFC 8259: every document that it accepts is read identically by every other
+//! reader.
 //!
-//! It hands out tokens and checks the grammar around them; it builds nothing. Stricter than the RFC where parsers
-//! disagree: a name that stands twice in one object, half a surrogate pair, a number beyond a double, a byte-order mark
-//! and deep nesting are refused, because redaction must see what the caller's parser will see.
+//! It returns tokens and checks the grammar around them; it builds no tree. It is stricter than the
+//! RFC where parsers disagree: a duplicate name in an object, half a surrogate pair, a number
+//! beyond a double, a byte-order mark and deep nesting are refused, because redaction must see what
+//! the client's parser will see.
 
 use super::members::Members;
 use super::refusal::{Reason, Refusal};
 use super::text::{Text, escape};
 
-/// How many containers may stand inside one another. The API's documents have six; every parser in use reads 64. A container
-/// that is deeper is removed like a secret.
+/// Maximum depth of nested containers. The API's documents have six levels; every parser in use
+/// reads 64. A deeper container is removed like a secret.
 pub const MAX_DEPTH: usize = 64;
 
-/// How deep such a container may be nested itself, counted from the document; a document that is nested deeper is refused.
+/// Maximum nesting within such a container, counted from the document; a deeper document is
+/// refused.
 pub const MAX_NESTING: usize = 127;
 
-/// Decimal digits that surely fit a double. What is longer, or has an exponent, is converted to be sure.
+/// Number of decimal digits that always fit a double. A longer number, or one with an exponent, is
+/// converted to check it.
 const SURELY_FINITE: usize = 300;
 
 pub(super) struct Reader<'d> {
@@ -27,39 +31,39 @@ pub(super) struct Reader<'d> {
     members: Members,
 }
 
-/// The beginning of a value. Scalars are read whole, containers are open.
+/// Beginning of a value. Scalars are complete, containers are open.
 pub(super) enum Value<'d> {
     Object(Object),
     Array(Array),
     String(Text<'d>),
-    /// A number, `true`, `false` or `null`, as it is written.
+    /// A number, `true`, `false` or `null` as written.
     Bare(&'d [u8]),
-    /// A container deeper than [`MAX_DEPTH`], well-formed and read whole.
+    /// A container deeper than [`MAX_DEPTH`], well-formed and read to its end.
     TooDeep,
 }
 
-/// An open object: to be read with [`Reader::next_member`] until that says `None`.
+/// An open object; read it with [`Reader::next_member`] until that returns `None`.
 pub(super) struct Object {
     first: bool,
     members_from: usize,
 }
 
-/// An open array: to be read with [`Reader::next_element`] until that says `false`.
+/// An open array; read it with [`Reader::next_element`] until that returns `false`.
 pub(super) struct Array {
     first: bool,
 }
 
-/// The name of a member, whose value is next.
+/// Name of a member, whose value is next.
 pub(super) struct Name<'d> {
     pub text: Text<'d>,
-    /// Where it begins in the document.
+    /// Its position in the document.
     pub start: usize,
-    /// Of the decoded name; see [`hash`](super::members::hash).
+    /// Hash of the decoded name; see [`hash`](super::members::hash).
     pub hash: u64,
 }
 
 impl<'d> Reader<'d> {
-    /// Refuses what is empty, begins with a byte-order mark, or is not UTF-8.
+    /// Starts reading. Refuses an empty document, a byte-order mark and text that is not UTF-8.
     pub(super) fn new(text: &'d [u8]) -> Result<Self, Refusal> {
         if [&b"\xEF\xBB\xBF"[..], b"\xFE\xFF", b"\xFF\xFE"].iter().any(|mark| text.starts_with(mark)) {
             return Err(Refusal::at(0, Reason::ByteOrderMark));
@@ -73,7 +77,7 @@ impl<'d> Reader<'d> {
         Ok(Reader { text, at: 0, depth: 0, deepest: MAX_DEPTH, members: Members::default() })
     }
 
-    /// Where in the document the next byte is read.
+    /// Position of the next byte.
     pub(super) fn offset(&self) -> usize {
         self.at
     }
@@ -104,7 +108,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// The next member's name, its value being next; or the object is closed.
+    /// Returns the next member's name, whose value is next; `None` closes the object.
     pub(super) fn next_member(&mut self, object: &mut Object) -> Result<Option<Name<'d>>, Refusal> {
         match self.peek()? {
             b'}' => {
@@ -132,7 +136,7 @@ impl<'d> Reader<'d> {
         Ok(Some(Name { text, start, hash }))
     }
 
-    /// Whether another element follows, its value being next; if not, the array is closed.
+    /// Whether another element follows, whose value is next; `false` closes the array.
     pub(super) fn next_element(&mut self, array: &mut Array) -> Result<bool, Refusal> {
         match self.peek()? {
             b']' => {
@@ -148,7 +152,7 @@ impl<'d> Reader<'d> {
         Ok(true)
     }
 
-    /// Reads a value and all in it, only to see that it is well-formed.
+    /// Reads a value to its end, only to check that it is well-formed.
     pub(super) fn skip(&mut self) -> Result<(), Refusal> {
         match self.value()? {
             Value::Object(object) => self.skip_members(object),
@@ -171,7 +175,7 @@ impl<'d> Reader<'d> {
         Ok(())
     }
 
-    /// Refuses whatever but white space follows the document's value.
+    /// Refuses anything except white space behind the document's value.
     pub(super) fn end(&mut self) -> Result<(), Refusal> {
         self.skip_space();
         if self.at == self.text.len() { Ok(()) } else { Err(self.refuse(Reason::TrailingData)) }
@@ -195,7 +199,7 @@ impl<'d> Reader<'d> {
         Refusal::at(self.at, reason)
     }
 
-    /// The next byte that is not white space, not yet consumed.
+    /// Returns the next byte that is not white space, without consuming it.
     #[inline]
     fn peek(&mut self) -> Result<u8, Refusal> {
         self.skip_space();
@@ -291,8 +295,9 @@ const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
-/// From `at` on, the place of the first byte that is a quote, a backslash or a control character; else the end.
-/// Eight bytes at a time: a byte's high bit is set where the subtraction went below zero, exact for the lowest such.
+/// Returns the position, from `at` on, of the first quote, backslash or control character;
+/// otherwise the end. Reads eight bytes at a time: a byte's high bit is set where the subtraction
+/// went below zero, exact for the lowest such.
 fn plain_run(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = ONES << 7;

@@ -1,25 +1,26 @@
-//! Why a document is not let through to a lower role. A refusal says where and why, never what stood there.
+//! Refusals of documents. A refusal names position and reason, never the content.
 
 use std::fmt;
 
-/// What is wrong with a document that cannot be redacted safely.
+/// Reason why a document cannot be redacted safely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// No byte, or white space alone.
+    /// No byte, or only white space.
     Empty,
     /// A byte-order mark of UTF-8 or UTF-16 (RFC 8259, section 8.1).
     ByteOrderMark,
     /// Not UTF-8.
     BadUtf8,
-    /// Not what the grammar of RFC 8259 allows here: comments, `NaN`, single quotes, stray commas.
+    /// Not allowed by the grammar of RFC 8259 at this position: comments, `NaN`, single quotes,
+    /// stray commas.
     NotJson,
     /// The document ends before its value does.
     CutShort,
-    /// Something follows the value.
+    /// Text behind the value.
     TrailingData,
-    /// One object holds the same name twice, whichever way the two are spelled.
+    /// One object has the same name twice, in any spelling.
     DuplicateName,
-    /// `\uD800` and the like without its other half.
+    /// Half a surrogate pair, such as `\uD800` alone.
     LoneSurrogate,
     /// A number that a double cannot hold, such as `1e400`.
     NumberNotFinite,
@@ -28,7 +29,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, for a metric that wants its series from the start.
+    /// Every reason, so that a metric can start all series at 0.
     pub const ALL: [Reason; 10] = [
         Reason::Empty,
         Reason::ByteOrderMark,
@@ -74,7 +75,7 @@ impl Reason {
     }
 }
 
-/// A document that is not let through: the reason, and the offset in bytes at which it showed.
+/// Refusal of a document: the reason, and the offset in bytes at which it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,

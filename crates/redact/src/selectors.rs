@@ -1,20 +1,22 @@
-//! Which scalars under a root anyone may see: paths of member names, compared exactly as they are decoded.
+//! Public scalars below a root: paths of member names, compared decoded and exactly.
 //!
-//! `a.b` is member `b` of member `a` of the root; `*` is any one member, `**` any number of them (none, too), `{a,b}`
-//! one or the other. Arrays are no step. A selector names scalars: what stands inside an object needs a path of its own.
+//! `a.b` is member `b` of member `a` of the root; `*` is any one member, `**` any number of members
+//! (also none), `{a,b}` one of several. Arrays are transparent. A selector names scalars: members
+//! of an object need selectors.
 //!
-//! All selectors are followed at once, one bit for each place in each selector, like the letters in `names`; a position
-//! in the document is a set of bits, which the walk keeps on a stack.
+//! All selectors are matched at once with one bit for each position in each selector, as in
+//! `names`; a position in the document is a set of bits, kept on a stack while the document is
+//! rewritten.
 
 use super::members::hash;
 
-/// One bit for each place in a selector, and one for its end. A selector never crosses from one word to the next.
+/// One bit for each position in a selector, and one for its end. A selector does not cross words.
 type Places = u64;
 
-/// The most segments of a selector. Documents are refused before they are this deep.
+/// Maximum number of segments of a selector. Documents are refused before they are as deep.
 const LONGEST: usize = Places::BITS as usize - 1;
 
-/// A selector as it was understood.
+/// A parsed selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selector(Vec<Segment>);
 
@@ -32,7 +34,7 @@ impl Selector {
         let mut segments = Vec::new();
         for written in text.split('.') {
             let segment = Segment::parse(written)?;
-            // `**.**` says no more than `**`, and the compiled form relies on there being one.
+            // `**.**` equals `**`, and the compiled form relies on a single one.
             if segment != Segment::AnyDepth || segments.last() != Some(&segment) {
                 segments.push(segment);
             }
@@ -80,18 +82,18 @@ impl Segment {
 
 /// The compiled selectors.
 pub(super) struct Selectors {
-    /// Places from which any member leads on to the next.
+    /// Positions that any member advances.
     any: Vec<Places>,
-    /// Places that any member may leave as they are, and that may be passed over: `**`.
+    /// Positions of `**`: any member may leave them unchanged, and they may be skipped.
     stay: Vec<Places>,
     ends: Vec<Places>,
     starts: Vec<Places>,
-    /// Open addressing, a power of two, never more than half full.
+    /// Hash table with open addressing; its size is a power of two and it is at most half full.
     table: Vec<Option<Known>>,
     nothing: Vec<Places>,
 }
 
-/// A name that stands in a selector, and the places from which it leads on.
+/// A name in a selector, and the positions that it advances.
 struct Known {
     name: Box<[u8]>,
     places: Vec<Places>,
@@ -124,7 +126,7 @@ impl Selectors {
             used += 1;
         }
         for word in 0..starts.len() {
-            // A root that is a scalar itself is never public: a selector names what stands under it.
+            // A root that is a scalar is never public: a selector names members below it.
             starts[word] = pass_over(starts[word], stay[word]) & !ends[word];
         }
         let nothing = vec![0; any.len()];
@@ -139,18 +141,18 @@ impl Selectors {
         selectors
     }
 
-    /// Words in one position.
+    /// Number of words of a position.
     pub(super) fn width(&self) -> usize {
         self.any.len()
     }
 
-    /// The position at a root.
+    /// Position at a root.
     pub(super) fn at_root(&self) -> &[Places] {
         &self.starts
     }
 
-    /// Pushes the position that the member leads to from the one that stands in `positions` from `from` on.
-    /// `hash` is the [`hash`] of `name`, decoded.
+    /// Pushes the position that a member leads to from the position that begins at `from` in
+    /// `positions`. `hash` is the [`hash`] of the decoded `name`.
     pub(super) fn step(&self, positions: &mut Vec<Places>, from: usize, hash: u64, name: &[u8]) {
         let named = self.table[self.slot(hash, name)].as_ref().map_or(&self.nothing, |known| &known.places);
         for word in 0..self.width() {
@@ -165,9 +167,9 @@ impl Selectors {
         position.iter().zip(&self.ends).any(|(at, ends)| at & ends != 0)
     }
 
-    /// Where the name stands in the table, or would.
+    /// Index of the name in the table, or of the slot where it belongs.
     fn slot(&self, hash: u64, name: &[u8]) -> usize {
-        // The table's size is a power of two, and the upper half of a product is its better half.
+        // The upper half of the product is the better half of the hash.
         let last = self.table.len() - 1;
         let mut slot = (hash >> 32) as usize & last;
         while self.table[slot].as_ref().is_some_and(|known| *known.name != *name) {
@@ -177,7 +179,7 @@ impl Selectors {
     }
 }
 
-/// `**` may stand for no member at all.
+/// Skips `**`, which may match no member.
 fn pass_over(at: Places, stay: Places) -> Places {
     at | (at & stay) << 1
 }
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_beyond_one_word_are_followed_too() {
+    fn selectors_beyond_one_word_are_matched() {
         let many: Vec<String> = (0..200).map(|number| format!("**.n{number}.{{a,b{number}}}.*")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for number in 0..200 {
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_an_error() {
+    fn invalid_selector_is_an_error() {
         for wrong in [
             "", ".", "a.", ".a", "a..b", "a*", "***", "{a", "a}", "{a,b}c", "a{b,c}", "{a.b,c}", "{}", "{a,}",
             "{a, b}", "{*,a}", "{{a}}", "a,b", " a",

@@ -5,7 +5,7 @@ use super::refusal::{Reason, Refusal};
 /// A string of the document, found well-formed.
 #[derive(Clone, Copy)]
 pub(super) struct Text<'d> {
-    /// As it is written, with its quotes.
+    /// As written, with its quotes.
     pub raw: &'d [u8],
     escaped: bool,
 }
@@ -15,7 +15,7 @@ impl<'d> Text<'d> {
         Text { raw, escaped }
     }
 
-    /// What the string says. `scratch` is written to only when the string has escapes.
+    /// Returns the decoded text. `scratch` is only used if the string has escapes.
     #[inline]
     pub(super) fn decoded<'a>(&self, scratch: &'a mut Vec<u8>) -> &'a [u8]
     where
@@ -26,14 +26,14 @@ impl<'d> Text<'d> {
     }
 }
 
-/// Writes into `scratch` what the string says, whose every escape was found good when it was read.
+/// Decodes into `scratch` a string whose escapes were validated when it was read.
 fn unescape<'a>(inner: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch.clear();
     let mut at = 0;
     loop {
         let end = memchr::memchr(b'\\', &inner[at..]).map_or(inner.len(), |found| at + found);
         scratch.extend_from_slice(&inner[at..end]);
-        // Nothing but the end of the string is no good escape.
+        // Only the end of the string is not a valid escape.
         let Ok((character, next)) = escape(inner, end) else { break };
         scratch.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         at = next;
@@ -41,7 +41,8 @@ fn unescape<'a>(inner: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch
 }
 
-/// The character that the escape at `at` stands for, and where the text goes on. A surrogate pair is one escape.
+/// Returns the character of the escape at `at` and the position behind it. A surrogate pair is one
+/// escape.
 pub(super) fn escape(text: &[u8], at: usize) -> Result<(char, usize), Refusal> {
     let refused = |reason| Err(Refusal::at(at, reason));
     let character = match text.get(at + 1) {
@@ -58,7 +59,7 @@ pub(super) fn escape(text: &[u8], at: usize) -> Result<(char, usize), Refusal> {
             if let Some(character) = char::from_u32(first) {
                 return Ok((character, at + 6));
             }
-            // Not a character, so a surrogate: a high one needs a low one right behind it.
+            // A surrogate: a high one needs a low one directly behind it.
             if first >= 0xDC00 || text.get(at + 6..at + 8) != Some(b"\\u") {
                 return refused(Reason::LoneSurrogate);
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What an employee may do. The order is the API's: a later level includes the earlier ones.
+/// Access level of an employee. The order is the API's: a later level includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccessLevel {
     NoLogin,
@@ -29,10 +29,10 @@ impl AccessLevel {
         AccessLevel::Admin,
     ];
 
-    /// The lowest level: what anyone of whom nothing is known may do.
+    /// The lowest level, used when nothing is known about a caller.
     pub const LOWEST: AccessLevel = AccessLevel::NoLogin;
 
-    /// The name that the API gives the level, such as `RESELLER_ADMIN`.
+    /// The API's name of the level, such as `RESELLER_ADMIN`.
     pub const fn as_str(self) -> &'static str {
         match self {
             AccessLevel::NoLogin => "NO_LOGIN",
@@ -53,14 +53,15 @@ impl fmt::Display for AccessLevel {
     }
 }
 
-/// A word that names no access level.
+/// Text that is not the name of an access level.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownAccessLevel;
 
 impl fmt::Display for UnknownAccessLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "unknown access level; expected one of NO_LOGIN, PERSONAL, VIEWER, MANAGER, OWNER, RESELLER, RESELLER_ADMIN, ADMIN",
+            "unknown access level; expected one of NO_LOGIN, PERSONAL, VIEWER, MANAGER, OWNER, \
+             RESELLER, RESELLER_ADMIN, ADMIN",
         )
     }
 }

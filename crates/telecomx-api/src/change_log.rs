@@ -1,28 +1,28 @@
-//! The answer of `GET /log/changeloglite`: what was changed at the API, by whomever.
+//! The response of `GET /log/changeloglite`: changes made at the API by any client.
 //!
-//! Read with leniency where nothing is at stake: an entry that cannot be understood is counted and the others are obeyed,
-//! for a change that is obeyed needlessly costs a fetch.
+//! Parsing is lenient, because an unnecessary invalidation only costs a fetch: an entry that cannot
+//! be parsed is counted, and the others are applied.
 
 use serde_json::Value;
 
 use super::{Change, CustomerId, EmployeeId};
 
-/// The API gives no more entries than this; of so many, some may be left out.
-pub const MOST_ENTRIES: usize = 10_000;
+/// Maximum number of entries of a response; entries may be missing from a response of that size.
+pub const MAX_ENTRIES: usize = 10_000;
 
-/// For how many days the API keeps an entry.
-pub const KEPT_DAYS: u64 = 5;
+/// Number of days for which the API keeps an entry.
+pub const RETENTION_DAYS: u64 = 5;
 
-/// One entry.
+/// An entry of the change log.
 #[derive(Debug)]
 pub struct Entry {
-    /// `_id`. Without one, the entry is known by all that it says.
+    /// `_id`; without one, the text of the whole entry.
     pub id: String,
-    /// What it changes; `None`: that cannot be told.
+    /// The change; `None` if the entry does not say.
     pub change: Option<Change>,
 }
 
-/// Reads the body of a 200: an array, alone or as the one member of an object. `None`: it is neither.
+/// Reads the body of a 200: an array, or an object whose only member is one. Otherwise `None`.
 pub fn read_change_log(body: &[u8]) -> Option<Vec<Entry>> {
     let entries = match serde_json::from_slice(body).ok()? {
         Value::Array(entries) => entries,
@@ -41,7 +41,7 @@ fn entry(entry: &Value) -> Entry {
     let change = match text("where") {
         Some("Employees") => text("id").and_then(EmployeeId::parse).map(Change::Employee),
         Some("Customers") => customer("id").or_else(|| customer("customer")),
-        // Of whatever it is that changed, a customer's name may tell: its features, for one.
+        // Any change of a customer's objects may change the response: its features, for example.
         _ => customer("customer"),
     };
     Entry { id: text("_id").map_or_else(|| entry.to_string(), str::to_owned), change }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_log_is_none_and_odd_entries_are_told_apart_by_what_they_say() {
+    fn invalid_log_is_refused_and_entry_without_id_is_its_text() {
         for wrong in ["", "null", "{}", "7", r#"{"a":[],"b":[]}"#, r#"{"error":{"code":"expired"}}"#, "[", "[] []"] {
             assert_eq!(seen(wrong), None, "{wrong}");
         }

@@ -1,9 +1,9 @@
-//! Which requests change what. Over-approximates where in doubt: a needless change costs a fetch, a
-//! missed one a wrong response.
+//! Changes that a request makes. When in doubt, a change is assumed: an unnecessary one costs a
+//! fetch, a missed one a wrong response.
 //!
 //! Source: the table "What changes an answer" of the API's description. PUT, PATCH and unknown
-//! methods count as POST does; the methods that IANA registers as safe change nothing, except that
-//! a GET can be a logout.
+//! methods count like POST; methods that IANA registers as safe change nothing, except that a GET
+//! can be a logout.
 
 use http::{HeaderMap, HeaderName, Method};
 
@@ -11,29 +11,29 @@ use super::credential::Token;
 use super::ids::{CustomerId, EmployeeId};
 use super::path::NormalPath;
 
-/// Something that a request changes, if the API obeys it.
+/// Something that a request changes if the API accepts it.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// That customer, for every caller.
+    /// A customer, for every caller.
     Customer(CustomerId),
-    /// That employee's identity, and all that is stored for it.
+    /// An employee's identity and everything stored for it.
     Employee(EmployeeId),
-    /// That token.
+    /// A token.
     Token(Token),
-    /// All that is stored for the caller's own token.
+    /// Everything stored for the caller's token.
     CallersToken,
-    /// All tokens of the caller's own employee.
+    /// All tokens of the caller's employee.
     CallersEmployee,
 }
 
 impl Change {
-    /// Whether it changes something of the caller's own: whose, only the credential says.
+    /// Whether the change concerns the caller, whom only the credential identifies.
     pub const fn is_callers_own(&self) -> bool {
         matches!(self, Change::CallersToken | Change::CallersEmployee)
     }
 }
 
-/// Fields by which some frameworks read a request as one of another method.
+/// Fields by which some frameworks override the method.
 const METHOD_OVERRIDES: [HeaderName; 3] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),
@@ -43,7 +43,7 @@ const METHOD_OVERRIDES: [HeaderName; 3] = [
 /// The methods that are safe by the IANA registry of HTTP methods (RFC 9110 section 9.2.1).
 const SAFE_METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
 
-/// What a request changes, if the API obeys it. Most requests change nothing.
+/// Returns the changes of a request if the API accepts it. Most requests change nothing.
 pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<Change> {
     let overridden = METHOD_OVERRIDES.iter().any(|name| headers.contains_key(name));
     let write = overridden || !SAFE_METHODS.contains(&method.as_str());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_override_makes_a_get_a_write() {
+    fn get_with_a_method_override_is_a_write() {
         let path = NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", Protected::default()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("x-http-method-override", http::HeaderValue::from_static("DELETE"));

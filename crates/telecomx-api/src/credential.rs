@@ -1,8 +1,8 @@
-//! Where a request holds tokens, and which one decides when there are several.
+//! Tokens of a request, and the rule which of them decides.
 //!
-//! The order is `Authorization: Bearer`, `X-API-Key`, `?token=`, a cookie. The first place that holds
-//! a token decides alone. A wrong scheme in `Authorization` is an error, never a reason to look
-//! further: the API might look elsewhere than the gateway does. An empty value is no token.
+//! The order is `Authorization: Bearer`, `X-API-Key`, `?token=`, cookie. The first place with a
+//! token decides alone. Another scheme in `Authorization` is an error and not a reason to search
+//! further: the API might search elsewhere than the gateway does. An empty value is not a token.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,28 +17,28 @@ use super::path::Query;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A caller's token. It prints nothing, its memory is zeroed when it is dropped, and [`Token::expose`] is the one way to
-/// read it.
+/// A caller's token. Its `Debug` output is empty, its memory is zeroed when it is dropped, and only
+/// [`Token::expose`] returns it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    /// The longest token that is looked at, in bytes.
+    /// Maximum length of a token in bytes.
     pub const MAX_LEN: usize = 4096;
 
-    /// Takes 1 to [`Token::MAX_LEN`] bytes of visible ASCII: what can stand in a field value and in no other way be
-    /// read as a delimiter.
+    /// Parses 1 to [`Token::MAX_LEN`] bytes of visible ASCII, which a field value can contain and
+    /// no reader takes for a delimiter.
     pub fn parse(text: &[u8]) -> Option<Self> {
         Self::text(text).map(|text| Token(Zeroizing::new(text.to_owned())))
     }
 
-    /// The same without a copy: the text of a token.
+    /// Returns the text of a token without copying it.
     pub fn text(text: &[u8]) -> Option<&str> {
         let is_token = (1..=Self::MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
         std::str::from_utf8(text).ok().filter(|_| is_token)
     }
 
-    /// The secret itself, for requests to the API only.
+    /// Returns the secret, for requests to the API only.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -50,16 +50,16 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Why no token was found.
+/// Reason why no token was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialError {
-    /// None of the places holds one.
+    /// No place has a token.
     Missing,
-    /// `Authorization` is there and is not `Bearer` and one token.
+    /// `Authorization` is present and is not `Bearer` with one token.
     NotBearer,
-    /// Two different ones in one place.
+    /// Two different tokens in one place.
     Ambiguous,
-    /// One stands there that cannot be a token.
+    /// The value cannot be a token.
     Malformed,
 }
 
@@ -74,9 +74,9 @@ impl From<CredentialError> for ApiError {
     }
 }
 
-/// The places of a request that can hold a token.
+/// Places of a request that can hold a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum CredentialPlace {
     Authorization,
     ApiKey,
     Query,
@@ -85,11 +85,11 @@ pub enum Place {
     Body,
 }
 
-/// The token that decides, and the place that holds it.
+/// The token that decides, and its place in the request.
 #[derive(Clone, Debug)]
 pub struct Credential {
     pub token: Token,
-    pub place: Place,
+    pub place: CredentialPlace,
 }
 
 /// Finds the token that decides. `cookie`: the cookie's name; `None`: cookies hold no token.
@@ -109,8 +109,8 @@ pub fn find_credential(
     Ok(Credential { token: Token(Zeroizing::new(token.into_owned())), place })
 }
 
-/// Which of a request's values is the token that decides, and its text. `authorization`, `api_key`: the
-/// values of these fields; `cookie`: of the first token cookie that is not empty.
+/// Decides which value of a request is its token. `authorization`, `api_key`: the values of these
+/// fields; `cookie`: the value of the first token cookie that is not empty.
 ///
 /// # Errors
 /// See [`CredentialError`].
@@ -119,18 +119,18 @@ pub fn decide_credential<'a>(
     api_key: Option<&'a [u8]>,
     query: &Query<'_>,
     cookie: impl FnOnce() -> Option<Cow<'a, [u8]>>,
-) -> Result<(Place, Cow<'a, str>), CredentialError> {
+) -> Result<(CredentialPlace, Cow<'a, str>), CredentialError> {
     if let Some(value) = authorization {
         let token = bearer(value).ok_or(CredentialError::NotBearer)?;
-        return Ok((Place::Authorization, Cow::Borrowed(token)));
+        return Ok((CredentialPlace::Authorization, Cow::Borrowed(token)));
     }
     let (place, value) = if let Some(key) = api_key.filter(|value| !value.is_empty()) {
-        (Place::ApiKey, Cow::Borrowed(key))
+        (CredentialPlace::ApiKey, Cow::Borrowed(key))
     } else if let Some(value) = query.token().map_err(|_| CredentialError::Ambiguous)?.filter(|value| !value.is_empty())
     {
-        (Place::Query, Cow::Owned(value))
+        (CredentialPlace::Query, Cow::Owned(value))
     } else {
-        (Place::Cookie, cookie().ok_or(CredentialError::Missing)?)
+        (CredentialPlace::Cookie, cookie().ok_or(CredentialError::Missing)?)
     };
     let token = match &value {
         Cow::Borrowed(value) => Token::text(value).map(Cow::Borrowed),
@@ -167,8 +167,8 @@ pub fn find_all_tokens(
     Ok(tokens)
 }
 
-/// The values of cookies of every name that can be tokens: an API may know its token cookie by
-/// another name than the gateway does.
+/// Returns the values of all cookies that can be tokens, whatever their names: the API may know its
+/// token cookie by another name than the gateway.
 pub fn find_cookie_tokens(headers: &HeaderMap) -> impl Iterator<Item = Token> {
     cookie_pairs(headers).filter_map(|(_, value)| Token::parse(&decode_cookie(value)))
 }
@@ -196,7 +196,7 @@ pub fn read_body_token(body: &[u8]) -> Result<Option<Token>, BodyError> {
     };
     let mut token: Option<Token> = None;
     for value in values {
-        // What JavaScript takes for false is no token to an API that is written in it.
+        // Falsy values of JavaScript are not a token for an API written in it.
         let text = match &value {
             serde_json::Value::String(text) if text.is_empty() => continue,
             serde_json::Value::Null | serde_json::Value::Bool(false) => continue,
@@ -241,7 +241,7 @@ impl<'de> serde::Deserialize<'de> for TokenMembers {
     }
 }
 
-/// Whether no place holds two different credentials; for requests that are passed on as they are.
+/// Checks that no place has two different credentials, for requests that are forwarded unchanged.
 ///
 /// # Errors
 /// [`CredentialError::Ambiguous`].
@@ -250,8 +250,8 @@ pub fn credentials_agree(headers: &HeaderMap) -> Result<(), CredentialError> {
     only_value(headers, &X_API_KEY).map(drop)
 }
 
-/// Whether a text holds a credential of the request, from whichever place. `fields`: names in any
-/// case, and values.
+/// Whether a text contains a credential of the request from any place. `fields`: names in any
+/// letter case, and values.
 pub fn holds_credential<'a>(
     text: &[u8],
     fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -273,14 +273,15 @@ pub fn holds_credential<'a>(
     fields.into_iter().any(in_field) || Query::unvalidated(query).token_aliases().any(|token| within(&token))
 }
 
-/// The value of a field that may occur more than once as long as each time says the same.
+/// Returns the value of a field, which may occur several times with the same value.
 fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, CredentialError> {
     let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
     let Some(first) = values.next() else { return Ok(None) };
     if values.all(|value| value == first) { Ok(Some(first)) } else { Err(CredentialError::Ambiguous) }
 }
 
-/// The token of `Bearer` in any letter case (RFC 9110 section 11.1), one or more spaces, one token.
+/// Returns the token of `Bearer` in any letter case (RFC 9110 section 11.1), after one or more
+/// spaces.
 pub fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, rest) = value.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"bearer") || rest.first() != Some(&b' ') {
@@ -289,14 +290,14 @@ pub fn bearer(value: &[u8]) -> Option<&str> {
     Token::text(rest.trim_ascii())
 }
 
-/// The value of the first cookie of that name in a `Cookie` field that is not empty.
+/// Returns the value of the first non-empty cookie of this name in a `Cookie` field.
 pub fn cookie_value<'a>(field: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
     let pairs = field.split(|&b| b == b';').filter_map(read_cookie);
     let mut values = pairs.filter(|(other, value)| *other == name.as_bytes() && !value.is_empty());
     values.next().map(|(_, value)| decode_cookie(value))
 }
 
-/// The names and values of all cookies, quotes taken off, in the order of the fields.
+/// Returns names and unquoted values of all cookies in the order of the fields.
 fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let fields = headers.get_all(COOKIE).iter();
     fields.flat_map(|value| value.as_bytes().split(|&b| b == b';')).filter_map(read_cookie)
@@ -309,23 +310,23 @@ fn read_cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, unquoted.unwrap_or(value)))
 }
 
-/// The values of the cookies of that name that are not empty. The first decides (RFC 6265 section
-/// 5.4: the most specific comes first).
+/// Returns the non-empty values of the cookies of this name. The first decides (RFC 6265 section
+/// 5.4: the most specific one comes first).
 fn cookie_values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
     let values = cookie_pairs(headers).filter(move |(other, value)| *other == name.as_bytes() && !value.is_empty());
     values.map(|(_, value)| decode_cookie(value))
 }
 
-/// The value that a cookie's sender meant: Express and others percent-encode it. A value with a
-/// broken escape was not encoded.
+/// Percent-decodes the value of a cookie, as Express and others encode it. A value with an invalid
+/// escape was not encoded.
 fn decode_cookie(value: &[u8]) -> Cow<'_, [u8]> {
     let is_escape = |at: usize| value.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit));
     let mut escapes = memchr::memchr_iter(b'%', value);
     if escapes.all(is_escape) { percent_decode(value).into() } else { Cow::Borrowed(value) }
 }
 
-/// A `Cookie` field without the cookies of that name; the first that is not empty stays if `keep`.
-/// `keep` is cleared when one was kept. `None`: nothing is left.
+/// Removes the cookies of this name from a `Cookie` field. The first non-empty one remains if
+/// `keep` is set, which is then cleared. `None`: no cookie remains.
 pub fn strip_cookie(field: &[u8], name: &str, keep: &mut bool) -> Option<Vec<u8>> {
     let mut rest: Vec<&[u8]> = Vec::new();
     for pair in field.split(|&b| b == b';') {
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_bearer_does_not_fall_through() {
+    fn other_scheme_than_bearer_is_an_error() {
         for value in ["Basic YTpi", "Bearer", "Bearer ", "Bearer a b", "Bearera", "", "Bearer \u{e6}"] {
             let fields = [("authorization", value), ("x-api-key", "b")];
             assert_eq!(find(&fields, ""), Err(CredentialError::NotBearer), "{value:?}");
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_differ_are_ambiguous_and_two_alike_are_one() {
+    fn different_values_are_ambiguous_and_equal_ones_are_one() {
         assert_eq!(
             find(&[("authorization", "Bearer a"), ("authorization", "Bearer b")], ""),
             Err(CredentialError::Ambiguous)
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_holds_the_token_that_is_found_in_whatever_blanks() {
+    fn token_between_blanks_is_found_in_a_text() {
         let query = Query::parse(None).unwrap();
         for value in ["Bearer abc", "bearer \t abc", "Bearer abc ", "Bearer abc\t"] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
@@ -399,14 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_prints_nothing() {
+    fn token_has_no_debug_output() {
         let token = Token::parse(b"very-secret").unwrap();
         assert!(!format!("{token:?}").contains("secret"));
         assert!(Token::parse(&[b'a'; Token::MAX_LEN + 1]).is_none());
     }
 
     #[test]
-    fn empty_values_are_no_tokens() {
+    fn empty_value_is_not_a_token() {
         for (fields, query) in [
             (&[("x-api-key", "")][..], ""),
             (&[], "token="),

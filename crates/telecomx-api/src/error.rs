@@ -1,21 +1,22 @@
-//! The errors that the gateway makes itself, in the API's own shape.
+//! Errors of the gateway, in the API's shape.
 //!
 //! Source: the table of errors in the API's wiki, and RFC 9110 section 15 for the statuses.
 
 use http::StatusCode;
 
-/// Why a request was not answered with the API's own answer. One table from reason to status, code and message.
+/// Reason why a request does not get a response of the API. One table maps it to status, code and
+/// message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApiError {
-    /// No token in any of the places where one may stand.
+    /// No token in any of the places that can hold one.
     NoCredential,
-    /// `Authorization` of another scheme than Bearer, or not one token behind it.
+    /// `Authorization` with another scheme than Bearer, or not with exactly one token.
     NotBearer,
-    /// The API says that the token is not valid.
+    /// The API reports the token as invalid.
     InvalidToken,
-    /// The path is not for callers of the gateway.
+    /// The path is blocked.
     Blocked,
-    /// The request is malformed, ambiguous, or spells a protected path in another way.
+    /// The request is malformed or ambiguous, or spells a protected path in another way.
     BadRequest(Refusal),
     /// The request head is larger than allowed.
     HeadTooLarge,
@@ -23,33 +24,33 @@ pub enum ApiError {
     RequestTimeout,
     /// TRACE or CONNECT.
     MethodNotAllowed,
-    /// A method longer than any that is known.
+    /// A method longer than any known one.
     NotImplemented,
-    /// More tokens to validate from one address than allowed.
+    /// More invalid tokens from one address than allowed.
     TooManyRequests,
-    /// The queue towards the API is full, or the API is known to be down.
+    /// The queue for the API is full, or the circuit is open.
     Unavailable,
-    /// A logout, or another change of the caller's own, whose caller cannot be determined.
+    /// A logout, or another change that concerns the caller, whose caller cannot be determined.
     Unattributed,
-    /// The caller wants a stored answer only, and there is none.
+    /// The request has `only-if-cached`, and no stored response may be used.
     OnlyIfCached,
-    /// The API asked for a pause (429 or 503 of `validateToken`), with its `Retry-After`.
+    /// The API asked for a pause: 429 or 503 of `validateToken`, with its `Retry-After`.
     Paused(RetryAfter),
     /// The API cannot be reached.
     BadGateway,
-    /// The API sent what is no valid response to this request.
+    /// The API sent an invalid response.
     InvalidResponse,
     /// The API sent a part (206), which cannot be redacted.
     PartialResponse,
     /// The API did not respond in time.
     GatewayTimeout,
-    /// The API's answer cannot be redacted safely.
+    /// The API's response cannot be redacted safely.
     RedactionFailed,
-    /// The API failed, and the words that it failed with cannot be redacted safely.
+    /// The API failed with a body that cannot be redacted safely.
     UnredactableFailure,
     /// The API switched protocols on a route whose responses are redacted.
     NoUpgrade,
-    /// A fault of the gateway's own.
+    /// A fault of the gateway.
     Internal,
 }
 
@@ -62,7 +63,7 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// Reads the field's value. `None`: it is neither of the two.
+    /// Parses a field value. `None`: neither seconds nor a date.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?.trim();
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -85,7 +86,7 @@ impl std::fmt::Display for RetryAfter {
     }
 }
 
-/// What is wrong with a request that gets 400.
+/// Reason for a 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     Malformed,
@@ -105,7 +106,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What to tell the caller, without repeating anything of the request.
+    /// Message for the client, without any part of the request.
     pub const fn message(self) -> &'static str {
         match self {
             Refusal::Malformed => "The request is malformed",
@@ -125,7 +126,7 @@ impl Refusal {
         }
     }
 
-    /// The name for metrics and logs.
+    /// Name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Refusal::Malformed => "malformed",
@@ -147,7 +148,7 @@ impl Refusal {
 }
 
 impl ApiError {
-    /// Status, code and message: what the caller reads.
+    /// Returns status, code and message.
     pub const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             ApiError::NoCredential => {
@@ -214,8 +215,8 @@ impl ApiError {
         }
     }
 
-    /// Whether the API could not be asked, as against: it was, and said no.
-    pub const fn is_the_apis(self) -> bool {
+    /// Whether the cause is the API: it could not be reached or did not send a usable response.
+    pub const fn is_caused_by_api(self) -> bool {
         matches!(
             self,
             ApiError::BadGateway
@@ -228,12 +229,12 @@ impl ApiError {
         )
     }
 
-    /// The status of the answer.
+    /// Returns the status of the response.
     pub const fn status(self) -> StatusCode {
         self.parts().0
     }
 
-    /// `Retry-After`, where the error asks to come again.
+    /// Returns `Retry-After` for errors after which the client may retry.
     pub const fn retry_after(self) -> Option<RetryAfter> {
         match self {
             ApiError::TooManyRequests => Some(RetryAfter::Seconds(60)),
@@ -250,7 +251,8 @@ impl ApiError {
     }
 }
 
-/// The body in place of an error of the API whose own body may not be shown, with the same status.
+/// Returns a body with the given status, in place of an error body of the API that may not be
+/// shown.
 pub fn error_body(status: StatusCode) -> String {
     let code = match status.as_u16() {
         401 => "credentials_invalid",
@@ -273,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_has_the_apis_shape() {
+    fn body_has_the_shape_of_the_api() {
         let body: serde_json::Value = serde_json::from_str(&ApiError::NotBearer.body()).unwrap();
         assert_eq!(body["error"]["code"], "format_error");
         assert_eq!(body["error"]["status"], 401);

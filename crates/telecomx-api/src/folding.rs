@@ -1,10 +1,10 @@
-//! How characters compare: the one folding of this repository, used for member names and for paths.
+//! Folding of characters for comparison, used for member names and for paths.
 //!
 //! A character folds to the letters that it may be taken for: compatibility-decomposed (NFKD),
 //! without combining marks, in upper and then in lower case, so that dotless `ı`, long `ſ` and the
-//! Kelvin sign are `i`, `s` and `k`. Only ASCII letters matter to the patterns of this gateway, so
-//! a character folds to text of ASCII or to one of five kinds. A table answers for every character
-//! in the same time, however long its decomposition is.
+//! Kelvin sign are `i`, `s` and `k`. Patterns of this gateway consist of ASCII letters, so a
+//! character folds to ASCII text or to one of five kinds. A table answers for every character in
+//! the same time, however long its decomposition is.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ pub enum Folded {
     Symbol,
     /// A combining mark.
     Mark,
-    /// A default-ignorable character: shown as nothing.
+    /// A default-ignorable, invisible character.
     Invisible,
     /// White space.
     Blank,
@@ -46,11 +46,11 @@ pub fn fold(character: char) -> Folded {
     }
 }
 
-/// Gives the letters and digits that a character folds to, those outside ASCII included; the slow
-/// definition of [`fold`], for patterns.
+/// Calls `push` with the letters and digits that a character folds to, those outside ASCII
+/// included. The slow definition of [`fold`], for patterns.
 pub fn letters(character: char, mut give: impl FnMut(char)) {
     decompose_compatible(character, |part| {
-        // Marks first: the upper case of one, the iota below, is a letter.
+        // Marks first: the upper case of U+0345, a mark, is a letter.
         if is_combining_mark(part) || is_invisible(part) {
             return;
         }
@@ -77,7 +77,7 @@ struct Table {
     texts: Vec<&'static [u8]>,
 }
 
-/// Made at the first use: some 20 ms in a debug build, 2 ms in a release build.
+/// Built at the first use: 20 ms in a debug build, 2 ms in a release build.
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let mut table = Table { index: Vec::new(), pages: Vec::new(), texts: Vec::new() };
     let mut known_pages: HashMap<[u16; 256], u16> = HashMap::new();
@@ -140,8 +140,8 @@ fn classify(character: char) -> Result<u16, Vec<u8>> {
 
 const BRAILLE_BLANK: char = '\u{2800}';
 
-/// Whether a character is of a large block in which none decomposes to ASCII: ideographs, Hangul
-/// syllables, private use, the upper planes. Spares nine tenths of the work.
+/// Whether a character belongs to a large block without decompositions to ASCII: ideographs, Hangul
+/// syllables, private use, the upper planes. Saves nine tenths of the work.
 const fn is_uniform(character: char) -> bool {
     matches!(character,
         '\u{3400}'..='\u{A48C}'
@@ -154,8 +154,8 @@ const fn is_uniform(character: char) -> bool {
         | '\u{E1000}'..)
 }
 
-/// Whether a character is default-ignorable (Unicode, `DerivedCoreProperties.txt`), or an
-/// interlinear annotation mark, which shows as nothing too.
+/// Whether a character is default-ignorable (Unicode, `DerivedCoreProperties.txt`) or an
+/// interlinear annotation mark, which is invisible too.
 const fn is_invisible(character: char) -> bool {
     matches!(character,
         '\u{AD}'

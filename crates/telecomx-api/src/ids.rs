@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// The id of a customer. Both letter cases are read and mean the same; it is written in lower case.
+/// Id of a customer. Both letter cases are equal; the text is in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CustomerId([u8; 12]);
 
 impl CustomerId {
-    /// Reads exactly 24 hexadecimal ASCII characters; anything else is no id.
+    /// Parses exactly 24 hexadecimal ASCII characters.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text: &[u8; 24] = text.try_into().ok()?;
         let mut id = [0; 12];
@@ -17,33 +17,33 @@ impl CustomerId {
         Some(CustomerId(id))
     }
 
-    /// The id's 12 bytes.
+    /// Returns the id's 12 bytes.
     pub const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
 }
 
-/// The id of an employee, as the API writes it: kept as text, since nothing but comparing is done with it.
+/// Id of an employee, kept as text because it is only compared.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EmployeeId(Box<str>);
 
 impl EmployeeId {
-    /// The longest id taken from an answer or a path; the API's have 24 characters.
+    /// Maximum length of an id; the API's ids have 24 characters.
     pub const MAX_LEN: usize = 64;
 
-    /// Reads 1 to [`EmployeeId::MAX_LEN`] ASCII letters and digits; letter case is no difference.
+    /// Parses 1 to [`EmployeeId::MAX_LEN`] ASCII letters and digits, in any letter case.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
         fits.then(|| EmployeeId(text.to_ascii_lowercase().into()))
     }
 
-    /// Reads 24 hexadecimal characters, which every employee of the API has. For an operator's input, where `null` or
-    /// `undefined` is the value of an unset variable.
+    /// Parses the 24 hexadecimal characters of every real employee id. For an operator's input,
+    /// where `null` or `undefined` is the value of an unset variable.
     pub fn parse_strict(text: &str) -> Option<Self> {
         CustomerId::parse(text.as_bytes()).and_then(|_| Self::parse(text))
     }
 
-    /// The id in lower case.
+    /// Returns the id in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,8 +55,8 @@ impl fmt::Debug for EmployeeId {
     }
 }
 
-/// The text of a client's `X-Request-Id`, if it is one that can be logged and passed on: 1 to 128 ASCII letters, digits,
-/// `.`, `_` and `-`.
+/// Returns the text of a client's `X-Request-Id` if it can be logged and forwarded: 1 to 128 ASCII
+/// letters, digits, `.`, `_` and `-`.
 pub fn request_id_text(value: &[u8]) -> Option<&str> {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     let is_id = (1..=128).contains(&value.len()) && value.iter().all(is_allowed);
@@ -75,7 +75,7 @@ fn hex_value(digit: u8) -> Option<u8> {
 impl fmt::Display for CustomerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.map(|byte| [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
-        // Digits are text.
+        // Hexadecimal digits are UTF-8.
         f.write_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default())
     }
 }

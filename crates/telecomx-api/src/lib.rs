@@ -1,5 +1,5 @@
-//! What the TelecomX API is: its ids, access levels, the places where a token stands, its error bodies, how its paths
-//! may be spelled, and which requests change what. Pure: no socket, no clock.
+//! The TelecomX API as types: ids, access levels, credentials, error bodies, path spellings, and
+//! the changes that requests make. Performs no input or output and knows no time.
 
 mod access;
 mod change_log;
@@ -16,11 +16,12 @@ mod readings;
 mod validation;
 
 pub use access::AccessLevel;
-pub use change_log::{Entry, KEPT_DAYS, MOST_ENTRIES, read_change_log};
+pub use change_log::{Entry, MAX_ENTRIES, RETENTION_DAYS, read_change_log};
 pub use changes::{Change, changes};
 pub use credential::{
-    BodyError, Credential, CredentialError, Place, Token, bearer, cookie_value, credentials_agree, decide_credential,
-    find_all_tokens, find_cookie_tokens, find_credential, holds_credential, read_body_token, strip_cookie,
+    BodyError, Credential, CredentialError, CredentialPlace, Token, bearer, cookie_value, credentials_agree,
+    decide_credential, find_all_tokens, find_cookie_tokens, find_credential, holds_credential, read_body_token,
+    strip_cookie,
 };
 pub use error::{ApiError, Refusal, RetryAfter, error_body};
 pub use ids::{CustomerId, EmployeeId, request_id_text};

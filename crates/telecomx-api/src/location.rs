@@ -1,4 +1,4 @@
-//! Whether a `Location` of the API may be sent to a client: not one that holds a credential.
+//! Credentials in a `Location` of the API, which must not reach a client.
 
 use percent_encoding::percent_decode;
 
@@ -7,11 +7,11 @@ use super::Token;
 /// Parts of names of credentials, without case and punctuation.
 const CREDENTIAL_WORDS: [&str; 5] = ["token", "apikey", "authorization", "password", "secret"];
 
-/// Rounds of decoding: a URL may be a parameter of a URL.
+/// Maximum number of decoding rounds: a URL may be a parameter of a URL.
 const MAX_DECODE_ROUNDS: usize = 4;
 
-/// Whether a `Location` holds a credential: this token, a user with a password, or a part whose name says so. `is_secret`:
-/// whether a further name means a secret.
+/// Whether a `Location` contains a credential: this token, a user with a password, or a part with a
+/// credential's name. `is_secret`: whether another name means a secret.
 pub fn holds_credential_or_secret(location: &[u8], token: &Token, is_secret: impl Fn(&str) -> bool) -> bool {
     let Ok(mut text) = std::str::from_utf8(location).map(str::to_owned) else { return true };
     for _ in 0..MAX_DECODE_ROUNDS {

@@ -1,5 +1,5 @@
-//! Media types (RFC 9110 section 8.3.1): what a response or an `Accept` field names, and the patterns of those that pass
-//! a redacted route. Pure.
+//! Media types (RFC 9110 section 8.3.1) of responses and `Accept` fields, and the patterns of those
+//! that pass a redacted route.
 
 use std::fmt;
 
@@ -11,30 +11,31 @@ pub struct MediaType {
 }
 
 impl MediaType {
-    /// Parses the value of a field, parameters included. `None`: not one media type, so that two readers could read two.
+    /// Parses a field value with parameters. `None`: not exactly one media type, so that two
+    /// readers could see different ones.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
         let (essence, parameters) = value.split_once(';').unwrap_or((value, ""));
-        // A second type behind a comma would be another reader's only one.
+        // Another reader could take a second type behind a comma for the only one.
         let is_list = parameters.split('"').step_by(2).any(|part| part.contains(','));
         let (main, subtype) = essence.trim_matches([' ', '\t']).split_once('/')?;
         let is_type = is_token(main) && is_token(subtype) && !is_list;
         is_type.then(|| MediaType { main: main.to_ascii_lowercase(), subtype: subtype.to_ascii_lowercase() })
     }
 
-    /// Whether it is JSON or one of its relatives: `application/json`, `text/json`, `application/problem+json`,
-    /// `application/json-seq` and the like.
+    /// Whether the type is JSON: `application/json`, `text/json`, `application/problem+json`,
+    /// `application/json-seq` and similar ones.
     pub fn is_json(&self) -> bool {
         let subtype = self.subtype.strip_prefix("x-").unwrap_or(&self.subtype);
         subtype.starts_with("json") || subtype.ends_with("+json")
     }
 
-    /// Whether it is a stream of server-sent events.
+    /// Whether the type is a stream of server-sent events.
     pub fn is_event_stream(&self) -> bool {
         self.main == "text" && self.subtype == "event-stream"
     }
 
-    /// Whether a document of this type can contain script as any XML can.
+    /// Whether a document of this type can contain script, like all XML.
     fn is_xml(&self) -> bool {
         self.subtype == "xml" || self.subtype.ends_with("+xml") || self.subtype == "svg"
     }
@@ -45,7 +46,8 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-/// A media type, or all subtypes of one main type, that may pass without redaction.
+/// Pattern of media types that may pass without redaction: one type, or all subtypes of a main
+/// type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaTypePattern {
     main: String,
@@ -54,10 +56,7 @@ pub struct MediaTypePattern {
 }
 
 impl MediaTypePattern {
-    /// Parses `text/csv` or `image/*`.
-    ///
-    /// # Errors
-    /// What is wrong with it.
+    /// The mistake in the pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.contains(';') {
             return Err("has parameters");

@@ -1,10 +1,10 @@
-//! How a path may be read, and which paths are refused because their readings differ.
+//! Readings of a path, and paths that are refused because their readings differ.
 //!
 //! The API, or a proxy in front of it, may read a path in another way than the gateway: split it
-//! before or after decoding it, end it at a decoded `?`, take `\` for `/`, drop `;parameters`, dot
-//! segments, empty segments, blanks and invisible characters, or ignore letter case. A path that
-//! is *protected* in any such reading must be spelled so that all readings agree; otherwise it is
-//! refused. Every other path passes as it is. `readings.rs` enumerates the readings.
+//! before or after decoding, end it at a decoded `?`, take `\` for `/`, drop `;parameters`, dot
+//! segments, empty segments, blanks and invisible characters, or ignore letter case. A path that is
+//! *protected* in any reading must be spelled so that all readings agree; otherwise it is refused.
+//! Every other path passes unchanged. `readings.rs` enumerates the readings.
 
 use std::borrow::Cow;
 
@@ -16,14 +16,14 @@ use super::ids::CustomerId;
 use super::pattern_word::word_is;
 use super::readings::{Readings, Spelling, check_escapes};
 
-/// Longest path that is read, in bytes. The longest of the API's own, with a token in it, has about
-/// 4,150; longer ones exist only to make reading them expensive.
+/// Maximum length of a path in bytes. The API's longest path, with a token in it, has about 4,150;
+/// longer ones would only make reading them expensive.
 pub const MAX_PATH: usize = 4 << 10;
 
-/// First segments under which only the plain spelling passes.
+/// First segments below which only the plain spelling passes.
 const PROTECTED_ROOTS: [&str; 4] = ["customer", "employee", "auth", "log"];
 
-/// Paths whose meaning the gateway knows, in the API's own spelling; another letter case of them is an alias.
+/// Paths with a meaning for the gateway, in the API's spelling; another letter case is an alias.
 const KNOWN_PATHS: [&[&str]; 12] = [
     &["customer", "*", "name"],
     &["auth", "login"],
@@ -39,10 +39,10 @@ const KNOWN_PATHS: [&[&str]; 12] = [
     &["integration", "**", "customer", "*", "sync"],
 ];
 
-/// Those of them that are not below a protected root: paths that change a customer.
+/// Those that are not below a protected root: paths that change a customer.
 const CHANGING: usize = 10;
 
-/// Why a path is refused.
+/// Reason why a path is refused.
 pub type PathError = Refusal;
 
 /// A path pattern: `/`-separated segments, `*` for one, `**` for any number of them, `name.*` for
@@ -51,10 +51,10 @@ pub type PathError = Refusal;
 pub struct PathPattern(Vec<String>);
 
 impl PathPattern {
-    /// Reads a pattern such as `/porting/*/notify`.
+    /// Parses a pattern such as `/porting/*/notify`.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The mistake in the pattern.
     pub fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix('/').ok_or("a path pattern must start with /")?;
         let segments: Vec<String> = rest.split('/').map(str::to_owned).collect();
@@ -71,12 +71,12 @@ impl PathPattern {
         }
     }
 
-    /// Whether the segments are of this pattern; letter case matters.
+    /// Whether the segments match, including letter case.
     pub fn matches<S: AsRef<str>>(&self, segments: &[S]) -> bool {
         matches(&self.0, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq))
     }
 
-    /// Whether some path of this shape is of this pattern, letter case aside; `*` in `shape` is any segment.
+    /// Whether a path of this shape can match, ignoring letter case; `*` in `shape` is any segment.
     pub fn may_match(&self, shape: &[&str]) -> bool {
         matches(&self.0, shape, &|a, b| *b == "*" || word_is(a, b, str::eq_ignore_ascii_case))
     }
@@ -85,15 +85,14 @@ impl PathPattern {
         matches_folded(&self.0, segments)
     }
 
-    /// Whether it begins with `*` or `**`, so that it names no particular place.
+    /// Whether the pattern begins with `*` or `**`, so that it names no particular place.
     fn begins_with_wildcard(&self) -> bool {
         self.0.first().is_some_and(|segment| segment.starts_with('*'))
     }
 }
 
 fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -> bool {
-    // Most patterns are of other places, which the length of the first segment shows. Each path is
-    // compared with dozens.
+    // Most patterns differ in the length of the first segment. Each path is compared with dozens.
     if let (Some(word), Some(segment)) = (pattern.first(), segments.first()) {
         let (word, segment) = (word.as_ref(), segment.as_ref());
         if !word.ends_with('*') && word.len() != segment.len() {
@@ -103,8 +102,8 @@ fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -
     matches(pattern, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq_ignore_ascii_case))
 }
 
-/// Whether the segments are of the pattern: two positions to go back to, so that the work is at
-/// most the product of the two lengths. `same` compares a word of the pattern with a segment.
+/// Whether the segments match the pattern. Two positions for backtracking bound the work by the
+/// product of the two lengths. `same` compares a pattern word with a segment.
 fn matches<P: AsRef<str>, S>(pattern: &[P], segments: &[S], same: &impl Fn(&str, &S) -> bool) -> bool {
     let (mut at, mut segment) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
@@ -132,23 +131,23 @@ fn matches<P: AsRef<str>, S>(pattern: &[P], segments: &[S], same: &impl Fn(&str,
     }
 }
 
-/// The paths on which only the plain spelling passes, beyond those that the API has.
+/// Paths on which only the plain spelling passes, in addition to those of the API.
 #[derive(Clone, Copy, Default)]
 pub struct Protected<'a> {
-    /// Paths that no client may use.
+    /// Blocked paths.
     pub blocked: &'a [PathPattern],
     /// Paths of redact rules.
     pub redacted: &'a [PathPattern],
 }
 
 impl<'a> Protected<'a> {
-    /// The patterns that name a place: on a path of one, any other spelling is refused.
+    /// Patterns that name a particular place: any other spelling of such a path is refused.
     fn places(self) -> impl Iterator<Item = &'a PathPattern> {
         let named = self.redacted.iter().filter(|pattern| !pattern.begins_with_wildcard());
         self.blocked.iter().chain(named)
     }
 
-    /// Redact rules such as `/**`, which name no place: every reading of a path must match, or none.
+    /// Redact rules such as `/**` that name no place: all readings of a path must match, or none.
     fn everywhere(self) -> impl Iterator<Item = &'a PathPattern> {
         self.redacted.iter().filter(|pattern| pattern.begins_with_wildcard())
     }
@@ -158,16 +157,16 @@ impl<'a> Protected<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NormalPath {
     folded: Vec<String>,
-    /// `None`: the same.
+    /// `None`: equal to `folded`.
     exact: Option<Vec<String>>,
 }
 
 impl NormalPath {
-    /// Reads a raw path (without query) and refuses it if a reading of it is protected and another
-    /// is not the same.
+    /// Parses a raw path without query, and refuses it if one reading is protected and another
+    /// differs.
     ///
     /// # Errors
-    /// A broken percent-escape, a control character, bytes that are not UTF-8, a path that is too
+    /// An invalid percent-escape, a control character, bytes that are not UTF-8, a path that is too
     /// long, an alias of a protected path.
     pub fn parse(raw: &str, protected: Protected<'_>) -> Result<Self, PathError> {
         if !raw.starts_with('/') || raw.contains('#') {
@@ -181,7 +180,7 @@ impl NormalPath {
             let path = NormalPath { folded, exact: None };
             return if path.is_spelled_as_known(protected) { Ok(path) } else { Err(Refusal::AliasPath) };
         }
-        let readings = Readings::of(raw)?;
+        let readings = Readings::from_path(raw)?;
         let (folded, exact) = readings.normal_form();
         let path = NormalPath { folded, exact: Some(exact) };
         path.judge(raw, &readings, protected)?;
@@ -209,22 +208,22 @@ impl NormalPath {
         if agree && plain && self.is_spelled_as_known(protected) { Ok(()) } else { Err(Refusal::AliasPath) }
     }
 
-    /// The segments of the normal form, letter case folded.
+    /// Returns the segments of the normal form with folded letter case.
     pub fn folded(&self) -> &[String] {
         &self.folded
     }
 
-    /// The segments with the letter case that they came in: ids and tokens keep theirs.
+    /// Returns the segments with their original letter case, for ids and tokens.
     pub fn exact(&self) -> &[String] {
         self.exact.as_ref().unwrap_or(&self.folded)
     }
 
-    /// Whether a pattern holds for this path, letter case aside.
+    /// Whether a pattern matches this path, ignoring letter case.
     pub fn is(&self, pattern: &PathPattern) -> bool {
         pattern.matches_folded(&self.folded)
     }
 
-    /// Whether every known path, root and pattern that the path is of is spelled as it is known.
+    /// Whether the path is spelled like every known path, root and pattern that it matches.
     fn is_spelled_as_known(&self, protected: Protected<'_>) -> bool {
         let exact = self.exact();
         let known = KNOWN_PATHS.iter().all(|known| {
@@ -237,18 +236,18 @@ impl NormalPath {
             && protected.redacted.iter().all(is_right)
     }
 
-    /// Whether no segment holds a character that a reader drops or takes for a delimiter.
+    /// Whether no segment has a character that a reader drops or takes for a delimiter.
     fn segments_are_plain(&self) -> bool {
         self.exact().len() == self.folded.len() && self.exact().iter().all(|segment| is_plain_segment(segment))
     }
 }
 
-/// Whether segments are below a root under which only the plain spelling passes.
+/// Whether segments are below a root that requires the plain spelling.
 fn is_rooted<S: AsRef<str>>(segments: &[S]) -> bool {
     segments.first().is_some_and(|root| PROTECTED_ROOTS.contains(&root.as_ref()))
 }
 
-/// Whether a decoded segment is read in one way, letter case and compatibility forms aside.
+/// Whether a decoded segment has one reading, ignoring letter case and compatibility forms.
 fn is_plain_segment(segment: &str) -> bool {
     if segment.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return true;
@@ -278,7 +277,8 @@ fn is_plain_segment(segment: &str) -> bool {
     !(dots || (dropped && is_id()))
 }
 
-/// A path of small letters, digits, `-`, `_` and `/` that has no empty segments: nothing of it can be read in another way.
+/// Whether a path consists of lower-case letters, digits, `-`, `_` and `/` without empty segments,
+/// so that it has one reading.
 fn is_its_own_normal_form(raw: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_');
     raw.bytes().all(allowed) && !raw.contains("//") && !raw.ends_with('/')
@@ -296,7 +296,7 @@ fn is_plain(raw: &str) -> bool {
     !(odd || dots || needless_escape)
 }
 
-/// A query: its `token` parameters, and the others.
+/// A query, with its `token` parameters and the others.
 #[derive(Debug)]
 pub struct Query<'a>(Option<&'a str>);
 
@@ -305,16 +305,16 @@ pub struct Query<'a>(Option<&'a str>);
 pub struct QueryError;
 
 impl<'a> Query<'a> {
-    /// Takes the raw query, without its `?`, and validates it.
+    /// Parses and validates a raw query without its `?`.
     ///
     /// # Errors
-    /// As [`Query::validate`].
+    /// See [`Query::validate`].
     pub fn parse(raw: Option<&'a str>) -> Result<Self, Refusal> {
         let query = Self::unvalidated(raw);
         query.validate().map(|()| query)
     }
 
-    /// Takes the raw query of a route on which the API alone interprets it.
+    /// Accepts the raw query of a route on which only the API interprets it.
     pub fn unvalidated(raw: Option<&'a str>) -> Self {
         Query(raw.filter(|raw| !raw.is_empty()))
     }
@@ -322,7 +322,8 @@ impl<'a> Query<'a> {
     /// Checks a query that the gateway interprets.
     ///
     /// # Errors
-    /// A broken percent-escape, a control character escaped in a parameter's name or value.
+    /// An invalid percent-escape, or an escaped control character in the name or value of a
+    /// parameter.
     pub fn validate(&self) -> Result<(), Refusal> {
         let Some(raw) = self.0.filter(|raw| raw.contains('%')) else { return Ok(()) };
         check_escapes(raw)?;
@@ -343,10 +344,10 @@ impl<'a> Query<'a> {
         percent_decode_str(name).eq("token".bytes())
     }
 
-    /// The value of `token`, percent-decoded.
+    /// Returns the percent-decoded value of `token`.
     ///
     /// # Errors
-    /// Two that differ.
+    /// Two different values.
     pub fn token(&self) -> Result<Option<Vec<u8>>, QueryError> {
         let mut tokens = self.parameters().filter(|(_, name, _)| Self::is_token(name));
         let Some((_, _, first)) = tokens.next() else { return Ok(None) };
@@ -357,7 +358,8 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The values of every parameter whose name some reader takes for `token`, percent-decoded.
+    /// Returns the percent-decoded values of all parameters whose name a reader could take for
+    /// `token`.
     pub fn token_aliases(&self) -> impl Iterator<Item = Vec<u8>> {
         // Some readers take `;` for a delimiter.
         let parts = self.parameters().flat_map(|(whole, ..)| {
@@ -368,13 +370,13 @@ impl<'a> Query<'a> {
         values.map(|value| percent_decode_str(value).collect())
     }
 
-    /// Whether it holds nothing, or nothing but `token`.
+    /// Whether the query is empty or contains only `token`.
     pub fn is_plain(&self) -> bool {
         self.parameters().all(|(_, name, _)| Self::is_token(name))
     }
 
-    /// The query without any parameter whose name some reader takes for `token`, otherwise as it
-    /// came. The first `token` with a value stays if `keep_first`.
+    /// Returns the query without parameters whose name a reader could take for `token`, otherwise
+    /// unchanged. The first `token` with a value remains if `keep_first`.
     pub fn without_tokens(&self, keep_first: bool) -> String {
         let mut kept = !keep_first;
         let mut rest: Vec<Cow<'_, str>> = Vec::new();
@@ -395,10 +397,10 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Whether some reader takes the name of a parameter for `token`: decoded, in any letter case,
-/// without brackets (`token[]`, `[token]`), blanks and invisible characters.
+/// Whether a reader could take a parameter's name for `token`: decoded, in any letter case, without
+/// brackets (`token[]`, `[token]`), blanks and invisible characters.
 fn is_token_alias(parameter: &str) -> bool {
-    /// No honest name is escaped more often.
+    /// No legitimate name is escaped more often.
     const DECODE_ROUNDS: usize = 4;
     let mut name = parameter.split_once('=').map_or(parameter, |(name, _)| name).to_owned();
     for _ in 0..DECODE_ROUNDS {
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_path_is_read_as_the_long_way_reads_it() {
+    fn plain_path_reads_like_the_general_case() {
         let blocked = [PathPattern::parse("/porting/*/notify").unwrap()];
         let protected = Protected { blocked: &blocked, redacted: &[] };
         for raw in [
@@ -503,7 +505,7 @@ mod tests {
             "/employee/x/token/y",
         ] {
             assert!(is_its_own_normal_form(raw), "{raw}");
-            let readings = Readings::of(raw).unwrap();
+            let readings = Readings::from_path(raw).unwrap();
             let (folded, exact) = readings.normal_form();
             let long = NormalPath { folded, exact: Some(exact) };
             let refused = long.judge(raw, &readings, protected);
@@ -631,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plain_spelling_and_other_paths_pass() {
+    fn plain_spelling_and_other_paths_pass() {
         for path in [
             "/customer/ID/name",
             "/customer",
@@ -664,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_escapes_and_control_characters_are_refused_everywhere() {
+    fn invalid_escapes_and_control_characters_are_refused() {
         for (path, refusal) in [
             ("/x%", Refusal::BrokenEscape),
             ("/x%2", Refusal::BrokenEscape),
@@ -684,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_knows_its_token() {
+    fn query_returns_its_token() {
         let query = |raw| Query::parse(Some(raw)).unwrap();
         assert_eq!(query("token=a%2Bb").token(), Ok(Some(b"a+b".to_vec())));
         assert_eq!(query("%74oken=a&token=%61").token(), Ok(Some(b"a".to_vec())));

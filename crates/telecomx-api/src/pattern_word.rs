@@ -1,6 +1,6 @@
-//! One word of a path pattern.
+//! Components of path patterns.
 
-/// Whether a segment of a path matches a word of a pattern: a name, `name.*` or `*`.
+/// Whether a path segment matches a pattern component: a name, `name.*` or `*`.
 pub(super) fn word_is(word: &str, segment: &str, same: fn(&str, &str) -> bool) -> bool {
     match word.strip_suffix(".*") {
         _ if word == "*" => true,

@@ -1,11 +1,11 @@
-//! Every way in which another program may read a path, as lists of segments.
+//! All ways in which another program may read a path, as lists of segments.
 //!
 //! A reading is a choice of where the path is split (raw, after one or more decodings, after
-//! folding; with or without `\`; before or after `;parameters` are dropped), at which decoded `?` or
-//! `#` it ends, which dot segments are resolved and which empty segments are dropped. Only the
+//! folding; with or without `\`; before or after `;parameters` are dropped), at which decoded `?`
+//! or `#` it ends, which dot segments are resolved and which empty segments are dropped. Only
 //! choices that make a difference for a path are tried, so that an ordinary path has one reading.
-//! Blanks, invisible characters and letter case need no choice: a word is compared with what is
-//! left without them, and `*` matches either way.
+//! Blanks, invisible characters and letter case need no choice: words are compared without them,
+//! and `*` matches in any case.
 
 use std::borrow::Cow;
 
@@ -15,11 +15,11 @@ use super::error::Refusal;
 use super::folding::{Folded, OTHER_LETTER, fold};
 use super::pattern_word::word_is;
 
-/// Escapes within escapes deeper than this are refused: no honest path has them.
+/// Maximum depth of escapes within escapes; no legitimate path has more.
 const MAX_DECODE_ROUNDS: usize = 4;
 
-/// Readings of one path. An honest path has a few; one with more than this is made to be expensive,
-/// and is refused.
+/// Maximum number of readings of a path. A legitimate path has a few; a path with more is made to
+/// be expensive and is refused.
 const MAX_READINGS: usize = 64;
 
 /// All readings of one path, and its normal form.
@@ -31,7 +31,7 @@ pub(super) struct Readings {
 
 /// A path split in one way.
 struct Split {
-    /// The segments, decoded and folded, one behind the other.
+    /// The decoded and folded segments, concatenated.
     text: String,
     pieces: Vec<Piece>,
 }
@@ -67,7 +67,7 @@ impl AsRef<str> for Spelling<'_> {
 }
 
 impl Spelling<'_> {
-    /// Whether it may be taken for this word of a pattern.
+    /// Whether a reader could take the segment for this word of a pattern.
     pub(super) fn is(&self, word: &str) -> bool {
         match word {
             "*" => !self.is_empty,
@@ -89,7 +89,7 @@ type Dots = Option<u8>;
 enum Empty {
     Kept,
     Dropped,
-    /// Those that are empty once folded and without `;parameters`, too.
+    /// Also segments that are empty after folding and without `;parameters`.
     DroppedFolded,
 }
 
@@ -108,7 +108,7 @@ impl Readings {
     /// # Errors
     /// A broken escape, escapes within escapes that do not end, a control character, or more
     /// readings than [`MAX_READINGS`].
-    pub(super) fn of(raw: &str) -> Result<Self, Refusal> {
+    pub(super) fn from_path(raw: &str) -> Result<Self, Refusal> {
         check_escapes(raw)?;
         let levels = decodings(raw)?;
         let decoded = levels.last().cloned().unwrap_or_default();
@@ -116,7 +116,7 @@ impl Readings {
             return Err(Refusal::ControlCharacter);
         }
         let folded = fold_text(&decoded);
-        // A wide `%` folds to `%`: no honest path has such an escape.
+        // A full-width `%` folds to `%`: no legitimate path has such an escape.
         if !percent_decode_str(&folded).eq(folded.bytes()) {
             return Err(Refusal::BrokenEscape);
         }
@@ -133,8 +133,8 @@ impl Readings {
         Ok(readings)
     }
 
-    /// The segments of the reading that decodes, folds and resolves most, and the same segments
-    /// in the letters in which they came.
+    /// Returns the segments of the reading that decodes, folds and resolves most, and the same
+    /// segments with their original letters.
     pub(super) fn normal_form(&self) -> (Vec<String>, Vec<String>) {
         (resolve_dots(&self.folded), resolve_dots(&self.decoded))
     }
@@ -153,7 +153,7 @@ impl Readings {
 }
 
 impl Split {
-    fn of(path: &str, delimiters: &[char]) -> Self {
+    fn from_path(path: &str, delimiters: &[char]) -> Self {
         let mut split = Split { text: String::with_capacity(path.len()), pieces: Vec::new() };
         for segment in path.split(delimiters).skip(1) {
             let start = split.text.len();
@@ -174,7 +174,7 @@ impl Split {
         split
     }
 
-    /// The choices that make a difference here.
+    /// Returns the choices that make a difference for this split.
     fn choices(&self) -> Vec<(Cut, Dots, Empty)> {
         let any = |is: &dyn Fn(&Piece) -> bool| self.pieces.iter().any(is);
         let is_cut_to_dots = |piece: &Piece| is_dots(&self.text[piece.start..piece.cut.min(piece.parameters)]);
@@ -207,7 +207,7 @@ impl Split {
     }
 
     fn read<'s>(&'s self, cut: Cut, dots: Dots, empty: Empty, into: &mut Vec<Spelling<'s>>) {
-        // The index of the piece of each segment that is left.
+        // Index of the piece of each remaining segment.
         let mut left = Vec::new();
         for (at, piece) in self.pieces.iter().enumerate() {
             let is_end = cut == Some((at, CutOrder::BeforeDots));
@@ -235,20 +235,20 @@ impl Split {
             && let Some(last) = left.iter().position(|at| *at == cut)
         {
             into.truncate(last + 1);
-            // What is left of a segment that begins with the delimiter is an empty one.
+            // The rest of a segment that begins with the delimiter is empty.
             if self.pieces[cut].cut == self.pieces[cut].start {
                 into.pop();
             }
         }
     }
 
-    /// A segment without its `;parameters`.
+    /// Returns a segment without its `;parameters`.
     fn word(&self, piece: &Piece) -> &str {
         &self.text[piece.start..piece.parameters]
     }
 }
 
-/// Adds a path, given in all its decodings, split in every way.
+/// Adds all splits of a path, which is given in all its decodings.
 fn push_splits(levels: &[String], splits: &mut Vec<Split>) {
     let folded = fold_text(levels.last().map_or("", String::as_str));
     for delimiters in [&['/'][..], &['/', '\\']] {
@@ -256,14 +256,14 @@ fn push_splits(levels: &[String], splits: &mut Vec<Split>) {
         for level in levels.iter().chain([&folded]) {
             let found = count(level, delimiters);
             if before != Some(found) {
-                splits.push(Split::of(level, delimiters));
+                splits.push(Split::from_path(level, delimiters));
             }
             before = before.max(Some(found));
         }
     }
 }
 
-/// The path without what is between a `;` and the next slash.
+/// Removes everything between a `;` and the next slash.
 fn without_parameters(path: &str) -> String {
     let kept: Vec<&str> = path.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
     kept.join("/")
@@ -273,7 +273,7 @@ fn count(text: &str, delimiters: &[char]) -> usize {
     text.matches(delimiters).count()
 }
 
-/// Every `%` is followed by two hexadecimal digits.
+/// Checks that every `%` is followed by two hexadecimal digits.
 pub(super) fn check_escapes(text: &str) -> Result<(), Refusal> {
     let bytes = text.as_bytes();
     memchr::memchr_iter(b'%', bytes)
@@ -282,7 +282,7 @@ pub(super) fn check_escapes(text: &str) -> Result<(), Refusal> {
         .ok_or(Refusal::BrokenEscape)
 }
 
-/// The text, decoded once, twice and so on, until nothing changes.
+/// Returns the text, decoded once, twice and so on, until it no longer changes.
 fn decodings(raw: &str) -> Result<Vec<String>, Refusal> {
     let mut levels = vec![raw.to_owned()];
     for _ in 0..MAX_DECODE_ROUNDS {
@@ -296,7 +296,8 @@ fn decodings(raw: &str) -> Result<Vec<String>, Refusal> {
     Err(Refusal::BrokenEscape)
 }
 
-/// A segment of a text that [`decodings`] accepted, and how many decodings make it dots.
+/// Decodes a segment of a text that [`decodings`] accepted; returns it with the number of decodings
+/// after which it is a dot segment.
 fn decode_fully(segment: &str) -> (Cow<'_, str>, u8) {
     let mut text = Cow::Borrowed(segment);
     for round in 0..FOLDED {
@@ -342,7 +343,8 @@ fn fold_into(text: &str, into: &mut String) {
     }
 }
 
-/// The segments between slashes of either kind, without `;parameters`, empty ones and dots.
+/// Returns the segments between slashes of either kind, without `;parameters`, empty segments and
+/// dot segments.
 fn resolve_dots(text: &str) -> Vec<String> {
     let mut resolved: Vec<String> = Vec::new();
     for segment in text.split(['/', '\\']) {

@@ -1,45 +1,46 @@
-//! The answer of `GET /auth/validateToken`, read strictly: what cannot be understood makes nobody anything.
+//! The response of `GET /auth/validateToken`. Parsing is strict: a response that cannot be parsed
+//! gives no identity.
 
 use serde::Deserialize;
 
 use super::{AccessLevel, EmployeeId};
 
-/// Who a caller is, in the API's own word.
+/// Identity of a caller as the API reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub employee: EmployeeId,
     pub level: AccessLevel,
 }
 
-/// What the API said of a token.
+/// Result of a validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Validation {
     Valid(Identity),
     Invalid,
 }
 
-/// The members that matter; duplicates of them are an error, others are not looked at.
+/// The members that are used. Duplicates of them are an error, others are ignored.
 #[derive(Deserialize)]
-struct Answer {
+struct ValidationResponse {
     success: bool,
     employee: Option<String>,
     #[serde(rename = "accessLevel")]
     access_level: Option<String>,
 }
 
-/// Reads the body of a 200. `None`: it cannot be understood, so nothing is known of the caller.
+/// Reads the body of a 200. `None`: it cannot be parsed, so nothing is known about the caller.
 ///
-/// Only an object is read: serde would also fill the members of a struct from an array, by their order.
+/// Only an object is accepted: serde would also fill a struct from an array, by order.
 pub fn read_validation(body: &[u8]) -> Option<Validation> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return None;
     }
-    let answer: Answer = serde_json::from_slice(body).ok()?;
-    if !answer.success {
+    let response: ValidationResponse = serde_json::from_slice(body).ok()?;
+    if !response.success {
         return Some(Validation::Invalid);
     }
-    let employee = EmployeeId::parse(&answer.employee?)?;
-    let level = answer.access_level?.parse::<AccessLevel>().ok()?;
+    let employee = EmployeeId::parse(&response.employee?)?;
+    let level = response.access_level?.parse::<AccessLevel>().ok()?;
     Some(Validation::Valid(Identity { employee, level }))
 }
 
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_is_documented_and_nothing_by_guess() {
+    fn only_the_documented_response_is_accepted() {
         let valid = br#"{"success":true,"employee":"5F00000000000000000000aa","customer":"x","accessLevel":"OWNER"}"#;
         let Some(Validation::Valid(identity)) = read_validation(valid) else { panic!("not read") };
         assert_eq!((identity.employee.as_str(), identity.level), ("5f00000000000000000000aa", AccessLevel::Owner));

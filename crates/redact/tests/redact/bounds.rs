@@ -1,5 +1,5 @@
-//! Documents made to cost much: judged in bounded time and memory. The bounds on time are wide, for builds without
-//! optimisation; what is quadratic or exponential is far beyond them.
+//! Expensive documents: bounded time and memory. The time bounds are wide, for builds without
+//! optimization; quadratic or exponential cost is far beyond them.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::policy::{log_policy, lower, policy, removed};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The reason for which the document is refused, by both kinds of policy.
+/// Returns the reason for which both kinds of policy refuse the document.
 #[track_caller]
 fn refusal(document: &str) -> Reason {
     let began = Instant::now();
@@ -32,9 +32,9 @@ fn nesting_is_bounded() {
     assert_eq!(refusal(&format!(r#"{{"integrations":{}}}"#, nested(MAX_NESTING))), Reason::TooDeep);
     assert_eq!(refusal(&format!(r#"{{"password":{}}}"#, nested(MAX_NESTING))), Reason::TooDeep);
     // Containers next to one another are not nested.
-    let beside = format!("[{}{{}}]", "[],{},".repeat(1000));
-    assert_eq!(removed(&beside), beside);
-    assert_eq!(removed(&format!("[{beside}]")), format!("[{beside}]"));
+    let siblings = format!("[{}{{}}]", "[],{},".repeat(1000));
+    assert_eq!(removed(&siblings), siblings);
+    assert_eq!(removed(&format!("[{siblings}]")), format!("[{siblings}]"));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn value_that_is_too_deep_is_removed_and_the_rest_stays() {
             document.len() - nested(depth).len() - 5
         );
     }
-    // What is removed is well-formed all the same.
+    // Removed values must be well-formed too.
     for wrong in ["1,", "1}", "\"a", "{\"a\":1,\"a\":2}", "tru"] {
         let document = nested(MAX_DEPTH + 2).replace('1', wrong);
         assert!(lower(&policy(Action::Remove), &document).is_err(), "{wrong}");
@@ -58,7 +58,7 @@ fn value_that_is_too_deep_is_removed_and_the_rest_stays() {
 }
 
 #[test]
-fn a_million_members_are_compared_soon() {
+fn million_members_are_compared_in_bounded_time() {
     let mut document = String::from("{");
     for number in 0..1_000_000 {
         write!(document, "\"k{number}\":{number},").unwrap();
@@ -71,7 +71,7 @@ fn a_million_members_are_compared_soon() {
 }
 
 #[test]
-fn long_strings_cost_their_length() {
+fn long_strings_take_time_linear_in_length() {
     let megabytes = 1_000_000;
     for (piece, length) in [
         ("x", 10 * megabytes),
@@ -84,9 +84,9 @@ fn long_strings_cost_their_length() {
     ] {
         let long = piece.repeat(length / piece.len());
         let began = Instant::now();
-        let beside = format!("{{\"a\":\"{long}\",\"integrations\":\"{long}\"}}");
-        assert_eq!(removed(&beside).len(), long.len() + 8);
-        // As a name too, which may mean a secret or a root.
+        let siblings = format!("{{\"a\":\"{long}\",\"integrations\":\"{long}\"}}");
+        assert_eq!(removed(&siblings).len(), long.len() + 8);
+        // As a name too, which may be a secret or a root.
         assert!(removed(&format!("{{\"{long}\":1}}")).len() <= long.len() + 6);
         assert!(began.elapsed() < SOON, "{piece} took {:?}", began.elapsed());
     }
@@ -104,14 +104,14 @@ fn output_is_at_most_three_times_as_long() {
 }
 
 #[test]
-fn changes_in_changes_are_not_read_again_at_every_level() {
+fn nested_changes_are_not_read_again_at_every_level() {
     let levels = MAX_DEPTH - 1;
     let document =
         [r#"{"id":1,"path":"integrations","oldValue":"#.repeat(levels), "1".into(), "}".repeat(levels)].concat();
     assert_eq!(lower(&log_policy(Action::Remove), &document).unwrap(), r#"{"id":1}"#);
 }
 
-/// The shortest of some runs, so that what else the machine does counts as little as possible.
+/// Returns the shortest of several runs, to reduce the effect of other load.
 fn shortest(mut run: impl FnMut()) -> Duration {
     let time = |()| {
         let began = Instant::now();
@@ -122,9 +122,10 @@ fn shortest(mut run: impl FnMut()) -> Duration {
 }
 
 #[test]
-fn no_character_costs_many_times_what_ascii_does() {
+fn every_character_costs_about_as_much_as_ascii() {
     const BYTES: usize = 60_000;
-    // Without optimisation a call costs more than the work in it, and other characters have more of them.
+    // Without optimization a call costs more than the work in it, and other characters take more
+    // calls.
     let most = if cfg!(debug_assertions) { 20 } else { 4 };
     let text = |character: char| character.to_string().repeat(BYTES / character.len_utf8());
     let time = |text: &str| {
@@ -137,7 +138,7 @@ fn no_character_costs_many_times_what_ascii_does() {
         })
     };
     let ascii = ['x', 'i', '7'].map(|character| time(&text(character))).into_iter().max().expect("three");
-    // One of each page of 256 characters, and those with the longest decompositions.
+    // One character of each page of 256, and those with the longest decompositions.
     let pages =
         (1..=0x10FF).filter_map(|page| char::from_u32(page << 8 | 0x5A)).filter(|c| (*c as u32).is_multiple_of(7));
     for character in

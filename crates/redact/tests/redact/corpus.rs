@@ -7,7 +7,7 @@ use redact::{Action, Reason};
 
 use crate::policy::{lower, policy};
 
-/// The documents of one folder of the suite, by name; none when the suite is not there.
+/// Returns the documents of one folder of the suite by name; none if the suite is missing.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
     let shared = std::env::var_os("TELECOMX_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
@@ -25,7 +25,7 @@ fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn the_suite_is_judged_as_it_should_be() {
+fn suite_is_accepted_and_refused_as_specified() {
     for (name, document) in documents("test_parsing") {
         let judged = lower(&policy(Action::Remove), &document);
         match (&name[..2], judged) {
@@ -41,7 +41,7 @@ fn the_suite_is_judged_as_it_should_be() {
 }
 
 #[test]
-fn documents_that_parsers_read_differently_are_refused_or_pass_as_they_are() {
+fn ambiguous_documents_are_refused_or_pass_unchanged() {
     for (name, document) in documents("test_transform") {
         match lower(&policy(Action::Remove), &document) {
             Ok(out) => assert_eq!(out.as_bytes(), document.trim_ascii(), "{name}"),
@@ -54,7 +54,7 @@ fn documents_that_parsers_read_differently_are_refused_or_pass_as_they_are() {
 }
 
 #[test]
-fn no_document_of_the_suite_carries_a_secret_through() {
+fn no_document_of_the_suite_leaks_a_secret() {
     const SECRET: &str = "pl4nted";
     for (name, document) in documents("test_parsing").into_iter().chain(documents("test_transform")) {
         for (before, after) in [
@@ -73,7 +73,8 @@ fn no_document_of_the_suite_carries_a_secret_through() {
     }
 }
 
-/// Whether a parser in wide use takes the document as one of ours must: no name twice, no deep nesting.
+/// Whether a widely used parser accepts the document under our rules: no duplicate name, no deep
+/// nesting.
 fn accepted_elsewhere(document: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(document).is_ok()
 }

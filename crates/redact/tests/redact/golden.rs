@@ -1,7 +1,7 @@
-//! The examples of the contract, and what its text says of single cases.
+//! The examples of the contract, and its statements about single cases.
 
 use bytes::Bytes;
-use redact::{Action, Kind, redact, redact_by_answer};
+use redact::{Action, Kind, redact, redact_by_own_level};
 use telecomx_api::AccessLevel;
 
 use crate::policy::{HIGHER, LOWER, log_policy, lower, policy, removed};
@@ -18,7 +18,7 @@ const PAIRS: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn lower_roles_get_the_golden_document() {
+fn lower_levels_get_the_golden_document() {
     for (upstream, below_reseller) in PAIRS {
         for level in LOWER {
             let document = redact(&policy(Action::Remove), level, Bytes::from_static(upstream.as_bytes())).unwrap();
@@ -29,7 +29,7 @@ fn lower_roles_get_the_golden_document() {
 }
 
 #[test]
-fn higher_roles_get_the_apis_own_bytes() {
+fn higher_levels_get_the_bytes_of_the_api() {
     let policy = policy(Action::Remove);
     for level in HIGHER {
         for (document, kind) in [
@@ -51,7 +51,7 @@ fn higher_roles_get_the_apis_own_bytes() {
 }
 
 #[test]
-fn what_stays_keeps_its_order_and_its_text() {
+fn remaining_text_keeps_order_and_spelling() {
     let text = r#"{"z":1.50E+3,"a":-0,"n":12345678901234567890.10,"s":"\u00e6\/é","b":[{},[],"",0]}"#;
     assert_eq!(removed(text), text);
     assert_eq!(removed(" { \"a\" :\t[ 1 ,\r\n2 ] } "), r#"{"a":[1,2]}"#);
@@ -60,9 +60,9 @@ fn what_stays_keeps_its_order_and_its_text() {
 }
 
 #[test]
-fn under_a_root_only_named_scalars_stay() {
+fn only_public_scalars_remain_below_a_root() {
     for (document, expected) in [
-        // An object at a public scalar's place, arrays, and paths that are nearly right.
+        // An object in place of a public scalar, arrays, and paths that are almost right.
         (r#"{"integrations":{"x":{"enabled":{"k":"s"}}}}"#, "{}"),
         (
             r#"{"integrations":{"x":{"enabled":[true,["s"],{"enabled":1,"k":2}]}}}"#,
@@ -77,18 +77,18 @@ fn under_a_root_only_named_scalars_stay() {
             r#"{"integrations":[{"criipto":[[{"domain":"d","y":1}]]}]}"#,
             r#"{"integrations":[{"criipto":[[{"domain":"d"}]]}]}"#,
         ),
-        // A selector is followed by what names say, not by how they are spelled.
+        // Selectors compare decoded names, not their spelling.
         (r#"{"integrations":{"\u0065nabled":1}}"#, r#"{"integrations":{"\u0065nabled":1}}"#),
-        // Name patterns are not asked there.
+        // Name patterns do not apply there.
         (
             r#"{"integrations":{"ms365":{"tenantId":"t"},"token":{"enabled":true}}}"#,
             r#"{"integrations":{"ms365":{"tenantId":"t"},"token":{"enabled":true}}}"#,
         ),
-        // The root itself, as anything but an object.
+        // A root that is not an object.
         (r#"{"integrations":"{\"password\":1}","a":1}"#, r#"{"a":1}"#),
         (r#"{"integrations":null,"a":1}"#, r#"{"a":1}"#),
         (r#"{"integrations":[1,"s",[2]],"a":1}"#, r#"{"a":1}"#),
-        // A root in a root is a member.
+        // A root within a root is an ordinary member.
         (
             r#"{"integrations":{"customerIntegrations":{"enabled":true,"k":1}}}"#,
             r#"{"integrations":{"customerIntegrations":{"enabled":true}}}"#,
@@ -99,19 +99,19 @@ fn under_a_root_only_named_scalars_stay() {
 }
 
 #[test]
-fn outside_the_roots_secret_names_go_whole() {
+fn secret_members_are_removed_whole_outside_roots() {
     assert_eq!(
         removed(r#"{"Password":"s","private_key":{"enabled":true},"x":[{"Api-Key":[1]},{"a":1}],"b":2}"#),
         r#"{"x":[{"a":1}],"b":2}"#
     );
-    // A name that means both is a secret.
+    // A name that is both is a secret.
     assert_eq!(removed(r#"{"integrations.token":{"enabled":true},"b":2}"#), r#"{"b":2}"#);
     let forward = policy(Action::Remove).for_forward(&[], false).unwrap();
     assert_eq!(lower(&forward, r#"{"token":"own","integrations":{"a":1}}"#).unwrap(), r#"{"token":"own"}"#);
 }
 
 #[test]
-fn containers_that_redaction_emptied_go_and_others_stay() {
+fn emptied_containers_are_removed_and_empty_ones_remain() {
     assert_eq!(removed(r#"{"a":[[{"password":1}]],"b":{},"c":[]}"#), r#"{"b":{},"c":[]}"#);
     assert_eq!(removed(r#"{"integrations":{"a":{},"b":[],"c":{"k":1}}}"#), r#"{"integrations":{"a":{},"b":[]}}"#);
     assert_eq!(removed(r#"[{"integrations":{"k":1}}]"#), "[]");
@@ -119,7 +119,7 @@ fn containers_that_redaction_emptied_go_and_others_stay() {
 }
 
 #[test]
-fn null_and_mask_leave_the_places() {
+fn null_and_mask_keep_the_members() {
     let document =
         r#"{"integrations":{"k":"s","n":1,"e":{"enabled":true,"l":["s",1]}},"password":"p","token":{"a":1},"d":{}}"#;
     assert_eq!(
@@ -133,7 +133,7 @@ fn null_and_mask_leave_the_places() {
 }
 
 #[test]
-fn the_answers_own_level_decides_where_it_is_certain() {
+fn unambiguous_own_level_of_a_response_decides() {
     let secret = r#""customerIntegrations":{"k":"s"}}"#;
     for (level, reveals) in [
         (r#""accessLevel":"ADMIN""#, true),
@@ -147,7 +147,7 @@ fn the_answers_own_level_decides_where_it_is_certain() {
         (r#""employee":{"accessLevel":"ADMIN"}"#, false),
     ] {
         let document = format!("{{{level},{secret}");
-        let answer = redact_by_answer(&policy(Action::Remove), Bytes::from(document.clone())).unwrap();
+        let answer = redact_by_own_level(&policy(Action::Remove), Bytes::from(document.clone())).unwrap();
         let expected = if reveals { document.clone() } else { format!("{{{level}}}") };
         assert_eq!(answer.bytes(), &expected, "{document}");
     }
@@ -158,7 +158,7 @@ fn the_answers_own_level_decides_where_it_is_certain() {
         r#"{"accessLevel":"ADMIN""#,
         "accessLevel=ADMIN",
     ] {
-        assert!(redact_by_answer(&policy(Action::Remove), Bytes::from(document)).is_err(), "{document}");
+        assert!(redact_by_own_level(&policy(Action::Remove), Bytes::from(document)).is_err(), "{document}");
     }
 }
 
@@ -173,14 +173,14 @@ fn a_change_of_a_root_loses_both_sides() {
         (r#"{"id":1,"newValue":"s","path":["integrations","billing"]}"#, r#"{"id":1,"path":["billing"]}"#),
         (r#"{"id":1,"newValue":"s","path":[["a"],["customer_integrations"]]}"#, r#"{"id":1,"path":[["a"]]}"#),
         (r#"{"id":1,"newValue":"s","path":"\u0069ntegrations/x"}"#, r#"{"id":1}"#),
-        // The path in the object around, and in one inside.
+        // The path in the enclosing object, and in a nested one.
         (r#"{"field":"integrations","changes":[{"path":"x","newValue":"s"}]}"#, r#"{"changes":[{"path":"x"}]}"#),
         (r#"{"id":1,"field":{"path":"integrations.x"},"newValue":"s"}"#, r#"{"id":1}"#),
         (r#"{"id":1,"field":[{"a":{"path":"integrations.x"}}],"newValue":"s"}"#, r#"{"id":1}"#),
         (r#"["integrations",{"id":1,"newValue":"s"}]"#, r#"[{"id":1}]"#),
-        // The path as a name: what it leads to is under the root.
+        // The path as a name: its value is below the root.
         (r#"{"integrations.criipto":{"newValue":"s"},"a":1,"from":"s"}"#, r#"{"a":1}"#),
-        // Other changes stay, next to such ones too.
+        // Other changes remain, next to such ones too.
         (
             r#"[{"path":"name","oldValue":"a"},{"id":1,"path":"integrations.x","oldValue":"s"}]"#,
             r#"[{"path":"name","oldValue":"a"},{"id":1}]"#,
@@ -190,7 +190,7 @@ fn a_change_of_a_root_loses_both_sides() {
             r#"{"when":"2026","changes":[{"path":"name","from":"a","to":"b"}]}"#,
         ),
         (r#"{"path":"disintegrations","oldValue":"a"}"#, r#"{"path":"disintegrations","oldValue":"a"}"#),
-        // A document in an entry is redacted as any other.
+        // A document in an entry is redacted like any other.
         (
             r#"{"data":{"name":"Duck","integrations":{"x":{"enabled":true,"key":"s"}}}}"#,
             r#"{"data":{"name":"Duck","integrations":{"x":{"enabled":true}}}}"#,
@@ -242,7 +242,7 @@ fn log_entry_that_quotes_a_root_loses_the_quotation() {
 }
 
 #[test]
-fn nothing_of_the_document_shows_in_what_is_logged() {
+fn debug_output_shows_no_content() {
     let document = Bytes::from_static(b"{\"integrations\":\"s3cret\" s3cret");
     let refusal = redact(&policy(Action::Remove), AccessLevel::Owner, document.clone()).unwrap_err();
     assert_eq!((refusal.to_string().as_str(), refusal.as_str()), ("not JSON (byte 25)", "not_json"));

@@ -1,5 +1,5 @@
-//! What the redactor promises, seen from outside: golden documents, the corpora, every threat, and properties that are
-//! held against a second, naive implementation.
+//! Behaviour of the crate from outside: golden documents, corpora, threats, and properties that are
+//! compared with a second, naive implementation.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, in what tests share as well")]
 

@@ -1,5 +1,5 @@
-//! The rules of redaction once more, as plainly as they can be said: a tree in, a tree out, no thought of speed. It
-//! shares no code with what it judges; of folding it knows as much as the names in the properties need.
+//! Naive implementation of the redaction rules: a tree in, a tree out, without regard to speed. It
+//! shares no code with the crate; it folds only as much as the names in the properties need.
 
 use redact::{Action, Rules};
 use serde_json::{Map, Value};
@@ -31,10 +31,10 @@ const SIDES: [&str; 17] = [
     "right",
 ];
 
-/// Those of the names in the properties that hold no side of a change.
+/// Names in the properties that are not a side of a change.
 const METADATA: [&str; 1] = ["path"];
 
-/// How an object names a root: in the name of a member, or in a string.
+/// How an object names a root: in a member name or in a string.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Named {
     No,
@@ -44,7 +44,7 @@ enum Named {
 
 #[derive(Clone, Copy)]
 struct Scope<'p> {
-    /// The names from the root to here, when this is under one.
+    /// Names from the root to here, below a root.
     path: Option<&'p [String]>,
     named: Named,
     hides_scalars: bool,
@@ -137,7 +137,7 @@ impl Oracle<'_> {
         }
     }
 
-    /// Whether some of the words that stand in a row make a root's name.
+    /// Whether consecutive words form the name of a root.
     fn mentions_root(&self, text: &str) -> bool {
         let words: Vec<String> =
             text.split(|sign: char| !sign.is_ascii_alphanumeric()).map(str::to_ascii_lowercase).collect();
@@ -146,7 +146,7 @@ impl Oracle<'_> {
     }
 }
 
-/// Enough for names whose letters are ASCII. Keeps `*`, which no name here holds.
+/// Enough for names of ASCII letters. Keeps `*`, which no name here contains.
 fn fold(name: &str) -> String {
     name.chars().filter(|sign| sign.is_ascii_alphanumeric() || *sign == '*').collect::<String>().to_ascii_lowercase()
 }

@@ -1,10 +1,10 @@
-//! The policies under test, and how a document goes through one.
+//! Policies under test, and helpers that redact with them.
 
 use bytes::Bytes;
 use redact::{Action, Policy, Refusal, Rules, redact};
 use telecomx_api::AccessLevel;
 
-/// Every level below the one that sees everything.
+/// Every level below `reveal_to`.
 pub const LOWER: [AccessLevel; 5] =
     [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager, AccessLevel::Owner];
 
@@ -51,13 +51,13 @@ pub fn log_policy(action: Action) -> Policy {
     policy(action).for_forward(&[], true).expect("no names at all")
 }
 
-/// The document as an owner sees it.
+/// Redacts the document for an owner.
 pub fn lower(policy: &Policy, document: impl AsRef<[u8]>) -> Result<String, Refusal> {
     let redacted = redact(policy, AccessLevel::Owner, Bytes::copy_from_slice(document.as_ref()))?;
     Ok(String::from_utf8(redacted.into_bytes().to_vec()).expect("what is redacted is UTF-8"))
 }
 
-/// The same, by the default policy, of a document that must pass.
+/// Redacts a document that must pass, with the default policy.
 pub fn removed(document: &str) -> String {
     lower(&policy(Action::Remove), document).unwrap_or_else(|refusal| panic!("{document}: {refusal}"))
 }

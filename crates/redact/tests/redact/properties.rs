@@ -1,10 +1,10 @@
-//! What holds for every document.
+//! Properties of every document.
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use redact::{Action, Kind, Policy, Reason, redact, redact_by_answer};
+use redact::{Action, Kind, Policy, Reason, redact, redact_by_own_level};
 use serde_json::{Map, Value, json};
 use telecomx_api::AccessLevel;
 
@@ -32,7 +32,7 @@ const SECRET_NAMES: &[&str] =
 const PUBLIC_NAMES: &[&str] =
     &["enabled", "economic", "accrual", "ms365", "tenantId", "calendarShowAsMappings", "busy", "criipto", "domain"];
 
-/// None of them is the last name of a public selector, nor before one that ends in `*`.
+/// Neither the last name of a public selector nor a name before a final `*`.
 const OTHER_NAMES: &[&str] = &[
     "",
     "a",
@@ -88,7 +88,7 @@ fn any_document() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A value that holds the secret, and nothing that is public.
+/// A value with the secret and nothing public.
 fn secret_value() -> impl Strategy<Value = Value> {
     Just(json!(SECRET)).prop_recursive(4, 8, 2, |inner| {
         prop_oneof![
@@ -99,8 +99,8 @@ fn secret_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Puts `planted` somewhere into the document: under the names of `path`, each object reached being a member of the one
-/// before, the first by turns in front of and behind all else.
+/// Inserts `planted` into the document below the names of `path`; each object is a member of the
+/// one before, the first alternately before and behind all other members.
 fn plant(document: Value, path: &[&str], planted: Value, in_front: bool) -> Value {
     let value = path.iter().rev().fold(planted, |value, name| json!({ (*name): value }));
     let Value::Object(value) = value else { return value };
@@ -115,7 +115,7 @@ fn plant(document: Value, path: &[&str], planted: Value, in_front: bool) -> Valu
     Value::Object(members)
 }
 
-/// Whether `part` is `whole` with something left out and nothing changed, in its order.
+/// Whether `part` is `whole` with parts removed, nothing changed and in the same order.
 fn is_part(part: &Value, whole: &Value) -> bool {
     match (part, whole) {
         (Value::Object(part), Value::Object(whole)) => {
@@ -191,7 +191,7 @@ proptest! {
         let spelled = spell(&document, &mut Choices::new(seed));
         for (policy, _) in both(Action::Remove) {
             let out = parse(&lower(&policy, &spelled).unwrap());
-            // A document that is one string, and removed, is null.
+            // A document that is one removed string becomes null.
             prop_assert!(is_part(&out, &document) || (out.is_null() && document.is_string()));
         }
         for (policy, _) in both(Action::Null).into_iter().chain(both(Action::Mask)) {
@@ -221,7 +221,7 @@ proptest! {
                 let out = String::from_utf8(out.into_bytes().to_vec()).unwrap();
                 prop_assert!(!out.contains(SECRET) && !parse(&out).to_string().contains(SECRET), "{}", out);
             }
-            let by_answer = redact_by_answer(&policy(action), Bytes::from(spelled.clone())).unwrap();
+            let by_answer = redact_by_own_level(&policy(action), Bytes::from(spelled.clone())).unwrap();
             prop_assert!(!parse(std::str::from_utf8(by_answer.bytes()).unwrap()).to_string().contains(SECRET));
         }
     }

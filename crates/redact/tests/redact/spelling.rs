@@ -1,20 +1,20 @@
-//! Writes a document in one of the many ways in which JSON can say it.
+//! Writes a document in one of the many spellings that JSON permits.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-/// Choices that follow from a seed; the same seed, the same choices.
+/// Choices derived from a seed: the same seed gives the same choices.
 pub struct Choices(u64);
 
 impl Choices {
-    /// Seed 0 chooses the plain spelling throughout.
+    /// Seed 0 always chooses the plain spelling.
     pub fn new(seed: u64) -> Self {
         Choices(seed)
     }
 
     fn one_in(&mut self, times: u64) -> bool {
-        // xorshift64: enough to vary spellings, and it stays 0 from 0 on.
+        // xorshift64: enough to vary spellings; it remains 0 from seed 0.
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -22,7 +22,7 @@ impl Choices {
     }
 }
 
-/// The value with white space between and escapes in its strings as chosen.
+/// Writes the value with white space and escapes as chosen.
 pub fn spell(value: &Value, choices: &mut Choices) -> String {
     let mut out = String::new();
     write_value(value, choices, &mut out);

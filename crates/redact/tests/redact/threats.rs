@@ -1,13 +1,14 @@
-//! One test for each try that an answer of the API may make: redacted or refused, never through.
+//! One test for each attack: the document is redacted or refused, and the secret never passes.
 
 use redact::{Action, Reason};
 
 use crate::policy::{ACTIONS, lower, policy, removed};
 
-/// Stands for whatever must not reach a lower role.
+/// A secret that must not reach a lower level.
 const SECRET: &str = "s3cr3t";
 
-/// The document passes or is refused, by every action, and the secret does not pass.
+/// Checks that the document passes or is refused with every action, and that the secret does not
+/// pass.
 #[track_caller]
 fn holds_back(document: &str) {
     assert!(document.contains(SECRET), "nothing to hold back in {document}");
@@ -27,7 +28,7 @@ fn refused(document: impl AsRef<[u8]>, reason: Reason) {
 }
 
 #[test]
-fn names_that_stand_twice() {
+fn duplicate_names() {
     for document in [
         r#"{"integrations":{},"integrations":{"k":"s3cr3t"}}"#,
         r#"{"integrations":{"k":"s3cr3t"},"integrations":{}}"#,
@@ -40,7 +41,7 @@ fn names_that_stand_twice() {
     ] {
         refused(document, Reason::DuplicateName);
     }
-    // Names that differ are two names, whatever they look like.
+    // Different names are two names, however similar they look.
     assert_eq!(removed(r#"{"a":1,"A":2,"é":3,"e\u0301":4}"#), r#"{"a":1,"A":2,"é":3,"e\u0301":4}"#);
 }
 
@@ -74,7 +75,7 @@ fn names_in_other_spellings() {
     {
         holds_back(&format!(r#"{{"a":[{{"{name}":{{"enabled":"s3cr3t"}}}}]}}"#));
     }
-    // A public name in another spelling is another name.
+    // A public name in another spelling is a different name.
     for name in ["Enabled", "enabled\u{200b}", " enabled", "e\u{301}nabled", "enablе\u{64}"] {
         holds_back(&format!(r#"{{"integrations":{{"x":{{"{name}":"s3cr3t"}}}}}}"#));
     }
@@ -142,7 +143,7 @@ fn more_than_one_document() {
 }
 
 #[test]
-fn what_only_lenient_parsers_read() {
+fn documents_that_only_lenient_parsers_read() {
     for document in [
         "// c\n{}",
         "{/* c */}",

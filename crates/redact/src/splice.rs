@@ -1,9 +1,9 @@
-//! What is written. Most of it stands in the document just so, token behind token; such a stretch is noted and copied in
-//! one go when it ends.
+//! Output of the redaction. Most of it is identical to the document; such a stretch is recorded and
+//! copied at once when it ends.
 
 use std::ops::Range;
 
-/// The bytes written so far: those in `copied`, and then those of the document in `stretch`.
+/// Output so far: the bytes in `copied`, then those of the document in `stretch`.
 pub(super) struct Output<'d> {
     document: &'d [u8],
     copied: Vec<u8>,
@@ -19,7 +19,7 @@ impl<'d> Output<'d> {
         self.copied.len() + self.stretch.len()
     }
 
-    /// Writes what stands in the document here.
+    /// Writes a range of the document.
     pub(super) fn token(&mut self, range: Range<usize>) {
         if range.start == self.stretch.end {
             self.stretch.end = range.end;
@@ -29,7 +29,7 @@ impl<'d> Output<'d> {
         }
     }
 
-    /// Writes a sign of punctuation, which the document most often holds in this place.
+    /// Writes a punctuation character, which the document usually has at this position.
     pub(super) fn sign(&mut self, sign: u8) {
         if self.document.get(self.stretch.end) == Some(&sign) {
             self.stretch.end += 1;

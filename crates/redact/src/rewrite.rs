@@ -1,22 +1,23 @@
-//! The one pass that redacts: what is read and may stay is written, in the order and the spelling in which it came.
+//! The pass that redacts: everything that may remain is written in its order and spelling.
 //!
-//! What goes is read and written all the same, and then taken back: nothing malformed hides in it.
+//! Removed values are read and written too, and then truncated, so that nothing malformed hides in
+//! them.
 
-use super::changes::{Mention, Named, find_mentions, names_root};
+use super::change_entries::{Mention, Named, find_mentions, names_root};
 use super::names::Meaning;
-use super::output::Output;
 use super::policy::Policy;
 use super::reader::{Array, Name, Object, Reader, Value};
 use super::refusal::Refusal;
+use super::splice::Output;
 use super::{Action, Kind};
 
-/// The document as someone may see it to whom `policy` does not reveal everything, and whether that removed anything.
-pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind, bool), Refusal> {
+/// Returns the document without what the policy hides, its type, and whether anything was removed.
+pub(super) fn rewrite(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind, bool), Refusal> {
     let mentions = match &policy.log {
         Some(log) => find_mentions(document, &policy.names, log)?,
         None => Vec::new(),
     };
-    let mut walk = Walk {
+    let mut rewriter = Rewriter {
         policy,
         action: policy.rules().action,
         reader: Reader::new(document)?,
@@ -26,63 +27,64 @@ pub(super) fn walk(policy: &Policy, document: &[u8]) -> Result<(Vec<u8>, Kind, b
         objects: mentions.iter(),
         removed: false,
     };
-    let named = walk.objects.next().map_or(Named::No, |document| document.here);
-    let top = walk.reader.value()?;
+    let named = rewriter.objects.next().map_or(Named::No, |document| document.here);
+    let top = rewriter.reader.value()?;
     let (kind, empty) = match &top {
         Value::Object(_) => (Kind::Object, &b"{}"[..]),
         Value::Array(_) => (Kind::OtherJson, &b"[]"[..]),
         Value::String(_) | Value::Bare(_) | Value::TooDeep => (Kind::OtherJson, &b"null"[..]),
     };
     let scope = Scope { place: Place::Outside, named, hides_scalars: named == Named::InText };
-    let fate = walk.any(top, scope)?;
-    walk.reader.end()?;
-    if fate == Fate::Gone {
-        // The document itself cannot go.
-        walk.out.text(empty);
+    let fate = rewriter.any(top, scope)?;
+    rewriter.reader.end()?;
+    if fate == Fate::Removed {
+        // The document itself is never removed.
+        rewriter.out.text(empty);
     }
-    let removed = walk.removed;
-    Ok((walk.out.finish(), kind, removed))
+    let removed = rewriter.removed;
+    Ok((rewriter.out.finish(), kind, removed))
 }
 
-struct Walk<'p, 'd> {
+struct Rewriter<'p, 'd> {
     policy: &'p Policy,
     action: Action,
     reader: Reader<'d>,
     out: Output<'d>,
-    /// The positions in the selectors, of every level from the root down to here.
+    /// Positions in the selectors, one for each level from the root to the current value.
     positions: Vec<u64>,
     scratch: Vec<u8>,
-    /// For each object to come where it mentions a root; nothing where changes are not hidden.
+    /// Mentions of a root of the objects that follow; empty if changes are not hidden.
     objects: std::slice::Iter<'p, Mention>,
-    /// Whether a value was hidden so far.
+    /// Whether a value was hidden.
     removed: bool,
 }
 
-/// Whether a value was written, or is to leave no trace.
+/// Whether a value was written or removed without a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Kept,
-    Gone,
+    Removed,
 }
 
 #[derive(Clone, Copy)]
 struct Scope {
     place: Place,
-    /// How this object, or one around it, names a root.
+    /// How this object, or an enclosing one, names a root.
     named: Named,
-    /// A scalar here may be a side of a change.
+    /// Whether a scalar here may be a side of a change.
     hides_scalars: bool,
 }
 
 #[derive(Clone, Copy)]
 enum Place {
-    /// Everything may be seen that is not named as secret.
+    /// Outside the roots: everything is visible unless its name is secret.
     Outside,
-    /// Under a root, at the position that begins here in `positions`: nothing may be seen that is not public.
+    /// Below a root, at the position that begins here in `positions`: only public scalars are
+    /// visible.
     Under(usize),
 }
 
-impl<'d> Walk<'_, 'd> {
+impl<'d> Rewriter<'_, 'd> {
     fn value(&mut self, scope: Scope) -> Result<Fate, Refusal> {
         let value = self.reader.value()?;
         self.any(value, scope)
@@ -103,7 +105,7 @@ impl<'d> Walk<'_, 'd> {
         }
     }
 
-    /// The scalar that was just read.
+    /// Writes the scalar that was just read.
     fn scalar(&mut self, raw: &[u8], scope: Scope) -> Fate {
         let public = match scope.place {
             Place::Outside => !scope.hides_scalars,
@@ -119,19 +121,19 @@ impl<'d> Walk<'_, 'd> {
         let mention = self.objects.next().copied().unwrap_or_default();
         let inside = Scope { named: scope.named.max(mention.here), ..scope };
         let from = self.open(b'{');
-        let mut came_empty = true;
+        let mut was_empty = true;
         while let Some(name) = self.reader.next_member(&mut object)? {
-            came_empty = false;
+            was_empty = false;
             let before = self.separate(from);
-            if self.member(&name, inside, mention.below)? == Fate::Gone {
+            if self.member(&name, inside, mention.below)? == Fate::Removed {
                 self.out.truncate(before);
             }
         }
-        Ok(self.close(from, came_empty, b'}'))
+        Ok(self.close(from, was_empty, b'}'))
     }
 
-    /// Writes the member whose name was just read. If it is gone, the name may still have been written. `below`: an object
-    /// below this one names a root.
+    /// Writes the member whose name was just read. If it is removed, its name may still have been
+    /// written. `below`: a nested object names a root.
     fn member(&mut self, name: &Name<'d>, scope: Scope, below: bool) -> Result<Fate, Refusal> {
         let policy = self.policy;
         let is_named = scope.named != Named::No;
@@ -166,56 +168,57 @@ impl<'d> Walk<'_, 'd> {
 
     fn array(&mut self, mut array: Array, scope: Scope) -> Result<Fate, Refusal> {
         let from = self.open(b'[');
-        let mut came_empty = true;
+        let mut was_empty = true;
         while self.reader.next_element(&mut array)? {
-            came_empty = false;
+            was_empty = false;
             let before = self.separate(from);
-            if self.value(scope)? == Fate::Gone {
+            if self.value(scope)? == Fate::Removed {
                 self.out.truncate(before);
             }
         }
-        Ok(self.close(from, came_empty, b']'))
+        Ok(self.close(from, was_empty, b']'))
     }
 
-    /// Opens a container; says where it begins.
+    /// Opens a container and returns its position in the output.
     fn open(&mut self, bracket: u8) -> usize {
         let from = self.out.len();
         self.out.sign(bracket);
         from
     }
 
-    /// Whether the open container that begins at `from` holds something.
-    fn holds_something(&self, from: usize) -> bool {
+    /// Whether the open container at `from` has any content.
+    fn has_content(&self, from: usize) -> bool {
         self.out.len() > from + 1
     }
 
-    /// Writes the comma in front of another member or element; says where both begin.
+    /// Writes the comma before the next member or element, and returns the position before it.
     fn separate(&mut self, from: usize) -> usize {
         let before = self.out.len();
-        if self.holds_something(from) {
+        if self.has_content(from) {
             self.out.sign(b',');
         }
         before
     }
 
-    /// Closes the container that begins at `from`. One that redaction emptied goes; one that came empty stays.
-    fn close(&mut self, from: usize, came_empty: bool, bracket: u8) -> Fate {
-        if self.holds_something(from) || came_empty {
+    /// Closes the container at `from`. One that redaction emptied is removed; one that arrived
+    /// empty remains.
+    fn close(&mut self, from: usize, was_empty: bool, bracket: u8) -> Fate {
+        if self.has_content(from) || was_empty {
             self.out.sign(bracket);
             Fate::Kept
         } else {
             self.out.truncate(from);
-            Fate::Gone
+            Fate::Removed
         }
     }
 
-    /// Takes back the value that was written from here on, and writes what is to stand there instead.
+    /// Truncates the output to `from` and writes the replacement of the value.
     fn hide(&mut self, from: usize) -> Fate {
         let is_string = self.out.get(from) == Some(b'"');
         self.removed = true;
         self.out.truncate(from);
         match self.action {
-            Action::Remove => return Fate::Gone,
+            Action::Remove => return Fate::Removed,
             Action::Mask if is_string => self.out.text(b"\"***\""),
             Action::Mask | Action::Null => self.out.text(b"null"),
         }

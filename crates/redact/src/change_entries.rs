@@ -1,15 +1,17 @@
-//! What the change log quotes of secrets: which of its objects have to do with a root, and which of its strings name one.
+//! Secrets in the change log: which objects mention a root, and which strings name one.
 //!
-//! An entry names what was changed in one place and holds the values in others:
-//! `{"path": "integrations.billing.economic.agreementGrantToken", "oldValue": "...", "newValue": "..."}`. The members may
-//! come in any order and the path may be an array of names, so the document is read once before it is redacted, only to
-//! note where a root is mentioned. In detail,
+//! An entry names the changed member in one place and holds its values in others: `{"path":
+//! "integrations.billing.economic.agreementGrantToken", "oldValue": "...", "newValue": "..."}`. The
+//! members may come in any order and the path may be an array of names, so the document is read
+//! once before it is redacted, only to find where it mentions a root. In detail:
 //!
-//! - a string that names a root is removed, also if it does so within JSON that it quotes;
-//! - an object that names a root in a member's name loses the members that are sides of a change (`oldValue`, `from`);
-//! - an object that names a root in a string, or a path below one, loses every scalar that is not known to be something
-//!   else (an id, a date, a path): a log may call a side of a change anything;
-//! - both hold for the objects below it; an object above it loses the sides that are called so, and scalars that may be.
+//! - A string that names a root is removed, also within JSON that it quotes.
+//! - An object with a member name that names a root loses the sides of a change (`oldValue`,
+//!   `from`).
+//! - An object with a string that names a root, or a path below one, loses every scalar that is not
+//!   known metadata (an id, a date, a path), because a log may give a side of a change any name.
+//! - Both apply to nested objects. An enclosing object loses members named like sides, and scalars
+//!   that may be one.
 
 use std::borrow::Cow;
 
@@ -17,7 +19,7 @@ use super::names::{Names, Pattern};
 use super::reader::{Reader, Value};
 use super::refusal::Refusal;
 
-/// Names that other logs give to the sides of a change.
+/// Names of the sides of a change in other logs.
 const SIDES: [&str; 17] = [
     "old",
     "new",
@@ -38,7 +40,7 @@ const SIDES: [&str; 17] = [
     "right",
 ];
 
-/// Names of scalars that are no side of a change.
+/// Names of scalars that are not a side of a change.
 const METADATA: [&str; 44] = [
     "_id",
     "id",
@@ -86,24 +88,24 @@ const METADATA: [&str; 44] = [
     "version",
 ];
 
-/// Names of members that hold the path of what was changed.
+/// Names of members that hold the path of a change.
 const PATHS: [&str; 6] = ["path", "field", "key", "property", "attribute", "pointer"];
 
-/// JSON in a string in JSON, and so on: what is quoted deeper counts as naming a root.
+/// Maximum depth of JSON quoted in strings; deeper quotations count as naming a root.
 const MAX_QUOTINGS: usize = 8;
 
-/// The names by which the change log is read.
+/// Names with a meaning in the change log.
 pub(super) struct LogNames {
     sides: Names,
     metadata: Names,
     paths: Names,
-    /// As roots the containers below a root, as secrets the secret names: what a path relative to a root may hold.
+    /// Containers below a root as roots, and the secret names: parts of a path relative to a root.
     below_root: Names,
 }
 
 impl LogNames {
-    /// `public`: the selectors, whose containers are below a root. `secret_names`: those of the policy that this one is
-    /// derived from.
+    /// `public`: the selectors, whose containers are below a root. `secret_names`: those of the
+    /// policy from which this one is derived.
     pub(super) fn new(public: &[String], secret_names: &[String]) -> Self {
         let listed = |names: &[&str]| {
             let patterns: Vec<Pattern> = names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
@@ -129,7 +131,7 @@ impl LogNames {
         self.sides.meaning(name).secret
     }
 
-    /// Whether a scalar of this name is no side of a change.
+    /// Whether a scalar of this name is not a side of a change.
     pub(super) fn is_metadata(&self, name: &[u8]) -> bool {
         self.metadata.meaning(name).secret
     }
@@ -161,7 +163,7 @@ pub(super) fn names_root(names: &Names, text: &[u8]) -> bool {
     true
 }
 
-/// The text without one level of the escapes of JSON. What is no escape loses its backslash.
+/// Removes one level of JSON escapes. A backslash that does not begin an escape is removed.
 fn unquoted(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -182,27 +184,28 @@ fn unquoted(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// How an object, or one around it, names a root.
+/// How an object, or an enclosing one, names a root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Named {
     #[default]
     No,
     /// In the name of a member.
     InName,
-    /// In a string, arrays being transparent.
+    /// In a string, possibly within arrays.
     InText,
 }
 
-/// Where an object mentions a root.
+/// Mentions of a root in an object.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Mention {
-    /// In the object itself. Counts for all below it as well.
+    /// In the object itself. Applies to all nested objects too.
     pub here: Named,
-    /// In an object somewhere below it.
+    /// In a nested object.
     pub below: bool,
 }
 
-/// One [`Mention`] for the document and then one for each of its objects, in the order in which they open.
+/// Finds mentions: one [`Mention`] for the document, then one for each of its objects in the order
+/// in which they open.
 pub(super) fn find_mentions(document: &[u8], names: &Names, log: &LogNames) -> Result<Vec<Mention>, Refusal> {
     let mentions = vec![Mention::default()];
     let mut search = Search { reader: Reader::new(document)?, names, log, mentions, scratch: Vec::new() };
@@ -220,7 +223,7 @@ struct Search<'d, 'p> {
 }
 
 impl Search<'_, '_> {
-    /// Reads a value that belongs to the object with this index. `is_path`: its name says that it is a path.
+    /// Reads a value that belongs to the object with this index. `is_path`: its name means a path.
     fn value(&mut self, owner: usize, is_path: bool) -> Result<(), Refusal> {
         match self.reader.value()? {
             Value::Object(mut object) => {
@@ -250,7 +253,7 @@ impl Search<'_, '_> {
                     self.note(owner, Named::InText);
                 }
             }
-            // What is too deep is removed; it may have named a root.
+            // A container that is too deep is removed; it may have named a root.
             Value::TooDeep => self.note(owner, Named::InName),
             Value::Bare(_) => {}
         }
