@@ -526,13 +526,15 @@ def timeouts():
 
 def unit():
     text = (DEPLOY / "systemd/telecomx-gateway.service").read_text()
+    # A line that ends with a backslash continues on the next one.
+    text = re.sub(r"\\\n +", "", text)
     for line, reason in (
         ("LogRateLimitIntervalSec=0", "journald would drop access lines"),
         ("Restart=always", "a SIGTERM from outside systemd would end the service"),
         ("RestartPreventExitStatus=78", "a wrong configuration would be tried repeatedly"),
         ("WatchdogSec=", "a process that hangs would not be restarted"),
         (
-            "ExecReload=/usr/bin/telecomx-gateway check ",
+            "ExecReload=+/usr/bin/nsenter --target $MAINPID --mount /usr/bin/telecomx-gateway check ",
             "a reload would succeed with a wrong configuration",
         ),
         ("ExecReload=/bin/kill -HUP $MAINPID", "a reload would have no effect"),
