@@ -242,7 +242,7 @@ class Nginx(Server):
         listen 127.0.0.1:{self.ports["held"]} reuseport;
         listen 127.0.0.1:{self.ports["tls"]} ssl http2 reuseport;
         listen 127.0.0.1:{self.ports["h2"]} http2 reuseport;
-        ssl_certificate {self.shop.certificate}; ssl_certificate_key {self.shop.key}; ssl_protocols TLSv1.3;
+        ssl_certificate {self.shop.certificate}; ssl_certificate_key {self.shop.key}; ssl_protocols TLSv1.2 TLSv1.3;
         proxy_http_version 1.1; proxy_set_header Connection "";{NGINX_FIELDS}
         location / {{ proxy_pass http://origin; }}
         location /customer/ {{
@@ -297,7 +297,7 @@ cache names
     max-age {DAY}
 frontend public
     bind 127.0.0.1:{self.ports["http"]}
-    bind 127.0.0.1:{self.ports["tls"]} ssl crt {pem} ssl-min-ver TLSv1.3 alpn h2,http/1.1
+    bind 127.0.0.1:{self.ports["tls"]} ssl crt {pem} ssl-min-ver TLSv1.2 alpn h2,http/1.1
     bind 127.0.0.1:{self.ports["h2"]} proto h2{HAPROXY_RESPONSE_FIELDS}{use}
 frontend held
     bind 127.0.0.1:{self.ports["held"]}
