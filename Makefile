@@ -1,57 +1,66 @@
-# Every target works on a new machine that has Rust 1.95, gcc, cmake, make, git and python3. What else a target needs,
-# scripts/setup installs where it may (root, or sudo without a password; NO_INSTALL=1 forbids) and names where it may not.
+# Every target works on a new machine with Rust 1.95, gcc, make, git and python3. scripts/setup
+# installs what else a target needs where it may (root, or sudo without a password; NO_INSTALL=1
+# forbids it) and names it where it may not.
 #
-# No linker is chosen here: rustc links with its own lld on x86_64 Linux since 1.90, and RUSTFLAGS that differ from those
-# of a plain `cargo build` would build every dependency twice.
+# No linker is chosen here: rustc links with its own lld on x86_64 Linux since 1.90, and RUSTFLAGS
+# other than those of a plain `cargo build` would build every dependency twice.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo h2spec chaos test check bench bench-instructions fuzz hostile fleet differential-tests network-tests cache-tests deb try-deb try-image sbom
+.PHONY: help demo test check check-quick bench bench-instructions fuzz hostile h2spec chaos fleet \
+	differential-tests network-tests cache-tests deb try-deb try-image sbom
 
-help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
-# The dev profile: it is the quickest from nothing, and most of what it builds, `make test` uses again. Not for measuring.
-demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080, no network needed; prints curl lines
-	cargo run --locked -- demo
+# The dev profile builds fastest, and `make test` uses most of it again. Not for measurements.
+demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080; prints curl lines (ARGS="--listen ADDR")
+	@scripts/setup demo
+	@[[ -e $${CARGO_TARGET_DIR:-target}/debug/telecomx-gateway ]] || \
+		echo "the first build takes about four minutes on two cores and 1.1 GB in target/"
+	@cargo run --locked -- demo $(ARGS)
 
-test: ## Everything that shows behaviour: unit, integration, documentation, client and cache tests
+test: ## Unit, integration, documentation, client and cache tests
 	@scripts/setup test
 	@scripts/test
 
-check: ## Everything that reads the code: format, lints, docs, dependencies, shipped configurations
+check: ## Format, lints, structure, wording, documentation, dependencies, shipped files for deployments
 	@scripts/setup check deploy
 	@scripts/check
 	@scripts/check-deploy
 
-bench: ## Side by side with nginx, Varnish, HAProxy and plain pingora (QUICK=1: two minutes; CASES=hit,miss), in the release profile
+check-quick: ## Format, structure, wording and the lints of the gateway, for work on a change
+	@scripts/setup demo
+	@scripts/check quick
+
+bench: ## Comparison with nginx, Varnish, HAProxy and pingora (QUICK=1: two minutes; CASES=hit,miss)
 	@scripts/setup bench
 	@scripts/bench
 
-bench-instructions: ## Counts instructions of key, lookup, redact and reply; fails when one grew by more than 5 % (ACCEPT=1 keeps them)
+bench-instructions: ## Instruction counts of the parts; fails if one grew by more than 5 % (ACCEPT=1)
 	@scripts/setup bench
 	@scripts/bench instructions
 
-fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or FUZZ_TARGET alone
+fuzz: ## Each fuzz target for FUZZ_SECONDS (60), or only FUZZ_TARGET
 	@scripts/setup fuzz
 	@scripts/fuzz
 
-hostile: ## slowhttptest, h2load and smugglex against the gateway in front of the sandbox, with verdicts
+hostile: ## slowhttptest, h2load and smugglex against gateway and sandbox, with verdicts
 	@scripts/setup hostile
 	@scripts/hostile
 
-h2spec: ## h2spec against the gateway, over cleartext and TLS, on stored and forwarded responses (H2SPEC: the program)
+h2spec: ## h2spec against the gateway, over cleartext and TLS (H2SPEC: the program)
 	@scripts/setup h2spec
-	cargo build --locked --workspace --lib --bins --tests
+	cargo build --locked --lib --bins --tests
 	@scripts/h2spec.py target/debug/telecomx-gateway
 
-chaos: ## Under load 100 reloads, 20 changes of the certificate, 5 upgrades and a TERM; counts what was lost
+chaos: ## 100 reloads, 20 certificate changes, 5 upgrades and a TERM under load; counts lost requests
 	@scripts/setup chaos
 	cargo build --locked --release
 	@scripts/chaos.py target/release/telecomx-gateway
 
-fleet: ## Three gateways with one Redis: how late changes are, what a hit costs, what holds while something is down (as root)
+fleet: ## A cluster of three gateways with one Redis: delay, cost and faults of invalidations (as root)
 	@scripts/setup fleet
 	cargo build --locked --release
 	@scripts/fleet.py target/release/telecomx-gateway spread
@@ -59,17 +68,18 @@ fleet: ## Three gateways with one Redis: how late changes are, what a hit costs,
 	@scripts/fleet.py target/release/telecomx-gateway bound
 	@scripts/fleet.py target/release/telecomx-gateway restart
 
-differential-tests: ## 10,000 random exchanges (EXCHANGES) through gateway, nginx and HAProxy: what arrives is equal (SEED, EXCHANGE repeat)
+differential-tests: ## 10,000 random exchanges (EXCHANGES) equal those of nginx and HAProxy (SEED repeats)
 	@scripts/setup test
 	EXCHANGES=$${EXCHANGES:-10000} SEED=$${SEED:-$$RANDOM} \
-		cargo test --locked --test it -- --exact --nocapture differential::random_exchanges_equal_those_of_nginx_and_haproxy
+		cargo test --locked --test it -- --exact --nocapture \
+		differential::random_exchanges_equal_those_of_nginx_and_haproxy
 
-network-tests: ## Share of failed requests and longest waits while addresses of the API and DNS fail, in network namespaces
+network-tests: ## Failed requests and longest waits while addresses of the API and DNS fail (as root)
 	@scripts/setup network
-	cargo build --locked --workspace --lib --bins --tests
+	cargo build --locked --lib --bins --tests
 	@tests/network/run --assert
 
-cache-tests: ## The npm package http-cache-tests against the gateway, compared with expected.json; nginx's score (needs node and npm)
+cache-tests: ## The npm package http-cache-tests, compared with expected.json; the score of nginx
 	@scripts/setup cache-tests
 	@scripts/cache-tests
 
@@ -77,14 +87,14 @@ deb: ## The Debian package of a release build, in target/debian
 	@scripts/setup package
 	@scripts/deb
 
-try-deb: ## Installs that package on a Debian with a systemd of its own, and runs, reloads, upgrades, removes it (as root)
+try-deb: ## Installs, runs, reloads, upgrades and removes the package on a Debian with systemd (as root)
 	@scripts/setup try-deb
 	@scripts/try-deb
 
-try-image: ## Builds the image of the Dockerfile and runs it read-only, as its user, in namespaces of its own (as root)
+try-image: ## Builds the image of the Dockerfile and runs it read-only in namespaces (as root)
 	@scripts/setup try-image
 	@scripts/try-image
 
-sbom: ## What the binary is made of: target/sbom.cdx.json (CycloneDX)
+sbom: ## Bill of materials of the binary: target/sbom.cdx.json (CycloneDX)
 	@scripts/setup package
 	@scripts/sbom

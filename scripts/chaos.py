@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Reloads, changes of certificates, upgrades and a stop under load, and what became of the callers.
+"""Reloads, certificate changes, upgrades and a shutdown under load; counts lost requests.
 
     scripts/chaos.py BINARY
 
-Four wrk ask for a customer's name all the while: kept connections and a new one for each request, in plain and over TLS.
-Meanwhile there are 100 reloads (HUP and POST /reload in turn, each with another configuration), 20 changes of the
-certificate and 5 upgrades (`run --upgrade`). Every answer must be a 200, and none may be missing. Then a TERM, with callers of
-our own (wrk does not tell a refused connection from a lost one): who is connected must be answered, and who is refused comes
-too late. Prints the counts; ends with 1 if one was lost.
+Four wrk request a customer's name continuously: over kept connections and with a new one for each
+request, in cleartext and over TLS. Meanwhile there are 100 reloads (HUP and POST /reload in turn,
+each with another configuration), 20 changes of the certificate and 5 upgrades (`run --upgrade`).
+Every response must be a 200, and none may be missing. Then a TERM, with clients of this script (wrk
+does not distinguish a refused connection from a lost one): a client that is connected must receive
+a response, and a refused connection came too late. Prints the counts; exits with 1 if a request was
+lost.
 
 Needs wrk and openssl. Everything listens on free loopback ports.
 """
@@ -30,7 +32,7 @@ RELOADS, SWAPS, UPGRADES = 100, 20, 5
 PATIENCE = 60
 TARGET = "/customer/73469a52f4fd7f77ec7b28cc/name"
 BEARER = "Authorization: Bearer sandbox-demo-viewer"
-# More than it all can take: wrk is told to stop.
+# Longer than everything takes: wrk is stopped.
 LOAD_SECONDS = 600
 
 
@@ -53,7 +55,7 @@ def await_that(what, condition):
         except (OSError, ssl.SSLError):
             pass
         if time.monotonic() > deadline:
-            sys.exit(f"waited in vain until {what}")
+            sys.exit(f"timed out waiting until {what}")
         time.sleep(0.02)
 
 
@@ -163,7 +165,7 @@ log.access = "errors"
 
 
 class Caller:
-    """Asks until a connection is refused."""
+    """Sends requests until a connection is refused."""
 
     def __init__(self, port, kept):
         self.port, self.kept, self.answered, self.lost = port, kept, 0, 0
@@ -240,11 +242,11 @@ def main():
         print(
             f"{RELOADS} reloads, {SWAPS} changes of the certificate, {UPGRADES} upgrades in {took:.0f} s, then TERM: exit code {code}"
         )
-        lost = sum(told(name, result) for name, result in results)
+        lost = sum(print_outcome(name, result) for name, result in results)
         lost += sum(caller.lost for caller in callers)
         print(
             f"at the TERM, {len(callers)} callers: {sum(caller.answered for caller in callers)} answered, "
-            f"{sum(caller.lost for caller in callers)} lost; each was refused a connection in the end"
+            f"{sum(caller.lost for caller in callers)} lost; each was refused a connection at the end"
         )
         if code or lost:
             with open(chaos.path("log"), errors="replace") as file:
@@ -254,8 +256,8 @@ def main():
             sys.exit(1)
 
 
-def told(name, result):
-    """Prints what became of one wrk's requests; gives how many were lost."""
+def print_outcome(name, result):
+    """Prints the outcomes of the requests of one wrk; returns the number of lost ones."""
     answered = int(re.search(r"(\d+) requests in", result)[1])
     others = re.search(r"Non-2xx or 3xx responses: (\d+)", result)
     errors = re.search(

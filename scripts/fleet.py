@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a fleet of three gateways takes: of time, for a change to reach the others, and of CPU, for a hit; and what it holds to.
+"""Measures a cluster of three gateways: delay of invalidations, CPU time of a hit, faults.
 
     scripts/fleet.py BINARY spread [WRITES]
     scripts/fleet.py BINARY cost [ROUNDS]
@@ -9,30 +9,34 @@
 
 A redis-server, the sandbox and three gateways, on free loopback ports.
 
-spread: one caller for each of two gateways asks for a customer's
-name without a pause, while another one changes the name through the third gateway. A change is late at a gateway by the time
-between the end of the write's answer and the beginning of the last request that was still answered with an older name; if
-there is none, by 0. Prints quantiles of both, and what the gateways say themselves (cluster_spread_seconds). Ends with 1 if the
-99th percentile is 50 ms or more, or if a name never came.
+spread: a client for each of two gateways requests a customer's name without a pause, while another
+one changes the name through the third gateway. The delay of a change at a gateway is the time
+between the end of the write's response and the beginning of the last request that still received an
+older name; without such a request it is 0. Prints quantiles, and the gateways' metric
+(cluster_spread_seconds). Exits with 1 if the 99th percentile is 50 ms or more, or if a name never
+arrived.
 
-cost: wrk asks for the same answer, of a gateway by itself and of one of the fleet in turn, two seconds each. Prints the CPU time
-of a hit for both, and the median of the ratios of neighbouring rounds. Needs wrk.
+cost: wrk requests the same entry of a single gateway and of one of the cluster in turn, two seconds
+each. Prints the CPU time of a hit for both, and the median of the ratios of neighbouring rounds.
+Needs wrk.
 
-bound: changes go through the first gateway all the while. The second is stopped (SIGSTOP) for SECONDS; the same, and the stream is
-cut off meanwhile; Redis is killed, and started again after SECONDS; Redis is silent (SIGSTOP); the second gateway's network to
-Redis, an interface of its own, is taken down. It is asked without a pause, and while it is stopped by callers who have their answer
-when it goes on. No answer may be older than cluster.max_isolation, which is 2 s here: that is, tell of a name that was replaced, with
-the answer to that write there, more than 2 s before the request (for those who ask a stopped gateway: before their answer).
-Runs in network namespaces of its own, for which it must be root.
+bound: changes are made through the first gateway all the time. The second is stopped (SIGSTOP) for
+SECONDS; the same, and the stream is trimmed meanwhile; Redis is killed, and started again after
+SECONDS; Redis is silent (SIGSTOP); the second gateway's interface to Redis is taken down. Clients
+send requests to it without a pause, and clients of the stopped gateway receive their response when
+it continues. No response may be older than cluster.max_isolation, which is 2 s here: it must not
+have a name whose replacement was acknowledged more than 2 s before the request (for clients of a
+stopped gateway: before their response). Runs in network namespaces, as root.
 
-scale: with `tier`, the CPU time of gateways and Redis, and the memory of Redis, that docs/SCALING.md counts with. Ten tokens ask for each
-customer of the sandbox: first of one gateway, then of another, which finds the answers in the tier, then of one by itself. Then one
-drops CHANGES customers through the admin listener, and so does the one by itself.
+scale: with `tier`, the CPU time of gateways and Redis, and the memory of Redis, that
+docs/SCALING.md uses. Ten tokens request each customer of the sandbox: first through one gateway,
+then through another, which finds the responses in the tier, then through a single one. Then one
+purges CHANGES customers through the admin listener, and so does the single one.
 
-restart: with `tier`, four callers' connections ask a gateway for any of some hundred pairs of token and customer without a pause;
-it is killed and started again. Prints, from its first answer on, the part that was answered from memory or the tier, and what the
-API was asked by then, for a gateway of the fleet and for one by itself. Ends with 1 if the one of the fleet is not above 90 %
-in its first second.
+restart: with `tier`, four connections request random pairs of token and customer of a gateway
+without a pause; it is killed and started again. Prints, from its first response on, the share of
+hits in memory or the tier, and the requests to the API by then, for a gateway of the cluster and
+for a single one. Exits with 1 if the one of the cluster is not above 90 % in its first second.
 """
 
 import http.client
@@ -55,7 +59,7 @@ TARGET = "/customer/73469a52f4fd7f77ec7b28cc/name"
 WRITE = "/customer/73469a52f4fd7f77ec7b28cc"
 BOUND = 0.050
 ISOLATION = 2.0
-# An answer that is on its way when the time is over, on a busy machine.
+# Time that a response may be on its way at the end, on a busy machine.
 TOLERANCE = 0.2
 PATIENCE = 30
 # Between writes: the others must be found with the answer in memory.
@@ -81,7 +85,7 @@ def await_that(what, condition):
         except OSError:
             pass
         time.sleep(0.02)
-    sys.exit(f"waited in vain until {what}")
+    sys.exit(f"timed out waiting until {what}")
 
 
 def ask(port, method, path, token=None, body=None):
@@ -95,7 +99,8 @@ def ask(port, method, path, token=None, body=None):
 
 
 def watch(port, until, out, host="127.0.0.1"):
-    """Asks without a pause; tells, for each request, when it began and the number in the name, and how many were hits."""
+    """Sends requests without a pause; returns the start and the number in the name of each, and the
+    number of hits."""
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     seen, hits = [], 0
     while not until.is_set():
@@ -118,8 +123,9 @@ def quantile(values, part):
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
-def own_word(ports):
-    """p99 of cluster_spread_seconds of the gateway that was written through: the bucket that holds it."""
+def spread_of(ports):
+    """Returns the p99 of cluster_spread_seconds of the writing gateway: the upper bound of its
+    bucket."""
     _, text = ask(ports[0], "GET", "/metrics")
     buckets = re.findall(r'cluster_spread_seconds_bucket\{le="([^"]+)"\} (\d+)', text)
     count = int(buckets[-1][1])
@@ -127,10 +133,11 @@ def own_word(ports):
 
 
 class Fleet:
-    """Three gateways that hear each other, and one by itself."""
+    """Three gateways of a cluster, and a single one."""
 
     def __init__(self, binary, folder, apart=None, tier=False):
-        """`apart`: the second one has Redis at another address, behind that process's namespace."""
+        """`apart`: the second one has Redis at another address, behind the namespace of that
+        process."""
         self.folder = folder
         api, redis, *ports = free_ports(10)
         self.api = api
@@ -180,11 +187,11 @@ class Fleet:
             self.processes.append(subprocess.Popen(command, stdout=self.log, stderr=self.log))
         for port in [self.admin[0], self.admin[2]]:
             await_that(
-                "the gateways hear each other",
+                "the gateways are connected",
                 lambda port=port: json.loads(ask(port, "GET", "/stats")[1])["cluster"]["connected"],
             )
         await_that(
-            "the gateway by itself is ready", lambda: ask(self.admin[3], "GET", "/readyz")[0] == 200
+            "the single gateway is ready", lambda: ask(self.admin[3], "GET", "/readyz")[0] == 200
         )
         return self
 
@@ -194,7 +201,7 @@ class Fleet:
             process.wait()
 
     def cpu(self, number):
-        """Seconds that this gateway used so far, to the nanosecond."""
+        """Returns the CPU time of this gateway in seconds, to the nanosecond."""
         return self.cpu_of(self.processes[2 + number].pid)
 
     def redis_cpu(self):
@@ -225,10 +232,10 @@ def cost(fleet, rounds):
             "Authorization: Bearer sandbox-demo-viewer",
             url,
         ]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        if "Non-2xx" in told or "Socket errors" in told:
-            sys.exit(told)
-        return (fleet.cpu(number) - before) / int(re.search(r"(\d+) requests in", told)[1]) * 1e6
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        if "Non-2xx" in output or "Socket errors" in output:
+            sys.exit(output)
+        return (fleet.cpu(number) - before) / int(re.search(r"(\d+) requests in", output)[1]) * 1e6
 
     for number in microseconds:
         load(number, 1)
@@ -290,12 +297,12 @@ def scale(fleet, changes):
             if answer.status != 200:
                 sys.exit(f"a purge: {answer.status}")
 
-    print(f"CPU time for each of {len(pairs)} requests, of one caller:")
-    spent("fetched by the first, put into the tier", 0, len(pairs), wave)
-    spent("found in the tier by the second", 1, len(pairs), wave)
-    spent("found in memory by the second", 1, len(pairs), wave)
-    spent("fetched by the one by itself", 3, len(pairs), wave)
-    spent("found in memory by the one by itself", 3, len(pairs), wave)
+    print(f"CPU time for each of {len(pairs)} requests, of one client:")
+    spent("fetched by the first, written to the tier", 0, len(pairs), wave)
+    spent("hit in the tier of the second", 1, len(pairs), wave)
+    spent("hit in memory of the second", 1, len(pairs), wave)
+    spent("fetched by the single one", 3, len(pairs), wave)
+    spent("hit in memory of the single one", 3, len(pairs), wave)
     _, metrics = ask(fleet.admin[1], "GET", "/metrics")
     print("\n".join(line for line in metrics.splitlines() if "tier_requests_total{" in line))
     names = [
@@ -307,7 +314,7 @@ def scale(fleet, changes):
     print(f"{len(names)} values in Redis, {statistics.mean(sizes):.0f} bytes each, of 300")
     print(f"CPU time for each of {changes} changes:")
     spent("seen by the first", 0, changes, purge)
-    spent("seen by the one by itself", 3, changes, purge)
+    spent("seen by the single one", 3, changes, purge)
     usage, length = int(redis("memory", "usage", "telecomx-gateway:changes", "samples", "0")), int(
         redis("xlen", "telecomx-gateway:changes")
     )
@@ -323,7 +330,7 @@ def scale(fleet, changes):
 
 
 def pairs_of(fleet):
-    """Ten tokens of one who sees every customer of the sandbox, each with each customer."""
+    """Returns ten tokens of an employee who sees every customer, each with each customer."""
     credentials = json.dumps({"username": "admin@sandbox.example", "password": "demo-admin"})
     tokens = [
         json.loads(ask(fleet.api, "POST", "/auth/login", body=credentials)[1])["token"]
@@ -334,7 +341,8 @@ def pairs_of(fleet):
 
 
 def ask_any(port, pairs, start, until, out):
-    """Asks for any of the pairs without a pause, also while nobody answers; when each answer came, and whether it was a hit."""
+    """Requests random pairs without a pause, also while no gateway responds; records the time of
+    each response, and whether it was a hit."""
     draw, seen, connection = random.Random(start), [], None
     while not until.is_set():
         token, customer = draw.choice(pairs)
@@ -405,7 +413,7 @@ def restart(fleet, seconds):
                 tenths[int((at - back) * 10)].append(hit)
         whole = [hit for tenth in tenths for hit in tenth]
         print(
-            f"a gateway {name}, {len(pairs)} pairs: back {back - killed:.2f} s after it was killed"
+            f"a {name} gateway, {len(pairs)} pairs: back {back - killed:.2f} s after it was killed"
         )
         print(
             "  hits in each tenth of its first second: "
@@ -413,7 +421,7 @@ def restart(fleet, seconds):
         )
         print(f"  in the whole second: {statistics.mean(whole):.1%} of {len(whole)}")
         print(
-            f"  the API was asked {before} before it was killed, {after} in the {seconds} s after"
+            f"  requests to the API: {before} before it was killed, {after} in the {seconds} s after"
         )
         good = good and (number != 1 or statistics.mean(whole) > 0.9)
     if not good:
@@ -443,15 +451,15 @@ def spread(fleet, writes):
     results = [out.get(timeout=PATIENCE) for _ in watchers]
     for watcher in watchers:
         watcher.join()
-    told, count = own_word(admin)
+    p99_bound, count = spread_of(admin)
     late = []
     for seen, hits in results:
-        print(f"{len(seen)} requests of one caller, {hits} of them answered from memory")
+        print(f"{len(seen)} requests of one caller, {hits} of them hits")
         if seen[-1][1] != writes - 1:
-            sys.exit(f"the last name never came: {seen[-1]}")
+            sys.exit(f"the last name never arrived: {seen[-1]}")
         at = 0
         for number, end in enumerate(done):
-            # The last request that began after the write's answer and got an older name.
+            # The last request that began after the write's response and received an older name.
             while at < len(seen) and seen[at][0] <= end:
                 at += 1
             last, look = 0.0, at
@@ -460,31 +468,32 @@ def spread(fleet, writes):
                 look += 1
             late.append(last)
     p50, p99, worst = quantile(late, 0.5), quantile(late, 0.99), max(late)
-    print(f"{writes} writes, seen by two other gateways")
+    print(f"{writes} writes, received by two other gateways")
     print(
-        f"late after the write's answer: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms, at most {worst * 1000:.2f} ms"
+        f"delay after the write's response: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.2f} ms, at most {worst * 1000:.2f} ms"
     )
     print(
-        f"by the gateway's own word (cluster_spread_seconds, {count} changes): p99 below {told * 1000:g} ms"
+        f"by the gateway's metric (cluster_spread_seconds, {count} changes): p99 below {p99_bound * 1000:g} ms"
     )
     if p99 >= BOUND:
         sys.exit(f"p99 is not below {BOUND * 1000:g} ms")
 
 
 class Apart:
-    """A network namespace for one gateway, with an interface for callers and the API, and one for Redis."""
+    """A network namespace for one gateway, with an interface for clients and the API, and one for
+    Redis."""
 
     NEAR, FAR = ("10.213.1.1", "10.213.2.1"), ("10.213.1.2", "10.213.2.2")
 
     def __init__(self):
         run = lambda *words: subprocess.run(words, check=True)
         run("ip", "link", "set", "lo", "up")
-        # It lives as long as its standard input is open.
+        # It ends when its standard input is closed.
         self.holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
         self.within = ["nsenter", "-t", str(self.holder.pid), "-n"]
         host = os.readlink("/proc/self/ns/net")
         await_that(
-            "there is a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != host
+            "the namespace exists", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != host
         )
         for number, (near, far) in enumerate(zip(self.NEAR, self.FAR)):
             run(
@@ -607,12 +616,12 @@ def judge(fleet, apart, seconds):
     faults = {
         "nothing is wrong": lambda: time.sleep(seconds),
         "the gateway is stopped": stopped,
-        "it is stopped, and the stream cut off": lambda: stopped(
+        "it is stopped, and the stream is trimmed": lambda: stopped(
             lambda: redis("XTRIM", "telecomx-gateway:changes", "MAXLEN", "0")
         ),
         "Redis is killed": killed,
         "Redis is silent": silent,
-        "the network to Redis is cut": partitioned,
+        "the network to Redis is down": partitioned,
     }
     writer = threading.Thread(target=write)
     writer.start()
@@ -624,14 +633,14 @@ def judge(fleet, apart, seconds):
         watcher.start()
         time.sleep(1)
         waited = fault() or []
-        # Until it is back among the others, and some more.
+        # Until it is connected again, and some more.
         time.sleep(3)
         ends.set()
-        told = out.get(timeout=PATIENCE)
-        if isinstance(told, str):
-            print(f"{name}: an answer was {told}")
+        result = out.get(timeout=PATIENCE)
+        if isinstance(result, str):
+            print(f"{name}: a response was {result}")
             os._exit(1)
-        seen, hits = told
+        seen, hits = result
         watcher.join()
         seen = [(at, number) for at, number in seen if number >= 0]
 
@@ -643,9 +652,9 @@ def judge(fleet, apart, seconds):
         )
         verdict = max(oldest, oldest_waited) <= ISOLATION + TOLERANCE
         failed |= not verdict
-        also = f", {len(waited)} who waited: {oldest_waited:.2f} s" if waited else ""
+        also = f", {len(waited)} clients that waited: {oldest_waited:.2f} s" if waited else ""
         print(
-            f"{name}: {len(seen)} answers, {hits} from memory; oldest {oldest:.2f} s{also}{'' if verdict else ': TOO OLD'}"
+            f"{name}: {len(seen)} responses, {hits} hits; oldest {oldest:.2f} s{also}{'' if verdict else ': TOO OLD'}"
         )
     until.set()
     writer.join()

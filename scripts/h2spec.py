@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""h2spec against the gateway in front of the sandbox, over cleartext and TLS, on free ports of loopback.
+"""h2spec against the gateway in front of the sandbox, over cleartext and TLS, on free ports of
+loopback.
 
     h2spec.py BINARY
 
-Runs each case on a stored response (the fast path) and on a forwarded one. Fails if another case fails than the known one,
-or if h2spec is missing: `go install github.com/summerwind/h2spec/cmd/h2spec@latest`, or H2SPEC=PROGRAM.
+Runs each case on a stored response (the fast path) and on a forwarded one. Fails if another case
+than the known one fails, or if h2spec is missing:
+`go install github.com/summerwind/h2spec/cmd/h2spec@latest`, or H2SPEC=PROGRAM.
 """
 
 import os
@@ -25,7 +27,8 @@ PATHS = {
     "stored": f"/customer/{CUSTOMER}/name?token=sandbox-demo-viewer",
     "forwarded": f"/customer/{CUSTOMER}?token=sandbox-demo-reseller",
 }
-# In cleartext one port serves both protocols, so that a wrong preface is an HTTP/1.1 request and gets 400.
+# In cleartext one port serves both protocols, so that a wrong preface is an HTTP/1.1 request and
+# gets 400.
 KNOWN = {"cleartext": ["Sends invalid connection preface"], "TLS": []}
 
 

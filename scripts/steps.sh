@@ -1,16 +1,17 @@
-# Sourced by the other scripts. A step is a command with a name and a time; a skip is never silent.
+# Sourced by the other scripts. A step is a command with a name and a time; every skip is reported.
 #
-#   step NAME COMMAND...   runs it; a failing step ends the script
-#   skipped NAME WHY       tells that something was not done; `fail_on_skips` ends the script for it, in CI (CI=true)
-#   note TEXT              tells what a reader of the summary must know, but what is no failure
+#   step NAME COMMAND...   runs the command; a failing step ends the script
+#   skipped NAME REASON    reports that something was not done
+#   fail_on_skips          ends the script for skips, in CI and where tools can be installed
+#   note TEXT              reports something for the summary that is no failure
 #
-# RECORD: a folder that keeps times, skips and notes, so that `.ci/run` can sum up what several scripts did.
+# RECORD: a folder with times, skips and notes, from which `.ci/run` sums up several scripts.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target=${CARGO_TARGET_DIR:-target}
-# Behind the machine's own tools: one that is installed already is used.
+# After the machine's own tools: an installed one is used.
 PATH=$PATH:$PWD/$target/tools/bin:$PWD/$target/cargo-tools/bin
 
 own_record=
@@ -51,9 +52,21 @@ note() {
     echo "note: $1" | tee -a "$RECORD/notes"
 }
 
+# Whether scripts/setup may install Debian packages here.
+may_install() {
+    [[ -z ${NO_INSTALL:-} ]] && command -v apt-get >/dev/null &&
+        { [[ $EUID == 0 ]] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+}
+
+# Whether a skip is a failure: in CI, where every tool can be installed. Elsewhere it is only
+# reported.
+skips_are_failures() {
+    [[ ${CI:-} == true ]] && may_install
+}
+
 fail_on_skips() {
-    if [[ ${CI:-} == true && -s $RECORD/skips ]]; then
-        echo "skips are failures in CI:"
+    if [[ -s $RECORD/skips ]] && skips_are_failures; then
+        echo "in CI skips are failures where tools can be installed:"
         cat "$RECORD/skips"
         exit 1
     fi

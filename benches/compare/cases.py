@@ -1,4 +1,4 @@
-"""What is measured: requests, connections, rates. A case says what the makers of a server could not choose themselves."""
+"""The cases: requests, connections, rates, and everything else that is the same for all servers."""
 
 import bisect
 import itertools
@@ -7,11 +7,11 @@ import random
 from dataclasses import dataclass, field
 
 KEYS = 2_000
-# Ids that begin so have one document, to the byte, at the origin: one entity tag for all of them.
+# The origin has one document for all ids with this prefix, and so one entity tag.
 ALIKE = "a11ce"
-# Asked for in every request, at whichever port.
+# The `Host` of every request, at any port.
 HOST = "gateway.example"
-# New at every request; the load generators put an id there.
+# The load generators replace it by a new id in each request.
 FRESH = "{}"
 
 # Header sets of tests/headers with which hits are measured.
@@ -43,7 +43,7 @@ def customer(number):
 
 
 def keys(count=KEYS):
-    """As many callers as customers, each asking for one."""
+    """As many callers as customers; each requests one."""
     return [(token(i), name(customer(i))) for i in range(count)]
 
 
@@ -52,7 +52,7 @@ def alike(count=KEYS):
 
 
 def grid(callers, customers):
-    """Every caller asks for customers that are theirs alone, in an order that nobody's cache can foresee."""
+    """Each caller requests its own customers, in random order."""
     lines = [
         (token(i), name(customer(i * customers + j)))
         for i in range(callers)
@@ -63,7 +63,7 @@ def grid(callers, customers):
 
 
 def zipf_mix(count=KEYS, lines=50_000, fresh=0.1, exponent=1.0):
-    """One in ten was never asked for; the others are as popular as 1 / rank."""
+    """One in ten is new; the others are as popular as 1 / rank."""
     weights = list(itertools.accumulate(1 / (rank + 1) ** exponent for rank in range(count)))
     draw, known = random.Random(2), keys(count)
     return [
@@ -77,7 +77,7 @@ def zipf_mix(count=KEYS, lines=50_000, fresh=0.1, exponent=1.0):
 
 
 def header_set(name):
-    """The fields of a set, without those that the load generators set by themselves."""
+    """Returns the fields of a set without those that the load generators set."""
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/headers")
     with open(os.path.join(folder, f"{name}.txt")) as file:
         fields = [line.rstrip("\n") for line in file if not line.startswith("#")]
@@ -89,7 +89,7 @@ def hits_of_one_caller(count=KEYS):
 
 
 def production_mix(lines=5_000):
-    """Forwards, hits and misses in the shares of production, in an order that is the same each time."""
+    """Forwards, hits and misses in the shares of production, in the same order each time."""
     draw, known = random.Random(3), hits_of_one_caller()
     shares = [(token(0), "/bytes/1024")] * FORWARDS + [None] * HITS_OF_MIX
     shares += [(token(0), name(FRESH))] * (100 - len(shares))
@@ -104,13 +104,13 @@ class Case:
     # Requests a second of the open loop.
     rate: int
     lines: object = keys
-    # What is asked once before, where it is not the same.
+    # Requests that are sent once before, if they are not the same.
     warm: object = None
     connections: int = 32
     via: str = "http"
-    # The pair of processes that answer: workers, and whether every request leaves a line in a log.
+    # The servers: number of workers, and whether they log each request.
     group: str = "one"
-    # Whether the origin must not be asked.
+    # Whether every request must be a hit.
     hits: bool = True
     conditional: bool = False
     # A header set that every request has.
@@ -124,7 +124,7 @@ def cases(callers, customers):
         Case("hit-1000", f"hit, {KEYS:,} keys, 1,000 connections", HITS, 4000, connections=1000),
         Case(
             "304",
-            "304 for a caller who holds the answer",
+            "304 for a matching entity tag",
             HITS,
             4000,
             lines=alike,
@@ -137,7 +137,7 @@ def cases(callers, customers):
             ["floor", "gateway", "haproxy", "nginx"],
             4000,
             via="tls",
-            notes=["Varnish ends no TLS."],
+            notes=["Varnish does not terminate TLS."],
         ),
         Case(
             "h2",
@@ -168,7 +168,7 @@ def cases(callers, customers):
             connections=200,
             via="h2s",
             hits=False,
-            notes=["Varnish ends no TLS. Each connection has one request under way."],
+            notes=["Varnish does not terminate TLS. Each connection has one request under way."],
         ),
         *(
             Case(
@@ -223,7 +223,7 @@ def cases(callers, customers):
             4000,
             lines=lambda: grid(callers, customers),
             notes=(
-                ["HAProxy is left out: its cache takes 2,047 MB at most."]
+                ["HAProxy is left out: its cache holds 2,047 MB at most."]
                 if callers * customers > 500_000
                 else []
             ),
@@ -239,13 +239,13 @@ def cases(callers, customers):
         ),
         Case(
             "two-one",
-            "hit, two workers, one answer for all",
+            "hit, two workers, one response for all",
             HITS,
             4000,
             lines=lambda: keys(1),
             group="two",
             notes=[
-                "What the workers have in common of an answer, they write to with every request."
+                "With every request the workers write to the memory that they share of a response."
             ],
         ),
     ]

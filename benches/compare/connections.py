@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Resident memory of each server for a connection that idles after a hit, over HTTP/1.1 and HTTP/2, and for a request under way.
+"""Resident memory of each server for an idle connection after a hit, over HTTP/1.1 and HTTP/2, and
+for a request under way.
 
     connections.py BINARY PEERS RESULTS        (both of a release build)
 
@@ -19,7 +20,7 @@ from cases import HOST, name, token
 
 COUNT = int(os.environ.get("CONNECTIONS", 1000))
 NAMES = ("gateway", "haproxy", "nginx")
-# Time after which what was read and written is in its place.
+# Time after which all data was read and written.
 SETTLE = 1.0
 # The preface of HTTP/2 with empty SETTINGS (RFC 9113 section 3.4).
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
@@ -32,7 +33,7 @@ def request(path):
 
 
 def hit_request():
-    """HEADERS of a hit, with literals alone."""
+    """Returns the HEADERS frame of a hit, with literals only."""
 
     def literal(index, value):
         return bytes([index]) + bytes([len(value)]) + value.encode()
@@ -48,7 +49,7 @@ def hit_request():
 
 
 class SilentApi:
-    """An API that takes requests and never responds to them, except `/asked`."""
+    """An API that accepts requests and never responds, except to `/asked`."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -60,20 +61,20 @@ class SilentApi:
             self.taken.append(self.socket.accept()[0])
 
 
-class Shop:
-    """What servers.Shop has, in front of the silent API for requests under way."""
+class Setup:
+    """The setup of servers.Setup, in front of the silent API for requests under way."""
 
-    def __init__(self, shop, origin):
+    def __init__(self, setup, origin):
         self.folder, self.binary, self.peers = (
-            tempfile.mkdtemp(dir=shop.folder),
-            shop.binary,
-            shop.peers,
+            tempfile.mkdtemp(dir=setup.folder),
+            setup.binary,
+            setup.peers,
         )
-        self.certificate, self.key, self.origin = shop.certificate, shop.key, origin
+        self.certificate, self.key, self.origin = setup.certificate, setup.key, origin
 
 
 def growth(server, connect):
-    """Bytes that each of COUNT connections adds; `connect` makes one."""
+    """Returns the bytes that each of COUNT connections adds; `connect` opens one."""
     before = server.resident()
     connections = [connect() for _ in range(COUNT)]
     time.sleep(SETTLE)
@@ -84,7 +85,7 @@ def growth(server, connect):
 
 
 def await_connection(server):
-    """Waits until a server listens whose API never responds."""
+    """Waits until the server listens, whose API never responds."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -141,18 +142,18 @@ def under_way(server):
 
 def main(binary, peers, file):
     folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    shop = servers.Shop(folder, os.path.abspath(binary), os.path.abspath(peers))
+    setup = servers.Setup(folder, os.path.abspath(binary), os.path.abspath(peers))
     running, results = [], {}
     try:
         for called in NAMES:
             of = results[called] = {}
-            # Each in a process that was just started: allocators keep what they had.
+            # Each in a new process: allocators keep freed memory.
             for what, measure in (
                 ("idle_http1", idle_http1),
                 ("idle_http2", idle_http2),
                 ("under_way", under_way),
             ):
-                place = Shop(shop, SilentApi().port if measure is under_way else shop.origin)
+                place = Setup(setup, SilentApi().port if measure is under_way else setup.origin)
                 server = servers.KINDS[called](place, 1, False)
                 running.append(server)
                 if measure is under_way:
@@ -171,7 +172,7 @@ def main(binary, peers, file):
     finally:
         for server in running:
             server.stop()
-        shop.close()
+        setup.close()
 
 
 if __name__ == "__main__":

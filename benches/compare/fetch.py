@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Cost of a fetch and of a forward of 1 KB: gateway binaries and nginx in turns, in front of one origin.
+"""Cost of a fetch and of a forward of 1 KB: gateway binaries and nginx in turns, in front of one
+origin.
 
     fetch.py NAME=BINARY...       (release builds)
 
-The origin is an nginx as well. The nginx that is measured forwards the same response with the request and response fields
-that the gateway sets; it stores nothing and redacts nothing. Prints user and system time of the
-server for each request (median of the rounds), its ratio to nginx in the same round, system calls
-(strace) and user instructions (callgrind) for each request.
+The origin is an nginx too. The measured nginx forwards the same response with the request and
+response fields that the gateway sets; it stores nothing and redacts nothing. Prints user and system
+time of the server for each request (median of the rounds), its ratio to nginx in the same round,
+system calls (strace) and user instructions (callgrind) for each request.
 
-In the environment: ROUNDS (7), ROUND_SECONDS (2), COUNTS=0 to leave out strace and callgrind. The server has core 0, load
-and origin have core 1. On a machine that others use, `nice -n -10` and the ratios help.
+In the environment: ROUNDS (7), ROUND_SECONDS (2), COUNTS=0 to leave out strace and callgrind. The
+server has core 0, load and origin have core 1. On a machine that others use, `nice -n -10` and the
+ratios help.
 """
 
 import glob
@@ -31,12 +33,13 @@ ROUNDS = int(os.environ.get("ROUNDS", 7))
 SECONDS = int(os.environ.get("ROUND_SECONDS", 2))
 COUNTS = os.environ.get("COUNTS", "1") != "0"
 CONNECTIONS = 32
-# Each fetch asks for another customer, with a token that the gateway has validated.
+# Each fetch is for another customer, with a token that the gateway has validated.
 CASES = {"fetch": name(FRESH), "forward": "/bytes/1024"}
 
 
-class Shop:
-    """The folder and the origin of all servers: every token is valid, and every customer has a separate document."""
+class Setup:
+    """The folder and the origin of all servers: every token is valid, and every customer has a
+    separate document."""
 
     def __init__(self, folder):
         self.folder, self.origin = folder, servers.free_port()
@@ -77,12 +80,12 @@ class Gateway(servers.Gateway):
 
     caching = 'cache.ttl = "6h"\ncache.max_bytes = "64MiB"\n'
 
-    def __init__(self, shop, name, binary):
+    def __init__(self, setup, name, binary):
         self.name, self.binary = name, binary
-        super().__init__(shop, 1, False)
+        super().__init__(setup, 1, False)
 
     def commands(self):
-        self.shop.binary = self.binary
+        self.setup.binary = self.binary
         return super().commands()
 
 
@@ -102,7 +105,7 @@ class Nginx(servers.Server):
     def http(self):
         return f"""
     access_log off;
-    upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
+    upstream origin {{ server 127.0.0.1:{self.setup.origin}; keepalive 256; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{self.ports["http"]};
         proxy_http_version 1.1; proxy_set_header Connection "";{self.fields}
@@ -136,9 +139,9 @@ def counted(kind):
     return type(f"Counted{kind.__name__}", (Counted, kind), {})
 
 
-def load(shop, server, path, seconds):
-    """Sends as many requests as are answered in that time. Returns their number."""
-    requests = os.path.join(shop.folder, "requests")
+def load(setup, server, path, seconds):
+    """Sends requests for a time, as fast as the server responds; returns their number."""
+    requests = os.path.join(setup.folder, "requests")
     with open(requests, "w") as file:
         file.write(f"{token(0)} {path}\n")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.lua")
@@ -168,14 +171,15 @@ def load(shop, server, path, seconds):
 
 
 def round_of(server, send):
-    """CPU time for each request, in microseconds. `send`: sends for as many seconds, and returns the number of responses."""
+    """Returns the CPU time per request in microseconds. `send` sends for a number of seconds and
+    returns the number of responses."""
     before = server.cpu_seconds()
     count = send(SECONDS)
     return (server.cpu_seconds() - before) / count * 1e6
 
 
 def system_calls(server, send):
-    """System calls for each request, by name."""
+    """Returns the system calls per request by name."""
     out = os.path.join(server.folder, "strace")
     pids = [word for pid in server.pids() for word in ("-p", str(pid))]
     tracer = subprocess.Popen(["strace", "-qcf", "-o", out, *pids], stderr=subprocess.DEVNULL)
@@ -193,7 +197,7 @@ def system_calls(server, send):
 
 
 def instructions(server, send):
-    """User instructions for each request: of one dump of callgrind that begins and ends with the load."""
+    """Returns the user instructions per request, from a dump of callgrind around the load."""
     send(3)
     for pid in server.pids():
         subprocess.run(["callgrind_control", "-z", str(pid)], check=True, capture_output=True)
@@ -210,21 +214,21 @@ def instructions(server, send):
 
 def main(*binaries):
     folder = tempfile.mkdtemp(dir="/dev/shm")
-    shop = Shop(folder)
+    setup = Setup(folder)
     running = []
     try:
         given = [word.split("=", 1) for word in binaries]
-        running += [Gateway(shop, name, os.path.abspath(binary)) for name, binary in given]
-        running += [Nginx(shop, 1, False), BareNginx(shop, 1, False)]
+        running += [Gateway(setup, name, os.path.abspath(binary)) for name, binary in given]
+        running += [Nginx(setup, 1, False), BareNginx(setup, 1, False)]
         for server in running:
             server.ready()
         for case, path in CASES.items():
             for server in running:
-                load(shop, server, path, 1)
+                load(setup, server, path, 1)
             rounds = {server.name: [] for server in running}
             for _ in range(ROUNDS):
                 for server in running:
-                    rounds[server.name].append(round_of(server, partial(load, shop, server, path)))
+                    rounds[server.name].append(round_of(server, partial(load, setup, server, path)))
             print(f"{case}: GET {path}")
             for server in running:
                 of = rounds[server.name]
@@ -232,26 +236,26 @@ def main(*binaries):
                 line = f"  {server.name:18} {statistics.median(of):6.1f} µs ({min(of):.1f}–{max(of):.1f})"
                 line += f"  {statistics.median(ratios):5.2f} × nginx ({min(ratios):.2f}–{max(ratios):.2f})"
                 if COUNTS:
-                    total, calls = system_calls(server, partial(load, shop, server, path))
+                    total, calls = system_calls(server, partial(load, setup, server, path))
                     line += f"  {total:5.2f} system calls {calls}"
                 print(line, flush=True)
         while running:
             running.pop().stop()
         for name, binary in given if COUNTS else []:
-            running.append(counted(Gateway)(shop, f"{name}-counted", os.path.abspath(binary)))
+            running.append(counted(Gateway)(setup, f"{name}-counted", os.path.abspath(binary)))
         if COUNTS:
-            running.append(counted(Nginx)(shop, 1, True))
+            running.append(counted(Nginx)(setup, 1, True))
         for server in running:
             server.ready()
             for case, path in CASES.items():
-                counted_for = instructions(server, partial(load, shop, server, path))
+                counted_for = instructions(server, partial(load, setup, server, path))
                 print(
                     f"  {server.name:18} {case:8} {counted_for:9,.0f} user instructions", flush=True
                 )
     finally:
         for server in running:
             server.stop()
-        shop.close()
+        setup.close()
 
 
 if __name__ == "__main__":

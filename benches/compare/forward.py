@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""CPU time of the gateway for each answered request, of several kinds side by side in one interleaved run.
+"""CPU time of the gateway per request, for several kinds of requests in one interleaved run.
 
-Needs wrk and a release build of the binary, which is the only argument. Everything listens on free loopback ports. Prints
-the median of the rounds, in microseconds of user and system time, and the ratio to a forward without redaction.
+Needs wrk and a release build of the binary, which is the only argument. Everything listens on free
+loopback ports. Prints the median of the rounds, in microseconds of user and system time, and the
+ratio to a forward without redaction.
 """
 
 import os
@@ -20,7 +21,10 @@ CASES = {
     "forward (RESELLER)": ("sandbox-demo-reseller", f"/customer/{CUSTOMER}"),
     "forward, redacted (VIEWER)": ("sandbox-demo-viewer", f"/customer/{CUSTOMER}"),
     "hit (VIEWER)": ("sandbox-demo-viewer", f"/customer/{CUSTOMER}/name"),
-    "asked each time, redacted (VIEWER)": ("sandbox-demo-viewer", f"/customer/{CUSTOMER}/name?x=1"),
+    "fetched each time, redacted (VIEWER)": (
+        "sandbox-demo-viewer",
+        f"/customer/{CUSTOMER}/name?x=1",
+    ),
 }
 
 
@@ -42,7 +46,7 @@ def load(port, token, path):
         [*command, f"http://127.0.0.1:{port}{path}"], check=True, capture_output=True, text=True
     ).stdout
     if "Non-2xx" in said or "Socket errors" in said:
-        sys.exit(f"{path}: not every answer was a 2xx\n{said}")
+        sys.exit(f"{path}: a response was not a 2xx\n{said}")
     return int(re.search(r"(\d+) requests in", said)[1])
 
 

@@ -32,7 +32,7 @@ REQUEST = (
 
 
 def make_certificate(folder, key):
-    """Writes a self-signed certificate with a key of this kind in place of the shop's."""
+    """Writes a self-signed certificate with a key of this kind in place of the setup's."""
     certificate, key_file = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
     new = ["openssl", "req", "-x509", "-newkey", *KEYS[key], "-nodes", "-days", "2"]
     files = ["-subj", "/CN=localhost", "-keyout", key_file, "-out", certificate]
@@ -81,7 +81,9 @@ def measure_all(running):
             for resume in (False, True):
                 for server in running:
                     kind = f"{label}, {'resumed' if resume else 'full'}"
-                    costs.setdefault((kind, server.name), []).append(measure(server, version, resume))
+                    costs.setdefault((kind, server.name), []).append(
+                        measure(server, version, resume)
+                    )
     results = {}
     for (kind, server), measured in costs.items():
         microseconds = statistics.median(cost for cost, _ in measured)
@@ -94,18 +96,18 @@ def main(binary, peers, file):
     results = {}
     for key in KEYS:
         folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-        shop = servers.Shop(folder, os.path.abspath(binary), os.path.abspath(peers))
+        setup = servers.Setup(folder, os.path.abspath(binary), os.path.abspath(peers))
         make_certificate(folder, key)
         running = []
         try:
             for kind in NAMES:
-                running.append(servers.KINDS[kind](shop, 1, False))
+                running.append(servers.KINDS[kind](setup, 1, False))
                 running[-1].ready()
             results[key] = measure_all(running)
         finally:
             for server in running:
                 server.stop()
-            shop.close()
+            setup.close()
         for kind, costs in results[key].items():
             shown = "  ".join(
                 f"{server} {cost['us']:6.0f} µs ({cost['resumed']:.0%} resumed)"

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Cost of hits and forwards of 1 KB over HTTP/2: gateway binaries, HAProxy and nginx in turns, in front of one origin.
+"""Cost of hits and forwards of 1 KB over HTTP/2: gateway binaries, HAProxy and nginx in turns, in
+front of one origin.
 
     http2.py NAME=BINARY...       (release builds)
 
-All servers set the gateway's fields, but for `…-no-fields`. 32 connections of 8 streams each. Prints user and system time of the
-server for each request (median of the rounds), its ratio to HAProxy for hits and to nginx for forwards in the same round,
-system calls (strace) and user instructions (callgrind) for each request, and the memory of an idle connection.
+All servers set the gateway's fields, except `…-no-fields`. 32 connections of 8 streams each. Prints
+user and system time of the server for each request (median of the rounds), its ratio to HAProxy for
+hits and to nginx for forwards in the same round, system calls (strace) and user instructions
+(callgrind) for each request, and the memory of an idle connection.
 
 The environment, cores and origin are those of fetch.py.
 """
@@ -28,14 +30,14 @@ from connections import PREFACE, hit_request
 
 CONNECTIONS, STREAMS, IDLE = 32, 8, 1000
 WHO, WHAT = token(0), name(f"{7:024x}")
-# Each case with its path, the port and the server that it is compared with.
+# Each case with its path, its port and the server that it is compared with.
 CASES = {
     "hit": (WHAT, "h2", "haproxy"),
     "hit, TLS": (WHAT, "tls", "haproxy"),
     "forward": ("/bytes/1024", "h2", "nginx"),
     "forward, TLS": ("/bytes/1024", "tls", "nginx"),
 }
-# In the environment: CASES, to measure only some (hit,forward); PEERS=0, without the others.
+# In the environment: CASES for some only (hit,forward); PEERS=0 to leave out the peers.
 if wanted := os.environ.get("CASES"):
     CASES = {case: CASES[case] for case in wanted.split(",")}
 PEERS = os.environ.get("PEERS", "1") != "0"
@@ -55,12 +57,12 @@ class Nginx(fetch.Nginx):
     access_log off; http2_max_requests 1000000000;
     proxy_cache_path {self.folder}/cache levels=1:2 keys_zone=names:64m max_size=1g inactive=1d use_temp_path=off;
     open_file_cache max=8192 inactive=1d; open_file_cache_valid 1d;
-    upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
+    upstream origin {{ server 127.0.0.1:{self.setup.origin}; keepalive 256; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{self.ports["http"]};
         listen 127.0.0.1:{self.ports["h2"]} http2;
         listen 127.0.0.1:{self.ports["tls"]} ssl http2;
-        ssl_certificate {self.shop.certificate}; ssl_certificate_key {self.shop.key}; ssl_protocols TLSv1.3;
+        ssl_certificate {self.setup.certificate}; ssl_certificate_key {self.setup.key}; ssl_protocols TLSv1.3;
         proxy_http_version 1.1; proxy_set_header Connection "";{self.fields}
         location / {{ proxy_pass http://origin; }}
         location /customer/ {{
@@ -78,10 +80,11 @@ class Haproxy(servers.Server):
 
     def commands(self):
         pem = self.write(
-            "both.pem", open(self.shop.certificate).read() + open(self.shop.key).read()
+            "both.pem", open(self.setup.certificate).read() + open(self.setup.key).read()
         )
         listen = f"ssl crt {pem} ssl-min-ver TLSv1.3 alpn h2,http/1.1"
-        # See servers.Haproxy: the key of its cache is the URI, and it keeps no response to a request with the field.
+        # See servers.Haproxy: the key of its cache is the URI, and it does not store the response
+        # to a request with the field.
         config = self.write(
             "haproxy.cfg",
             f"""
@@ -112,7 +115,7 @@ frontend public
     http-response cache-store names if {{ var(txn.name) -m found }}
     default_backend origin
 backend origin{self.request_fields}
-    server origin 127.0.0.1:{self.shop.origin}
+    server origin 127.0.0.1:{self.setup.origin}
 """,
         )
         return [["haproxy", "-db", "-f", config]]
@@ -131,7 +134,7 @@ class BareNginx(Nginx):
 
 
 def load(server, case, seconds):
-    """Sends as many requests as are answered in that time. Returns their number."""
+    """Sends requests for a time, as fast as the server responds; returns their number."""
     path, via, _ = case
     scheme = "https" if via == "tls" else "http"
     command = [
@@ -155,7 +158,7 @@ def load(server, case, seconds):
 
 
 def idle_bytes(server):
-    """Resident memory of a connection that idles after a hit; of a server that was just started."""
+    """Returns the resident memory of an idle connection after a hit, in a new server."""
     load(server, (WHAT, "h2", ""), 1)
     time.sleep(1)
     before = server.resident()
@@ -177,14 +180,14 @@ def idle_bytes(server):
 
 def main(*binaries):
     folder = tempfile.mkdtemp(dir="/dev/shm")
-    shop = fetch.Shop(folder)
+    setup = fetch.Setup(folder)
     given = [word.split("=", 1) for word in binaries]
-    kinds = [partial(Gateway, shop, called, os.path.abspath(binary)) for called, binary in given]
+    kinds = [partial(Gateway, setup, called, os.path.abspath(binary)) for called, binary in given]
     running, results = [], {}
     try:
         running += [kind() for kind in kinds]
         if PEERS:
-            running += [kind(shop, 1, False) for kind in (Haproxy, BareHaproxy, Nginx, BareNginx)]
+            running += [kind(setup, 1, False) for kind in (Haproxy, BareHaproxy, Nginx, BareNginx)]
         for server in running:
             server.ready()
             print(
@@ -215,9 +218,9 @@ def main(*binaries):
         if fetch.COUNTS:
             for called, binary in given:
                 running.append(
-                    fetch.counted(Gateway)(shop, f"{called}-counted", os.path.abspath(binary))
+                    fetch.counted(Gateway)(setup, f"{called}-counted", os.path.abspath(binary))
                 )
-            running += [fetch.counted(kind)(shop, 1, True) for kind in (Haproxy, Nginx) if PEERS]
+            running += [fetch.counted(kind)(setup, 1, True) for kind in (Haproxy, Nginx) if PEERS]
         for server in running:
             server.ready()
             for case in CASES:
@@ -228,7 +231,7 @@ def main(*binaries):
     finally:
         for server in running:
             server.stop()
-        shop.close()
+        setup.close()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Instructions of one key, lookup, redaction and reply, counted by callgrind, against the figures that are kept.
+"""Compares the instructions of one key, lookup, redaction and reply with the stored numbers.
 
-    instructions.py INSIDE KEPT        ACCEPT=1: keeps what was counted instead
+    instructions.py INSIDE STORED        ACCEPT=1: stores the new numbers
 
-Fails when one grew by more than 5 %. What an operation costs is the difference of two runs that differ in their number only.
+Fails if one grew by more than 5 %. callgrind counts; the cost of an operation is the difference of
+two runs that differ in their number only.
 """
 
 import os
@@ -16,8 +17,9 @@ OPERATIONS = ("key", "lookup", "redact", "reply")
 FEW, MANY = 1_000, 11_000
 ALLOWED = 1.05
 HEAD = """\
-# Instructions of one operation, counted by `make bench-instructions` on x86_64 with AVX2, in the release profile: a document
-# of 1.2 KB, redacted for a viewer. That command fails when one of them grew by more than 5 %, and keeps new ones with ACCEPT=1.
+# Instructions of one operation, counted by `make bench-instructions` on x86_64 with AVX2, in the
+# release profile: a document of 1.2 KB, redacted for a viewer. The command fails if one grew by
+# more than 5 %, and stores new numbers with ACCEPT=1.
 """
 
 
@@ -53,7 +55,7 @@ def main(inside, kept):
             grown.append(name)
     if grown:
         sys.exit(
-            f"grew by more than {ALLOWED - 1:.0%}: {', '.join(grown)}. Where it must: ACCEPT=1 make bench-instructions"
+            f"grew by more than {ALLOWED - 1:.0%}: {', '.join(grown)}. If that is intended: ACCEPT=1 make bench-instructions"
         )
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The gateway's parts, each in a process of its own: what an entry takes, whether `max_bytes` holds, what lookups cost.
+"""The gateway's parts, each in a separate process: memory of an entry, `max_bytes`, cost of
+lookups.
 
-parts.py INSIDE RESULTS        (the program of benches/inside, of a release build)
+    parts.py INSIDE RESULTS        (the program of benches/inside, of a release build)
 """
 
 import json

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""docs/PERFORMANCE.md, made of what run.py, parts.py, tail.py and the kept instruction counts say.
+"""Writes docs/PERFORMANCE.md from the results of run.py, parts.py, tail.py, connections.py and the
+stored instruction counts.
 
-    report.py COMPARE PARTS TAIL BUSY INSTRUCTIONS OUT        (BUSY: of tail.py at half of saturation)
+    report.py COMPARE PARTS TAIL BUSY CONNECTIONS INSTRUCTIONS OUT
 
-REMARK in the environment: what a reader must know of this run.
+BUSY: the result of tail.py at half of saturation.
+
+REMARK in the environment: a remark on this run.
 """
 
 import json
@@ -95,7 +98,8 @@ class Targets:
         return one / other if one and other else None
 
     def pipeline(self):
-        """What is asked of every client: header sets, HTTP/2, the mix of production, memory of connections."""
+        """Adds the targets of header sets, HTTP/2, the mix of production and memory of
+        connections."""
         by_set = {name: self.us(f"hit-{name}", "gateway") for name in HEADER_SETS}
         for name, cost in by_set.items():
             floor = self.ratio(cost, self.us(f"hit-{name}", "floor"))
@@ -145,8 +149,8 @@ class Targets:
             "a hit costs at most 1.2 × the floor",
             self.ratio(hit, self.us("hit", "floor")),
             1.2,
-            note="a lane below pingora's session ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)), and what each thread "
-            "found lately ([ADR 23](adr/0023-keep-an-l1-cache-per-thread.md))",
+            note="the fast path ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)) and the L1 cache of each thread "
+            "([ADR 23](adr/0023-keep-an-l1-cache-per-thread.md))",
         )
         self.most(
             "a hit costs less than HAProxy's", self.ratio(hit, self.us("hit", "haproxy")), 1.0
@@ -159,29 +163,36 @@ class Targets:
             "a forward of 1 KB costs at most 1.1 × plain pingora's",
             self.ratio(self.us("forward-1k", "gateway"), plain),
             1.1,
-            note="mimalloc ([ADR 24](adr/0024-use-mimalloc-and-one-allocation-per-response.md)), peers made once for an address and paths read in one go brought "
-            "it from 1.56 ×; what is left is spread thin: fields for the API and the caller, the head judged before pingora reads it, deadlines",
+            note="mimalloc ([ADR 24](adr/0024-use-mimalloc-and-one-allocation-per-response.md)), peers made once for an address and paths read in one pass brought "
+            "it from 1.56 ×; the rest is spread over fields for the API and the client, the check of the head, deadlines",
         )
         self.most(
             "a miss costs at most what plain pingora's forward does",
             self.ratio(self.us("miss", "gateway"), plain),
             1.0,
-            note="misses have the lane too since they cost 2.2 × ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)). A forward passes "
-            "bytes; a miss takes them apart (44,000 instructions of redaction, under Instructions), digests and stores them, runs in a task of "
-            "its own that outlives its caller, so that one fetch serves all who wait, and in this case touches 2 KB of memory for the first "
+            note="misses use the fast path since they cost 2.2 × ([ADR 16](adr/0016-serve-the-intercepted-route-on-a-fast-path.md)). A forward passes "
+            "bytes; a miss takes them apart (44,000 instructions of redaction, under Instructions), digests and stores them, runs in a "
+            "task that outlives its client, so that one fetch serves all waiting requests, and in this case touches 2 KB of memory for the first "
             "time: a tenth of it is the kernel, zeroing pages",
         )
         memory, alike, bounded, lookup = (
             self.parts[key] for key in ("memory", "alike", "bounded", "lookup")
         )
-        bare = self.parts["bare"]["beside"]
+        bare = self.parts["bare"]["overhead"]
         shared = (alike["resident"] - alike["bodies"]) / self.parts["entries"]
         note = (
-            f"{shared:.0f} B where ten callers see the same of each customer. moka alone takes {bare:.0f} B; the rest is the entry (96 B), the head "
-            "of the answer and what the allocator rounds up (84 B together), the table of equal answers"
+            f"{shared:.0f} B with ten callers for each customer that receive the same bytes. moka alone takes {bare:.0f} B; the rest is the entry (96 B), the head "
+            "of the response and what the allocator rounds up (84 B together), the table of equal responses"
         )
-        self.most("an entry takes at most 500 B beside its body", memory["beside"], 500, "B", note)
-        # Nine of ten bodies are somebody else's too: without sharing, all of them take memory.
+        self.most(
+            "an entry takes at most 500 B in addition to its body",
+            memory["overhead"],
+            500,
+            "B",
+            note,
+        )
+        # Nine of ten bodies are those of another caller too: without sharing, all of them take
+        # memory.
         own = alike["resident"] / memory["resident"]
         what = "equal bodies of different callers are stored once (resident, ten callers alike to none)"
         self.most(what, own, 0.6, note="[ADR 21](adr/0021-store-equal-responses-once.md)")
@@ -196,33 +207,33 @@ class Targets:
             f"lookups cost the same from {int(sizes[0]):,} to {int(sizes[-1]):,} entries, within 25 %",
             lookup[sizes[-1]] / lookup[sizes[0]],
             1.25,
-            note="the lookups alone, at random over all keys: what grows is misses of the processor's caches",
+            note="random lookups over all keys: the misses of the processor's caches grow",
         )
         many, few = self.us("many", "gateway"), self.us("hit", "gateway")
         self.most(
-            "a whole hit costs the same with 1,000,000 entries as with 2,000, within 25 %",
+            "a hit costs the same with 1,000,000 entries as with 2,000, within 25 %",
             self.ratio(many, few),
             1.25,
-            note=f"the floor, with one lookup and none of the rest: {self.ratio(self.us('many', 'floor'), self.us('hit', 'floor')) or 0:.2f} ×. "
-            "Each of a million keys is asked for at random: no cache of the processor holds them",
+            note=f"the floor, with one lookup: {self.ratio(self.us('many', 'floor'), self.us('hit', 'floor')) or 0:.2f} ×. "
+            "The keys are requested in random order: no cache of the processor holds a million of them",
         )
         one, two = self.rps("hit", "gateway"), self.rps("two", "gateway")
         cost = self.ratio(self.us("two", "gateway"), few)
         floor = self.ratio(self.rps("two", "floor"), self.rps("hit", "floor"))
         self.least(
-            "two workers answer 1.8 × what one does",
+            "two workers serve 1.8 × the requests of one",
             self.ratio(two, one),
             1.8,
-            note="two cores are all there are: with one worker load and origin have the other core, with two they share both, so the load is the "
-            f"limit (the floor: {floor or 0:.2f} ×). What can be said here: a hit costs {cost or 0:.2f} × the CPU time with two workers, "
-            "where 1.11 × would leave 1.8 × of the work",
+            note="the machine has two cores: with one worker, load and origin have the other core, with two they share both, so the load is the "
+            f"limit (the floor: {floor or 0:.2f} ×). A hit costs {cost or 0:.2f} × the CPU time with two workers, "
+            "where 1.11 × would allow 1.8 × the requests",
         )
         for tail, note in (
             (self.tail, ""),
             (
                 self.busy,
-                ". Of one core half is busy with hits: what 2,000 fetches at once take of the other half, they wait for; and the load "
-                "generator has no more to give (the floor)",
+                ". Half of the core is busy with hits: 2,000 fetches at once need the other half, and the load "
+                "generator is at its limit (the floor)",
             ),
         ):
             disturbed = {
@@ -261,15 +272,15 @@ def main(compare, parts, tail, busy, connections, instructions, out):
     lines = [
         "# Performance",
         "",
-        "Made by `make bench` (benches/compare/report.py); not edited by hand. What is compared and how is in `benches/compare`.",
+        "Written by `make bench` (benches/compare/report.py); not edited by hand. The cases are in `benches/compare`.",
         "",
         f"Machine: {machine()}. Commit {', '.join(commits)}.",
         "",
-        "The yardstick is CPU time of the server for each answered request (its own user and system time), the median of "
+        "Measured is the CPU time of the server per request (user and system time), the median of "
         f"{any_case['rounds']} rounds of {any_case['seconds']} s in which the servers take turns. The server has one core, load and "
         "origin the other, except with two workers. *floor* is a bare loop that reads, parses, digests the token, looks up in moka "
-        "and writes bytes made before; *pingora* is pingora without the gateway. Latency is of an open loop at the rate named. "
-        "Where a server is not busy, the load generator was the limit of its requests a second. MB: resident, at the end of the case.",
+        "and writes bytes made before; *pingora* is pingora without the gateway. Latency is measured in an open loop at the stated rate. "
+        "Where a server is not busy, the load generator limits its requests per second. MB: resident memory at the end of the case.",
         *(["", os.environ["REMARK"]] if os.environ.get("REMARK") else []),
         "",
         "## Targets",
@@ -292,9 +303,9 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         "",
         "## Tail",
         "",
-        "Hits of 2,000 keys on 32 connections in an open loop, one worker on a core of its own, while something else goes on "
-        f"(benches/compare/tail.py); medians of {tail['rounds']} rounds, in µs. The first line is what the machine takes from a "
-        "program that does nothing but look at the clock.",
+        "Hits of 2,000 keys on 32 connections in an open loop, one worker on a dedicated core, with other work in parallel "
+        f"(benches/compare/tail.py); medians of {tail['rounds']} rounds, in µs. The first line is the delay that the machine causes to a "
+        "program that only reads the clock.",
         "",
         *(
             line
@@ -313,21 +324,21 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         ),
         "## Memory",
         "",
-        f"In one process, through the gateway's own cache, {parts['entries']:,} entries with documents of 1.2 KB, redacted to 940 B:",
+        f"In one process, through the gateway's cache, {parts['entries']:,} entries with documents of 1.2 KB, redacted to 940 B:",
         "",
-        "| | resident beside the bodies, B an entry |",
+        "| | resident in addition to the bodies, B per entry |",
         "|---|---|",
-        f"| every caller with a customer of its own | {parts['memory']['beside']:.0f} |",
-        f"| moka alone, a key of 32 bytes, a body of 1,024 behind an `Arc<Bytes>` | {parts['bare']['beside']:.0f} |",
+        f"| a different customer for each caller | {parts['memory']['overhead']:.0f} |",
+        f"| moka alone, a key of 32 bytes, a body of 1,024 behind an `Arc<Bytes>` | {parts['bare']['overhead']:.0f} |",
         "",
-        f"With ten callers for each customer the same number of entries is resident with {parts['alike']['resident'] / 1e6:,.0f} MB, "
+        f"With ten callers for each customer the same number of entries takes {parts['alike']['resident'] / 1e6:,.0f} MB, "
         f"without with {parts['memory']['resident'] / 1e6:,.0f} MB. "
-        f"A cache of `max_bytes` {parts['bounded']['max_bytes'] / 2**20:.0f} MiB, into which four times as much was put, holds "
+        f"A cache of `max_bytes` {parts['bounded']['max_bytes'] / 2**20:.0f} MiB, into which four times as much was written, holds "
         f"{parts['bounded']['entries']:,} entries and takes {parts['bounded']['resident'] / 2**20:.0f} MiB.",
         "",
         "## Connections",
         "",
-        "Resident memory that each of 1,000 connections adds to a server that was just started, in KiB "
+        "Resident memory that each of 1,000 connections adds to a server that has just started, in KiB "
         "(benches/compare/connections.py):",
         "",
         "| | idle, HTTP/1 | idle, HTTP/2 | request under way |",
@@ -339,7 +350,7 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         "",
         "## Lookups",
         "",
-        "Two lookups of random keys with the comparison of their generations, as a hit has of identity and entry, ns of CPU:",
+        "Two lookups of random keys with the comparison of their generations, as in a hit, of identity and entry, ns of CPU time:",
         "",
         "| entries | threads | ns |",
         "|---|---|---|",
@@ -348,7 +359,7 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         "",
         "## Instructions",
         "",
-        "Counted by callgrind, kept in `benches/instructions.toml`; `make bench-instructions` fails when one grew by more than 5 %.",
+        "Counted by callgrind, stored in `benches/instructions.toml`; `make bench-instructions` fails if one grew by more than 5 %.",
         "",
         "| operation | instructions |",
         "|---|---|",

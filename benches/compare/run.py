@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""CPU time of each server for each answered request, side by side in one interleaved run, and the latency of each at a rate
-well below saturation. Keeps what it measured in a file that report.py makes docs/PERFORMANCE.md of.
+"""CPU time of each server per request in one interleaved run, and the latency of each at a rate
+well below saturation. Writes the results to a file from which report.py makes docs/PERFORMANCE.md.
 
     run.py BINARY PEERS RESULTS        (both of a release build)
 
-In the environment: QUICK=1 for short rounds of a few keys; CASES=hit,304 and SERVERS=gateway,floor for some alone;
-ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, CALLERS and CUSTOMERS (of the case `many`).
+In the environment: QUICK=1 for short rounds of a few keys; CASES=hit,304 and SERVERS=gateway,floor
+for some alone; ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, CALLERS and CUSTOMERS (of the case `many`).
 """
 
 import json
@@ -29,12 +29,12 @@ def setting(name, full, quick):
 
 
 ROUNDS = setting("ROUNDS", 3, 2)
-# Whole ones: wrk reads no others.
+# Integers: wrk accepts no others.
 SECONDS = setting("ROUND_SECONDS", 2, 1)
 LATENCY_SECONDS = setting("LATENCY_SECONDS", 3.0, 0.5)
 CALLERS = setting("CALLERS", 100_000, 5_000)
 CUSTOMERS = setting("CUSTOMERS", 10, 2)
-# What a quick run leaves out: the slowest to set up.
+# A quick run leaves out the cases that are slowest to set up.
 LEFT_OUT = {"hit-1000", "many", "forward-1m", "h2-forward"} if QUICK else set()
 LEFT_OUT |= {"hit-curl", "hit-behind-ingress-nginx", "hit-behind-aws-alb"} if QUICK else set()
 H2_STREAMS = 8
@@ -54,15 +54,15 @@ def seed():
 class Measuring:
     """One case, on the servers of its group."""
 
-    def __init__(self, shop, case, peers):
-        self.shop, self.case, self.peers = shop, case, peers
-        # Where the servers have one core, the load has the other.
+    def __init__(self, setup, case, peers):
+        self.setup, self.case, self.peers = setup, case, peers
+        # If the servers have one core, the load has the other.
         self.pinned = ["taskset", "-c", "1"] if peers[0].workers == 1 else []
 
     def lines(self, server, lines):
-        """A file of the requests, as this server is asked for them."""
-        path = os.path.join(self.shop.folder, "requests")
-        # What pingora answers of itself it would answer from memory, and a miss is not that.
+        """Writes the file of the requests for this server."""
+        path = os.path.join(self.setup.folder, "requests")
+        # Without a query pingora would respond from memory, which is no miss.
         aside = "?plain" if self.case.key == "miss" and server.name == "pingora" else ""
         etag = f" {self.etag(server)}" if self.case.conditional else ""
         with open(path, "w") as file:
@@ -72,7 +72,7 @@ class Measuring:
         return path
 
     def etag(self, server):
-        """The tag that all documents of this case have there."""
+        """Returns the entity tag of all documents of this case at this server."""
         whose, what = self.case.lines()[0]
         url = f"http://127.0.0.1:{server.ports['http']}{what}"
         head = run(
@@ -91,13 +91,13 @@ class Measuring:
         return re.search(r"^etag: *(\S+)", head, re.I | re.M)[1]
 
     def once(self, server, lines):
-        """Every request once; the statuses of the answers."""
+        """Sends every request once; returns the statuses."""
         address = f"127.0.0.1:{server.ports['http']}"
         return json.loads(
             run(
                 [
                     *self.pinned,
-                    self.shop.peers,
+                    self.setup.peers,
                     "once",
                     self.lines(server, lines),
                     seed(),
@@ -116,24 +116,26 @@ class Measuring:
                 self.case.conditional = plain
             else:
                 self.once(server, lines)
-            asked = self.shop.asked()
+            asked = self.setup.asked()
             again = self.once(server, lines)
             wanted = "304" if self.case.conditional else "200"
             if set(again) != {wanted}:
-                sys.exit(f"{self.case.key}: {server.name} answered {again}, not {wanted} alone")
+                sys.exit(
+                    f"{self.case.key}: {server.name} responded with {again}, not only {wanted}"
+                )
             if (
                 (self.case.hits or self.case.warm)
                 and server.name != "pingora"
-                and self.shop.asked() > asked + 1
+                and self.setup.asked() > asked + 1
             ):
                 sys.exit(
-                    f"{self.case.key}: {server.name} asked the origin again: these are no hits"
+                    f"{self.case.key}: {server.name} asked the origin again: not all were hits"
                 )
 
     def saturate(self, server, seconds, warm=True):
-        """Requests answered to as many as can be made, and the server's CPU time for them."""
+        """Sends as many requests as possible; returns their number and the server's CPU time."""
         requests = self.lines(server, self.case.lines())
-        asked, before = self.shop.asked(), server.cpu_seconds()
+        asked, before = self.setup.asked(), server.cpu_seconds()
         if self.case.via == "h2":
             count, rate = self.h2load(server, requests, ["-D", str(seconds)])
         elif self.case.via == "h2s":
@@ -155,23 +157,25 @@ class Measuring:
             ]
             said = run([*self.pinned, *command, url, "--", requests, seed(), "1", HOST])
             if "Non-2xx" in said or "Socket errors" in said:
-                sys.exit(f"{self.case.key}: {server.name}: not every answer was good\n{said}")
+                sys.exit(f"{self.case.key}: {server.name}: not every response was good\n{said}")
             count = int(re.search(r"(\d+) requests in", said)[1])
             if not count:
-                sys.exit(f"{self.case.key}: {server.name} answered nothing\n{said}")
+                sys.exit(f"{self.case.key}: {server.name} sent no response\n{said}")
             rate = float(re.search(r"Requests/sec: *([\d.]+)", said)[1])
         spent = server.cpu_seconds() - before
-        # What is under way when h2load leaves may be seen as anything.
+        # Requests under way when h2load ends may have any status.
         cut_off = self.case.connections * H2_STREAMS if self.case.via == "h2" else 0
-        if warm and self.case.hits and self.shop.asked() > asked + 1 + cut_off:
-            sys.exit(f"{self.case.key}: {server.name} asked the origin {self.shop.asked() - asked} times of {count}: these were no hits")
+        if warm and self.case.hits and self.setup.asked() > asked + 1 + cut_off:
+            sys.exit(
+                f"{self.case.key}: {server.name} asked the origin {self.setup.asked() - asked} times of {count}: not all were hits"
+            )
         return {"us": spent / count * 1e6, "rps": rate, "busy": spent / (count / rate)}
 
     def h2load(self, server, requests, how, log=None):
         url = f"http://127.0.0.1:{server.ports['h2']}"
         with open(requests) as file:
             paths = [line.split()[1] for line in file]
-        uris = os.path.join(self.shop.folder, "uris")
+        uris = os.path.join(self.setup.folder, "uris")
         with open(uris, "w") as file:
             file.writelines(f"{url}{path}\n" for path in paths)
         command = [
@@ -187,14 +191,14 @@ class Measuring:
         said = run([*self.pinned, *command, *(["--log-file", log] if log else [])])
         good = int(re.search(r"status codes: (\d+) 2xx", said)[1])
         if not re.search(r", 0 failed, 0 errored, 0 timeout", said) or not good:
-            sys.exit(f"{self.case.key}: {server.name}: not every answer was good\n{said}")
+            sys.exit(f"{self.case.key}: {server.name}: not every response was good\n{said}")
         return good, float(re.search(r"finished in .*?, ([\d.]+) req/s", said)[1])
 
     def http2(self, server, requests, seconds, *rate):
-        """Sends over HTTP/2 with TLS; what the load generator saw."""
+        """Sends over HTTP/2 with TLS; returns the results of the load generator."""
         address = f"127.0.0.1:{server.ports['tls']}"
         command = [
-            self.shop.peers,
+            self.setup.peers,
             "http2",
             requests,
             seed(),
@@ -205,7 +209,7 @@ class Measuring:
         said = json.loads(run([*self.pinned, *command, *map(str, rate)]))
         if set(said["statuses"]) != {"200"}:
             sys.exit(
-                f"{self.case.key}: {server.name}: not every answer was good: {said['statuses']}"
+                f"{self.case.key}: {server.name}: not every response was good: {said['statuses']}"
             )
         return said
 
@@ -213,7 +217,7 @@ class Measuring:
         """Percentiles in microseconds at the case's rate."""
         requests = self.lines(server, self.case.lines())
         if self.case.via == "h2":
-            log = os.path.join(self.shop.folder, "h2.log")
+            log = os.path.join(self.setup.folder, "h2.log")
             if os.path.exists(log):
                 os.remove(log)
             each = self.case.rate // self.case.connections
@@ -230,7 +234,7 @@ class Measuring:
             said = self.http2(server, requests, LATENCY_SECONDS, self.case.rate)
             return {name: said[name] for name in ("p50", "p99", "p999")}
         address = f"127.0.0.1:{server.ports[self.case.via]}"
-        command = [self.shop.peers, "paced", requests, seed(), str(self.case.connections), address]
+        command = [self.setup.peers, "paced", requests, seed(), str(self.case.connections), address]
         command += [
             str(self.case.rate),
             str(LATENCY_SECONDS),
@@ -238,7 +242,9 @@ class Measuring:
         ]
         said = json.loads(run([*self.pinned, *command]))
         if set(said.pop("statuses")) != {"304" if self.case.conditional else "200"}:
-            sys.exit(f"{self.case.key}: {server.name}: not every answer was good at a steady rate")
+            sys.exit(
+                f"{self.case.key}: {server.name}: not every response was good at a steady rate"
+            )
         return said
 
     def warm_http2(self, server):
@@ -287,7 +293,7 @@ def main(binary, peers, file):
     every = cases(CALLERS, CUSTOMERS)
     if unknown := set(wanted) - {case.key for case in every}:
         sys.exit(
-            f"no such case: {', '.join(unknown)}; there are {', '.join(case.key for case in every)}"
+            f"no such case: {', '.join(unknown)}; expected one of {', '.join(case.key for case in every)}"
         )
     chosen = [
         case for case in every if (case.key in wanted if wanted else case.key not in LEFT_OUT)
@@ -297,7 +303,7 @@ def main(binary, peers, file):
         with open(file) as before:
             results = json.load(before)
     folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    shop = servers.Shop(folder, os.path.abspath(binary), os.path.abspath(peers))
+    setup = servers.Setup(folder, os.path.abspath(binary), os.path.abspath(peers))
     running = []
     try:
         for group in ("one", "logs", "two"):
@@ -305,13 +311,13 @@ def main(binary, peers, file):
             names = {name for case in of_group for name in case.peers if not only or name in only}
             kinds = [servers.KINDS[name] for name in servers.KINDS if name in names]
             for kind in kinds:
-                running.append(kind(shop, 2 if group == "two" else 1, group == "logs"))
+                running.append(kind(setup, 2 if group == "two" else 1, group == "logs"))
             for server in running:
                 server.ready()
             for case in of_group:
                 began = time.monotonic()
                 found = Measuring(
-                    shop, case, [server for server in running if server.name in case.peers]
+                    setup, case, [server for server in running if server.name in case.peers]
                 ).all()
                 results["cases"][case.key] = {
                     "title": case.title,
@@ -337,7 +343,7 @@ def main(binary, peers, file):
     finally:
         for server in running:
             server.stop()
-        shop.close()
+        setup.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The servers side by side: started on free loopback ports in front of one origin, each with the settings that its own
-documentation recommends for this work, none with a log unless all have one."""
+"""The servers: started on free loopback ports in front of one origin, each with the settings that
+its documentation recommends for this work, without a log unless all have one."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import urllib.request
 
 DAY = 86_400
 
-# The fields that the gateway sets in requests to the API and in responses, as the others set them.
+# The gateway's fields of requests to the API and of responses, as the other servers set them.
 NGINX_FIELDS = """
         proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
         proxy_set_header Via "1.1 telecomx-gateway"; proxy_set_header X-Request-Id $request_id;
@@ -36,7 +36,7 @@ def free_port():
 
 
 def await_answer(url, alive=lambda: True):
-    """The answer to a GET, when there is a server to give it."""
+    """Returns the response to a GET; waits until the server listens."""
     deadline = time.monotonic() + 30
     request = urllib.request.Request(url, headers={"Authorization": "Bearer anybody"})
     while True:
@@ -49,7 +49,7 @@ def await_answer(url, alive=lambda: True):
 
 
 def make_certificate(folder):
-    """The paths of a self-signed certificate for localhost, and of its key."""
+    """Returns the paths of a self-signed certificate for localhost and its key."""
     certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
     new = [
         "openssl",
@@ -72,8 +72,8 @@ def make_certificate(folder):
 
 
 def nginx_config(folder, name, http, workers=1, main=""):
-    """The text of an nginx configuration whose files are in one folder, under that name. `http`: the content of the block
-    `http`. `main`: further directives outside of it."""
+    """The text of an nginx configuration whose files are in one folder, under that name. `http`:
+    the content of the block `http`. `main`: further directives outside of it."""
     user = "user root;" if os.geteuid() == 0 else ""
     temporary = " ".join(
         f"{kind}_temp_path {folder}/{name}-{kind};"
@@ -91,22 +91,22 @@ http {{
 
 
 class Server:
-    """One peer: its processes, its ports, what it has cost so far."""
+    """One server: its processes, its ports, its CPU time so far."""
 
-    def __init__(self, shop, workers, logs):
-        self.shop, self.workers, self.logs = shop, workers, logs
+    def __init__(self, setup, workers, logs):
+        self.setup, self.workers, self.logs = setup, workers, logs
         self.folder = os.path.join(
-            shop.folder, f"{self.name}-{workers}-{'logs' if logs else 'quiet'}"
+            setup.folder, f"{self.name}-{workers}-{'logs' if logs else 'quiet'}"
         )
         os.makedirs(self.folder)
-        # `held`: for those who hold the answer already.
+        # `held`: for clients with the entity tag.
         self.ports = {via: free_port() for via in ("http", "tls", "h2", "held")}
         self.processes = []
         for command in self.commands():
             self.start(command)
 
     def ready(self):
-        """Waits until it answers; if it does not, tells what it said."""
+        """Waits until the server responds; if it does not, prints its output."""
         url = f"http://127.0.0.1:{self.ports['http']}/customer/{'0' * 24}/name"
         try:
             await_answer(url, lambda: all(process.poll() is None for process in self.processes))
@@ -114,7 +114,7 @@ class Server:
             for number in range(len(self.processes)):
                 with open(os.path.join(self.folder, f"out-{number}"), errors="replace") as said:
                     print(said.read(), file=sys.stderr)
-            raise SystemExit(f"{self.name} does not answer: {error}") from None
+            raise SystemExit(f"{self.name} does not respond: {error}") from None
 
     def write(self, file, text):
         path = os.path.join(self.folder, file)
@@ -124,14 +124,14 @@ class Server:
 
     def start(self, command):
         out = open(os.path.join(self.folder, f"out-{len(self.processes)}"), "ab")
-        # A core of its own for one worker; the load and the origin have the other.
+        # One worker has a core; load and origin have the other.
         pinned = ["taskset", "-c", "0"] if self.workers == 1 else []
         self.processes.append(
             subprocess.Popen([*pinned, *command], stdout=out, stderr=out, start_new_session=True)
         )
 
     def pids(self):
-        """The processes that were started, and theirs."""
+        """Returns the started processes and their children."""
         found = []
         for process in self.processes:
             if process.poll() is not None:
@@ -152,7 +152,7 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident(self):
-        """Bytes: each page once however many processes share it, and what is kept in files in memory."""
+        """Returns bytes: each shared page once, and files in memory."""
         total = 0
         for pid in self.pids():
             with open(f"/proc/{pid}/smaps_rollup") as rollup:
@@ -185,12 +185,12 @@ class Gateway(Server):
             f"server.listen = {[f'127.0.0.1:{self.ports[via]}' for via in ('http', 'h2', 'held')]}\n"
             f"server.threads = {self.workers}\n"
             f'server.tls.listen = ["127.0.0.1:{self.ports["tls"]}"]\n'
-            f'server.tls.cert_file = "{self.shop.certificate}"\nserver.tls.key_file = "{self.shop.key}"\n'
-            f'admin.listen = "127.0.0.1:{self.ports["admin"]}"\nupstream.url = "http://127.0.0.1:{self.shop.origin}"\n'
+            f'server.tls.cert_file = "{self.setup.certificate}"\nserver.tls.key_file = "{self.setup.key}"\n'
+            f'admin.listen = "127.0.0.1:{self.ports["admin"]}"\nupstream.url = "http://127.0.0.1:{self.setup.origin}"\n'
             'identity.ttl = "6h"\nidentity.refresh_after = "6h"\nidentity.session = "20h"\n'
             f'{self.caching}log.access = "{"all" if self.logs else "off"}"\n',
         )
-        return [[self.shop.binary, "run", "-c", config]]
+        return [[self.setup.binary, "run", "-c", config]]
 
 
 class Floor(Server):
@@ -202,13 +202,13 @@ class Floor(Server):
         address = f"127.0.0.1:{self.ports['http']}"
         return [
             [
-                self.shop.peers,
+                self.setup.peers,
                 "floor",
                 str(self.workers),
                 address,
                 tls,
-                self.shop.certificate,
-                self.shop.key,
+                self.setup.certificate,
+                self.setup.key,
             ]
         ]
 
@@ -218,8 +218,8 @@ class Pingora(Server):
 
     def commands(self):
         self.ports["held"] = self.ports["http"]
-        address, origin = f"127.0.0.1:{self.ports['http']}", f"127.0.0.1:{self.shop.origin}"
-        return [[self.shop.peers, "pingora", str(self.workers), address, origin]]
+        address, origin = f"127.0.0.1:{self.ports['http']}", f"127.0.0.1:{self.setup.origin}"
+        return [[self.setup.peers, "pingora", str(self.workers), address, origin]]
 
 
 class Nginx(Server):
@@ -236,13 +236,13 @@ class Nginx(Server):
     sendfile on; tcp_nopush on; types_hash_max_size 4096;
     proxy_cache_path {self.folder}/cache levels=1:2 keys_zone=names:1024m max_size=8g inactive=1d use_temp_path=off;
     open_file_cache max=8192 inactive=1d; open_file_cache_valid 1d;
-    upstream origin {{ server 127.0.0.1:{self.shop.origin}; keepalive 256; keepalive_requests 1000000000; }}
+    upstream origin {{ server 127.0.0.1:{self.setup.origin}; keepalive 256; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{self.ports["http"]} reuseport;
         listen 127.0.0.1:{self.ports["held"]} reuseport;
         listen 127.0.0.1:{self.ports["tls"]} ssl http2 reuseport;
         listen 127.0.0.1:{self.ports["h2"]} http2 reuseport;
-        ssl_certificate {self.shop.certificate}; ssl_certificate_key {self.shop.key}; ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate {self.setup.certificate}; ssl_certificate_key {self.setup.key}; ssl_protocols TLSv1.2 TLSv1.3;
         proxy_http_version 1.1; proxy_set_header Connection "";{NGINX_FIELDS}
         location / {{ proxy_pass http://origin; }}
         location /customer/ {{
@@ -252,7 +252,7 @@ class Nginx(Server):
         }}
     }}"""
         config = self.write("nginx.conf", nginx_config(self.folder, "nginx", http, self.workers))
-        # Its files are in memory, as everybody else's answers are.
+        # Its files are in memory, like the responses of the others.
         return [["nginx", "-p", self.folder, "-c", config]]
 
 
@@ -263,10 +263,10 @@ class Haproxy(Server):
         log = "log stdout format raw local0" if self.logs else ""
         option = "option httplog\n    log global" if self.logs else ""
         pem = self.write(
-            "both.pem", open(self.shop.certificate).read() + open(self.shop.key).read()
+            "both.pem", open(self.setup.certificate).read() + open(self.setup.key).read()
         )
-        # The key of its cache is the URI as it is when `cache-use` looks: the caller stands in the query for as long. And
-        # it keeps no answer to a request that still has the field.
+        # The key of its cache is the URI at `cache-use`, so the token is put into the query until
+        # then. And it does not store the response to a request that still has the field.
         use = """
     http-request set-var(txn.name) bool(true) if { path_beg /customer/ } !{ query -m found }
     http-request set-query %[req.hdr(authorization),field(2,' ')] if { var(txn.name) -m found }
@@ -301,10 +301,10 @@ frontend public
     bind 127.0.0.1:{self.ports["h2"]} proto h2{HAPROXY_RESPONSE_FIELDS}{use}
 frontend held
     bind 127.0.0.1:{self.ports["held"]}
-    # wrk waits for a body where a 304 tells a length.
+    # wrk waits for a body if a 304 has a length.
     http-after-response del-header content-length if {{ status 304 }}{HAPROXY_RESPONSE_FIELDS}{use}
 backend origin{HAPROXY_REQUEST_FIELDS}
-    server origin 127.0.0.1:{self.shop.origin}
+    server origin 127.0.0.1:{self.setup.origin}
 """,
         )
         return [["haproxy", "-db", "-f", config]]
@@ -318,7 +318,7 @@ class Varnish(Server):
             "names.vcl",
             f"""
 vcl 4.1;
-backend origin {{ .host = "127.0.0.1"; .port = "{self.shop.origin}"; }}
+backend origin {{ .host = "127.0.0.1"; .port = "{self.setup.origin}"; }}
 sub vcl_recv {{
     if (req.url ~ "^/customer/[0-9a-f]+/name$") {{ return (hash); }}
     return (pass);
@@ -364,13 +364,13 @@ sub vcl_backend_response {{ set beresp.ttl = 1d; return (deliver); }}
             *["-p", "thread_pool_min=100", "-p", "thread_pool_max=2000"],
         ]
         if not self.logs:
-            # It writes its log to shared memory always; of what a request leaves there, all that can be is masked.
+            # It always logs to shared memory; every tag that can be masked is.
             return [[*command, "-p", f"vsl_mask={varnish_masks()}"]]
         return [command, ["varnishncsa", "-t", "30", "-n", work, "-w", f"{self.folder}/access.log"]]
 
 
 def varnish_masks():
-    """Every tag of its log, switched off."""
+    """Returns the setting that masks every tag of its log."""
     listed = subprocess.run(
         ["varnishd", "-x", "vsl"], capture_output=True, text=True
     ).stdout.splitlines()
@@ -383,8 +383,8 @@ def varnish_masks():
 KINDS = {kind.name: kind for kind in (Floor, Gateway, Haproxy, Nginx, Pingora, Varnish)}
 
 
-class Shop:
-    """What all servers share: the origin, a certificate, a folder in memory."""
+class Setup:
+    """The setup that all servers share: the origin, a certificate, a folder in memory."""
 
     def __init__(self, folder, binary, peers):
         self.folder, self.binary, self.peers = folder, binary, peers

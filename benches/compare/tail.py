@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The tail of hits while something else happens: percentiles of an open loop of hits, undisturbed, and while misses, refreshes,
-evictions, changes, reloads or the dropping of everything go on. Beside it what the machine takes from a program that does nothing
-but look at the clock, and from the floor.
+"""The tail of hits: percentiles of an open loop of hits, undisturbed, and during misses, refreshes,
+evictions, changes, reloads or the invalidation of everything. For comparison the delay that the
+machine causes to a program that only reads the clock, and the floor.
 
     tail.py BINARY PEERS RESULTS        (both of a release build)
 
-In the environment: TAIL_RATE (4,000 hits a second), TAIL_SECONDS (5), TAIL_STORED (200,000 entries that are dropped), ROUNDS (3).
+In the environment: TAIL_RATE (4,000 hits a second), TAIL_SECONDS (5), TAIL_STORED (200,000 entries
+that are invalidated), ROUNDS (3).
 """
 
 import http.client
@@ -31,25 +32,25 @@ OTHERS = 400
 
 
 class ShortLived(servers.Gateway):
-    """Every answer is asked for anew after a second, behind the one that is given."""
+    """A gateway that refreshes every entry after a second, in the background."""
 
     name = "short-lived"
     caching = 'cache.ttl = "1s"\ncache.stale_while_revalidate = "1h"\ncache.max_bytes = "8GiB"\n'
 
 
 class Full(servers.Gateway):
-    """Room for 2,000 popular answers and little more."""
+    """A gateway with memory for 2,000 popular entries and little more."""
 
     name = "full"
     caching = 'cache.ttl = "6h"\ncache.max_bytes = "4MiB"\n'
 
 
 class Tail:
-    def __init__(self, shop):
-        self.shop = shop
+    def __init__(self, setup):
+        self.setup = setup
 
     def lines(self, kind, lines):
-        path = os.path.join(self.shop.folder, f"requests-{kind}")
+        path = os.path.join(self.setup.folder, f"requests-{kind}")
         with open(path, "w") as file:
             file.writelines(f"{whose} {what}\n" for whose, what in lines)
         return path
@@ -60,7 +61,7 @@ class Tail:
                 "taskset",
                 "-c",
                 "1",
-                self.shop.peers,
+                self.setup.peers,
                 "once",
                 self.lines("once", lines),
                 seed(),
@@ -74,7 +75,7 @@ class Tail:
             "taskset",
             "-c",
             "1",
-            self.shop.peers,
+            self.setup.peers,
             "paced",
             self.lines(kind, lines),
             seed(),
@@ -140,11 +141,11 @@ class Tail:
 
 def main(binary, peers, file):
     folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    shop = servers.Shop(folder, os.path.abspath(binary), os.path.abspath(peers))
-    tail, running = Tail(shop), []
+    setup = servers.Setup(folder, os.path.abspath(binary), os.path.abspath(peers))
+    tail, running = Tail(setup), []
     try:
         for kind in (servers.Floor, servers.Gateway, ShortLived, Full):
-            running.append(kind(shop, 1, False))
+            running.append(kind(setup, 1, False))
         floor, gateway, short, full = running
         for server in running:
             server.ready()
@@ -163,17 +164,17 @@ def main(binary, peers, file):
             return tail.measured(gateway, tail.drops)
 
         cases = {
-            "a program that looks at the clock": clock,
+            "a program that reads the clock": clock,
             "the floor": lambda: tail.measured(floor),
             "the gateway": lambda: tail.measured(gateway),
             f"… and {OTHERS} misses a second": lambda: tail.measured(gateway, tail.misses),
-            "… each answer refreshed every second": lambda: tail.measured(short),
+            "… each response refreshed every second": lambda: tail.measured(short),
             f"… and {OTHERS} misses a second, each evicting": lambda: tail.measured(
                 full, tail.misses
             ),
             "… and 50 changes a second": lambda: tail.measured(gateway, tail.changes),
             "… and 10 reloads a second": lambda: tail.measured(gateway, tail.reloads),
-            f"… and everything dropped once, {STORED:,} entries": dropped,
+            f"… and everything invalidated once, {STORED:,} entries": dropped,
         }
         rounds = {title: [] for title in cases}
         for _ in range(ROUNDS):
@@ -198,7 +199,7 @@ def main(binary, peers, file):
     finally:
         for server in running:
             server.stop()
-        shop.close()
+        setup.close()
 
 
 if __name__ == "__main__":

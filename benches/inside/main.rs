@@ -1,18 +1,19 @@
-//! The gateway's parts, driven in this process. Each prints one line of JSON; benches/compare/parts.py asks for all of them.
+//! Runs parts of the gateway in this process. Each prints one line of JSON;
+//! benches/compare/parts.py runs all of them.
 //!
-//!   inside memory ENTRIES        the cache, full of documents of a kilobyte: resident memory beside the bodies
-//!   inside alike ENTRIES         the same, each document held for ten callers
+//!   inside memory ENTRIES        the cache, full of documents of a kilobyte: memory without the bodies
+//!   inside alike ENTRIES         the same, each document stored for ten callers
 //!   inside bare ENTRIES          moka alone, a key of 32 bytes and a body behind an Arc
-//!   inside bounded MEBIBYTES     what a cache of that `max_bytes` takes when far more was stored
+//!   inside bounded MEBIBYTES     memory of a cache of that `max_bytes` after far more was stored
 //!   inside lookup ENTRIES THREADS     nanoseconds of CPU for a hit's two lookups, any of the entries
-//!   inside count OPERATION TIMES      an operation so often, for callgrind to count
+//!   inside count OPERATION TIMES      repeats an operation, for callgrind
 
 mod operations;
 mod store;
 
 use std::process::ExitCode;
 
-/// As the gateway has it.
+/// The allocator of the gateway.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         None => {
-            eprintln!("inside: see the head of benches/inside/main.rs for what it can be asked");
+            eprintln!("inside: unknown arguments; benches/inside/main.rs lists them");
             eprintln!("operations: {}", operations::OPERATIONS.join(", "));
             ExitCode::FAILURE
         }

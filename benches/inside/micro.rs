@@ -1,7 +1,8 @@
-//! How long key, lookup, redact and reply take, each alone: `cargo bench --manifest-path benches/Cargo.toml --target-dir target`.
+//! Time of key, lookup, redact and reply, each alone:
+//! `cargo bench --package telecomx-gateway-benches`.
 
 #[path = "operations.rs"]
-#[expect(dead_code, reason = "what only the other program of this folder uses")]
+#[expect(dead_code, reason = "used by the other program of this folder")]
 mod operations;
 
 fn main() {

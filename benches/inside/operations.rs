@@ -1,4 +1,4 @@
-//! The four things that a hit or a miss is made of, each alone: key, lookup, redact, reply.
+//! The four parts of a hit or a miss, each alone: key, lookup, redact, reply.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ pub const DOCUMENT: &str = include_str!("../../tests/golden/upstream.json");
 const ITS_ID: &str = "73469a52f4fd7f77ec7b28cc";
 const LEVEL: AccessLevel = AccessLevel::Viewer;
 
-/// By name, in the order of a request.
+/// The operations by name, in the order of a request.
 pub const OPERATIONS: [&str; 4] = ["key", "lookup", "redact", "reply"];
 
-/// What the operations work on.
+/// The data of the operations.
 pub struct Bench {
     pub cache: Arc<Cache>,
     pub generations: Generations,
@@ -32,7 +32,7 @@ pub struct Bench {
 impl Bench {
     pub fn new(max_bytes: u64) -> Self {
         let config =
-            config::parse("bench", "upstream.url = \"https://api.example\"", []).expect("a sound configuration");
+            config::parse("bench", "upstream.url = \"https://api.example\"", []).expect("a valid configuration");
         let generations = Generations::default();
         let employee = generations.employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
         Bench {
@@ -45,7 +45,7 @@ impl Bench {
         }
     }
 
-    /// The key of a caller's customer.
+    /// Returns the key of a caller's customer.
     pub fn key(&self, token: &str, customer: &str) -> Key {
         let customer = CustomerId::parse(customer.as_bytes()).expect("an id");
         Key { caller: self.callers.of(token), level: LEVEL, customer, policy: 1 }
@@ -55,13 +55,13 @@ impl Bench {
         self.generations.entry_marks(&key.customer, &key.caller, self.employee)
     }
 
-    /// The answer for a customer as it is stored.
+    /// Returns the stored response for a customer.
     pub fn representation(&self, document: Bytes) -> Representation {
         let redacted = redact(&self.policy, LEVEL, document).expect("a sound document");
         Representation::new(StatusCode::OK, None, redacted)
     }
 
-    /// Stores an answer, as a fetch does.
+    /// Stores a response, as a fetch does.
     pub fn store(&self, key: Key, document: Bytes) {
         let lifetime = Lifetime {
             fresh: Duration::from_secs(86_400),
@@ -74,13 +74,13 @@ impl Bench {
         self.cache.put(key, Arc::new(entry));
     }
 
-    /// Generations and entry: what a hit looks up once it is known who asks.
+    /// Looks up generations and entry, as a hit does after the identity.
     pub fn look_up(&self, key: &Key) -> Option<Arc<Entry>> {
         self.cache.get(key, self.marks(key))
     }
 }
 
-/// The document of the customer with that number.
+/// Returns the document of the customer with that number.
 pub fn document(number: usize) -> Bytes {
     DOCUMENT.trim_end().replace(ITS_ID, &customer(number)).into()
 }
@@ -93,7 +93,7 @@ pub fn token(number: usize) -> String {
     format!("b{number:031}")
 }
 
-/// One operation, ready to be repeated.
+/// Returns one operation, ready to be repeated.
 pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
     let bench = Bench::new(1 << 30);
     let (its_token, its_customer, its_document) = (token(1), customer(1), document(1));
@@ -131,7 +131,7 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
     })
 }
 
-/// Does an operation so often, and nothing else that depends on the number.
+/// Repeats an operation; nothing else depends on the number.
 pub fn count(name: &str, times: usize) -> Option<String> {
     let mut operation = operation(name)?;
     for _ in 0..times {

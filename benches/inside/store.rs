@@ -1,4 +1,4 @@
-//! The cache as a whole: what it takes, and what a lookup costs in it.
+//! Memory of the whole cache, and the cost of a lookup in it.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use serde_json::json;
 
 use crate::operations::{Bench, customer, document, token};
 
-/// Lookups that are timed, in all threads together.
+/// Timed lookups in all threads together.
 const LOOKUPS: usize = 4_000_000;
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
     let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kibibytes| kibibytes.parse::<usize>().ok()).unwrap_or_default() * 1024
 }
 
-/// `alike`: callers for whom one document is the same.
+/// `alike`: callers with the same document.
 pub fn memory(entries: usize, alike: usize) -> String {
     let bench = Bench::new(1 << 40);
-    // What the first entry brings along is not the entry's.
+    // Allocations of the first entry are not those of an entry.
     bench.store(bench.key("warm", &customer(0)), document(0));
     let before = resident();
     let mut bodies = 0;
@@ -37,7 +37,7 @@ pub fn memory(entries: usize, alike: usize) -> String {
     let grown = resident().saturating_sub(before);
     json!({
         "entries": count, "bodies": bodies, "resident": grown, "counted": counted,
-        "beside": grown.saturating_sub(bodies) as f64 / entries as f64,
+        "overhead": grown.saturating_sub(bodies) as f64 / entries as f64,
     })
     .to_string()
 }
@@ -53,7 +53,7 @@ pub fn bare(entries: usize) -> String {
     }
     cache.run_pending_tasks();
     let grown = resident().saturating_sub(before);
-    json!({ "beside": grown.saturating_sub(bodies) as f64 / entries as f64, "resident": grown }).to_string()
+    json!({ "overhead": grown.saturating_sub(bodies) as f64 / entries as f64, "resident": grown }).to_string()
 }
 
 pub fn bounded(mebibytes: usize) -> String {
@@ -61,7 +61,7 @@ pub fn bounded(mebibytes: usize) -> String {
     let bench = Bench::new(most as u64);
     bench.store(bench.key("warm", &customer(0)), document(0));
     let before = resident();
-    // Four times what fits, by what an entry takes at least.
+    // Four times as much as fits, by the least size of an entry.
     for number in 0..most / 1024 * 4 {
         bench.store(bench.key(&token(number), &customer(number)), document(number));
     }
@@ -72,8 +72,8 @@ pub fn bounded(mebibytes: usize) -> String {
     .to_string()
 }
 
-/// The lookup of an identity is the same kind of lookup as that of an entry; here both are of this cache, and the second is
-/// of another of its keys.
+/// The lookup of an identity is of the same kind as that of an entry; here both use this cache, the
+/// second with another key.
 pub fn lookup(entries: usize, threads: usize) -> String {
     let bench = Bench::new(1 << 40);
     let keys: Vec<_> = (0..entries).map(|number| bench.key(&token(number), &customer(number))).collect();
@@ -87,7 +87,7 @@ pub fn lookup(entries: usize, threads: usize) -> String {
             .map(|which| {
                 let (bench, keys) = (&bench, &keys);
                 scope.spawn(move || {
-                    // Xorshift: any of the keys, in no order that a processor foresees.
+                    // Xorshift: random keys, in an order that a processor cannot predict.
                     let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(which as u64 + 1);
                     let mut hits = 0_u64;
                     let before = thread_cpu_seconds();
@@ -109,7 +109,7 @@ pub fn lookup(entries: usize, threads: usize) -> String {
     json!({ "entries": entries, "threads": threads, "ns": spent / (each * threads) as f64 * 1e9 }).to_string()
 }
 
-/// Seconds of CPU that this thread has had.
+/// Returns the CPU time of this thread in seconds.
 fn thread_cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     stat.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default() / 1e9

@@ -1,5 +1,6 @@
-//! The floor: what a hit cannot cost less than with these parts. A loop that reads, parses with httparse, digests the token
-//! with a key, looks it up in moka and writes bytes that were made before, once. It checks nothing and counts nothing.
+//! The floor: the least cost of a hit with these parts. A loop that reads, parses with httparse,
+//! digests the token with a key, looks it up in moka and writes prepared bytes. It checks and
+//! counts nothing.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::{Outcome, origin};
 
 const KEY: [u8; 32] = [7; 32];
 
-/// Both answers for a caller and customer, as they go over the wire, and the tag that decides between them.
+/// Both responses for a caller and customer as bytes, and the tag that decides between them.
 #[derive(Clone)]
 pub struct Stored {
     pub body: Bytes,
@@ -25,7 +26,7 @@ pub struct Stored {
     unchanged: Bytes,
 }
 
-/// What was answered before.
+/// The prepared responses.
 #[derive(Clone)]
 pub struct Memory(moka::sync::Cache<([u8; 32], [u8; 12]), Arc<Stored>>);
 
@@ -34,7 +35,8 @@ impl Memory {
         Memory(moka::sync::Cache::new(2_000_000))
     }
 
-    /// The answer for a caller, made where there is none: the floor is measured warm.
+    /// Returns the response for a caller; makes it the first time, because the floor is measured
+    /// warm.
     pub fn answer(&self, authorization: &[u8], path: &str) -> Option<Arc<Stored>> {
         let id = path.strip_prefix("/customer/")?.strip_suffix("/name")?;
         let caller = *blake3::keyed_hash(&KEY, authorization).as_bytes();
@@ -42,7 +44,7 @@ impl Memory {
     }
 }
 
-/// Twelve bytes from their hexadecimal digits.
+/// Parses twelve bytes from hexadecimal digits.
 fn customer(id: &str) -> Option<[u8; 12]> {
     let mut bytes = [0; 12];
     let digits = id.as_bytes().as_chunks::<2>().0;
@@ -73,7 +75,7 @@ fn stored(id: &str) -> Stored {
     Stored { body: body.into(), etag, whole: whole.into(), unchanged: unchanged.into() }
 }
 
-/// Serves until it is ended.
+/// Serves until the process ends.
 pub fn serve(workers: &str, address: &str, tls: Option<(&str, &str, &str)>) -> Outcome {
     let runtime = match workers.parse()? {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
@@ -85,7 +87,7 @@ pub fn serve(workers: &str, address: &str, tls: Option<(&str, &str, &str)>) -> O
         runtime.spawn(over_tls(address.to_owned(), acceptor, memory.clone()));
     }
     let address = address.to_owned();
-    // Spawned, so that a worker accepts and not the thread that waits for it.
+    // Spawned, so that a worker accepts and not the waiting thread.
     runtime.block_on(runtime.spawn(async move {
         let listener = TcpListener::bind(address).await?;
         loop {

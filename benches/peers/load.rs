@@ -1,8 +1,9 @@
-//! Load: every request of a list once, to warm a server and see that it answers rightly; or an open loop, for latency.
+//! Load: every request of a list once, to warm a server and check its responses; or an open loop,
+//! for latency.
 //!
-//! In the open loop each connection has a plan of its own, by which it sends whether or not the server keeps up. A request
-//! that had to wait for the one before it is counted from when it was planned, any other from when it was sent: how late
-//! this program itself woke is not the server's doing.
+//! In the open loop each connection has a schedule, by which it sends whether or not the server
+//! keeps up. A request that had to wait for the one before it counts from its scheduled time, any
+//! other from when it was sent, because a late wake-up of this program is not the server's delay.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -18,10 +19,10 @@ use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, DigitallySigned
 
 use crate::Outcome;
 
-/// Asked for in every request, at whichever port: a cache may tell answers apart by it.
+/// The `Host` of every request, at any port: a cache may distinguish responses by it.
 pub const HOST: &str = "gateway.example";
 
-/// What all connections share.
+/// The state that all connections share.
 pub struct Work {
     requests: Vec<Line>,
     /// Fields of every request, as lines.
@@ -62,13 +63,13 @@ impl Work {
         &self.address
     }
 
-    /// The token and the path of the request with that number.
+    /// Returns token and path of the request with that number.
     pub fn target(&self, number: usize) -> (&str, String) {
         let Line { token, path, .. } = &self.requests[number % self.requests.len()];
         (token, self.filled(path))
     }
 
-    /// A path with an id that was never asked for, where it wants one.
+    /// Replaces `{}` in a path by a new id.
     fn filled(&self, path: &str) -> String {
         if !path.contains("{}") {
             return path.to_owned();
@@ -77,7 +78,7 @@ impl Work {
         path.replace("{}", &id)
     }
 
-    /// The bytes of the request with that number; the list begins anew at its end.
+    /// Returns the bytes of the request with that number; the list repeats.
     fn bytes(&self, number: usize) -> Vec<u8> {
         let Line { token, path, etag } = &self.requests[number % self.requests.len()];
         let (path, fields) = (self.filled(path), &self.fields);
@@ -99,7 +100,7 @@ fn connect(address: &str, tls: Option<&Arc<ClientConfig>>) -> Outcome<Box<dyn St
     Ok(Box::new(StreamOwned::new(client, stream)))
 }
 
-/// Sends one request and reads its whole answer: the status, and whether a cache says that it was none of its hits.
+/// Sends one request and reads the whole response: the status, and whether it was a hit.
 fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outcome<(u16, bool)> {
     stream.write_all(request)?;
     stream.flush()?;
@@ -107,7 +108,7 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
     let (status, mut missing, no_hit) = loop {
         let read = stream.read(&mut buffer[filled..])?;
         if read == 0 {
-            return Err("closed before it answered".into());
+            return Err("closed before the response".into());
         }
         filled += read;
         let mut fields = [httparse::EMPTY_HEADER; 48];
@@ -119,7 +120,7 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
                 Some(field) if status != 304 => std::str::from_utf8(field.value)?.parse()?,
                 Some(_) => 0,
                 None if status == 304 => 0,
-                None => return Err("an answer of no known length".into()),
+                None => return Err("a response without a length".into()),
             };
             let told = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("cache-status"));
             let no_hit = told.is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
@@ -136,7 +137,7 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
     Ok((status, no_hit))
 }
 
-/// Every request once; prints how often each status came.
+/// Sends every request once; prints the number of responses by status.
 pub fn once(requests: &str, seed: &str, connections: &str, address: &str) -> Outcome {
     let work = Work::read((requests, seed, connections, address))?;
     let next = Arc::new(AtomicUsize::new(0));
@@ -167,16 +168,16 @@ pub fn once(requests: &str, seed: &str, connections: &str, address: &str) -> Out
     Ok(())
 }
 
-/// An open loop of so many requests a second; prints percentiles in microseconds, and how often each status came.
-/// `hits_alone`: what a cache says was none of its hits is not counted in the percentiles.
+/// Runs an open loop at a rate; prints percentiles in microseconds, and the number of responses by
+/// status. `hits_alone`: only hits count in the percentiles.
 pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool, hits_alone: bool) -> Outcome {
     let (work, connections) = (Work::read(asked)?, asked.2.parse::<usize>()?);
     let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
     let tls = if tls { Some(Arc::new(trusting()?)) } else { None };
     let planned = (rate * seconds) as usize;
-    // Time for every connection to be there.
+    // Time for every connection to open.
     let begin = Instant::now() + Duration::from_millis(300 + connections as u64);
-    #[expect(clippy::disallowed_methods, reason = "each connection has a thread of its own, which waits for its time")]
+    #[expect(clippy::disallowed_methods, reason = "each connection has its own thread, which waits for its time")]
     let threads: Vec<_> = (0..connections)
         .map(|which| {
             let (work, tls) = (work.clone(), tls.clone());
@@ -221,8 +222,8 @@ pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool, hits_alone: boo
     Ok(())
 }
 
-/// What the machine takes from whoever does nothing but look at the clock: how late it is seen that the time of a planned look
-/// has come. Percentiles in microseconds.
+/// Measures the delay that the machine causes to a program that only reads the clock: how late it
+/// notices a scheduled time. Percentiles in microseconds.
 pub fn clock(rate: &str, seconds: &str) -> Outcome {
     let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
     let (step, begin) = (Duration::from_secs_f64(1.0 / rate), Instant::now());
@@ -240,7 +241,7 @@ pub fn clock(rate: &str, seconds: &str) -> Outcome {
     Ok(())
 }
 
-/// Any certificate will do: what is measured is this machine.
+/// Accepts any certificate: the measurement is on this machine.
 pub fn trusting() -> Outcome<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();

@@ -1,6 +1,7 @@
-//! Load over HTTP/2 with TLS: each connection has one request under way, as fast as it is answered or at a rate.
+//! Load over HTTP/2 with TLS: each connection has one request under way, as fast as the server
+//! responds, or at a rate.
 //!
-//! h2load cannot ask for ids that were never asked for, and its connections ask for the same at the same time.
+//! h2load cannot request new ids, and its connections send the same requests at the same time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,24 +18,25 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::Outcome;
 use crate::load::{Asked, HOST, Work, trusting};
 
-/// What one connection saw.
+/// The results of one connection.
 #[derive(Default)]
 struct Seen {
     times: Vec<Duration>,
     statuses: BTreeMap<u16, usize>,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Loop {
     work: Arc<Work>,
     next: AtomicUsize,
     begin: Instant,
     end: Instant,
-    /// Requests a second in all; `None`: as many as are answered.
+    /// Requests a second in total; `None`: as many as possible.
     rate: Option<f64>,
 }
 
-/// Sends for so many seconds; prints how many responses there were, a second, by status, and percentiles in microseconds.
+/// Sends for a time; prints the number of responses, their rate, their statuses, and percentiles in
+/// microseconds.
 pub fn run(asked: Asked, seconds: &str, rate: Option<&str>) -> Outcome {
     let (work, connections) = (Work::read(asked)?, asked.2.parse::<usize>()?);
     let seconds: f64 = seconds.parse()?;
@@ -83,14 +85,14 @@ async fn connect(address: &str) -> Outcome<SendRequest<bytes::Bytes>> {
     Ok(sender)
 }
 
-/// The requests of one connection, one after the other.
+/// Sends the requests of one connection one after the other.
 async fn requests(sender: SendRequest<bytes::Bytes>, shared: Arc<Loop>) -> Outcome<Seen> {
     let mut seen = Seen::default();
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let mut since = Instant::now();
         if let Some(rate) = shared.rate {
-            // A request that had to wait for the one before it counts from when it was planned.
+            // A request that had to wait for the one before it counts from its scheduled time.
             let due = shared.begin + Duration::from_secs_f64(number as f64 / rate);
             if due > since {
                 tokio::time::sleep_until(due.into()).await;

@@ -1,5 +1,6 @@
-//! What the gateway is measured against and with: an API that answers at once, the floor of what a hit can cost, pingora
-//! without the gateway, and a load generator. Never shipped; `make bench` starts them (benches/compare).
+//! Servers and load generators of the benchmarks: an API that responds at once, the floor of the
+//! cost of a hit, pingora without the gateway. Never shipped; `make bench` starts them
+//! (benches/compare).
 //!
 //!   peers origin ADDRESS
 //!   peers floor WORKERS ADDRESS [TLS-ADDRESS CERTIFICATE KEY]
@@ -9,9 +10,9 @@
 //!   peers http2 REQUESTS SEED CONNECTIONS ADDRESS SECONDS [RATE]
 //!   peers clock RATE SECONDS
 //!
-//! REQUESTS is a file, one request a line: token, path, and where there is one an entity tag; a line that begins with `+` is
-//! a field of every request. `{}` in a path becomes an id
-//! that was never asked for before; SEED, twelve hexadecimal digits, begins it.
+//! REQUESTS is a file with one request per line: token, path, and optionally an entity tag; a line
+//! that begins with `+` is a field of every request. `{}` in a path is replaced by a new id, which
+//! begins with SEED, twelve hexadecimal digits.
 
 mod floor;
 mod load;
@@ -21,7 +22,7 @@ mod plain;
 
 use std::process::ExitCode;
 
-/// What goes wrong here ends the program with its words.
+/// An error ends the program with its message.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
             load_http2::run((requests, seed, connections, address), seconds, Some(rate))
         }
         ["clock", rate, seconds] => load::clock(rate, seconds),
-        _ => Err("see the head of benches/peers/main.rs for what it can be asked".into()),
+        _ => Err("unknown arguments; benches/peers/main.rs lists them".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

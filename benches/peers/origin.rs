@@ -1,4 +1,5 @@
-//! The API as it would be if it cost nothing: every token is valid, every customer exists, any number of bytes can be had.
+//! An API that costs nothing: every token is valid, every customer exists, and `/bytes/N` has N
+//! bytes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,23 +8,24 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Outcome;
 
-/// The body of a customer's name, without the id: about a kilobyte, with secrets under a root of the redaction.
+/// The body of a customer's name, without the id: about a kilobyte, with secrets under a root of
+/// the redaction.
 const DOCUMENT: &str = include_str!("../../tests/golden/upstream.json");
-/// The id that stands in it.
+/// The id in that document.
 const ITS_ID: &str = "73469a52f4fd7f77ec7b28cc";
-/// Customers whose ids begin so have one document, to the byte, so that they have one entity tag at any server.
+/// Customers whose ids begin so have one document, and so one entity tag at each server.
 const ALIKE: &str = "a11ce";
 
-/// Requests for names so far: what was answered from a cache is not among them.
+/// Requests for names so far; hits of a cache do not reach the origin.
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
-/// The document of a customer.
+/// Returns the document of a customer.
 pub fn document(customer: &str) -> String {
     let id = if customer.starts_with(ALIKE) { ITS_ID } else { customer };
     DOCUMENT.trim_end().replace(ITS_ID, id)
 }
 
-/// Serves until it is ended.
+/// Serves until the process ends.
 pub fn serve(address: &str) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -54,7 +56,7 @@ async fn connection(mut stream: TcpStream) -> Outcome {
 
 type Head = (usize, String, Option<String>);
 
-/// Length, target and entity tag of a request that came whole. None has a body here.
+/// Returns length, target and entity tag of a complete request. No request has a body here.
 fn head(bytes: &[u8]) -> Outcome<Option<Head>> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut fields);

@@ -1,5 +1,5 @@
-//! pingora without the gateway: a customer's name answered in `request_filter` from the floor's memory, everything else
-//! passed on. What it costs is pingora's own.
+//! pingora without the gateway: serves a customer's name in `request_filter` from the floor's
+//! responses and forwards everything else. Its cost is that of pingora.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 use crate::Outcome;
 use crate::floor::Memory;
 
-/// As long as the gateway's.
+/// As long as a request id of the gateway.
 const REQUEST_ID: &str = "a024ac3cd8296cac0000000000000000";
 
 struct Plain {
@@ -31,7 +31,7 @@ impl ProxyHttp for Plain {
     async fn request_filter(&self, session: &mut Session, _: &mut ()) -> Result<bool> {
         let head = session.req_header();
         let caller = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-        // With a query it is passed on: the miss of a proxy that remembers nothing.
+        // With a query it is forwarded: a miss of a proxy without a cache.
         let path = head.uri.path_and_query().map_or("", |target| target.as_str());
         let Some(stored) = self.memory.answer(caller, path) else { return Ok(false) };
         let held = head.headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == stored.etag.as_bytes());
@@ -51,7 +51,7 @@ impl ProxyHttp for Plain {
         Ok(true)
     }
 
-    /// The fields that the gateway sets.
+    /// Sets the gateway's fields.
     async fn upstream_request_filter(&self, _: &mut Session, request: &mut RequestHeader, _: &mut ()) -> Result<()> {
         request.insert_header("x-forwarded-for", "127.0.0.1")?;
         request.insert_header("x-forwarded-proto", "http")?;
@@ -72,10 +72,10 @@ impl ProxyHttp for Plain {
     }
 }
 
-/// Serves until it is ended.
+/// Serves until the process ends.
 pub fn serve(workers: &str, address: &str, origin: &str) -> Outcome {
     let threads = workers.parse()?;
-    // As the gateway has it: the better one for each.
+    // The same as in the gateway: the better one for each.
     let conf = ServerConf { threads, work_stealing: threads > 1, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let plain = Plain { memory: Memory::new(), origin: origin.to_owned() };

@@ -1,8 +1,8 @@
-//! Any fields of an answer or a request, a line each, `name: value`. The judge here blanks out what stands in quotes and
-//! looks at the words between the commas that are left.
+//! Any fields of a response or a request, one line each, `name: value`. The reference reading
+//! blanks out quoted strings and looks at the words between the remaining commas.
 //!
-//! What must hold: no panic; a directive that forbids is never overlooked; no answer is kept that one forbids, nor for
-//! longer than its `max-age`, nor for longer than is configured.
+//! What must hold: no panic; a directive that forbids storing is never overlooked; no response is
+//! stored that one forbids, nor for longer than its `max-age` or the configured time.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
 
-/// What the module below imports from its crate.
+/// The imports of the module below.
 use ::config;
 
 // Pure, among modules that are not.
@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     let s_maxage = words.iter().filter_map(|word| word.strip_prefix("s-maxage=")?.parse::<u64>().ok()).min();
     assert!(s_maxage.is_none_or(|most| control.s_maxage.is_some_and(|seconds| seconds <= most)));
 
-    // Nothing is read into a field that does not have the letters, quotes or not.
+    // A field without the letters of a directive, quoted or not, has no directive.
     let letters: String = values().flat_map(|value| value.as_bytes()).map(|byte| char::from(*byte)).collect();
     let letters = letters.to_ascii_lowercase().replace(['"', '\\'], "");
     assert!(!control.no_cache || letters.contains("no-cache"));
@@ -84,7 +84,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What stands between commas, in lower case, each quoted string a `"`.
+/// Returns the parts between commas in lower case, each quoted string as `"`.
 fn words(value: &[u8]) -> Vec<String> {
     let mut outside = String::new();
     let mut rest = value.iter();

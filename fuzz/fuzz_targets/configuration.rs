@@ -1,7 +1,8 @@
-//! Any text as the file of the configuration. The files that it names are not looked at.
+//! Any text as the configuration file. The files that it names are not read.
 //!
-//! What must hold: no panic; a configuration that is accepted can be explained, its rules and patterns can be used, and
-//! its API's address reads the same when it is written again; a problem is told with a line and column that exist.
+//! What must hold: no panic; an accepted configuration can be explained, its rules and patterns can
+//! be used, and the URL of its API is parsed to the same value when it is written again; a problem
+//! has a line and column that exist.
 
 #![no_main]
 

@@ -1,8 +1,10 @@
-//! Any query, and any fields of a request: the first line is the query, every other one `name: value`. The judge here
-//! writes down what stands in each place, in the order of the places, and looks at the first that holds something.
+//! Any query and fields of a request: the first line is the query, every other one `name: value`.
+//! The reference reading lists the content of each place, in the order of the places, and takes the
+//! first that is not empty.
 //!
-//! What must hold: no panic; the token is the judge's, of 1 to 4096 visible ASCII characters, or the error is; no lower
-//! place is looked at where a higher one holds something; a token that is found is one that the request holds.
+//! What must hold: no panic; token or error are those of the reference, a token has 1 to 4096
+//! visible ASCII characters; a lower place does not count if a higher one is not empty; the request
+//! contains the token.
 
 #![no_main]
 
@@ -66,7 +68,7 @@ fn visible(token: &[u8]) -> Option<Vec<u8>> {
     right.then(|| token.to_vec())
 }
 
-/// Two words, and a space behind the first.
+/// Two words with a space in between.
 fn bearer(value: &[u8]) -> Option<Vec<u8>> {
     let words: Vec<&[u8]> = value.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).collect();
     let scheme = String::from_utf8_lossy(value.get(..7)?).to_ascii_lowercase();
@@ -95,7 +97,7 @@ fn decode(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The first that is not empty.
+/// Returns the first that is not empty.
 fn cookie_tokens(fields: &[Vec<u8>], name: &str) -> Vec<Vec<u8>> {
     for pair in fields.join(&b';').split(|byte| *byte == b';') {
         // Any byte is a character here, and back.

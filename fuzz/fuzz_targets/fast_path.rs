@@ -12,7 +12,7 @@ use http1::{FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end}
 use libfuzzer_sys::fuzz_target;
 use telecomx_api::{CustomerId, NormalPath, Protected, Query, find_credential, holds_credential};
 
-/// What the modules below use of their crate.
+/// The imports of the modules below.
 mod api {
     pub use telecomx_api::*;
 }

@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Small letters and digits between single slashes, apart from the one route with a capital.
+/// Small letters and digits between single slashes, except the one route with a capital.
 fn is_plainest(path: &str) -> bool {
     let words = path.strip_prefix('/').map(|path| path.split('/').collect::<Vec<_>>());
     let is_plain = |word: &&str| {

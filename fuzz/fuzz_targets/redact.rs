@@ -1,8 +1,8 @@
-//! Any bytes, as the API might send them, redacted for a VIEWER. The judge here is serde_json and a walk over what it
-//! read, neither of which the redactor uses: what a reader of the answer sees is what counts.
+//! Any bytes, as the API might send them, redacted for a VIEWER. The reference is serde_json and a
+//! walk over its values, neither of which the redactor uses: what a client reads counts.
 //!
-//! What must hold: no panic; what comes out is JSON; under a root nothing has a value but `enabled`; nothing has a name
-//! with `password` in it; redacting again changes nothing; a RESELLER gets the bytes that came in.
+//! What must hold: no panic; the output is JSON; under a root only `enabled` has a value; no name
+//! contains `password`; redacting again changes nothing; a RESELLER receives the input.
 
 #![no_main]
 
@@ -30,7 +30,7 @@ static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|document: &[u8]| {
-    // The length chooses, so that a document of a corpus is itself and not one byte of it an instruction.
+    // The length selects the action, so that a document of a corpus is used unchanged.
     let policy = &POLICIES[document.len() % ACTIONS.len()];
     let whole = redact(policy, AccessLevel::Reseller, document.to_vec().into()).expect("a RESELLER is not refused");
     assert_eq!(whole.bytes().as_ref(), document);
@@ -43,16 +43,18 @@ fuzz_target!(|document: &[u8]| {
     assert_eq!(twice.into_bytes(), once);
 });
 
-/// Where a value stands. The redactor knows a root in more spellings than this does: `integrati[ons` is one.
+/// The place of a value. The redactor recognises more spellings of a root than this:
+/// `integrati[ons` is one.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Place {
     Outside,
-    /// Around it is a name that may be another spelling of a root: one of the two rules must have been kept.
+    /// Under a name that may be another spelling of a root: one of the two rules must hold.
     Perhaps,
     Under,
 }
 
-/// Panics on a value that a VIEWER must not see. `name` is the nearest member's around `value`, arrays being transparent.
+/// Panics on a value that a VIEWER must not see. `name` is the nearest member's around `value`,
+/// arrays being transparent.
 fn inspect(value: &Value, name: Option<&str>, place: Place) {
     match value {
         Value::Object(members) => {
@@ -76,13 +78,13 @@ fn inspect(value: &Value, name: Option<&str>, place: Place) {
     }
 }
 
-/// Whether it holds the letters of a root in their order, or letters that may fold to them.
+/// Whether it has the letters of a root in their order, or letters that may fold to them.
 fn may_be_root(lower: &str) -> bool {
     let mut letters = lower.chars();
     !lower.is_ascii() || "integrations".chars().all(|letter| letters.any(|other| other == letter))
 }
 
-/// What stands where a secret stood, if anything does.
+/// The replacement of a secret, if there is one.
 fn is_hidden(value: &Value) -> bool {
     value.is_null() || value == "***"
 }

@@ -3,7 +3,7 @@
 //!
 //! What must hold: no panic; a head of HTTP/1.1 that passes is one whose framing a second reading
 //! agrees on; a head of HTTP/2 passes if and only if a second reading finds no fault in it, and
-//! what h2 gets is what was sent; raw bytes as frames never panic, and pieces make no difference.
+//! h2 receives what was sent; raw bytes as frames never panic, and pieces make no difference.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use http1::{BodyLength, FieldSlots, HeadScan, RequestHeadRef, find_request_end};
 use libfuzzer_sys::fuzz_target;
 
-/// What the modules below ask of their crate.
+/// The imports of the modules below.
 mod api {
     pub use telecomx_api::*;
 }
@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn http1(mut bytes: &[u8]) {
-    // Empty lines before a request are passed over before its head is judged.
+    // Empty lines before a request are skipped before its head is checked.
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
         bytes = rest;
     }

@@ -1,4 +1,4 @@
-"""Named checks of one client, counted, and their outcomes as lines that scripts/test reads:
+"""Counts named checks of one client and prints their outcomes as lines for scripts/test:
 `passed: NAME`, `failed: NAME: why`, `skipped: NAME: why`."""
 
 import sys
@@ -11,7 +11,7 @@ class Checks:
         self.failed = 0
 
     def that(self, name, holds, seen):
-        """`name` says what should be so; `seen` is shown when it is not."""
+        """`name` states the expectation; `seen` is printed if it does not hold."""
         if holds:
             self.passed += 1
             print(f"passed: {self.client}: {name}", flush=True)

@@ -1,5 +1,5 @@
-"""A headless Chromium, driven over a pipe (`--remote-debugging-pipe`): commands of the Chrome DevTools Protocol as JSON,
-each ended by a zero byte. Needs no port and no library."""
+"""A headless Chromium, controlled over a pipe (`--remote-debugging-pipe`): commands of the Chrome
+DevTools Protocol as JSON, each ended by a zero byte. Needs no port and no library."""
 
 import base64
 import contextlib
@@ -9,44 +9,44 @@ import select
 import shutil
 import time
 
-# What every browser of the tests is started with.
+# Options of every browser of the tests.
 OPTIONS = [
     "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--hide-scrollbars",
-    # Chromium's own sandbox refuses to work for root; the pages are ours.
+    # Chromium's sandbox does not work for root; the pages are trusted.
     *(["--no-sandbox"] if os.geteuid() == 0 else []),
 ]  # fmt: skip
 
 
 def find():
-    """The browser of this machine, or None."""
+    """Returns the browser of this machine, or None."""
     return next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
 
 
 class Failed(Exception):
-    """The browser did not do what it was told."""
+    """A command of the browser failed."""
 
 
 class Tab:
-    """One tab. `errors` has what the page logged as an error and what its policy forbade, `asked` each URL that it
-    requested."""
+    """One tab. `errors` has the errors in the page's log and the violations of its policy, `asked`
+    each requested URL."""
 
     def __init__(self, reader, writer, patience):
         self._reader, self._writer, self._patience = reader, writer, patience
         self._buffer, self._number, self._session = b"", 0, None
         self.errors, self.asked = [], []
-        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)[
+        target = self.command("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
-            self.tell(f"{domain}.enable")
+            self.command(f"{domain}.enable")
 
-    def tell(self, method, **parameters):
-        """Does one command and gives its result."""
+    def command(self, method, **parameters):
+        """Executes one command and returns its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -73,33 +73,34 @@ class Tab:
         return json.loads(message)
 
     def _happened(self, event):
-        method, told = event.get("method"), event.get("params", {})
+        method, params = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
-            self.asked.append(told["request"]["url"])
+            self.asked.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             self.errors.append(
-                told["exceptionDetails"].get("exception", {}).get("description") or "an exception"
+                params["exceptionDetails"].get("exception", {}).get("description") or "an exception"
             )
-        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.errors.append(told["entry"]["text"])
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(params["entry"]["text"])
         elif (
-            method == "Audits.issueAdded" and told["issue"]["code"] == "ContentSecurityPolicyIssue"
+            method == "Audits.issueAdded"
+            and params["issue"]["code"] == "ContentSecurityPolicyIssue"
         ):
-            self.errors.append(json.dumps(told["issue"]["details"]))
+            self.errors.append(json.dumps(params["issue"]["details"]))
 
     def open(self, url):
-        self.tell("Page.navigate", url=url)
+        self.command("Page.navigate", url=url)
 
     def value(self, expression):
-        """What the expression is in the page; promises are waited for."""
-        told = self.tell(
+        """Returns the value of the expression in the page; awaits promises."""
+        params = self.command(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        if "exceptionDetails" in told:
+        if "exceptionDetails" in params:
             raise Failed(
-                f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description')}"
+                f"{expression}: {params['exceptionDetails'].get('exception', {}).get('description')}"
             )
-        return told["result"].get("value")
+        return params["result"].get("value")
 
     def wait(self, expression):
         """Waits until the expression is true in the page."""
@@ -107,12 +108,12 @@ class Tab:
         while not self.value(expression):
             if time.monotonic() > deadline:
                 raise Failed(
-                    f"waited in vain until {expression}; the page says {self.value('document.body.innerText')!r}"
+                    f"timed out waiting until {expression}; the page shows {self.value('document.body.innerText')!r}"
                 )
             time.sleep(0.05)
 
     def press(self, key, modifiers=0):
-        """One key, as the keyboard sends it: a character, or Tab, Enter, Escape."""
+        """Presses one key: a character, or Tab, Enter, Escape."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27}
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         key_of = {
@@ -120,23 +121,23 @@ class Tab:
             "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper())),
             "modifiers": modifiers,
         }
-        self.tell(
+        self.command(
             "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **key_of
         )
-        self.tell("Input.dispatchKeyEvent", type="keyUp", **key_of)
+        self.command("Input.dispatchKeyEvent", type="keyUp", **key_of)
 
     def type(self, text):
         for character in text:
             self.press(character)
 
     def scheme(self, name):
-        """`light` or `dark`."""
-        self.tell(
+        """Sets the color scheme: `light` or `dark`."""
+        self.command(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}]
         )
 
     def size(self, width, height, scale=1):
-        self.tell(
+        self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
@@ -145,15 +146,16 @@ class Tab:
         )
 
     def picture(self):
-        """The whole page, as PNG."""
+        """Returns the whole page as PNG."""
         return base64.b64decode(
-            self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+            self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         )
 
 
 @contextlib.contextmanager
 def tab(child, browser, folder, patience):
-    """A tab of a browser with a fresh profile. `child` starts a process and ends it when the block does."""
+    """Yields a tab of a browser with a fresh profile. `child` runs a process while the block
+    runs."""
     from_us, to_us = os.pipe(), os.pipe()
     # The browser reads from its descriptor 3 and writes to 4.
     command = [

@@ -69,11 +69,13 @@ def check(that, document, folder, url, admin, binary):
     write_files(document, folder)
     addresses = f"gateway={url} admin={admin}"
     script = [f"{addresses}\n", settings(document).replace(PLACE, addresses)]
-    # In one shell, because a later command uses variables of an earlier one. Errors are part of the output.
+    # In one shell, because a later command uses variables of an earlier one. Errors are part of the
+    # output.
     script += [f"{command}\nprintf '\\n%s\\n' '{OUTPUT_END}'\n" for command, _ in pairs]
     environment = {**os.environ, "PATH": f"{binary.parent}:{os.environ['PATH']}"}
     run = subprocess.run(
-        ["bash"], input="".join(script), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ["bash"], input="".join(script), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         timeout=120, cwd=folder, env=environment,
     )  # fmt: skip
     outputs = run.stdout.split(f"\n{OUTPUT_END}\n")[:-1]

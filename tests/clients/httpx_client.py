@@ -1,8 +1,8 @@
-"""httpx, as an application would use it: nothing but the base URL is the gateway's.
+"""httpx, as an application would use it: only the base URL is the gateway's.
 
     httpx_client.py BASE_URL CUSTOMER VIEWER_TOKEN RESELLER_TOKEN
 
-The gateway is fresh: nothing is cached when this starts.
+The cache of the gateway is empty at the start.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import httpx
 
 from checks import Checks
 
-# Members that hold secrets in the API's own documentation; all of them stand under `integrations`.
+# Members with secrets in the API's documentation; all of them are under `integrations`.
 SECRET_NAMES = {"agreementGrantToken", "bearerToken", "username", "password", "clientSecret"}
 
 
 def secrets(value, name=None):
-    """Every string below `value` that stands under a secret's name."""
+    """Returns every string below `value` with a secret name."""
     if isinstance(value, dict):
         return {s for key, inner in value.items() for s in secrets(inner, key)}
     if isinstance(value, list):
@@ -35,7 +35,7 @@ def main():
     ) as client:
         first = client.get(path)
         checks.that(
-            "a first request is answered", first.status_code == 200, (first.status_code, first.text)
+            "a first request gets a 200", first.status_code == 200, (first.status_code, first.text)
         )
         status = first.headers.get("Cache-Status", "")
         checks.that(
@@ -60,22 +60,22 @@ def main():
         head = client.head(path)
         length = head.headers.get("Content-Length")
         checks.that(
-            "HEAD tells the length of GET",
+            "HEAD has the length of GET",
             (head.status_code, length) == (200, str(len(first.content))),
             length,
         )
 
-    # The same caller by the API's other places for a token.
+    # The same token at the API's other places.
     for name, request in {
         "X-API-Key": {"headers": {"X-API-Key": viewer}},
         "the query": {"params": {"token": viewer}},
     }.items():
-        answer = httpx.get(base + path, **request)
-        status = answer.headers.get("Cache-Status", "")
-        same = answer.content == first.content and "; hit" in status
-        checks.that(f"a token in {name} is the same caller", same, (status, answer.text))
+        response = httpx.get(base + path, **request)
+        status = response.headers.get("Cache-Status", "")
+        same = response.content == first.content and "; hit" in status
+        checks.that(f"a token in {name} is the same caller", same, (status, response.text))
 
-    # Many at once, for a caller of whom nothing is cached: one of them fetches, all get the answer.
+    # Many at once with an empty cache: one of them fetches, all receive the response.
     async def together(count):
         async with httpx.AsyncClient(base_url=base, timeout=30) as client:
             requests = (
@@ -84,15 +84,15 @@ def main():
             )
             return await asyncio.gather(*requests)
 
-    answers = asyncio.run(together(20))
-    seen = {(answer.status_code, answer.content) for answer in answers}
-    checks.that("twenty at once get one answer", len(seen) == 1, seen)
-    statuses = [answer.headers.get("Cache-Status", "") for answer in answers]
+    responses = asyncio.run(together(20))
+    seen = {(response.status_code, response.content) for response in responses}
+    checks.that("twenty at once get one response", len(seen) == 1, seen)
+    statuses = [response.headers.get("Cache-Status", "") for response in responses]
     checks.that(
-        "that was fetched once", sum("stored" in status for status in statuses) == 1, statuses
+        "which was fetched once", sum("stored" in status for status in statuses) == 1, statuses
     )
 
-    whole = answers[0]
+    whole = responses[0]
     hidden = secrets(whole.json())
     checks.that("a RESELLER sees secrets", whole.status_code == 200 and bool(hidden), whole.text)
     checks.that(
@@ -102,17 +102,19 @@ def main():
     )
     checks.that("nor their names", not secrets(first.json()), first.text)
     public = [(d.get("_id"), d.get("name")) for d in (first.json(), whole.json())]
-    checks.that("but what is public", public[0] == public[1] and None not in public[0], public)
-
-    nobody = httpx.get(base + path)
-    code = nobody.json().get("error", {}).get("code")
     checks.that(
-        "nobody gets the API's 401",
-        (nobody.status_code, code) == (401, "credentials_invalid"),
-        nobody.text,
+        "but both see public members", public[0] == public[1] and None not in public[0], public
     )
-    stranger = httpx.get(base + path, headers={"Authorization": "Bearer of-nobody"})
-    checks.that("a stranger gets 401", stranger.status_code == 401, stranger.text)
+
+    anonymous = httpx.get(base + path)
+    code = anonymous.json().get("error", {}).get("code")
+    checks.that(
+        "a request without a token gets the API's 401",
+        (anonymous.status_code, code) == (401, "credentials_invalid"),
+        anonymous.text,
+    )
+    stranger = httpx.get(base + path, headers={"Authorization": "Bearer unknown"})
+    checks.that("an unknown token gets 401", stranger.status_code == 401, stranger.text)
 
     checks.close()
 

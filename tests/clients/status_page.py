@@ -1,5 +1,5 @@
-"""The status page in a browser: what an operator sees of a gateway with traffic, does with the keyboard, and what no other
-page may do. The gateway and its traffic come from `run`."""
+"""The status page in a browser: its content for a gateway with traffic, its use by keyboard, and
+attempts of other pages. `run` starts the gateway and its traffic."""
 
 import http.server
 import json
@@ -14,7 +14,7 @@ PAGE_TEXT = "document.body.innerText"
 
 
 def request(url, method="GET", **fields):
-    """(status, body) of a request that a program sends."""
+    """Sends a request as a program does; returns status and body."""
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
     try:
         with urllib.request.urlopen(
@@ -26,7 +26,7 @@ def request(url, method="GET", **fields):
 
 
 class Stranger(http.server.ThreadingHTTPServer):
-    """A web page of somebody else, on an origin of its own."""
+    """A web page of another origin."""
 
     daemon_threads = True
 
@@ -64,11 +64,11 @@ def works(that, tab, admin, url, customer, token):
         request(name, **bearer)
     tab.open(f"{admin}/")
     tab.wait("document.getElementById('state')?.textContent === 'serving'")
-    # Samples are taken every few seconds; the page draws what it finds.
+    # The gateway takes a sample every few seconds.
     tab.wait("document.querySelector('#ratio-chart path') !== null")
     text = tab.value(PAGE_TEXT)
     stats = json.loads(request(f"{admin}/stats")[1])
-    that("the page tells state and version", "serving" in text and stats["version"] in text, text)
+    that("the page shows state and version", "serving" in text and stats["version"] in text, text)
     that(
         "entries and callers",
         tab.value("document.getElementById('entries').textContent") == "1",
@@ -79,9 +79,9 @@ def works(that, tab, admin, url, customer, token):
     )
     rows = tab.value("[...document.querySelectorAll('#durations tr')].map((row) => row.innerText)")
     answered = next((row for row in rows if row.startswith("Hits")), "")
-    that("how long hits took", "µs" in answered or "ms" in answered, rows)
+    that("the duration of hits", "µs" in answered or "ms" in answered, rows)
     pictured = "[...document.querySelectorAll('svg[role=img]')].every((chart) => chart.getAttribute('aria-label'))"
-    that("each chart has its words", tab.value(pictured), tab.value(pictured))
+    that("each chart has a label", tab.value(pictured), tab.value(pictured))
     tab.value("document.getElementById('configuration').open = true")
     tab.wait("document.getElementById('configuration-text').textContent.length > 1000")
     shown = tab.value("document.getElementById('configuration-text').textContent")
@@ -115,7 +115,7 @@ def works(that, tab, admin, url, customer, token):
     tab.type("nonsense")
     tab.press("Enter")
     that(
-        "a wrong id is told, and nothing asked",
+        "a wrong id is an error, without a confirmation",
         "24 hexadecimal" in said() and not tab.value(asks),
         said(),
     )
@@ -124,30 +124,28 @@ def works(that, tab, admin, url, customer, token):
     tab.press("Enter")
     tab.wait(asks)
     named = tab.value("document.getElementById('confirm-id').textContent")
-    that("the question names the customer", named == customer, named)
+    that("the confirmation names the customer", named == customer, named)
     first = tab.value("document.activeElement.id")
-    that("its first answer is the harmless one", first == "confirm-no", first)
+    that("its default is the harmless choice", first == "confirm-no", first)
     tab.press("Escape")
-    that("Escape keeps what is stored", not tab.value(asks) and stored() == 1, stored())
+    that("Escape purges nothing", not tab.value(asks) and stored() == 1, stored())
     tab.press("Enter")
     tab.wait(asks)
     tab.press("Tab")
     tab.press("Enter")
     tab.wait("document.getElementById('purge-said').dataset.said === 'good'")
-    that("the keyboard drops what is stored, and the page says so", customer in said(), said())
+    that("the keyboard purges the entry, and the page reports it", customer in said(), said())
     _, body = request(f"{admin}/metrics")
     purged = b'telecomx_gateway_cache_invalidations_total{scope="customer",trigger="admin"} 1'
     that("once", purged in body, [line for line in body.splitlines() if b"invalidations" in line])
 
-    that(
-        "the page has no error, and its policy forbids nothing of it", tab.errors == [], tab.errors
-    )
+    that("the page has no error and breaks no rule of its policy", tab.errors == [], tab.errors)
     elsewhere = [asked for asked in tab.asked if not asked.startswith((f"{admin}/", "data:"))]
-    that("it asks nobody else", elsewhere == [], elsewhere)
+    that("it sends no request elsewhere", elsewhere == [], elsewhere)
 
 
 def keeps_others_out(that, tab, admin, url, customer, token):
-    """From a page of another origin, by what that page's script can do."""
+    """A page of another origin, with all that its script can do."""
     name = f"{url}/customer/{customer}/name"
     bearer = {"Authorization": f"Bearer {token}"}
     request(name, **bearer)
@@ -156,7 +154,7 @@ def keeps_others_out(that, tab, admin, url, customer, token):
         tab.wait("document.title === 'elsewhere'")
         generation = lambda: json.loads(request(f"{admin}/stats")[1])["config_generation"]
         before = generation()
-        # No preflight is asked for these two: they arrive.
+        # These two need no preflight, so they arrive.
         tab.value(f"fetch('{admin}/reload', {{method: 'POST', mode: 'no-cors'}}).then(() => 1)")
         form = "const form = document.createElement('form'); form.method = 'post'; form.target = 'frame'"
         frame = "const frame = document.createElement('iframe'); frame.name = 'frame'; document.body.append(frame, form)"
@@ -167,19 +165,20 @@ def keeps_others_out(that, tab, admin, url, customer, token):
         that("a page of another origin reloads nothing", generation() == before, generation())
         outcome = f"fetch('{admin}/cache/customers/{customer}', {{method: 'DELETE'}}).then(() => 'done', (e) => e.name)"
         seen = tab.value(outcome)
-        that("and drops nothing", seen == "TypeError", seen)
+        that("and purges nothing", seen == "TypeError", seen)
         seen = tab.value(
             f"fetch('{admin}/stats').then((answer) => answer.text(), (error) => error.name)"
         )
         that("and reads nothing", seen == "TypeError", seen)
         stranger.shutdown()
-    # By a name that points here, as after DNS rebinding: Chromium takes *.localhost as it is, so the name goes in the field.
+    # A name that resolves here, as after DNS rebinding. Chromium does not resolve *.localhost, so
+    # the name is in the field.
     status, _ = request(f"{admin}/stats", Host="rebound.example")
-    that("another name is not answered", status == 421, status)
+    that("another name is refused", status == 421, status)
 
 
 def pictures(tab, admin, folder):
-    """The page as it stands, light and dark."""
+    """Takes pictures of the page, light and dark."""
     tab.size(1280, 900)
     tab.open(f"{admin}/")
     tab.wait("document.querySelector('#ratio-chart path') !== null")

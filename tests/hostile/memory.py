@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Resident memory of the gateway under what is made to fill it; see scripts/hostile.
+"""Resident memory of the gateway under load that is made to fill it; see scripts/hostile.
 
-The first argument is the binary; a release build, or it takes an hour. Needs wrk and nginx, which is the API here. Prints
-figures and the bound of each, and ends with 1 if one is passed. The bounds are those of docs/ARCHITECTURE.md, in MiB.
+The first argument is the binary; a release build, or it takes an hour. Needs wrk and nginx, which
+is the API here. Prints figures and the bound of each, and ends with 1 if one is passed. The bounds
+are those of docs/ARCHITECTURE.md, in MiB.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ IDLE = 10_000
 CACHE = 64
 MIB = 1 << 20
 
-# What docs/ARCHITECTURE.md says of resident memory as a whole, in MiB.
+# The bound of resident memory in docs/BOUNDS.md, in MiB.
 STRANGERS = 64 + 2 * CACHE + 200_000 * 2 / 1024
 IDLERS = 64 + IDLE * 32 / 1024
 CONNECTIONS = 100
@@ -59,7 +60,7 @@ http {{
 
 @contextlib.contextmanager
 def api(verdict, document):
-    """An API to which every token is valid, or none, and every customer is one document."""
+    """An API for which every token is valid, or none, and every customer has the same document."""
     with open(os.path.join(FOLDER, "../golden/upstream.json"), "rb") as file:
         golden = file.read().strip()
     few = b'{"name":"x","list":[' + b",".join([golden] * (60_000 // len(golden))) + b"]}"
@@ -118,7 +119,7 @@ def verdict(what, pair, peak, bound, more=""):
 
 
 def strangers(binary, verdict_of_api, bound):
-    """A million callers, each with a token, a customer and an address of their own."""
+    """A million callers, each with a different token, customer and address."""
     config = f'cache.max_bytes = "{CACHE}MiB"\nlog.access = "off"\nlog.level = "error"\n'
     with api(verdict_of_api, "golden") as upstream, running(binary, config, upstream) as pair:
         asked, refused, seed, began = 0, 0, 1, time.monotonic()
@@ -129,7 +130,7 @@ def strangers(binary, verdict_of_api, bound):
         more = f"; {asked} tokens and ids in {time.monotonic() - began:.0f} s, {refused} not 2xx"
         more += f", {pair.metric('telecomx_gateway_cache_entries'):.0f} entries at the end"
         verdict(
-            f"a million tokens, ids and addresses, API says {verdict_of_api}",
+            f"a million tokens, ids and addresses, for the API {verdict_of_api}",
             pair,
             pair.peak(),
             bound,
@@ -165,15 +166,17 @@ def idle(binary):
             while not answer.endswith(b"}}}"):
                 piece = connection.recv(65536)
                 if not piece:
-                    raise SystemExit(f"an idle connection was closed: {answer[:100]}")
+                    raise SystemExit(f"the gateway closed an idle connection: {answer[:100]}")
                 answer += piece
             if not answer.startswith(b"HTTP/1.1 200"):
-                raise SystemExit(f"not answered: {answer[:100]}")
+                raise SystemExit(f"no response: {answer[:100]}")
         each = (pair.resident() - before) * 1024 / IDLE
         still = sum(is_open(connection) for connection in connections)
         fault = pair.fault()
-        more = f"; {each:.1f} KiB for each, {still} still open, {fault or 'another is answered'}"
-        verdict(f"{IDLE} idle connections, each answered once", pair, pair.peak(), IDLERS, more)
+        more = (
+            f"; {each:.1f} KiB for each, {still} still open, {fault or 'another client is served'}"
+        )
+        verdict(f"{IDLE} idle connections, each after one request", pair, pair.peak(), IDLERS, more)
         if fault:
             bad.append(fault)
 
@@ -182,10 +185,10 @@ def large(binary):
     config = f'cache.max_bytes = "{CACHE}MiB"\nlog.level = "error"\n'
     with api("viewer", "many") as upstream, running(binary, config, upstream) as pair:
         for what, path in [
-            ("from memory", f"/customer/{CUSTOMER}/name"),
+            ("hits", f"/customer/{CUSTOMER}/name"),
             ("fetched for each", None),
-            ("passed on redacted", f"/customer/{CUSTOMER}"),
-            ("passed on", "/elsewhere"),
+            ("forwarded redacted", f"/customer/{CUSTOMER}"),
+            ("forwarded", "/elsewhere"),
         ]:
             pair.forget_peak()
             options = (
@@ -199,7 +202,7 @@ def large(binary):
             if asked == 0 or other:
                 bad.append(f"{what}: {other} of {asked} not 2xx")
             verdict(
-                f"answers of 1 MiB to {CONNECTIONS} connections, {what}",
+                f"responses of 1 MiB to {CONNECTIONS} connections, {what}",
                 pair,
                 pair.peak(),
                 LARGE,
@@ -219,7 +222,7 @@ def literal(text):
 
 
 def stalled(port, path):
-    """An HTTP/2 connection with requests whose responses find a window of 0."""
+    """Opens an HTTP/2 connection with requests whose responses have a window of 0."""
     fields = {
         ":method": "GET",
         ":scheme": "http",
@@ -236,7 +239,7 @@ def stalled(port, path):
 
 
 def http2(binary):
-    """400 connections with 100 streams each, for as long as responses wait for their clients."""
+    """400 connections with 100 streams each, while responses wait for their clients."""
     config = f'cache.max_bytes = "{CACHE}MiB"\nlog.level = "error"\n'
     server = f", max_requests = {MAX_REQUESTS}"
     for document in ("golden", "list"):

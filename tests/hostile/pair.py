@@ -1,4 +1,4 @@
-"""The two halves of the demo, the gateway and the sandbox of the API, on free ports of loopback."""
+"""The gateway and the sandbox of the API, on free ports of loopback."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import urllib.request
 CUSTOMER = "73469a52f4fd7f77ec7b28cc"
 NAME = f"/customer/{CUSTOMER}/name"
 VIEWER = "sandbox-demo-viewer"
-# Of the sandbox's document, and what it looks like to a VIEWER.
+# The sandbox's document, and its redacted form for a VIEWER.
 SECRETS = (b"apitestpassword123!", b"bearerToken", b"clientSecret")
 
 
@@ -37,7 +37,7 @@ def await_answer(url, seconds=30):
 
 
 class Pair:
-    """A running gateway in front of an API, which is the sandbox unless another address is given."""
+    """A running gateway in front of an API, by default the sandbox."""
 
     def __init__(self, gateway, public, admin, log):
         self.gateway, self.public, self.admin, self.log = gateway, public, admin, log
@@ -46,7 +46,7 @@ class Pair:
         return f"http://127.0.0.1:{self.public}{path}"
 
     def ask(self, path=NAME, token=VIEWER, timeout=30):
-        """Status and body of an answer on a fresh connection."""
+        """Sends a request on a new connection; returns status and body."""
         request = urllib.request.Request(
             self.url(path), headers={"Authorization": f"Bearer {token}"}
         )
@@ -66,7 +66,7 @@ class Pair:
         )
 
     def errors(self):
-        """The series of errors that are not zero."""
+        """Returns the error series that are not zero."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         counted = [
@@ -77,7 +77,7 @@ class Pair:
         return [line for line in counted if not line.startswith("#") and not line.endswith(" 0")]
 
     def resident(self):
-        """Resident memory now, in MiB."""
+        """Returns the current resident memory in MiB."""
         return self.status("VmRSS")
 
     def peak(self):
@@ -97,27 +97,28 @@ class Pair:
             )
 
     def fault(self):
-        """What is wrong with the gateway, if anything is: it lives, answers rightly, and its log tells nothing."""
+        """Returns a fault of the gateway or None: it is alive, responds correctly, and its log has
+        no secret."""
         if self.gateway.poll() is not None:
             return f"the gateway ended with {self.gateway.returncode}"
         status, body = self.ask()
         if status != 200 or b'"name":"Anders And & Co"' not in body:
             return f"{status}: {body[:200]}"
         if any(secret in body for secret in SECRETS):
-            return "a secret in an answer to a VIEWER"
+            return "a secret in a response to a VIEWER"
         with open(self.log, "rb") as file:
             log = file.read()
-        told = [
+        leaked = [
             word
             for word in (b"internal error", b"panicked", b"sandbox-demo", *SECRETS)
             if word in log
         ]
-        return f"the log tells {told}" if told else None
+        return f"the log has {leaked}" if leaked else None
 
 
 @contextlib.contextmanager
 def running(binary, config="", upstream=None, server=""):
-    """`server`: more keys of that table, beside the listener."""
+    """Runs a gateway. `server`: further keys of that table."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ends:
         api, public, admin = free_port(), free_port(), free_port()
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Tools made to break servers, against the gateway in front of the sandbox; see scripts/hostile.
+"""Attack tools against the gateway in front of the sandbox; see scripts/hostile.
 
-The first argument is the binary. Prints a verdict for each run, and ends with 1 if one is bad. While a tool runs, a caller
-asks once in half a second on a fresh connection; it has to be answered rightly, and in time.
+The first argument is the binary. Prints a verdict for each run, and ends with 1 if one is bad.
+While a tool runs, a caller asks once in half a second on a fresh connection; it has to be answered
+rightly, and in time.
 """
 
 import csv
@@ -19,7 +20,7 @@ import time
 from pair import CUSTOMER, NAME, VIEWER, running
 
 BEARER = f"Authorization: Bearer {VIEWER}"
-# A caller waits no longer than this while a tool is at work. Wide: the tools take the same cores.
+# The longest wait of another client while a tool runs. Wide, because the tools use the same cores.
 PATIENCE = 5
 # MiB that any run may add to resident memory.
 GROWTH = 256
@@ -28,7 +29,7 @@ bad = []
 
 
 class Caller(threading.Thread):
-    """Asks while something else goes on, and notes the longest time and what went wrong."""
+    """Sends requests while a tool runs; records the longest time and failures."""
 
     def __init__(self, pair):
         super().__init__()
@@ -50,7 +51,7 @@ class Caller(threading.Thread):
 
 
 def verdict(pair, name, run):
-    """`run` gives what it saw, and what is wrong with it or nothing."""
+    """`run` returns its observations, and a fault or None."""
     pair.forget_peak()
     before, caller = pair.resident(), Caller(pair)
     caller.start()
@@ -66,7 +67,7 @@ def verdict(pair, name, run):
         or pair.fault()
         or (f"{grown:.0f} MiB more" if grown > GROWTH else None)
     )
-    said = f"{saw}; another caller asked {caller.asked} times and waited {caller.longest * 1000:.0f} ms at most; the gateway took "
+    said = f"{saw}; another client sent {caller.asked} requests and waited {caller.longest * 1000:.0f} ms at most; the gateway took "
     said += f"{grown:.0f} MiB more at most, had {max(caller.open, default=0)} files open at most and {caller.open[-1] if caller.open else 0} at last"
     print(
         f"{'BAD ' if wrong else 'good'} {name}: {said}{f'; {wrong}' if wrong else ''}", flush=True
@@ -94,7 +95,7 @@ def slow(mode, *options):
         if not most:
             return saw, "it did not connect"
         if away:
-            return saw, f"the tool's own probe was not answered at {away[:5]} s"
+            return saw, f"the tool's probe received no response at {away[:5]} s"
         return saw, None
 
     return run
@@ -109,7 +110,7 @@ def load(*options):
         )
         codes = re.search(r"status codes: (\d+) 2xx.*", said)
         if not counts or not codes:
-            return said[-200:], "it said nothing of its requests"
+            return said[-200:], "it printed no summary of its requests"
         total, right, failed, errored = map(int, counts.groups())
         saw = f"{right} of {total} succeeded, {codes[1]} of them 2xx"
         is_good = right == int(codes[1]) == total and failed == errored == 0
@@ -197,18 +198,18 @@ RUNS = {
             pair.url("/customer"),
         ),
     ),
-    "h2load, answered from memory": (
+    "h2load, hits": (
         "h2load",
         lambda pair: load("-n", "100000", "-c", "100", "-m", "50", NAME),
     ),
-    "h2load, passed on redacted": (
+    "h2load, forwarded redacted": (
         "h2load",
         lambda pair: load("-n", "10000", "-c", "50", "-m", "10", f"/customer/{CUSTOMER}"),
     ),
     "h2load, HTTP/1.1": ("h2load", lambda pair: load("--h1", "-n", "50000", "-c", "200", NAME)),
-    "smugglex, answered from memory": ("smugglex", lambda pair: smuggle(NAME)),
-    "smugglex, passed on redacted": ("smugglex", lambda pair: smuggle(f"/customer/{CUSTOMER}")),
-    "smugglex, passed on": ("smugglex", lambda pair: smuggle("/elsewhere")),
+    "smugglex, hits": ("smugglex", lambda pair: smuggle(NAME)),
+    "smugglex, forwarded redacted": ("smugglex", lambda pair: smuggle(f"/customer/{CUSTOMER}")),
+    "smugglex, forwarded": ("smugglex", lambda pair: smuggle("/elsewhere")),
 }
 
 

@@ -1,4 +1,4 @@
--- Each request has a token and a customer of its own, and comes from an address of its own.
+-- Each request has a different token, customer and client address.
 -- wrk … -- SEED
 function init(args)
     math.randomseed(tonumber(args[1]))

@@ -1,29 +1,32 @@
-// Stands on both sides of a cache under test, so that the package's client and origin, which speak of /test/UUID, meet it
-// as a caller and the API would:
+// On both sides of a cache under test, so that the package's client and origin, which use
+// /test/UUID, meet it as a client and the API would:
 //
 //   client -> front -> cache -> back -> origin
 //
-// Mapped for every cache, and back again: /test/UUID... is /customer/ID/name with an ID made of it (a query or a file name
-// is a part of what the ID is made of), and the caller is a bearer token (a test's own `Authorization` is another caller's).
-// What a test sends beside that reaches the cache, and what the cache sends reaches the origin, with one exception: the
-// fields by which client and origin number their requests are the front's to hand over, since a cache may drop them.
+// Mapped for every cache, and back again: /test/UUID... is /customer/ID/name with an ID derived
+// from it (a query or a file name is part of the input), and the caller is a bearer token (a test's
+// own `Authorization` is another caller's). All other fields of a test reach the cache, and all
+// fields of the cache reach the origin, with one exception: the front passes the fields by which
+// client and origin number their requests, since a cache may remove them.
 //
-// The gateway stores JSON objects only and sends fields of its own only, so for it (`wraps`) the origin's answer travels as
-// a JSON object in the body of an answer with the same status and fields, and the front makes of it what the client sees:
+// The gateway stores JSON objects only and sends only its own fields, so for it (`wraps`) the
+// origin's response is a JSON object in the body of a response with the same status and fields, and
+// the front makes from it what the client sees:
 //   - the origin's body,
-//   - of the origin's fields those in CARRIED, which the client must see to know that nothing was lost on the way,
-//   - the gateway's own `Age`, `Date` and `Content-Type`, and the fields that it is configured to keep
-//     (KEPT). Every other field of the origin's is lost, as it is for callers,
-//   - entity tags: the gateway's are of what it sends, so each stands for the origin's within the same answer, both ways.
-// A cache that needs none of this sends what it sends.
+//   - of the origin's fields those in CARRIED, which the client needs to check that nothing was lost,
+//   - the gateway's `Age`, `Date` and `Content-Type`, and the fields that it is configured to keep (KEPT).
+//     Every other field of the origin is lost, as it is for clients,
+//   - entity tags: the gateway's are of the bytes that it sends, so each replaces the origin's within the
+//     same response, in both directions.
+// For another cache, requests and responses pass unchanged.
 
 import { createHash } from 'node:crypto'
 import http from 'node:http'
 
 import { KEPT } from './caches.mjs'
 
-// Numbers by which the package's origin tells of its side, the header that its templates use as a mark, and what decides
-// about caching, which the gateway reads and answers with its own.
+// Numbers by which the package's origin reports, the header that its templates use as a mark, and
+// the fields that control caching, which the gateway reads and replaces by its own.
 const CARRIED = new Set([
   'server-base-url', 'server-request-count', 'client-request-count', 'server-now', 'capability-seen', 'request-numbers',
   'template-a',
@@ -33,16 +36,17 @@ const CARRIED = new Set([
 const OWN = new Set(['age', 'date', 'content-type', ...KEPT.map(name => name.toLowerCase())])
 const NUMBERS = ['req-num', 'test-id', 'test-name']
 
-// The package's word for "this should have been a conditional request". It is no status of HTTP; it travels as 400.
+// The package's status for "this should have been a conditional request". It is not a status of
+// HTTP; it is passed as 400.
 const NOT_CONDITIONAL = 999
 
-// Milliseconds for one exchange. Beyond the gateway's own bounds: what it gives up on, it shall say itself.
+// Milliseconds for one exchange; longer than the gateway's timeouts, so that its errors are seen.
 const PATIENCE = 30_000
 
-/** A digest in hexadecimal, `length` characters of it. */
+/** Returns `length` characters of a hexadecimal digest. */
 const digest = (text, length) => createHash('sha256').update(text).digest('hex').slice(0, length)
 
-/** `[name, value]` pairs of node's flat list. */
+/** Returns the `[name, value]` pairs of node's flat list. */
 const pairs = raw => raw.flatMap((name, i) => (i % 2 ? [] : [[name, raw[i + 1]]]))
 const first = (fields, wanted) => fields.find(([name]) => name.toLowerCase() === wanted)?.[1]
 const without = (fields, ...names) => fields.filter(([name]) => !names.includes(name.toLowerCase()))
@@ -53,7 +57,7 @@ async function read (message) {
   return Buffer.concat(chunks)
 }
 
-/** One exchange on a connection of its own. */
+/** Makes one exchange on a new connection. */
 function ask (port, { method, target, fields, body }) {
   return new Promise((resolve, reject) => {
     let given
@@ -70,7 +74,8 @@ function ask (port, { method, target, fields, body }) {
       }
     })
     request.on('timeout', () => request.destroy(new Error('timeout')))
-    // What follows a whole answer on a connection that closes is nobody's: some tests announce less than they send.
+    // Bytes behind a complete response on a closing connection are ignored: some tests announce
+    // less than they send.
     request.on('error', error => given?.complete || reject(error))
     request.end(body)
   })
@@ -82,7 +87,7 @@ function send (response, { status, reason, fields, body }) {
   response.end(body)
 }
 
-/** A server whose handler's failure is a closed connection: that is what a broken answer looks like from outside. */
+/** A server that closes the connection if its handler fails, like a broken response. */
 async function serve (handler) {
   const server = http.createServer((request, response) => {
     handler(request, response).catch(() => response.socket?.destroy())
@@ -99,7 +104,7 @@ export class Adapter {
   #numbers = new Map() // id -> the fields in NUMBERS of its latest request
   #authorizations = new Map() // token -> a test's own Authorization
   #tags = new Map() // id -> the origin's entity tag -> the cache's
-  #held = new Map() // the cache's entity tag -> the answer that came with it
+  #held = new Map() // the cache's entity tag -> the response that came with it
   #servers = []
 
   /** `origin`: the port of the package's origin. */
@@ -115,7 +120,7 @@ export class Adapter {
     return adapter
   }
 
-  /** The port of the cache, as soon as it is there. */
+  /** Sets the port of the cache. */
   set cache (port) {
     this.#cache = port
   }
@@ -127,7 +132,7 @@ export class Adapter {
     }
   }
 
-  /** The path that stands for one of the origin's. */
+  /** Returns the cache's path for one of the origin. */
   #pathOf (target) {
     const id = digest(target, 24)
     this.#targets.set(id, target)
@@ -138,7 +143,7 @@ export class Adapter {
     const body = await read(request)
     const fields = without(pairs(request.rawHeaders), 'host', 'connection', 'content-length', 'transfer-encoding')
     if (!request.url.startsWith('/test/')) {
-      // How client and origin prepare a test, and compare what each saw: not the cache's to see.
+      // Client and origin prepare a test and compare results here, without the cache.
       const answer = await ask(this.#origin, { method: request.method, target: request.url, fields, body })
       send(response, { ...answer, fields: without(answer.fields, 'connection', 'keep-alive', 'transfer-encoding') })
       return
@@ -172,13 +177,13 @@ export class Adapter {
     }
     const id = pathname.split('/')[2]
     const target = this.#targets.get(id)
-    if (target === undefined) throw new Error(`${request.url} stands for nothing`)
+    if (target === undefined) throw new Error(`${request.url} is not mapped`)
     const asked = without(fields, 'host', 'connection', 'content-length', 'transfer-encoding', 'authorization', ...NUMBERS)
     const own = this.#authorizations.get(first(fields, 'authorization')?.replace(/^Bearer /, ''))
     if (own !== undefined) asked.push(['Authorization', own])
     asked.push(...this.#numbers.get(id))
     const answer = await ask(this.#origin, { method: request.method, target, fields: asked, body })
-    // What node adds of its own to an answer on a connection that closes; a test's own `Connection` is another.
+    // node adds these to a response on a closing connection; a test's own `Connection` differs.
     const sent = answer.fields
       .filter(([name, value]) => !(name.toLowerCase() === 'connection' && value === 'close'))
       .map(([name, value]) => [name, /^(content-)?location$/i.test(name) ? this.#pathFor(value) : value])
@@ -194,7 +199,7 @@ export class Adapter {
     send(response, { status: status === NOT_CONDITIONAL ? 400 : status, reason, fields: framed, body: wrapped })
   }
 
-  /** What the client sees of an answer of the gateway's; one that the gateway made itself, it sees as it is. */
+  /** Returns a response of the gateway as the client sees it; an error of the gateway is unchanged. */
   #unwrapped (id, answer) {
     const tag = first(answer.fields, 'etag')
     let origin = this.#held.get(tag)
@@ -216,13 +221,13 @@ export class Adapter {
     return { status, reason: answer.reason, fields: [...own, ...carried], body }
   }
 
-  /** A caller's `If-None-Match`, with the cache's entity tags in the place of the origin's. */
+  /** Returns a client's `If-None-Match` with the cache's entity tags instead of the origin's. */
   #tagsOfTheCache (id, value) {
     const tags = this.#tags.get(id) ?? new Map()
     return value.replace(/"[^"]*"/g, tag => tags.get(tag) ?? tag)
   }
 
-  /** The path that stands for where a field of the origin's points. */
+  /** Returns the cache's path for the target of a field of the origin. */
   #pathFor (value) {
     return value.startsWith('/test/') ? this.#pathOf(value).path : value
   }

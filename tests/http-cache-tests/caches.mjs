@@ -1,4 +1,5 @@
-// The caches under test, as processes: the gateway and nginx, each in front of the same origin, on a free port.
+// The caches under test as processes: the gateway and nginx, each in front of the same origin, on a
+// free port.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -9,7 +10,8 @@ import path from 'node:path'
 import process from 'node:process'
 import { setTimeout as wait } from 'node:timers/promises'
 
-// Milliseconds that a start or an end may take before it counts as broken; machines are slow and noisy.
+// Milliseconds that a start or an end may take before it counts as broken; machines are slow and
+// noisy.
 const PATIENCE = 60_000
 
 /** Fields of the tests that the gateway is configured to store; the others cannot be configured. */
@@ -19,7 +21,7 @@ export const KEPT = [
   'X-XSS-Protection', 'a', 'b', 'c'
 ]
 
-/** A process of ours, ended by its own handle. */
+/** A child process, ended by its handle. */
 export class Child {
   static #all = new Set()
 
@@ -36,7 +38,7 @@ export class Child {
     return this.failed !== undefined || this.process.exitCode !== null || this.process.signalCode !== null
   }
 
-  /** Waits until `is` says so; a process that ended is not waited for. */
+  /** Waits until `is` is true or the process has ended. */
   async ready (is) {
     const deadline = Date.now() + PATIENCE
     while (!this.ended && Date.now() < deadline) {
@@ -87,7 +89,7 @@ const accepts = port => new Promise(resolve => {
   socket.on('error', () => resolve(false))
 })
 
-/** The gateway as it is shipped, but for a ttl beyond the length of a run and no chance in it. */
+/** The gateway with defaults, except a lifetime longer than a run and without jitter. */
 export async function gateway (binary, folder, upstream) {
   const [port, admin] = [await unusedPort(), await unusedPort()]
   const config = path.join(folder, 'gateway.toml')
@@ -114,7 +116,7 @@ access = "errors"
   return { child, port }
 }
 
-/** nginx as a cache for each caller, with what its manual offers to a cache that follows the origin's word. */
+/** nginx as a cache for each caller, with the settings of its manual for a cache that follows the origin. */
 export async function nginx (binary, folder, upstream) {
   const port = await unusedPort()
   const config = path.join(folder, 'nginx.conf')

@@ -1,17 +1,17 @@
-// The package's own client, unchanged, in a separate process, since it keeps its results for as long
-// as it lives. Sends each test's kind and result to its parent.
+// The package's own client, unchanged, in a separate process, since it keeps its results for as
+// long as it lives. Sends each test's kind and result to its parent.
 //
 //   client.mjs FOLDER URL AT_ONCE [ID...]
 //
-// FOLDER: where the package is installed. URL: of what is tested. AT_ONCE: tests at a time. ID: only
-// these tests.
+// FOLDER: where the package is installed. URL: of what is tested. AT_ONCE: tests at a time. ID:
+// only these tests.
 
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import process from 'node:process'
 import { pathToFileURL } from 'node:url'
 
-// Marked for browsers by the package, and true of every private cache: they can be asked without a browser.
+// Marked for browsers by the package, but they hold for every private cache and need no browser.
 const ALSO_WITHOUT_BROWSER = [
   'cc-resp-private-private',
   'freshness-max-age-s-maxage-private',

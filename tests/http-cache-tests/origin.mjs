@@ -1,5 +1,5 @@
-// The package's own origin, its handlers unchanged, on a free port of the loopback address (its own server would listen on
-// every address). Tells its parent the port, and ends with it.
+// The package's origin, its handlers unchanged, on a free port of the loopback address (its own
+// server listens on every address). Sends the port to its parent, and ends with it.
 //
 //   origin.mjs FOLDER     FOLDER: where the package is installed
 

@@ -1,14 +1,14 @@
-// Compares results with what is expected of them, and says it in lines.
+// Compares results with the expected ones and returns lines of text.
 
 export const KINDS = ['required', 'optimal', 'check']
 
-/** The package's result in a word: `pass`, `fail`, or `setup` where the test did not come to its question. */
+/** The package's result: `pass`, `fail`, or `setup` if the test did not reach its check. */
 export function outcome (result) {
   if (result === true) return 'pass'
   return result?.[0] === 'Setup' ? 'setup' : 'fail'
 }
 
-/** What a test came to, in the package's own words. */
+/** The result of a test in the package's words. */
 export const message = result => (result === true ? '' : result === undefined ? 'did not run' : result.join(': '))
 
 /** Problems of the list of expected results itself: a reason that is not explained, or explains nothing. */
@@ -47,7 +47,7 @@ export function explain (results, expected) {
   ]
 }
 
-/** All tests, a line each. `peer`: the other cache's results, or none. */
+/** All tests, a line each. `peer`: the results of the other cache, if any. */
 export function table (results, peer, expected) {
   const row = (id, kind, ours, theirs, reason) =>
     `${id.padEnd(62)} ${kind.padEnd(9)} ${ours.padEnd(8)} ${theirs.padEnd(6)} ${reason}`.trimEnd()
@@ -76,7 +76,7 @@ export function score (name, results, left) {
   return `${name.padEnd(8)} ${passed}/${counted.length} pass: ${parts.join(', ')}`
 }
 
-/** What each reason says, with the number of tests that it explains; not those of tests that did not run. */
+/** Each reason with the number of tests that it explains, without tests that did not run. */
 export function legend ({ reasons, tests }) {
   return Object.entries(reasons).flatMap(([code, text]) => {
     const count = Object.values(tests).filter(test => test.reason === code).length

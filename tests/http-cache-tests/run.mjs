@@ -1,9 +1,10 @@
-// Runs the package http-cache-tests against the gateway and, for comparison, nginx, and compares the
-// gateway's results with expected.json: each test's result, and the reason for each that does not pass
-// (and for a pass that says less than it seems to). Any difference is a failure, an unexpected pass
-// included. A test that differs runs a second time, alone, because the tests count in seconds and a
-// busy machine is slow; if it is as expected then, it is printed as `unsteady` and counts so. The score
-// leaves out the tests whose pass says nothing about the gateway (`says_nothing` of expected.json).
+// Runs the package http-cache-tests against the gateway and, for comparison, nginx, and compares
+// the gateway's results with expected.json: each test's result, and the reason for each that does
+// not pass (and for a pass that says less than it seems to). Any difference is a failure, an
+// unexpected pass included. A test that differs runs a second time, alone, because the tests count
+// in seconds and a busy machine is slow; if it is as expected then, it is printed as `unsteady` and
+// counts so. The score leaves out the tests whose pass says nothing about the gateway
+// (`says_nothing` of expected.json).
 //
 //   run.mjs --package FOLDER --gateway BINARY [--nginx BINARY] [--results FILE] [ID...]
 //
@@ -24,7 +25,8 @@ import { Adapter } from './adapter.mjs'
 import * as caches from './caches.mjs'
 import * as report from './report.mjs'
 
-// Tests at a time. Most of them wait most of the time; but some requests must follow within a second.
+// Tests at a time. Most of them wait most of the time; but some requests must follow within a
+// second.
 const AT_ONCE = 40
 
 // Rounds in which differing tests run again: each test alone, unless there are more than rounds.
@@ -43,7 +45,7 @@ const { values: options, positionals: only } = parseArgs({
 })
 const installed = path.resolve(options.package)
 
-/** A script of ours, in a process of its own; gives its first message. */
+/** Starts a script in a child process; returns its first message. */
 function started (script, args) {
   const child = fork(path.join(HERE, script), [installed, ...args], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
   const said = new Promise((resolve, reject) => {
@@ -53,7 +55,7 @@ function started (script, args) {
   return { child, said }
 }
 
-/** A cache's results. `again`: of which of them the gateway's are asked a second time. */
+/** Returns the results of a cache. `again`: which tests of the gateway run a second time. */
 async function resultsOf (start, binary, origin, folder, wraps, again = () => []) {
   const adapter = await Adapter.start({ origin, wraps })
   let cache
@@ -113,7 +115,7 @@ async function main (folder) {
   }
 }
 
-/** Shows that the adapter bends nothing: nginx through it, and nginx as the package's authors published it. */
+/** Shows that the adapter changes no result: nginx through it, and nginx as published by the package. */
 function agreement (theirs) {
   const file = path.join(installed, 'http-cache-tests', 'results', 'nginx.json')
   const published = JSON.parse(fs.readFileSync(file, 'utf8'))

@@ -3,7 +3,7 @@
 //! redaction or keeps the gateway busy. crates/redact/tests/redact/corpus.rs asks the same of the redaction alone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,24 +16,16 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How often one that took longer is asked for again: a machine that was busy once is not busy each time.
 const TRIES: usize = 3;
 
-/// The documents of one folder of the suite, by name; none when the suite is not there.
+/// Returns the documents of one folder of the suite by name.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let shared = std::env::var_os("TELECOMX_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let folder = shared.join("corpora/JSONTestSuite").join(folder);
-    let Ok(entries) = fs::read_dir(&folder) else {
-        println!(
-            "skipped: corpus: JSONTestSuite is not at {}; TELECOMX_SHARED names the folder above",
-            folder.display()
-        );
-        return Vec::new();
-    };
-    let mut documents: Vec<_> = entries
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/json-test-suite").join(folder);
+    let mut documents: Vec<_> = fs::read_dir(&folder)
+        .expect("a folder of JSONTestSuite")
         .map(|entry| entry.unwrap())
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
         .collect();
     documents.sort();
-    assert!(documents.len() > 20, "the suite is not whole");
+    assert!(documents.len() > 20, "the suite is incomplete");
     documents
 }
 

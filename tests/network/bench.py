@@ -1,4 +1,4 @@
-"""A gateway with clients, API and name server in namespaces of its own: what a scenario runs on."""
+"""A gateway with clients, API and name server in network namespaces, for one scenario."""
 
 import asyncio
 import contextlib

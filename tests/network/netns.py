@@ -113,7 +113,7 @@ class Network:
 
 @contextlib.contextmanager
 def running_gateway(binary, config, log_path):
-    """The gateway in the gateway's namespace, with a resolver configuration of its own."""
+    """The gateway in the gateway's namespace, with a separate resolver configuration."""
     files = {
         "/etc/resolv.conf": f"nameserver {NAME_SERVER}\n",
         "/etc/hosts": "127.0.0.1 localhost\n",

@@ -1,6 +1,8 @@
 //! Expensive documents: bounded time and memory. The time bounds are wide, for builds without
 //! optimization; quadratic or exponential cost is far beyond them.
 
+#![expect(clippy::disallowed_methods, reason = "the tests measure time")]
+
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 

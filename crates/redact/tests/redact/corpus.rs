@@ -1,26 +1,21 @@
 //! JSONTestSuite: what must parse, what must not, and what may either way.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redact::{Action, Reason};
 
 use crate::policy::{lower, policy};
 
-/// Returns the documents of one folder of the suite by name; none if the suite is missing.
+/// Returns the documents of one folder of the suite by name.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let shared = std::env::var_os("TELECOMX_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let folder = shared.join("corpora/JSONTestSuite").join(folder);
-    let Ok(entries) = fs::read_dir(&folder) else {
-        println!("skipped: JSONTestSuite is not at {}; TELECOMX_SHARED names the folder above", folder.display());
-        return Vec::new();
-    };
-    let documents: Vec<_> = entries
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/json-test-suite").join(folder);
+    let documents: Vec<_> = fs::read_dir(&folder)
+        .expect("a folder of JSONTestSuite")
         .map(|entry| entry.unwrap())
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
         .collect();
-    assert!(documents.len() > 20, "the suite is not whole");
+    assert!(documents.len() > 20, "the suite is incomplete");
     documents
 }
 
