@@ -1,6 +1,6 @@
--- wrk sends the requests of a file one after the other, from the beginning again at its end. Arguments: file, seed, the
--- number of threads, of which each begins at another place and makes separate ids, and the host. Lines that begin with
--- `+` are fields of every request.
+-- wrk sends the requests of a file one after the other and repeats them. Arguments: file, seed, the
+-- number of threads, of which each begins at another place and makes separate ids, and the host. Lines
+-- that begin with `+` are fields of every request.
 
 local threads = 0
 function setup(thread)
@@ -30,7 +30,8 @@ function init(args)
             for name, value in pairs(fields) do
                 headers[name] = value
             end
-            requests[#requests + 1] = { wrk.format("GET", path, headers), path:find("{}", 1, true) ~= nil }
+            local has_new_id = path:find("{}", 1, true) ~= nil
+            requests[#requests + 1] = { wrk.format("GET", path, headers), has_new_id }
         end
     end
     position = math.floor(#requests / count * which)

@@ -14,7 +14,8 @@ end
 
 function request()
     local octet = math.random
-    local address = octet(1, 223) .. "." .. octet(0, 255) .. "." .. octet(0, 255) .. "." .. octet(1, 254)
+    local network = octet(1, 223) .. "." .. octet(0, 255) .. "." .. octet(0, 255)
+    local address = network .. "." .. octet(1, 254)
     local fields = {["Authorization"] = "Bearer tok-" .. hex(4), ["X-Forwarded-For"] = address}
     return wrk.format("GET", "/customer/" .. hex(3) .. "/name", fields)
 end
