@@ -1,8 +1,8 @@
-//! Changes made elsewhere, as far as the API's log tells of them: what to ask for next, and what an answer says.
+//! Cursor over the API's change log: what to request next, and which entries of a response are new.
 //!
-//! Times are those of the API's clock, from the `Date` of its answers, so that a clock that is wrong here or there makes no
-//! gap. Each reading goes back by an overlap beyond the one before, for entries that are written late; what an answer
-//! brings again is known by its id.
+//! Times are those of the API's clock, from the `Date` of its responses, so that a wrong clock on
+//! either side leaves no gap. Each poll overlaps the previous one, for entries that are written
+//! late; entries that were read before are recognized by their id.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,87 +13,89 @@ use http::header::DATE;
 use crate::api::{Change, Entry, MAX_ENTRIES, RETENTION_DAYS};
 use crate::clock::timestamp;
 
-/// The API's own.
+/// Path of the API's change log.
 const PATH: &str = "/log/changeloglite";
 
-/// Once nothing was read for so long, entries may be gone unread. An hour before they are.
-const GAP: Duration = Duration::from_hours(RETENTION_DAYS * 24 - 1);
+/// Time without a poll after which entries may have been deleted unread: an hour less than the API
+/// keeps them.
+const GAP_MAX: Duration = Duration::from_hours(RETENTION_DAYS * 24 - 1);
 
-/// What is to be obeyed.
+/// What a response of the change log invalidates.
 #[derive(Debug)]
-pub enum Obey {
-    /// These, of an answer with that many entries which could not be understood.
+pub enum Reading {
+    /// New changes, and the number of new entries that cannot be parsed.
     Changes { changes: Vec<Change>, unknown: usize },
-    /// It cannot be known what changed.
-    Everything(Missed),
+    /// The changes cannot be determined: everything is invalidated.
+    Unknown(GapReason),
 }
 
-/// Why it cannot be known what changed.
+/// Reason why changes cannot be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missed {
-    /// As many entries as the API gives at most, or more than `upstream.max_body`.
+pub enum GapReason {
+    /// The response has the API's maximum number of entries, or exceeds `upstream.max_body`.
     TooMany,
-    /// Nothing was read for longer than the API keeps entries.
+    /// The last poll was longer ago than the API keeps entries.
     Gap,
-    /// The first reading asked by a clock that differs from the API's.
+    /// The first poll used the gateway's clock, which differs from the API's.
     ClockSkew,
 }
 
-impl Missed {
+impl GapReason {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Missed::TooMany => "too_many",
-            Missed::Gap => "gap",
-            Missed::ClockSkew => "clock_skew",
+            GapReason::TooMany => "too_many",
+            GapReason::Gap => "gap",
+            GapReason::ClockSkew => "clock_skew",
         }
     }
 }
 
-/// How far the log was read.
-pub struct Progress {
+/// Position in the change log.
+pub struct Cursor {
     overlap: Duration,
-    /// Everything up to here.
+    /// Time up to which the log was read.
     read_up_to: SystemTime,
-    by: Clock,
-    /// What the API's clock said last, and when.
+    clock: Clock,
+    /// Last known time of the API's clock, and when it was read.
     api: Option<(Instant, SystemTime)>,
-    /// Ids of the last answer, by their digests.
+    /// Digests of the entries' ids in the last response.
     seen: HashSet<blake3::Hash>,
 }
 
-/// Whose clock a time was told by.
+/// Clock of a time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Clock {
-    Ours,
-    TheApis,
+    Gateway,
+    Api,
 }
 
-impl Progress {
-    /// Nothing older than `now` is stored.
+impl Cursor {
+    /// Starts at `now`, by the gateway's clock: nothing older is cached.
     pub fn new(overlap: Duration, now: SystemTime) -> Self {
-        Progress { overlap, read_up_to: now, by: Clock::Ours, api: None, seen: HashSet::new() }
+        Cursor { overlap, read_up_to: now, clock: Clock::Gateway, api: None, seen: HashSet::new() }
     }
 
-    /// Goes on from where another one read up to, by the API's clock.
-    pub fn go_on_from(&mut self, read_up_to: SystemTime) {
-        (self.read_up_to, self.by) = (read_up_to, Clock::TheApis);
+    /// Continues at the position of another gateway, by the API's clock.
+    pub fn resume_from(&mut self, read_up_to: SystemTime) {
+        self.read_up_to = read_up_to;
+        self.clock = Clock::Api;
         self.seen.clear();
     }
 
-    /// Everything up to here was read, by the API's clock if that is known.
+    /// Time up to which the log was read, by the API's clock if that is known.
     pub fn read_up_to(&self) -> SystemTime {
         self.read_up_to
     }
 
-    /// Path and query of the next reading.
+    /// Path and query of the next poll.
     pub fn target(&self) -> String {
         let since = self.read_up_to.checked_sub(self.overlap).unwrap_or(SystemTime::UNIX_EPOCH);
         format!("{PATH}?date={}Z", timestamp(since))
     }
 
-    /// An answer came to a question that was asked at `asked`, by the API's clock and by ours.
-    pub fn heard(&mut self, entries: Vec<Entry>, asked: Asked) -> Obey {
-        let missed = if entries.len() >= MAX_ENTRIES { Some(Missed::TooMany) } else { self.missed(&asked) };
+    /// Moves past a response and returns what it invalidates.
+    pub fn advance(&mut self, entries: Vec<Entry>, polled: PollTime) -> Reading {
+        let gap = if entries.len() >= MAX_ENTRIES { Some(GapReason::TooMany) } else { self.gap(&polled) };
         let before = std::mem::take(&mut self.seen);
         let (mut changes, mut unknown) = (Vec::new(), 0);
         for entry in entries {
@@ -105,57 +107,59 @@ impl Progress {
                 }
             }
         }
-        (self.read_up_to, self.by) = (asked.by_the_api, Clock::TheApis);
-        self.api = Some((asked.at, asked.by_the_api));
-        missed.map_or(Obey::Changes { changes, unknown }, Obey::Everything)
+        self.read_up_to = polled.api_time;
+        self.clock = Clock::Api;
+        self.api = Some((polled.at, polled.api_time));
+        gap.map_or(Reading::Changes { changes, unknown }, Reading::Unknown)
     }
 
-    /// An answer was larger than is taken: it is as if it had been read, for everything is dropped.
-    pub fn overflowed(&mut self, asked: Asked) -> Obey {
-        let by_the_api = self.api.map(|(at, api)| api + asked.at.saturating_duration_since(at));
-        self.read_up_to = by_the_api.unwrap_or(asked.by_us);
-        self.by = by_the_api.map_or(Clock::Ours, |_| Clock::TheApis);
+    /// Moves past a response that exceeds `upstream.max_body`: it need not be read, since
+    /// everything is invalidated.
+    pub fn advance_past_overflow(&mut self, polled: PollTime) -> Reading {
+        let api_time = self.api.map(|(at, api)| api + polled.at.saturating_duration_since(at));
+        self.read_up_to = api_time.unwrap_or(polled.gateway_time);
+        self.clock = api_time.map_or(Clock::Gateway, |_| Clock::Api);
         self.seen.clear();
-        Obey::Everything(Missed::TooMany)
+        Reading::Unknown(GapReason::TooMany)
     }
 
-    fn missed(&self, asked: &Asked) -> Option<Missed> {
-        match self.by {
-            Clock::Ours => (asked.skew() > self.overlap / 2).then_some(Missed::ClockSkew),
-            Clock::TheApis => {
-                let since = asked.by_the_api.duration_since(self.read_up_to).unwrap_or_default();
-                (since > GAP).then_some(Missed::Gap)
+    fn gap(&self, polled: &PollTime) -> Option<GapReason> {
+        match self.clock {
+            Clock::Gateway => (polled.skew() > self.overlap / 2).then_some(GapReason::ClockSkew),
+            Clock::Api => {
+                let since = polled.api_time.duration_since(self.read_up_to).unwrap_or_default();
+                (since > GAP_MAX).then_some(GapReason::Gap)
             }
         }
     }
 }
 
-/// When a question was asked.
+/// Time of a poll by both clocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct PollTime {
     at: Instant,
-    by_us: SystemTime,
-    by_the_api: SystemTime,
+    gateway_time: SystemTime,
+    api_time: SystemTime,
 }
 
-impl Asked {
-    /// By our clocks alone, until an answer tells more.
-    pub fn at(at: Instant, by_us: SystemTime) -> Self {
-        Asked { at, by_us, by_the_api: by_us }
+impl PollTime {
+    /// By the gateway's clocks, until a response states the API's.
+    pub fn new(at: Instant, gateway_time: SystemTime) -> Self {
+        PollTime { at, gateway_time, api_time: gateway_time }
     }
 
-    /// By the `Date` of the answer, which came at `now`: at the latest, it was made then and the question asked before it; and
-    /// it tells whole seconds only.
+    /// Adds the API's time by the `Date` of the response, which arrived at `now`. The poll was sent
+    /// before that `Date`, by the duration of the exchange at most. `Date` has whole seconds only.
     #[must_use]
-    pub fn answered(self, headers: &HeaderMap, now: Instant) -> Self {
+    pub fn with_date(self, headers: &HeaderMap, now: Instant) -> Self {
         let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         let took = now.saturating_duration_since(self.at);
-        let by_the_api = date.and_then(|date| date.checked_sub(took)).unwrap_or(self.by_us);
-        Asked { by_the_api, ..self }
+        let api_time = date.and_then(|date| date.checked_sub(took)).unwrap_or(self.gateway_time);
+        PollTime { api_time, ..self }
     }
 
     fn skew(&self) -> Duration {
-        let ahead = self.by_the_api.duration_since(self.by_us);
+        let ahead = self.api_time.duration_since(self.gateway_time);
         ahead.unwrap_or_else(|behind| behind.duration())
     }
 }
@@ -177,73 +181,73 @@ mod tests {
         Entry { id: id.to_owned(), change }
     }
 
-    fn asked(at: Instant, after: u64) -> Asked {
+    fn polled(at: Instant, after: u64) -> PollTime {
         let after = Duration::from_secs(after);
-        Asked::at(at + after, noon() + after)
+        PollTime::new(at + after, noon() + after)
     }
 
-    fn obeyed(obey: &Obey) -> (usize, usize) {
-        match obey {
-            Obey::Changes { changes, unknown } => (changes.len(), *unknown),
-            Obey::Everything(missed) => panic!("{missed:?}"),
+    fn counts(reading: &Reading) -> (usize, usize) {
+        match reading {
+            Reading::Changes { changes, unknown } => (changes.len(), *unknown),
+            Reading::Unknown(reason) => panic!("{reason:?}"),
         }
     }
 
     #[test]
-    fn each_reading_goes_back_by_the_overlap_and_obeys_what_is_new() {
+    fn poll_overlaps_the_previous_one_and_returns_new_entries() {
         let at = Instant::now();
-        let mut progress = Progress::new(OVERLAP, noon());
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T15:59:00.000Z");
-        assert_eq!(obeyed(&progress.heard(vec![entry("1"), entry("2"), entry("2")], asked(at, 5))), (2, 0));
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T15:59:05.000Z");
+        let mut cursor = Cursor::new(OVERLAP, noon());
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:00.000Z");
+        assert_eq!(counts(&cursor.advance(vec![entry("1"), entry("2"), entry("2")], polled(at, 5))), (2, 0));
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:05.000Z");
         let odd = Entry { id: "4".into(), change: None };
-        assert_eq!(obeyed(&progress.heard(vec![entry("2"), entry("3"), odd], asked(at, 10))), (1, 1));
-        assert_eq!(obeyed(&progress.heard(vec![entry("3")], asked(at, 15))), (0, 0));
-        // After hours without an answer, all of them are asked for.
-        assert_eq!(obeyed(&progress.heard(vec![entry("5")], asked(at, 4 * 24 * 3600))), (1, 0));
+        assert_eq!(counts(&cursor.advance(vec![entry("2"), entry("3"), odd], polled(at, 10))), (1, 1));
+        assert_eq!(counts(&cursor.advance(vec![entry("3")], polled(at, 15))), (0, 0));
+        // After hours without a response, the poll covers all of them.
+        assert_eq!(counts(&cursor.advance(vec![entry("5")], polled(at, 4 * 24 * 3600))), (1, 0));
     }
 
     #[test]
-    fn what_cannot_be_known_drops_everything_once() {
+    fn gap_invalidates_everything_once() {
         let at = Instant::now();
         let many = || (0..MAX_ENTRIES).map(|n| entry(&n.to_string())).collect();
-        let mut progress = Progress::new(OVERLAP, noon());
-        assert!(matches!(progress.heard(many(), asked(at, 5)), Obey::Everything(Missed::TooMany)));
-        assert_eq!(obeyed(&progress.heard(vec![entry("77"), entry("new")], asked(at, 10))), (1, 0));
-        assert!(matches!(progress.overflowed(asked(at, 15)), Obey::Everything(Missed::TooMany)));
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T15:59:15.000Z");
+        let mut cursor = Cursor::new(OVERLAP, noon());
+        assert!(matches!(cursor.advance(many(), polled(at, 5)), Reading::Unknown(GapReason::TooMany)));
+        assert_eq!(counts(&cursor.advance(vec![entry("77"), entry("new")], polled(at, 10))), (1, 0));
+        assert!(matches!(cursor.advance_past_overflow(polled(at, 15)), Reading::Unknown(GapReason::TooMany)));
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:15.000Z");
         let late = 15 + 5 * 24 * 3600;
-        assert!(matches!(progress.heard(Vec::new(), asked(at, late)), Obey::Everything(Missed::Gap)));
-        assert_eq!(obeyed(&progress.heard(Vec::new(), asked(at, late + 5))), (0, 0));
+        assert!(matches!(cursor.advance(Vec::new(), polled(at, late)), Reading::Unknown(GapReason::Gap)));
+        assert_eq!(counts(&cursor.advance(Vec::new(), polled(at, late + 5))), (0, 0));
     }
 
     #[test]
-    fn another_ones_reading_is_gone_on_from() {
+    fn cursor_resumes_from_another_gateways_position() {
         let at = Instant::now();
-        let mut progress = Progress::new(OVERLAP, noon());
-        progress.go_on_from(noon() + Duration::from_secs(3600));
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T16:59:00.000Z");
-        assert_eq!(obeyed(&progress.heard(vec![entry("1")], asked(at, 3605))), (1, 0));
-        assert_eq!(progress.read_up_to(), noon() + Duration::from_secs(3605));
-        progress.go_on_from(noon());
-        assert!(matches!(progress.heard(Vec::new(), asked(at, 5 * 24 * 3600)), Obey::Everything(Missed::Gap)));
+        let mut cursor = Cursor::new(OVERLAP, noon());
+        cursor.resume_from(noon() + Duration::from_secs(3600));
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T16:59:00.000Z");
+        assert_eq!(counts(&cursor.advance(vec![entry("1")], polled(at, 3605))), (1, 0));
+        assert_eq!(cursor.read_up_to(), noon() + Duration::from_secs(3605));
+        cursor.resume_from(noon());
+        assert!(matches!(cursor.advance(Vec::new(), polled(at, 5 * 24 * 3600)), Reading::Unknown(GapReason::Gap)));
     }
 
     #[test]
-    fn the_apis_clock_counts() {
+    fn clock_of_the_api_counts() {
         let at = Instant::now();
         let mut headers = HeaderMap::new();
-        let answer =
-            |headers: &HeaderMap, after: u64| asked(at, after).answered(headers, at + Duration::from_secs(after + 2));
+        let response =
+            |headers: &HeaderMap, after: u64| polled(at, after).with_date(headers, at + Duration::from_secs(after + 2));
         headers.insert(DATE, httpdate::fmt_http_date(noon() + Duration::from_secs(3607)).parse().unwrap());
-        let mut progress = Progress::new(OVERLAP, noon());
-        // An hour ahead of ours: what the first reading asked for was not what it meant.
-        assert!(matches!(progress.heard(Vec::new(), answer(&headers, 5)), Obey::Everything(Missed::ClockSkew)));
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T16:59:05.000Z");
-        assert_eq!(obeyed(&progress.heard(vec![entry("1")], answer(&headers, 5))), (1, 0));
-        // Without a date, or with one that is none, ours has to do.
+        let mut cursor = Cursor::new(OVERLAP, noon());
+        // An hour ahead of the gateway's clock: the first poll requested the wrong time.
+        assert!(matches!(cursor.advance(Vec::new(), response(&headers, 5)), Reading::Unknown(GapReason::ClockSkew)));
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T16:59:05.000Z");
+        assert_eq!(counts(&cursor.advance(vec![entry("1")], response(&headers, 5))), (1, 0));
+        // Without a valid date, the gateway's clock counts.
         headers.insert(DATE, "yesterday".parse().unwrap());
-        progress.heard(Vec::new(), answer(&headers, 20));
-        assert_eq!(progress.target(), "/log/changeloglite?date=2025-11-24T15:59:20.000Z");
+        cursor.advance(Vec::new(), response(&headers, 20));
+        assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:20.000Z");
     }
 }

@@ -1,14 +1,13 @@
-//! What time it is, for everything that decides by time. The runtime's clock, so that tests which pause it steer the
-//! gateway with it; in a program without tokio's `test-util` it is the system's monotonic clock and nothing else.
+//! The clock of everything that depends on time. It is the runtime's clock, so that a test can
+//! pause it; without tokio's `test-util`, that is the system's monotonic clock.
 
 use std::time::{Instant, SystemTime};
 
-/// Now.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// UTC as `2026-01-31T12:00:00.000`, without the `Z`.
+/// Formats a time in UTC as `2026-01-31T12:00:00.000`, without the `Z`.
 pub fn timestamp(when: SystemTime) -> String {
     let since_epoch = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (seconds, millis) = (since_epoch.as_secs(), since_epoch.subsec_millis());
@@ -37,8 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_in_utc() {
-        // (seconds since 1970, the time); made with `date -u -d @SECONDS`.
+    fn timestamps_are_in_utc() {
+        // Seconds since 1970 and the output of `date -u -d @SECONDS`.
         for (seconds, written) in [
             (0, "1970-01-01T00:00:00.000"),
             (951_782_399, "2000-02-28T23:59:59.000"),

@@ -1,4 +1,5 @@
-//! Everything else: passed on as it is, with the fields that a gateway owes (RFC 9110 section 7.6).
+//! Fields of forwarded messages: hop-by-hop fields, client addresses and `Via` (RFC 9110 section
+//! 7.6).
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,9 +13,9 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Fields by which other proxies and content delivery networks state a client's address, or the host and scheme that it
-/// asked for, in lower case with `-`. Only trusted proxies may set them, and every `X-Forwarded-*` and
-/// [`ADDRESS_SUFFIXES`] with them.
+/// Fields by which other proxies and content delivery networks state a client's address, or the
+/// host and scheme that it asked for, in lower case with `-`. Only trusted proxies may set them,
+/// and every `X-Forwarded-*` and [`ADDRESS_SUFFIXES`] with them.
 const PROXY_CLAIMS: [&str; 29] = [
     "ali-cdn-real-ip",
     "cf-connecting-ipv6",
@@ -47,7 +48,7 @@ const PROXY_CLAIMS: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// What names of such fields end with: `X-Client-IP`, `True-Client-IP`, `CF-Connecting-IP`, `X-ProxyUser-Ip`,
+/// Suffixes of such fields: `X-Client-IP`, `True-Client-IP`, `CF-Connecting-IP`, `X-ProxyUser-Ip`,
 /// `X-Vercel-Forwarded-For`.
 const ADDRESS_SUFFIXES: [&str; 12] = [
     "-client-addr",
@@ -64,11 +65,12 @@ const ADDRESS_SUFFIXES: [&str; 12] = [
     "-user-ip",
 ];
 
-/// What names begin with by which a server may be given another URL or method than the one that the gateway judged. Proxies
-/// add them to requests to servers behind them, so none of a client's has a meaning, trusted or not.
+/// Prefixes of fields by which a server may take another URL or method than the one that the
+/// gateway checked. Proxies add them for the servers behind them, so they have no meaning from any
+/// client, trusted or not.
 const URL_OVERRIDES: [&str; 4] = ["x-original-", "x-rewrite-", "x-envoy-original-", "x-override-url"];
 
-/// Whose word on addresses is believed.
+/// Networks of proxies that may state a client's address.
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
@@ -76,24 +78,24 @@ impl TrustedProxies {
         TrustedProxies(nets)
     }
 
-    /// Whether an address is one of them.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|net| net.contains(&address))
     }
 
-    /// The client's address: the last hop that is not a trusted proxy, reading `X-Forwarded-For` from its end. Empty
-    /// members are ignored (RFC 9110 section 5.6.1); anything else that is not an address ends the reading.
-    pub fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    /// The client's address: the last hop that is not a trusted proxy, reading `X-Forwarded-For`
+    /// from its end. Empty members are ignored (RFC 9110 section 5.6.1); anything else that is not
+    /// an address ends the reading.
+    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trusts(peer) {
             return peer.to_canonical();
         }
         let fields: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-        self.caller_by(peer, &fields)
+        self.client_address_from(peer, &fields)
     }
 
-    /// The same, by the values of the fields.
-    pub fn caller_by(&self, peer: IpAddr, fields: &[&[u8]]) -> IpAddr {
+    /// As [`TrustedProxies::client_address`], from the values of `X-Forwarded-For`.
+    pub fn client_address_from(&self, peer: IpAddr, fields: &[&[u8]]) -> IpAddr {
         let mut caller = peer.to_canonical();
         let hops = fields.iter().rev().flat_map(|value| list_members(value).rev());
         for hop in hops {
@@ -107,13 +109,13 @@ impl TrustedProxies {
     }
 }
 
-/// An address as proxies write it: bare, with a port, or in brackets.
+/// Parses an address as proxies write it: bare, with a port, or in brackets.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
     bracketed.unwrap_or(text).parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
 }
 
-/// Whether a field is for one hop alone, in requests and in responses, whatever `Connection` names
+/// Whether a field is for one hop only, in requests and in responses, whatever `Connection` names
 /// (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2). `name`: in any letter case.
 fn is_hop_by_hop(name: &[u8]) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
@@ -133,7 +135,7 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
 /// The fields of a head that must not be forwarded: those of one hop, and those that `Connection`
 /// names.
 pub struct HopByHop<'a> {
-    /// What `Connection` names besides fields that are of one hop anyway.
+    /// Fields that `Connection` names, besides those that are always hop-by-hop.
     named: Vec<&'a [u8]>,
 }
 
@@ -144,13 +146,13 @@ impl<'a> HopByHop<'a> {
         HopByHop { named: named.collect() }
     }
 
-    /// The same, of a map of fields.
-    pub fn of_map(fields: &'a HeaderMap) -> Self {
+    /// As [`HopByHop::new`], from a map of fields.
+    pub fn from_map(fields: &'a HeaderMap) -> Self {
         HopByHop::new(fields.get_all(CONNECTION).iter().map(HeaderValue::as_bytes))
     }
 
-    /// Whether a field must not be forwarded. `Content-Length` frames the body, whatever `Connection`
-    /// names.
+    /// Whether a field must not be forwarded. `Content-Length` frames the body, whatever
+    /// `Connection` names.
     pub fn contains(&self, name: &[u8]) -> bool {
         let is_named = |member: &&[u8]| member.eq_ignore_ascii_case(name);
         is_hop_by_hop(name)
@@ -160,7 +162,7 @@ impl<'a> HopByHop<'a> {
 
 /// Removes the fields that must not be forwarded.
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    let hop_by_hop = HopByHop::of_map(fields);
+    let hop_by_hop = HopByHop::from_map(fields);
     let is_removed = |name: &&HeaderName| hop_by_hop.contains(name.as_str().as_bytes());
     let removed: Vec<HeaderName> = fields.keys().filter(is_removed).cloned().collect();
     for name in removed {
@@ -168,20 +170,21 @@ pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
-/// The members of a field value that is a list of tokens or addresses, without blanks; empty ones are left out
-/// (RFC 9110 section 5.6.1). Not for values with quoted strings, in which a comma separates nothing.
+/// Splits a list of tokens or addresses and omits empty members (RFC 9110 section 5.6.1). Not for
+/// lists with quoted strings, which may hold commas.
 pub fn list_members(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// The fields that `Connection` names: they are for one hop alone (RFC 9110 section 7.6.1).
-pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+/// Fields that `Connection` names: they are for one hop only (RFC 9110 section 7.6.1).
+pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = headers.get_all(CONNECTION).iter().flat_map(|value| list_members(value.as_bytes()));
     names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
-/// Whether the gateway removes a client's field of that name before it forwards the request. `trusted`: the peer is a
-/// trusted proxy. A server that reads names as environment variables takes `_` for `-`, so both count as `-` here.
+/// Whether the gateway removes a client's field of that name before it forwards a request.
+/// `trusted`: the peer is a trusted proxy. A server that reads names as environment variables
+/// treats `_` as `-`, so both count as `-`.
 fn is_removed(name: &HeaderName, trusted: bool) -> bool {
     let name = name.as_str();
     let dashed = if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
@@ -194,8 +197,9 @@ fn is_removed(name: &HeaderName, trusted: bool) -> bool {
             || PROXY_CLAIMS.contains(&dashed.as_ref()))
 }
 
-/// Writes the `Cookie` field of a request to the API: one, with everything that the client sent. A client may send a field
-/// for each cookie over HTTP/2, and servers behind HTTP/1.1 read the first or the last (RFC 9113 section 8.2.3).
+/// Writes one `Cookie` field with all cookies of the client. Over HTTP/2 a client may send one
+/// field per cookie, of which HTTP/1.1 servers read only the first or the last (RFC 9113 section
+/// 8.2.3).
 pub fn push_cookies(lines: &mut FieldLines, values: &[Cow<'_, [u8]>]) {
     match values {
         [] => {}
@@ -207,7 +211,7 @@ pub fn push_cookies(lines: &mut FieldLines, values: &[Cow<'_, [u8]>]) {
     }
 }
 
-/// Without blanks and semicolons around it, which would join to an empty cookie.
+/// Removes surrounding blanks and semicolons, which would add an empty cookie.
 fn trim_crumb(mut crumb: &[u8]) -> &[u8] {
     while let [b';' | b' ' | b'\t', rest @ ..] | [rest @ .., b';' | b' ' | b'\t'] = crumb {
         crumb = rest;
@@ -222,31 +226,31 @@ const fn received_protocol(version: Version) -> &'static str {
         Version::HTTP_10 => "1.0 telecomx-gateway",
         Version::HTTP_2 => "2 telecomx-gateway",
         Version::HTTP_3 => "3 telecomx-gateway",
-        // `Version` is open; HTTP/1.1 is the only one left that the gateway speaks.
+        // `Version` is non-exhaustive; the gateway supports no other version.
         _ => "1.1 telecomx-gateway",
     }
 }
 
-/// What a forwarded request says of where it came from.
+/// The client's hop, as a forwarded request describes it.
 pub struct Hop<'a> {
     pub peer: IpAddr,
-    /// The peer is a trusted proxy.
+    /// Whether the peer is a trusted proxy.
     pub is_trusted: bool,
-    /// The caller speaks TLS to the gateway.
-    pub tls: bool,
+    /// Whether the client's connection uses TLS.
+    pub is_tls: bool,
     pub version: Version,
     pub request_id: &'a HeaderValue,
 }
 
 impl Hop<'_> {
-    /// Whether a client's field of that name does not reach the API: it would be believed there, or
-    /// the gateway states it itself (see [`Hop::push_fields`]).
+    /// Whether the gateway removes a client's field of that name: the API would trust it, or the
+    /// gateway sets it itself (see [`Hop::push_fields`]).
     pub fn removes(&self, name: &HeaderName) -> bool {
         matches!(name.as_str(), "via" | "x-forwarded-for" | "x-forwarded-proto" | "x-request-id")
             || is_removed(name, self.is_trusted)
     }
 
-    /// Writes the fields that the gateway states on a request to the API. `fields`: the client's.
+    /// Writes the fields that the gateway sets on a request to the API. `fields`: the client's.
     pub fn push_fields(&self, lines: &mut FieldLines, fields: &HeaderMap) {
         let mut value = Vec::with_capacity(64);
         if self.is_trusted {
@@ -254,7 +258,7 @@ impl Hop<'_> {
         }
         append_address(&mut value, self.peer.to_canonical());
         lines.push(&X_FORWARDED_FOR, &value);
-        let own: &[u8] = if self.tls { b"https" } else { b"http" };
+        let own: &[u8] = if self.is_tls { b"https" } else { b"http" };
         let stated = if self.is_trusted { fields.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) } else { None };
         lines.push(&X_FORWARDED_PROTO, stated.filter(|stated| matches!(*stated, b"http" | b"https")).unwrap_or(own));
         value.clear();
@@ -265,7 +269,7 @@ impl Hop<'_> {
     }
 }
 
-/// Appends what other hops stated in a field, each member with a comma behind it.
+/// Appends the members of a field that other hops set, each followed by a comma.
 fn append_members(value: &mut Vec<u8>, fields: &HeaderMap, name: &HeaderName) {
     for member in fields.get_all(name).iter().flat_map(|field| list_members(field.as_bytes())) {
         value.extend_from_slice(member);
@@ -273,7 +277,7 @@ fn append_members(value: &mut Vec<u8>, fields: &HeaderMap, name: &HeaderName) {
     }
 }
 
-/// Appends an address. That of IPv4 without its `Display`, which takes 1,300 instructions.
+/// Appends an address. IPv4 is formatted here, since its `Display` takes 1,300 instructions.
 fn append_address(value: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => {
@@ -338,27 +342,27 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn client_address_needs_trusted_proxies() {
         let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
-        let caller = |peer: &str, fields: &[(&'static str, &'static str)]| {
-            trusted.caller(peer.parse().unwrap(), &headers(fields)).to_string()
+        let client = |peer: &str, fields: &[(&'static str, &'static str)]| {
+            trusted.client_address(peer.parse().unwrap(), &headers(fields)).to_string()
         };
-        assert_eq!(caller("192.0.2.1", &[("x-forwarded-for", "198.51.100.7")]), "192.0.2.1");
-        assert_eq!(caller("127.0.0.1", &[("x-forwarded-for", "198.51.100.7")]), "198.51.100.7");
-        assert_eq!(caller("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, 198.51.100.7, 10.1.2.3")]), "198.51.100.7");
+        assert_eq!(client("192.0.2.1", &[("x-forwarded-for", "198.51.100.7")]), "192.0.2.1");
+        assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "198.51.100.7")]), "198.51.100.7");
+        assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, 198.51.100.7, 10.1.2.3")]), "198.51.100.7");
         assert_eq!(
-            caller("127.0.0.1", &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.2.3")]),
+            client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.2.3")]),
             "203.0.113.9"
         );
-        assert_eq!(caller("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, nonsense")]), "127.0.0.1");
-        assert_eq!(caller("::ffff:127.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]), "2001:db8::1");
-        assert_eq!(caller("127.0.0.1", &[]), "127.0.0.1");
+        assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, nonsense")]), "127.0.0.1");
+        assert_eq!(client("::ffff:127.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]), "2001:db8::1");
+        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
     }
 
     #[test]
     fn empty_members_of_x_forwarded_for_are_ignored() {
         let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
-        let client = |fields: &[&[u8]]| trusted.caller_by("127.0.0.1".parse().unwrap(), fields).to_string();
+        let client = |fields: &[&[u8]]| trusted.client_address_from("127.0.0.1".parse().unwrap(), fields).to_string();
         for fields in [
             &[&b"198.51.100.7, "[..]][..],
             &[b",198.51.100.7"],
@@ -380,8 +384,13 @@ mod tests {
             (Version::HTTP_11, "1.1 telecomx-gateway"),
             (Version::HTTP_2, "2 telecomx-gateway"),
         ] {
-            let hop =
-                Hop { peer: "127.0.0.1".parse().unwrap(), is_trusted: true, tls: false, version, request_id: &value };
+            let hop = Hop {
+                peer: "127.0.0.1".parse().unwrap(),
+                is_trusted: true,
+                is_tls: false,
+                version,
+                request_id: &value,
+            };
             let sent = headers(&[("x-forwarded-for", " ,198.51.100.7,, "), ("via", ""), ("via", "1.0 a,,2 b")]);
             let mut lines = FieldLines::default();
             hop.push_fields(&mut lines, &sent);

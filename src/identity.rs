@@ -1,6 +1,7 @@
-//! Who is calling: a token becomes an identity by the API's word alone, and the word is remembered for a stated time.
+//! Identification of callers: the API validates a token, and the result is cached for a limited
+//! time.
 //!
-//! What cannot be asked makes nobody anything: an API that is down, slow or not understood is an error, never a role.
+//! If the API cannot be reached, identification fails; there is no default access level.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,22 +17,34 @@ use tokio::sync::Notify;
 
 use crate::api::{AccessLevel, ApiError, Identity, RetryAfter, Token, Validation, read_validation};
 use crate::cache::{
-    Boarded, CallerId, CallerMarks, EmployeeSlot, Flights, Generations, IdHasher, IdentityMarks, Joining, Renewals,
-    Scope, ValidationMarks, Waiter,
+    CallerGenerations, CallerId, EmployeeSlot, Generations, IdHasher, IdentityGenerations, JoinOptions, Role, Scope,
+    SingleFlight, SlotVersions, ValidationGenerations, Waiter,
 };
 use crate::clock;
 use crate::cluster::{Looked, Tier, Trust, judge_identity};
 use crate::config;
 use crate::telemetry::Metrics;
-use crate::upstream::{Circuit, Client, Connections, Kind, Payer, Request, Transport};
+use crate::upstream::{Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
 
-/// Identities remembered at most; about 300 bytes each. The one longest unused goes first.
+/// Maximum number of cached validations; about 300 bytes each. The least recently used is evicted.
 const MAX_IDENTITIES: u64 = 200_000;
 
-/// What a token may hold in a query: everything that is not unreserved (RFC 3986) is escaped.
+/// Characters of a token that are escaped in a query: all except the unreserved ones (RFC 3986).
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A caller whom the API vouched for.
+/// Time for which invalid tokens from a network count.
+const INVALID_WINDOW: Duration = Duration::from_secs(60);
+
+/// Shortest time after which the cache may drop a validation: a reload may lengthen `identity.ttl`.
+const RETENTION_MIN: Duration = Duration::from_hours(1);
+
+/// Maximum number of networks whose invalid tokens are counted.
+const MAX_ADDRESSES: u64 = 100_000;
+
+/// Time for which a caller is not validated again after a failure of the API.
+const FAILURE_BACKOFF: Duration = Duration::from_secs(1);
+
+/// A caller with a valid token.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub id: CallerId,
@@ -39,44 +52,41 @@ pub struct Caller {
     pub employee: EmployeeSlot,
 }
 
-/// Per token and, where the caller's address is sent, per address.
+/// Key of a cached validation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct IdentityKey {
     caller: CallerId,
+    /// The client's address, if the API receives it (`identity.send_client_ip`).
     address: Option<IpAddr>,
 }
 
+/// Cached result of a validation.
 #[derive(Clone)]
-enum Known {
-    Valid(Arc<Vouched>),
-    Invalid { asked_at: Instant, marks: ValidationMarks },
+enum CachedValidation {
+    Valid(Arc<ValidatedIdentity>),
+    Invalid { requested_at: Instant, generations: ValidationGenerations },
 }
 
-/// The API's word for a caller, and when it was given.
-pub struct Vouched {
+/// Identity of a valid token, and the time of its validation.
+pub struct ValidatedIdentity {
     caller: Caller,
-    /// As in its identity, and at hand.
+    /// Copy of the identity's level, for a hit to read without another cache miss.
     level: AccessLevel,
-    asked_at: Instant,
-    marks: IdentityMarks,
-    /// Milliseconds after `asked_at` before which the API is not asked again, since it just failed.
-    pause: AtomicU64,
+    requested_at: Instant,
+    generations: IdentityGenerations,
+    /// Milliseconds after `requested_at` until which the API is not asked again, because it failed.
+    backoff: AtomicU64,
 }
 
-/// How far it holds.
-enum Standing {
-    /// And whether the API should be asked in the background.
-    Holds {
-        refresh: bool,
-    },
-    IfError {
-        paused: bool,
-    },
-}
-
-impl Vouched {
-    fn new(caller: Caller, asked_at: Instant, marks: IdentityMarks) -> Self {
-        Vouched { level: caller.identity.level, caller, asked_at, marks, pause: AtomicU64::new(0) }
+impl ValidatedIdentity {
+    fn new(caller: Caller, requested_at: Instant, generations: IdentityGenerations) -> Self {
+        ValidatedIdentity {
+            level: caller.identity.level,
+            caller,
+            requested_at,
+            generations,
+            backoff: AtomicU64::new(0),
+        }
     }
 
     pub fn level(&self) -> AccessLevel {
@@ -88,18 +98,36 @@ impl Vouched {
     }
 }
 
-/// What a validation found: `None` for an invalid token.
-#[derive(Clone)]
-struct Verdict {
-    result: Result<Option<Caller>, ApiError>,
-    /// The generations when it began.
-    began: ValidationMarks,
+/// Whether a cached validation may still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Validity {
+    Valid,
+    /// Valid; to be refreshed in the background.
+    RefreshDue,
+    /// Usable only if the API fails.
+    IfError,
+    /// As `IfError`; the API failed just now, so that it is not asked.
+    BackingOff,
 }
 
-/// For how long invalid tokens from an address count.
-const INVALID_WINDOW: Duration = Duration::from_secs(60);
+/// A cached validation that may be used.
+enum Cached {
+    Valid(Arc<ValidatedIdentity>, Validity),
+    Invalid,
+}
 
-/// How many validations from one network may find invalid tokens in a window. A validation takes a
+/// Result of a validation; `None` for an invalid token.
+#[derive(Clone)]
+struct ValidationResult {
+    result: Result<Option<Caller>, ApiError>,
+    /// Generations when it began.
+    began: ValidationGenerations,
+}
+
+/// Key of a validation under way.
+type FlightKey = (IdentityKey, CallerGenerations);
+
+/// Limit of validations from one network that find invalid tokens in a window. A validation takes a
 /// permit before the API is asked, so that those under way count as well.
 #[derive(Default)]
 struct InvalidLimit {
@@ -109,7 +137,7 @@ struct InvalidLimit {
 
 #[derive(Default)]
 struct InvalidCount {
-    /// Found so far in the window.
+    /// Invalid tokens found in the window.
     invalid: u32,
     /// Validations under way.
     pending: u32,
@@ -141,43 +169,20 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How long identities are kept at least, if there is room: a reload may change how long they are trusted.
-const LONGEST: Duration = Duration::from_hours(1);
-
-/// Addresses counted at most.
-const MAX_ADDRESSES: u64 = 100_000;
-
-/// For how long the API is not asked again about a caller after it failed.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Callers, remembered.
+/// Cache of validations.
 pub struct Identities<T = Connections> {
-    known: moka::sync::Cache<IdentityKey, Known, IdHasher>,
-    /// What is known of another one in its place, by caller.
-    renewals: Renewals,
-    flights: Flights<(IdentityKey, CallerMarks), Verdict>,
-    /// By network, in the minute that began with the first validation.
+    validations: moka::sync::Cache<IdentityKey, CachedValidation, IdHasher>,
+    /// Versions of cached validations, by caller.
+    versions: SlotVersions,
+    flights: SingleFlight<FlightKey, ValidationResult>,
+    /// By network, in the minute that began with its first validation.
     invalid: moka::sync::Cache<IpAddr, Arc<InvalidLimit>>,
     client: Arc<Client<T>>,
     generations: Arc<Generations>,
     metrics: Arc<Metrics>,
-    /// What the fleet shares, if it does.
+    /// Shared tier of the cluster, if one is configured.
     tier: Option<Arc<Tier>>,
     config: ArcSwap<config::Identity>,
-}
-
-/// What is remembered of a caller, and whether the API should be asked in the background.
-enum Remembered {
-    Holds {
-        vouched: Arc<Vouched>,
-        refresh: bool,
-    },
-    /// Holds only if the API cannot be asked; whether that is known already.
-    IfError {
-        vouched: Arc<Vouched>,
-        paused: bool,
-    },
-    Invalid,
 }
 
 impl<T: Transport> Identities<T> {
@@ -188,39 +193,48 @@ impl<T: Transport> Identities<T> {
         metrics: Arc<Metrics>,
         tier: Option<Arc<Tier>>,
     ) -> Self {
-        // A reload may allow for longer; what decides is the time in the identity itself.
-        let longest = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(LONGEST);
-        let known = moka::sync::Cache::builder()
+        // A lookup checks the age; this only bounds the memory.
+        let retention = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(RETENTION_MIN);
+        let validations = moka::sync::Cache::builder()
             .max_capacity(MAX_IDENTITIES)
             .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(longest)
+            .time_to_live(retention)
             .build_with_hasher(IdHasher::default());
         let invalid = moka::sync::Cache::builder()
             .max_capacity(MAX_ADDRESSES)
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(INVALID_WINDOW)
             .build();
-        let config = ArcSwap::from_pointee(config.clone());
-        let (renewals, flights) = (Renewals::default(), Flights::default());
-        Identities { known, renewals, flights, invalid, client, generations, metrics, tier, config }
+        Identities {
+            validations,
+            versions: SlotVersions::default(),
+            flights: SingleFlight::default(),
+            invalid,
+            client,
+            generations,
+            metrics,
+            tier,
+            config: ArcSwap::from_pointee(config.clone()),
+        }
     }
 
-    /// Decides by another configuration from here on, also about what is remembered.
+    /// Applies another configuration, also to cached validations.
     pub fn reconfigure(&self, config: &config::Identity) {
         self.config.store(Arc::new(config.clone()));
     }
 
-    /// Identities remembered.
+    /// Number of cached validations.
     pub fn count(&self) -> u64 {
-        self.known.run_pending_tasks();
-        self.known.entry_count()
+        self.validations.run_pending_tasks();
+        self.validations.entry_count()
     }
 
-    /// Who the caller with that token is. `address`: the caller's, part of the question where
-    /// `identity.send_client_ip` says so.
+    /// Identifies the caller with a token. `address`: the client's, which the API receives with
+    /// `identity.send_client_ip`.
     ///
     /// # Errors
-    /// The token is invalid; too many were, from that address; the API cannot be asked, or not understood.
+    /// The token is invalid, too many tokens from that network were, or the API gave no usable
+    /// response.
     pub async fn identify(
         self: &Arc<Self>,
         id: CallerId,
@@ -228,34 +242,41 @@ impl<T: Transport> Identities<T> {
         address: IpAddr,
         now: Instant,
     ) -> Result<Caller, ApiError> {
-        let key = IdentityKey { caller: id, address: self.config.load().send_client_ip.then_some(address) };
-        self.look_up(key, token, address, now).await
+        let key = IdentityKey { caller: id, address: self.bound_address(address) };
+        self.identify_by_key(key, token, address, now).await
     }
 
-    /// The address that a caller's identity holds for, if it holds for one alone.
-    pub fn address(&self, address: IpAddr) -> Option<IpAddr> {
+    /// The address that a caller's identity is bound to; `None` if identities are valid for every
+    /// address.
+    pub fn bound_address(&self, address: IpAddr) -> Option<IpAddr> {
         self.config.load().send_client_ip.then_some(address)
     }
 
-    /// A caller who is known, and whom the API need not be asked about; and how often another one took its place before. `None`:
-    /// [`Identities::identify`] has more to do.
-    pub fn at_hand(&self, id: CallerId, address: Option<IpAddr>, now: Instant) -> Option<(Arc<Vouched>, u32)> {
-        let count = self.renewals.count(id.slot().into());
-        match self.remembered(&IdentityKey { caller: id, address }, now)? {
-            Remembered::Holds { vouched, refresh: false } => Some((vouched, count)),
-            Remembered::Holds { refresh: true, .. } | Remembered::IfError { .. } | Remembered::Invalid => None,
+    /// Returns a cached identity that needs no refresh, with the version of its slot. Without one,
+    /// [`Identities::identify`] has to be called.
+    pub fn try_cached(
+        &self,
+        id: CallerId,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Option<(Arc<ValidatedIdentity>, u32)> {
+        let version = self.versions.get(id.slot().into());
+        match self.lookup(&IdentityKey { caller: id, address }, now)? {
+            Cached::Valid(identity, Validity::Valid) => Some((identity, version)),
+            Cached::Valid(..) | Cached::Invalid => None,
         }
     }
 
-    /// Whether what [`Identities::at_hand`] gave is what it would give now.
-    pub fn still_at_hand(&self, vouched: &Vouched, count: u32, now: Instant) -> bool {
-        let caller = vouched.caller.id;
-        self.renewals.count(caller.slot().into()) == count
-            && self.generations.are_known(now)
-            && matches!(self.holds(vouched, &caller, now), Some(Standing::Holds { refresh: false }))
+    /// Whether [`Identities::try_cached`] would return this identity with this version now.
+    pub fn is_still_valid(&self, identity: &ValidatedIdentity, version: u32, now: Instant) -> bool {
+        let caller = identity.caller.id;
+        self.versions.get(caller.slot().into()) == version
+            && self.generations.is_synced(now)
+            && self.validity(identity, &caller, now) == Some(Validity::Valid)
     }
 
-    /// Whose token that is, wherever it is used from: a session may hold for one address only, and is ended from any.
+    /// Identifies the owner of a token, from any address: a session that is bound to one address
+    /// can be ended from another.
     ///
     /// # Errors
     /// As [`Identities::identify`].
@@ -268,24 +289,25 @@ impl<T: Transport> Identities<T> {
     ) -> Result<Caller, ApiError> {
         match self.identify(id, token, address, now).await {
             Err(ApiError::InvalidToken) if self.config.load().send_client_ip => {
-                self.look_up(IdentityKey { caller: id, address: None }, token, address, clock::now()).await
+                let key = IdentityKey { caller: id, address: None };
+                self.identify_by_key(key, token, address, clock::now()).await
             }
-            known => known,
+            result => result,
         }
     }
 
-    /// Whether a token is remembered as valid, for that address or for any.
+    /// Whether a token has a cached valid identity, for that address or for every address.
     pub fn is_known(&self, id: CallerId, address: IpAddr, now: Instant) -> bool {
-        [self.address(address), None].into_iter().any(|address| {
-            let remembered = self.remembered(&IdentityKey { caller: id, address }, now);
-            matches!(remembered, Some(Remembered::Holds { .. } | Remembered::IfError { .. }))
+        [self.bound_address(address), None].into_iter().any(|address| {
+            let cached = self.lookup(&IdentityKey { caller: id, address }, now);
+            matches!(cached, Some(Cached::Valid(..)))
         })
     }
 
-    /// Whether a token is remembered as invalid for that address.
+    /// Whether a token is cached as invalid for that address.
     pub fn is_known_invalid(&self, id: CallerId, address: IpAddr, now: Instant) -> bool {
-        let key = IdentityKey { caller: id, address: self.address(address) };
-        matches!(self.remembered(&key, now), Some(Remembered::Invalid))
+        let key = IdentityKey { caller: id, address: self.bound_address(address) };
+        matches!(self.lookup(&key, now), Some(Cached::Invalid))
     }
 
     /// Takes a permit to let the API judge a token that is not known to be valid. Waits while
@@ -296,7 +318,7 @@ impl<T: Transport> Identities<T> {
     pub async fn invalid_permit(&self, address: IpAddr) -> Result<InvalidPermit, ApiError> {
         loop {
             let limit = self.invalid.get_with(network_of(address), Arc::default);
-            // Before the count is looked at: a permit that is returned after it wakes this.
+            // Created before the count is read, so that a permit returned after it wakes this task.
             let returned = limit.returned.notified();
             {
                 let max = self.config.load().max_invalid_per_minute;
@@ -314,63 +336,71 @@ impl<T: Transport> Identities<T> {
         }
     }
 
-    /// The API refused a token that it was sent by a forward.
+    /// Counts a token that the API rejected on a forwarded request.
     pub fn count_invalid(&self, address: IpAddr) {
         self.invalid.get_with(network_of(address), Arc::default).count.lock().invalid += 1;
     }
 
-    async fn look_up(
+    async fn identify_by_key(
         self: &Arc<Self>,
         key: IdentityKey,
         token: &Token,
         address: IpAddr,
         now: Instant,
     ) -> Result<Caller, ApiError> {
-        let before = self.remembered(&key, now);
-        match &before {
-            Some(Remembered::Holds { vouched, refresh }) => {
-                self.metrics.identity_looked_up("hit");
-                if *refresh {
-                    // No client waits for it: the next request finds its result.
-                    drop(self.send(key, token, None, address, Joining::BACKGROUND));
-                }
-                return Ok(vouched.caller.clone());
-            }
-            Some(Remembered::Invalid) => {
-                self.metrics.identity_looked_up("negative");
-                return Err(ApiError::InvalidToken);
-            }
-            Some(Remembered::IfError { vouched, paused: true }) => {
-                self.metrics.identity_looked_up("stale");
-                return Ok(vouched.caller.clone());
-            }
-            // The API is known to be down. Where this request finds out whether it is back, it does so in the background.
-            Some(Remembered::IfError { vouched, paused: false }) if self.client.circuit() != Circuit::Closed => {
-                drop(self.send(key, token, None, address, Joining::BACKGROUND));
-                self.metrics.identity_looked_up("stale");
-                return Ok(vouched.caller.clone());
-            }
-            Some(Remembered::IfError { paused: false, .. }) | None => {}
-        }
-        let result = self.validated(key, token, address, before.is_none()).await;
-        match (result, before) {
-            // Not if something ended the identity meanwhile: that is looked up again.
-            (Err(error), Some(Remembered::IfError { vouched, .. })) if error.is_caused_by_api() => {
-                let still = self.remembered(&key, clock::now());
-                let holds = matches!(still, Some(Remembered::Holds { .. } | Remembered::IfError { .. }));
-                if holds { Ok(vouched.caller.clone()) } else { Err(error) }
-            }
-            // What the fleet had, and the validation left for this.
-            (Err(error), None) if error.is_caused_by_api() && self.tier.is_some() => {
-                match self.remembered(&key, clock::now()) {
-                    Some(Remembered::Holds { vouched, .. } | Remembered::IfError { vouched, .. }) => {
-                        Ok(vouched.caller.clone())
+        let cached = self.lookup(&key, now);
+        match &cached {
+            Some(Cached::Valid(identity, validity)) => {
+                let lookup_result = match validity {
+                    Validity::Valid => "hit",
+                    Validity::RefreshDue => {
+                        // No client waits for it: the next request finds its result.
+                        drop(self.start_validation(key, token, None, address, JoinOptions::BACKGROUND));
+                        "hit"
                     }
-                    Some(Remembered::Invalid) | None => Err(error),
-                }
+                    Validity::BackingOff => "stale",
+                    // The API is known to be down. If this validation is the probe, no client waits
+                    // for it.
+                    Validity::IfError if self.client.circuit() != Circuit::Closed => {
+                        drop(self.start_validation(key, token, None, address, JoinOptions::BACKGROUND));
+                        "stale"
+                    }
+                    Validity::IfError => return self.revalidate(key, token, address).await,
+                };
+                self.metrics.identity_looked_up(lookup_result);
+                Ok(identity.caller.clone())
             }
-            (Err(error), _) => Err(error),
-            (Ok(caller), _) => caller.ok_or(ApiError::InvalidToken),
+            Some(Cached::Invalid) => {
+                self.metrics.identity_looked_up("negative");
+                Err(ApiError::InvalidToken)
+            }
+            None => match self.validated(key, token, address, true).await {
+                // The validation may have stored an identity of the shared tier.
+                Err(error) if error.is_caused_by_api() && self.tier.is_some() => self.cached_caller(&key).ok_or(error),
+                result => result?.ok_or(ApiError::InvalidToken),
+            },
+        }
+    }
+
+    /// Validates a token whose cached identity is usable only if the API fails.
+    async fn revalidate(
+        self: &Arc<Self>,
+        key: IdentityKey,
+        token: &Token,
+        address: IpAddr,
+    ) -> Result<Caller, ApiError> {
+        match self.validated(key, token, address, false).await {
+            // Looked up again: the identity may have been invalidated meanwhile.
+            Err(error) if error.is_caused_by_api() => self.cached_caller(&key).ok_or(error),
+            result => result?.ok_or(ApiError::InvalidToken),
+        }
+    }
+
+    /// The caller of a cached identity that is usable if the API fails.
+    fn cached_caller(&self, key: &IdentityKey) -> Option<Caller> {
+        match self.lookup(key, clock::now())? {
+            Cached::Valid(identity, _) => Some(identity.caller.clone()),
+            Cached::Invalid => None,
         }
     }
 
@@ -381,151 +411,155 @@ impl<T: Transport> Identities<T> {
         key: IdentityKey,
         token: &Token,
         address: IpAddr,
-        unknown: bool,
+        is_unknown: bool,
     ) -> Result<Option<Caller>, ApiError> {
-        let began = self.generations.validation_marks(&key.caller);
-        // A token that was valid once is no guess.
-        let guessed = unknown && !matches!(self.known.get(&key), Some(Known::Valid(_)));
+        let began = self.generations.validation_generations(&key.caller);
+        // A token that was valid once is not a guess.
+        let may_be_guessed = is_unknown && !matches!(self.validations.get(&key), Some(CachedValidation::Valid(_)));
         loop {
-            let permit = match guessed {
+            let permit = match may_be_guessed {
                 true => Some(self.invalid_permit(address).await.inspect_err(|_| {
                     self.metrics.identity_looked_up("refused");
                 })?),
                 false => None,
             };
-            let (boarded, waiter) = self.send(key, token, permit, address, Joining::WAITING);
-            self.metrics.identity_looked_up(match boarded {
-                Boarded::Led => "miss",
-                Boarded::Joined => "collapsed",
+            let (role, waiter) = self.start_validation(key, token, permit, address, JoinOptions::FOREGROUND);
+            self.metrics.identity_looked_up(match role {
+                Role::Leader => "miss",
+                Role::Follower => "collapsed",
             });
-            let Some(verdict) = waiter.result().await else { return Err(ApiError::Internal) };
-            let is_outdated = |caller: &Caller| {
-                !verdict.began.is_after(&began)
-                    && self.generations.has_employee_changed(caller.employee, &verdict.began)
+            let Some(validation) = waiter.result().await else { return Err(ApiError::Internal) };
+            let has_changed = |caller: &Caller| {
+                !validation.began.is_after(&began)
+                    && self.generations.has_employee_changed(caller.employee, &validation.began)
             };
-            let outdated = boarded == Boarded::Joined && verdict.result.iter().flatten().any(is_outdated);
-            if !outdated {
-                return verdict.result;
+            let is_outdated = role == Role::Follower && validation.result.iter().flatten().any(has_changed);
+            if !is_outdated {
+                return validation.result;
             }
         }
     }
 
-    /// Asks the API in its own task, or joins the validation that is under way.
-    fn send(
+    /// Starts a validation in a separate task, or joins one that is under way.
+    fn start_validation(
         self: &Arc<Self>,
         key: IdentityKey,
         token: &Token,
         permit: Option<InvalidPermit>,
         address: IpAddr,
-        joining: Joining,
-    ) -> (Boarded, Waiter<(IdentityKey, CallerMarks), Verdict>) {
-        let marks = self.generations.validation_marks(&key.caller).caller;
-        self.flights.board(&(key, marks), joining, |_| {
+        options: JoinOptions,
+    ) -> (Role, Waiter<FlightKey, ValidationResult>) {
+        let generations = self.generations.validation_generations(&key.caller).caller;
+        self.flights.join_or_spawn(&(key, generations), options, |_| {
             let (identities, token) = (self.clone(), token.clone());
             async move { identities.validate(key, &token, permit, address).await }
         })
     }
 
-    /// Whom a validation counts for: the caller, once the token was valid; until then the address that it comes from.
-    fn payer(&self, key: &IdentityKey, address: IpAddr) -> Payer {
-        match self.known.get(key) {
-            Some(Known::Valid(_)) => Payer::Caller(key.caller),
-            Some(Known::Invalid { .. }) | None => Payer::from_address(address),
+    /// The key under which a validation is queued: the caller if the token was valid before, until
+    /// then the client's address.
+    fn queue_key(&self, key: &IdentityKey, address: IpAddr) -> QueueKey {
+        match self.validations.get(key) {
+            Some(CachedValidation::Valid(_)) => QueueKey::Caller(key.caller),
+            Some(CachedValidation::Invalid { .. }) | None => QueueKey::from_address(address),
         }
     }
 
-    /// What is remembered and still holds. Nothing, while changes may be made that are not heard of here.
-    fn remembered(&self, key: &IdentityKey, now: Instant) -> Option<Remembered> {
-        if !self.generations.are_known(now) {
+    /// Returns a cached validation that may be used. None may be while invalidations of other
+    /// gateways may be missing.
+    fn lookup(&self, key: &IdentityKey, now: Instant) -> Option<Cached> {
+        if !self.generations.is_synced(now) {
             return None;
         }
-        match self.known.get(key)? {
-            Known::Valid(vouched) => Some(match self.holds(&vouched, &key.caller, now)? {
-                Standing::Holds { refresh } => Remembered::Holds { vouched, refresh },
-                Standing::IfError { paused } => Remembered::IfError { vouched, paused },
-            }),
-            Known::Invalid { asked_at, marks } => {
-                let holds = now.saturating_duration_since(asked_at) < self.config.load().negative_ttl
-                    && marks.same_caller(&self.generations.validation_marks(&key.caller));
-                holds.then_some(Remembered::Invalid)
+        match self.validations.get(key)? {
+            CachedValidation::Valid(identity) => {
+                let validity = self.validity(&identity, &key.caller, now)?;
+                Some(Cached::Valid(identity, validity))
+            }
+            CachedValidation::Invalid { requested_at, generations } => {
+                let is_current = now.saturating_duration_since(requested_at) < self.config.load().negative_ttl
+                    && generations.same_caller(&self.generations.validation_generations(&key.caller));
+                is_current.then_some(Cached::Invalid)
             }
         }
     }
 
-    /// How far a word of the API's still holds. `None`: not any more.
-    fn holds(&self, vouched: &Vouched, caller: &CallerId, now: Instant) -> Option<Standing> {
-        if vouched.marks != self.generations.identity_marks(caller, vouched.caller.employee) {
+    /// Whether an identity may still be used. `None`: it may not.
+    fn validity(&self, identity: &ValidatedIdentity, caller: &CallerId, now: Instant) -> Option<Validity> {
+        if identity.generations != self.generations.identity_generations(caller, identity.caller.employee) {
             return None;
         }
-        let age = now.saturating_duration_since(vouched.asked_at);
-        let paused = age.as_millis() < u128::from(vouched.pause.load(Ordering::Relaxed));
+        let age = now.saturating_duration_since(identity.requested_at);
+        let is_backing_off = age.as_millis() < u128::from(identity.backoff.load(Ordering::Relaxed));
         let config = self.config.load();
         if age < config.ttl {
-            return Some(Standing::Holds { refresh: age >= config.refresh_after && !paused });
+            let is_due = age >= config.refresh_after && !is_backing_off;
+            return Some(if is_due { Validity::RefreshDue } else { Validity::Valid });
         }
-        (age < config.ttl + config.stale_if_error).then_some(Standing::IfError { paused })
+        let validity = if is_backing_off { Validity::BackingOff } else { Validity::IfError };
+        (age < config.ttl + config.stale_if_error).then_some(validity)
     }
 
-    /// Remembers what is known of a caller, in the place of what was.
-    fn remember(&self, key: IdentityKey, known: Known) {
-        self.known.insert(key, known);
-        self.renewals.renewed(key.caller.slot().into());
+    fn insert(&self, key: IdentityKey, validation: CachedValidation) {
+        self.validations.insert(key, validation);
+        self.versions.bump(key.caller.slot().into());
     }
 
-    /// Asks the API, and remembers what it says if nothing that it is about has changed meanwhile.
     async fn validate(
         &self,
         key: IdentityKey,
         token: &Token,
         permit: Option<InvalidPermit>,
         address: IpAddr,
-    ) -> Verdict {
-        let began = self.generations.validation_marks(&key.caller);
+    ) -> ValidationResult {
+        let began = self.generations.validation_generations(&key.caller);
         let result = self.validate_since(&began, key, token, permit, address).await;
-        Verdict { result, began }
+        ValidationResult { result, began }
     }
 
+    /// Asks the API, and caches its response unless something that it depends on has changed since
+    /// `began`.
     async fn validate_since(
         &self,
-        began: &ValidationMarks,
+        began: &ValidationGenerations,
         key: IdentityKey,
         token: &Token,
         permit: Option<InvalidPermit>,
         address: IpAddr,
     ) -> Result<Option<Caller>, ApiError> {
-        // A request that came just too late for the validation before this one finds its result.
-        match self.remembered(&key, clock::now()) {
-            Some(Remembered::Holds { vouched, refresh: false }) => return Ok(Some(vouched.caller.clone())),
-            Some(Remembered::Invalid) => return Ok(None),
+        // A request that arrived just after the previous validation ended finds its result.
+        match self.lookup(&key, clock::now()) {
+            Some(Cached::Valid(identity, Validity::Valid)) => return Ok(Some(identity.caller.clone())),
+            Some(Cached::Invalid) => return Ok(None),
             _ => {}
         }
-        let looked = self.look(&key, began).await;
-        if let Some(caller) = looked.usable {
+        let found = self.look_up_shared(&key, began).await;
+        if let Some(caller) = found.usable {
             return Ok(Some(caller));
         }
-        let asked_at = clock::now();
-        let answer = self.ask(key.address, token, self.payer(&key, address)).await;
-        if let (Some(tier), Ok(_)) = (&self.tier, &answer) {
-            tier.fetched_in(clock::now().saturating_duration_since(asked_at));
+        let requested_at = clock::now();
+        let response = self.request_validation(key.address, token, self.queue_key(&key, address)).await;
+        if let (Some(tier), Ok(_)) = (&self.tier, &response) {
+            tier.fetched_in(clock::now().saturating_duration_since(requested_at));
         }
-        self.metrics.validated(match &answer {
+        self.metrics.validated(match &response {
             Ok(Validation::Valid(_)) => "valid",
             Ok(Validation::Invalid) => "invalid",
             Err(_) => "error",
         });
-        match answer {
+        match response {
             Ok(Validation::Valid(identity)) => {
                 let employee = self.generations.employee_slot(&identity.employee);
                 let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
-                // Taken before the comparison: a change after it is seen at the next lookup.
-                let noted = self.generations.identity_marks(&key.caller, employee);
-                let unchanged = self.generations.validation_marks(&key.caller).same_caller(began)
+                // Read before the comparison: the next lookup detects a change after it.
+                let generations = self.generations.identity_generations(&key.caller, employee);
+                let is_unchanged = self.generations.validation_generations(&key.caller).same_caller(began)
                     && !self.generations.has_employee_changed(employee, began);
-                if !self.config.load().ttl.is_zero() && unchanged {
-                    let vouched = Vouched::new(caller.clone(), asked_at, noted);
-                    self.remember(key, Known::Valid(Arc::new(vouched)));
-                    if let Some(writing) = looked.writing {
-                        writing.put_identity(&caller.identity, self.trust());
+                if !self.config.load().ttl.is_zero() && is_unchanged {
+                    let identity = ValidatedIdentity::new(caller.clone(), requested_at, generations);
+                    self.insert(key, CachedValidation::Valid(Arc::new(identity)));
+                    if let Some(lease) = found.writing {
+                        lease.put_identity(&caller.identity, self.trust());
                     }
                 }
                 Ok(Some(caller))
@@ -534,96 +568,113 @@ impl<T: Transport> Identities<T> {
                 if let Some(permit) = permit {
                     permit.keep();
                 }
-                if let Some(writing) = looked.writing {
-                    writing.remove();
+                if let Some(lease) = found.writing {
+                    lease.remove();
                 }
-                self.ended(&key, asked_at, *began);
+                self.insert_invalid(&key, requested_at, *began);
                 Ok(None)
             }
             Err(error) => {
-                if let Some(Known::Valid(vouched)) = self.known.get(&key) {
-                    let pause = clock::now().saturating_duration_since(vouched.asked_at) + PAUSE;
-                    vouched.pause.store(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                if let Some(CachedValidation::Valid(identity)) = self.validations.get(&key) {
+                    let backoff = clock::now().saturating_duration_since(identity.requested_at) + FAILURE_BACKOFF;
+                    identity.backoff.store(u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Looks what the fleet knows of a caller, and remembers it where nothing of the caller's has changed since `marks`.
-    async fn look(&self, key: &IdentityKey, marks: &ValidationMarks) -> Looked<Caller> {
+    /// Looks up the shared tier, and caches its identity if nothing of the caller's has changed
+    /// since `began`.
+    async fn look_up_shared(&self, key: &IdentityKey, began: &ValidationGenerations) -> Looked<Caller> {
         let Some(tier) = &self.tier else { return Looked::nothing() };
         let trust = self.trust();
-        // Behind the answers, another gateway's newer word is wanted; in front of one, its word is as good as our own.
-        let behind = matches!(self.remembered(key, clock::now()), Some(Remembered::Holds { .. }));
-        let trust =
-            if behind { Trust { fresh: self.config.load().refresh_after.min(trust.fresh), ..trust } } else { trust };
-        if trust.fresh.is_zero() || !self.generations.are_known(clock::now()) {
+        // A refresh in the background needs a newer validation; a client that waits may use any
+        // that this gateway would use.
+        let is_refresh =
+            matches!(self.lookup(key, clock::now()), Some(Cached::Valid(_, Validity::Valid | Validity::RefreshDue)));
+        let trust = if is_refresh {
+            Trust { fresh: self.config.load().refresh_after.min(trust.fresh), ..trust }
+        } else {
+            trust
+        };
+        if trust.fresh.is_zero() || !self.generations.is_synced(clock::now()) {
             return Looked::nothing();
         }
         let name = tier.names.identity(&key.caller, key.address);
         let slot = |identity: &Identity| self.generations.employee_slot(&identity.employee);
-        let noted = |identity: &Identity| self.generations.identity_marks(&key.caller, slot(identity));
-        let looked = tier.look(&name, |value, seen| judge_identity(tier, &key.caller, trust, value, seen, noted)).await;
-        let remember = |(identity, asked_at, noted): (Identity, Instant, IdentityMarks)| {
+        let current = |identity: &Identity| self.generations.identity_generations(&key.caller, slot(identity));
+        let found =
+            tier.look(&name, |value, seen| judge_identity(tier, &key.caller, trust, value, seen, current)).await;
+        let insert = |(identity, requested_at, generations): (Identity, Instant, IdentityGenerations)| {
             let employee = slot(&identity);
             let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
-            // Older than what this gateway knows: not to be put in its place.
-            let outdated = match self.known.get(key) {
-                Some(Known::Valid(before)) => before.asked_at >= asked_at && before.marks == noted,
-                Some(Known::Invalid { asked_at: before, .. }) => before >= asked_at,
+            // A newer validation is cached here already.
+            let is_older = match self.validations.get(key) {
+                Some(CachedValidation::Valid(own)) => {
+                    own.requested_at >= requested_at && own.generations == generations
+                }
+                Some(CachedValidation::Invalid { requested_at: own, .. }) => own >= requested_at,
                 None => false,
             };
-            // A write that another gateway did not see may be executed since it asked.
-            let outdated = outdated || self.generations.is_unsettled(None, &key.caller, employee);
-            if !outdated && marks.same_caller(&self.generations.validation_marks(&key.caller)) {
-                let vouched = Vouched::new(caller.clone(), asked_at, noted);
-                self.remember(*key, Known::Valid(Arc::new(vouched)));
+            // Another gateway may have validated before a write that it did not see.
+            let is_outdated = is_older || self.generations.is_unsettled(None, &key.caller, employee);
+            if !is_outdated && began.same_caller(&self.generations.validation_generations(&key.caller)) {
+                let identity = ValidatedIdentity::new(caller.clone(), requested_at, generations);
+                self.insert(*key, CachedValidation::Valid(Arc::new(identity)));
             }
-            (!outdated).then_some(caller)
+            (!is_outdated).then_some(caller)
         };
-        let usable = looked.usable.and_then(remember);
+        let usable = found.usable.and_then(insert);
         if usable.is_none() {
-            looked.stale.map(remember);
+            found.stale.map(insert);
         }
-        Looked { usable, stale: None, writing: looked.writing }
+        Looked { usable, stale: None, writing: found.writing }
     }
 
-    /// For how long the API's word counts.
+    /// How long a validation is valid.
     fn trust(&self) -> Trust {
         let config = self.config.load();
         Trust { fresh: config.ttl, longest: config.ttl + config.stale_if_error }
     }
 
-    /// Remembers that a token is invalid; nothing stored for it is given again.
-    fn ended(&self, key: &IdentityKey, asked_at: Instant, marks: ValidationMarks) {
-        if let Some(Known::Valid(_)) = self.known.get(key) {
+    /// Caches that a token is invalid, and invalidates what is cached for it.
+    fn insert_invalid(&self, key: &IdentityKey, requested_at: Instant, began: ValidationGenerations) {
+        if let Some(CachedValidation::Valid(_)) = self.validations.get(key) {
             self.generations.invalidate(&Scope::Caller(key.caller));
             self.metrics.invalidated("caller", "unauthorized");
         }
-        let now = self.generations.validation_marks(&key.caller);
-        // What changed meanwhile may have made it valid again.
-        if marks.same_caller(&now) || matches!(self.known.get(key), Some(Known::Valid(_))) {
-            self.remember(*key, Known::Invalid { asked_at, marks: now });
+        let generations = self.generations.validation_generations(&key.caller);
+        // A change since the validation began may have made the token valid again.
+        let was_valid = matches!(self.validations.get(key), Some(CachedValidation::Valid(_)));
+        if began.same_caller(&generations) || was_valid {
+            self.insert(*key, CachedValidation::Invalid { requested_at, generations });
         }
     }
 
-    async fn ask(&self, address: Option<IpAddr>, token: &Token, payer: Payer) -> Result<Validation, ApiError> {
+    /// Calls `validateToken`.
+    async fn request_validation(
+        &self,
+        address: Option<IpAddr>,
+        token: &Token,
+        queue_key: QueueKey,
+    ) -> Result<Validation, ApiError> {
         let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
         let target = zeroize::Zeroizing::new(match address {
             Some(address) => format!("/auth/validateToken?token={escaped}&ip={address}"),
             None => format!("/auth/validateToken?token={escaped}"),
         });
-        let request = Request { kind: Kind::Validate, target: &target, token: None, validators: None, payer };
-        let answer = self.client.get(request).await.map_err(|error| {
+        let request =
+            Request { kind: RequestKind::Validate, target: &target, token: None, validators: None, queue_key };
+        let response = self.client.get(request).await.map_err(|error| {
             tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to validate a token");
             ApiError::from(error)
         })?;
-        match answer.status.as_u16() {
-            200 => read_validation(&answer.body).ok_or(ApiError::InvalidResponse),
+        match response.status.as_u16() {
+            200 => read_validation(&response.body).ok_or(ApiError::InvalidResponse),
             401 | 403 => Ok(Validation::Invalid),
             // The API is reachable and asks for a pause.
-            429 | 503 => Err(answer
+            429 | 503 => Err(response
                 .headers
                 .get(RETRY_AFTER)
                 .and_then(|value| RetryAfter::parse(value.as_bytes()))
@@ -631,7 +682,7 @@ impl<T: Transport> Identities<T> {
             _ => Err(ApiError::InvalidResponse),
         }
         .inspect_err(|_| {
-            tracing::warn!(status = answer.status.as_u16(), "unexpected response to validateToken");
+            tracing::warn!(status = response.status.as_u16(), "unexpected response to validateToken");
         })
     }
 }

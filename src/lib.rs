@@ -1,7 +1,7 @@
 //! telecomx-gateway: a caching, redacting reverse proxy in front of the TelecomX API.
 //!
-//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `http1`): they know no socket, runtime or
-//! clock, and their dependencies prove it.
+//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `http1`): they know
+//! no socket, runtime or clock, and their dependencies prove it.
 
 pub use config;
 pub use redact;
@@ -9,18 +9,16 @@ pub use telecomx_api as api;
 
 pub mod reply;
 
+mod allocator;
 pub mod cache;
 pub mod change_log;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 mod crypto;
-pub mod fetch;
 pub mod forward;
 pub mod gateway;
 pub mod identity;
-mod memory;
-pub mod near;
 mod offload;
 pub mod sandbox;
 pub mod server;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 use telecomx_gateway::api::{AccessLevel, CustomerId, EmployeeId};
-use telecomx_gateway::cache::{Cache, CallerIds, EmployeeSlot, Entry, EntryMarks, Generations, Key, Lifetime};
+use telecomx_gateway::cache::{
+    Cache, CallerIds, EmployeeSlot, Entry, EntryGenerations, FetchTime, Generations, Key, Lifetime,
+};
 use telecomx_gateway::config;
 use telecomx_gateway::redact::{Policy, redact};
 use telecomx_gateway::reply::{ApiFields, CacheStatus, Content, Cors, Reply, Representation};
@@ -48,11 +50,11 @@ impl Bench {
     /// Returns the key of a caller's customer.
     pub fn key(&self, token: &str, customer: &str) -> Key {
         let customer = CustomerId::parse(customer.as_bytes()).expect("an id");
-        Key { caller: self.callers.of(token), level: LEVEL, customer, policy: 1 }
+        Key { caller: self.callers.id_of(token), level: LEVEL, customer, policy: 1 }
     }
 
-    pub fn marks(&self, key: &Key) -> EntryMarks {
-        self.generations.entry_marks(&key.customer, &key.caller, self.employee)
+    pub fn marks(&self, key: &Key) -> EntryGenerations {
+        self.generations.entry_generations(&key.customer, &key.caller, self.employee)
     }
 
     /// Returns the stored response for a customer.
@@ -68,10 +70,10 @@ impl Bench {
             stale_while_revalidate: Duration::from_secs(30),
             stale_if_error: Duration::from_secs(300),
         };
-        let representation = self.cache.one_of(self.representation(document));
-        let came = (Instant::now(), Duration::ZERO);
-        let entry = Entry::new(representation, None, ApiFields::NONE, came, lifetime, self.marks(&key));
-        self.cache.put(key, Arc::new(entry));
+        let representation = self.cache.intern(self.representation(document));
+        let fetched = FetchTime { at: Instant::now(), initial_age: Duration::ZERO };
+        let entry = Entry::new(representation, None, ApiFields::NONE, fetched, lifetime, self.marks(&key));
+        self.cache.insert(key, Arc::new(entry));
     }
 
     /// Looks up generations and entry, as a hit does after the identity.

@@ -19,7 +19,7 @@ use ::config;
 #[path = "../../src/cache/freshness.rs"]
 mod freshness;
 
-use freshness::{CacheControl, initial_age, is_silent, lifetime};
+use freshness::{CacheControl, has_no_freshness_info, initial_age, lifetime};
 
 const CONFIG: config::Cache = config::Cache {
     ttl: Duration::from_secs(60),
@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
     let words: Vec<String> = values().flat_map(|value| words(value.as_bytes())).collect();
     let says = |name: &str| words.iter().any(|word| word.split('=').next().is_some_and(|word| word.trim() == name));
 
-    let control = CacheControl::read(&headers);
+    let control = CacheControl::from_response(&headers);
     assert!(control.no_store || !says("no-store"));
     assert!(control.no_cache || !says("no-cache"));
     assert!(control.must_revalidate || !says("must-revalidate"));
@@ -64,12 +64,12 @@ fuzz_target!(|data: &[u8]| {
     let is_open = values().any(|value| value.as_bytes().contains(&b'"'));
     assert!(!control.no_store || is_open || letters.contains("no-store"));
 
-    let of_request = CacheControl::of_request(&headers);
+    let of_request = CacheControl::from_request(&headers);
     assert!(of_request.no_cache || !control.no_cache);
     assert!(!of_request.no_cache || !of_request.accepts(0, i64::MAX));
     assert!(of_request.max_age.is_none_or(|most| most == u64::MAX || !of_request.accepts(most + 1, i64::MAX)));
     assert!(initial_age(&headers) <= Duration::from_secs(1 << 31));
-    assert!(!is_silent(&headers) || words.is_empty());
+    assert!(!has_no_freshness_info(&headers) || words.is_empty());
 
     for (status, ttl) in [(200, 60), (404, 10), (403, 5), (500, 0)] {
         let status = StatusCode::from_u16(status).expect("a status");

@@ -78,7 +78,7 @@ fn compare_fields(request: &RequestHead, read: &FastPathHead<'_>) {
         (Err(one), Err(other)) => assert_eq!(one, other),
         (one, other) => panic!("{one:?}, {other:?}"),
     }
-    assert_eq!(read.wants, CacheControl::of_request(fields));
+    assert_eq!(read.wants, CacheControl::from_request(fields));
     for (name, read) in [("if-none-match", read.if_none_match), ("origin", read.origin)] {
         assert_eq!(values(fields, name), read.into_iter().collect::<Vec<_>>(), "{name}");
     }

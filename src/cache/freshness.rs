@@ -1,5 +1,6 @@
-//! Whether an answer of the API may be stored, and for how long: RFC 9111, seen as a private cache for each caller whose
-//! lifetimes are configured, and which the API's own word can only shorten. Pure.
+//! Whether a response of the API may be stored, and for how long (RFC 9111). Each caller has a
+//! private cache with configured lifetimes, which the API's fields can only shorten. No I/O and no
+//! clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,22 +9,23 @@ use http::{HeaderName, StatusCode};
 
 use crate::config;
 
-/// For how long an answer is fresh, and how much longer it may be given stale.
+/// How long a response is fresh, and how much longer it may be served stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     pub fresh: Duration,
-    /// While one refresh runs in the background.
+    /// While a fetch runs in the background.
     pub stale_while_revalidate: Duration,
-    /// While the API cannot be asked.
+    /// While the API fails.
     pub stale_if_error: Duration,
 }
 
-/// Request fields that the gateway's own request to the API always has alike, or never has: an answer that varies on them
-/// is one answer.
-const KEYED: [&str; 7] = ["authorization", "x-api-key", "cookie", "accept", "accept-encoding", "origin", "host"];
+/// Request fields that are the same in every request of the gateway for one caller, or absent. A
+/// response that varies on them has one variant.
+const INVARIANT_REQUEST_FIELDS: [&str; 7] =
+    ["authorization", "x-api-key", "cookie", "accept", "accept-encoding", "origin", "host"];
 
 /// The greatest age that is counted (RFC 9111 section 1.2.2).
-const OLDEST: Duration = Duration::from_secs(1 << 31);
+const AGE_MAX: Duration = Duration::from_secs(1 << 31);
 
 /// Why a response is not stored; a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,26 +34,26 @@ pub enum NotStored {
     Status,
     /// It sets a cookie.
     SetCookie,
-    /// It varies on a request field that the gateway's own requests do not always send alike.
+    /// It varies on a field outside [`INVARIANT_REQUEST_FIELDS`].
     Vary,
     /// `Cache-Control: no-store`.
     NoStore,
     /// `Cache-Control: no-cache`.
     NoCache,
-    /// `max-age`, `s-maxage` or `Expires` leave no time in which it would be fresh.
+    /// `max-age`, `s-maxage` or `Expires` leave no time of freshness.
     Expired,
     /// The configured lifetime of its status is zero.
     Disabled,
     /// A 200 that is not a JSON object.
     NotAnObject,
-    /// What it was made from changed while it was fetched.
+    /// Something that it depends on changed during the fetch.
     Changed,
-    /// Each client that waits for it sent `no-store`.
+    /// Every client that waits for it sent `no-store`.
     RequestNoStore,
 }
 
 impl NotStored {
-    /// The label.
+    /// Label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             NotStored::Status => "status",
@@ -68,10 +70,10 @@ impl NotStored {
     }
 }
 
-/// The lifetime of a response that may be stored. `jitter`: 0 to 1, drawn for this response.
+/// Returns the lifetime of a response that may be stored. `jitter`: a random number from 0 to 1.
 ///
 /// # Errors
-/// It may not be stored, and why.
+/// The reason why it may not be stored.
 pub fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
@@ -84,8 +86,8 @@ pub fn lifetime(
         StatusCode::FORBIDDEN => (config.forbidden_ttl, (Duration::ZERO, Duration::ZERO)),
         _ => return Err(NotStored::Status),
     };
-    let control = CacheControl::read(headers);
-    let varies = headers.get_all(VARY).iter().any(|value| !varies_on_keyed(value.as_bytes()));
+    let control = CacheControl::from_response(headers);
+    let varies = headers.get_all(VARY).iter().any(|value| !is_invariant(value.as_bytes()));
     let forbidden = [
         (headers.contains_key(SET_COOKIE), NotStored::SetCookie),
         (varies, NotStored::Vary),
@@ -95,13 +97,14 @@ pub fn lifetime(
     if let Some((_, reason)) = forbidden.into_iter().find(|(forbids, _)| *forbids) {
         return Err(reason);
     }
-    // Spread to below the configured time, never above it.
+    // Jitter only shortens the configured time.
     let mut fresh = configured.mul_f64(1.0 - config.ttl_jitter * jitter.clamp(0.0, 1.0));
     if fresh.is_zero() {
         return Err(NotStored::Disabled);
     }
     let seconds = [control.max_age, control.s_maxage].map(|seconds| seconds.map(Duration::from_secs));
-    // The smallest applies: a cache for one caller behind one proxy may be read as private or as shared.
+    // The smallest applies: a cache for one caller behind one proxy may be read as private or as
+    // shared.
     if let Some(allowed) = seconds.into_iter().chain([expires_in(headers)]).flatten().min() {
         fresh = fresh.min(allowed.saturating_sub(initial_age(headers)));
     }
@@ -113,21 +116,21 @@ pub fn lifetime(
     Ok(Lifetime { fresh, stale_while_revalidate, stale_if_error })
 }
 
-/// How old an answer was when it came, by its own `Age` (RFC 9111 section 5.1): the first member where there are several,
-/// and nothing where that is no number. How long it took to come is for
-/// the one who asked to add.
+/// Returns the `Age` of a response (RFC 9111 section 5.1): the first member of several, and zero if
+/// that is not a number. The caller adds the time that the response took.
 pub fn initial_age(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next()?.trim().parse().ok());
-    seconds.map_or(Duration::ZERO, Duration::from_secs).min(OLDEST)
+    seconds.map_or(Duration::ZERO, Duration::from_secs).min(AGE_MAX)
 }
 
-/// Whether an answer says nothing of how long it is fresh. A 304 that does leaves what was said before (section 3.2).
-pub fn is_silent(headers: &HeaderMap) -> bool {
+/// Whether a response has neither `Cache-Control` nor `Expires`. A 304 without them leaves the
+/// stored lifetime as it is (section 3.2).
+pub fn has_no_freshness_info(headers: &HeaderMap) -> bool {
     !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(EXPIRES)
 }
 
-/// What `Expires` leaves, where there is one. Counted from the answer's own `Date`, so that no clock but the API's matters.
-/// One that is no date, and one that cannot be counted from anything, has passed (section 5.3).
+/// Returns the time from `Date` to `Expires`, if there is an `Expires`. Both are of the API's
+/// clock. If either is not a valid date, the response has expired (section 5.3).
 fn expires_in(headers: &HeaderMap) -> Option<Duration> {
     let date = |name| -> Option<SystemTime> {
         let mut values = headers.get_all(name).iter();
@@ -138,16 +141,16 @@ fn expires_in(headers: &HeaderMap) -> Option<Duration> {
     Some(date(EXPIRES).zip(date(DATE)).and_then(|(end, start)| end.duration_since(start).ok()).unwrap_or_default())
 }
 
-fn varies_on_keyed(value: &[u8]) -> bool {
+fn is_invariant(value: &[u8]) -> bool {
     value
         .split(|&b| b == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
-        .all(|name| HeaderName::from_bytes(name).is_ok_and(|name| KEYED.contains(&name.as_str())))
+        .all(|name| HeaderName::from_bytes(name).is_ok_and(|name| INVARIANT_REQUEST_FIELDS.contains(&name.as_str())))
 }
 
-/// The directives of `Cache-Control` that have an effect here (RFC 9111 section 5.2). Of one that occurs twice the stricter
-/// reading counts.
+/// Directives of `Cache-Control` that have an effect here (RFC 9111 section 5.2). Of a repeated
+/// directive, the stricter value counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
     pub no_store: bool,
@@ -155,7 +158,7 @@ pub struct CacheControl {
     pub must_revalidate: bool,
     pub proxy_revalidate: bool,
     pub only_if_cached: bool,
-    /// Seconds. An argument that is no number is 0 (section 4.2.1: treat as stale).
+    /// Seconds. An argument that is not a number counts as 0 (section 4.2.1: treat as stale).
     pub max_age: Option<u64>,
     /// Seconds, in responses; read like `max_age`.
     pub s_maxage: Option<u64>,
@@ -164,14 +167,14 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
-    /// Reads every `Cache-Control` field. Each directive of the IANA registry has an arm.
-    pub fn read(headers: &HeaderMap) -> Self {
+    /// Reads the `Cache-Control` fields of a response.
+    pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = CacheControl::default();
         headers.get_all(CACHE_CONTROL).iter().for_each(|value| control.add(value.as_bytes()));
         control
     }
 
-    /// Adds the directives of a further field.
+    /// Adds the directives of one field. Each directive of the IANA registry has an arm.
     fn add(&mut self, value: &[u8]) {
         let least = |before: Option<u64>, argument: &str| {
             let seconds = argument.parse().unwrap_or(0);
@@ -187,9 +190,10 @@ impl CacheControl {
                 "max-age" => self.max_age = least(self.max_age, &argument),
                 "s-maxage" => self.s_maxage = least(self.s_maxage, &argument),
                 "min-fresh" => self.min_fresh = argument.parse().ok(),
-                // No effect. `public` and `private`: each entry belongs to one caller in any case. `no-transform`:
-                // redaction is not optional. `must-understand`: a `no-store` next to it still forbids. `immutable`,
-                // `max-stale` and the two `stale-*` (RFC 8246, RFC 5861) could only lengthen, which the operator does.
+                // No effect. `public` and `private`: each entry belongs to one caller in any case.
+                // `no-transform`: redaction is not optional. `must-understand`: a `no-store` next
+                // to it still forbids. `immutable`, `max-stale` and the two `stale-*` (RFC 8246,
+                // RFC 5861) could only lengthen a lifetime, which the operator does.
                 "public"
                 | "private"
                 | "no-transform"
@@ -204,19 +208,20 @@ impl CacheControl {
         }
     }
 
-    /// Whether a response with these directives may never be served stale (sections 5.2.2.2, 5.2.2.8 and 5.2.2.10).
+    /// Whether a response with these directives may never be served stale (sections 5.2.2.2,
+    /// 5.2.2.8 and 5.2.2.10).
     pub fn forbids_stale(&self) -> bool {
         self.must_revalidate || self.proxy_revalidate || self.s_maxage.is_some()
     }
 
-    /// Reads a request's, `Pragma: no-cache` included where there is no `Cache-Control` (section 5.4).
-    pub fn of_request(headers: &HeaderMap) -> Self {
+    /// Reads a request's `Cache-Control` or, without one, its `Pragma: no-cache` (section 5.4).
+    pub fn from_request(headers: &HeaderMap) -> Self {
         let values = |name| headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
-        Self::of_request_values(values(CACHE_CONTROL), values(PRAGMA))
+        Self::from_request_values(values(CACHE_CONTROL), values(PRAGMA))
     }
 
-    /// The same, by the values of the `Cache-Control` and `Pragma` fields.
-    pub fn of_request_values<'a>(
+    /// As [`CacheControl::from_request`], from the values of `Cache-Control` and `Pragma`.
+    pub fn from_request_values<'a>(
         cache_control: impl IntoIterator<Item = &'a [u8]>,
         pragma: impl IntoIterator<Item = &'a [u8]>,
     ) -> Self {
@@ -231,15 +236,16 @@ impl CacheControl {
         control
     }
 
-    /// Whether a stored answer of that age, with that much freshness left (both in seconds), is what a request wants.
-    /// `max-stale` is not looked at: how stale an answer may be is the operator's to say.
+    /// Whether a request accepts a stored response of that age, with that much freshness left (both
+    /// in seconds). `max-stale` has no effect: the operator configures how stale a response may be.
     pub fn accepts(&self, age: u64, left: i64) -> bool {
         let fresh_enough = self.min_fresh.is_none_or(|least| i64::try_from(least).is_ok_and(|least| left >= least));
         !self.no_cache && self.max_age.is_none_or(|most| age <= most) && fresh_enough
     }
 }
 
-/// Names in lower case with their arguments, quotes taken off; a comma within quotes separates nothing.
+/// Splits a field into directives: names in lower case, and arguments without quotes. A comma
+/// within quotes is part of its argument.
 fn directives(value: &[u8]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let (mut part, mut quoted, mut escaped) = (String::new(), false, false);
@@ -263,7 +269,7 @@ fn directives(value: &[u8]) -> Vec<(String, String)> {
         }
         part.push(char::from(byte));
     }
-    // A quote that is never closed hides what follows: the cautious reading is that it forbids.
+    // An unclosed quote may hide any directive, `no-store` included.
     if quoted {
         found.extend([directive(&part), ("no-store".into(), String::new())]);
     }
@@ -302,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_have_their_times_and_others_are_not_stored() {
+    fn lifetime_depends_on_status() {
         assert_eq!(of(200, &[]).unwrap().fresh.as_secs(), 60);
         assert_eq!(of(404, &[]).unwrap().fresh.as_secs(), 10);
         assert_eq!(of(403, &[]).unwrap().fresh.as_secs(), 5);
@@ -312,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_can_forbid_and_shorten_and_never_lengthen() {
+    fn api_fields_forbid_and_shorten_but_never_lengthen() {
         for (field, reason) in [
             (("cache-control", "no-store"), NotStored::NoStore),
             (("cache-control", "private, No-Store"), NotStored::NoStore),
@@ -330,7 +336,7 @@ mod tests {
             (("vary", "Accept-Language"), NotStored::Vary),
             (("vary", "Authorization, User-Agent"), NotStored::Vary),
             (("expires", "0"), NotStored::Expired),
-            // Counted from nothing.
+            // Without a `Date`.
             (("expires", "Thu, 18 Aug 2050 02:01:18 GMT"), NotStored::Expired),
         ] {
             assert_eq!(of(200, &[field]), Err(reason), "{field:?}");
@@ -413,34 +419,34 @@ mod tests {
     }
 
     #[test]
-    fn no_lifetime_is_configured_and_nothing_is_stored() {
+    fn configured_ttl_of_zero_disables_storing() {
         let config = config::Cache { ttl: Duration::ZERO, ..config() };
         assert_eq!(lifetime(StatusCode::OK, &HeaderMap::new(), &config, 0.0), Err(NotStored::Disabled));
     }
 
     #[test]
-    fn an_answer_is_silent_that_says_nothing_of_freshness() {
-        let silent = |names: &[&'static str]| {
+    fn freshness_info_is_cache_control_or_expires() {
+        let has_none = |names: &[&'static str]| {
             let headers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")));
-            is_silent(&headers.collect())
+            has_no_freshness_info(&headers.collect())
         };
-        assert!(silent(&[]) && silent(&["age", "date", "etag"]));
-        assert!(!silent(&["cache-control"]) && !silent(&["expires"]) && !silent(&["cache-control", "expires"]));
+        assert!(has_none(&[]) && has_none(&["age", "date", "etag"]));
+        assert!(!has_none(&["cache-control"]) && !has_none(&["expires"]) && !has_none(&["cache-control", "expires"]));
     }
 
     #[test]
-    fn a_request_says_what_it_accepts() {
+    fn request_directives_limit_age_and_freshness() {
         let accepts = |fields: &[(&'static str, &'static str)], age, left| {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {
                 headers.append(*name, HeaderValue::from_static(value));
             }
-            CacheControl::of_request(&headers).accepts(age, left)
+            CacheControl::from_request(&headers).accepts(age, left)
         };
         let mut headers = HeaderMap::new();
-        assert!(!CacheControl::of_request(&headers).only_if_cached);
+        assert!(!CacheControl::from_request(&headers).only_if_cached);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1, Only-If-Cached"));
-        assert!(CacheControl::of_request(&headers).only_if_cached);
+        assert!(CacheControl::from_request(&headers).only_if_cached);
         assert!(accepts(&[], 50, 10) && accepts(&[("cache-control", "max-stale=99")], 50, 10));
         assert!(!accepts(&[("cache-control", "no-cache")], 0, 60) && !accepts(&[("pragma", "no-cache")], 0, 60));
         assert!(accepts(&[("pragma", "no-cache"), ("cache-control", "max-age=9")], 5, 10));
@@ -455,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_takes_away_a_part() {
+    fn jitter_shortens_the_lifetime() {
         let lifetime = lifetime(StatusCode::OK, &HeaderMap::new(), &config(), 1.0).unwrap();
         assert_eq!(lifetime.fresh.as_secs(), 54);
     }

@@ -1,31 +1,32 @@
-//! What an answer is stored under: a value, not a joined string, so that no delimiter can be confused.
+//! Keys of cached responses: structured values instead of joined strings, so that no delimiter is
+//! ambiguous.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use crate::api::{AccessLevel, CustomerId};
 
-/// A caller, known by its token: a keyed 256-bit digest. The token itself is never kept.
+/// A caller: keyed 256-bit digest of its token, which is not kept itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CallerId([u8; 32]);
 
 impl CallerId {
-    /// The digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// A digest that [`CallerId::as_bytes`] gave.
+    /// The inverse of [`CallerId::as_bytes`].
     pub const fn from_bytes(digest: [u8; 32]) -> Self {
         CallerId(digest)
     }
 
-    /// Eight bytes of a digest: they are as good as any hash of it, and nobody without the key can choose them.
-    fn part(&self) -> u64 {
-        self.0.first_chunk().map_or(0, |part| u64::from_le_bytes(*part))
+    /// The first eight bytes: as uniform as any hash of the digest, and not to be chosen without
+    /// the key.
+    fn prefix(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |prefix| u64::from_le_bytes(*prefix))
     }
 
-    /// Digests are uniform: two of their bytes are as good a slot as any hash of them.
+    /// Index into a table of 65,536 slots. Digests are uniform, so two bytes need no further hash.
     pub fn slot(&self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]])
     }
@@ -33,7 +34,7 @@ impl CallerId {
 
 impl Hash for CallerId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.part());
+        state.write_u64(self.prefix());
     }
 }
 
@@ -43,43 +44,44 @@ impl fmt::Debug for CallerId {
     }
 }
 
-/// Makes caller ids, with a key that lives as long as the process.
+/// Derives caller ids from tokens.
 pub struct CallerIds {
     key: zeroize::Zeroizing<[u8; 32]>,
 }
 
 impl CallerIds {
-    /// With a fresh random key.
+    /// With a random key, for this process.
     ///
     /// # Errors
-    /// The operating system gives no randomness.
+    /// The operating system provides no random numbers.
     pub fn random() -> Result<Self, getrandom::Error> {
         let mut key = zeroize::Zeroizing::new([0; 32]);
         getrandom::fill(&mut *key)?;
         Ok(CallerIds { key })
     }
 
-    /// With a key of one's own.
     pub fn with_key(key: [u8; 32]) -> Self {
         CallerIds { key: zeroize::Zeroizing::new(key) }
     }
 
-    /// The id of the caller with that token.
-    pub fn of(&self, token: &str) -> CallerId {
+    /// The id of the caller with a token.
+    pub fn id_of(&self, token: &str) -> CallerId {
         CallerId(*blake3::keyed_hash(&self.key, token.as_bytes()).as_bytes())
     }
 }
 
-/// Caller, role, customer, and the policy by which the answer was redacted.
+/// Key of a cached response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub caller: CallerId,
     pub level: AccessLevel,
     pub customer: CustomerId,
+    /// Fingerprint of the policy that redacted the response.
     pub policy: u64,
 }
 
-/// By what there is much of: a caller has one level at a time, and few see a change of the policy.
+/// Hashes caller and customer only: a caller has one level at a time, and the policy rarely
+/// changes.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.caller.hash(state);
@@ -87,8 +89,8 @@ impl Hash for Key {
     }
 }
 
-/// Hashes of ids, of which a hit makes three. A caller cannot learn or choose what decides: each process seeds it anew, and digests
-/// of tokens are keyed.
+/// Hasher of ids, fast because a hit hashes three. A client cannot cause collisions: the seed
+/// differs per process, and digests of tokens are keyed.
 pub type IdHasher = foldhash::quality::RandomState;
 
 #[cfg(test)]
@@ -96,20 +98,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_that_differ_are_callers_that_differ() {
+    fn caller_ids_differ_by_token_and_key() {
         let callers = CallerIds::random().unwrap();
-        assert_eq!(callers.of("abc"), callers.of("abc"));
-        assert_ne!(callers.of("abc"), callers.of("abd"));
-        assert_ne!(callers.of("abc"), CallerIds::random().unwrap().of("abc"));
-        assert_eq!(format!("{:?}", callers.of("abc")), "CallerId(…)");
+        assert_eq!(callers.id_of("abc"), callers.id_of("abc"));
+        assert_ne!(callers.id_of("abc"), callers.id_of("abd"));
+        assert_ne!(callers.id_of("abc"), CallerIds::random().unwrap().id_of("abc"));
+        assert_eq!(format!("{:?}", callers.id_of("abc")), "CallerId(…)");
     }
 
     #[test]
-    fn callers_are_spread_over_the_slots() {
+    fn caller_slots_are_uniform() {
         let callers = CallerIds::with_key([7; 32]);
         let slots: std::collections::HashSet<_> =
-            (0..1000).map(|number| callers.of(&number.to_string()).slot()).collect();
-        // Of a thousand thrown into 65,536 at random, some eight meet another.
+            (0..1000).map(|number| callers.id_of(&number.to_string()).slot()).collect();
+        // Of a thousand ids in 65,536 random slots, about eight share one.
         assert!(slots.len() > 900, "{}", slots.len());
     }
 }

@@ -10,22 +10,22 @@ use super::ledger::Concerned;
 use super::tier::{Judged, Kind, Name, Names, Seen, Tier, Void, Writing};
 use super::wire::StoredAnswer;
 use crate::api::EmployeeId;
-use crate::cache::{Cache, Entry, EntryMarks, Key, Lifetime, Use};
+use crate::cache::{Cache, Entry, EntryGenerations, FetchTime, Freshness, Key, Lifetime};
 use crate::clock;
 use crate::config;
 use crate::redact::{Kind as DocumentKind, Policy, redact};
-use crate::reply::{PassedFields, Representation};
+use crate::reply::{FieldFilter, Representation};
 
 /// What an answer of the tier is judged by.
 pub struct Wanted<'a> {
     pub key: &'a Key,
     pub employee: &'a EmployeeId,
     /// Noted before the tier is asked: what changes from then on is seen by them.
-    pub marks: EntryMarks,
+    pub generations: EntryGenerations,
     pub policy: &'a Policy,
     pub config: &'a config::Cache,
     /// Fields of the API's that pass here.
-    pub passed: &'a PassedFields,
+    pub passed: &'a FieldFilter,
     /// Where an equal answer may be stored already.
     pub cache: &'a Cache,
 }
@@ -50,10 +50,10 @@ impl Wanted<'_> {
             return Judged::Void(Void::Changed);
         }
         match self.entry(stored, seen) {
-            Ok(entry) => match entry.usable(clock::now()) {
-                Use::Fresh => Judged::Usable(Arc::new(entry)),
-                Use::WhileRevalidating | Use::IfError => Judged::Stale(Arc::new(entry)),
-                Use::Dead => Judged::Void(Void::Expired),
+            Ok(entry) => match entry.freshness(clock::now()) {
+                Freshness::Fresh => Judged::Usable(Arc::new(entry)),
+                Freshness::StaleWhileRevalidate | Freshness::StaleIfError => Judged::Stale(Arc::new(entry)),
+                Freshness::Expired => Judged::Void(Void::Expired),
             },
             Err(void) => Judged::Void(void),
         }
@@ -73,9 +73,16 @@ impl Wanted<'_> {
             return Err(Void::Odd);
         }
         let own_type = self.policy.reveals_to(level).then_some(&content_type);
-        let representation = self.cache.one_of(Representation::new(status, own_type, redacted));
+        let representation = self.cache.intern(Representation::new(status, own_type, redacted));
         let fields = self.passed.filter(fields);
-        Ok(Entry::new(representation, validators, fields, (fetched_at, initial_age), lifetime, self.marks))
+        Ok(Entry::new(
+            representation,
+            validators,
+            fields,
+            FetchTime { at: fetched_at, initial_age },
+            lifetime,
+            self.generations,
+        ))
     }
 
     /// By this gateway's own configuration, should the other's have been a longer one.

@@ -162,9 +162,9 @@ impl Bus {
             policy_numbers: Mutex::default(),
             parts,
         });
-        bus.parts.generations.known_until(clock::now(), clock::now() + bus.max_isolation);
+        bus.parts.generations.set_synced_until(clock::now(), clock::now() + bus.max_isolation);
         let announcing = bus.clone();
-        bus.parts.generations.announce_to(Box::new(move |scope| announcing.announce(scope)));
+        bus.parts.generations.set_publisher(Box::new(move |scope| announcing.announce(scope)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let running = bus.clone();
         let work = move || {
@@ -183,7 +183,7 @@ impl Bus {
 
     /// Whether nothing is answered from memory, since the others were not heard for too long.
     pub fn is_isolated(&self) -> bool {
-        !self.parts.generations.are_known(clock::now())
+        !self.parts.generations.is_synced(clock::now())
     }
 
     /// Whether a load balancer may send requests here.
@@ -414,7 +414,7 @@ impl Bus {
             self.position.store(at.position.to_bits(), Ordering::Release);
             if whole {
                 *self.heard_at.lock() = asked;
-                self.parts.generations.known_until(asked, asked + self.max_isolation);
+                self.parts.generations.set_synced_until(asked, asked + self.max_isolation);
             }
         }
     }

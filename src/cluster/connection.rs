@@ -264,16 +264,14 @@ impl Connection {
         deadline: Duration,
     ) -> Result<T, Error> {
         let until = clock::now() + deadline;
-        if !self.breaker.admits(clock::now()) {
-            return Err(Error::NotAsked);
-        }
+        let Some(permit) = self.breaker.try_acquire(clock::now()) else { return Err(Error::NotAsked) };
         let asked = async {
             let mut link = self.link().await?;
             commands.query_async(&mut link).await.map_err(Error::from)
         };
         let answer = timeout_at(until.into(), asked).await.unwrap_or(Err(Error::Timeout));
         let outcome = answer.as_ref().err().map_or(Outcome::Reached, Error::outcome);
-        self.breaker.heard(outcome, clock::now());
+        permit.record(outcome, None, clock::now());
         let broken =
             matches!(answer, Err(Error::Unreachable(_) | Error::Denied(_) | Error::Malformed(_) | Error::TooLarge(_)));
         // One that is silent for long may have lost its other end: a new one is tried when it is asked again.

@@ -137,9 +137,9 @@ mod tests {
         }
         // Digests of tokens are by the first key, and say so.
         let [a, both, swapped, b] = keys;
-        assert_eq!((a.callers().of("t"), a.callers_tag()), (both.callers().of("t"), both.callers_tag()));
-        assert_eq!((b.callers().of("t"), b.callers_tag()), (swapped.callers().of("t"), swapped.callers_tag()));
-        assert_ne!(a.callers().of("t"), b.callers().of("t"));
+        assert_eq!((a.callers().id_of("t"), a.callers_tag()), (both.callers().id_of("t"), both.callers_tag()));
+        assert_eq!((b.callers().id_of("t"), b.callers_tag()), (swapped.callers().id_of("t"), swapped.callers_tag()));
+        assert_ne!(a.callers().id_of("t"), b.callers().id_of("t"));
         assert_ne!(a.callers_tag(), b.callers_tag());
     }
 

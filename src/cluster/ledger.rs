@@ -256,7 +256,7 @@ mod tests {
         fn new() -> Self {
             Whom {
                 customer: CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap(),
-                caller: CallerIds::with_key([7; 32]).of("a"),
+                caller: CallerIds::with_key([7; 32]).id_of("a"),
                 employee: EmployeeId::parse("5f00000000000000000000aa").unwrap(),
             }
         }

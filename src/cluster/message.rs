@@ -164,7 +164,7 @@ mod tests {
             Word::Change(Scope::All),
             Word::Change(Scope::Customer(CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap())),
             Word::Change(Scope::Employee(EmployeeId::parse("5f00000000000000000000aa").unwrap())),
-            Word::Change(Scope::Caller(CallerIds::with_key([7; 32]).of("a"))),
+            Word::Change(Scope::Caller(CallerIds::with_key([7; 32]).id_of("a"))),
         ]
     }
 

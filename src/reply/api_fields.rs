@@ -1,5 +1,5 @@
-//! Response fields of the API that a response of the gateway's carries. A fixed list says which: every other field stays
-//! behind, because it may hold a secret.
+//! Response fields of the API that pass on the intercepted route. Only listed fields do, since any
+//! other may hold a secret.
 
 use std::sync::Arc;
 
@@ -8,28 +8,30 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTI
 /// Fields that describe one exchange. They pass with its response and are not stored.
 const OF_ONE_EXCHANGE: [&str; 3] = ["ratelimit", "ratelimit-policy", "server-timing"];
 
-/// CORS fields of a response, which are the API's where the gateway has no `[cors]`.
+/// Prefix of CORS fields. The API's pass if the gateway has no `[cors]`.
 const CORS_PREFIX: &str = "access-control-";
 
-/// Fields of one response with their values, in the API's order. A clone shares them.
+/// Fields of one response in the API's order. Clones share memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiFields(Option<Arc<[(HeaderName, HeaderValue)]>>);
 
-/// Which fields of the API's pass.
+/// List of the API's fields that pass.
 #[derive(Clone, Debug)]
-pub struct PassedFields {
+pub struct FieldFilter {
     names: Vec<HeaderName>,
     cors: bool,
 }
 
-impl PassedFields {
-    /// `names`: of `cache.keep_fields`. `cors`: the gateway has no CORS of its own, so that the API's passes.
+impl FieldFilter {
+    /// `names`: `cache.keep_fields`. `cors`: the API's CORS fields pass, because the gateway has no
+    /// `[cors]`.
     pub fn new(names: &[String], cors: bool) -> Self {
         let names = names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
-        PassedFields { names, cors }
+        FieldFilter { names, cors }
     }
 
-    /// A digest: entries that were stored with another list are not found.
+    /// Digest of the list. It is part of cache keys, so that entries with other fields are not
+    /// found.
     pub fn fingerprint(&self) -> u64 {
         let mut names: Vec<&str> = self.names.iter().map(HeaderName::as_str).collect();
         names.sort_unstable();
@@ -51,22 +53,23 @@ impl PassedFields {
         passes && !OF_ONE_EXCHANGE.contains(&name.as_str())
     }
 
-    /// The fields that are stored with a response. `nominated`: those that its `Connection` names, which are for one hop.
-    pub fn stored(&self, headers: &HeaderMap, nominated: &[HeaderName]) -> ApiFields {
-        ApiFields::pick(headers, |name| self.is_stored(name) && !nominated.contains(name))
+    /// Returns the fields that are stored with a response. `connection_options`: fields of one hop,
+    /// which `Connection` names.
+    pub fn stored(&self, headers: &HeaderMap, connection_options: &[HeaderName]) -> ApiFields {
+        ApiFields::pick(headers, |name| self.is_stored(name) && !connection_options.contains(name))
     }
 
-    /// The fields that pass with a response and are not stored.
-    pub fn of_exchange(&self, headers: &HeaderMap, nominated: &[HeaderName]) -> ApiFields {
+    /// Returns the fields that pass with a response and are not stored.
+    pub fn of_exchange(&self, headers: &HeaderMap, connection_options: &[HeaderName]) -> ApiFields {
         ApiFields::pick(headers, |name| {
             let passes = *name == RETRY_AFTER
                 || *name == WWW_AUTHENTICATE
                 || (self.names.contains(name) && OF_ONE_EXCHANGE.contains(&name.as_str()));
-            passes && !nominated.contains(name)
+            passes && !connection_options.contains(name)
         })
     }
 
-    /// Those of fields from elsewhere that may be stored here.
+    /// Returns those of another gateway's stored fields that this list permits.
     pub fn filter(&self, fields: ApiFields) -> ApiFields {
         if fields.iter().all(|(name, _)| self.is_stored(name)) {
             return fields;
@@ -83,11 +86,10 @@ impl FromIterator<(HeaderName, HeaderValue)> for ApiFields {
 }
 
 impl ApiFields {
-    /// No field.
     pub const NONE: ApiFields = ApiFields(None);
 
     fn pick(headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> Self {
-        // Copied: a value of a head that was read holds all that was read with it.
+        // Copied: a value shares the memory of the whole head that was read.
         let copied = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
         let fields = headers.iter().filter(|(name, _)| passes(name));
         fields.filter_map(|(name, value)| Some((name.clone(), copied(value)?))).collect()
@@ -101,7 +103,8 @@ impl ApiFields {
         self.iter().any(|(own, _)| own == name)
     }
 
-    /// These, with `newer` in the place of fields of the same names (RFC 9111 section 3.2).
+    /// Returns these fields, with those of the same names replaced by `newer` (RFC 9111 section
+    /// 3.2).
     pub fn updated(&self, newer: &ApiFields) -> ApiFields {
         if newer.0.is_none() {
             return self.clone();
@@ -109,7 +112,7 @@ impl ApiFields {
         self.iter().filter(|(name, _)| !newer.contains(name)).chain(newer.iter()).cloned().collect()
     }
 
-    /// Memory that they take, roughly.
+    /// Approximate memory in bytes.
     pub fn size(&self) -> usize {
         self.iter()
             .map(|(name, value)| name.as_str().len() + value.len() + size_of::<(HeaderName, HeaderValue)>())
@@ -133,12 +136,12 @@ mod tests {
         fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 
-    fn passed(names: &[&str], cors: bool) -> PassedFields {
-        PassedFields::new(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), cors)
+    fn passed(names: &[&str], cors: bool) -> FieldFilter {
+        FieldFilter::new(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), cors)
     }
 
     #[test]
-    fn fields_pass_by_name_and_those_of_one_exchange_are_not_stored() {
+    fn listed_fields_pass_and_exchange_fields_are_not_stored() {
         let headers = headers(&[
             ("link", "</a>"),
             ("x-internal", "secret"),
@@ -149,15 +152,15 @@ mod tests {
             ("access-control-allow-origin", "*"),
         ]);
         let fields = passed(&["Link", "RateLimit", "Deprecation"], false);
-        let nominated = [HeaderName::from_static("deprecation")];
-        assert_eq!(shown(&fields.stored(&headers, &nominated)), ["link: </a>", "link: </b>"]);
-        assert_eq!(shown(&fields.of_exchange(&headers, &nominated)), ["ratelimit: 1", "retry-after: 3"]);
+        let connection_options = [HeaderName::from_static("deprecation")];
+        assert_eq!(shown(&fields.stored(&headers, &connection_options)), ["link: </a>", "link: </b>"]);
+        assert_eq!(shown(&fields.of_exchange(&headers, &connection_options)), ["ratelimit: 1", "retry-after: 3"]);
         let with_cors = passed(&[], true).stored(&headers, &[]);
         assert_eq!(shown(&with_cors), ["access-control-allow-origin: *"]);
     }
 
     #[test]
-    fn newer_fields_replace_those_of_their_names() {
+    fn newer_fields_replace_fields_of_the_same_name() {
         let fields = passed(&["link", "sunset", "deprecation"], false);
         let old = fields.stored(&headers(&[("link", "</a>"), ("link", "</b>"), ("sunset", "x")]), &[]);
         let new = fields.stored(&headers(&[("link", "</c>"), ("deprecation", "@1")]), &[]);
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprint_depends_on_names_and_not_on_their_order() {
+    fn fingerprint_ignores_order_case_and_repetition() {
         let of = |names, cors| passed(names, cors).fingerprint();
         assert_eq!(of(&["link", "sunset"], true), of(&["Sunset", "Link", "link"], true));
         assert_ne!(of(&["link"], true), of(&["link"], false));
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_from_elsewhere_are_filtered() {
+    fn fields_of_another_gateway_are_filtered() {
         let stored = passed(&["link", "sunset"], false).stored(&headers(&[("link", "</a>"), ("sunset", "x")]), &[]);
         assert_eq!(shown(&passed(&["sunset"], false).filter(stored)), ["sunset: x"]);
     }

@@ -1,46 +1,46 @@
-//! How the cache took part in an answer (RFC 9211). Never a key, a token or an id.
+//! `Cache-Status` (RFC 9211). It never holds a key, a token or an id.
 
 use http::HeaderValue;
 
-/// The cache's part in an answer.
+/// How the cache handled a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheStatus {
-    /// Fresh, for that many more seconds.
+    /// Served fresh; `ttl`: remaining freshness in seconds.
     Hit { ttl: i64 },
-    /// Stale for that many seconds (negative), while a refresh runs in the background.
+    /// Served stale while a fetch runs in the background; `ttl` is negative.
     Revalidating { ttl: i64 },
-    /// Stale for that many seconds (negative), since the API cannot be asked.
+    /// Served stale because the API failed; `ttl` is negative.
     StaleIfError { ttl: i64 },
-    /// Asked of the API now; `stored`: for the next one.
-    Miss { why: Forwarded, stored: bool },
-    /// Fresh, for that many more seconds, and asked for by another gateway of the fleet.
+    /// Fetched from the API; `stored`: for further requests.
+    Miss { why: ForwardReason, stored: bool },
+    /// Served fresh from the shared tier; `ttl`: remaining freshness in seconds.
     Shared { ttl: i64 },
-    /// Another request's fetch served this one too.
+    /// Served by the fetch of another request.
     Collapsed,
-    /// Not looked for, never stored.
+    /// Neither looked up nor stored.
     Bypass,
 }
 
-/// Why the API was asked (RFC 9211 section 2.2).
+/// Why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarded {
-    /// Nothing was stored.
+pub enum ForwardReason {
+    /// No entry was stored.
     UriMiss,
-    /// What was stored was stale.
+    /// The entry was stale.
     Stale,
-    /// What was stored was stale, and the API says that it still holds.
+    /// The entry was stale, and the API confirmed it with 304.
     Revalidated,
-    /// The caller asked for it.
+    /// The client's `Cache-Control` required it.
     Request,
 }
 
-impl Forwarded {
+impl ForwardReason {
     const fn as_str(self) -> &'static str {
         match self {
-            Forwarded::UriMiss => "fwd=uri-miss",
-            Forwarded::Stale => "fwd=stale",
-            Forwarded::Revalidated => "fwd=stale; fwd-status=304",
-            Forwarded::Request => "fwd=request",
+            ForwardReason::UriMiss => "fwd=uri-miss",
+            ForwardReason::Stale => "fwd=stale",
+            ForwardReason::Revalidated => "fwd=stale; fwd-status=304",
+            ForwardReason::Request => "fwd=request",
         }
     }
 }
@@ -50,11 +50,11 @@ impl CacheStatus {
     pub fn value(self) -> HeaderValue {
         let mut text = Vec::with_capacity(64);
         self.append_to(&mut text);
-        // Words and a decimal number are a field value.
+        // Tokens and a decimal number are always a valid field value.
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("telecomx-gateway; hit"))
     }
 
-    /// Writes that value at the end of `text`.
+    /// Appends the value to `text`.
     pub fn append_to(self, text: &mut Vec<u8>) {
         let mut hit = |ttl: i64, detail: &str| {
             text.extend_from_slice(b"telecomx-gateway; hit; ttl=");
@@ -76,10 +76,10 @@ impl CacheStatus {
         }
     }
 
-    /// The value on every forwarded answer.
+    /// The value on every forwarded response.
     pub const BYPASS: HeaderValue = HeaderValue::from_static("telecomx-gateway; fwd=bypass");
 
-    /// The label for metrics.
+    /// Label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             CacheStatus::Hit { .. } => "hit",
@@ -97,11 +97,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_texts_are_the_contracts() {
+    fn cache_status_has_the_values_of_the_contract() {
         for (status, text) in [
             (CacheStatus::Hit { ttl: 42 }, "telecomx-gateway; hit; ttl=42"),
-            (CacheStatus::Miss { why: Forwarded::UriMiss, stored: true }, "telecomx-gateway; fwd=uri-miss; stored"),
-            (CacheStatus::Miss { why: Forwarded::Request, stored: false }, "telecomx-gateway; fwd=request"),
+            (CacheStatus::Miss { why: ForwardReason::UriMiss, stored: true }, "telecomx-gateway; fwd=uri-miss; stored"),
+            (CacheStatus::Miss { why: ForwardReason::Request, stored: false }, "telecomx-gateway; fwd=request"),
             (CacheStatus::Collapsed, "telecomx-gateway; fwd=uri-miss; collapsed"),
             (CacheStatus::Revalidating { ttl: -12 }, "telecomx-gateway; hit; ttl=-12; detail=revalidating"),
             (CacheStatus::StaleIfError { ttl: -80 }, "telecomx-gateway; hit; ttl=-80; detail=stale-if-error"),

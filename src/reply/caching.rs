@@ -1,5 +1,5 @@
-//! Cache fields of forwarded responses that depend on the caller's access level: no shared cache may reuse one for
-//! another caller (RFC 9111 section 3.5). Pure.
+//! Cache fields of forwarded responses that depend on the caller's access level: no shared cache
+//! may reuse one for another caller (RFC 9111 section 3.5).
 
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, VARY};
@@ -7,13 +7,13 @@ use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, VARY};
 /// The request fields in which a credential can travel.
 const CREDENTIAL_FIELDS: [&str; 3] = ["Authorization", "X-API-Key", "Cookie"];
 
-/// Directives of the API that permit shared caches, or that `private` replaces.
+/// Directives of the API that permit shared caches, or that the gateway's `private` replaces.
 const REPLACED: [&[u8]; 3] = [b"public", b"s-maxage", b"private"];
 
-/// What a list that cannot be read becomes.
+/// Value in place of an unreadable list.
 const UNREADABLE: HeaderValue = HeaderValue::from_static("private, no-store");
 
-/// The value of `Cache-Control`: the API's directives, for private caches alone.
+/// Returns the value of `Cache-Control`: the API's directives, for private caches only.
 pub fn private_cache_control(headers: &HeaderMap) -> HeaderValue {
     let mut text = b"private".to_vec();
     for value in headers.get_all(CACHE_CONTROL) {
@@ -29,7 +29,7 @@ pub fn private_cache_control(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(UNREADABLE)
 }
 
-/// The value of `Vary`: the API's, and every field that can hold the credential.
+/// Returns the value of `Vary`: the API's, and every field that can hold the credential.
 pub fn vary_on_credentials(headers: &HeaderMap) -> HeaderValue {
     let members = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let mut names: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).collect();
@@ -45,14 +45,14 @@ pub fn vary_on_credentials(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::from_bytes(&names.join(&b", "[..])).unwrap_or(fallback)
 }
 
-/// Whether a field addresses shared caches alone and would overrule `Cache-Control` there: RFC 9213, and what CDNs and
-/// nginx read in its place.
+/// Whether a field overrides `Cache-Control` in shared caches: RFC 9213, and its equivalents of
+/// CDNs and nginx.
 pub fn is_for_shared_caches(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.ends_with("-cache-control") || matches!(name, "surrogate-control" | "edge-control" | "x-accel-expires")
 }
 
-/// The members of a list, in which commas may be quoted. `None`: a quote that does not end.
+/// Splits a list in which commas may be quoted. `None`: a quote is not closed.
 fn list_members(value: &[u8]) -> Option<Vec<&[u8]>> {
     let (mut members, mut from, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, &byte) in value.iter().enumerate() {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_control_is_private_and_keeps_what_forbids() {
+    fn private_cache_control_keeps_other_directives() {
         for (values, expected) in [
             (&[][..], "private"),
             (&["public, max-age=3600"], "private, max-age=3600"),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_for_shared_caches_are_known() {
+    fn fields_of_shared_caches_are_recognized() {
         for yes in ["cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control", "x-accel-expires"] {
             assert!(is_for_shared_caches(&HeaderName::from_static(yes)), "{yes}");
         }

@@ -2,14 +2,15 @@
 
 use http::{HeaderMap, header::IF_NONE_MATCH};
 
-/// Whether a caller's `If-None-Match` names this validator, so that 304 is the answer. Compared weakly, as the RFC wants.
-/// What is not a list of entity tags names nothing.
+/// Whether a client's `If-None-Match` matches this validator, by weak comparison. A value that is
+/// not a list of entity tags matches nothing.
 pub fn if_none_match(headers: &HeaderMap, etag: &[u8]) -> bool {
-    headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), etag))
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| matches_etag(value.as_bytes(), etag))
 }
 
-/// The same, of the value of one field. Empty members of the list are ignored (RFC 9110 section 5.6.1).
-pub fn names(value: &[u8], etag: &[u8]) -> bool {
+/// As [`if_none_match`], for the value of one field. Empty list members are ignored (RFC 9110
+/// section 5.6.1).
+pub fn matches_etag(value: &[u8], etag: &[u8]) -> bool {
     if value.trim_ascii() == b"*" {
         return true;
     }
@@ -32,7 +33,7 @@ pub fn names(value: &[u8], etag: &[u8]) -> bool {
     false
 }
 
-/// What follows the commas and blanks at the start of a list.
+/// Skips commas and blanks at the start of a list.
 fn skip_empty_members(mut list: &[u8]) -> &[u8] {
     while let [b',' | b' ' | b'\t', rest @ ..] = list {
         list = rest;
@@ -47,24 +48,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_lists_weak_tags_and_the_star() {
+    fn if_none_match_reads_lists_weak_tags_and_star() {
         let etag = b"\"abc\"";
-        let asked = |value: &'static str| {
+        let matches = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
             if_none_match(&headers, etag)
         };
         for yes in ["\"abc\"", "W/\"abc\"", "*", "\"x\", \"abc\"", "\"a,b\",W/\"abc\" , \"y\"", " \"abc\" "] {
-            assert!(asked(yes), "{yes}");
+            assert!(matches(yes), "{yes}");
         }
         for yes in [",\"abc\"", ", ,\"abc\"", "\"x\",,\"abc\"", "\"x\", ,\t,\"abc\"", "\"abc\",", "\"abc\" , ,"] {
-            assert!(asked(yes), "{yes}");
+            assert!(matches(yes), "{yes}");
         }
         for no in [",", "\"x\",,", "\"x\" \"abc\"", "*,"] {
-            assert!(!asked(no), "{no}");
+            assert!(!matches(no), "{no}");
         }
         for no in ["abc", "\"ab\"", "", "\"abc", "\"x\" \"", "x, \"abc\"", "\"*\"", "\"\"abc\"\""] {
-            assert!(!asked(no), "{no}");
+            assert!(!matches(no), "{no}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! CORS for responses that the gateway makes itself (the Fetch standard, "CORS protocol"), where the configuration lists
-//! origins. Responses of the API keep the API's own fields.
+//! CORS fields of responses that the gateway makes itself (Fetch standard, "CORS protocol"), if the
+//! configuration lists origins. Forwarded responses keep the API's fields.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -11,12 +11,12 @@ use http::{HeaderMap, Method};
 use super::{ALLOWED, Value};
 use crate::config::{self, AllowedOrigins};
 
-/// Fields that a page may read: all that the gateway sets itself, except those that the Fetch standard safelists and those
-/// that concern the connection.
+/// Response fields that a page may read: all that the gateway sets itself, except those that the
+/// Fetch standard safelists and those of the connection.
 const EXPOSED: [&str; 9] =
     ["Age", "Allow", "Cache-Status", "Date", "ETag", "Retry-After", "Vary", "WWW-Authenticate", "X-Request-Id"];
 
-/// Fields that a page may always send, so that a browser's cached preflight serves more requests.
+/// Request fields that every preflight permits, so that its cached result serves more requests.
 const PERMITTED: [&str; 9] = [
     "Authorization",
     "X-API-Key",
@@ -33,10 +33,10 @@ const PERMITTED: [&str; 9] = [
 const PERMITTED_LIST: &str = "Authorization, X-API-Key, If-None-Match, Cache-Control, Content-Type, Pragma, X-Request-Id, \
      Traceparent, Tracestate";
 
-/// Names of a preflight that are permitted beyond [`PERMITTED`]. A page sends a handful.
+/// Maximum number of further fields that a preflight permits. A page sends a handful.
 const MAX_REQUESTED: usize = 64;
 
-/// Which pages may read the gateway's responses.
+/// CORS configuration.
 pub struct Cors {
     allowed: AllowedOrigins,
     exposed: HeaderValue,
@@ -44,31 +44,31 @@ pub struct Cors {
     max_age: u64,
 }
 
-/// The values of the fields by which a preflight requests permission for request fields.
+/// Values of the `Access-Control-Request-Headers` fields of a preflight.
 pub fn requested_fields(request: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().map(HeaderValue::as_bytes)
 }
 
-/// The permissions that a preflight gets. `requested`: see [`requested_fields`].
+/// Permissions that a preflight grants. `requested`: see [`requested_fields`].
 pub struct Preflight {
     methods: &'static str,
-    /// Names of request fields.
+    /// List of request fields.
     fields: HeaderValue,
 }
 
 impl Preflight {
-    /// For the intercepted route, whose response depends on no field that the gateway does not know: any may be sent.
-    pub fn of_name<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    /// For the intercepted route. Its response depends on no unknown field, so any may be sent.
+    pub fn for_name<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Preflight { methods: "GET, HEAD", fields: permitted(requested) }
     }
 
-    /// For a path on which the gateway answers each request itself, so that a page can read the error.
-    pub fn of_refused<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    /// For a path on which the gateway rejects every request, so that a page can read the error.
+    pub fn for_error<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Preflight { methods: ALLOWED, fields: permitted(requested) }
     }
 }
 
-/// The names that are always permitted, and those that are requested, are valid and are not among them.
+/// List of [`PERMITTED`] and of the valid names among `requested`, each once.
 fn permitted<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
     let mut names = PERMITTED_LIST.to_owned();
     let mut added: Vec<HeaderName> = Vec::new();
@@ -90,24 +90,24 @@ fn permitted<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
     HeaderValue::try_from(names).unwrap_or(HeaderValue::from_static("Authorization"))
 }
 
-/// Whether a request asks for permission, and nothing else.
+/// Whether a request is a CORS preflight.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The origin of the page that sent a request; `None` if it states none or several.
+/// The `Origin` of a request; `None` if it has none or several.
 pub fn origin_of(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut origins = headers.get_all(ORIGIN).iter();
     origins.next().filter(|_| origins.next().is_none())
 }
 
-/// The same, of a head of HTTP/1.1 that need not be complete or well formed. It only selects fields of the response for an
-/// origin that the configuration lists.
+/// As [`origin_of`], from a head of HTTP/1.1 that need not be complete or valid. It only selects
+/// the CORS fields of an error response.
 pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
     let mut origins = head.split(|&byte| byte == b'\n').filter_map(|line| {
         let (name, value) = line.split_at_checked(ORIGIN.as_str().len() + 1)?;
         let named = name.strip_suffix(b":").is_some_and(|name| name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()));
-        // Without its end, a line may be the start of another origin.
+        // An incomplete line may be the beginning of another origin.
         named.then_some(value.strip_suffix(b"\r")?.trim_ascii())
     });
     let origin = origins.next().filter(|_| origins.next().is_none());
@@ -115,19 +115,19 @@ pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
 }
 
 impl Cors {
-    /// `passed`: names of the API's fields that pass on the intercepted route.
-    pub fn new(config: &config::Cors, passed: &[String]) -> Self {
-        let names: Vec<&str> = EXPOSED.into_iter().chain(passed.iter().map(String::as_str)).collect();
+    /// `api_fields`: names of the API's fields that pass on the intercepted route.
+    pub fn new(config: &config::Cors, api_fields: &[String]) -> Self {
+        let names: Vec<&str> = EXPOSED.into_iter().chain(api_fields.iter().map(String::as_str)).collect();
         let exposed = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("X-Request-Id"));
         Cors { allowed: config.allowed_origins.clone(), exposed, max_age: config.max_age.as_secs() }
     }
 
-    /// Whether any origin is allowed at all; if not, CORS is the API's own affair.
+    /// Whether any origin is allowed. If not, the API's CORS fields pass.
     pub fn is_on(&self) -> bool {
         self.allowed != AllowedOrigins::Listed(Vec::new())
     }
 
-    /// Whether pages of that origin may read responses.
+    /// Whether pages of an origin may read responses.
     pub fn allows(&self, origin: &HeaderValue) -> bool {
         match &self.allowed {
             AllowedOrigins::Any => true,
@@ -135,7 +135,7 @@ impl Cors {
         }
     }
 
-    /// `Vary`: it names the origin where answers depend on it.
+    /// Value of `Vary`. It names `Origin` if responses depend on it.
     pub(super) fn vary(&self, is_preflight: bool) -> Value<'static> {
         Value::Text(match (is_preflight, self.is_on()) {
             (true, _) => "Origin, Access-Control-Request-Headers",
@@ -145,7 +145,7 @@ impl Cors {
     }
 
     /// The fields that let the page at `origin` read a response.
-    pub(super) fn answer_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
+    pub(super) fn response_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
         if self.allow(origin, put) {
             put(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&self.exposed));
         }
@@ -165,7 +165,8 @@ impl Cors {
         }
     }
 
-    /// With a list, the origin is named and cookies may come along; with `*`, neither.
+    /// Allows an origin. With a list of origins it is named and cookies are allowed; with `*`,
+    /// neither.
     fn allow(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) -> bool {
         let Some(origin) = origin.filter(|origin| self.allows(origin)) else { return false };
         if self.allowed == AllowedOrigins::Any {
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requested_fields_are_permitted_if_valid_up_to_a_bound() {
+    fn preflight_permits_valid_fields_up_to_a_maximum() {
         let permitted_for = |requested: &str| {
             let value = HeaderValue::from_str(requested).unwrap();
             let headers = HeaderMap::from_iter([(ACCESS_CONTROL_REQUEST_HEADERS, value)]);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_read_from_a_broken_head() {
+    fn origin_is_read_from_an_invalid_head() {
         let origin = |head: &str| origin_in(head.as_bytes()).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(
             origin("GET / HTTP/1.1\r\norigin:  https://a.example \r\nHost").as_deref(),

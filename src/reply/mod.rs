@@ -1,7 +1,8 @@
-//! Answers ready to be written: representations with their validators, and the fields around them. Pure.
+//! Responses of the intercepted route, ready to be written: representations with their validators,
+//! and the fields around them. No I/O and no clock.
 //!
-//! Everything that can be made when an answer is stored is made then; a hit formats nothing but `Age` and the
-//! `ttl` of `Cache-Status`.
+//! Whatever can be computed when a response is stored is computed then; a hit formats only `Age`
+//! and the `ttl` of `Cache-Status`.
 
 mod api_fields;
 mod cache_status;
@@ -19,10 +20,10 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 
-pub use api_fields::{ApiFields, PassedFields};
-pub use cache_status::{CacheStatus, Forwarded};
+pub use api_fields::{ApiFields, FieldFilter};
+pub use cache_status::{CacheStatus, ForwardReason};
 pub use caching::{is_for_shared_caches, private_cache_control, vary_on_credentials};
-pub use conditional::{if_none_match, names};
+pub use conditional::{if_none_match, matches_etag};
 pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of, requested_fields};
 pub use value::Value;
 
@@ -31,28 +32,29 @@ use crate::redact::Redacted;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: &str = "application/json; charset=utf-8";
-/// The caller may keep the answer, and asks before using it again: the gateway answers that with 304.
+/// The client may keep the response, and revalidates it before each use.
 const PRIVATE: &str = "private, no-cache";
 const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// A strong validator as it is written: 32 hexadecimal digits in quotes.
+/// A strong validator: 32 hexadecimal digits in quotes.
 pub type ETag = [u8; 34];
 
-/// An answer of the API as its caller may see it, with all that can be said of it beforehand. A clone is the same one.
+/// A redacted response of the API: status, content type, validator and body. Clones share memory.
 ///
-/// In one piece of memory, since there is one for each entry: status (two bytes), validator, length of the type (two bytes), type
-/// (none: JSON), body.
+/// One allocation, since each entry has one: status (two bytes), validator, length of the type (two
+/// bytes), type (empty for JSON), body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Representation(Arc<[u8]>);
 
-/// The same while nothing depends on it.
-pub type Forgettable = Weak<[u8]>;
+/// A reference that does not keep a [`Representation`] in memory.
+pub type WeakRepresentation = Weak<[u8]>;
 
 const TAG_AT: usize = 2;
 const TYPE_AT: usize = TAG_AT + size_of::<ETag>() + 2;
 
 impl Representation {
-    /// `own_type`: the API's own `Content-Type`, for those who see its own bytes; others get JSON, which is what they get.
+    /// `own_type`: the API's `Content-Type`, if the caller may see the API's bytes; `None` for JSON
+    /// that was redacted.
     pub fn new(status: StatusCode, own_type: Option<&HeaderValue>, redacted: Redacted) -> Self {
         Representation::with_body(status, own_type, &redacted.into_bytes())
     }
@@ -64,12 +66,12 @@ impl Representation {
 
     fn with_body(status: StatusCode, own_type: Option<&HeaderValue>, body: &[u8]) -> Self {
         let own_type = own_type.map_or(&[][..], HeaderValue::as_bytes);
-        // Longer ones are no type of anything.
+        // A longer value is not a media type.
         let (own_type, length) = u16::try_from(own_type.len()).map_or((&[][..], 0), |length| (own_type, length));
         let mut whole = Vec::with_capacity(TYPE_AT + own_type.len() + body.len());
         whole.extend_from_slice(&status.as_u16().to_le_bytes());
         whole.push(b'"');
-        // The tag is made of the first half of the digest.
+        // The first half of the digest.
         whole.extend_from_slice(&blake3::hash(body).to_hex().as_bytes()[..32]);
         whole.push(b'"');
         whole.extend_from_slice(&length.to_le_bytes());
@@ -78,12 +80,10 @@ impl Representation {
         Representation(whole.into())
     }
 
-    /// The bytes that its caller gets.
     pub fn body(&self) -> &[u8] {
         &self.0[TYPE_AT + self.type_length()..]
     }
 
-    /// What it is sent as.
     pub fn content_type(&self) -> &[u8] {
         match &self.0[TYPE_AT..][..self.type_length()] {
             [] => JSON.as_bytes(),
@@ -91,33 +91,33 @@ impl Representation {
         }
     }
 
-    /// The API's status: 200, or an error that was passed on.
+    /// The API's status.
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(u16::from_le_bytes([self.0[0], self.0[1]])).unwrap_or(StatusCode::BAD_GATEWAY)
     }
 
-    /// The strong validator of those bytes, quotes included.
+    /// Strong validator of the body, quotes included.
     pub fn etag(&self) -> &ETag {
-        self.0[TAG_AT..].first_chunk().expect("it was written there")
+        self.0[TAG_AT..].first_chunk().expect("with_body writes the tag")
     }
 
-    /// How many hold it.
-    pub fn held(&self) -> usize {
+    /// Number of strong references.
+    pub fn reference_count(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 
-    pub fn forgettable(&self) -> Forgettable {
+    pub fn downgrade(&self) -> WeakRepresentation {
         Arc::downgrade(&self.0)
     }
 
-    /// `None`: nobody held it any more.
-    pub fn remembered(forgettable: &Forgettable) -> Option<Self> {
-        forgettable.upgrade().map(Representation)
+    /// Returns the representation, if it is still in memory.
+    pub fn upgrade(weak: &WeakRepresentation) -> Option<Self> {
+        weak.upgrade().map(Representation)
     }
 
-    /// Whether they are one, and not only equal.
-    pub fn is(&self, forgettable: &Forgettable) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.0), forgettable.as_ptr())
+    /// Whether both refer to the same memory.
+    pub fn is_same_as(&self, other: &WeakRepresentation) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), other.as_ptr())
     }
 
     fn type_length(&self) -> usize {
@@ -125,7 +125,7 @@ impl Representation {
     }
 }
 
-/// Its body, as a session writes it.
+/// Body of a representation as an owner of [`Bytes`].
 struct Body(Representation);
 
 impl AsRef<[u8]> for Body {
@@ -134,26 +134,26 @@ impl AsRef<[u8]> for Body {
     }
 }
 
-/// What a caller of the intercepted request gets.
+/// A response of the intercepted route.
 pub struct Reply {
     pub content: Content,
-    /// How the cache took part, where it was asked.
+    /// `Cache-Status`, if the cache was used.
     pub cache_status: Option<CacheStatus>,
-    /// Seconds since the API was asked, where an answer of the API is given.
+    /// `Age` in seconds, if the response is the API's.
     pub age: Option<u64>,
-    /// Fields of the API's that pass.
+    /// Fields of the API that are stored with the response.
     pub api_fields: ApiFields,
-    /// Fields of the API's that pass with this exchange alone.
+    /// Fields of the API that pass with this exchange only.
     pub exchange_fields: ApiFields,
 }
 
-/// The part of a reply that differs.
+/// Content of a reply.
 pub enum Content {
     Whole(Representation),
-    /// The caller holds these bytes already.
+    /// The client has this representation already.
     NotModified(Representation),
     Error(ApiError),
-    /// The answer to a CORS preflight.
+    /// Response to a CORS preflight.
     Preflight(Preflight),
 }
 
@@ -184,7 +184,7 @@ impl Reply {
         }
     }
 
-    /// The error, where the gateway made one.
+    /// The gateway's error, if the reply is one.
     pub fn error(&self) -> Option<ApiError> {
         match self.content {
             Content::Error(error) => Some(error),
@@ -192,7 +192,7 @@ impl Reply {
         }
     }
 
-    /// The body of an answer to GET; the answer to HEAD has its length and not its bytes.
+    /// Body of the response to GET. A response to HEAD has its length only.
     pub fn body(&self) -> Bytes {
         match &self.content {
             Content::Whole(representation) => Bytes::from_owner(Body(representation.clone())),
@@ -201,7 +201,7 @@ impl Reply {
         }
     }
 
-    /// The same body, where it was stored: other ones are made for their answer.
+    /// Body of a stored representation; empty for other content.
     pub fn stored_body(&self) -> &[u8] {
         match &self.content {
             Content::Whole(representation) => representation.body(),
@@ -209,10 +209,11 @@ impl Reply {
         }
     }
 
-    /// Every field of the response except `X-Request-Id`, in order; one of the API's may occur several times. `cors`: the fields for this caller's origin.
+    /// Passes every field of the response except `X-Request-Id` to `put`, in order. A field of the
+    /// API may occur several times. `cors`: the CORS fields for `origin`, that of the request.
     pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, Value<'_>)) {
         match &self.content {
-            // It has no content, and so no length (RFC 9110 section 8.6).
+            // No content, and therefore no length (RFC 9110 section 8.6).
             Content::Whole(representation) if representation.status() == StatusCode::NO_CONTENT => {}
             Content::Whole(representation) => {
                 let status = representation.status();
@@ -221,7 +222,7 @@ impl Reply {
                     put(
                         &CONTENT_TYPE,
                         match representation.content_type() {
-                            // As text it becomes a field value without a copy.
+                            // A static text becomes a field value without a copy.
                             _ if representation.type_length() == 0 => Value::Text(JSON),
                             own_type => Value::Bytes(own_type),
                         },
@@ -241,7 +242,7 @@ impl Reply {
                     put(&RETRY_AFTER, Value::Bytes(retry_after.to_string().as_bytes()));
                 }
                 match error.status() {
-                    // The API's own is not changed (RFC 9110 section 11.6.1).
+                    // The API's field is not changed (RFC 9110 section 11.6.1).
                     StatusCode::UNAUTHORIZED if self.exchange_fields.contains(&WWW_AUTHENTICATE) => {}
                     StatusCode::UNAUTHORIZED => put(&WWW_AUTHENTICATE, Value::Text("Bearer")),
                     StatusCode::METHOD_NOT_ALLOWED => put(&ALLOW, Value::Text(ALLOWED)),
@@ -263,7 +264,7 @@ impl Reply {
         put(&VARY, cors.vary(matches!(self.content, Content::Preflight(_))));
         match &self.content {
             Content::Preflight(preflight) => cors.preflight_fields(preflight, origin, &mut put),
-            _ => cors.answer_fields(origin, &mut put),
+            _ => cors.response_fields(origin, &mut put),
         }
     }
 }

@@ -1,15 +1,14 @@
-//! A field's value as it stands: whoever writes bytes need not make a `HeaderValue` of it first.
+//! Values of response fields, written as bytes without an intermediate `HeaderValue`.
 
 use http::HeaderValue;
 
 use super::{CacheStatus, ETag};
 
-/// The value of a field of an answer.
+/// Value of a response field.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// Made before.
     Ready(&'a HeaderValue),
-    /// Of a field that was a value before.
+    /// A valid field value.
     Bytes(&'a [u8]),
     Text(&'static str),
     Tag(&'a ETag),
@@ -18,7 +17,7 @@ pub enum Value<'a> {
 }
 
 impl Value<'_> {
-    /// Writes it at the end of `text`.
+    /// Appends the value to `text`.
     pub fn append_to(self, text: &mut Vec<u8>) {
         match self {
             Value::Ready(value) => text.extend_from_slice(value.as_bytes()),
@@ -30,13 +29,12 @@ impl Value<'_> {
         }
     }
 
-    /// For a map of fields.
     pub fn to_header(self) -> HeaderValue {
         match self {
             Value::Ready(value) => value.clone(),
             Value::Bytes(value) => HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")),
             Value::Text(value) => HeaderValue::from_static(value),
-            // Quotes and hexadecimal digits are a field value.
+            // Quotes and hexadecimal digits are always a valid field value.
             Value::Tag(tag) => HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\"")),
             Value::Number(number) => HeaderValue::from(number),
             Value::Status(status) => status.value(),
@@ -49,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_say_the_same() {
+    fn header_value_equals_the_written_bytes() {
         let tag = HeaderValue::from_static("\"a\"");
         for value in [
             Value::Ready(&tag),

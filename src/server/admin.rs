@@ -204,12 +204,12 @@ impl Admin {
 
     fn metrics(&self) -> Answer {
         let gateway = &self.current.load().gateway;
-        gateway.metrics.cache_usage(gateway.cache.usage());
-        gateway.metrics.circuit(gateway.is_circuit_open());
+        gateway.metrics().cache_usage(gateway.cache().usage());
+        gateway.metrics().circuit(gateway.is_circuit_open());
         if let Some(bus) = self.current.load().bus.get() {
             bus.measure();
         }
-        match gateway.metrics.text() {
+        match gateway.metrics().text() {
             Ok(text) => answer(StatusCode::OK, METRICS, text),
             Err(failure) => {
                 tracing::error!(%failure, "failed to encode metrics");
@@ -220,8 +220,8 @@ impl Admin {
 
     fn stats(&self) -> serde_json::Value {
         let gateway = &self.current.load().gateway;
-        let (entries, bytes, capacity) = gateway.cache.usage();
-        let (hits, misses) = gateway.metrics.hits_and_misses();
+        let (entries, bytes, capacity) = gateway.cache().usage();
+        let (hits, misses) = gateway.metrics().hits_and_misses();
         let asked = hits + misses;
         let hit_ratio = if asked == 0 { 0.0 } else { hits as f64 / asked as f64 };
         let mut stats = json!({
@@ -234,9 +234,9 @@ impl Admin {
                 "entries": entries, "bytes": bytes, "capacity_bytes": capacity,
                 "hits": hits, "misses": misses, "hit_ratio": hit_ratio,
             },
-            "identities": {"entries": gateway.identities.count()},
+            "identities": {"entries": gateway.identities().count()},
             "upstream": {
-                "in_flight": gateway.metrics.in_flight(),
+                "in_flight": gateway.metrics().in_flight(),
                 "circuit": gateway.circuit().as_str(),
                 "addresses": self.addresses(),
                 "resolution_age_seconds": self.current.load().connector.resolution_age().map(|age| age.as_secs()),
@@ -314,7 +314,7 @@ fn told(reload: &Reload) -> serde_json::Value {
 fn take_samples(current: Arc<Current>, history: Arc<History>) {
     std::thread::spawn(move || {
         loop {
-            let families = current.load().gateway.metrics.families();
+            let families = current.load().gateway.metrics().families();
             history.take(&families, Instant::now(), SystemTime::now());
             std::thread::sleep(SAMPLED_EVERY);
         }

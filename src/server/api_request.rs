@@ -37,7 +37,7 @@ impl ApiRequest {
         let hop = Hop {
             peer: session.peer(),
             is_trusted: exchange.setup.trusted.trusts(session.peer()),
-            tls: session.is_tls(),
+            is_tls: session.is_tls(),
             version: request.version,
             request_id: exchange.request_id(),
         };
@@ -45,7 +45,7 @@ impl ApiRequest {
         let credentials = exchange.forwarded_credentials();
         let passing = Passing {
             hop: &hop,
-            hop_by_hop: HopByHop::of_map(fields),
+            hop_by_hop: HopByHop::from_map(fields),
             has_trace: trace.is_some(),
             expects_continue: session.has_body() && expects_continue(request),
             passes_credentials: credentials.is_all(),

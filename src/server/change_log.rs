@@ -12,7 +12,7 @@ use pingora_core::services::background::BackgroundService;
 use super::setup::Current;
 use crate::api::{Change, Token, read_change_log};
 use crate::cache::Scope;
-use crate::change_log::{Asked, Obey, Progress};
+use crate::change_log::{Cursor, PollTime, Reading};
 use crate::clock;
 use crate::cluster::{Turn, Turns};
 use crate::config;
@@ -87,12 +87,12 @@ enum Read {
 #[async_trait]
 impl BackgroundService for ChangeLog {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut progress = Progress::new(self.config.overlap, SystemTime::now());
+        let mut cursor = Cursor::new(self.config.overlap, SystemTime::now());
         let mut failed: Option<(Failure, u32)> = None;
         let mut had_turn = false;
         loop {
             let interval = self.config.interval;
-            let pause = match self.read(&mut progress, &mut had_turn).await {
+            let pause = match self.read(&mut cursor, &mut had_turn).await {
                 Ok(read) => {
                     match read {
                         Read::Now => self.metrics.read(SystemTime::now()),
@@ -128,7 +128,7 @@ impl BackgroundService for ChangeLog {
 }
 
 impl ChangeLog {
-    async fn read(&self, progress: &mut Progress, had_turn: &mut bool) -> Result<Read, Failure> {
+    async fn read(&self, cursor: &mut Cursor, had_turn: &mut bool) -> Result<Read, Failure> {
         if let Some(turns) = &self.turns {
             match turns.take().await {
                 Ok(Turn::Ours { done, overdue }) => {
@@ -138,7 +138,7 @@ impl ChangeLog {
                             "took over the change log lease: its holder did not poll for the duration of a lease; check that gateway, and which clients may write to Redis"
                         );
                     }
-                    done.filter(|_| !*had_turn).into_iter().for_each(|done| progress.go_on_from(done));
+                    done.filter(|_| !*had_turn).into_iter().for_each(|done| cursor.resume_from(done));
                     *had_turn = true;
                 }
                 Ok(Turn::Anothers { done }) => {
@@ -152,34 +152,34 @@ impl ChangeLog {
                 }
             }
         }
-        self.read_on(progress).await?;
+        self.read_on(cursor).await?;
         if let Some(turns) = &self.turns
-            && let Err(error) = turns.done(progress.read_up_to()).await
+            && let Err(error) = turns.done(cursor.read_up_to()).await
         {
             tracing::debug!(why = error.as_str(), "failed to store the position in the change log");
         }
         Ok(Read::Now)
     }
 
-    async fn read_on(&self, progress: &mut Progress) -> Result<(), Failure> {
+    async fn read_on(&self, cursor: &mut Cursor) -> Result<(), Failure> {
         let token = token(&self.config.token_file).ok_or(Failure::Token)?;
         let gateway = self.current.load().gateway.clone();
-        let asked = Asked::at(clock::now(), SystemTime::now());
-        let obey = match gateway.change_log(&progress.target(), &token).await {
+        let asked = PollTime::new(clock::now(), SystemTime::now());
+        let obey = match gateway.change_log(&cursor.target(), &token).await {
             Ok(answer) => match answer.status {
                 StatusCode::OK => {
                     let entries = read_change_log(&answer.body).ok_or(Failure::Unreadable)?;
-                    progress.heard(entries, asked.answered(&answer.headers, clock::now()))
+                    cursor.advance(entries, asked.with_date(&answer.headers, clock::now()))
                 }
                 StatusCode::UNAUTHORIZED => return Err(Failure::Unauthorized),
                 StatusCode::FORBIDDEN => return Err(Failure::Forbidden),
                 status => return Err(Failure::Status(status)),
             },
-            Err(UpstreamError::TooLarge) => progress.overflowed(asked),
+            Err(UpstreamError::TooLarge) => cursor.advance_past_overflow(asked),
             Err(error) => return Err(Failure::Upstream(error)),
         };
         match obey {
-            Obey::Changes { changes, unknown } => {
+            Reading::Changes { changes, unknown } => {
                 self.metrics.entries(changes.len(), unknown);
                 if unknown > 0 {
                     tracing::warn!(unknown, "skipped unknown entries of the change log");
@@ -188,7 +188,7 @@ impl ChangeLog {
                     gateway.invalidate(&scope, TRIGGER);
                 }
             }
-            Obey::Everything(missed) => {
+            Reading::Unknown(missed) => {
                 let why = missed.as_str();
                 tracing::warn!(why, "purged the whole cache: changes in the change log may have been missed");
                 gateway.invalidate(&Scope::All, TRIGGER);

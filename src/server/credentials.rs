@@ -212,7 +212,7 @@ impl Proxy {
         if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &setup).unwrap_or_default();
             if !tokens.is_empty() && !setup.gateway.is_any_known(&tokens, address) {
-                exchange.validation.permit = Some(setup.gateway.identities.invalid_permit(address).await?);
+                exchange.validation.permit = Some(setup.gateway.identities().invalid_permit(address).await?);
             }
         }
         Ok(veil)
@@ -234,7 +234,7 @@ impl Proxy {
         exchange.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
         let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
         let caller = gateway.caller_of(&token);
-        match gateway.identities.identify(caller, &token, address, clock::now()).await {
+        match gateway.identities().identify(caller, &token, address, clock::now()).await {
             // The API may find another token in what the gateway cannot read.
             Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
             Ok(caller) => Ok(caller.identity.level),
@@ -357,7 +357,7 @@ impl Proxy {
         let decided = setup.gateway.credential(&request.fields, &query).ok().map(|credential| credential.token);
         let Some(token) = decided.or_else(|| exchange.changes.tokens.first().cloned()) else { return };
         let (caller, now) = (setup.gateway.caller_of(&token), clock::now());
-        let identities = &setup.gateway.identities;
+        let identities = setup.gateway.identities();
         if identities.is_known(caller, address, now) {
             setup.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
         } else if !exchange.is_judged_invalid && !identities.is_known_invalid(caller, address, now) {
@@ -408,7 +408,7 @@ impl Proxy {
         tokio::spawn(async move {
             for token in tokens {
                 let caller = setup.gateway.caller_of(&token);
-                let identified = setup.gateway.identities.identify(caller, &token, address, clock::now()).await;
+                let identified = setup.gateway.identities().identify(caller, &token, address, clock::now()).await;
                 if !matches!(identified, Err(ApiError::InvalidToken | ApiError::TooManyRequests)) {
                     return unsettle(&setup, scopes);
                 }

@@ -243,7 +243,7 @@ impl<A: Application> Edge<A> {
     fn end(&self, record: &Record) {
         let setup = self.current.load();
         if self.side == Side::Public {
-            record.end(&setup.gateway.metrics, setup.access);
+            record.end(setup.gateway.metrics(), setup.access);
         }
     }
 

@@ -232,7 +232,7 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let started = clock::now();
         let result = self.exchange(session, exchange, veil).await;
-        let metrics = exchange.setup.gateway.metrics.clone();
+        let metrics = exchange.setup.gateway.metrics().clone();
         let failed = match &result {
             Err(Failure::Upstream(error)) => Some(*error),
             Err(Failure::Switched) => Some(UpstreamError::Protocol),

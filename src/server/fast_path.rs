@@ -66,7 +66,7 @@ pub enum Begun<'a> {
 impl<'a> Pending<'a> {
     /// Begins a request that was read from its head. `request_id`: a string whose memory is used.
     pub fn begin(setup: &Setup, peer: IpAddr, head: FastPathHead<'a>, request_id: String) -> Begun<'a> {
-        let address = setup.trusted.caller_by(peer, head.forwarded_for());
+        let address = setup.trusted.client_address_from(peer, head.forwarded_for());
         let mut record = Record::begin(clock::now());
         record.route = Route::CustomerName;
         record.request_id = request_id;
@@ -90,7 +90,7 @@ impl<'a> Pending<'a> {
         let request = FastPathRequest { customer, token, address, if_none_match, wants };
         let mut pending = Pending { record, origin, wanted, request };
         if wanted == Wanted::Preflight {
-            return Begun::Ready(pending, Preflight::of_name(requested_fields).into());
+            return Begun::Ready(pending, Preflight::for_name(requested_fields).into());
         }
         if let Some(error) = refused {
             pending.record.error = Some(error);
@@ -167,7 +167,7 @@ impl FastPath {
         if let Err(failure) = self.write(setup, stream, body).await {
             return give_up(failure, pending.record, setup);
         }
-        let ended = pending.record.end(&setup.gateway.metrics, setup.access);
+        let ended = pending.record.end(setup.gateway.metrics(), setup.access);
         self.request_id = pending.record.request_id;
         if ends && !self.behind.is_empty() {
             return Outcome::CloseUnread;
@@ -192,7 +192,7 @@ impl FastPath {
         let place = match setup.admission.request(setup.limits.requests, limited, Some(caller)) {
             Ok(place) => place,
             Err(limit) => {
-                setup.gateway.metrics.over_limit(limit.as_str());
+                setup.gateway.metrics().over_limit(limit.as_str());
                 pending.record.cause = Some(limit.as_str());
                 pending.record.error = Some(ApiError::Unavailable);
                 return Some((Reply::from(ApiError::Unavailable), (busy, None)));
@@ -201,7 +201,7 @@ impl FastPath {
         let Pending { record, request, .. } = pending;
         let reply = select! {
             biased;
-            reply = setup.gateway.answer_uncached(request, caller, record) => Some(reply),
+            reply = setup.gateway.respond_uncached(request, caller, record) => Some(reply),
             () = client_left(stream, &mut self.behind) => None,
         };
         reply.map(|reply| (reply, (busy, Some(place))))
@@ -258,7 +258,7 @@ pub fn give_up(failure: ClientFailure, mut record: Record, setup: &Setup) -> Out
         record.status = client_closed_request();
         record.error = None;
     }
-    record.end(&setup.gateway.metrics, setup.access);
+    record.end(setup.gateway.metrics(), setup.access);
     Outcome::Closed
 }
 

@@ -92,7 +92,7 @@ impl<'a> FastPathHead<'a> {
             forwarded_for: found.forwarded_for,
             forwarded_count: found.forwarded_count,
             if_none_match: found.if_none_match,
-            wants: CacheControl::of_request_values(found.cache_control, found.pragma),
+            wants: CacheControl::from_request_values(found.cache_control, found.pragma),
             origin: found.origin,
             requested_fields: found.requested_fields,
         })

@@ -82,7 +82,7 @@ impl Fleet {
             ledger: self.ledger,
             environment: self.environment,
             generations: setup.gateway.generations().clone(),
-            obey: Box::new(move |scope, trigger| obeying.load().gateway.heard(scope, trigger)),
+            obey: Box::new(move |scope, trigger| obeying.load().gateway.apply_remote_invalidation(scope, trigger)),
             repolicy: repolicy(current.clone(), reloader.clone()).map_err(|error| environment(&error))?,
             metrics: setup.metrics.bus().map_err(|error| environment(&error))?,
             read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),

@@ -87,7 +87,7 @@ impl<'a> Http2FastPath<'a> {
         let Accepted { request, mut respond } = accepted;
         match send(&mut respond, response, &body) {
             Sent::Whole => {
-                let ended = record.end(&setup.gateway.metrics, setup.access);
+                let ended = record.end(setup.gateway.metrics(), setup.access);
                 self.request_id = record.request_id;
                 Outcome::Served(ended)
             }
@@ -197,7 +197,7 @@ impl Unwritten {
         });
         match written.await {
             Ok(()) => {
-                record.end(&setup.gateway.metrics, setup.access);
+                record.end(setup.gateway.metrics(), setup.access);
             }
             Err(failure) => {
                 session.reset(h2::Reason::INTERNAL_ERROR);

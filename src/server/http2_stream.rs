@@ -261,7 +261,7 @@ fn record_malformed(setup: &Setup, method: &[u8]) {
     record.error = Some(error);
     record.cause = Some("http2_stream_error");
     record.request_id = setup.new_request_id();
-    record.end(&setup.gateway.metrics, setup.access);
+    record.end(setup.gateway.metrics(), setup.access);
 }
 
 /// Bytes on their way to the client.

@@ -26,7 +26,7 @@ use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
     request_id_text,
 };
-use crate::gateway::Ask;
+use crate::gateway::NameRequest;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
 use crate::telemetry::{Record, Route, TRACEPARENT, Trace};
 
@@ -162,9 +162,9 @@ impl Proxy {
                     Err(error) => Answered::Reply(self.refused(error, exchange)),
                 }
             }
-            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::of_name(requested_fields(&request.fields)).into()),
+            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::for_name(requested_fields(&request.fields)).into()),
             Err(error) if shared.permits_refused(error, request) => {
-                Answered::Reply(Preflight::of_refused(requested_fields(&request.fields)).into())
+                Answered::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
             }
             Err(error) => Answered::Reply(self.refused(error, exchange)),
         }
@@ -181,11 +181,11 @@ impl Proxy {
         let has_body = exchange.has_body;
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
-        let ask = Ask { customer, query: &query, headers: &request.fields, address, has_body };
+        let ask = NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
         let gateway = exchange.setup.gateway.clone();
         select! {
             biased;
-            reply = gateway.answer(&ask, &mut exchange.record) => Some(reply),
+            reply = gateway.respond(&ask, &mut exchange.record) => Some(reply),
             () = client.left() => None,
         }
     }
@@ -245,7 +245,7 @@ impl Proxy {
         exchange: &mut Exchange,
         limit: Limit,
     ) -> Result<(), Failure> {
-        exchange.setup.gateway.metrics.over_limit(limit.as_str());
+        exchange.setup.gateway.metrics().over_limit(limit.as_str());
         exchange.record.cause = Some(limit.as_str());
         let reply = self.refused(ApiError::Unavailable, exchange);
         exchange.record.status = reply.status();
@@ -332,7 +332,7 @@ impl Proxy {
         record.method = session.request().method.clone();
         record.request_id = request_id.to_str().unwrap_or_default().to_owned();
         record.trace = setup.trace(session.request());
-        let address = setup.trusted.caller(session.peer(), &session.request().fields);
+        let address = setup.trusted.client_address(session.peer(), &session.request().fields);
         Exchange {
             setup,
             record,
@@ -392,6 +392,6 @@ impl Proxy {
             exchange.record.status = status;
         }
         exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());
-        exchange.record.end(&exchange.setup.gateway.metrics, exchange.setup.access);
+        exchange.record.end(exchange.setup.gateway.metrics(), exchange.setup.access);
     }
 }

@@ -58,7 +58,7 @@ impl Proxy {
         match self.pass_body(session, exchange, veil, side, head).await {
             Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
                 if !head.status.is_server_error() {
-                    exchange.setup.gateway.metrics.redaction_failed(reason);
+                    exchange.setup.gateway.metrics().redaction_failed(reason);
                 }
                 exchange.record.cause = Some(reason);
                 self.pass_error(session, exchange, side, head).await
@@ -196,7 +196,7 @@ impl Proxy {
         if kind == Kind::OtherJson && is_string_with_json(&body) {
             return Err(Failure::Unredactable("json_in_a_string"));
         }
-        exchange.setup.gateway.metrics.redacted(veil.role());
+        exchange.setup.gateway.metrics().redacted(veil.role());
         let mut response = Self::veiled_head(head, exchange);
         if removed {
             remove_digests(&mut response);

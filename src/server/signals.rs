@@ -206,19 +206,19 @@ impl Handover {
         }
         *self.reports.lock() = Some(reports);
         let reports = self.reports.clone();
-        setup.gateway.generations().announce_to(Box::new(move |_| {
+        setup.gateway.generations().set_publisher(Box::new(move |_| {
             if let Some(reports) = &*reports.lock() {
                 reports.changed();
             }
         }));
-        setup.gateway.generations().known_until(clock::now(), clock::now());
+        setup.gateway.generations().set_synced_until(clock::now(), clock::now());
     }
 
     fn rely_on_memory(&self) {
         let setup = self.current.load();
         if setup.bus.get().is_none() {
             *self.reports.lock() = None;
-            setup.gateway.generations().known_until(clock::now(), clock::now() + EVER);
+            setup.gateway.generations().set_synced_until(clock::now(), clock::now() + EVER);
         }
     }
 }

@@ -29,7 +29,7 @@ use super::upgrade::{Changes, Seat};
 use crate::cache::{CallerIds, Scope};
 use crate::cluster::Bus;
 use crate::config::Config;
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::{Gateway, GatewayDeps};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
@@ -118,7 +118,7 @@ pub fn run(
     let lifecycle = Arc::new(Lifecycle::new(SERVICES));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     let connections = Connections::new(&config.upstream, connector.clone());
-    let client = Arc::new(Client::over(connections, &config.upstream, metrics.clone()));
+    let client = Arc::new(Client::new(connections, &config.upstream, metrics.clone()));
     let fleet = Fleet::new(&config)?;
     let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
     let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
@@ -131,7 +131,7 @@ pub fn run(
         admission: Arc::default(),
         ids: RandomIds::new().map_err(environment)?,
     });
-    let parts = |policy| Parts { client, policy, callers, metrics: metrics.clone(), tier };
+    let parts = |policy| GatewayDeps { client, policy, callers, metrics: metrics.clone(), tier };
     let gateway = |policy| Gateway::new(&config, parts(policy));
     let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
     let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));
@@ -193,7 +193,7 @@ pub fn run(
 fn obey_changes_before(mut changes: Changes, current: Arc<Current>) -> std::io::Result<()> {
     let work = move || {
         while changes.next() {
-            current.load().gateway.heard(&Scope::All, "predecessor");
+            current.load().gateway.apply_remote_invalidation(&Scope::All, "predecessor");
         }
     };
     std::thread::Builder::new().name("changes before".into()).spawn(work).map(drop)

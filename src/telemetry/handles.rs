@@ -125,7 +125,7 @@ mod tests {
     use super::super::metrics::Metrics;
     use super::super::record::Route;
     use super::*;
-    use crate::reply::{CacheStatus, Forwarded};
+    use crate::reply::{CacheStatus, ForwardReason};
 
     /// What the library's own way counts, in its text.
     fn text_of(family: &IntCounterVec) -> String {
@@ -149,7 +149,7 @@ mod tests {
             Some(CacheStatus::Hit { ttl: 1 }),
             Some(CacheStatus::Revalidating { ttl: -1 }),
             Some(CacheStatus::StaleIfError { ttl: -1 }),
-            Some(CacheStatus::Miss { why: Forwarded::UriMiss, stored: true }),
+            Some(CacheStatus::Miss { why: ForwardReason::UriMiss, stored: true }),
             Some(CacheStatus::Collapsed),
             Some(CacheStatus::Bypass),
         ];

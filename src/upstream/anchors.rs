@@ -1,7 +1,7 @@
 //! Trust anchors of the system, for an API over TLS.
 //!
-//! Bundles are split here and not by a PEM reader, because a reader that meets a certificate without
-//! its end also loses the certificates behind it.
+//! Bundles are split here and not by a PEM reader, because a reader that meets a certificate
+//! without its end also loses the certificates behind it.
 
 use std::path::{Path, PathBuf};
 

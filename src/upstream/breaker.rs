@@ -1,33 +1,35 @@
-//! A circuit breaker: an API that is known to be down is not asked by everyone, but by one every now and then. Pure.
+//! Circuit breaker: while the API is known to be down, one request at a time probes it, and the
+//! others are rejected at once. Time is an argument.
 //!
-//! What counts is that the API cannot be reached, is silent, or says itself that it is unavailable, several times in a row.
-//! An answer that is broken in some other way does not: a single odd document must not close the way for all.
+//! It opens after several consecutive failures: the API cannot be reached, does not respond, or
+//! reports that it is unavailable. An invalid response does not count, so that one odd document
+//! cannot block all requests.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Failures in a row that open it.
+/// Consecutive failures that open the circuit.
 const THRESHOLD: usize = 8;
-/// How long it stays open at first; doubled after each probe that failed.
-const FIRST: Duration = Duration::from_secs(1);
-/// How long it stays open at most: an API that is back is found within this time.
-const LONGEST: Duration = Duration::from_secs(5);
+/// Time that the circuit stays open at first. Each failed probe doubles it.
+const OPEN_TIME_MIN: Duration = Duration::from_secs(1);
+/// Longest time that the circuit stays open. An API that recovered is found within it.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How an exchange went, as far as the breaker cares.
+/// Result of an exchange, for the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Reached,
     Unreachable,
 }
 
-/// Whether the API is asked.
+/// State of the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
     Closed,
-    /// Not asked.
+    /// Requests are rejected.
     Open,
-    /// One request finds out.
+    /// One request probes the API.
     HalfOpen,
 }
 
@@ -48,16 +50,16 @@ enum State {
     },
     Open {
         until: Instant,
-        lasting: Duration,
+        open_time: Duration,
     },
-    /// A probe is under way; if nothing is heard of it by then, another may try.
+    /// A probe is under way. If it has no result at `until`, another request may probe.
     HalfOpen {
         until: Instant,
-        lasting: Duration,
+        open_time: Duration,
     },
 }
 
-/// Failures in a row, each with its source, which counts once.
+/// Consecutive failures. Those of one source count once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     sources: [Option<u64>; THRESHOLD],
@@ -65,12 +67,12 @@ struct Failures {
 }
 
 impl Failures {
-    /// Counts a failure; whether that makes too many.
+    /// Counts a failure. Returns whether the threshold is reached.
     fn add(&mut self, source: Option<u64>) -> bool {
         let is_known = source.is_some() && self.sources[..self.count].contains(&source);
         if !is_known {
-            if let Some(place) = self.sources.get_mut(self.count) {
-                *place = source;
+            if let Some(slot) = self.sources.get_mut(self.count) {
+                *slot = source;
             }
             self.count += 1;
         }
@@ -78,52 +80,43 @@ impl Failures {
     }
 }
 
-/// The breaker.
+/// Circuit breaker.
 pub struct Breaker {
     state: Mutex<State>,
-    /// The longest that an exchange takes.
-    probe: Duration,
+    /// Longest duration of an exchange.
+    probe_timeout: Duration,
 }
 
 impl Breaker {
-    pub fn new(probe: Duration) -> Self {
-        Breaker { state: Mutex::new(State::Closed { failures: Failures::default() }), probe }
+    pub fn new(probe_timeout: Duration) -> Self {
+        Breaker { state: Mutex::new(State::Closed { failures: Failures::default() }), probe_timeout }
     }
 
-    /// Whether a request may go out now. Every one that does must be reported with [`Breaker::heard`].
-    pub fn admits(&self, now: Instant) -> bool {
-        self.admit(now).map(|mut admission| admission.probes = false).is_some()
-    }
-
-    /// Admits a request now, as the probe where the pause of an open circuit is over. `None`: it may not go out.
-    pub fn admit(&self, now: Instant) -> Option<Admission<'_>> {
+    /// Permits a request, as a probe if the circuit has been open long enough. `None`: it is
+    /// rejected.
+    pub fn try_acquire(&self, now: Instant) -> Option<BreakerPermit<'_>> {
         let mut state = self.state.lock();
-        let probes = match *state {
+        let is_probe = match *state {
             State::Closed { .. } => false,
-            State::Open { until, lasting } | State::HalfOpen { until, lasting } if now >= until => {
-                *state = State::HalfOpen { until: now + self.probe, lasting };
+            State::Open { until, open_time } | State::HalfOpen { until, open_time } if now >= until => {
+                *state = State::HalfOpen { until: now + self.probe_timeout, open_time };
                 true
             }
             _ => return None,
         };
-        Some(Admission { breaker: self, probes })
+        Some(BreakerPermit { breaker: self, is_probe })
     }
 
-    /// Whether [`Breaker::admits`] would say no; nothing comes of asking.
-    pub fn refuses(&self, now: Instant) -> bool {
+    /// Whether [`Breaker::try_acquire`] would reject a request.
+    pub fn is_open(&self, now: Instant) -> bool {
         match *self.state.lock() {
             State::Closed { .. } => false,
             State::Open { until, .. } | State::HalfOpen { until, .. } => now < until,
         }
     }
 
-    /// Records how a request went.
-    pub fn heard(&self, outcome: Outcome, now: Instant) {
-        self.record(outcome, None, now);
-    }
-
-    /// Records how a request went. `source`: failures of the same source in a row count once, so that one caller cannot
-    /// open the circuit for others.
+    /// Records the outcome of a request. `source`: consecutive failures of one source count once,
+    /// so that one caller cannot open the circuit for others.
     ///
     /// Returns the new state when the circuit opens or closes, each once.
     pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
@@ -136,21 +129,21 @@ impl Breaker {
             }
             (State::Closed { failures }, Outcome::Unreachable) => {
                 if failures.add(source) {
-                    *state = State::Open { until: now + FIRST, lasting: FIRST };
+                    *state = State::Open { until: now + OPEN_TIME_MIN, open_time: OPEN_TIME_MIN };
                     return Some(Circuit::Open);
                 }
             }
-            // One that went out before it opened says nothing new.
+            // The request was sent before the circuit opened.
             (State::Open { .. }, Outcome::Unreachable) => {}
-            (State::HalfOpen { lasting, .. }, Outcome::Unreachable) => {
-                let lasting = (*lasting * 2).min(LONGEST);
-                *state = State::Open { until: now + lasting, lasting };
+            (State::HalfOpen { open_time, .. }, Outcome::Unreachable) => {
+                let open_time = (*open_time * 2).min(OPEN_TIME_MAX);
+                *state = State::Open { until: now + open_time, open_time };
             }
         }
         None
     }
 
-    /// The circuit as a request would find it: half open also before a probe, once the pause is over.
+    /// State as a request would find it: half open as soon as a probe is permitted.
     pub fn circuit(&self, now: Instant) -> Circuit {
         match *self.state.lock() {
             State::Closed { .. } => Circuit::Closed,
@@ -160,31 +153,32 @@ impl Breaker {
     }
 }
 
-/// Leave to send one request. A probe that ends without an outcome (its client left) lets the next request probe.
-pub struct Admission<'a> {
+/// Permission to send one request. If a probe is dropped without an outcome, because its client
+/// left, the next request probes.
+pub struct BreakerPermit<'a> {
     breaker: &'a Breaker,
-    probes: bool,
+    is_probe: bool,
 }
 
-impl Admission<'_> {
-    /// Records how the request went.
+impl BreakerPermit<'_> {
+    /// Records the outcome of the request.
     ///
     /// Returns what [`Breaker::record`] does.
     pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
-        self.probes = false;
+        self.is_probe = false;
         self.breaker.record(outcome, source, now)
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
-        if !self.probes {
+        if !self.is_probe {
             return;
         }
         let mut state = self.breaker.state.lock();
-        if let State::HalfOpen { until, lasting } = *state {
-            // The pause was over when the probe began.
-            *state = State::Open { until: until.checked_sub(self.breaker.probe).unwrap_or(until), lasting };
+        if let State::HalfOpen { until, open_time } = *state {
+            // The open time had ended when the probe began.
+            *state = State::Open { until: until.checked_sub(self.breaker.probe_timeout).unwrap_or(until), open_time };
         }
     }
 }
@@ -193,51 +187,56 @@ impl Drop for Admission<'_> {
 mod tests {
     use super::*;
 
+    /// Whether a request is permitted; its outcome is recorded separately.
+    fn admits(breaker: &Breaker, now: Instant) -> bool {
+        breaker.try_acquire(now).map(|mut permit| permit.is_probe = false).is_some()
+    }
+
     #[test]
-    fn opens_after_failures_in_a_row_and_lets_one_find_out() {
+    fn circuit_opens_after_failures_and_permits_one_probe() {
         let breaker = Breaker::new(Duration::from_secs(10));
         let start = Instant::now();
         for _ in 0..THRESHOLD - 1 {
-            breaker.heard(Outcome::Unreachable, start);
+            breaker.record(Outcome::Unreachable, None, start);
         }
-        breaker.heard(Outcome::Reached, start);
+        breaker.record(Outcome::Reached, None, start);
         for _ in 0..THRESHOLD - 1 {
-            breaker.heard(Outcome::Unreachable, start);
+            breaker.record(Outcome::Unreachable, None, start);
         }
-        assert!(breaker.admits(start));
-        breaker.heard(Outcome::Unreachable, start);
+        assert!(admits(&breaker, start));
+        breaker.record(Outcome::Unreachable, None, start);
         assert_eq!(breaker.circuit(start), Circuit::Open);
-        assert_eq!(breaker.circuit(start + FIRST), Circuit::HalfOpen);
-        assert!(!breaker.admits(start) && breaker.refuses(start));
-        let later = start + FIRST;
-        assert!(!breaker.refuses(later));
-        let probe = breaker.admit(later).expect("a probe");
-        assert!(breaker.admit(later).is_none());
+        assert_eq!(breaker.circuit(start + OPEN_TIME_MIN), Circuit::HalfOpen);
+        assert!(!admits(&breaker, start) && breaker.is_open(start));
+        let later = start + OPEN_TIME_MIN;
+        assert!(!breaker.is_open(later));
+        let probe = breaker.try_acquire(later).expect("a probe");
+        assert!(breaker.try_acquire(later).is_none());
         probe.record(Outcome::Unreachable, None, later);
-        assert!(!breaker.admits(later + FIRST) && breaker.admits(later + 2 * FIRST));
-        breaker.heard(Outcome::Reached, later + 2 * FIRST);
+        assert!(!admits(&breaker, later + OPEN_TIME_MIN) && admits(&breaker, later + 2 * OPEN_TIME_MIN));
+        breaker.record(Outcome::Reached, None, later + 2 * OPEN_TIME_MIN);
         assert_eq!(breaker.circuit(later), Circuit::Closed);
     }
 
     #[test]
-    fn a_probe_of_which_nothing_is_heard_is_followed_by_another_and_the_pause_is_bounded() {
+    fn probe_without_a_result_times_out_and_open_time_is_bounded() {
         let breaker = Breaker::new(Duration::from_secs(10));
         let mut now = Instant::now();
         for _ in 0..THRESHOLD {
-            breaker.heard(Outcome::Unreachable, now);
+            breaker.record(Outcome::Unreachable, None, now);
         }
-        now += FIRST;
-        assert!(breaker.admits(now));
-        assert!(!breaker.admits(now + Duration::from_secs(9)) && breaker.admits(now + Duration::from_secs(10)));
+        now += OPEN_TIME_MIN;
+        assert!(admits(&breaker, now));
+        assert!(!admits(&breaker, now + Duration::from_secs(9)) && admits(&breaker, now + Duration::from_secs(10)));
         for _ in 0..10 {
-            breaker.heard(Outcome::Unreachable, now);
-            now += LONGEST;
-            assert!(breaker.admits(now));
+            breaker.record(Outcome::Unreachable, None, now);
+            now += OPEN_TIME_MAX;
+            assert!(admits(&breaker, now));
         }
     }
 
     #[test]
-    fn failures_of_one_source_count_once_in_a_row() {
+    fn consecutive_failures_of_one_source_count_once() {
         let breaker = Breaker::new(Duration::from_secs(10));
         let now = Instant::now();
         for _ in 0..100 {
@@ -253,17 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn probe_without_an_outcome_is_followed_by_another() {
+    fn dropped_probe_is_followed_by_another() {
         let breaker = Breaker::new(Duration::from_secs(10));
         let mut now = Instant::now();
         for _ in 0..THRESHOLD {
-            breaker.heard(Outcome::Unreachable, now);
+            breaker.record(Outcome::Unreachable, None, now);
         }
-        now += FIRST;
-        let probe = breaker.admit(now).expect("a probe");
-        assert!(breaker.refuses(now));
+        now += OPEN_TIME_MIN;
+        let probe = breaker.try_acquire(now).expect("a probe");
+        assert!(breaker.is_open(now));
         drop(probe);
         assert_eq!(breaker.circuit(now), Circuit::HalfOpen);
-        assert!(!breaker.refuses(now) && breaker.admit(now).is_some());
+        assert!(!breaker.is_open(now) && breaker.try_acquire(now).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway's own requests: GET, built from a path and a token alone.
+//! The gateway's own requests to the API: GET, made of a target, a token and validators only.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -8,77 +8,78 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
-use super::places::{Payer, Permit, Places};
-use super::{Answer, UpstreamError};
+use super::fair_queue::{FairQueue, Permit, QueueKey};
+use super::{ApiResponse, UpstreamError};
 use crate::api::Token;
 use crate::cache::Validators;
 use crate::clock;
 use crate::config;
 use crate::telemetry::Metrics;
 
-/// What a request is for; a label of metrics.
+/// Purpose of a request; a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     Validate,
     Fetch,
-    /// A fetch whose target a client chose in part (its query): it says nothing of whether the API is there.
+    /// A fetch with a client's query. Its failure says nothing about the availability of the API.
     Bypass,
     ChangeLog,
 }
 
-impl Kind {
+impl RequestKind {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Kind::Validate => "validate",
-            Kind::Fetch | Kind::Bypass => "fetch",
-            Kind::ChangeLog => "change_log",
+            RequestKind::Validate => "validate",
+            RequestKind::Fetch | RequestKind::Bypass => "fetch",
+            RequestKind::ChangeLog => "change_log",
         }
     }
 }
 
 /// One of the gateway's own requests.
 pub struct Request<'a> {
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// Path and query.
     pub target: &'a str,
-    /// Whose it is; none: nobody's.
+    /// Bearer token; `None` sends no `Authorization`.
     pub token: Option<&'a Token>,
-    /// What is stored already, so that the API may answer 304.
+    /// Validators of a cached response, so that the API may respond with 304.
     pub validators: Option<&'a Validators>,
-    /// Whom it counts for.
-    pub payer: Payer,
+    /// Key under which it is queued.
+    pub queue_key: QueueKey,
 }
 
-/// Sends one request to the API and returns its whole response. [`Connections`](super::Connections) does so over the
-/// network; tests implement an API on a clock that they control.
+/// Sends one request to the API and returns its whole response. [`Connections`](super::Connections)
+/// does so over the network; tests implement an API on a clock that they control.
 pub trait Transport: Send + Sync + 'static {
     /// # Errors
     ///
-    /// There is no usable response. The caller stops waiting at `deadline`; an implementation uses it
-    /// to try another address in time and to name the phase that took too long.
+    /// There is no usable response. The caller stops waiting at `deadline`; an implementation uses
+    /// it to try another address in time and to name the phase that took too long.
     fn exchange(
         &self,
         request: &Request<'_>,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Answer, UpstreamError>> + Send;
+    ) -> impl Future<Output = Result<ApiResponse, UpstreamError>> + Send;
 }
 
-/// Sends the gateway's own requests to the API: bounded in number and in time, and not to one that is known to be down.
+/// Sends the gateway's own requests to the API, bounded in number and in time, through a circuit
+/// breaker.
 pub struct Client<T> {
     transport: T,
-    places: Places,
+    queue: FairQueue,
     timeout: Duration,
     breaker: Breaker,
-    /// Makes sources of failures for the breaker.
+    /// Hashes sources of failures for the breaker.
     hasher: RandomState,
     metrics: Arc<Metrics>,
 }
 
 impl<T: Transport> Client<T> {
-    pub fn over(transport: T, config: &config::Upstream, metrics: Arc<Metrics>) -> Self {
+    pub fn new(transport: T, config: &config::Upstream, metrics: Arc<Metrics>) -> Self {
         Client {
             transport,
-            places: Places::new(config.max_in_flight),
+            queue: FairQueue::new(config.max_in_flight),
             timeout: config.timeout,
             breaker: Breaker::new(config.timeout),
             hasher: RandomState::new(),
@@ -86,12 +87,12 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    /// Gets what stands at a path, as its request says.
+    /// Sends a request and returns the response.
     ///
     /// # Errors
-    /// No usable answer within `upstream.timeout`, waiting for a place included; or none wanted, since the API is known
-    /// to be down.
-    pub async fn get(&self, request: Request<'_>) -> Result<Answer, UpstreamError> {
+    /// There is no usable response within `upstream.timeout`, the wait for a permit included, or
+    /// the circuit breaker is open.
+    pub async fn get(&self, request: Request<'_>) -> Result<ApiResponse, UpstreamError> {
         let started = clock::now();
         let result = self.send(&request, started).await;
         let took = clock::now().saturating_duration_since(started);
@@ -99,14 +100,15 @@ impl<T: Transport> Client<T> {
         result
     }
 
-    async fn send(&self, request: &Request<'_>, started: Instant) -> Result<Answer, UpstreamError> {
+    async fn send(&self, request: &Request<'_>, started: Instant) -> Result<ApiResponse, UpstreamError> {
         let deadline = started + self.timeout;
-        let _place = self.place(request.payer, deadline).await?;
-        let counts = request.kind != Kind::Bypass;
-        // Again: it may have opened meanwhile, and one at a time finds out. A bypass never does, it waits for no probe.
-        let admission = if counts {
-            Some(self.breaker.admit(clock::now()).ok_or(UpstreamError::CircuitOpen)?)
-        } else if self.breaker.refuses(clock::now()) {
+        let _permit = self.acquire_permit(request.queue_key, deadline).await?;
+        let counts = request.kind != RequestKind::Bypass;
+        // Checked again: it may have opened during the wait, and admits one probe at a time. A
+        // bypass is never a probe.
+        let breaker_permit = if counts {
+            Some(self.breaker.try_acquire(clock::now()).ok_or(UpstreamError::CircuitOpen)?)
+        } else if self.breaker.is_open(clock::now()) {
             return Err(UpstreamError::CircuitOpen);
         } else {
             None
@@ -115,57 +117,58 @@ impl<T: Transport> Client<T> {
         let sent = clock::now();
         let exchange = timeout_at(deadline.into(), self.transport.exchange(request, deadline)).await;
         let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
-        // One that waited long for its place had no time: that says nothing of the API.
-        let hurried = result.as_ref().is_err_and(|e| e.as_str() == "timeout") && sent > started + self.timeout / 2;
+        // After a long wait for its permit, a request had too little time: that says nothing about
+        // the API.
+        let had_no_time = result.as_ref().is_err_and(|e| e.as_str() == "timeout") && sent > started + self.timeout / 2;
         let is_local = matches!(result, Err(UpstreamError::Descriptors));
-        if let Some(admission) = admission.filter(|_| !hurried && !is_local) {
-            let change = admission.record(outcome(&result), self.source(request, &result), clock::now());
+        if let Some(breaker_permit) = breaker_permit.filter(|_| !had_no_time && !is_local) {
+            let change = breaker_permit.record(outcome(&result), self.source(request, &result), clock::now());
             report(change, &result);
         }
         result
     }
 
-    /// The source of a failure, which the breaker counts once. A caller may know several customers for which the API answers
-    /// with an error; silence for several customers is taken for the API's own. No client has a part in a connection that
-    /// cannot be made: each such failure counts.
-    fn source(&self, request: &Request<'_>, result: &Result<Answer, UpstreamError>) -> Option<u64> {
+    /// Source of a failure, which the breaker counts once. Error responses to one caller count
+    /// once, for whichever customers, since a client may know several that cause them. Missing
+    /// responses count once per caller and target. Failed connections have no source and count each
+    /// time, since no client can cause them.
+    fn source(&self, request: &Request<'_>, result: &Result<ApiResponse, UpstreamError>) -> Option<u64> {
         let target = match result {
             Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls(_)) => return None,
             Err(_) => Some(request.target),
-            // Its target holds the token: before it is known, that is the caller.
-            Ok(_) if request.kind == Kind::Validate => return Some(self.hasher.hash_one(request.target)),
+            // The target holds the token, which identifies the caller.
+            Ok(_) if request.kind == RequestKind::Validate => return Some(self.hasher.hash_one(request.target)),
             Ok(_) => None,
         };
-        Some(self.hasher.hash_one((request.payer, target)))
+        Some(self.hasher.hash_one((request.queue_key, target)))
     }
 
-    /// What requests go over.
     pub fn transport(&self) -> &T {
         &self.transport
     }
 
-    /// The circuit as a request would find it now.
+    /// State of the circuit breaker as a request would find it now.
     pub fn circuit(&self) -> Circuit {
         self.breaker.circuit(clock::now())
     }
 
-    /// Whether a request would be refused now, since the API is known to be down.
+    /// Whether the circuit breaker would reject a request now.
     pub fn is_circuit_open(&self) -> bool {
-        self.breaker.refuses(clock::now())
+        self.breaker.is_open(clock::now())
     }
 
-    /// A place among the requests in flight; payers that wait take turns.
-    async fn place(&self, payer: Payer, deadline: Instant) -> Result<Permit<'_>, UpstreamError> {
-        // No request waits for a place only to be refused because the API is down.
-        if self.breaker.refuses(clock::now()) {
+    /// Waits for a permit to send a request.
+    async fn acquire_permit(&self, queue_key: QueueKey, deadline: Instant) -> Result<Permit<'_>, UpstreamError> {
+        // No request waits for a permit only to be rejected by the breaker.
+        if self.breaker.is_open(clock::now()) {
             return Err(UpstreamError::CircuitOpen);
         }
-        self.places.acquire(payer, deadline).await
+        self.queue.acquire(queue_key, deadline).await
     }
 }
 
 /// Logs that the circuit opened or closed.
-fn report(change: Option<Circuit>, result: &Result<Answer, UpstreamError>) {
+fn report(change: Option<Circuit>, result: &Result<ApiResponse, UpstreamError>) {
     match (change, result) {
         (Some(Circuit::Open), Err(error)) => {
             tracing::warn!(cause = error.cause(), "circuit breaker opened after consecutive failures of the API");
@@ -179,8 +182,8 @@ fn report(change: Option<Circuit>, result: &Result<Answer, UpstreamError>) {
     }
 }
 
-/// Whether the API was there: what it answered is another matter, unless it says itself that it is not.
-fn outcome(result: &Result<Answer, UpstreamError>) -> Outcome {
+/// Whether the API could be reached. Its response does not matter, unless it is 502, 503 or 504.
+fn outcome(result: &Result<ApiResponse, UpstreamError>) -> Outcome {
     match result {
         Ok(answer) if matches!(answer.status.as_u16(), 502..=504) => Outcome::Unreachable,
         Err(

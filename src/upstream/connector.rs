@@ -1,4 +1,4 @@
-//! Connections to the API: a kept one if there is one, else a fresh one to a healthy address.
+//! Connections to the API: an idle one if there is one, otherwise a new one to a healthy address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// As [`Connector::new`]; what was in force stays.
+    /// As [`Connector::new`]; the previous files stay in use.
     pub fn reload_tls(&self, config: &config::Upstream) -> Result<(), TrustError> {
         if let Some(current) = &self.tls {
             current.store(tls::client_config(config)?);
@@ -107,8 +107,8 @@ impl Connector {
 
     /// Chooses an address and returns a connection to it: a kept one unless `only_fresh`.
     ///
-    /// `tried` holds the addresses at which this request failed already; they are used only if there
-    /// is no other.
+    /// `tried` holds the addresses at which this request failed already; they are used only if
+    /// there is no other.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Connector {
             self.reused.fetch_add(1, Ordering::Relaxed);
             return Ok(Connection { stream, is_reused: true, in_flight: endpoint.begin() });
         }
-        // Apart: the future of connecting is many times larger than that of an exchange, and most
+        // Boxed: the future of connecting is many times larger than that of an exchange, and most
         // exchanges find a kept connection.
         Box::pin(self.connect(endpoint, tried, deadline)).await
     }
@@ -183,8 +183,8 @@ impl Connector {
         (self.opened.load(Ordering::Relaxed), self.reused.load(Ordering::Relaxed))
     }
 
-    /// Time since every name in `upstream.url` was last resolved; `None` if that never succeeded, or
-    /// if there is no name.
+    /// Time since every name in `upstream.url` was last resolved; `None` if that never succeeded,
+    /// or if there is no name.
     pub fn resolution_age(&self) -> Option<Duration> {
         self.resolver.age(clock::now())
     }
@@ -251,7 +251,7 @@ impl Connector {
                     match result {
                         Ok(stream) => {
                             // An address that took so long that another one was ready first is
-                            // silent or slow. The next requests shall not begin with it.
+                            // silent or slow. The next requests do not begin with it.
                             let is_late = |other: &&Attempt| now >= other.since + ATTEMPT_DELAY;
                             for late in pending.iter().filter(is_late) {
                                 self.record_failed_connect(&late.endpoint, "slow_connect", now);
@@ -355,7 +355,8 @@ pub struct AddressStatus {
     pub idle: usize,
 }
 
-/// Sets the options of a new connection. Each only improves it, so that a failure has no consequence.
+/// Sets the options of a new connection. Each only improves it, so that a failure has no
+/// consequence.
 fn set_options(tcp: &TcpStream) {
     // Heads and chunks are written whole; waiting for more would only delay them.
     let _ = tcp.set_nodelay(true);

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 exchange with the API over one connection: request head and body in, response head
 //! and body out, both directions at once.
 //!
-//! The exchange performs no waiting of its own: [`Exchange::poll_send`] and
+//! The exchange does not wait itself: [`Exchange::poll_send`] and
 //! [`Exchange::poll_event`] make progress, and the caller decides how long and in which order. A
 //! dropped exchange closes its connection.
 
@@ -285,8 +285,8 @@ impl Exchange {
         !self.received.is_empty()
     }
 
-    /// Reads the end of a chunked body without trailers if it was received already, as it usually is
-    /// with the last piece. Returns whether the response has ended.
+    /// Reads the end of a chunked body without trailers if it was received already, as it usually
+    /// is with the last piece. Returns whether the response has ended.
     pub fn take_end(&mut self) -> bool {
         const END: &[u8] = b"\r\n0\r\n\r\n";
         if let Incoming::Chunked(decoder) = &mut self.incoming

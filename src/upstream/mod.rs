@@ -1,7 +1,8 @@
-//! The way to the API: where it is, and the gateway's own requests to it, bounded in time, size and number.
+//! The client of the API: addresses, connections, and the gateway's own requests, bounded in time,
+//! size and number.
 //!
-//! Redirects are never followed, plain text is never tried instead of TLS, and a connection on which anything was odd is
-//! not used again.
+//! It follows no redirect, never falls back from TLS to plain text, and closes a connection after
+//! any protocol violation.
 
 mod anchors;
 mod breaker;
@@ -9,8 +10,8 @@ mod client;
 mod connector;
 mod endpoint;
 mod exchange;
+mod fair_queue;
 mod metrics;
-mod places;
 mod pool;
 mod resolver;
 mod stream;
@@ -25,12 +26,12 @@ use http::{HeaderMap, StatusCode};
 
 pub use anchors::TrustError;
 pub use breaker::{Breaker, Circuit, Outcome};
-pub use client::{Client, Kind, Request, Transport};
+pub use client::{Client, Request, RequestKind, Transport};
 pub use connector::{AddressStatus, Connection, Connector};
 pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
 pub use exchange::{Event, Exchange};
+pub use fair_queue::QueueKey;
 pub use metrics::AddressMetrics;
-pub use places::Payer;
 pub use tls::{TlsFailure, check_files};
 pub use transport::{Connections, STALE_CONNECTIONS_MAX};
 
@@ -41,47 +42,47 @@ use crate::telemetry::UpstreamFailure;
 /// pings are shorter.
 pub const FORWARD_SILENCE: Duration = Duration::from_secs(75);
 
-/// Informational answers (1xx) before the real one.
+/// Maximum number of informational responses (1xx) before the final one.
 pub const MAX_INFORMATIONAL: usize = 8;
 
-/// An answer of the API, whole.
-pub struct Answer {
+/// A complete response of the API.
+pub struct ApiResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-/// Why the API gave no answer that can be used.
+/// Reason why the API gave no usable response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
-    /// No address for its name.
+    /// The name has no address.
     Resolve,
-    /// No connection.
+    /// No connection could be opened.
     Connect,
     /// The TLS handshake failed, or took too long.
     Tls(TlsFailure),
     /// The process has no file descriptor left for a connection.
     Descriptors,
-    /// No response head in time.
+    /// The response head did not arrive in time.
     Timeout,
-    /// No end of the response body in time.
+    /// The response body did not end in time.
     BodyTimeout,
-    /// Not HTTP as it should be.
+    /// The response is not valid HTTP.
     Protocol,
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Truncated,
-    /// The API accepted the connection and ended it before any of an answer.
+    /// The API accepted the connection and closed it without a response.
     NoResponse,
-    /// Larger than `upstream.max_body`.
+    /// The response exceeds `upstream.max_body`.
     TooLarge,
-    /// Too many requests wait already.
+    /// Too many requests wait already, or no permit was free in time.
     QueueFull,
-    /// It is known to be down, and was not asked.
+    /// The circuit breaker is open: the API is known to be down.
     CircuitOpen,
 }
 
 impl UpstreamError {
-    /// The name for metrics and logs.
+    /// Label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             UpstreamError::Resolve => "resolve",
@@ -97,12 +98,12 @@ impl UpstreamError {
         }
     }
 
-    /// The labels of metrics.
+    /// Labels of metrics.
     pub const fn labels(self) -> UpstreamFailure {
         UpstreamFailure { kind: self.as_str(), cause: self.cause() }
     }
 
-    /// The exact cause, for logs: the kind, or more than it.
+    /// Exact cause, for logs.
     pub const fn cause(self) -> &'static str {
         match self {
             UpstreamError::Tls(failure) => failure.as_str(),
@@ -120,8 +121,9 @@ fn is_descriptor_error(error: &std::io::Error) -> bool {
     matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-/// Whether a response has a content coding other than `identity`: names compare without letter case, every field counts,
-/// and empty list members are ignored (RFC 9110 sections 8.4.1 and 5.6.1).
+/// Whether a response has a content coding other than `identity`: names compare without letter
+/// case, every field counts, and empty list members are ignored (RFC 9110 sections 8.4.1 and
+/// 5.6.1).
 pub fn has_content_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
     codings.any(|coding| {
@@ -151,7 +153,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn every_content_coding_but_identity_counts() {
+    fn content_codings_other_than_identity_are_recognized() {
         let coded = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

@@ -1,6 +1,6 @@
 //! Kept connections to the API.
 //!
-//! Each thread has a shard of its own, so that a connection stays on the thread that opened it and
+//! Each thread has its own shard, so that a connection stays on the thread that opened it and
 //! its lock is never contended; only the sweeper visits other threads' shards. A kept connection
 //! costs no task, no timer and no system call: [`Stream::is_idle`] reads a flag that the runtime
 //! maintains. The newest connection is taken first, so that surplus ones grow old and are closed.
@@ -81,7 +81,8 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection after an exchange that left nothing unread. Closes it if there is no room.
+    /// Keeps a connection after an exchange that left nothing unread. Closes it if there is no
+    /// room.
     pub fn put(self: &Arc<Self>, endpoint: u64, stream: Stream, now: Instant) {
         if self.idle.fetch_add(1, Ordering::Relaxed) >= self.limits.max_idle {
             self.idle.fetch_sub(1, Ordering::Relaxed);

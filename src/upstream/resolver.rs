@@ -1,9 +1,10 @@
 //! Background resolution of the names in `upstream.url`.
 //!
-//! A thread looks the names up when their records expire and when a connection failed, one lookup of
-//! a name at a time and at most one a second. Requests use the addresses that are known and never
-//! wait for a lookup, except for the first one. A lookup that fails takes no known address away, and
-//! one without a reply delays no other: neither that of another name nor that of the other family.
+//! A thread looks the names up when their records expire and when a connection failed, one lookup
+//! of a name at a time and at most one a second. Requests use the addresses that are known and
+//! never wait for a lookup, except for the first one. A lookup that fails takes no known address
+//! away, and one without a reply delays no other: neither that of another name nor that of the
+//! other family.
 
 use std::future::Future;
 use std::io;
@@ -165,8 +166,8 @@ impl Resolver {
         let _ = timeout_at(deadline.into(), first).await;
     }
 
-    /// Makes a lookup due and waits for its end, or for that of one that is under way. Returns false
-    /// if none may happen so soon again.
+    /// Makes a lookup due and waits for its end, or for that of one that is under way. Returns
+    /// false if none may happen so soon again.
     pub async fn refresh(&self, deadline: Instant, now: Instant) -> bool {
         let Some(mut rounds) = self.rounds.clone() else { return false };
         let Round { number: before, is_running, .. } = *rounds.borrow();

@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 
 use super::connector::Connector;
 use super::exchange::{Event, Exchange};
-use super::{Answer, Kind, Request, Transport, UpstreamError};
+use super::{ApiResponse, Request, RequestKind, Transport, UpstreamError};
 use crate::clock;
 use crate::config;
 
@@ -43,7 +43,7 @@ impl Transport for Connections {
     /// Repeats the request, which is a GET, while no byte of a response has arrived: on a fresh
     /// connection instead of kept ones, and once at each other address. An address that does not
     /// respond in half of the time is given up if another one is healthy.
-    async fn exchange(&self, request: &Request<'_>, deadline: Instant) -> Result<Answer, UpstreamError> {
+    async fn exchange(&self, request: &Request<'_>, deadline: Instant) -> Result<ApiResponse, UpstreamError> {
         let lines = field_lines(request);
         let mut tried = Vec::new();
         let mut stale = 0;
@@ -56,17 +56,17 @@ impl Transport for Connections {
             let slow_at = clock::now() + self.slow_after;
             let gives_up = slow_at < deadline && self.connector.has_healthy(&tried);
             let head_by = if gives_up { slow_at } else { deadline };
-            // A target that a client chose in part says nothing bad of its address.
-            let counts = request.kind != Kind::Bypass;
-            let error = match self.read_answer(&mut exchange, head_by, deadline).await {
-                Ok(answer) => {
-                    if counts || !answer.status.is_server_error() {
-                        self.connector.record_status(&endpoint, answer.status);
+            // A failure of a target with a client's query says nothing about the address.
+            let counts = request.kind != RequestKind::Bypass;
+            let error = match self.read_response(&mut exchange, head_by, deadline).await {
+                Ok(response) => {
+                    if counts || !response.status.is_server_error() {
+                        self.connector.record_status(&endpoint, response.status);
                     }
                     if let Some(connection) = exchange.into_reusable() {
                         self.connector.keep(connection);
                     }
-                    return Ok(answer);
+                    return Ok(response);
                 }
                 Err(UpstreamError::Truncated) if !exchange.has_received() => {
                     if is_reused {
@@ -97,17 +97,17 @@ impl Transport for Connections {
 
 impl Connections {
     /// Reads a response; its head must arrive by `head_by`, its end by `deadline`.
-    async fn read_answer(
+    async fn read_response(
         &self,
         exchange: &mut Exchange,
         head_by: Instant,
         deadline: Instant,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<ApiResponse, UpstreamError> {
         let head = timeout_at(head_by.into(), read_head(exchange));
         let head = head.await.unwrap_or(Err(UpstreamError::Timeout))?;
         let body = timeout_at(deadline.into(), self.read_body(exchange, &head));
         let body = body.await.unwrap_or(Err(UpstreamError::BodyTimeout))?;
-        Ok(Answer { status: head.status, headers: head.fields.to_map(), body })
+        Ok(ApiResponse { status: head.status, headers: head.fields.to_map(), body })
     }
 
     async fn read_body(&self, exchange: &mut Exchange, head: &ResponseHead) -> Result<Bytes, UpstreamError> {
@@ -134,7 +134,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamErro
     loop {
         match exchange.next_event().await? {
             Event::Interim(_) => {}
-            // Never requested.
+            // The gateway requests no upgrade.
             Event::Head(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(UpstreamError::Protocol);
             }
@@ -144,7 +144,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamErro
     }
 }
 
-/// Field lines of a request. Nothing of a client's request except its token is part of them.
+/// Field lines of a request. They hold nothing of a client's request except its token.
 fn field_lines(request: &Request<'_>) -> FieldLines {
     const AGENT: &[u8] = concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")).as_bytes();
     let mut lines = FieldLines::with_capacity(512);

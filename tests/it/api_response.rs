@@ -1,4 +1,5 @@
-//! What of the API's response reaches a client of the intercepted route: status, fields, and the reason why it is not stored.
+//! The API's response on the intercepted route: status and fields that pass, and reasons not to
+//! store it.
 
 use crate::support::*;
 
@@ -52,7 +53,7 @@ fn listed_fields_pass_on_miss_hit_and_304() {
         assert_stored_fields(miss.assert_status(200));
         assert_eq!(miss.header("ratelimit"), Some("\"a\";r=1"));
         assert_eq!(miss.header("ratelimit-policy"), Some("\"a\";q=100"));
-        // The fast path, the ordinary way, and HTTP/2.
+        // The fast path, the ordinary path, and HTTP/2.
         let etag = miss.header("etag").unwrap().to_owned();
         let call = || gateway.client().get(P).bearer(token).revealed();
         let hits =
@@ -166,7 +167,7 @@ fn challenge_of_the_api_passes_unchanged() {
 }
 
 #[test]
-fn pause_of_validate_token_becomes_503_with_its_retry_after() {
+fn retry_after_of_validate_token_is_kept_with_503() {
     let origin = Origin::start();
     viewer_and_reseller(&origin);
     let gateway = Gateway::start(&origin);
@@ -258,7 +259,7 @@ fn redirect_passes_with_its_location_unless_it_holds_a_secret() {
         let response = get(&gateway, "tok-viewer", DUCK);
         assert!(response.assert_status(307).header("location").is_none(), "{secret}: {response:#?}");
     }
-    // Neither a part nor an unasked 304 can be passed on.
+    // Neither a part nor a 304 that was not requested can be forwarded.
     for (status, message) in [(206, "partial"), (304, "invalid response")] {
         origin.behave();
         origin.when(Rule::on("/customer/").answer(Answer::json(upstream_document(DUCK)).status(status)));
@@ -271,7 +272,7 @@ fn redirect_passes_with_its_location_unless_it_holds_a_secret() {
 }
 
 #[test]
-fn each_reason_not_to_store_is_counted_once_and_warned_of_once() {
+fn each_reason_not_to_store_is_counted_and_logged_once() {
     let origin = Origin::start();
     viewer_and_reseller(&origin);
     let gateway = Gateway::with(&origin, r#"identity = { ttl = "10m" }"#);
@@ -334,7 +335,7 @@ fn response_to_a_request_with_no_store_is_not_stored() {
     let first = silent(OTHER).start();
     origin.wait_for_fetches(OTHER, 1);
     let second = gateway.client().get(&name_of(OTHER)).bearer("tok-viewer").start();
-    // It has joined once a later request, for another customer, is at the API.
+    // It has joined once a later request for another customer is at the API.
     let third = gateway.client().get(&name_of(THIRD)).bearer("tok-viewer").start();
     origin.wait_for_fetches(THIRD, 1);
     pace(std::time::Duration::from_millis(200));

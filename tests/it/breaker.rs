@@ -1,4 +1,4 @@
-//! What opens the circuit breaker, what does not, and what a request meets while it is half open.
+//! The circuit breaker: which failures open it, and how requests are served while it is half open.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn circuit(gateway: &Gateway) -> String {
     gateway.stats()["upstream"]["circuit"].as_str().unwrap().to_owned()
 }
 
-/// Callers that the gateway knows, and whose identity it does not ask about again.
+/// Callers with cached identities that are not validated again.
 fn with_callers(origin: &Origin, config: &str) -> Gateway {
     let callers: Vec<_> = (0..12).map(|number| format!("tok-{number}")).collect();
     callers.iter().for_each(|token| origin.knows(token, "VIEWER", DUCK));
@@ -69,7 +69,7 @@ fn api_that_accepts_and_closes_opens_the_circuit() {
 }
 
 #[test]
-fn circuit_gauge_is_zero_once_a_request_would_be_admitted() {
+fn circuit_gauge_is_zero_once_a_probe_is_permitted() {
     let origin = Origin::start();
     let gateway = with_callers(&origin, "");
     origin.stop();
@@ -85,7 +85,7 @@ fn circuit_gauge_is_zero_once_a_request_would_be_admitted() {
 }
 
 #[test]
-fn half_open_probe_is_answered_stale_at_once() {
+fn half_open_probe_gets_a_stale_response_at_once() {
     let origin = Origin::start();
     let gateway = with_callers(
         &origin,

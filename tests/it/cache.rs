@@ -1,4 +1,5 @@
-//! What is stored, for whom, and how long; and that one fetch is enough for all who wait.
+//! The cache: which responses are stored, for which caller and how long; single flight; stale
+//! responses.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
 const BYPASS: &str = "telecomx-gateway; fwd=bypass";
 
 #[test]
-fn each_caller_has_entries_of_their_own_and_nobody_has_none() {
+fn entries_are_separate_for_each_caller() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);
@@ -31,7 +32,7 @@ fn each_caller_has_entries_of_their_own_and_nobody_has_none() {
 }
 
 #[test]
-fn a_first_answer_costs_the_same_questions_whether_another_caller_asked_before_or_not() {
+fn first_request_of_a_caller_always_asks_the_api() {
     let origin = Origin::start();
     for token in ["tok-a", "tok-b"] {
         origin.knows(token, "VIEWER", DUCK);
@@ -48,12 +49,16 @@ fn a_first_answer_costs_the_same_questions_whether_another_caller_asked_before_o
     for _ in 0..3 {
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     }
-    assert_eq!(questions(&gateway, DUCK), alone, "what another holds spares nothing, so that no time tells of it");
+    assert_eq!(
+        questions(&gateway, DUCK),
+        alone,
+        "another caller's entry saves no request, so that no timing reveals it"
+    );
     assert_eq!(alone, (2, vec!["tok-b".into(); 2]), "a validation and a fetch, with the caller's own token");
 }
 
 #[test]
-fn each_customer_has_an_entry_of_its_own() {
+fn entries_are_separate_for_each_customer() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -70,7 +75,7 @@ fn each_customer_has_an_entry_of_its_own() {
 }
 
 #[test]
-fn one_callers_refusal_is_not_anothers() {
+fn forbidden_response_is_cached_for_its_caller_only() {
     let origin = Origin::start();
     origin.knows("tok-may", "VIEWER", DUCK);
     origin.knows("tok-may-not", "VIEWER", OTHER);
@@ -87,7 +92,7 @@ fn one_callers_refusal_is_not_anothers() {
 }
 
 #[test]
-fn what_a_higher_role_warmed_is_redacted_for_a_lower_one_and_the_other_way_round() {
+fn entries_are_separate_for_each_access_level() {
     for high_first in [true, false] {
         let origin = Origin::start();
         origin.knows("tok-high", "ADMIN", DUCK);
@@ -111,7 +116,7 @@ fn what_a_higher_role_warmed_is_redacted_for_a_lower_one_and_the_other_way_round
 }
 
 #[test]
-fn two_hundred_requests_for_a_cold_key_are_one_fetch_and_one_validation() {
+fn concurrent_requests_share_one_fetch_and_one_validation() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -135,7 +140,7 @@ fn two_hundred_requests_for_a_cold_key_are_one_fetch_and_one_validation() {
 }
 
 #[test]
-fn a_caller_who_leaves_takes_nothing_down() {
+fn fetch_survives_the_disconnect_of_one_client() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -153,7 +158,7 @@ fn a_caller_who_leaves_takes_nothing_down() {
 }
 
 #[test]
-fn not_found_and_forbidden_are_remembered_as_the_api_said_them() {
+fn not_found_and_forbidden_are_cached_unchanged() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.missing(OTHER);
@@ -170,7 +175,7 @@ fn not_found_and_forbidden_are_remembered_as_the_api_said_them() {
 }
 
 #[test]
-fn not_found_and_forbidden_are_forgotten_after_their_short_time() {
+fn not_found_and_forbidden_expire_after_their_ttl() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.missing(OTHER);
@@ -184,11 +189,11 @@ fn not_found_and_forbidden_are_forgotten_after_their_short_time() {
     }
 }
 
-/// Makes of a good answer one that may not be stored.
+/// Changes a storable response into one that must not be stored.
 type Change = fn(Answer) -> Answer;
 
 #[test]
-fn what_may_not_be_stored_is_not() {
+fn response_that_forbids_storing_is_not_stored() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -217,7 +222,7 @@ fn what_may_not_be_stored_is_not() {
         origin.document(&id, change(document(&id)));
         for round in 1..=2 {
             let response = gateway.client().get(&name_of(&id)).bearer("tok-a").send();
-            // 0: how it is refused is not promised, only that nothing leaks and nothing stays.
+            // 0: any error status; the response leaks nothing and is not stored.
             if status != 0 {
                 assert_eq!(response.assert_status(status).text(), redacted_document(&id), "{case}");
             }
@@ -232,7 +237,7 @@ fn what_may_not_be_stored_is_not() {
 }
 
 #[test]
-fn age_counts_from_the_api_and_not_from_whoever_passed_its_answer_on() {
+fn age_includes_the_age_of_the_api_response() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let old = |id: &str| Answer::json(upstream_document(id)).header("Age", "30");
@@ -248,7 +253,7 @@ fn age_counts_from_the_api_and_not_from_whoever_passed_its_answer_on() {
 }
 
 #[test]
-fn a_304_that_says_nothing_of_freshness_leaves_what_was_said_before() {
+fn not_modified_without_freshness_info_keeps_the_lifetime() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.when(Rule::on("/customer/").made(|seen| match seen.header("if-none-match") {
@@ -256,7 +261,8 @@ fn a_304_that_says_nothing_of_freshness_leaves_what_was_said_before() {
         None => Answer::json(upstream_document(DUCK)).header("ETag", "\"v1\"").header("Cache-Control", "max-age=1"),
     }));
     let gateway = Gateway::with(&origin, r#"cache = { ttl = "10m", stale_while_revalidate = "0s" }"#);
-    // With the configured time in the place of the API's second, the second question would be the last for ten minutes.
+    // With the configured ttl instead of the API's second, there would be no third fetch for ten
+    // minutes.
     wait_until("a third question", || {
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);
         origin.fetches(DUCK) >= 3
@@ -266,7 +272,7 @@ fn a_304_that_says_nothing_of_freshness_leaves_what_was_said_before() {
 }
 
 #[test]
-fn a_redirect_is_never_followed() {
+fn redirect_is_never_followed() {
     let origin = Origin::start();
     let elsewhere = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
@@ -278,7 +284,7 @@ fn a_redirect_is_never_followed() {
 }
 
 #[test]
-fn other_parameters_are_passed_by_the_cache_and_still_redacted() {
+fn other_query_parameters_bypass_the_cache_and_are_redacted() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -291,14 +297,14 @@ fn other_parameters_are_passed_by_the_cache_and_still_redacted() {
             assert_eq!(origin.fetches(DUCK), before + 1, "{query}");
         }
     }
-    // Nothing of it was stored, and nothing stored answers it.
+    // The response was not stored, and no entry serves this request.
     assert_eq!(gateway.client().get(P).bearer("tok-a").send().cache_status(), STORED);
     assert_eq!(gateway.client().get(&format!("{P}?x=1")).bearer("tok-a").send().cache_status(), BYPASS);
     gateway.client().get(&format!("{P}?x=1")).send().assert_error(401, "credentials_invalid");
 }
 
 #[test]
-fn a_ttl_of_zero_stores_nothing() {
+fn ttl_of_zero_stores_nothing() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"cache.ttl = "0s""#);
@@ -314,7 +320,7 @@ fn a_ttl_of_zero_stores_nothing() {
 }
 
 #[test]
-fn a_request_hidden_in_the_body_of_a_get_is_never_read_as_one() {
+fn body_of_a_get_is_never_read_as_a_request() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -328,7 +334,7 @@ fn a_request_hidden_in_the_body_of_a_get_is_never_read_as_one() {
         let response = call.send_on(&mut connection);
         assert!(matches!(response.status, 200 | 400), "{response:#?}");
         assert!(!response.all("cache-status").join("").contains("hit"), "not from the cache: {response:#?}");
-        // Whatever comes next on this connection is the answer to the next request, or nothing.
+        // The next bytes on this connection are the response to the next request, if any.
         connection.send_raw(client.get(&name_of(OTHER)).bearer("tok-a").bytes());
         if let Some(next) = connection.read("GET", Kind::Intercepted) {
             assert_eq!(next.assert_status(200).json()["_id"], OTHER);
@@ -338,16 +344,16 @@ fn a_request_hidden_in_the_body_of_a_get_is_never_read_as_one() {
     assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0);
 }
 
-/// A hit of no time left, and for that reason.
+/// A stale hit with this `detail`.
 fn past_its_time(response: &Response, detail: &str) -> bool {
     let rest = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=");
     let ttl = rest.and_then(|rest| rest.strip_suffix(&format!("; detail={detail}")));
-    // In the first second past its time it is 0.
+    // 0 in the first second after its expiry.
     ttl.is_some_and(|ttl| ttl.parse::<i64>().is_ok_and(|ttl| ttl <= 0))
 }
 
 #[test]
-fn a_stale_answer_is_given_while_it_is_fetched_anew() {
+fn stale_response_is_served_during_its_refresh() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(
@@ -373,7 +379,7 @@ fn a_stale_answer_is_given_while_it_is_fetched_anew() {
 }
 
 #[test]
-fn a_stale_answer_is_given_when_the_api_fails() {
+fn stale_response_is_served_while_the_api_fails() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"cache = { ttl = "1s", stale_while_revalidate = "0s", stale_if_error = "10m" }"#;
@@ -391,7 +397,7 @@ fn a_stale_answer_is_given_when_the_api_fails() {
         assert_eq!(stale.assert_status(200).text(), redacted_document(DUCK), "{fault}");
         assert!(past_its_time(&stale, "stale-if-error"), "{fault}: {stale:#?}");
     }
-    // Whom it never served gets the error.
+    // A caller without a stale entry gets the error.
     origin.knows("tok-b", "VIEWER", DUCK);
     let other = gateway.client().get(P).bearer("tok-b").send();
     assert!(matches!(other.status, 502..=504), "{other:#?}");
@@ -401,7 +407,7 @@ fn a_stale_answer_is_given_when_the_api_fails() {
 }
 
 #[test]
-fn a_failure_is_shared_by_those_who_waited_and_remembered_by_nobody() {
+fn failure_is_shared_by_waiting_requests_and_not_cached() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -411,7 +417,7 @@ fn a_failure_is_shared_by_those_who_waited_and_remembered_by_nobody() {
     origin.wait_for_fetches(DUCK, 1);
     gate.open();
     for pending in pending {
-        // Who came after the failure asks anew.
+        // A request after the failure starts another fetch.
         let response = pending.finish();
         assert!(matches!(response.status, 200 | 500), "{response:#?}");
     }
@@ -420,14 +426,14 @@ fn a_failure_is_shared_by_those_who_waited_and_remembered_by_nobody() {
 }
 
 #[test]
-fn a_slow_answer_ends_in_time() {
+fn slow_api_response_times_out() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream.timeout = "3s""#);
     let (gate, body_gate) = (Gate::closed(), Gate::closed());
     origin.when(Rule::on("/customer/").hold(&gate).times(1));
     gateway.client().get(P).bearer("tok-a").send().assert_error(504, "gateway_timeout");
-    // The whole exchange counts, not the wait for its first byte.
+    // The timeout covers the whole exchange, not only the wait for its first byte.
     origin.when(Rule::on("/customer/").hold_body(&body_gate).times(1));
     gateway.client().get(P).bearer("tok-a").send().assert_error(504, "gateway_timeout");
     gate.open();
@@ -436,11 +442,11 @@ fn a_slow_answer_ends_in_time() {
 }
 
 #[test]
-fn what_was_dropped_goes_back_to_the_system_though_nobody_asks() {
+fn memory_of_purged_entries_is_released_without_requests() {
     const ANSWERS: usize = 200;
     let origin = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
-    // Equal ones would be stored once.
+    // Equal bodies would be stored once.
     let document = |number: usize| format!("{{\"name\":\"{number}{}\"}}", "x".repeat(200_000));
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -453,6 +459,7 @@ fn what_was_dropped_goes_back_to_the_system_though_nobody_asks() {
     let stored = gateway.memory().saturating_sub(before);
     assert!(stored > ANSWERS * 190, "{stored} KiB");
     gateway.admin().delete("/cache").send().assert_status(200);
-    // No request comes that could do it. What it would cost one, `benches/compare/tail.py` measures.
+    // No request arrives that could do the work. `benches/compare/tail.py` measures its cost for
+    // one.
     wait_until("the memory is given back", || gateway.memory() < before + stored / 2);
 }

@@ -1,6 +1,7 @@
-//! JSONTestSuite through the running gateway: each of its documents as the API's answer, asked for by a role that may not see
-//! secrets. What must not parse is refused, what must parse comes out as it was, and no document carries a secret past the
-//! redaction or keeps the gateway busy. crates/redact/tests/redact/corpus.rs asks the same of the redaction alone.
+//! JSONTestSuite through the running gateway: each document is a response of the API to a caller
+//! below `reveal_to`. Documents that must not parse are rejected, those that must parse pass
+//! unchanged, and none carries a secret past the redaction or keeps the gateway busy.
+//! crates/redact/tests/redact/corpus.rs tests the redaction by itself.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +11,11 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// No document may take longer. Far beyond what any of them needs; one that costs more than its length would go past it.
+/// Longest time of a document: far more than any needs, unless its cost is not linear in its
+/// length.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// How often one that took longer is asked for again: a machine that was busy once is not busy each time.
+/// Retries of a document that took longer: a loaded machine is not loaded each time.
 const TRIES: usize = 3;
 
 /// Returns the documents of one folder of the suite by name.
@@ -29,7 +31,7 @@ fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
     documents
 }
 
-/// A gateway that stores nothing, so that every document is fetched, and what it took to ask it.
+/// A gateway that stores nothing, so that every document is fetched.
 struct Scene {
     origin: Origin,
     gateway: Gateway,
@@ -46,8 +48,8 @@ impl Scene {
         Scene { origin, gateway, asked: 0, refused: 0, slowest: (Duration::ZERO, String::new()) }
     }
 
-    /// What a viewer gets when the API answers with that: the JSON of a 200, or `None` for a 502 `redaction_failed`. That it
-    /// holds no secret, and is framed right, is checked by the client.
+    /// Returns what a viewer receives for a document: the JSON of a 200, or `None` for a 502
+    /// `redaction_failed`. The client checks framing and secrets.
     fn ask(&mut self, name: &str, document: &[u8]) -> Option<Value> {
         self.origin.document(DUCK, Answer::json(document));
         let mut tried = (0..TRIES).map(|_| {
@@ -69,7 +71,7 @@ impl Scene {
         None
     }
 
-    /// Every document was fetched, nothing that it brought stays, and the next good one comes.
+    /// Asserts that every document was fetched, none is stored, and the next valid one passes.
     fn end(&mut self, what: &str) {
         assert_eq!(self.origin.fetches(DUCK), self.asked, "one fetch for each document");
         println!(
@@ -82,7 +84,7 @@ impl Scene {
 }
 
 #[test]
-fn what_must_not_parse_is_a_502_and_what_must_parse_comes_as_it_was() {
+fn corpus_document_is_502_or_unchanged_as_it_must_parse() {
     let documents = documents("test_parsing");
     if documents.is_empty() {
         return;
@@ -92,7 +94,7 @@ fn what_must_not_parse_is_a_502_and_what_must_parse_comes_as_it_was() {
         let answer = scene.ask(&name, &document);
         match &name[..2] {
             "n_" => assert_eq!(answer, None, "{name} passed"),
-            // RFC 8259, section 4, leaves open which of two members of one name counts.
+            // RFC 8259 section 4 leaves open which of two members of one name counts.
             "y_" if name.starts_with("y_object_duplicated_key") => assert_eq!(answer, None, "{name} passed"),
             "y_" => assert_eq!(answer, serde_json::from_slice(&document).ok(), "{name}"),
             _ => {}
@@ -102,7 +104,7 @@ fn what_must_not_parse_is_a_502_and_what_must_parse_comes_as_it_was() {
 }
 
 #[test]
-fn what_parsers_read_differently_is_refused_or_comes_as_it_was() {
+fn ambiguous_corpus_document_is_502_or_unchanged() {
     let documents = documents("test_transform");
     if documents.is_empty() {
         return;
@@ -117,7 +119,7 @@ fn what_parsers_read_differently_is_refused_or_comes_as_it_was() {
 }
 
 #[test]
-fn no_document_beside_a_secret_brings_it_out() {
+fn no_corpus_document_reveals_a_secret_next_to_it() {
     let documents: Vec<_> = ["test_parsing", "test_transform"].into_iter().flat_map(documents).collect();
     if documents.is_empty() {
         return;
@@ -127,12 +129,12 @@ fn no_document_beside_a_secret_brings_it_out() {
         let before = [br#"{"name":"kept","integrations":{"unheard-of":"#, document.as_slice()].concat();
         let planted = [before.as_slice(), br#","password":"PLANTED"}}"#].concat();
         let answer = scene.ask(&format!("{name}, under a root"), &planted);
-        // What parses on its own parses in there.
+        // A document that parses by itself parses as a member.
         let parses = name.starts_with("y_") && !name.starts_with("y_object_duplicated_key");
         assert!(answer.is_some() || !parses, "{name} was refused under a root");
         if let Some(answer) = answer {
             assert_eq!(answer["name"], "kept", "{name}");
-            // Nothing of it is named public; containers that came empty stay.
+            // None of it is public; containers that arrived empty stay.
             assert!(answer.get("integrations").is_none_or(holds_no_scalar), "{name}: {answer}");
         }
     }

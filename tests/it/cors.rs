@@ -1,4 +1,5 @@
-//! CORS fields of responses that the gateway makes itself: on every route, for every error, over both protocols.
+//! CORS fields of responses that the gateway makes itself: on every route, for every error, over
+//! both protocols.
 
 use crate::support::*;
 
@@ -15,7 +16,8 @@ fn scene(config: &str) -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// Asserts that a page of the listed origin can read this response, and every field that the gateway sets.
+/// Asserts that a page of the listed origin can read this response and every field that the gateway
+/// sets.
 #[track_caller]
 fn assert_readable(response: &Response) {
     assert_eq!(response.all("access-control-allow-origin"), [APP], "{response:#?}");

@@ -1,11 +1,12 @@
-//! Errors made by the gateway: a test for each row of the contract's table. They have the API's own shape.
+//! Errors that the gateway makes, in the API's shape: one test for each row of the contract's
+//! table.
 
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 #[test]
-fn who_cannot_be_identified_gets_401() {
+fn unidentified_client_gets_401() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -15,7 +16,7 @@ fn who_cannot_be_identified_gets_401() {
 }
 
 #[test]
-fn what_is_not_allowed_gets_403_and_405() {
+fn blocked_path_gets_403_and_unknown_method_405() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -24,7 +25,7 @@ fn what_is_not_allowed_gets_403_and_405() {
 }
 
 #[test]
-fn what_is_malformed_gets_400_and_431() {
+fn malformed_request_gets_400_or_431() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -35,7 +36,7 @@ fn what_is_malformed_gets_400_and_431() {
 }
 
 #[test]
-fn too_many_validations_get_429_and_when_to_come_back() {
+fn too_many_validations_get_429_with_retry_after() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 1");
     let answers = (0..100).map(|number| gateway.client().get(P).bearer(&format!("tok-{number}")).send());
@@ -45,7 +46,7 @@ fn too_many_validations_get_429_and_when_to_come_back() {
 }
 
 #[test]
-fn a_full_queue_gets_503_and_when_to_come_back() {
+fn full_queue_gets_503_with_retry_after() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream = { max_in_flight = 1, timeout = "5s" }"#);
@@ -56,12 +57,12 @@ fn a_full_queue_gets_503_and_when_to_come_back() {
     let pending: Vec<_> =
         (0..20).map(|number| client.get(&name_of(&customer(number))).bearer("tok-a").start()).collect();
     origin.wait_until("one of them is there", |seen| seen.iter().any(|seen| seen.path().starts_with("/customer/5e")));
-    // A hit needs no place in the queue.
+    // A hit needs no permit.
     assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit());
     let mut refused = 0;
     for pending in pending {
         let response = pending.finish();
-        // The one that got in runs into the time limit, since nobody answers it.
+        // The request with the permit times out, since the API does not respond.
         if response.status == 503 {
             response.assert_error(503, "unavailable");
             assert!(response.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{response:#?}");
@@ -71,18 +72,18 @@ fn a_full_queue_gets_503_and_when_to_come_back() {
         }
     }
     gate.open();
-    assert!(refused >= 1, "nobody was refused");
+    assert!(refused >= 1, "no request was rejected");
 }
 
 #[test]
-fn an_api_that_fails_gets_502() {
+fn failing_api_gets_502() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream.max_body = "64KiB""#);
     let client = gateway.client();
     client.get(&name_of(OTHER)).bearer("tok-a").send().assert_status(200);
     origin.when(Rule::on("/customer/").close().times(1));
-    // A GET may be tried again on another connection, so it may go well.
+    // A GET may be repeated on another connection and succeed.
     let closed = client.get(P).bearer("tok-a").send();
     assert!(matches!(closed.status, 200 | 502), "{closed:#?}");
     gateway.admin().delete("/cache").send().assert_status(200);
@@ -100,7 +101,7 @@ fn an_api_that_fails_gets_502() {
 }
 
 #[test]
-fn an_api_that_is_too_slow_gets_504() {
+fn slow_api_gets_504() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -111,7 +112,7 @@ fn an_api_that_is_too_slow_gets_504() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_redacted_gets_502() {
+fn unredactable_response_gets_502() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.document(DUCK, Answer::json(r#"{"integrations":"#));
@@ -120,7 +121,7 @@ fn an_answer_that_cannot_be_redacted_gets_502() {
 }
 
 #[test]
-fn an_error_tells_neither_the_token_nor_the_apis_address() {
+fn error_reveals_neither_token_nor_address_of_the_api() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();

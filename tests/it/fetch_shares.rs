@@ -1,5 +1,5 @@
-//! One caller, or unknown tokens from one address, cannot exclude other callers from the API; a fetch ends with the last
-//! client that waits for it.
+//! Fair shares of the API: one caller, or unknown tokens from one address, cannot exclude other
+//! callers. A fetch ends with the last client that waits for it.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn in_flight(gateway: &Gateway) -> usize {
 }
 
 #[test]
-fn misses_of_another_caller_are_answered_under_a_flood() {
+fn misses_of_another_caller_are_served_under_a_flood() {
     let origin = Origin::start();
     origin.knows("tok-flood", "VIEWER", DUCK);
     origin.knows("tok-other", "VIEWER", DUCK);
@@ -47,7 +47,7 @@ fn misses_of_another_caller_are_answered_under_a_flood() {
     origin.when(Rule::on(&name_of(DUCK)).hold(&gate));
     let _flood = flood(&gateway, 74, STREAMS, |number| format!("{}?slow={number}", name_of(DUCK)));
     wait_until("the flood waits", || in_flight(&gateway) >= 64);
-    // A caller that the gateway does not know yet, too.
+    // Also a caller that the gateway does not know yet.
     for number in 0..20 {
         let began = Instant::now();
         get(&gateway, "tok-other", &customer(number)).assert_status(200);
@@ -70,7 +70,7 @@ fn unknown_tokens_of_one_address_do_not_exclude_others() {
     let from = |address: &str, token: &str, id: &str| {
         gateway.client().get(&name_of(id)).bearer(token).header("X-Forwarded-For", address)
     };
-    // An identity holds for the address for which it was validated.
+    // An identity is bound to the address for which it was validated.
     from("192.0.2.1", "tok-known", DUCK).send().assert_status(200);
     origin.when(Rule::on("/auth/validateToken").made_slowly(|seen| async move {
         if seen.query("token").is_some_and(|token| token.starts_with("guess")) {

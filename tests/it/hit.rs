@@ -1,10 +1,10 @@
-//! The intercepted route when all is well: what an answer carries, and who is shown what.
+//! Successful responses of the intercepted route: their fields, and what each level receives.
 
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
-/// The number behind `ttl=` of a fresh hit that says nothing else.
+/// The `ttl` of a fresh hit without a `detail`.
 fn ttl_of(response: &Response) -> i64 {
     let status = response.cache_status();
     let ttl = status.strip_prefix("telecomx-gateway; hit; ttl=").and_then(|ttl| ttl.parse().ok());
@@ -12,7 +12,7 @@ fn ttl_of(response: &Response) -> i64 {
 }
 
 #[test]
-fn the_first_answer_is_fetched_and_stored_and_the_second_is_a_hit() {
+fn first_request_is_a_stored_miss_and_the_second_a_hit() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -32,7 +32,7 @@ fn the_first_answer_is_fetched_and_stored_and_the_second_is_a_hit() {
 }
 
 #[test]
-fn every_answer_carries_its_validators_and_its_limits() {
+fn every_response_has_validators_and_cache_fields() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -50,7 +50,7 @@ fn every_answer_carries_its_validators_and_its_limits() {
 }
 
 #[test]
-fn roles_below_reseller_see_no_secret_and_the_others_the_apis_own_bytes() {
+fn levels_below_reveal_to_receive_no_secret() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for role in LOWER_ROLES {
@@ -73,7 +73,7 @@ fn roles_below_reseller_see_no_secret_and_the_others_the_apis_own_bytes() {
 }
 
 #[test]
-fn a_reseller_gets_the_bytes_as_they_came() {
+fn reseller_receives_the_bytes_of_the_api() {
     let origin = Origin::start();
     origin.knows("tok-a", "RESELLER", DUCK);
     let odd = "{ \"z\" : 1.0e2,\n\"a\":\"\\u00e6\\/\", \"integrations\":{ \"k\": \"PLANTED\" } }\n";
@@ -97,7 +97,7 @@ fn misplaced_secrets_and_unknown_integrations_are_removed() {
 }
 
 #[test]
-fn the_letter_case_of_an_id_makes_no_second_entry() {
+fn letter_case_of_an_id_makes_no_second_entry() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -109,7 +109,7 @@ fn the_letter_case_of_an_id_makes_no_second_entry() {
 }
 
 #[test]
-fn an_etag_is_of_what_is_sent() {
+fn etag_depends_on_the_redacted_bytes() {
     let origin = Origin::start();
     origin.knows("tok-low", "VIEWER", DUCK);
     origin.knows("tok-high", "RESELLER", DUCK);
@@ -147,7 +147,7 @@ fn if_none_match_gets_304_when_it_matches() {
 }
 
 #[test]
-fn a_validator_tells_nothing_to_those_who_may_not_ask() {
+fn validator_is_not_compared_without_a_valid_token() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-high", "ADMIN", DUCK);
@@ -164,12 +164,12 @@ fn a_validator_tells_nothing_to_those_who_may_not_ask() {
 }
 
 #[test]
-fn head_tells_the_length_and_sends_no_body_cold_and_warm() {
+fn head_has_the_length_and_no_body_on_miss_and_hit() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
-    // A body after the head would be read as the next answer.
+    // A body after the head would be read as the next response.
     let mut connection = client.connect();
     let length = redacted_document(DUCK).len().to_string();
     let cold = client.head(P).bearer("tok-a").send_on(&mut connection);
@@ -188,7 +188,7 @@ fn head_tells_the_length_and_sends_no_body_cold_and_warm() {
 }
 
 #[test]
-fn a_request_id_is_the_callers_own_when_it_is_well_formed() {
+fn valid_request_id_of_the_client_is_kept() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -200,7 +200,7 @@ fn a_request_id_is_the_callers_own_when_it_is_well_formed() {
     let longest = "x".repeat(128);
     let too_long = "x".repeat(129);
     let mut made = Vec::new();
-    // A miss, a hit and a forwarded request alike.
+    // On a miss, a hit and a forwarded request.
     for path in [P, P, "/elsewhere"] {
         for good in ["a", "Abc-1_2.3", longest.as_str()] {
             assert_eq!(id_of(path, good), good, "{path}");
@@ -218,5 +218,5 @@ fn a_request_id_is_the_callers_own_when_it_is_well_formed() {
     let count = made.len();
     made.sort();
     made.dedup();
-    assert_eq!(made.len(), count, "ids are never given twice");
+    assert_eq!(made.len(), count, "each id is used once");
 }

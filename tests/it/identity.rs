@@ -1,4 +1,4 @@
-//! Who is calling: where a token stands, what the API says of it, and what becomes of it on the way.
+//! Identification of callers: places of the token, its validation, and what is sent to the API.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 #[test]
-fn a_token_is_found_in_each_of_its_four_places() {
+fn token_is_found_in_each_of_its_four_places() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -28,7 +28,7 @@ fn a_token_is_found_in_each_of_its_four_places() {
     }
 }
 
-/// That token, as a Bearer token, is the only credential of this request.
+/// Asserts that this Bearer token is the only credential of a request.
 fn assert_travelled_alone(seen: &Seen, token: &str) {
     let bearer = format!("Bearer {token}");
     assert_eq!(seen.header("authorization"), Some(bearer.as_str()), "{seen:#?}");
@@ -37,7 +37,7 @@ fn assert_travelled_alone(seen: &Seen, token: &str) {
 }
 
 #[test]
-fn of_several_tokens_the_documented_one_decides_and_travels_alone() {
+fn first_token_in_order_decides_and_is_sent_alone() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -56,12 +56,12 @@ fn of_several_tokens_the_documented_one_decides_and_travels_alone() {
         assert_eq!(origin.validations_of(token), 1);
     }
     assert_eq!(origin.validations(), 3);
-    // An invalid token in a better place is not made good by a valid one in a worse.
+    // An invalid token in an earlier place is not replaced by a valid one in a later place.
     client.get(P).bearer("tok-unknown").header("X-API-Key", "tok-2key").send().assert_error(401, "invalid_token");
 }
 
 #[test]
-fn nothing_else_of_the_caller_travels_with_a_fetch() {
+fn fetch_sends_no_other_field_of_the_client() {
     let origin = Origin::start();
     origin.knows("tok-plain", "VIEWER", DUCK);
     origin.knows("tok-laden", "VIEWER", DUCK);
@@ -90,7 +90,7 @@ fn nothing_else_of_the_caller_travels_with_a_fetch() {
     assert_eq!(call.send().assert_status(200).text(), redacted_document(DUCK));
     let fetched = origin.fetched(DUCK);
     let fields = |seen: &Seen, token: &str| -> BTreeSet<(String, String)> {
-        // A fresh id for each request is the gateway's own.
+        // The gateway makes an id for each request.
         let kept = seen.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("x-request-id"));
         kept.map(|(name, value)| (name.to_ascii_lowercase(), value.replace(token, "T"))).collect()
     };
@@ -106,7 +106,7 @@ fn nothing_else_of_the_caller_travels_with_a_fetch() {
 }
 
 #[test]
-fn each_way_of_having_no_valid_token_has_its_own_code() {
+fn each_kind_of_missing_token_has_its_code() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -114,7 +114,7 @@ fn each_way_of_having_no_valid_token_has_its_own_code() {
     client.get(P).header("Cookie", "other=tok-a").send().assert_error(401, "credentials_invalid");
     client.get(P).header("Authorization", "Basic dTpw").send().assert_error(401, "format_error");
     client.get(P).header("Authorization", "tok-bare").send().assert_error(401, "format_error");
-    assert_eq!(origin.requests(), 0, "nobody was asked about what is no token");
+    assert_eq!(origin.requests(), 0, "a malformed token is not validated");
     client.get(P).bearer("tok-unknown").send().assert_error(401, "invalid_token");
     for odd in ["Bearer", "Bearer ", "Bearer  ", "Bearer tok-a tok-b", "Bearer \u{e6}-tok-a"] {
         let response = client.get(P).header("Authorization", odd).send();
@@ -124,7 +124,7 @@ fn each_way_of_having_no_valid_token_has_its_own_code() {
 }
 
 #[test]
-fn two_different_credentials_of_one_kind_are_refused() {
+fn different_credentials_of_one_kind_are_rejected() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);
@@ -133,7 +133,7 @@ fn two_different_credentials_of_one_kind_are_refused() {
     client.get(P).bearer("tok-a").bearer("tok-b").send().assert_error(400, "bad_request");
     let keys = client.get(P).header("X-API-Key", "tok-a").header("X-API-Key", "tok-b");
     keys.send().assert_error(400, "bad_request");
-    // A forwarded request, too: whose would the API take?
+    // Also a forwarded request, since the API could take either token.
     client.get("/elsewhere").bearer("tok-a").bearer("tok-b").send().assert_error(400, "bad_request");
     assert_eq!(origin.requests(), 0);
     client.get(P).bearer("tok-a").bearer("tok-a").send().assert_status(200);
@@ -141,7 +141,7 @@ fn two_different_credentials_of_one_kind_are_refused() {
 }
 
 #[test]
-fn an_invalid_token_is_remembered_as_such() {
+fn invalid_token_is_cached() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"identity.negative_ttl = "10m""#);
     for _ in 0..5 {
@@ -151,16 +151,16 @@ fn an_invalid_token_is_remembered_as_such() {
 }
 
 #[test]
-fn an_invalid_token_is_asked_about_again_after_a_while() {
+fn invalid_token_is_validated_again_after_negative_ttl() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"identity.negative_ttl = "1s""#);
     gateway.client().get(P).bearer("tok-late").send().assert_error(401, "invalid_token");
     origin.knows("tok-late", "VIEWER", DUCK);
-    wait_until("the token is taken as valid", || gateway.client().get(P).bearer("tok-late").send().status == 200);
+    wait_until("the token is valid", || gateway.client().get(P).bearer("tok-late").send().status == 200);
 }
 
 #[test]
-fn a_valid_token_is_asked_about_again_after_its_time() {
+fn valid_token_is_validated_again_after_its_ttl() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"identity = { ttl = "2s", refresh_after = "1s" }"#);
@@ -170,7 +170,7 @@ fn a_valid_token_is_asked_about_again_after_its_time() {
 }
 
 #[test]
-fn a_changed_role_is_obeyed_within_the_time_of_an_identity() {
+fn changed_access_level_applies_within_the_identity_ttl() {
     let origin = Origin::start();
     origin.knows("tok-a", "RESELLER", DUCK);
     let gateway = Gateway::with(&origin, r#"identity = { ttl = "2s", refresh_after = "1s" }"#);
@@ -184,7 +184,7 @@ fn a_changed_role_is_obeyed_within_the_time_of_an_identity() {
 }
 
 #[test]
-fn the_callers_address_is_sent_and_believed_from_trusted_proxies_only() {
+fn client_address_is_taken_from_trusted_proxies_only() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let ip_of = |trusted: &str, forwarded_for: &str| {
@@ -200,7 +200,7 @@ fn the_callers_address_is_sent_and_believed_from_trusted_proxies_only() {
     assert_eq!(
         ip_of(r#"["127.0.0.0/8"]"#, "198.51.100.1, 203.0.113.7"),
         "203.0.113.7",
-        "the last that no proxy of ours added"
+        "the last address that no trusted proxy added"
     );
     assert_eq!(ip_of(r#"["127.0.0.0/8", "203.0.113.0/24"]"#, "198.51.100.1, 203.0.113.7"), "198.51.100.1");
     assert_eq!(ip_of("[]", "203.0.113.7"), "127.0.0.1");
@@ -208,7 +208,7 @@ fn the_callers_address_is_sent_and_believed_from_trusted_proxies_only() {
 }
 
 #[test]
-fn an_address_is_not_sent_when_not_wanted() {
+fn client_address_is_not_sent_unless_configured() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "identity.send_client_ip = false");
@@ -217,7 +217,7 @@ fn an_address_is_not_sent_when_not_wanted() {
 }
 
 #[test]
-fn an_identity_holds_for_the_address_it_was_asked_about() {
+fn identity_is_bound_to_the_validated_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.when(Rule::on("/auth/validateToken").made(|seen| match seen.query("ip").as_deref() {
@@ -232,7 +232,7 @@ fn an_identity_holds_for_the_address_it_was_asked_about() {
 }
 
 #[test]
-fn a_validation_that_cannot_be_understood_is_a_502_and_makes_nobody_anybody() {
+fn unreadable_validation_is_502_without_an_identity() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let employee = r#""employee":"ee0000000000000000000001","customer":"73469a52f4fd7f77ec7b28cc""#;
@@ -262,7 +262,7 @@ fn a_validation_that_cannot_be_understood_is_a_502_and_makes_nobody_anybody() {
 }
 
 #[test]
-fn a_validation_that_is_refused_is_an_invalid_token_and_of_another_status_a_502() {
+fn validation_status_decides_between_401_and_502() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for (status, refused, code) in
@@ -279,7 +279,7 @@ fn a_validation_that_is_refused_is_an_invalid_token_and_of_another_status_a_502(
 }
 
 #[test]
-fn a_reload_decides_about_what_is_remembered_as_well() {
+fn reload_applies_to_cached_identities() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);
@@ -303,7 +303,7 @@ fn a_reload_decides_about_what_is_remembered_as_well() {
 }
 
 #[test]
-fn an_unknown_access_level_reveals_nothing() {
+fn unknown_access_level_reveals_nothing() {
     let origin = Origin::start();
     origin.knows("tok-a", "SUPER_ADMIN", DUCK);
     let gateway = Gateway::start(&origin);
@@ -312,7 +312,7 @@ fn an_unknown_access_level_reveals_nothing() {
 }
 
 #[test]
-fn nobody_is_let_in_while_the_api_cannot_be_asked() {
+fn unknown_token_is_rejected_while_the_api_is_down() {
     let origin = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream.timeout = "3s""#);
@@ -331,14 +331,14 @@ fn nobody_is_let_in_while_the_api_cannot_be_asked() {
 }
 
 #[test]
-fn a_known_caller_goes_on_while_the_api_cannot_be_asked() {
+fn known_caller_is_served_while_the_api_is_down() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"identity = { ttl = "2s", refresh_after = "1s", stale_if_error = "10m" }"#;
     let gateway = Gateway::with(&origin, config);
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     origin.when(Rule::on("/auth/validateToken").close());
-    // Past its time, which a validation that was tried again shows.
+    // After its ttl, as another attempt to validate shows.
     let tried = origin.validations();
     wait_until("it was asked about again", || {
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);
@@ -348,7 +348,7 @@ fn a_known_caller_goes_on_while_the_api_cannot_be_asked() {
 }
 
 #[test]
-fn many_requests_with_one_token_are_one_validation() {
+fn concurrent_requests_of_a_token_share_one_validation() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -365,7 +365,7 @@ fn many_requests_with_one_token_are_one_validation() {
 }
 
 #[test]
-fn a_validation_outlives_the_caller_who_asked_first() {
+fn validation_survives_the_disconnect_of_its_first_client() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -381,7 +381,7 @@ fn a_validation_outlives_the_caller_who_asked_first() {
 }
 
 #[test]
-fn unknown_tokens_are_limited_by_address_and_known_ones_go_on() {
+fn unknown_tokens_are_limited_by_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 5");

@@ -1,5 +1,5 @@
-//! When a request invalidates, and whose: a client without a valid token never what belongs to
-//! others, and a write always by the end of its response.
+//! Which requests invalidate which entries: a client without a valid token never invalidates those
+//! of others, and a write invalidates by the end of its response.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn named(name: &str) -> Answer {
 }
 
 #[test]
-fn logout_that_cannot_be_attributed_is_refused() {
+fn unattributable_logout_is_rejected() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -73,7 +73,7 @@ fn logout_that_cannot_be_attributed_is_refused() {
 }
 
 #[test]
-fn logout_from_an_address_over_the_limit_is_refused() {
+fn logout_from_an_address_over_the_limit_is_rejected() {
     let origin = Origin::start();
     for token in ["tok-a", "tok-b"] {
         origin.knows_employee(token, "VIEWER", DUCK, "ee0000000000000000000001");
@@ -91,7 +91,7 @@ fn logout_from_an_address_over_the_limit_is_refused() {
 }
 
 #[test]
-fn stale_responses_go_on_during_a_foreign_logout() {
+fn stale_responses_survive_the_logout_of_another_caller() {
     let origin = Origin::start();
     let tokens = ["tok-1", "tok-2", "tok-3", "tok-4", "tok-5"];
     for token in tokens {
@@ -118,7 +118,7 @@ fn stale_responses_go_on_during_a_foreign_logout() {
             get(token).assert_status(200);
         }
     }
-    // An honest one ends that employee, and no one else.
+    // A valid logout invalidates that employee only.
     client.get("/auth/logout").bearer("tok-1").send().assert_error(502, "bad_gateway");
     assert!(get("tok-1").status >= 500);
     for token in &tokens[1..] {
@@ -127,7 +127,7 @@ fn stale_responses_go_on_during_a_foreign_logout() {
 }
 
 #[test]
-fn logout_ends_every_token_of_its_request() {
+fn logout_invalidates_every_token_of_its_request() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -212,7 +212,7 @@ fn client_without_a_valid_token_invalidates_nothing() {
     for (method, path) in &paths {
         for status in [401, 403, 404, 405] {
             for token in [None, Some("tok-unknown")] {
-                // Not while the entries of others are looked at.
+                // Not while entries of other callers are checked.
                 origin.when(Rule::on(path).method(method).answer(Answer::error(status, "refused")).times(1));
                 let call = client.call(method, path).header("X-HTTP-Method-Override", "DELETE");
                 let call = if *method == "GET" { call } else { call.body("{}") };
@@ -231,7 +231,7 @@ fn client_without_a_valid_token_invalidates_nothing() {
         }
     }
     assert_eq!(origin.validations_of("tok-a"), validations);
-    // By a valid caller, and accepted, they count.
+    // From a valid caller and accepted by the API, they invalidate.
     for (method, path) in &paths[..5] {
         client.call(method, path).bearer("tok-admin").body("{}").send().assert_status(200);
         let after = client.get(P).bearer("tok-a").send();
@@ -240,7 +240,7 @@ fn client_without_a_valid_token_invalidates_nothing() {
 }
 
 #[test]
-fn forward_401_ends_remembered_tokens_alone() {
+fn forwarded_401_invalidates_cached_tokens_only() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -293,7 +293,7 @@ fn write_counts_from_the_end_of_its_response() {
                     origin.wait_until(&what, |seen| {
                         seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count() > before
                     });
-                    // Fetched and stored while the response is on its way.
+                    // Fetched and stored while the response is under way.
                     wait_until("the old name is stored", || {
                         let between = client.get(P).bearer("tok-low").send();
                         assert!(between.text().contains(&old), "{what}: {between:#?}");
@@ -336,7 +336,7 @@ fn write_whose_client_left_is_settled() {
                 seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count() > before
             });
             drop(write);
-            // Whatever the gateway knows of the client by now.
+            // Whether or not the gateway knows the client by now.
             for _ in 0..20 {
                 assert!(client.get(P).bearer("tok-low").send().text().contains("name"));
                 look_again();

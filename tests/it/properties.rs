@@ -1,11 +1,11 @@
-//! Whatever callers do, and in whatever order, nobody ever sees what the API said to another.
+//! Random sequences of requests: no caller ever receives the API's response to another.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::*;
 
-/// Callers whose tokens look alike, each with the role that decides what they see.
+/// Callers with similar tokens, each with its access level.
 const CALLERS: [(&str, &str); 6] = [
     ("tok-a", "VIEWER"),
     ("tok-a.", "RESELLER"),
@@ -53,7 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(prop_oneof![12 => get, 1 => write, 1 => drop], 1..40)
 }
 
-/// What the API says to that caller of that customer, and what they get of it.
+/// The API's response to a caller for a customer, and what the gateway makes of it.
 fn said(caller: usize, id: &str) -> (String, String) {
     let open = format!(r#"{{"_id":"{id}","said":"to caller {caller} of {id}""#);
     let whole = format!(r#"{open},"integrations":{{"x":{{"enabled":true,"key":"PLANTED for {caller}"}}}}}}"#);
@@ -96,8 +96,8 @@ fn take(step: &Step, gateway: &Gateway) {
     }
 }
 
-/// An origin that tells every caller something else.
-fn telling_origin() -> Origin {
+/// An origin with a different response for each caller.
+fn distinguishing_origin() -> Origin {
     let origin = Origin::start();
     for (token, role) in CALLERS {
         origin.knows(token, role, DUCK);
@@ -115,8 +115,8 @@ fn telling_origin() -> Origin {
 }
 
 #[test]
-fn nobody_sees_what_was_said_to_another() {
-    let origin = telling_origin();
+fn no_caller_receives_a_response_of_another() {
+    let origin = distinguishing_origin();
     let gateway = Gateway::start(&origin);
     let config = Config { cases: 16, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let outcome = TestRunner::new(config).run(&steps(), |steps| {
@@ -127,8 +127,8 @@ fn nobody_sees_what_was_said_to_another() {
 }
 
 #[test]
-fn nobody_sees_what_was_said_to_another_at_the_same_time() {
-    let origin = telling_origin();
+fn no_concurrent_caller_receives_a_response_of_another() {
+    let origin = distinguishing_origin();
     let gateway = Gateway::start(&origin);
     std::thread::scope(|scope| {
         for seed in 0..8_usize {

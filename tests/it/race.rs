@@ -1,9 +1,9 @@
-//! Changes that pass through while fetches and validations are under way, a thousand times with random timing: once the
-//! change has been answered, no request that begins later is answered with what was before it.
+//! Changes during fetches and validations, a thousand times with random timing: after the response
+//! to a change, no later request is served with data from before it.
 //!
-//! The stand-in looks at what it knows at a random moment of each exchange, before or after hanging for a while, and
-//! obeys a change at a random moment before it answers. The seed printed with a failure repeats the dice, though not the
-//! scheduler; `RACE_SEED` sets it.
+//! The stand-in reads its state at a random moment of each exchange, before or after a delay, and
+//! applies a change at a random moment before it responds. A failure prints its seed, which repeats
+//! the random numbers but not the scheduling; `RACE_SEED` sets it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,20 +16,20 @@ use serde_json::json;
 
 use crate::support::*;
 
-/// Threads, each with a customer and an employee of its own.
+/// Threads, each with a separate customer and employee.
 const LANES: usize = 8;
 
-/// Rounds of all lanes together.
+/// Rounds of all threads together.
 const ROUNDS: usize = 1_000;
 
-/// Callers whose sessions end by the hundred are not what is looked at here.
+/// Disables the limit of invalid tokens, which hundreds of ended sessions would reach.
 const CONFIG: &str = "[identity]\nmax_invalid_per_minute = 1_000_000\n[log]\naccess = \"errors\"";
 
-/// Random numbers that may be drawn from many places at once (splitmix64).
+/// Random numbers for concurrent use (splitmix64).
 struct Dice(AtomicU64);
 
 impl Dice {
-    /// With a seed of its own, which is printed if the test fails.
+    /// With a new seed, which is printed if the test fails.
     fn new() -> (Arc<Dice>, Seed) {
         let given = std::env::var("RACE_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0));
@@ -43,7 +43,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    /// The stand-in's: nothing, a few turns of the others, or some milliseconds.
+    /// Delay of the stand-in: none, a few turns of other threads, or some milliseconds.
     async fn hang(&self) {
         match self.below(4) {
             0 => {}
@@ -56,7 +56,7 @@ impl Dice {
         }
     }
 
-    /// A caller's.
+    /// Delay of a client.
     #[expect(clippy::disallowed_methods, reason = "the timing is what is random here: there is no condition to await")]
     fn pause(&self) {
         if self.below(4) > 0 {
@@ -65,7 +65,7 @@ impl Dice {
     }
 }
 
-/// Tells itself when the test that holds it fails.
+/// Prints its seed if the test that owns it fails.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -76,7 +76,7 @@ impl Drop for Seed {
     }
 }
 
-/// Runs the rounds, on all lanes at once; each says whether what it raced for was met.
+/// Runs the rounds on all threads; each returns whether it met the race.
 fn run(what: &str, rounds: usize, round: impl Fn(usize, usize) -> bool + Sync) {
     let met = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -95,7 +95,7 @@ fn run(what: &str, rounds: usize, round: impl Fn(usize, usize) -> bool + Sync) {
 }
 
 #[test]
-fn what_a_write_made_old_is_never_answered_after_it() {
+fn response_outdated_by_a_write_is_never_served() {
     let (dice, _seed) = Dice::new();
     let origin = Origin::start();
     for lane in 0..LANES {
@@ -131,7 +131,7 @@ fn what_a_write_made_old_is_never_answered_after_it() {
         let version = |response: &Response| {
             response.assert_status(200).json()["version"].as_u64().unwrap_or_else(|| panic!("{response:#?}"))
         };
-        // Most rounds begin with nothing stored, so that a fetch is under way when the write passes.
+        // Most rounds begin without an entry, so that a fetch is under way during the write.
         if dice.below(4) > 0 {
             gateway.admin().delete(&format!("/cache/customers/{id}")).send().assert_status(200);
         }
@@ -155,21 +155,22 @@ fn what_a_write_made_old_is_never_answered_after_it() {
     });
 }
 
-/// What the stand-in knows of one session.
+/// State of one session in the stand-in.
 #[derive(Default)]
 struct Session {
     ended: bool,
     lowered: bool,
 }
 
-/// The sessions of all rounds; a token names its lane and its round, and is that of an employee of its own.
+/// Sessions of all rounds. A token names its thread and its round, and has a separate employee.
 type Sessions = Arc<Mutex<HashMap<String, Session>>>;
 
 fn employee_id(lane: usize, number: usize) -> String {
     format!("ee{lane:04x}{number:018x}")
 }
 
-/// An origin whose sessions end, and whose employees lose access, at random moments of the exchanges that say so.
+/// An origin whose sessions end, and whose employees lose access, at random moments of the
+/// exchanges that request it.
 fn origin_of_sessions(dice: &Arc<Dice>) -> Origin {
     let sessions = Sessions::default();
     let origin = Origin::start();
@@ -245,7 +246,7 @@ fn tokens_of(employee: &str) -> [String; 2] {
 }
 
 #[test]
-fn an_ended_session_is_never_answered_after_its_end() {
+fn ended_session_is_never_served() {
     let (dice, _seed) = Dice::new();
     let origin = origin_of_sessions(&dice);
     let gateway = Gateway::with(&origin, CONFIG);
@@ -280,7 +281,7 @@ fn an_ended_session_is_never_answered_after_its_end() {
 }
 
 #[test]
-fn what_an_employee_lost_is_never_shown_after_the_change() {
+fn lost_access_of_an_employee_applies_at_once() {
     let (dice, _seed) = Dice::new();
     let origin = origin_of_sessions(&dice);
     let gateway = Gateway::with(&origin, CONFIG);

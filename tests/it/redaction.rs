@@ -1,12 +1,12 @@
-//! What cannot be redacted safely is not shown, and what stands elsewhere is redacted as well. That no answer to a lower role
-//! holds a planted secret is checked by the client, on every answer.
+//! Redaction on the intercepted route and on forwarded routes; unredactable responses are errors.
+//! The client checks that no response below `reveal_to` holds a planted secret.
 
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const CUSTOMER: &str = "/customer/73469a52f4fd7f77ec7b28cc";
 
-/// An origin with a lower and a higher role, and a gateway.
+/// An origin with callers below and above `reveal_to`, and a gateway.
 fn scene() -> (Origin, Gateway) {
     let origin = Origin::start();
     origin.knows("tok-low", "OWNER", DUCK);
@@ -15,7 +15,7 @@ fn scene() -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// Twice, so that nothing stored can answer; then the good document, which must come.
+/// Requests twice, so that an entry would show; then the valid document, which must pass.
 fn refused(origin: &Origin, gateway: &Gateway, case: &str, answer: Answer, codes: &[&str]) {
     origin.document(DUCK, answer);
     for _ in 0..2 {
@@ -52,7 +52,7 @@ fn gzip(contents: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_clean_json_is_a_502_for_a_lower_role_and_not_stored() {
+fn invalid_json_is_502_below_reveal_to_and_not_stored() {
     let (origin, gateway) = scene();
     let document = upstream_document(DUCK);
     let nested = |depth: usize| format!(r#"{{"integrations":{}"PLANTED"{}}}"#, "[".repeat(depth), "]".repeat(depth));
@@ -87,7 +87,7 @@ fn what_is_no_clean_json_is_a_502_for_a_lower_role_and_not_stored() {
 }
 
 #[test]
-fn what_did_not_come_whole_is_a_502() {
+fn truncated_response_is_502() {
     let (origin, gateway) = scene();
     let document = upstream_document(DUCK);
     let short = |answer: Answer| answer.framing(Framing::AsGiven);
@@ -101,7 +101,7 @@ fn what_did_not_come_whole_is_a_502() {
     gateway.client().get(P).bearer("tok-low").send().assert_error(502, "bad_gateway");
     origin.when(Rule::on("/customer/").answer(whole.framing(Framing::Chunked)).cut_body_after(document.len()));
     gateway.client().get(P).bearer("tok-low").send().assert_error(502, "bad_gateway");
-    // The same for those who see everything: a part is not the whole.
+    // Also from `reveal_to`: a part is not the whole document.
     let high = gateway.client().get(P).bearer("tok-high").revealed().send();
     high.assert_error(502, "bad_gateway");
     origin.behave();
@@ -109,7 +109,7 @@ fn what_did_not_come_whole_is_a_502() {
 }
 
 #[test]
-fn what_is_too_large_is_a_502() {
+fn too_large_response_is_502() {
     let (origin, gateway) = scene();
     let huge = format!(r#"{{"integrations":{{"k":"PLANTED{}"}}}}"#, "x".repeat(10 << 20));
     refused(&origin, &gateway, "10 MB", Answer::json(huge.as_str()), &["bad_gateway"]);
@@ -117,7 +117,7 @@ fn what_is_too_large_is_a_502() {
 }
 
 #[test]
-fn an_odd_answer_is_redacted_or_refused_and_never_let_through() {
+fn odd_response_is_redacted_or_rejected() {
     let (origin, gateway) = scene();
     let document = upstream_document(DUCK);
     let many: String = (0..60_000).map(|at| format!(r#""k{at}":1,"#)).collect();
@@ -161,7 +161,7 @@ fn an_odd_answer_is_redacted_or_refused_and_never_let_through() {
         for _ in 0..2 {
             let response = gateway.client().get(P).bearer("tok-low").send();
             assert!(matches!(response.status, 200 | 403 | 404 | 500 | 502), "{case}: {response:#?}");
-            // Whatever came, it is JSON, as its type says.
+            // The response is JSON, as its type states.
             response.json();
             assert_eq!(response.broken_off, None, "{case}");
         }
@@ -172,7 +172,7 @@ fn an_odd_answer_is_redacted_or_refused_and_never_let_through() {
 }
 
 #[test]
-fn what_is_no_json_passes_to_those_who_see_everything_and_is_not_stored() {
+fn other_media_type_passes_from_reveal_to_and_is_not_stored() {
     let (origin, gateway) = scene();
     for body in ["not JSON: PLANTED", "[1,2]", "\u{feff}{}"] {
         origin.document(DUCK, Answer::json(body));
@@ -187,7 +187,7 @@ fn what_is_no_json_passes_to_those_who_see_everything_and_is_not_stored() {
 }
 
 #[test]
-fn the_action_says_what_stands_in_a_secrets_place() {
+fn action_decides_what_replaces_a_secret() {
     let origin = Origin::start();
     origin.knows("tok-low", "VIEWER", DUCK);
     origin.document(DUCK, Answer::json(r#"{"integrations":{"x":{"enabled":true,"password":"PLANTED","count":7}}}"#));
@@ -203,7 +203,7 @@ fn the_action_says_what_stands_in_a_secrets_place() {
 }
 
 #[test]
-fn the_role_that_sees_everything_is_the_configured_one() {
+fn reveal_to_is_the_configured_level() {
     let origin = Origin::start();
     origin.knows("tok-reseller", "RESELLER", DUCK);
     origin.knows("tok-admin", "ADMIN", DUCK);
@@ -215,7 +215,7 @@ fn the_role_that_sees_everything_is_the_configured_one() {
 }
 
 #[test]
-fn the_same_secrets_elsewhere_are_redacted_as_well() {
+fn secrets_on_forwarded_routes_are_redacted() {
     let (origin, gateway) = scene();
     let document = upstream_document(DUCK);
     let list = format!(r#"{{"customers":[{document},{document}]}}"#);
@@ -230,8 +230,8 @@ fn the_same_secrets_elsewhere_are_redacted_as_well() {
             assert_eq!(low.assert_status(200).text(), redacted, "{path}");
             assert_eq!(low.header("etag"), None, "not of these bytes: {low:#?}");
             assert_eq!(low.cache_status(), "telecomx-gateway; fwd=bypass");
-            let nobody = gateway.client().get(path).send();
-            assert!(matches!(nobody.status, 200 | 401), "{nobody:#?}");
+            let anonymous = gateway.client().get(path).send();
+            assert!(matches!(anonymous.status, 200 | 401), "{anonymous:#?}");
             let high = gateway.client().get(path).bearer("tok-high").revealed().send();
             assert_eq!(high.assert_status(200).text(), body, "{path}");
             assert_eq!(high.header("etag"), Some("\"of-the-api\""));
@@ -240,7 +240,7 @@ fn the_same_secrets_elsewhere_are_redacted_as_well() {
 }
 
 #[test]
-fn a_list_of_500_full_customers_is_redacted_and_one_beyond_all_bounds_is_a_502() {
+fn long_list_is_redacted_and_an_oversized_one_is_502() {
     let (origin, gateway) = scene();
     let list = |document: &str, many: usize| format!("[{}]", vec![document; many].join(","));
     let full = list(&upstream_document(DUCK), 500);
@@ -266,7 +266,7 @@ fn a_list_of_500_full_customers_is_redacted_and_one_beyond_all_bounds_is_a_502()
 }
 
 #[test]
-fn those_who_see_everything_get_it_as_it_comes_and_the_others_not_before_it_is_whole() {
+fn response_streams_from_reveal_to_and_is_buffered_below() {
     let (origin, gateway) = scene();
     let gate = Gate::closed();
     let answer = Answer::json(upstream_document(DUCK)).framing(Framing::Chunked);
@@ -286,14 +286,14 @@ fn those_who_see_everything_get_it_as_it_comes_and_the_others_not_before_it_is_w
 }
 
 #[test]
-fn a_forwarded_answer_without_secrets_keeps_its_validator_as_long_as_it_keeps_its_bytes() {
+fn validator_is_kept_while_redaction_changes_no_byte() {
     let (origin, gateway) = scene();
     let compact = r#"{"a":1.0e2,"b":"\u00e6\/","integrations":{"x":{"enabled":true}}}"#;
     origin.when(Rule::on(CUSTOMER).answer(Answer::json(compact).header("ETag", "\"of-the-api\"")));
     let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
     assert_eq!(response.assert_status(200).text(), compact);
     assert_eq!(response.header("etag"), Some("\"of-the-api\""));
-    // White space may go; then it is another representation.
+    // Redaction may remove white space, which makes another representation.
     let spaced = "{ \"a\" : 1.0e2,\n \"integrations\": {\"x\":{\"enabled\":true}} }\n";
     origin.when(Rule::on(CUSTOMER).answer(Answer::json(spaced).header("ETag", "\"of-the-api\"")));
     let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
@@ -303,7 +303,7 @@ fn a_forwarded_answer_without_secrets_keeps_its_validator_as_long_as_it_keeps_it
 }
 
 #[test]
-fn a_forwarded_answer_that_is_no_json_passes() {
+fn forwarded_response_of_a_listed_type_passes() {
     let (origin, gateway) = scene();
     let csv = Answer::new(200).header("Content-Type", "text/csv").body("a;b\n1;2\n");
     origin.when(Rule::on(CUSTOMER).answer(csv));
@@ -311,7 +311,7 @@ fn a_forwarded_answer_that_is_no_json_passes() {
 }
 
 #[test]
-fn json_under_another_type_is_still_json() {
+fn json_with_another_media_type_is_redacted() {
     let (origin, gateway) = scene();
     for content_type in ["text/plain", "text/csv", "application/octet-stream", "image/png"] {
         let body = upstream_document(DUCK);
@@ -324,7 +324,7 @@ fn json_under_another_type_is_still_json() {
 }
 
 #[test]
-fn a_caller_cannot_ask_for_secrets_in_parts_or_in_a_coding() {
+fn ranges_and_codings_are_not_forwarded() {
     let (origin, gateway) = scene();
     origin.when(Rule::on(CUSTOMER).made(|seen| {
         let document = upstream_document(DUCK);
@@ -356,7 +356,7 @@ fn a_caller_cannot_ask_for_secrets_in_parts_or_in_a_coding() {
 }
 
 #[test]
-fn the_role_of_a_login_is_the_one_in_its_answer() {
+fn access_level_of_a_login_is_that_of_its_response() {
     let (origin, gateway) = scene();
     let login = |level: &str| {
         format!(
@@ -384,7 +384,7 @@ fn the_role_of_a_login_is_the_one_in_its_answer() {
 }
 
 #[test]
-fn a_change_log_tells_no_old_or_new_secret() {
+fn change_log_shows_no_old_or_new_secret() {
     let (origin, gateway) = scene();
     let log = r#"{"changes":[{"path":"integrations.billing.economic.agreementGrantToken","oldValue":"PLANTED-1","newValue":"PLANTED-2","oldDisplayValue":"PLANTED-3","newDisplayValue":"PLANTED-4"},{"path":"name","oldValue":"a","newValue":"b"}],"data":{"integrations":{"k":"PLANTED"}}}"#;
     origin.when(Rule::on("/log/").answer(Answer::json(log)));
@@ -396,7 +396,7 @@ fn a_change_log_tells_no_old_or_new_secret() {
 }
 
 #[test]
-fn secrets_under_paths_that_no_route_names_are_the_apis_business() {
+fn routes_without_a_rule_are_not_redacted() {
     let (origin, gateway) = scene();
     origin.when(Rule::on("/elsewhere").answer(Answer::json(upstream_document(DUCK))));
     let response = gateway.client().get("/elsewhere").bearer("tok-low").revealed().send();
@@ -404,7 +404,7 @@ fn secrets_under_paths_that_no_route_names_are_the_apis_business() {
 }
 
 #[test]
-fn fields_of_redacted_answers_are_the_apis_own() {
+fn redacted_response_keeps_fields_of_the_api() {
     let (origin, gateway) = scene();
     let answer = Answer::json(upstream_document(DUCK)).header("X-Of-The-Api", "as it was");
     origin.when(Rule::on("/customer").answer(answer));

@@ -1,5 +1,5 @@
 //! `upstream.url` as a list, as a name with a trailing dot and as an IPv6 address: which address
-//! receives a request, with which `Host`, and what becomes of an address that fails.
+//! receives a request, with which `Host`, and how an address that fails is avoided.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -134,7 +134,7 @@ fn silent_address_of_a_list_fails_no_fetch() {
 }
 
 #[test]
-fn ejected_address_is_reported_and_comes_back_in_its_time() {
+fn ejected_address_is_reported_and_used_again_later() {
     let both = two();
     let (first, second) = (both[0].address(), both[1].address());
     let gateway = Gateway::with(&both[0], &list(first, second));

@@ -1,5 +1,5 @@
-//! Kept connections to the API: dead ones cost no request that may be repeated, a POST is sent once,
-//! and the bounds of the pool hold.
+//! Kept connections to the API: dead ones cost no request that may be repeated, a POST is sent
+//! once, and the bounds of the pool hold.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -218,7 +218,7 @@ fn post_arrives_at_most_once_while_connections_are_reset() {
 
 #[test]
 fn post_on_a_connection_that_the_api_closed_succeeds() {
-    // Closed while idle: nothing is sent on it, so that the POST goes out on another connection.
+    // Closed while idle: nothing is sent on it, so the POST uses another connection.
     let api = Api::start(|_, request, _| if request == 0 { Act::Respond } else { Act::End { reset: true } });
     let origin = Origin::start();
     let gateway = api.gateway(&origin, ", keepalive_timeout = \"500ms\"");
@@ -244,7 +244,7 @@ fn idle_connections_are_closed_after_their_time() {
 }
 
 #[test]
-fn number_of_idle_connections_is_bounded() {
+fn number_of_idle_connections_is_limited() {
     for (most, config) in [(2, ", max_idle_connections = 2"), (0, ", max_idle_connections = 0")] {
         let api = Api::start(|_, _, line| {
             if line.contains("/warm/") {

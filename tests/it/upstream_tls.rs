@@ -82,7 +82,7 @@ fn removed_authority_is_not_trusted_by_resumption() {
 }
 
 #[test]
-fn client_certificate_is_presented_where_the_api_demands_one() {
+fn client_certificate_is_presented_on_request() {
     let authority = Authority::new();
     let clients = Authority::new();
     let api = TlsApi::start(&authority.certificate(), Some(&clients));

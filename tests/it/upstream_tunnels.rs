@@ -114,7 +114,7 @@ fn switch_to_another_protocol_is_not_requested() {
 }
 
 #[test]
-fn tunnel_goes_on_while_the_gateway_drains() {
+fn tunnel_continues_during_drain() {
     let origin = Origin::start();
     origin.when(Rule::on("/socket.io/").upgrade());
     let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);

@@ -1,4 +1,4 @@
-//! How often the API is asked who a caller is, whatever other clients do.
+//! The number of validations, also under requests of other clients.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ fn validations(rate: u32, status: u16) -> (usize, usize, Duration) {
     for token in &tokens {
         origin.knows(token, "VIEWER", DUCK);
     }
-    // As slow as an API is.
+    // As slow as a real API.
     origin.when(Rule::on("/auth/validateToken").made_slowly(|seen| async move {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let token = seen.query("token").unwrap_or_default();
@@ -61,13 +61,13 @@ fn anonymous_writes_do_not_add_validations() {
     for (rate, status) in [(25, 401), (100, 401), (25, 200), (100, 200)] {
         let (with, requests, median) = validations(rate, status);
         println!("{rate} a second, {status}: {with} validations of {requests} requests, median {median:?}");
-        // Each of 20 callers once a second; how many seconds begin is chance.
+        // Each of 20 callers once a second; the number of seconds that begin is random.
         assert!(with <= 20 * 5, "{with} validations of {requests} requests; {alone} without the writes");
     }
 }
 
 #[test]
-fn change_of_the_employee_during_a_validation_is_not_remembered() {
+fn validation_outdated_by_an_employee_change_is_not_cached() {
     let origin = Origin::start();
     origin.knows("tok-admin", "ADMIN", DUCK);
     origin.knows("tok-a", "RESELLER", DUCK);
@@ -98,7 +98,7 @@ fn change_of_the_employee_during_a_validation_is_not_remembered() {
         .send()
         .assert_status(200);
     origin.knows("tok-a", "VIEWER", DUCK);
-    // They join the validations that began before the change: one of them may not take its result.
+    // They join validations that began before the change, whose result one of them must not use.
     let late: Vec<_> = ["tok-a", "tok-b"].map(|token| client.get(P).bearer(token).revealed().start()).into();
     gateway.wait_for_metric("identity_lookups_total", &[("result", "collapsed")], 2.0);
     gate.open();
@@ -113,7 +113,7 @@ fn change_of_the_employee_during_a_validation_is_not_remembered() {
 }
 
 #[test]
-fn guesses_at_once_stay_within_the_limit() {
+fn concurrent_guesses_stay_within_the_limit() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 20");
     let client = gateway.client();
@@ -125,7 +125,7 @@ fn guesses_at_once_stay_within_the_limit() {
 }
 
 #[test]
-fn valid_tokens_at_once_are_all_served() {
+fn concurrent_valid_tokens_are_all_served() {
     let origin = Origin::start();
     let tokens: Vec<String> = (0..60).map(|number| format!("tok-{number}")).collect();
     for token in &tokens {
@@ -152,7 +152,7 @@ fn addresses_of_one_ipv6_network_share_the_limit() {
     let statuses: Vec<u16> =
         (0..50).map(|number| from(&format!("2001:db8:0:1:{number:x}::{number:x}"), &format!("tok-{number}"))).collect();
     assert!(statuses[..5].iter().all(|status| *status == 401) && statuses[5..].iter().all(|status| *status == 429));
-    assert_eq!(from("2001:db8:0:1::1", "tok-a"), 200, "a remembered caller goes on");
+    assert_eq!(from("2001:db8:0:1::1", "tok-a"), 200, "a known caller is still served");
     assert_eq!(from("2001:db8:0:2::1", "tok-x"), 401, "another network");
     let mapped: Vec<u16> = (0..8)
         .map(|number| {
@@ -195,14 +195,14 @@ fn forwarded_validations_stay_within_the_limit() {
         assert!(statuses[..5].iter().all(|status| *status == 200), "{statuses:?}");
         assert!(statuses[5..].iter().all(|status| *status == 429), "{statuses:?}");
         assert_eq!(origin.validations(), before + 5);
-        assert_eq!(validate("tok-a"), 200, "a remembered caller goes on");
+        assert_eq!(validate("tok-a"), 200, "a known caller is still served");
         client.get(P).bearer("tok-guess-60").send().assert_error(429, "too_many_requests");
         client.get(P).bearer("tok-a").send().assert_status(200);
     }
 }
 
 #[test]
-fn refused_forwards_count_as_guesses() {
+fn rejected_forwards_count_as_guesses() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.when(Rule::on("/elsewhere").answer(Answer::error(401, "expired")));

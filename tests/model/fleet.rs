@@ -13,7 +13,7 @@ use telecomx_gateway::clock;
 use telecomx_gateway::cluster::seal::Sealer;
 use telecomx_gateway::cluster::{Ledger, Names, ServerTime, Store, StoreError, StreamId, Tier};
 use telecomx_gateway::config::Config;
-use telecomx_gateway::gateway::{Gateway, Parts};
+use telecomx_gateway::gateway::{Gateway, GatewayDeps};
 use telecomx_gateway::upstream::Client;
 use tokio::sync::{Notify, watch};
 
@@ -98,7 +98,7 @@ impl Fleet {
     fn begin(self: &Arc<Self>) -> Arc<Node> {
         let id = self.begun.fetch_add(1, Ordering::SeqCst);
         let config = self.config;
-        let client = Arc::new(Client::over(self.world.seen_by(id), &config.upstream, METRICS.clone()));
+        let client = Arc::new(Client::new(self.world.seen_by(id), &config.upstream, METRICS.clone()));
         let ledger = Arc::new(Ledger::default());
         let tier = (self.shape.gateways > 1).then(|| {
             let (sealer, names) = (Arc::new(Sealer::new(("k", &[3; 32]), [])), Names::new([4; 32], "model:"));
@@ -106,7 +106,7 @@ impl Fleet {
             Arc::new(Tier::new(self.store.clone(), parts, Duration::from_millis(100), METRICS.clone()))
         });
         let callers = CallerIds::with_key([7; 32]);
-        let parts = Parts { client, policy: POLICY.clone(), callers, metrics: METRICS.clone(), tier };
+        let parts = GatewayDeps { client, policy: POLICY.clone(), callers, metrics: METRICS.clone(), tier };
         let node = Arc::new(Node { id, gateway: Gateway::new(config, parts), told: AtomicU64::new(0) });
         if self.shape.gateways > 1 {
             self.tell(&node, &ledger);
@@ -119,7 +119,7 @@ impl Fleet {
     fn tell(self: &Arc<Self>, node: &Arc<Node>, ledger: &Arc<Ledger>) {
         let queue = Arc::new((Mutex::new(Vec::new()), Notify::new()));
         let (announced, noting, teller) = (queue.clone(), ledger.clone(), Arc::downgrade(node));
-        node.gateway.generations().announce_to(Box::new(move |scope| {
+        node.gateway.generations().set_publisher(Box::new(move |scope| {
             let number = noting.noted(scope);
             if let Some(node) = teller.upgrade() {
                 node.told.store(number, Ordering::SeqCst);
@@ -169,7 +169,7 @@ impl Fleet {
                 let Message { id, sender, number, scope } = message;
                 ledger.heard(&scope, id, (sender == node.id).then_some(number));
                 if sender != node.id {
-                    node.gateway.heard(&scope, "fleet");
+                    node.gateway.apply_remote_invalidation(&scope, "fleet");
                 }
                 ledger.advanced(id);
                 fleet.world.with(|state| {

@@ -7,7 +7,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use telecomx_gateway::api::{AccessLevel, ApiError};
 use telecomx_gateway::config::Config;
-use telecomx_gateway::reply::{CacheStatus, Content, Forwarded, Reply};
+use telecomx_gateway::reply::{CacheStatus, Content, ForwardReason, Reply};
 
 use super::bounds::{Bounds, bounds};
 use super::steps::{Ask, Wants, Way};
@@ -244,10 +244,10 @@ impl Judge {
                 ensure(!(stored && ended_meanwhile), || "stored, though a change passed meanwhile".into())?;
                 let unchanged = matches!(word.said, Said::Unchanged { .. });
                 // What its caller asked for is named so, whatever the API said.
-                let named = why == Forwarded::Request || (why == Forwarded::Revalidated) == unchanged;
+                let named = why == ForwardReason::Request || (why == ForwardReason::Revalidated) == unchanged;
                 ensure(named, || "revalidated or not".into())?;
                 let demands = !matches!(ask.wants, Wants::Anything | Wants::OnlyIfCached);
-                ensure(why != Forwarded::Request || demands, || "nobody asked for it".into())
+                ensure(why != ForwardReason::Request || demands, || "nobody asked for it".into())
             }
             CacheStatus::Collapsed => {
                 ensure(there.at >= began.at && there.number < ended.number, || "collapsed with the past".into())
@@ -346,8 +346,8 @@ impl Judge {
             (_, Some(CacheStatus::Shared { .. })) => Some(Seen::Shared),
             (_, Some(CacheStatus::Revalidating { .. })) => Some(Seen::Revalidating),
             (_, Some(CacheStatus::StaleIfError { .. })) => Some(Seen::StaleIfError),
-            (_, Some(CacheStatus::Miss { why: Forwarded::Revalidated, .. })) => Some(Seen::Revalidated),
-            (_, Some(CacheStatus::Miss { why: Forwarded::Request, .. })) => Some(Seen::Forced),
+            (_, Some(CacheStatus::Miss { why: ForwardReason::Revalidated, .. })) => Some(Seen::Revalidated),
+            (_, Some(CacheStatus::Miss { why: ForwardReason::Request, .. })) => Some(Seen::Forced),
             (_, Some(CacheStatus::Miss { .. })) => Some(Seen::Miss),
             (_, Some(CacheStatus::Collapsed)) => Some(Seen::Collapsed),
             (_, Some(CacheStatus::Bypass)) => Some(Seen::Bypassed),

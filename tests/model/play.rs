@@ -138,7 +138,7 @@ impl Stage {
             headers.insert(IF_NONE_MATCH, HeaderValue::from_bytes(&held).expect("a field value"));
         }
         let query = Query::parse((ask.way == Way::OtherQuery).then_some("x=1")).expect("a query");
-        let question = gateway::Ask {
+        let question = gateway::NameRequest {
             customer: CustomerId::parse(CUSTOMERS[ask.customer].as_bytes()).expect("an id"),
             query: &query,
             headers: &headers,
@@ -147,7 +147,7 @@ impl Stage {
         };
         let began = self.world.moment();
         let mut record = Record::begin(began.at);
-        let reply = node.gateway.answer(&question, &mut record).await;
+        let reply = node.gateway.respond(&question, &mut record).await;
         let ended = self.world.moment();
         if let Content::Whole(representation) | Content::NotModified(representation) = &reply.content {
             self.etags.lock().insert((ask.token, ask.customer), *representation.etag());
@@ -267,7 +267,7 @@ fn scope(about: About) -> Scope {
         About::Everything => Scope::All,
         About::Customer(customer) => Scope::Customer(CustomerId::parse(CUSTOMERS[customer].as_bytes()).expect("an id")),
         About::Employee(employee) => Scope::Employee(EmployeeId::parse(EMPLOYEES[employee]).expect("an id")),
-        About::Token(token) => Scope::Caller(CallerIds::with_key([7; 32]).of(TOKENS[token])),
+        About::Token(token) => Scope::Caller(CallerIds::with_key([7; 32]).id_of(TOKENS[token])),
     }
 }
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use telecomx_gateway::api::AccessLevel;
 use telecomx_gateway::clock;
-use telecomx_gateway::upstream::{Answer, Kind, Request, Transport, UpstreamError};
+use telecomx_gateway::upstream::{ApiResponse, Request, RequestKind, Transport, UpstreamError};
 
 pub const CUSTOMERS: [&str; 3] = ["5f0000000000000000000001", "5f0000000000000000000002", "5f0000000000000000000003"];
 pub const EMPLOYEES: [&str; 3] = ["ee0000000000000000000001", "ee0000000000000000000002", "ee0000000000000000000003"];
@@ -380,7 +380,7 @@ impl Drop for Hangup<'_> {
 }
 
 impl Transport for World {
-    async fn exchange(&self, request: &Request<'_>, _deadline: Instant) -> Result<Answer, UpstreamError> {
+    async fn exchange(&self, request: &Request<'_>, _deadline: Instant) -> Result<ApiResponse, UpstreamError> {
         let asked = read(request);
         let (serial, (before, after)) = self.with(|state| {
             let nth = state.exchanges.iter().filter(|before| before.asked == asked).count();
@@ -417,14 +417,14 @@ fn read(request: &Request<'_>) -> Asked {
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
     let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("one of the model's own");
     match request.kind {
-        Kind::ChangeLog => panic!("nobody reads a log here"),
-        Kind::Validate => {
+        RequestKind::ChangeLog => panic!("nobody reads a log here"),
+        RequestKind::Validate => {
             assert!(path == "/auth/validateToken" && request.token.is_none(), "{path}");
             let of = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
             let token = find(&TOKENS, of("token=").expect("a token"));
             Asked::Validation { token, address: of("ip=").map(|address| find(&ADDRESSES, address)) }
         }
-        Kind::Fetch | Kind::Bypass => {
+        RequestKind::Fetch | RequestKind::Bypass => {
             let id = path.strip_prefix("/customer/").and_then(|rest| rest.strip_suffix("/name")).expect("the path");
             let token = request.token.expect("a fetch is somebody's").expose();
             Asked::Name { token: find(&TOKENS, token), customer: find(&CUSTOMERS, id), plain: query.is_empty() }
@@ -433,7 +433,7 @@ fn read(request: &Request<'_>) -> Asked {
 }
 
 impl State {
-    fn answer(&self, serial: usize) -> Answer {
+    fn answer(&self, serial: usize) -> ApiResponse {
         let exchange = &self.exchanges[serial];
         let mut headers = HeaderMap::new();
         let status = match exchange.said {
@@ -458,6 +458,6 @@ impl State {
             }
         }
         let body = Bytes::from(document(serial, exchange));
-        Answer { status: StatusCode::from_u16(status).expect("a status"), headers, body }
+        ApiResponse { status: StatusCode::from_u16(status).expect("a status"), headers, body }
     }
 }

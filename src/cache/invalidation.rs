@@ -1,8 +1,9 @@
-//! Invalidation without looking for entries: counters that entries remember.
+//! Invalidation by generation counters, without searching for entries.
 //!
-//! A fixed table of counters for each kind of thing that changes. An entry notes the counters of its customer, caller and
-//! employee when its fetch begins; a lookup compares them with those of now. Invalidating is one increment, however much is
-//! stored. Two ids that share a slot cost a miss, never a wrong answer.
+//! There is a fixed table of counters for customers, callers and employees each. An entry stores
+//! the counters of its customer, caller and employee when its fetch begins; a lookup compares them
+//! with the current ones. An invalidation is one increment, however much is stored. Two ids that
+//! share a slot cost a miss, never a wrong response.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -16,24 +17,25 @@ use super::key::{CallerId, IdHasher};
 use crate::api::{CustomerId, EmployeeId};
 use crate::clock;
 
-/// Slots of each table. 65,536 counters are 256 KiB a table; of 1,000 live ids, one change misses 0.015 others on average.
+/// Slots of each table. 65,536 counters take 256 KiB. With 1,000 live ids, one change invalidates
+/// 0.015 others on average.
 const SLOTS: usize = 1 << 16;
 
-/// What a change makes stale.
+/// What an invalidation covers.
 #[derive(Clone, Debug)]
 pub enum Scope {
-    /// Everything, identities included.
+    /// All entries and identities.
     All,
     /// One customer, for every caller.
     Customer(CustomerId),
-    /// One employee: identities and all that is stored for them.
+    /// One employee: its identities, and the entries of its callers.
     Employee(EmployeeId),
-    /// One token: its identity and all that is stored for it.
+    /// One token: its identity and its entries.
     Caller(CallerId),
 }
 
 impl Scope {
-    /// The name for metrics and answers.
+    /// Label of metrics, and value in responses of the admin listener.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Scope::All => "all",
@@ -44,50 +46,50 @@ impl Scope {
     }
 }
 
-/// Where an employee's counter stands; kept in an identity so that a hit does not hash the id again.
+/// Slot of an employee's counter, stored in an identity so that a hit does not hash the id again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EmployeeSlot(u16);
 
-/// Counters as they were when a fetch began.
+/// Counters that an entry depends on, when its fetch began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EntryMarks {
+pub struct EntryGenerations {
     all: u32,
     customer: u32,
     caller: u32,
     employee: u64,
 }
 
-/// What concerns a caller whose employee is not known yet.
+/// Counters that a validation depends on before its employee is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallerMarks {
+pub struct CallerGenerations {
     all: u32,
     caller: u32,
 }
 
-/// Counters as they were when a validation began. The employee is not known yet: the number of the
-/// last change of any employee is noted, and compared with the number of the last change of the one
-/// that the API names ([`Generations::has_employee_changed`]).
+/// Counters when a validation began. The employee is not known yet, so the number of the last
+/// change of any employee is stored, and compared with that of the employee that the API names
+/// ([`Generations::has_employee_changed`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ValidationMarks {
-    pub caller: CallerMarks,
+pub struct ValidationGenerations {
+    pub caller: CallerGenerations,
     last_employee_change: u64,
 }
 
-impl ValidationMarks {
-    /// Whether nothing about this caller has changed, employees aside.
-    pub fn same_caller(&self, now: &ValidationMarks) -> bool {
+impl ValidationGenerations {
+    /// Whether the caller has not changed, employees aside.
+    pub fn same_caller(&self, now: &ValidationGenerations) -> bool {
         self.caller == now.caller
     }
 
-    /// Whether it knows every change that the other one does.
-    pub fn is_after(&self, other: &ValidationMarks) -> bool {
+    /// Whether it covers every change that `other` covers.
+    pub fn is_after(&self, other: &ValidationGenerations) -> bool {
         self.last_employee_change >= other.last_employee_change
     }
 }
 
-/// What a remembered identity compares.
+/// Counters that a cached identity depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdentityMarks {
+pub struct IdentityGenerations {
     all: u32,
     caller: u32,
     employee: u64,
@@ -97,7 +99,8 @@ struct Table(Box<[AtomicU32]>);
 
 impl Table {
     fn new() -> Self {
-        // As a whole: one by one they take longer than everything else of a gateway that is set up in a debug build.
+        // As a constant: initialised one by one, they take most of the start-up time of a debug
+        // build.
         Table(Box::new([const { AtomicU32::new(0) }; SLOTS]))
     }
 
@@ -110,10 +113,10 @@ impl Table {
     }
 }
 
-/// The number of the last change of each employee. 512 KiB; 64 bits, since the numbers are compared
-/// by size and must not wrap.
+/// Number of the last change of each employee. 512 KiB; the numbers have 64 bits, since they are
+/// compared by size and must not wrap.
 struct EmployeeTable {
-    /// Of any employee.
+    /// Number of the last change of any employee.
     last: AtomicU64,
     slots: Box<[AtomicU64]>,
 }
@@ -134,7 +137,7 @@ impl EmployeeTable {
     }
 }
 
-/// A scope of which a write may still be executed.
+/// Slot that a write with unknown outcome may still change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Unsettled {
     All,
@@ -143,23 +146,24 @@ enum Unsettled {
     Caller(u16),
 }
 
-/// Told of a change that this gateway saw itself.
-pub type Announce = Box<dyn Fn(&Scope) + Send + Sync>;
+/// Publishes a change that this gateway saw to the cluster.
+pub type PublishInvalidation = Box<dyn Fn(&Scope) + Send + Sync>;
 
-/// The counters of everything that can change.
+/// Generation counters of everything that can change.
 pub struct Generations {
-    announce: OnceLock<Announce>,
-    /// When it began to depend on others; not set: this gateway sees all there is to see.
-    depends_since: OnceLock<Instant>,
-    /// From then on, in nanoseconds: for how long what others saw is known here.
-    known_for: AtomicU64,
+    publish: OnceLock<PublishInvalidation>,
+    /// Time of the first synchronization with the cluster; not set without a cluster.
+    clustered_since: OnceLock<Instant>,
+    /// Nanoseconds after `clustered_since` until which the changes of other gateways are known
+    /// here.
+    synced_for: AtomicU64,
     all: AtomicU32,
     customers: Table,
     callers: Table,
     employees: EmployeeTable,
-    /// Scopes of writes whose outcome is unknown, and until when they may be executed.
+    /// Slots of writes with unknown outcome, and the time until which they may be executed.
     unsettled: RwLock<HashMap<Unsettled, Instant>>,
-    /// How many there are, so that a lookup takes no lock while there are none.
+    /// Length of `unsettled`, so that a lookup takes no lock while it is empty.
     unsettled_count: AtomicUsize,
     hasher: IdHasher,
 }
@@ -167,9 +171,9 @@ pub struct Generations {
 impl Default for Generations {
     fn default() -> Self {
         Generations {
-            announce: OnceLock::new(),
-            depends_since: OnceLock::new(),
-            known_for: AtomicU64::new(0),
+            publish: OnceLock::new(),
+            clustered_since: OnceLock::new(),
+            synced_for: AtomicU64::new(0),
             all: AtomicU32::new(0),
             customers: Table::new(),
             callers: Table::new(),
@@ -182,37 +186,37 @@ impl Default for Generations {
 }
 
 impl Generations {
-    /// Who tells the other gateways of a fleet; set once.
-    pub fn announce_to(&self, announce: Announce) {
-        let _ = self.announce.set(announce);
+    /// Sets the publisher to the cluster. The first call counts.
+    pub fn set_publisher(&self, publish: PublishInvalidation) {
+        let _ = self.publish.set(publish);
     }
 
-    /// One change seen, which the others are told of. Whatever was noted before is stale from here on.
+    /// Applies and publishes a change that this gateway saw.
     pub fn invalidate(&self, scope: &Scope) {
-        // Before it counts: what others put into the shared tier is void here from that moment on, so that nobody who finds
-        // the new counters finds it.
-        if let Some(announce) = self.announce.get() {
-            announce(scope);
+        // Published first: that also invalidates entries of the shared tier here, so that no
+        // request finds the new counters and an outdated entry.
+        if let Some(publish) = self.publish.get() {
+            publish(scope);
         }
-        self.obey(scope);
+        self.apply(scope);
     }
 
-    /// Other gateways see changes too, and what they saw is known here until `until`; set anew whenever they are heard. Never
-    /// goes back.
-    pub fn known_until(&self, now: Instant, until: Instant) {
-        let since = self.depends_since.get_or_init(|| now);
-        self.known_for.fetch_max(nanoseconds(until.saturating_duration_since(*since)), Ordering::Relaxed);
+    /// Notes that every change which counts before `until` is known, those of other gateways
+    /// included. Called at each synchronization with the cluster; never moves back.
+    pub fn set_synced_until(&self, now: Instant, until: Instant) {
+        let since = self.clustered_since.get_or_init(|| now);
+        self.synced_for.fetch_max(nanoseconds(until.saturating_duration_since(*since)), Ordering::Relaxed);
     }
 
-    /// Whether what is remembered may be used: all changes are known that count now.
-    pub fn are_known(&self, now: Instant) -> bool {
-        self.depends_since.get().is_none_or(|since| {
-            nanoseconds(now.saturating_duration_since(*since)) < self.known_for.load(Ordering::Relaxed)
+    /// Whether every change that counts now is known, so that caches may be used.
+    pub fn is_synced(&self, now: Instant) -> bool {
+        self.clustered_since.get().is_none_or(|since| {
+            nanoseconds(now.saturating_duration_since(*since)) < self.synced_for.load(Ordering::Relaxed)
         })
     }
 
-    /// One change that another gateway told of.
-    pub fn obey(&self, scope: &Scope) {
+    /// Invalidates a scope. Everything that was made from it before is stale from here on.
+    pub fn apply(&self, scope: &Scope) {
         match scope {
             Scope::All => drop(self.all.fetch_add(1, Ordering::AcqRel)),
             Scope::Customer(id) => self.customers.bump(self.customer_slot(id)),
@@ -221,9 +225,9 @@ impl Generations {
         }
     }
 
-    /// A write to this scope may be executed at any time until then: nothing is stored for it
-    /// meanwhile, and no request waits for what another one began to fetch. Whether it was settled
-    /// before.
+    /// Marks a scope as subject to a write that the API may execute at any time until `until`.
+    /// Until then nothing is stored for it, and no request joins the fetch of another one. Returns
+    /// whether it was not marked before.
     pub fn unsettle(&self, scope: &Scope, until: Instant) -> bool {
         let key = match scope {
             Scope::All => Unsettled::All,
@@ -242,9 +246,9 @@ impl Generations {
         before.is_none()
     }
 
-    /// Counts a change of each of these scopes that is unsettled: each look at its counter gives
-    /// another number, so that nothing noted by it is ever found, stored or waited for.
-    fn renew_unsettled(&self, scopes: &[Unsettled]) {
+    /// Increments the counter of each of these slots that is unsettled. Each read of such a counter
+    /// returns another number, so that no entry or fetch with it is ever found, stored or joined.
+    fn bump_unsettled(&self, scopes: &[Unsettled]) {
         if self.unsettled_count.load(Ordering::Acquire) == 0 {
             return;
         }
@@ -269,8 +273,8 @@ impl Generations {
         }
     }
 
-    /// Whether a write to one of these may still be executed: what others put into the shared tier
-    /// may be from before it.
+    /// Whether a write to one of these may still be executed. Entries in the shared tier may be
+    /// from before it.
     pub fn is_unsettled(&self, customer: Option<&CustomerId>, caller: &CallerId, employee: EmployeeSlot) -> bool {
         if self.unsettled_count.load(Ordering::Acquire) == 0 {
             return false;
@@ -281,7 +285,6 @@ impl Generations {
         others.into_iter().chain(customer).any(|scope| unsettled.get(&scope).is_some_and(|until| *until > now))
     }
 
-    /// The slot of an employee.
     pub fn employee_slot(&self, id: &EmployeeId) -> EmployeeSlot {
         EmployeeSlot(self.hasher.hash_one(id.as_str()) as u16)
     }
@@ -290,15 +293,20 @@ impl Generations {
         self.hasher.hash_one(id) as u16
     }
 
-    /// What an entry notes when its fetch begins, and compares when it is looked up.
-    pub fn entry_marks(&self, customer: &CustomerId, caller: &CallerId, employee: EmployeeSlot) -> EntryMarks {
+    /// Counters that an entry depends on.
+    pub fn entry_generations(
+        &self,
+        customer: &CustomerId,
+        caller: &CallerId,
+        employee: EmployeeSlot,
+    ) -> EntryGenerations {
         let customer = self.customer_slot(customer);
-        self.renew_unsettled(&[
+        self.bump_unsettled(&[
             Unsettled::Customer(customer),
             Unsettled::Caller(caller.slot()),
             Unsettled::Employee(employee),
         ]);
-        EntryMarks {
+        EntryGenerations {
             all: self.all.load(Ordering::Acquire),
             customer: self.customers.get(customer),
             caller: self.callers.get(caller.slot()),
@@ -306,30 +314,30 @@ impl Generations {
         }
     }
 
-    /// What a validation notes when it begins, and compares before its answer is remembered.
-    pub fn validation_marks(&self, caller: &CallerId) -> ValidationMarks {
-        self.renew_unsettled(&[Unsettled::Caller(caller.slot())]);
+    /// Counters that a validation depends on.
+    pub fn validation_generations(&self, caller: &CallerId) -> ValidationGenerations {
+        self.bump_unsettled(&[Unsettled::Caller(caller.slot())]);
         if self.unsettled_count.load(Ordering::Acquire) > 0
             && self.unsettled.read().keys().any(|scope| matches!(scope, Unsettled::Employee(_)))
         {
-            // A request that begins now must not take what a validation before it found.
+            // A request that begins now must not use the result of an earlier validation.
             self.employees.last.fetch_add(1, Ordering::AcqRel);
         }
         let last_employee_change = self.employees.last.load(Ordering::Acquire);
         let (all, caller) = (self.all.load(Ordering::Acquire), self.callers.get(caller.slot()));
-        ValidationMarks { caller: CallerMarks { all, caller }, last_employee_change }
+        ValidationGenerations { caller: CallerGenerations { all, caller }, last_employee_change }
     }
 
     /// Whether an employee has changed since a validation began.
-    pub fn has_employee_changed(&self, employee: EmployeeSlot, since: &ValidationMarks) -> bool {
-        self.renew_unsettled(&[Unsettled::Employee(employee)]);
+    pub fn has_employee_changed(&self, employee: EmployeeSlot, since: &ValidationGenerations) -> bool {
+        self.bump_unsettled(&[Unsettled::Employee(employee)]);
         self.employees.get(employee) > since.last_employee_change
     }
 
-    /// What a remembered identity notes, and compares when it is looked up.
-    pub fn identity_marks(&self, caller: &CallerId, employee: EmployeeSlot) -> IdentityMarks {
-        self.renew_unsettled(&[Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)]);
-        IdentityMarks {
+    /// Counters that a cached identity depends on.
+    pub fn identity_generations(&self, caller: &CallerId, employee: EmployeeSlot) -> IdentityGenerations {
+        self.bump_unsettled(&[Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)]);
+        IdentityGenerations {
             all: self.all.load(Ordering::Acquire),
             caller: self.callers.get(caller.slot()),
             employee: self.employees.get(employee),
@@ -347,57 +355,61 @@ mod tests {
     use crate::cache::key::CallerIds;
 
     #[test]
-    fn a_change_is_seen_by_what_it_concerns() {
+    fn change_invalidates_what_depends_on_it() {
         let generations = Generations::default();
         let callers = CallerIds::with_key([7; 32]);
-        let caller = callers.of("a");
+        let caller = callers.id_of("a");
         let customer = CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap();
         let employee = EmployeeId::parse("5f00000000000000000000aa").unwrap();
         let slot = generations.employee_slot(&employee);
-        let marks = || generations.entry_marks(&customer, &caller, slot);
+        let current = || generations.entry_generations(&customer, &caller, slot);
         for scope in [Scope::All, Scope::Customer(customer), Scope::Employee(employee.clone()), Scope::Caller(caller)] {
-            let before = marks();
-            assert_eq!(before, marks());
+            let before = current();
+            assert_eq!(before, current());
             generations.invalidate(&scope);
-            assert_ne!(before, marks(), "{}", scope.as_str());
+            assert_ne!(before, current(), "{}", scope.as_str());
         }
-        let before = generations.identity_marks(&caller, slot);
+        let before = generations.identity_generations(&caller, slot);
         generations.invalidate(&Scope::Employee(employee));
-        assert_ne!(before, generations.identity_marks(&caller, slot));
+        assert_ne!(before, generations.identity_generations(&caller, slot));
     }
 
     #[test]
-    fn employee_change_concerns_validations_of_that_employee() {
+    fn employee_change_outdates_its_validations_only() {
         let generations = Generations::default();
-        let caller = CallerIds::with_key([7; 32]).of("a");
+        let caller = CallerIds::with_key([7; 32]).id_of("a");
         let [one, other] =
             ["5f00000000000000000000aa", "5f00000000000000000000ab"].map(|id| EmployeeId::parse(id).unwrap());
         let (slot, other_slot) = (generations.employee_slot(&one), generations.employee_slot(&other));
-        assert_ne!(slot, other_slot, "of two ids, one time in 65,536 they are the same");
-        let before = generations.validation_marks(&caller);
+        assert_ne!(slot, other_slot, "of two ids, they are equal with a probability of 1 in 65,536");
+        let before = generations.validation_generations(&caller);
         for _ in 0..100 {
             generations.invalidate(&Scope::Employee(other.clone()));
         }
         assert!(!generations.has_employee_changed(slot, &before));
         assert!(generations.has_employee_changed(other_slot, &before));
-        assert_eq!(before.caller, generations.validation_marks(&caller).caller, "a validation of the caller is joined");
-        let during = generations.validation_marks(&caller);
-        assert!(!generations.has_employee_changed(other_slot, &during), "what begins after the change knows it");
+        assert_eq!(
+            before.caller,
+            generations.validation_generations(&caller).caller,
+            "a validation of the caller is joined"
+        );
+        let during = generations.validation_generations(&caller);
+        assert!(!generations.has_employee_changed(other_slot, &during), "it began after the change");
         generations.invalidate(&Scope::Employee(one));
         assert!(generations.has_employee_changed(slot, &during));
     }
 
     #[test]
-    fn unsettled_scope_never_gives_the_same_marks_twice() {
+    fn unsettled_scope_has_new_generations_at_each_read() {
         let generations = Generations::default();
         let callers = CallerIds::with_key([7; 32]);
-        let (caller, other) = (callers.of("a"), callers.of("b"));
+        let (caller, other) = (callers.id_of("a"), callers.id_of("b"));
         let customer = CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap();
         let employee = EmployeeId::parse("5f00000000000000000000aa").unwrap();
         let slot = generations.employee_slot(&employee);
         let until = clock::now() + Duration::from_secs(600);
-        let entry = |caller| generations.entry_marks(&customer, caller, slot);
-        let identity = |caller| generations.identity_marks(caller, slot);
+        let entry = |caller| generations.entry_generations(&customer, caller, slot);
+        let identity = |caller| generations.identity_generations(caller, slot);
         assert!(generations.unsettle(&Scope::Caller(caller), until));
         assert!(!generations.unsettle(&Scope::Caller(caller), until), "it was unsettled before");
         assert!(entry(&caller) != entry(&caller) && identity(&caller) != identity(&caller));
@@ -406,45 +418,45 @@ mod tests {
         generations.unsettle(&Scope::Customer(customer), until);
         assert!(entry(&other) != entry(&other) && identity(&other) == identity(&other));
         assert!(generations.is_unsettled(Some(&customer), &other, slot));
-        let began = generations.validation_marks(&other);
+        let began = generations.validation_generations(&other);
         generations.unsettle(&Scope::Employee(employee), until);
         assert!(identity(&other) != identity(&other) && generations.has_employee_changed(slot, &began));
         let settled = Generations::default();
         settled.unsettle(&Scope::All, clock::now());
-        assert_eq!(settled.identity_marks(&caller, slot), settled.identity_marks(&caller, slot));
+        assert_eq!(settled.identity_generations(&caller, slot), settled.identity_generations(&caller, slot));
         assert_eq!(settled.unsettled_count.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn what_others_see_is_known_as_long_as_they_are_heard() {
+    fn generations_are_synced_until_the_stated_time() {
         let generations = Generations::default();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        assert!(generations.are_known(start + 1000 * second), "by itself, for ever");
-        generations.known_until(start, start + second);
-        assert!(generations.are_known(start) && !generations.are_known(start + second));
-        generations.known_until(start + 5 * second, start + 6 * second);
-        assert!(generations.are_known(start + 5 * second) && !generations.are_known(start + 6 * second));
-        generations.known_until(start + 6 * second, start + 2 * second);
-        assert!(generations.are_known(start + 5 * second), "it never goes back");
+        assert!(generations.is_synced(start + 1000 * second), "always without a cluster");
+        generations.set_synced_until(start, start + second);
+        assert!(generations.is_synced(start) && !generations.is_synced(start + second));
+        generations.set_synced_until(start + 5 * second, start + 6 * second);
+        assert!(generations.is_synced(start + 5 * second) && !generations.is_synced(start + 6 * second));
+        generations.set_synced_until(start + 6 * second, start + 2 * second);
+        assert!(generations.is_synced(start + 5 * second), "it never moves back");
     }
 
     #[test]
-    fn an_own_change_is_told_of_before_it_counts_and_one_that_was_heard_is_not_told_again() {
+    fn own_change_is_published_first_and_a_remote_one_is_not() {
         let generations = std::sync::Arc::new(Generations::default());
-        let caller = CallerIds::with_key([7; 32]).of("a");
-        let (told, seen) = std::sync::mpsc::sync_channel(8);
+        let caller = CallerIds::with_key([7; 32]).id_of("a");
+        let (sender, published) = std::sync::mpsc::sync_channel(8);
         let counters = std::sync::Arc::downgrade(&generations);
-        generations.announce_to(Box::new(move |scope| {
-            let counters = counters.upgrade().map(|counters| counters.validation_marks(&caller));
-            let _ = told.send((scope.as_str(), counters));
+        generations.set_publisher(Box::new(move |scope| {
+            let counters = counters.upgrade().map(|counters| counters.validation_generations(&caller));
+            let _ = sender.send((scope.as_str(), counters));
         }));
-        let before = generations.validation_marks(&caller);
+        let before = generations.validation_generations(&caller);
         generations.invalidate(&Scope::Caller(caller));
-        assert_eq!(seen.try_recv(), Ok(("caller", Some(before))));
-        let after = generations.validation_marks(&caller);
+        assert_eq!(published.try_recv(), Ok(("caller", Some(before))));
+        let after = generations.validation_generations(&caller);
         assert_ne!(before, after);
-        generations.obey(&Scope::Caller(caller));
-        assert_ne!(after, generations.validation_marks(&caller));
-        assert!(seen.try_recv().is_err());
+        generations.apply(&Scope::Caller(caller));
+        assert_ne!(after, generations.validation_generations(&caller));
+        assert!(published.try_recv().is_err());
     }
 }

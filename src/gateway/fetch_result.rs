@@ -1,0 +1,63 @@
+//! Results of fetches, which all requests that wait for one share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::ApiError;
+use crate::cache::Entry;
+use crate::reply::{ApiFields, Representation};
+
+/// Result of a fetch.
+#[derive(Clone)]
+pub struct Fetched {
+    pub representation: Representation,
+    /// Fields of the API that are sent with the representation, also from the cache.
+    pub fields: ApiFields,
+    /// Fields of the API that are sent with this exchange only.
+    pub exchange_fields: ApiFields,
+    pub requested_at: Instant,
+    /// `Age` of the response when it arrived.
+    pub initial_age: Duration,
+    pub is_stored: bool,
+    pub source: FetchSource,
+}
+
+/// Source of a fetched response.
+#[derive(Clone)]
+pub enum FetchSource {
+    Api,
+    /// The API confirmed the cached entry with 304.
+    Revalidated,
+    /// Another fetch stored it meanwhile.
+    Cache,
+    /// Another gateway of the cluster fetched it; the entry made of it.
+    SharedTier(Arc<Entry>),
+}
+
+impl Fetched {
+    pub(super) fn from_entry(entry: &Entry, source: FetchSource) -> Self {
+        Fetched {
+            representation: entry.representation.clone(),
+            fields: entry.fields.clone(),
+            exchange_fields: ApiFields::NONE,
+            requested_at: entry.fetched_at,
+            initial_age: entry.initial_age(),
+            is_stored: true,
+            source,
+        }
+    }
+}
+
+/// Failure of a fetch.
+#[derive(Clone, Debug)]
+pub struct FetchError {
+    pub error: ApiError,
+    /// Fields of the API that are sent with the error, such as its `WWW-Authenticate`.
+    pub fields: ApiFields,
+}
+
+impl From<ApiError> for FetchError {
+    fn from(error: ApiError) -> Self {
+        FetchError { error, fields: ApiFields::NONE }
+    }
+}
