@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/PERFORMANCE.md from the results of run.py, parts.py, tail.py, connections.py and the
-stored instruction counts.
+"""Writes docs/PERFORMANCE.md from the results of run.py, parts.py, tail.py, connections.py,
+handshakes.py and the stored instruction counts.
 
-    report.py COMPARE PARTS TAIL BUSY CONNECTIONS INSTRUCTIONS OUT
+    report.py COMPARE PARTS TAIL BUSY CONNECTIONS HANDSHAKES INSTRUCTIONS OUT
 
 BUSY: the result of tail.py at half of saturation.
 
@@ -254,7 +254,29 @@ class Targets:
         return self.rows
 
 
-def main(compare, parts, tail, busy, connections, instructions, out):
+def handshake_section(handshakes):
+    """CPU time per connection, by key, version and kind of handshake."""
+    names = list(next(iter(next(iter(handshakes.values())).values())))
+    return [
+        "## Handshakes",
+        "",
+        "CPU time in µs for a connection with one hit, from a client that offers X25519 "
+        "(benches/compare/handshakes.py); in brackets the share of connections that were resumed:",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        *(
+            f"| {key}, {kind} | "
+            + " | ".join(f"{cost['us']:,.0f} ({cost['resumed']:.0%})" for cost in costs.values())
+            + " |"
+            for key, kinds in handshakes.items()
+            for kind, costs in kinds.items()
+        ),
+        "",
+    ]
+
+
+def main(compare, parts, tail, busy, connections, handshakes, instructions, out):
     with open(compare) as file:
         cases = json.load(file)["cases"]
     with open(parts) as file:
@@ -265,6 +287,8 @@ def main(compare, parts, tail, busy, connections, instructions, out):
         busy = json.load(file)
     with open(connections) as file:
         connections = json.load(file)
+    with open(handshakes) as file:
+        handshakes = json.load(file)
     with open(instructions, "rb") as file:
         counts = tomllib.load(file)
     any_case = next(iter(cases.values()))
@@ -348,6 +372,7 @@ def main(compare, parts, tail, busy, connections, instructions, out):
             for name, of in connections.items()
         ),
         "",
+        *handshake_section(handshakes),
         "## Lookups",
         "",
         "Two lookups of random keys with the comparison of their generations, as in a hit, of identity and entry, ns of CPU time:",
