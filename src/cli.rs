@@ -17,9 +17,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::api::AccessLevel;
 use crate::config::{self, Config};
 use crate::crypto;
+use crate::process;
 use crate::redact::{Policy, redact};
 use crate::sandbox::{self, Sandbox};
-use crate::server::{self, Source, Start, StartError};
+use crate::server::{self, Source, Start, StartError, Telemetry};
 use crate::telemetry::{self, Metrics};
 
 /// Failed while running.
@@ -146,7 +147,7 @@ pub fn run() -> ExitCode {
 fn obey(command: Command) -> Result<(), Ending> {
     match command {
         Command::Run { config, upgrade } => {
-            server::ignore_signals_until_serving().map_err(Ending::failed)?;
+            process::ignore_signals_until_serving().map_err(Ending::failed)?;
             let loaded = load(&config)?;
             let start = if upgrade { Start::Upgrade } else { Start::Fresh };
             serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)), start)
@@ -203,7 +204,7 @@ fn load(path: &Path) -> Result<Config, Ending> {
 fn serve(config: Config, source: Source, start: Start) -> Result<(), Ending> {
     let metrics = Arc::new(Metrics::new().map_err(Ending::failed)?);
     let levels = telemetry::install(&config.log, &metrics).map_err(Ending::failed)?;
-    server::run(config, source, (levels, metrics), start).map_err(|error| match error {
+    server::run(config, source, Telemetry { levels, metrics }, start).map_err(|error| match error {
         StartError::Configuration(what) => Ending::configuration(what),
         StartError::Environment(what) => Ending::failed(what),
     })

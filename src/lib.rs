@@ -20,6 +20,7 @@ pub mod forward;
 pub mod gateway;
 pub mod identity;
 mod offload;
+mod process;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;

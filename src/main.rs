@@ -1,8 +1,8 @@
-//! The binary: all it does is in the library.
+//! The binary; the library contains the commands.
 
 use std::process::ExitCode;
 
-/// See docs/adr/0024 for what was compared.
+/// docs/adr/0024 compares allocators.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

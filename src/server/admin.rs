@@ -15,16 +15,17 @@ use serde_json::json;
 
 use super::client_session::{Application, ClientSession};
 use super::exchange::Failure;
-use super::lifecycle::Lifecycle;
-use super::setup::{Current, Reload, Reloader};
+use super::reload::{Reload, Reloader};
+use super::state::ActiveState;
 use crate::api::{CustomerId, EmployeeId};
 use crate::cache::Scope;
 use crate::config;
+use crate::process::Lifecycle;
 use crate::telemetry::{History, SAMPLED_EVERY};
 
 /// What operators may ask.
 pub struct Admin {
-    pub current: Arc<Current>,
+    pub active: Arc<ActiveState>,
     pub lifecycle: Arc<Lifecycle>,
     reloader: Arc<Reloader>,
     /// The digest of the token that all but the health checks need.
@@ -110,15 +111,15 @@ fn error(status: StatusCode, code: &str, message: &str) -> Answer {
 impl Admin {
     /// Begins to take samples for the page, too.
     pub fn new(
-        current: Arc<Current>,
+        active: Arc<ActiveState>,
         lifecycle: Arc<Lifecycle>,
         reloader: Arc<Reloader>,
         token: Option<blake3::Hash>,
         started: Instant,
     ) -> Self {
         let history = Arc::new(History::default());
-        take_samples(current.clone(), history.clone());
-        Admin { current, lifecycle, reloader, token, started, history }
+        take_samples(active.clone(), history.clone());
+        Admin { active, lifecycle, reloader, token, started, history }
     }
 
     fn respond(&self, method: &Method, path: &str, host: Option<&str>, headers: &HeaderMap) -> Answer {
@@ -136,7 +137,7 @@ impl Admin {
                 "credentials_invalid",
                 "Authorization: Bearer with the admin token is required",
             );
-            self.current.load().metrics.admin_refused();
+            self.active.process.metrics.admin_refused();
             refused.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
             return refused;
         }
@@ -151,7 +152,7 @@ impl Admin {
         if *resource == Resource::Live {
             return answer(StatusCode::OK, TEXT, "ok\n");
         }
-        let bus_is_ready = self.current.load().bus.get().is_none_or(|bus| bus.is_ready());
+        let bus_is_ready = self.active.process.bus.get().is_none_or(|bus| bus.is_ready());
         if self.lifecycle.is_ready() && bus_is_ready {
             answer(StatusCode::OK, TEXT, "ready\n")
         } else {
@@ -166,7 +167,7 @@ impl Admin {
             Resource::Metrics => self.metrics(),
             Resource::Stats => answer(StatusCode::OK, JSON, self.stats().to_string()),
             Resource::History => answer(StatusCode::OK, JSON, self.history.json().to_string()),
-            Resource::Config => answer(StatusCode::OK, TEXT, config::explain(&self.current.load().config)),
+            Resource::Config => answer(StatusCode::OK, TEXT, config::explain(&self.active.load().config)),
             Resource::Cache => self.purge(Ok(Scope::All), json!("all")),
             Resource::Customer(id) => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);
@@ -203,10 +204,10 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let gateway = &self.current.load().gateway;
+        let gateway = &self.active.load().gateway;
         gateway.metrics().cache_usage(gateway.cache().usage());
         gateway.metrics().circuit(gateway.is_circuit_open());
-        if let Some(bus) = self.current.load().bus.get() {
+        if let Some(bus) = self.active.process.bus.get() {
             bus.measure();
         }
         match gateway.metrics().text() {
@@ -219,7 +220,7 @@ impl Admin {
     }
 
     fn stats(&self) -> serde_json::Value {
-        let gateway = &self.current.load().gateway;
+        let gateway = &self.active.load().gateway;
         let (entries, bytes, capacity) = gateway.cache().usage();
         let (hits, misses) = gateway.metrics().hits_and_misses();
         let asked = hits + misses;
@@ -239,10 +240,10 @@ impl Admin {
                 "in_flight": gateway.metrics().in_flight(),
                 "circuit": gateway.circuit().as_str(),
                 "addresses": self.addresses(),
-                "resolution_age_seconds": self.current.load().connector.resolution_age().map(|age| age.as_secs()),
+                "resolution_age_seconds": self.active.process.connector.resolution_age().map(|age| age.as_secs()),
             },
         });
-        if let Some(bus) = self.current.load().bus.get() {
+        if let Some(bus) = self.active.process.bus.get() {
             stats["cluster"] = bus.stats();
         }
         stats
@@ -250,7 +251,7 @@ impl Admin {
 
     /// The addresses of the API and their health.
     fn addresses(&self) -> Vec<serde_json::Value> {
-        let addresses = self.current.load().connector.addresses();
+        let addresses = self.active.process.connector.addresses();
         let shown = addresses.iter().map(|address| {
             json!({
                 "name": address.name,
@@ -279,7 +280,7 @@ impl Admin {
             Ok(scope) => scope,
             Err(wrong) => return error(StatusCode::BAD_REQUEST, "bad_request", wrong),
         };
-        self.current.load().gateway.invalidate(&scope, "admin");
+        self.active.load().gateway.invalidate(&scope, "admin");
         answer(StatusCode::OK, JSON, json!({"scope": named}).to_string())
     }
 }
@@ -311,10 +312,10 @@ fn told(reload: &Reload) -> serde_json::Value {
 
 /// From now on, as long as the process lives.
 #[expect(clippy::disallowed_methods, reason = "a thread of its own, which serves nobody")]
-fn take_samples(current: Arc<Current>, history: Arc<History>) {
+fn take_samples(active: Arc<ActiveState>, history: Arc<History>) {
     std::thread::spawn(move || {
         loop {
-            let families = current.load().gateway.metrics().families();
+            let families = active.load().gateway.metrics().families();
             history.take(&families, Instant::now(), SystemTime::now());
             std::thread::sleep(SAMPLED_EVERY);
         }

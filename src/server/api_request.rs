@@ -36,7 +36,7 @@ impl ApiRequest {
         let fields = &request.fields;
         let hop = Hop {
             peer: session.peer(),
-            is_trusted: exchange.setup.trusted.trusts(session.peer()),
+            is_trusted: exchange.state.trusted.trusts(session.peer()),
             is_tls: session.is_tls(),
             version: request.version,
             request_id: exchange.request_id(),

@@ -83,7 +83,7 @@ impl Certificate {
     ///
     /// # Errors
     /// They cannot be used; all that is wrong with them.
-    pub fn renewed(&self) -> Result<Loaded, Vec<String>> {
+    pub fn reload(&self) -> Result<Loaded, Vec<String>> {
         let loaded = read(&self.files, &self.sessions).and_then(|loaded| {
             let time = if self.is_shown(&loaded) { Ok(()) } else { loaded.is_valid_now(&self.files) };
             time.map(|()| loaded).map_err(|wrong| vec![wrong])
@@ -95,7 +95,7 @@ impl Certificate {
     }
 
     /// Shows what was read from now on.
-    pub fn show(&self, loaded: Loaded) {
+    pub fn store(&self, loaded: Loaded) {
         self.metrics.loaded(loaded.expires);
         if !self.is_shown(&loaded) {
             self.shown.store(Arc::new(loaded.shown));
@@ -124,10 +124,10 @@ impl Certificate {
                 if !settled || (seen == read && failed.is_none()) {
                     continue;
                 }
-                match certificate.renewed() {
+                match certificate.reload() {
                     Ok(loaded) => {
                         let (expires, is_new) = (loaded.expires, !certificate.is_shown(&loaded));
-                        certificate.show(loaded);
+                        certificate.store(loaded);
                         if is_new {
                             tracing::info!(expires, "reloaded the certificate");
                         }

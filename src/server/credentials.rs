@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::client_session::ClientSession;
 use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingChanges, Proxy};
-use super::setup::Setup;
+use super::state::RequestState;
 use super::veil::{RedactRule, Veil, is_json};
 use crate::api::{
     AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, CredentialPlace, Query, Refusal, Token,
@@ -68,7 +68,7 @@ pub(super) struct ForwardedCredentials<'a> {
 
 impl Exchange {
     pub(super) fn forwarded_credentials(&self) -> ForwardedCredentials<'_> {
-        ForwardedCredentials { forwarded: self.forwarded, cookie: self.setup.cookie.as_deref() }
+        ForwardedCredentials { forwarded: self.forwarded, cookie: self.state.cookie.as_deref() }
     }
 }
 
@@ -183,7 +183,7 @@ impl Proxy {
         address: IpAddr,
     ) -> Result<Option<Veil>, ApiError> {
         exchange.changes.address = Some(address);
-        let setup = exchange.setup.clone();
+        let state = exchange.state.clone();
         let for_level = rule
             .as_ref()
             .is_some_and(|rule| rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST));
@@ -192,7 +192,7 @@ impl Proxy {
         // Of other writes the token in a short body is of use only if their client leaves.
         let unattended = !changes.is_empty()
             && content_length(&session.request().fields).is_some_and(|length| length <= MAX_READ_AHEAD)
-            && head_tokens(session, &setup).is_ok_and(|tokens| tokens.is_empty());
+            && head_tokens(session, &state).is_ok_and(|tokens| tokens.is_empty());
         let body = match for_level || own || unattended {
             true => self.read_body_token(session, exchange, own).await?,
             false => BodyToken::None,
@@ -210,9 +210,9 @@ impl Proxy {
             self.note_changes(session, exchange, changes, body, address).await?;
         }
         if session.request().path() == "/auth/validateToken" {
-            let tokens = head_tokens(session, &setup).unwrap_or_default();
-            if !tokens.is_empty() && !setup.gateway.is_any_known(&tokens, address) {
-                exchange.validation.permit = Some(setup.gateway.identities().invalid_permit(address).await?);
+            let tokens = head_tokens(session, &state).unwrap_or_default();
+            if !tokens.is_empty() && !state.gateway.is_any_known(&tokens, address) {
+                exchange.validation.permit = Some(state.gateway.identities().invalid_permit(address).await?);
             }
         }
         Ok(veil)
@@ -227,7 +227,7 @@ impl Proxy {
         body: &BodyToken,
         address: IpAddr,
     ) -> Result<AccessLevel, ApiError> {
-        let gateway = exchange.setup.gateway.clone();
+        let gateway = exchange.state.gateway.clone();
         let request = session.request();
         let query = Query::unvalidated(request.query());
         let decided = decide(gateway.credential(&request.fields, &query), body)?;
@@ -256,9 +256,9 @@ impl Proxy {
         body: BodyToken,
         address: IpAddr,
     ) -> Result<(), ApiError> {
-        let setup = exchange.setup.clone();
+        let state = exchange.state.clone();
         let own = changes.iter().any(Change::is_callers_own);
-        let mut tokens = match head_tokens(session, &setup) {
+        let mut tokens = match head_tokens(session, &state) {
             Err(_) if own => return Err(ApiError::Unattributed),
             tokens => tokens.unwrap_or_default(),
         };
@@ -269,12 +269,12 @@ impl Proxy {
         }
         if own {
             // The API's cookie may have another name than the gateway was configured with.
-            let known = |token: &Token| setup.gateway.is_any_known(std::slice::from_ref(token), address);
+            let known = |token: &Token| state.gateway.is_any_known(std::slice::from_ref(token), address);
             tokens.extend(find_cookie_tokens(&session.request().fields).filter(known));
         }
-        exchange.changes.scopes = setup.gateway.scopes(changes, &tokens, address).await?;
-        if setup.gateway.is_any_known(&tokens, address) {
-            invalidate(&setup, &exchange.changes.scopes, "request");
+        exchange.changes.scopes = state.gateway.scopes(changes, &tokens, address).await?;
+        if state.gateway.is_any_known(&tokens, address) {
+            invalidate(&state, &exchange.changes.scopes, "request");
         }
         exchange.changes.tokens = tokens;
         Ok(())
@@ -341,7 +341,7 @@ impl Proxy {
     pub(super) fn response_begun(&self, session: &ClientSession, exchange: &mut Exchange, status: StatusCode) {
         exchange.record.cache = Some(CacheStatus::Bypass);
         exchange.changes.status = Some(status);
-        let setup = exchange.setup.clone();
+        let state = exchange.state.clone();
         if matches!(status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
             && let Some(permit) = exchange.validation.permit.take()
         {
@@ -354,12 +354,12 @@ impl Proxy {
         let address = exchange.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         let request = session.request();
         let query = Query::unvalidated(request.query());
-        let decided = setup.gateway.credential(&request.fields, &query).ok().map(|credential| credential.token);
+        let decided = state.gateway.credential(&request.fields, &query).ok().map(|credential| credential.token);
         let Some(token) = decided.or_else(|| exchange.changes.tokens.first().cloned()) else { return };
-        let (caller, now) = (setup.gateway.caller_of(&token), clock::now());
-        let identities = setup.gateway.identities();
+        let (caller, now) = (state.gateway.caller_of(&token), clock::now());
+        let identities = state.gateway.identities();
         if identities.is_known(caller, address, now) {
-            setup.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
+            state.gateway.invalidate(&Scope::Caller(caller), "unauthorized");
         } else if !exchange.is_judged_invalid && !identities.is_known_invalid(caller, address, now) {
             identities.count_invalid(address);
         }
@@ -385,7 +385,7 @@ impl Proxy {
             return;
         }
         if !exchange.changes.status.is_some_and(is_refusal) {
-            invalidate(&exchange.setup, &exchange.changes.scopes, "answer");
+            invalidate(&exchange.state, &exchange.changes.scopes, "answer");
         }
     }
 
@@ -396,21 +396,21 @@ impl Proxy {
         if std::mem::replace(is_settled, true) || scopes.is_empty() || status.is_some_and(is_refusal) {
             return;
         }
-        let (setup, scopes, tokens) = (exchange.setup.clone(), std::mem::take(scopes), std::mem::take(tokens));
+        let (state, scopes, tokens) = (exchange.state.clone(), std::mem::take(scopes), std::mem::take(tokens));
         if !is_open {
-            return invalidate(&setup, &scopes, "failed");
+            return invalidate(&state, &scopes, "failed");
         }
         let address = address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        if setup.gateway.is_any_known(&tokens, address) {
-            return unsettle(&setup, scopes);
+        if state.gateway.is_any_known(&tokens, address) {
+            return unsettle(&state, scopes);
         }
         // A client without a valid token cannot have changed anything.
         tokio::spawn(async move {
             for token in tokens {
-                let caller = setup.gateway.caller_of(&token);
-                let identified = setup.gateway.identities().identify(caller, &token, address, clock::now()).await;
+                let caller = state.gateway.caller_of(&token);
+                let identified = state.gateway.identities().identify(caller, &token, address, clock::now()).await;
                 if !matches!(identified, Err(ApiError::InvalidToken | ApiError::TooManyRequests)) {
-                    return unsettle(&setup, scopes);
+                    return unsettle(&state, scopes);
                 }
             }
         });
@@ -418,32 +418,32 @@ impl Proxy {
 }
 
 /// Every token in the head of a request.
-fn head_tokens(session: &ClientSession, setup: &Setup) -> Result<Vec<Token>, CredentialError> {
+fn head_tokens(session: &ClientSession, state: &RequestState) -> Result<Vec<Token>, CredentialError> {
     let request = session.request();
     let query = Query::unvalidated(request.query());
-    find_all_tokens(&request.fields, &query, setup.cookie.as_deref())
+    find_all_tokens(&request.fields, &query, state.cookie.as_deref())
 }
 
-fn invalidate(setup: &Setup, scopes: &[Scope], trigger: &'static str) {
+fn invalidate(state: &RequestState, scopes: &[Scope], trigger: &'static str) {
     for scope in scopes {
-        setup.gateway.invalidate(scope, trigger);
+        state.gateway.invalidate(scope, trigger);
     }
 }
 
 /// Stores nothing for these scopes until the write to them must be over.
-fn unsettle(setup: &Arc<Setup>, scopes: Vec<Scope>) {
+fn unsettle(state: &Arc<RequestState>, scopes: Vec<Scope>) {
     let until = clock::now() + UNSETTLED;
-    invalidate(setup, &scopes, "unsettled");
-    let scopes = setup.gateway.unsettle(&scopes, until);
-    if setup.bus.get().is_none() || scopes.is_empty() {
+    invalidate(state, &scopes, "unsettled");
+    let scopes = state.gateway.unsettle(&scopes, until);
+    if state.process.bus.get().is_none() || scopes.is_empty() {
         return;
     }
     // The other gateways do not know that it is unsettled, and store what they fetch.
-    let setup = setup.clone();
+    let state = state.clone();
     tokio::spawn(async move {
         while clock::now() < until {
             tokio::time::sleep(UNSETTLED_REPEAT).await;
-            invalidate(&setup, &scopes, "unsettled");
+            invalidate(&state, &scopes, "unsettled");
         }
     });
 }

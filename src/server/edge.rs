@@ -30,8 +30,8 @@ use super::http2_fast_path::Http2FastPath;
 use super::http2_stream::Http2Io;
 use super::idle::Idle;
 use super::response_writer::{ConnectionOption, HeadWriter};
-use super::setup::{Current, Limits, Setup};
 use super::side::Side;
+use super::state::{ActiveState, Limits, RequestState};
 use super::timer::Timer;
 use super::wrapped::Wrapped;
 use crate::api::{ApiError, Refusal};
@@ -69,7 +69,7 @@ const MAX_ADMIN_CONNECTIONS: usize = 256;
 /// The connections of one side, in front of the application that serves their requests.
 pub struct Edge<A> {
     app: Arc<A>,
-    current: Arc<Current>,
+    active: Arc<ActiveState>,
     side: Side,
     connections: Arc<AtomicUsize>,
     turned_away: Arc<AtomicUsize>,
@@ -89,16 +89,16 @@ enum Head {
 }
 
 impl<A: Application> Edge<A> {
-    pub fn new(app: A, current: Arc<Current>, side: Side) -> Self {
+    pub fn new(app: A, active: Arc<ActiveState>, side: Side) -> Self {
         let (connections, turned_away) = (Arc::default(), Arc::default());
-        Edge { app: Arc::new(app), current, side, connections, turned_away, shortages: BurstLog::default() }
+        Edge { app: Arc::new(app), active, side, connections, turned_away, shortages: BurstLog::default() }
     }
 
     /// The connection in plain: as it is, or within TLS. `None`: there was no handshake, or not in time.
     /// An HTTP request without TLS is answered with 400.
     async fn in_plain(&self, mut stream: Stream, tls: Option<&Certificate>) -> Option<Stream> {
         let Some(certificate) = tls else { return Some(stream) };
-        let deadline = Instant::now() + self.current.load().limits.header_timeout;
+        let deadline = Instant::now() + self.active.load().limits.header_timeout;
         let mut read = BytesMut::with_capacity(READ);
         // What fails or ends here fails in the handshake too, which counts why.
         let _ = timeout_at(deadline.into(), stream.read_buf(&mut read)).await;
@@ -116,7 +116,7 @@ impl<A: Application> Edge<A> {
     /// Decides on a connection with this descriptor, before it gets a task: in a burst, tasks that
     /// refuse start later than further connections are accepted. `None`: it is closed.
     pub fn admit(&self, descriptor: RawFd) -> Option<Admitted> {
-        let limits = self.current.load().limits;
+        let limits = self.active.load().limits;
         let max_connections = match self.side {
             Side::Public => {
                 if usize::try_from(descriptor).is_ok_and(|number| number >= limits.descriptors.clients) {
@@ -135,9 +135,9 @@ impl<A: Application> Edge<A> {
     /// Counts a connection over a limit. `None`: so many are being refused that it is closed
     /// without a response.
     fn refusal(&self, limit: Limit) -> Option<Counted> {
-        let setup = self.current.load();
+        let state = self.active.load();
         if self.side == Side::Public {
-            setup.metrics.over_limit(limit.as_str());
+            state.process.metrics.over_limit(limit.as_str());
         }
         if limit == Limit::Descriptors
             && let Some(refused) = self.shortages.record(clock::now())
@@ -145,7 +145,7 @@ impl<A: Application> Edge<A> {
             tracing::warn!(refused, "refused connections because few file descriptors are left");
         }
         // Counted apart from the served ones, or a flood of refusals would keep other clients out.
-        Counted::below(&self.turned_away, MAX_TURNED_AWAY.min(setup.limits.descriptors.refusals))
+        Counted::below(&self.turned_away, MAX_TURNED_AWAY.min(state.limits.descriptors.refusals))
     }
 
     /// Reads one head into a buffer that may hold a part of it. `first`: on a fresh connection, where HTTP/2 may begin.
@@ -197,11 +197,11 @@ impl<A: Application> Edge<A> {
         if self.side == Side::Admin {
             return Ok(None);
         }
-        let setup = self.current.load();
+        let state = self.active.load();
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()));
-        let Some(address) = peer.and_then(|peer| setup.limited_address(peer)) else { return Ok(None) };
-        setup.admission.connection(address, setup.limits.address_connections).map(Some)
+        let Some(address) = peer.and_then(|peer| state.limited_address(peer)) else { return Ok(None) };
+        state.process.admission.connection(address, state.limits.address_connections).map(Some)
     }
 
     /// Refuses a connection over a limit with a response.
@@ -234,29 +234,29 @@ impl<A: Application> Edge<A> {
         let mut record = Record::begin(Instant::now());
         record.status = reply.status();
         record.error = Some(error);
-        record.request_id = self.current.load().new_request_id();
+        record.request_id = self.active.load().new_request_id();
         record.body_bytes = reply.body().len();
         record.method = method.unwrap_or(record.method);
         record
     }
 
     fn end(&self, record: &Record) {
-        let setup = self.current.load();
+        let state = self.active.load();
         if self.side == Side::Public {
-            record.end(setup.gateway.metrics(), setup.access);
+            record.end(state.gateway.metrics(), state.access);
         }
     }
 
     /// Answers the first request of an HTTP/2 connection with an error, and ends the connection.
     async fn refuse_http2(&self, stream: Stream, read: BytesMut, error: ApiError) {
-        let io = Http2Io::new(stream, read, self.current.clone(), false);
+        let io = Http2Io::new(stream, read, self.active.clone(), false);
         http2::refuse(io, LINGER, |request| {
             let reply = Reply::from(error);
             let mut record = self.refused(error, &reply, Some(request.method.clone()));
             let mut response = http::Response::new(());
             *response.status_mut() = reply.status();
             let headers = response.headers_mut();
-            reply.fields(&self.current.load().gateway.cors, origin_of(&request.headers), |name, value| {
+            reply.fields(&self.active.load().gateway.cors, origin_of(&request.headers), |name, value| {
                 headers.insert(name, value.to_header());
             });
             headers.extend(HeaderValue::try_from(&record.request_id).map(|id| (X_REQUEST_ID, id)));
@@ -287,7 +287,7 @@ impl<A: Application> Edge<A> {
         let origin = if self.side == Side::Public { origin_in(head) } else { None };
         let mut answer = Vec::new();
         let mut head = HeadWriter::begin(&mut answer, reply.status());
-        reply.fields(&self.current.load().gateway.cors, origin.as_ref(), |name, value| {
+        reply.fields(&self.active.load().gateway.cors, origin.as_ref(), |name, value| {
             head.field_with(name, |out| value.append_to(out));
         });
         head.field(&X_REQUEST_ID, record.request_id.as_bytes());
@@ -317,12 +317,12 @@ impl<A: Application> Edge<A> {
         limits: Limits,
         draining: &ShutdownWatch,
     ) {
-        let io = Http2Io::new(stream, read, self.current.clone(), self.side == Side::Public);
+        let io = Http2Io::new(stream, read, self.active.clone(), self.side == Side::Public);
         let times =
             Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout, write: limits.write_timeout };
-        let fast_path = (self.side == Side::Public).then(|| Http2FastPath::new(connection, self.current.watched()));
+        let fast_path = (self.side == Side::Public).then(|| Http2FastPath::new(connection, self.active.watched()));
         if http2::serve(&self.app, io, connection, times, fast_path, draining).await {
-            self.current.load().metrics.over_limit("http2_frames");
+            self.active.process.metrics.over_limit("http2_frames");
         }
     }
 }
@@ -370,7 +370,7 @@ enum Parsed<'f, 'b> {
 fn parse<'f, 'b>(
     head: &'b [u8],
     behind: &[u8],
-    setup: &Setup,
+    state: &RequestState,
     fast_path: Option<&'f mut FastPath>,
 ) -> Result<Parsed<'f, 'b>, ApiError> {
     let mut slots = FieldSlots::new();
@@ -382,7 +382,7 @@ fn parse<'f, 'b>(
     };
     if let Some(fast_path) = fast_path
         && parsed.body == BodyLength::None
-        && let Some(head) = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), setup.fast_path_rules())
+        && let Some(head) = FastPathHead::read(parsed.method, parsed.target, parsed.fields(), state.fast_path_rules())
     {
         return Ok(Parsed::Fast { fast_path, head, framing });
     }
@@ -461,13 +461,13 @@ impl<A: Application> Edge<A> {
         // decide.
         let agreed = tls.map(|_| stream.selected_alpn_proto().unwrap_or(ALPN::H1));
         let mut fast_path = (self.side == Side::Public).then(|| FastPath::new(connection.peer));
-        let mut setup = self.current.watched();
-        let mut idle = Idle::new(setup.load().lifecycle.clone());
+        let mut state = self.active.watched();
+        let mut idle = Idle::new(state.load().process.lifecycle.clone());
         let mut timer = Timer::default();
         let (mut first, mut since) = (true, Instant::now());
         let mut buffer = BytesMut::new();
         loop {
-            let limits = setup.load().limits;
+            let limits = state.load().limits;
             buffer.reserve(READ);
             let end = match Self::read_head(limits, &mut stream, &mut buffer, &mut idle, first, since).await {
                 Head::Http1(_) | Head::Refused(_) if first && agreed == Some(ALPN::H2) => {
@@ -494,7 +494,7 @@ impl<A: Application> Edge<A> {
                 Head::Gone => return None,
             };
             first = false;
-            let current = setup.load();
+            let current = state.load();
             // Pipelined requests take the ordinary path.
             let allowed = fast_path.as_mut().filter(|_| current.fast_path && buffer.len() == end);
             let (head, mut framing) = match parse(&buffer[..end], &buffer[end..], current, allowed) {

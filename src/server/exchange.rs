@@ -232,7 +232,7 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let started = clock::now();
         let result = self.exchange(session, exchange, veil).await;
-        let metrics = exchange.setup.gateway.metrics().clone();
+        let metrics = exchange.state.gateway.metrics().clone();
         let failed = match &result {
             Err(Failure::Upstream(error)) => Some(*error),
             Err(Failure::Switched) => Some(UpstreamError::Protocol),
@@ -300,7 +300,7 @@ impl Proxy {
         let is_request_sent = upload.is_whole && api.is_sent() && !api.has_send_failed();
         api.finish_reading();
         if let Some(connection) = api.into_reusable() {
-            exchange.setup.connector.keep(connection);
+            exchange.state.process.connector.keep(connection);
         }
         if !is_request_sent {
             linger(session).await;
@@ -322,7 +322,7 @@ impl Proxy {
         let has_body = session.has_body();
         let request = ApiRequest::new(session, exchange, veil);
         let is_idempotent = request.method.is_idempotent();
-        let connector = exchange.setup.connector.clone();
+        let connector = exchange.state.process.connector.clone();
         let read_ahead = take_read_ahead(exchange);
         let mut upload = Upload::new(has_body, true);
         let mut has_continued = false;
@@ -414,7 +414,7 @@ impl Proxy {
         side: &mut ApiSide,
     ) -> Result<Event, Failure> {
         let since = clock::now();
-        let body_timeout = exchange.setup.limits.body_timeout();
+        let body_timeout = exchange.state.limits.body_timeout();
         poll_fn(|context| side.poll_receive(context, session, since, body_timeout)).await
     }
 

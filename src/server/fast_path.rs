@@ -24,13 +24,13 @@ use super::admission::RequestPlace;
 use super::disconnect::{ClientFailure, client_closed_request};
 use super::fast_path_head::{FastPathHead, Wanted};
 use super::http1_session::{MAX_BEHIND, RequestFraming};
-use super::lifecycle::Counted;
 use super::response_writer::{ConnectionOption, HeadWriter};
-use super::setup::Setup;
+use super::state::RequestState;
 use crate::api::ApiError;
 use crate::cache::CallerId;
 use crate::clock;
 use crate::gateway::FastPathRequest;
+use crate::process::InFlight;
 use crate::reply::{Preflight, Reply};
 use crate::telemetry::{Record, Route, Trace};
 
@@ -65,17 +65,17 @@ pub enum Begun<'a> {
 
 impl<'a> Pending<'a> {
     /// Begins a request that was read from its head. `request_id`: a string whose memory is used.
-    pub fn begin(setup: &Setup, peer: IpAddr, head: FastPathHead<'a>, request_id: String) -> Begun<'a> {
-        let address = setup.trusted.client_address_from(peer, head.forwarded_for());
+    pub fn begin(state: &RequestState, peer: IpAddr, head: FastPathHead<'a>, request_id: String) -> Begun<'a> {
+        let address = state.trusted.client_address_from(peer, head.forwarded_for());
         let mut record = Record::begin(clock::now());
         record.route = Route::CustomerName;
         record.request_id = request_id;
         record.request_id.clear();
         match head.request_id {
             Some(own) => record.request_id.push_str(own),
-            None => setup.append_request_id(&mut record.request_id),
+            None => state.append_request_id(&mut record.request_id),
         }
-        record.trace = head.trace.and_then(|field| Trace::parse(field, setup.new_span()));
+        record.trace = head.trace.and_then(|field| Trace::parse(field, state.new_span()));
         record.method = match head.wanted {
             Wanted::Get => Method::GET,
             Wanted::Head => Method::HEAD,
@@ -97,7 +97,7 @@ impl<'a> Pending<'a> {
             return Begun::Ready(pending, Reply::from(error));
         }
         let now = pending.record.started;
-        match setup.gateway.try_cached(&pending.request, now) {
+        match state.gateway.try_cached(&pending.request, now) {
             Ok((level, reply)) => {
                 pending.record.level = Some(level);
                 pending.record.cache = reply.cache_status;
@@ -131,7 +131,7 @@ pub struct FastPath {
 }
 
 /// Held while a request waits for the API.
-type UnderWay = (Counted, Option<RequestPlace>);
+type UnderWay = (InFlight, Option<RequestPlace>);
 
 impl FastPath {
     pub fn new(peer: IpAddr) -> Self {
@@ -141,20 +141,20 @@ impl FastPath {
     /// Serves a request without a body.
     pub async fn serve(
         &mut self,
-        setup: &Setup,
+        state: &RequestState,
         stream: &mut Stream,
         head: FastPathHead<'_>,
         framing: RequestFraming,
     ) -> Outcome {
         let request_id = std::mem::take(&mut self.request_id);
-        let (mut pending, reply, _under_way) = match Pending::begin(setup, self.peer, head, request_id) {
+        let (mut pending, reply, _under_way) = match Pending::begin(state, self.peer, head, request_id) {
             Begun::Ready(pending, reply) => (pending, reply, None),
             Begun::Waits(mut pending, caller) => {
                 // Apart, so that a connection is no larger for what few of its requests need.
-                let waiting = Box::pin(self.wait(setup, stream, &mut pending, caller));
+                let waiting = Box::pin(self.wait(state, stream, &mut pending, caller));
                 match waiting.await {
                     Some((reply, under_way)) => (pending, reply, Some(under_way)),
-                    None => return give_up(ClientFailure::Closed, pending.record, setup),
+                    None => return give_up(ClientFailure::Closed, pending.record, state),
                 }
             }
         };
@@ -162,18 +162,18 @@ impl FastPath {
         let body = pending.respond(&reply, error.as_deref());
         // While the process drains, responses say that their connection ends.
         let is_switched = framing.asks_for_upgrade && !self.behind.is_empty();
-        let ends = !framing.keeps_alive || is_switched || setup.lifecycle.is_draining();
-        self.write_head(setup, &reply, &pending, ends);
-        if let Err(failure) = self.write(setup, stream, body).await {
-            return give_up(failure, pending.record, setup);
+        let ends = !framing.keeps_alive || is_switched || state.process.lifecycle.is_draining();
+        self.write_head(state, &reply, &pending, ends);
+        if let Err(failure) = self.write(state, stream, body).await {
+            return give_up(failure, pending.record, state);
         }
-        let ended = pending.record.end(setup.gateway.metrics(), setup.access);
+        let ended = pending.record.end(state.gateway.metrics(), state.access);
         self.request_id = pending.record.request_id;
         if ends && !self.behind.is_empty() {
             return Outcome::CloseUnread;
         }
         if ends {
-            let _ = timeout(setup.limits.write_timeout, stream.shutdown()).await;
+            let _ = timeout(state.limits.write_timeout, stream.shutdown()).await;
             return Outcome::Closed;
         }
         Outcome::Served(ended)
@@ -182,17 +182,17 @@ impl FastPath {
     /// The response to a request that is not cached. `None`: the client left.
     async fn wait(
         &mut self,
-        setup: &Setup,
+        state: &RequestState,
         stream: &mut Stream,
         pending: &mut Pending<'_>,
         caller: CallerId,
     ) -> Option<(Reply, UnderWay)> {
-        let busy = setup.lifecycle.busy();
-        let limited = setup.limited_address(pending.request.address);
-        let place = match setup.admission.request(setup.limits.requests, limited, Some(caller)) {
+        let busy = state.process.lifecycle.begin_request();
+        let limited = state.limited_address(pending.request.address);
+        let place = match state.process.admission.request(state.limits.requests, limited, Some(caller)) {
             Ok(place) => place,
             Err(limit) => {
-                setup.gateway.metrics().over_limit(limit.as_str());
+                state.gateway.metrics().over_limit(limit.as_str());
                 pending.record.cause = Some(limit.as_str());
                 pending.record.error = Some(ApiError::Unavailable);
                 return Some((Reply::from(ApiError::Unavailable), (busy, None)));
@@ -201,7 +201,7 @@ impl FastPath {
         let Pending { record, request, .. } = pending;
         let reply = select! {
             biased;
-            reply = setup.gateway.respond_uncached(request, caller, record) => Some(reply),
+            reply = state.gateway.respond_uncached(request, caller, record) => Some(reply),
             () = client_left(stream, &mut self.behind) => None,
         };
         reply.map(|reply| (reply, (busy, Some(place))))
@@ -213,7 +213,7 @@ impl FastPath {
     }
 
     /// Head and body in one write.
-    async fn write(&self, setup: &Setup, stream: &mut Stream, body: &[u8]) -> Result<(), ClientFailure> {
+    async fn write(&self, state: &RequestState, stream: &mut Stream, body: &[u8]) -> Result<(), ClientFailure> {
         let mut whole = Buf::chain(&self.answer[..], body);
         let at_once = {
             let mut writing = pin!(async {
@@ -226,8 +226,8 @@ impl FastPath {
         if let Poll::Ready(written) = at_once {
             return written.map_err(|_| ClientFailure::Closed);
         }
-        let _busy = (setup.lifecycle.busy(), setup.admission.started_request());
-        let longest = setup.limits.write_timeout;
+        let _busy = (state.process.lifecycle.begin_request(), state.process.admission.started_request());
+        let longest = state.limits.write_timeout;
         while whole.has_remaining() {
             match timeout(longest, stream.write_buf(&mut whole)).await {
                 Ok(Ok(1..)) => {}
@@ -239,10 +239,10 @@ impl FastPath {
         flushed.map_err(|_| ClientFailure::Closed)
     }
 
-    fn write_head(&mut self, setup: &Setup, reply: &Reply, pending: &Pending<'_>, ends: bool) {
+    fn write_head(&mut self, state: &RequestState, reply: &Reply, pending: &Pending<'_>, ends: bool) {
         self.answer.clear();
         let mut head = HeadWriter::begin(&mut self.answer, reply.status());
-        reply.fields(&setup.gateway.cors, pending.origin.as_ref(), |name, value| {
+        reply.fields(&state.gateway.cors, pending.origin.as_ref(), |name, value| {
             head.field_with(name, |out| value.append_to(out));
         });
         head.field(&X_REQUEST_ID, pending.record.request_id.as_bytes());
@@ -251,14 +251,14 @@ impl FastPath {
 }
 
 /// Ends the record of a request whose client left or is too slow.
-pub fn give_up(failure: ClientFailure, mut record: Record, setup: &Setup) -> Outcome {
+pub fn give_up(failure: ClientFailure, mut record: Record, state: &RequestState) -> Outcome {
     record.cause = Some(failure.as_str());
     if failure == ClientFailure::Closed {
         record.client_closed = true;
         record.status = client_closed_request();
         record.error = None;
     }
-    record.end(setup.gateway.metrics(), setup.access);
+    record.end(state.gateway.metrics(), state.access);
     Outcome::Closed
 }
 

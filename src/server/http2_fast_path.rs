@@ -24,7 +24,7 @@ use super::fast_path::{Begun, Pending, give_up};
 use super::fast_path_head::FastPathHead;
 use super::head::is_usual_http2;
 use super::http2_session::Http2Session;
-use super::setup::Setup;
+use super::state::RequestState;
 use crate::api::ApiError;
 use crate::reply::Reply;
 use crate::telemetry::Record;
@@ -59,22 +59,22 @@ pub enum Outcome {
 /// The fast path of one connection.
 pub struct Http2FastPath<'a> {
     client: ClientConnection,
-    setup: Cache<&'a ArcSwap<Setup>, Arc<Setup>>,
+    state: Cache<&'a ArcSwap<RequestState>, Arc<RequestState>>,
     /// The id of a request, whose memory is kept for the next one.
     request_id: String,
 }
 
 impl<'a> Http2FastPath<'a> {
-    pub fn new(client: ClientConnection, setup: Cache<&'a ArcSwap<Setup>, Arc<Setup>>) -> Self {
-        Http2FastPath { client, setup, request_id: String::new() }
+    pub fn new(client: ClientConnection, state: Cache<&'a ArcSwap<RequestState>, Arc<RequestState>>) -> Self {
+        Http2FastPath { client, state, request_id: String::new() }
     }
 
     /// Serves a request whose response is known.
     pub fn serve(&mut self, accepted: Accepted) -> Outcome {
-        let setup = self.setup.load();
-        let Some(head) = read(setup, &accepted.request) else { return Outcome::Declined(accepted) };
+        let state = self.state.load();
+        let Some(head) = read(state, &accepted.request) else { return Outcome::Declined(accepted) };
         let request_id = std::mem::take(&mut self.request_id);
-        let (mut pending, reply) = match Pending::begin(setup, self.client.peer, head, request_id) {
+        let (mut pending, reply) = match Pending::begin(state, self.client.peer, head, request_id) {
             Begun::Ready(pending, reply) => (pending, reply),
             Begun::Waits(pending, _) => {
                 self.request_id = pending.record.request_id;
@@ -82,22 +82,22 @@ impl<'a> Http2FastPath<'a> {
             }
         };
         let body = body(&reply, &mut pending);
-        let response = response(setup, &reply, &pending);
+        let response = response(state, &reply, &pending);
         let Pending { record, .. } = pending;
         let Accepted { request, mut respond } = accepted;
         match send(&mut respond, response, &body) {
             Sent::Whole => {
-                let ended = record.end(setup.gateway.metrics(), setup.access);
+                let ended = record.end(state.gateway.metrics(), state.access);
                 self.request_id = record.request_id;
                 Outcome::Served(ended)
             }
             Sent::Head(stream) => {
-                let setup = setup.clone();
-                Outcome::Writes(Unwritten { setup, body, record, received: request.into_body(), respond, stream })
+                let state = state.clone();
+                Outcome::Writes(Unwritten { state, body, record, received: request.into_body(), respond, stream })
             }
             Sent::Reset => {
                 let ended = record.started;
-                give_up(ClientFailure::Closed, record, setup);
+                give_up(ClientFailure::Closed, record, state);
                 Outcome::Served(ended)
             }
         }
@@ -105,8 +105,8 @@ impl<'a> Http2FastPath<'a> {
 }
 
 /// Reads a request. `None`: it takes the ordinary path.
-fn read<'r>(setup: &Setup, request: &'r Request<RecvStream>) -> Option<FastPathHead<'r>> {
-    if !setup.fast_path || !request.body().is_end_stream() {
+fn read<'r>(state: &RequestState, request: &'r Request<RecvStream>) -> Option<FastPathHead<'r>> {
+    if !state.fast_path || !request.body().is_end_stream() {
         return None;
     }
     let target = request.uri().path_and_query()?.as_str();
@@ -116,11 +116,11 @@ fn read<'r>(setup: &Setup, request: &'r Request<RecvStream>) -> Option<FastPathH
     }
     // A list, since an iterator over the map cannot begin again.
     let fields: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    if !is_usual_http2(target, &fields, setup.limits.max_header_bytes) {
+    if !is_usual_http2(target, &fields, state.limits.max_header_bytes) {
         return None;
     }
     let fields = fields.iter().copied();
-    FastPathHead::read(request.method().as_str(), target, fields, setup.fast_path_rules())
+    FastPathHead::read(request.method().as_str(), target, fields, state.fast_path_rules())
 }
 
 /// The body that is written, and its length in the record.
@@ -129,11 +129,11 @@ fn body(reply: &Reply, pending: &mut Pending<'_>) -> Bytes {
     if pending.respond(reply, error.as_deref()).is_empty() { Bytes::new() } else { reply.body() }
 }
 
-fn response(setup: &Setup, reply: &Reply, pending: &Pending<'_>) -> Response<()> {
+fn response(state: &RequestState, reply: &Reply, pending: &Pending<'_>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = reply.status();
     let mut fields = HeaderMap::with_capacity(FIELDS);
-    reply.fields(&setup.gateway.cors, pending.origin.as_ref(), |name, value| {
+    reply.fields(&state.gateway.cors, pending.origin.as_ref(), |name, value| {
         // Appended: a field of the API's may occur several times.
         fields.append(name.clone(), value.to_header());
     });
@@ -172,7 +172,7 @@ fn send(respond: &mut SendResponse<Bytes>, response: Response<()>, body: &Bytes)
 
 /// A response whose body waits for the client's window.
 pub struct Unwritten {
-    setup: Arc<Setup>,
+    state: Arc<RequestState>,
     body: Bytes,
     record: Record,
     received: RecvStream,
@@ -183,8 +183,8 @@ pub struct Unwritten {
 impl Unwritten {
     /// Writes the body as the client accepts it, and ends the record.
     pub async fn write(self, active: ActiveRequest) {
-        let Unwritten { setup, body, record, received, respond, stream } = self;
-        let _under_way = (setup.lifecycle.busy(), setup.admission.started_request());
+        let Unwritten { state, body, record, received, respond, stream } = self;
+        let _under_way = (state.process.lifecycle.begin_request(), state.process.admission.started_request());
         let mut session = Http2Session::resumed(received, respond, stream, active);
         session.queue_body(body, true);
         let mut progress = WriteProgress::default();
@@ -192,16 +192,16 @@ impl Unwritten {
             if let Poll::Ready(written) = session.poll_flush(context) {
                 return Poll::Ready(written);
             }
-            let deadline = progress.moved_at(session.unwritten()) + setup.limits.write_timeout;
+            let deadline = progress.moved_at(session.unwritten()) + state.limits.write_timeout;
             session.timer().poll(context, deadline).map(|()| Err(ClientFailure::TimedOut))
         });
         match written.await {
             Ok(()) => {
-                record.end(setup.gateway.metrics(), setup.access);
+                record.end(state.gateway.metrics(), state.access);
             }
             Err(failure) => {
                 session.reset(h2::Reason::INTERNAL_ERROR);
-                give_up(failure, record, &setup);
+                give_up(failure, record, &state);
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::frames::Frames;
 use super::http2_rewrite::Rewriter;
-use super::setup::{Current, Setup};
+use super::state::{ActiveState, RequestState};
 use crate::api::{ApiError, Refusal};
 use crate::clock;
 use crate::telemetry::Record;
@@ -65,11 +65,11 @@ pub struct Http2Io {
 impl Http2Io {
     /// `prefix`: what was read already, beginning with the preface. `judges_heads`: on the public
     /// listener, whose application knows the requests that are sent in place of refused ones.
-    pub fn new(stream: Stream, prefix: BytesMut, current: Arc<Current>, judges_heads: bool) -> Self {
+    pub fn new(stream: Stream, prefix: BytesMut, active: Arc<ActiveState>, judges_heads: bool) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             stream,
             prefix,
-            incoming: Incoming::new(current, judges_heads),
+            incoming: Incoming::new(active, judges_heads),
             outgoing: Gathered::default(),
             has_progressed: false,
             linger: None,
@@ -223,17 +223,17 @@ struct Incoming {
     /// What h2 gets next.
     judged: BytesMut,
     /// For the records of malformed requests.
-    current: Arc<Current>,
+    active: Arc<ActiveState>,
     is_flooded: bool,
 }
 
 impl Incoming {
-    fn new(current: Arc<Current>, judges_heads: bool) -> Self {
+    fn new(active: Arc<ActiveState>, judges_heads: bool) -> Self {
         Incoming {
             frames: Frames::new(clock::now()),
             rewriter: judges_heads.then(Rewriter::default),
             judged: BytesMut::new(),
-            current,
+            active,
             is_flooded: false,
         }
     }
@@ -243,7 +243,7 @@ impl Incoming {
         if let Some(rewriter) = &mut self.rewriter {
             is_right &= rewriter.read(bytes, &mut self.judged).is_ok();
             for method in rewriter.take_malformed() {
-                record_malformed(&self.current.load(), &method);
+                record_malformed(&self.active.load(), &method);
             }
         } else {
             self.judged.extend_from_slice(bytes);
@@ -253,15 +253,15 @@ impl Incoming {
 }
 
 /// Records a malformed request or trailers, for which h2 resets the stream.
-fn record_malformed(setup: &Setup, method: &[u8]) {
+fn record_malformed(state: &RequestState, method: &[u8]) {
     let error = ApiError::BadRequest(Refusal::Malformed);
     let mut record = Record::begin(clock::now());
     record.method = http::Method::from_bytes(method).unwrap_or_default();
     record.status = error.status();
     record.error = Some(error);
     record.cause = Some("http2_stream_error");
-    record.request_id = setup.new_request_id();
-    record.end(setup.gateway.metrics(), setup.access);
+    record.request_id = state.new_request_id();
+    record.end(state.gateway.metrics(), state.access);
 }
 
 /// Bytes on their way to the client.

@@ -13,8 +13,8 @@ use pingora_core::protocols::Stream;
 use tokio::io::AsyncReadExt;
 use tokio::task::coop::unconstrained;
 
-use super::lifecycle::Lifecycle;
 use super::timer::Timer;
+use crate::process::Lifecycle;
 
 /// What ends the waits of one connection.
 pub struct Idle {
@@ -65,14 +65,14 @@ impl Idle {
             }
         }
         // After polling the drain, so that its beginning is not missed.
-        let longest = if self.lifecycle.ends_idle() { longest.min(Lifecycle::IDLE) } else { longest };
+        let longest = if self.lifecycle.closes_idle() { longest.min(Lifecycle::IDLE_AGE_MIN) } else { longest };
         self.timer.poll(context, since + longest)
     }
 }
 
 impl Ends {
     fn new(lifecycle: &Lifecycle) -> Self {
-        Ends { drain: Some(Box::pin(lifecycle.idle_ending())), waker: None }
+        Ends { drain: Some(Box::pin(lifecycle.idle_closing())), waker: None }
     }
 }
 
@@ -153,14 +153,14 @@ mod tests {
         let lifecycle = kept.lifecycle.clone();
         tokio::spawn(async move {
             sleep(Duration::from_secs(10)).await;
-            lifecycle.end_idle();
+            lifecycle.close_idle();
         });
         // It has been idle for long.
         kept.ends_after(LONGEST, Duration::from_secs(10)).await;
         // Its caller may just be sending a request.
-        kept.ends_after(LONGEST, Lifecycle::IDLE).await;
+        kept.ends_after(LONGEST, Lifecycle::IDLE_AGE_MIN).await;
         let mut kept = Kept { lifecycle: kept.lifecycle.clone(), idle: Idle::new(kept.lifecycle), ..Kept::new() };
-        kept.ends_after(LONGEST, Lifecycle::IDLE).await;
+        kept.ends_after(LONGEST, Lifecycle::IDLE_AGE_MIN).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,13 +21,11 @@ use super::client_session::Application;
 use super::client_stream::ClientStream;
 use super::descriptors::{AcceptFailures, Spares};
 use super::edge::{Admitted, Edge};
-use super::holder::holder;
-use super::lifecycle::Lifecycle;
-use super::notify;
-use super::setup::Current;
 use super::side::Side;
 use super::start_error::StartError;
+use super::state::ActiveState;
 use crate::clock;
+use crate::process::{Lifecycle, port_owner, systemd};
 
 /// Connections that wait to be accepted, unless the system allows fewer (`net.core.somaxconn`).
 const BACKLOG: i32 = 65_535;
@@ -37,8 +35,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// That an address cannot be listened on, why, and who has it if it is taken and the system tells.
 pub fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
-    let held = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| holder(address)).flatten();
-    let by = held.map(|holder| format!(": {holder}")).unwrap_or_default();
+    let owner = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| port_owner(address)).flatten();
+    let by = owner.map(|owner| format!(": {owner}")).unwrap_or_default();
     format!("cannot listen on {address}: {error}{by}")
 }
 
@@ -94,7 +92,7 @@ impl Sockets {
 /// Between accepting and the edge: counts connections for the drain, and knows whether they begin with TLS.
 pub struct Door<A> {
     edge: Arc<Edge<A>>,
-    current: Arc<Current>,
+    active: Arc<ActiveState>,
     side: Side,
     /// On a TLS listener.
     certificate: Option<Arc<Certificate>>,
@@ -102,22 +100,27 @@ pub struct Door<A> {
 
 impl<A> Clone for Door<A> {
     fn clone(&self) -> Self {
-        let Door { edge, current, side, certificate } = self;
-        Door { edge: edge.clone(), current: current.clone(), side: *side, certificate: certificate.clone() }
+        let Door { edge, active, side, certificate } = self;
+        Door { edge: edge.clone(), active: active.clone(), side: *side, certificate: certificate.clone() }
     }
 }
 
 impl<A> Door<A> {
-    pub fn new(edge: Arc<Edge<A>>, current: Arc<Current>, side: Side, certificate: Option<Arc<Certificate>>) -> Self {
-        Door { edge, current, side, certificate }
+    pub fn new(
+        edge: Arc<Edge<A>>,
+        active: Arc<ActiveState>,
+        side: Side,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Self {
+        Door { edge, active, side, certificate }
     }
 }
 
 impl<A: Application> Door<A> {
     /// Serves a connection to its end.
     async fn serve(&self, stream: ClientStream, admitted: Admitted) {
-        let lifecycle = self.current.load().lifecycle.clone();
-        let _connection = (self.side == Side::Public).then(|| lifecycle.connection());
+        let lifecycle = self.active.process.lifecycle.clone();
+        let _connection = (self.side == Side::Public).then(|| lifecycle.begin_connection());
         // Not when accepting stops, but when answers are to say that their connection ends.
         self.edge.serve(Box::new(stream), admitted, self.certificate.as_deref(), &lifecycle.draining()).await;
     }
@@ -265,9 +268,9 @@ impl<A: Application> Service for Listening<A> {
 
 /// Signs of life from the threads that serve, where the service manager waits for them.
 async fn watchdog() {
-    let Some(every) = notify::watchdog() else { return };
+    let Some(every) = systemd::watchdog() else { return };
     loop {
-        notify::alive();
+        systemd::alive();
         tokio::time::sleep((every / 2).max(Duration::from_millis(1))).await;
     }
 }

@@ -20,7 +20,7 @@ use super::exchange::Failure;
 use super::head;
 use super::http2_head;
 use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingChanges, Proxy, end_if_draining};
-use super::setup::Setup;
+use super::state::RequestState;
 use super::veil::{RedactRule, Veil};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
@@ -56,7 +56,7 @@ enum Answered {
     Left,
 }
 
-impl Setup {
+impl RequestState {
     /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
     fn way<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
         if request.version == Version::HTTP_2
@@ -118,7 +118,7 @@ impl Setup {
     }
 
     fn veil_rule(&self, path: &NormalPath) -> Option<RedactRule> {
-        let rule = self.veils.iter().find(|rule| path.is(&rule.path))?;
+        let rule = self.redact_rules.iter().find(|rule| path.is(&rule.path))?;
         let log = path.folded().first().is_some_and(|root| root == "log");
         let policy = if log { rule.changes.clone() } else { rule.policy.clone() };
         Some(RedactRule { role: rule.role, policy, pass_types: rule.pass_types.clone() })
@@ -150,7 +150,7 @@ impl Proxy {
     /// The gateway's own answer, or how the API's is passed on.
     async fn answer(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Answered {
         let request = session.request();
-        let (shared, address) = (exchange.setup.clone(), exchange.address);
+        let (shared, address) = (exchange.state.clone(), exchange.address);
         match shared.way(request, &mut exchange.record) {
             Ok((Way::CustomerName(customer), _)) => {
                 let answered = self.answer_name(session, exchange, customer, address).await;
@@ -182,7 +182,7 @@ impl Proxy {
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
         let ask = NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
-        let gateway = exchange.setup.gateway.clone();
+        let gateway = exchange.state.gateway.clone();
         select! {
             biased;
             reply = gateway.respond(&ask, &mut exchange.record) => Some(reply),
@@ -213,7 +213,7 @@ impl Proxy {
         *response.status_mut() = reply.status();
         let fields = response.headers_mut();
         fields.reserve(REPLY_FIELDS);
-        reply.fields(&exchange.setup.gateway.cors, origin.as_ref(), |name, value| {
+        reply.fields(&exchange.state.gateway.cors, origin.as_ref(), |name, value| {
             // Appended: a field of the API's may occur several times.
             fields.append(name, value.to_header());
         });
@@ -228,12 +228,12 @@ impl Proxy {
 impl Proxy {
     /// Takes a place among the requests under way.
     fn admit(&self, session: &ClientSession, exchange: &mut Exchange) -> Result<(), Limit> {
-        let (request, setup) = (session.request(), &exchange.setup);
+        let (request, state) = (session.request(), &exchange.state);
         let query = Query::unvalidated(request.query());
-        let credential = setup.gateway.credential(&request.fields, &query).ok();
-        let caller = credential.map(|credential| setup.gateway.caller_of(&credential.token));
-        let (limits, address) = (setup.limits.requests, setup.limited_address(exchange.address));
-        let place = setup.admission.request(limits, address, caller)?;
+        let credential = state.gateway.credential(&request.fields, &query).ok();
+        let caller = credential.map(|credential| state.gateway.caller_of(&credential.token));
+        let (limits, address) = (state.limits.requests, state.limited_address(exchange.address));
+        let place = state.process.admission.request(limits, address, caller)?;
         exchange.place = Some(place);
         Ok(())
     }
@@ -245,11 +245,11 @@ impl Proxy {
         exchange: &mut Exchange,
         limit: Limit,
     ) -> Result<(), Failure> {
-        exchange.setup.gateway.metrics().over_limit(limit.as_str());
+        exchange.state.gateway.metrics().over_limit(limit.as_str());
         exchange.record.cause = Some(limit.as_str());
         let reply = self.refused(ApiError::Unavailable, exchange);
         exchange.record.status = reply.status();
-        exchange.refusal = exchange.setup.admission.refusal();
+        exchange.refusal = exchange.state.process.admission.refusal();
         session.close_after();
         if exchange.refusal.is_some() {
             session.set_write_timeout(REFUSAL_TIMEOUT);
@@ -324,17 +324,17 @@ impl Application for Proxy {
 
 impl Proxy {
     fn begin(&self, session: &mut ClientSession) -> Exchange {
-        let setup = self.0.load();
-        let busy = setup.lifecycle.busy();
-        session.set_write_timeout(setup.limits.write_timeout);
-        let request_id = setup.request_id(session.request());
+        let state = self.0.load();
+        let busy = state.process.lifecycle.begin_request();
+        session.set_write_timeout(state.limits.write_timeout);
+        let request_id = state.request_id(session.request());
         let mut record = Record::begin(Instant::now());
         record.method = session.request().method.clone();
         record.request_id = request_id.to_str().unwrap_or_default().to_owned();
-        record.trace = setup.trace(session.request());
-        let address = setup.trusted.client_address(session.peer(), &session.request().fields);
+        record.trace = state.trace(session.request());
+        let address = state.trusted.client_address(session.peer(), &session.request().fields);
         Exchange {
-            setup,
+            state,
             record,
             request_id,
             address,
@@ -355,7 +355,7 @@ impl Proxy {
         if let Err(limit) = self.admit(session, exchange) {
             return self.refuse_over_limit(session, exchange, limit).await;
         }
-        if !ends_as_told(session, exchange.setup.limits.header_timeout).await {
+        if !ends_as_told(session, exchange.state.limits.header_timeout).await {
             let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
             return self.write(session, exchange, &reply).await;
         }
@@ -392,6 +392,6 @@ impl Proxy {
             exchange.record.status = status;
         }
         exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());
-        exchange.record.end(exchange.setup.gateway.metrics(), exchange.setup.access);
+        exchange.record.end(exchange.state.gateway.metrics(), exchange.state.access);
     }
 }

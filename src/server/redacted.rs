@@ -58,7 +58,7 @@ impl Proxy {
         match self.pass_body(session, exchange, veil, side, head).await {
             Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
                 if !head.status.is_server_error() {
-                    exchange.setup.gateway.metrics().redaction_failed(reason);
+                    exchange.state.gateway.metrics().redaction_failed(reason);
                 }
                 exchange.record.cause = Some(reason);
                 self.pass_error(session, exchange, side, head).await
@@ -196,7 +196,7 @@ impl Proxy {
         if kind == Kind::OtherJson && is_string_with_json(&body) {
             return Err(Failure::Unredactable("json_in_a_string"));
         }
-        exchange.setup.gateway.metrics().redacted(veil.role());
+        exchange.state.gateway.metrics().redacted(veil.role());
         let mut response = Self::veiled_head(head, exchange);
         if removed {
             remove_digests(&mut response);
@@ -233,7 +233,7 @@ impl Proxy {
                     return Err(Failure::Unredactable("too_large"));
                 }
                 if reserved.is_none() && held.len() + chunk.len() > MAX_IN_PLACE {
-                    let budget = &exchange.setup.responses;
+                    let budget = &exchange.state.process.responses;
                     let room = budget.reserve(&clients, declared.unwrap_or(MAX_BODY));
                     reserved = Some(or_left(session, room).await?.map_err(|_| Failure::Internal)?);
                 }
@@ -281,7 +281,7 @@ impl Exchange {
     fn clients(&self, session: &ClientSession) -> Vec<Client> {
         let request = session.request();
         let address = Client::Address(self.address);
-        let gateway = &self.setup.gateway;
+        let gateway = &self.state.gateway;
         let found = gateway.credential(&request.fields, &Query::unvalidated(request.query()));
         let caller = found.ok().map(|credential| Client::Caller(gateway.caller_of(&credential.token)));
         caller.into_iter().chain([address]).collect()

@@ -9,20 +9,20 @@ use http::{HeaderValue, StatusCode};
 
 use super::admission::{RefusalPlace, RequestPlace};
 use super::client_session::ClientSession;
-use super::lifecycle::Counted;
-use super::setup::{Current, Setup};
+use super::state::{ActiveState, RequestState};
 use crate::api::{CredentialPlace, Token};
 use crate::cache::Scope;
 use crate::identity::InvalidPermit;
+use crate::process::InFlight;
 use crate::telemetry::Record;
 
 /// Serves the requests of clients.
-pub struct Proxy(pub Arc<Current>);
+pub struct Proxy(pub Arc<ActiveState>);
 
 /// One request, from its head to the end of its response.
 pub struct Exchange {
     /// The configuration that was in force when it began.
-    pub(super) setup: Arc<Setup>,
+    pub(super) state: Arc<RequestState>,
     pub(super) record: Record,
     pub(super) request_id: HeaderValue,
     /// Address of the client, by the trusted proxies before it.
@@ -41,7 +41,7 @@ pub struct Exchange {
     /// Among the requests under way, or among the refusals that are being written.
     pub(super) place: Option<RequestPlace>,
     pub(super) refusal: Option<RefusalPlace>,
-    pub(super) _busy: Counted,
+    pub(super) _busy: InFlight,
 }
 
 impl Exchange {
@@ -82,7 +82,7 @@ pub(super) struct ForwardedValidation {
 /// While the process drains, a response announces the end of its connection, although its request
 /// began before.
 pub(super) fn end_if_draining(session: &mut ClientSession, exchange: &Exchange) {
-    if exchange.setup.lifecycle.is_draining() {
+    if exchange.state.process.lifecycle.is_draining() {
         session.close_after();
     }
 }

@@ -1,9 +1,8 @@
-//! Puts the parts together and runs them: from a configuration to listening sockets.
+//! Start: builds the gateway from a configuration and runs it.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
@@ -12,101 +11,106 @@ use pingora_core::services::background::background_service;
 
 use super::admin::Admin;
 use super::certificate::{self, Certificate};
-use super::change_log::ChangeLog;
+use super::cluster_member::{self, ClusterMember};
 use super::descriptors::{self, AcceptFailures, Division, Spares};
 use super::edge::Edge;
-use super::fleet::{self, Fleet};
-use super::lifecycle::Lifecycle;
 use super::listening::{Door, Entrance, Listening, Sockets};
 use super::random_ids::RandomIds;
+use super::reload::{Reloader, Source};
 use super::request_context::Proxy;
 use super::secrets;
-use super::setup::{Current, Lasting, Reloader, Setup, Source};
 use super::side::Side;
-use super::signals::Signals;
+use super::signal_actions::GatewaySignals;
 use super::start_error::StartError;
-use super::upgrade::{Changes, Seat};
+use super::state::{ActiveState, ProcessState, RequestState};
 use crate::cache::{CallerIds, Scope};
+use crate::change_log::ChangeLogPoller;
+use crate::clock;
 use crate::cluster::Bus;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayDeps};
+use crate::process::{Lifecycle, Predecessor, PredecessorChanges, SignalWatch, UpgradeSocket};
 #[cfg(feature = "otlp")]
 use crate::telemetry;
 use crate::telemetry::{LogLevels, Metrics};
 use crate::upstream::{self, AddressMetrics, Client, Connections, Connector};
 
-/// Threads of the admin listener, which must answer while the others are busy.
+/// Threads of the admin listener, which must answer while all others are busy.
 const ADMIN_THREADS: usize = 1;
 
-/// The public one and the admin one.
+/// The services of the public and of the admin listeners.
 const SERVICES: usize = 2;
 
-fn environment(what: impl fmt::Display) -> StartError {
-    StartError::Environment(what.to_string())
+fn environment(error: impl fmt::Display) -> StartError {
+    StartError::Environment(error.to_string())
 }
 
-/// Whether the files that a configuration names hold what they should.
+/// Checks the files that a configuration names.
 ///
 /// # Errors
-/// All that is wrong with them, a line each.
+/// All problems of the files, one per line.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let mut problems = Vec::new();
     problems.extend(upstream::check_files(&config.upstream).err().map(|error| error.to_string()));
     let certificate = config.server.tls.as_ref().map(certificate::check);
     problems.extend(certificate.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
-        problems.extend(fleet::problems(cluster));
+        problems.extend(cluster_member::problems(cluster));
     }
     problems.extend(secrets::admin_token(&config.admin).err());
-    problems.extend(export(config, None).err().map(|error| error.to_string()));
+    problems.extend(export_spans(config, None).err().map(|error| error.to_string()));
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
 }
 
-/// Begins to export spans where the configuration says so and `metrics` are given.
+/// Starts the export of spans, if it is configured and `metrics` are given.
 ///
 /// # Errors
-/// This build cannot, or not to that address.
+/// This build cannot export, or the address is invalid.
 #[cfg(feature = "otlp")]
-fn export(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> {
+fn export_spans(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> {
     let (Some(otlp), Some(metrics)) = (&config.otlp, metrics) else { return Ok(()) };
     let metrics = metrics.export().map_err(environment)?;
     telemetry::export(otlp, metrics).map_err(|error| StartError::Configuration(format!("otlp.endpoint: {error}")))
 }
 
 #[cfg(not(feature = "otlp"))]
-fn export(config: &Config, _metrics: Option<&Metrics>) -> Result<(), StartError> {
-    let wrong = "otlp: this build cannot export spans; build with `--features otlp`, or remove the table";
-    if config.otlp.is_some() { Err(StartError::Configuration(wrong.into())) } else { Ok(()) }
+fn export_spans(config: &Config, _metrics: Option<&Metrics>) -> Result<(), StartError> {
+    if config.otlp.is_none() {
+        return Ok(());
+    }
+    Err(StartError::Configuration(
+        "otlp: this build cannot export spans; build with `--features otlp`, or remove the table".into(),
+    ))
 }
 
-/// How it is started.
+/// The source of the listening sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// On sockets of its own.
+    /// The process binds its own sockets.
     Fresh,
-    /// On those of the running process, which then ends.
+    /// The running process hands its sockets over, and exits.
     Upgrade,
 }
 
-/// Serves until a signal ends it. Comes back after INT only; TERM ends the process itself. `source` reads the
-/// configuration anew at a reload.
+/// The log and the metrics of the process.
+pub struct Telemetry {
+    pub levels: LogLevels,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until a signal ends the process. Returns after SIGINT only; SIGTERM exits. `source` reads
+/// the configuration at a reload.
 ///
 /// # Errors
-/// A listener, a certificate or a trust anchor cannot be used, or there is nobody to take sockets over from.
-pub fn run(
-    config: Config,
-    source: Source,
-    (levels, metrics): (LogLevels, Arc<Metrics>),
-    start: Start,
-) -> Result<(), StartError> {
-    let started = Instant::now();
+/// A listener, a certificate or a trust anchor cannot be used, or no process hands its sockets over.
+pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -> Result<(), StartError> {
+    let started = clock::now();
+    let Telemetry { levels, metrics } = telemetry;
     descriptors::raise_limit();
     descriptors::warn_if_low(&config.server);
-    export(&config, Some(&metrics))?;
-    let connector = Connector::new(&config.upstream).map_err(|error| StartError::Configuration(error.to_string()))?;
-    let connector = Arc::new(connector);
-    let addresses = AddressMetrics::new(connector.clone()).map_err(environment)?;
-    metrics.register(addresses).map_err(environment)?;
+    export_spans(&config, Some(&metrics))?;
+    let member = ClusterMember::new(&config)?;
+    let active = Arc::new(ActiveState::new(request_state(&config, &metrics, member.as_ref())?));
     let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "insecure handling of a secret");
@@ -115,16 +119,76 @@ pub fn run(
         Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
         None => None,
     };
-    let lifecycle = Arc::new(Lifecycle::new(SERVICES));
+    let reloader = Reloader::new(source, active.clone(), levels, config.clone(), certificate.clone());
+    let reloader = Arc::new(reloader);
+
+    // Everything that can fail without the sockets is done: a process that cannot serve must not
+    // take them from one that does.
+    let mut listeners = Listeners::open(&config, start)?;
+    let addresses = Addresses::new(&config, &listeners.sockets)?;
+    if let Some(certificate) = &certificate {
+        certificate.watch();
+    }
+    let turns = member.as_ref().map(|member| member.turns(&config)).transpose()?.flatten();
+    if let Some(member) = member {
+        member.start(&config, &active, &reloader)?;
+    }
+
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    server.add_service(public_service(&active, certificate, &listeners.sockets, &addresses));
+    let lifecycle = active.process.lifecycle.clone();
+    let admin = Admin::new(active.clone(), lifecycle, reloader.clone(), token, started);
+    server.add_service(admin_service(admin, &listeners.sockets, &addresses).map_err(environment)?);
+    if let Some(change_log) = config.change_log.clone() {
+        let metrics = metrics.change_log().map_err(environment)?;
+        let state = active.clone();
+        let gateway = Box::new(move || state.load().gateway.clone());
+        let poller = ChangeLogPoller { config: change_log, gateway, metrics, turns };
+        server.add_service(background_service("change log", poller));
+    }
+    let status = status_line(&config, &addresses);
+    listeners.take_serving_lock(&active)?;
+    let process = active.process.clone();
+    server.run(RunArgs {
+        shutdown_signal: Box::new(SignalWatch(GatewaySignals {
+            active,
+            reloader,
+            sockets: listeners.sockets,
+            upgrade_socket: listeners.upgrade_socket,
+            predecessor: Mutex::new(listeners.predecessor),
+            handover_requests: Arc::default(),
+            reports: Arc::default(),
+            has_successor: Arc::default(),
+            status,
+        })),
+    });
+    if let Some(bus) = process.bus.get() {
+        bus.flush(Bus::LAST);
+    }
+    Ok(())
+}
+
+/// Builds the state of the process and of its first configuration.
+fn request_state(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    member: Option<&ClusterMember>,
+) -> Result<RequestState, StartError> {
+    let connector = Connector::new(&config.upstream);
+    let connector = connector.map_err(|error| StartError::Configuration(error.to_string()))?;
+    let connector = Arc::new(connector);
+    let addresses = AddressMetrics::new(connector.clone()).map_err(environment)?;
+    metrics.register(addresses).map_err(environment)?;
     let connections = Connections::new(&config.upstream, connector.clone());
     let client = Arc::new(Client::new(connections, &config.upstream, metrics.clone()));
-    let fleet = Fleet::new(&config)?;
-    let callers = fleet.as_ref().map_or_else(CallerIds::random, |fleet| Ok(fleet.callers())).map_err(environment)?;
-    let tier = fleet.as_ref().and_then(|fleet| fleet.tier(&config, &metrics));
-    let lasting = Arc::new(Lasting {
+    let callers = match member {
+        Some(member) => member.callers(),
+        None => CallerIds::random().map_err(environment)?,
+    };
+    let tier = member.and_then(|member| member.tier(config, metrics));
+    let process = Arc::new(ProcessState {
         connector,
-        lifecycle: lifecycle.clone(),
+        lifecycle: Arc::new(Lifecycle::new(SERVICES)),
         metrics: metrics.clone(),
         bus: OnceLock::new(),
         responses: Arc::default(),
@@ -132,96 +196,78 @@ pub fn run(
         ids: RandomIds::new().map_err(environment)?,
     });
     let parts = |policy| GatewayDeps { client, policy, callers, metrics: metrics.clone(), tier };
-    let gateway = |policy| Gateway::new(&config, parts(policy));
-    let current = Arc::new(Current::new(Setup::new(&config, lasting, gateway)?));
-    let reloader = Arc::new(Reloader::new(source, current.clone(), levels, config.clone(), certificate.clone()));
-
-    // The last that can fail: nothing is taken from a running process by one that would not serve.
-    let seat = seat(&config, start)?;
-    let taken = match (start, &seat) {
-        (Start::Upgrade, Some(seat)) => Some(seat.take_over().map_err(environment)?),
-        _ => None,
-    };
-    let (inherited, mut before) = taken.unzip();
-    let sockets = Arc::new(Sockets::bind(&listeners(&config), inherited.unwrap_or_default())?);
-    let addresses = Addresses::new(&config, &sockets)?;
-    if let Some(certificate) = &certificate {
-        certificate.watch();
-    }
-    let turns = fleet.as_ref().map(|fleet| fleet.turns(&config)).transpose()?.flatten();
-    if let Some(fleet) = fleet {
-        fleet.start(&config, &current, &reloader)?;
-    }
-
-    server.add_service(public_service(&current, certificate, &sockets, &addresses));
-    let admin = Admin::new(current.clone(), lifecycle.clone(), reloader.clone(), token, started);
-    server.add_service(admin_service(admin, &sockets, &addresses).map_err(environment)?);
-    if let Some(change_log) = config.change_log.clone() {
-        let metrics = metrics.change_log().map_err(environment)?;
-        let reader = ChangeLog { config: change_log, current: current.clone(), metrics, turns };
-        server.add_service(background_service("change log", reader));
-    }
-    let status = in_words(&config, &addresses);
-    let setup = current.load();
-    // A process that cannot take the seat ends here, before it accepts a connection.
-    if let (Some(before), Some(seat)) = (&mut before, &seat) {
-        let changes = before.sit(seat).map_err(environment)?;
-        obey_changes_before(changes, current.clone()).map_err(environment)?;
-    }
-    server.run(RunArgs {
-        shutdown_signal: Box::new(Signals {
-            lifecycle,
-            current,
-            reloader,
-            sockets,
-            seat,
-            before: Mutex::new(before),
-            handing_over: Arc::default(),
-            reports: Arc::default(),
-            has_successor: Arc::default(),
-            status,
-        }),
-    });
-    if let Some(bus) = setup.bus.get() {
-        bus.flush(Bus::LAST);
-    }
-    Ok(())
+    let gateway = |policy| Gateway::new(config, parts(policy));
+    RequestState::new(config, process, gateway)
 }
 
-/// Drops everything whenever something changes through a connection that the process before still
-/// has.
-fn obey_changes_before(mut changes: Changes, current: Arc<Current>) -> std::io::Result<()> {
+/// The listening sockets of this process, and their origin.
+struct Listeners {
+    sockets: Arc<Sockets>,
+    upgrade_socket: Option<Arc<UpgradeSocket>>,
+    /// The process that handed the sockets over.
+    predecessor: Option<Predecessor>,
+}
+
+impl Listeners {
+    /// Binds the sockets, or takes them over.
+    fn open(config: &Config, start: Start) -> Result<Self, StartError> {
+        let upgrade_socket = upgrade_socket(config, start)?;
+        let taken_over = match (start, &upgrade_socket) {
+            (Start::Upgrade, Some(socket)) => Some(socket.take_over().map_err(environment)?),
+            _ => None,
+        };
+        let (inherited, predecessor) = taken_over.unzip();
+        let sockets = Sockets::bind(&listen_addresses(config), inherited.unwrap_or_default())?;
+        Ok(Listeners { sockets: Arc::new(sockets), upgrade_socket, predecessor })
+    }
+
+    /// Takes the serving lock from a predecessor. A process that cannot must exit before it accepts
+    /// a connection.
+    fn take_serving_lock(&mut self, active: &Arc<ActiveState>) -> Result<(), StartError> {
+        if let (Some(predecessor), Some(socket)) = (&mut self.predecessor, &self.upgrade_socket) {
+            let changes = predecessor.take_serving_lock(socket).map_err(environment)?;
+            follow_changes(changes, active.clone()).map_err(environment)?;
+        }
+        Ok(())
+    }
+}
+
+/// Purges the cache on every change that passes through a remaining connection of the predecessor.
+fn follow_changes(mut changes: PredecessorChanges, active: Arc<ActiveState>) -> std::io::Result<()> {
     let work = move || {
-        while changes.next() {
-            current.load().gateway.apply_remote_invalidation(&Scope::All, "predecessor");
+        while changes.wait() {
+            active.load().gateway.apply_remote_invalidation(&Scope::All, "predecessor");
         }
     };
     std::thread::Builder::new().name("changes before".into()).spawn(work).map(drop)
 }
 
-/// Where a successor is met. A place that the environment names and that cannot be used costs the upgrade only.
-fn seat(config: &Config, start: Start) -> Result<Option<Arc<Seat>>, StartError> {
-    let named = config.server.upgrade_socket.is_some();
-    match Seat::find(config) {
+/// Opens the meeting point with a successor. If the environment names it and it cannot be used,
+/// only upgrades are unavailable.
+fn upgrade_socket(config: &Config, start: Start) -> Result<Option<Arc<UpgradeSocket>>, StartError> {
+    let is_configured = config.server.upgrade_socket.is_some();
+    match UpgradeSocket::find(config) {
         Ok(None) if start == Start::Upgrade => Err(StartError::Configuration(
-            "server.upgrade_socket: not set, and neither is $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, so the running process cannot be found; set it for both processes"
+            "server.upgrade_socket: not set, and neither is $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR, so the running \
+             process cannot be found; set it for both processes"
                 .into(),
         )),
-        Ok(seat) => Ok(seat.map(Arc::new)),
-        Err(wrong) if named || start == Start::Upgrade => Err(StartError::Configuration(wrong)),
-        Err(wrong) => {
-            tracing::warn!(wrong, "upgrades without downtime are unavailable");
+        Ok(socket) => Ok(socket.map(Arc::new)),
+        Err(error) if is_configured || start == Start::Upgrade => Err(StartError::Configuration(error.to_string())),
+        Err(error) => {
+            tracing::warn!(wrong = error.to_string(), "upgrades without downtime are unavailable");
             Ok(None)
         }
     }
 }
 
-/// What is served and protected, in one line for people.
-fn in_words(config: &Config, addresses: &Addresses) -> String {
+/// One line for operators: listeners, redaction and blocked paths.
+fn status_line(config: &Config, addresses: &Addresses) -> String {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
     format!(
-        "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; {} paths are blocked",
+        "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; \
+         {} paths are blocked",
         config.upstream.display_urls(),
         list(&addresses.plain),
         addresses.admin,
@@ -231,14 +277,15 @@ fn in_words(config: &Config, addresses: &Addresses) -> String {
     )
 }
 
-/// Of our own configuration alone: pingora's files and command line stay unused.
+/// pingora's settings, from the gateway's configuration. pingora's own file and command line are
+/// not used.
 fn server_conf(config: &Config) -> ServerConf {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = if config.server.threads == 0 { cores } else { config.server.threads };
     ServerConf {
         threads,
-        // One thread has nobody to steal from, and a forward costs a sixth less without. Several are better off with it: see
-        // docs/adr/0026.
+        // Stealing between several threads pays; with one thread a forward costs a sixth less
+        // without it: docs/adr/0026.
         work_stealing: threads > 1,
         // pingora opens no connection to the API. Without a file it would read the trust anchors of
         // the system, and panic if one of them cannot be decoded.
@@ -248,34 +295,36 @@ fn server_conf(config: &Config) -> ServerConf {
 }
 
 fn public_service(
-    current: &Arc<Current>,
+    active: &Arc<ActiveState>,
     certificate: Option<Arc<Certificate>>,
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
 ) -> Listening<Proxy> {
-    let edge = Arc::new(Edge::new(Proxy(current.clone()), current.clone(), Side::Public));
+    let edge = Arc::new(Edge::new(Proxy(active.clone()), active.clone(), Side::Public));
     let entrance = |addresses: &Vec<SocketAddr>, certificate| Entrance {
         addresses: addresses.clone(),
-        door: Door::new(edge.clone(), current.clone(), Side::Public, certificate),
+        door: Door::new(edge.clone(), active.clone(), Side::Public, certificate),
     };
     let mut entrances = vec![entrance(&addresses.plain, None)];
     entrances.extend(certificate.map(|certificate| entrance(&addresses.tls, Some(certificate))));
-    let setup = current.load();
-    let failures = AcceptFailures::new(Side::Public, setup.metrics.clone(), None);
-    Listening::new(failures, None, entrances, sockets.clone(), setup.lifecycle.clone())
+    let process = &active.process;
+    let failures = AcceptFailures::new(Side::Public, process.metrics.clone(), None);
+    Listening::new(failures, None, entrances, sockets.clone(), process.lifecycle.clone())
 }
 
 fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> std::io::Result<Listening<Admin>> {
-    let (current, lifecycle) = (admin.current.clone(), admin.lifecycle.clone());
+    let active = admin.active.clone();
+    let process = active.process.clone();
     let spares = Arc::new(Spares::new(Division::current())?);
-    let failures = AcceptFailures::new(Side::Admin, current.load().metrics.clone(), Some(spares));
-    let edge = Arc::new(Edge::new(admin, current.clone(), Side::Admin));
-    let door = Door::new(edge, current, Side::Admin, None);
+    let failures = AcceptFailures::new(Side::Admin, process.metrics.clone(), Some(spares));
+    let edge = Arc::new(Edge::new(admin, active.clone(), Side::Admin));
+    let door = Door::new(edge, active, Side::Admin, None);
     let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
+    let lifecycle = process.lifecycle.clone();
     Ok(Listening::new(failures, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle))
 }
 
-/// Where it listens, with the port that was given where the configuration says 0.
+/// The addresses of the listeners, with the assigned port where the configuration has port 0.
 struct Addresses {
     plain: Vec<SocketAddr>,
     tls: Vec<SocketAddr>,
@@ -283,18 +332,17 @@ struct Addresses {
 }
 
 impl Addresses {
+    /// Splits the addresses in the order of [`listen_addresses`].
     fn new(config: &Config, sockets: &Sockets) -> Result<Self, StartError> {
-        let mut all = sockets.addresses().map_err(environment)?;
-        let (plain, tls) = (config.server.listen.len(), config.server.tls.as_ref().map_or(0, |tls| tls.listen.len()));
-        let mut rest = all.split_off(plain);
-        let admin = rest.pop().ok_or_else(|| environment("no admin listener"))?;
-        rest.truncate(tls);
-        Ok(Addresses { plain: all, tls: rest, admin })
+        let mut plain = sockets.addresses().map_err(environment)?;
+        let mut tls = plain.split_off(config.server.listen.len());
+        let admin = tls.pop().ok_or_else(|| environment("no admin listener"))?;
+        tls.truncate(config.server.tls.as_ref().map_or(0, |tls| tls.listen.len()));
+        Ok(Addresses { plain, tls, admin })
     }
 }
 
-/// As `Addresses::new` takes them apart.
-fn listeners(config: &Config) -> Vec<SocketAddr> {
+fn listen_addresses(config: &Config) -> Vec<SocketAddr> {
     let tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
     config.server.listen.iter().chain(tls).chain([&config.admin.listen]).copied().collect()
 }

@@ -1,4 +1,4 @@
-//! Changes made elsewhere, heard of in the API's own log of changes.
+//! Changes made without the gateway, found in the API's change log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +11,10 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const LOG: &str = "/log/changeloglite";
 
-/// Read often, so that tests need not wait.
+/// A short interval, so that tests do not wait.
 const CONFIG: &str = "[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n";
 
-/// The stand-in's log: what it answers next, and to whom.
+/// The change log of the stand-in API: its next response.
 #[derive(Clone)]
 struct Log(Arc<Mutex<Answer>>);
 
@@ -39,7 +39,7 @@ fn entry(id: usize, place: &str, what: &str) -> String {
     format!(r#"{{"_id":"{id}","where":"{place}","what":"UPDATE","id":"{what}","customer":"{OTHER}","when":"2026"}}"#)
 }
 
-/// An API with two customers, its log, and a gateway that reads it.
+/// An API with two customers, its change log, and a gateway that polls it.
 fn scene(config: &str) -> (Origin, Log, Gateway) {
     let origin = Origin::start();
     for customer in [DUCK, THIRD] {
@@ -51,7 +51,7 @@ fn scene(config: &str) -> (Origin, Log, Gateway) {
     (origin, log, gateway)
 }
 
-/// Waits for so many readings that began from now on.
+/// Waits for this number of polls that begin from now on.
 fn readings(origin: &Origin, more: usize) {
     let count = |seen: &[Seen]| seen.iter().filter(|seen| seen.target.starts_with(LOG)).count();
     let before = count(&origin.seen());
@@ -64,7 +64,7 @@ fn is_hit(gateway: &Gateway, path: &str) -> bool {
 }
 
 #[test]
-fn a_customer_that_the_log_names_is_fetched_anew_and_no_other() {
+fn log_entry_invalidates_its_customer_and_no_other() {
     let (origin, log, gateway) = scene("");
     for path in [P, &name_of(THIRD)] {
         assert!(!is_hit(&gateway, path));
@@ -72,10 +72,10 @@ fn a_customer_that_the_log_names_is_fetched_anew_and_no_other() {
     }
     log.entries(&entry(1, "Customers", DUCK));
     gateway.wait_for_metric("change_log_entries_total", &[("outcome", "obeyed")], 1.0);
-    assert!(!is_hit(&gateway, P), "the log told of it");
-    assert!(is_hit(&gateway, &name_of(THIRD)), "nothing told of this one");
+    assert!(!is_hit(&gateway, P), "the log contains it");
+    assert!(is_hit(&gateway, &name_of(THIRD)), "the log does not contain it");
     assert!(is_hit(&gateway, P));
-    // The next readings bring the same entry again, for they overlap.
+    // The next polls return the same entry, since they overlap.
     readings(&origin, 3);
     assert!(is_hit(&gateway, P), "an entry counts once");
     assert_eq!(gateway.metric("cache_invalidations_total", &[("trigger", "change_log")]), 1.0);
@@ -85,7 +85,7 @@ fn a_customer_that_the_log_names_is_fetched_anew_and_no_other() {
 }
 
 #[test]
-fn an_employee_that_the_log_names_is_asked_about_anew() {
+fn log_entry_invalidates_its_employee() {
     let (origin, log, gateway) = scene("");
     is_hit(&gateway, P);
     assert!(is_hit(&gateway, P));
@@ -96,7 +96,7 @@ fn an_employee_that_the_log_names_is_asked_about_anew() {
 }
 
 #[test]
-fn of_an_entry_of_another_kind_the_customer_counts_and_of_one_that_says_nothing_it_is_told() {
+fn other_entries_count_by_customer_and_unknown_are_logged() {
     let (_origin, log, gateway) = scene("");
     is_hit(&gateway, P);
     let other = format!(r#"{{"_id":"1","where":"Mobiles","what":"OTHER","id":"x","customer":"{DUCK}"}}"#);
@@ -107,7 +107,7 @@ fn of_an_entry_of_another_kind_the_customer_counts_and_of_one_that_says_nothing_
 }
 
 #[test]
-fn a_log_that_was_cut_off_drops_everything_once() {
+fn incomplete_log_purges_the_cache_once() {
     let (origin, log, gateway) = scene("");
     let many = |of: usize| (0..of).map(|id| entry(id, "Moon", OTHER)).collect::<Vec<_>>().join(",");
     for entries in [many(10_000), many(12_000)] {
@@ -125,7 +125,7 @@ fn a_log_that_was_cut_off_drops_everything_once() {
 }
 
 #[test]
-fn while_the_log_cannot_be_read_answers_go_on_and_what_was_missed_is_read_later() {
+fn missed_changes_are_read_after_an_outage_of_the_log() {
     let (origin, log, gateway) = scene("");
     is_hit(&gateway, P);
     for (answer, why) in [
@@ -149,7 +149,7 @@ fn while_the_log_cannot_be_read_answers_go_on_and_what_was_missed_is_read_later(
 }
 
 #[test]
-fn a_new_token_in_the_file_is_taken_up_without_a_restart() {
+fn token_file_is_read_before_each_poll() {
     let (origin, log, gateway) = scene("");
     let valid = Arc::new(AtomicUsize::new(0));
     let counted = valid.clone();
@@ -169,7 +169,7 @@ fn a_new_token_in_the_file_is_taken_up_without_a_restart() {
 }
 
 #[test]
-fn an_api_whose_clock_differs_is_asked_by_its_own() {
+fn api_clock_decides_the_polled_time() {
     let (origin, log, gateway) = scene("");
     log.says(Answer::json("[]").header("Date", "Mon, 24 Nov 2031 16:00:00 GMT"));
     origin.wait_until("it is asked by the API's clock", |seen| {
@@ -179,7 +179,7 @@ fn an_api_whose_clock_differs_is_asked_by_its_own() {
 }
 
 #[test]
-fn without_the_table_the_log_is_not_read() {
+fn log_is_not_polled_without_its_table() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -188,11 +188,11 @@ fn without_the_table_the_log_is_not_read() {
     assert!(!gateway.metrics().contains("change_log_"));
 }
 
-/// One of a fleet that reads the log, with a token by which the stand-in knows it.
+/// A gateway of a cluster that polls with this token.
 fn reader(origin: &Origin, redis: &Redis, token: &str) -> Gateway {
     let fleet = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
     let keys = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
-    // A turn outlasts two readings, each as long as the API may take: briefly, so that it passes soon.
+    // The lease outlasts two polls, each up to the timeout of the API. A short timeout makes it expire soon.
     let config = format!("upstream.timeout = \"400ms\"\n{CONFIG}{fleet}");
     Gateway::set_up(origin).file("log-token", token).file("keys", keys).config(&config).start()
 }
@@ -202,7 +202,7 @@ fn readings_of(origin: &Origin, token: &str) -> usize {
 }
 
 #[test]
-fn of_a_fleet_one_reads_the_log_for_all_and_another_goes_on_where_it_ended() {
+fn one_gateway_of_a_cluster_polls_and_another_continues() {
     let Some(redis) = Redis::start("change_log::of_a_fleet_one_reads_the_log_for_all") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
@@ -210,7 +210,7 @@ fn of_a_fleet_one_reads_the_log_for_all_and_another_goes_on_where_it_ended() {
     let first = reader(&origin, &redis, "tok-first");
     first.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
     let second = reader(&origin, &redis, "tok-second");
-    // What the second knows of the log, it knows from the first.
+    // The second gateway gets the changes from the first.
     second.wait_for_metric("change_log_last_read_timestamp_seconds", &[], 1.0);
     second.wait_for_metric("cluster_connected", &[], 1.0);
     is_hit(&second, P);
@@ -219,15 +219,17 @@ fn of_a_fleet_one_reads_the_log_for_all_and_another_goes_on_where_it_ended() {
     wait_until("the second hears of it", || !is_hit(&second, P));
     assert_eq!(readings_of(&origin, "tok-second"), 0);
     first.signal(Signal::SIGSTOP);
-    origin.wait_until("the second reads", |seen| seen.iter().any(|seen| seen.token().as_deref() == Some("tok-second")));
-    // It reads what the first had read, once more, since that one may have ended before it told.
-    wait_until("it is told", || second.metric("change_log_entries_total", &[("outcome", "obeyed")]) >= 1.0);
+    origin.wait_until("the second polls", |seen| seen.iter().any(|seen| seen.token().as_deref() == Some("tok-second")));
+    // It reads the last interval again: the first may have exited before it published.
+    wait_until("the second has the changes", || {
+        second.metric("change_log_entries_total", &[("outcome", "obeyed")]) >= 1.0
+    });
     assert_eq!(second.metric("change_log_failures_total", &[]), 0.0);
     first.signal(Signal::SIGCONT);
 }
 
 #[test]
-fn without_its_redis_each_gateway_of_a_fleet_reads_the_log_itself() {
+fn every_gateway_polls_while_redis_is_away() {
     let Some(mut redis) = Redis::start("change_log::without_its_redis_each_gateway_of_a_fleet_reads") else { return };
     let origin = Origin::start();
     let _log = Log::of(&origin);

@@ -1,4 +1,4 @@
-//! A change that passes through is obeyed at once: what it made stale is not served again.
+//! Changes that pass through the gateway: they invalidate at once.
 
 use crate::support::*;
 
@@ -6,7 +6,7 @@ const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
 
 #[test]
-fn a_write_to_a_customer_makes_it_stale_for_every_caller_and_no_other() {
+fn write_invalidates_its_customer_for_all_callers() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "OWNER", DUCK);
@@ -38,7 +38,7 @@ fn a_write_to_a_customer_makes_it_stale_for_every_caller_and_no_other() {
 }
 
 #[test]
-fn a_read_makes_nothing_stale() {
+fn read_invalidates_nothing() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -52,7 +52,7 @@ fn a_read_makes_nothing_stale() {
 }
 
 #[test]
-fn what_was_fetched_before_a_write_is_answered_but_not_stored() {
+fn fetch_begun_before_a_write_is_not_stored() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -70,7 +70,7 @@ fn what_was_fetched_before_a_write_is_answered_but_not_stored() {
 }
 
 #[test]
-fn what_was_fetched_during_a_write_is_not_stored() {
+fn fetch_during_a_write_is_not_stored() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -87,7 +87,7 @@ fn what_was_fetched_during_a_write_is_not_stored() {
 }
 
 #[test]
-fn a_write_whose_answer_never_came_counts_as_one() {
+fn write_without_a_response_invalidates() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -100,7 +100,7 @@ fn a_write_whose_answer_never_came_counts_as_one() {
 }
 
 #[test]
-fn a_logout_ends_every_token_of_that_employee_and_of_no_other() {
+fn logout_ends_all_tokens_of_its_employee_only() {
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     origin.knows_employee("tok-1", "VIEWER", DUCK, employee);
@@ -120,7 +120,7 @@ fn a_logout_ends_every_token_of_that_employee_and_of_no_other() {
 }
 
 #[test]
-fn a_logout_is_obeyed_though_its_token_was_never_seen_before() {
+fn logout_of_an_unseen_token_invalidates() {
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     origin.knows_employee("tok-1", "VIEWER", DUCK, employee);
@@ -134,7 +134,7 @@ fn a_logout_is_obeyed_though_its_token_was_never_seen_before() {
 }
 
 #[test]
-fn a_session_that_holds_for_one_address_ends_its_employee_from_another() {
+fn address_bound_session_ends_its_employee_from_elsewhere() {
     let origin = Origin::start();
     for token in ["tok-1", "tok-2"] {
         origin.knows_employee(token, "VIEWER", DUCK, "ee0000000000000000000001");
@@ -142,7 +142,7 @@ fn a_session_that_holds_for_one_address_ends_its_employee_from_another() {
     let valid = Answer::json(format!(
         r#"{{"success":true,"employee":"ee0000000000000000000001","customer":"{DUCK}","accessLevel":"VIEWER"}}"#
     ));
-    // Asked without an address, the API tells whose session it is.
+    // Without an address the API names the employee of the session.
     origin.when(Rule::on("/auth/validateToken").made(move |seen| match seen.query("ip").as_deref() {
         Some("203.0.113.7") | None => valid.clone(),
         _ => Answer::json(r#"{"success":false}"#),
@@ -160,7 +160,7 @@ fn a_session_that_holds_for_one_address_ends_its_employee_from_another() {
 }
 
 #[test]
-fn a_change_of_an_employee_ends_their_identity() {
+fn employee_change_ends_the_identity() {
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     let gateway = Gateway::start(&origin);
@@ -178,7 +178,7 @@ fn a_change_of_an_employee_ends_their_identity() {
 }
 
 #[test]
-fn a_deleted_token_is_ended() {
+fn deleted_token_ends() {
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     origin.knows_employee("tok-gone", "VIEWER", DUCK, employee);
@@ -192,7 +192,7 @@ fn a_deleted_token_is_ended() {
 }
 
 #[test]
-fn a_switch_of_reseller_ends_what_is_stored_for_that_token() {
+fn reseller_switch_ends_the_entries_of_its_token() {
     let origin = Origin::start();
     origin.knows("tok-a", "RESELLER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -205,7 +205,7 @@ fn a_switch_of_reseller_ends_what_is_stored_for_that_token() {
 }
 
 #[test]
-fn a_401_from_the_api_to_any_request_ends_the_identity() {
+fn status_401_of_any_request_ends_the_identity() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -218,7 +218,7 @@ fn a_401_from_the_api_to_any_request_ends_the_identity() {
 }
 
 #[test]
-fn a_401_to_a_fetch_ends_the_identity_and_is_not_stored() {
+fn status_401_of_a_fetch_ends_the_identity_unstored() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -235,7 +235,7 @@ fn a_401_to_a_fetch_ends_the_identity_and_is_not_stored() {
 }
 
 #[test]
-fn a_change_spelled_in_another_way_cannot_slip_by() {
+fn change_in_another_spelling_invalidates() {
     let origin = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
     let gateway = Gateway::start(&origin);
@@ -269,7 +269,7 @@ fn a_change_spelled_in_another_way_cannot_slip_by() {
 }
 
 #[test]
-fn a_purge_is_obeyed_at_once_and_by_fetches_under_way() {
+fn purge_applies_at_once_and_to_fetches_under_way() {
     let origin = Origin::start();
     let employee = employee_of("tok-a");
     for token in ["tok-a", "tok-b"] {
@@ -311,7 +311,7 @@ fn a_purge_is_obeyed_at_once_and_by_fetches_under_way() {
 }
 
 #[test]
-fn a_401_ends_everything_stored_for_that_token_and_nothing_of_another() {
+fn status_401_ends_the_entries_of_its_token_only() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);

@@ -1,4 +1,4 @@
-//! What people and packages use of the command line: help, health check, completions, the manual page.
+//! The command line: help, health check, completions, the manual page.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ fn said(arguments: &[&str]) -> String {
     run.stdout
 }
 
-/// Gives `input` to a program of the machine; `None` where it is not installed.
+/// Pipes `input` into an installed program; `None` if it is not installed.
 fn through(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)> {
     let mut child = Command::new(program)
         .args(arguments)
@@ -31,7 +31,7 @@ fn through(program: &str, arguments: &[&str], input: &str) -> Option<(bool, Stri
 }
 
 #[test]
-fn every_help_fits_a_screen_of_80_by_24() {
+fn every_help_fits_80_by_24() {
     let mut all = vec![vec!["--help"], vec!["-h"]];
     all.extend(COMMANDS.iter().map(|command| vec![*command, "--help"]));
     for arguments in all {
@@ -45,14 +45,14 @@ fn every_help_fits_a_screen_of_80_by_24() {
 }
 
 #[test]
-fn a_version_is_one_line() {
+fn version_is_one_line() {
     for option in ["-V", "--version"] {
         assert_eq!(said(&[option]), format!("telecomx-gateway {}\n", env!("CARGO_PKG_VERSION")));
     }
 }
 
 #[test]
-fn nothing_is_coloured_that_goes_into_a_pipe() {
+fn output_into_a_pipe_has_no_colours() {
     let wrong: [&[&str]; 4] = [&["--help"], &["run", "--help"], &["nonsense"], &["check", "-c", "/nowhere"]];
     for arguments in wrong {
         let run = run_binary(arguments, b"");
@@ -61,8 +61,8 @@ fn nothing_is_coloured_that_goes_into_a_pipe() {
 }
 
 #[test]
-fn help_is_coloured_on_a_terminal_unless_the_reader_forbids_it() {
-    // script(1) runs a command on a terminal of its own.
+fn help_on_a_terminal_has_colours_unless_no_color() {
+    // script(1) runs a command on a new terminal.
     let on_a_terminal = |variables: &str| {
         let command = format!("{variables} TERM=xterm {} --help", env!("CARGO_BIN_EXE_telecomx-gateway"));
         through("script", &["-qec", &command, "/dev/null"], "")
@@ -70,7 +70,7 @@ fn help_is_coloured_on_a_terminal_unless_the_reader_forbids_it() {
     let (Some((good, coloured)), Some((_, plain))) =
         (on_a_terminal("env -u NO_COLOR"), on_a_terminal("env NO_COLOR=1"))
     else {
-        println!("skipped: help_is_coloured_on_a_terminal_unless_the_reader_forbids_it: script is not installed");
+        println!("skipped: help_on_a_terminal_has_colours_unless_no_color: script is not installed");
         return;
     };
     assert!(good && coloured.contains("\u{1b}["), "{coloured:?}");
@@ -78,13 +78,13 @@ fn help_is_coloured_on_a_terminal_unless_the_reader_forbids_it() {
 }
 
 #[test]
-fn a_health_check_passes_while_the_gateway_is_ready_and_fails_when_it_is_gone() {
+fn healthcheck_follows_the_gateways_readiness() {
     let origin = Origin::start();
     let mut gateway = Gateway::start(&origin);
     let config = gateway.config_file().display().to_string();
     let well = run_binary(&["healthcheck", "-c", &config], b"");
     assert_eq!((well.code, well.stdout.as_str()), (Some(0), ""), "{well:#?}");
-    // The dropped gateway would take its folder along.
+    // Dropping the gateway removes its folder.
     let text = std::fs::read_to_string(&config).expect("its configuration");
     assert_eq!(gateway.terminate().code, Some(0));
     let dir = TempDir::new();
@@ -95,7 +95,7 @@ fn a_health_check_passes_while_the_gateway_is_ready_and_fails_when_it_is_gone() 
 }
 
 #[test]
-fn a_health_check_fails_while_a_gateway_is_not_ready() {
+fn healthcheck_fails_while_the_gateway_is_not_ready() {
     let draining = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = draining.local_addr().expect("its address");
     let answering = std::thread::spawn(move || {
@@ -114,7 +114,7 @@ fn a_health_check_fails_while_a_gateway_is_not_ready() {
 }
 
 #[test]
-fn completions_name_every_command() {
+fn completions_contain_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = said(&["completions", shell]);
         for command in COMMANDS {
@@ -127,7 +127,7 @@ fn completions_name_every_command() {
 #[test]
 fn bash_completes_a_command_and_its_options() {
     let script = said(&["completions", "bash"]);
-    // As bash does it at the tab key: the words, which of them is meant, and the registered function.
+    // As bash does at the tab key: the words, the index of the current one, the registered function.
     let ask = |words: &str, at: usize| {
         let asked = format!(
             "{script}\nCOMP_WORDS=({words}); COMP_CWORD={at}\n\
@@ -145,14 +145,14 @@ fn bash_completes_a_command_and_its_options() {
 }
 
 #[test]
-fn the_manual_page_has_no_fault_and_tells_every_command() {
+fn manual_page_is_valid_and_lists_every_command() {
     let page = said(&["man"]);
     let Some((good, text)) = through("man", &["--warnings", "-E", "UTF-8", "-l", "-"], &page) else {
-        println!("skipped: the_manual_page_has_no_fault_and_tells_every_command: man is not installed");
+        println!("skipped: manual_page_is_valid_and_lists_every_command: man is not installed");
         return;
     };
     assert!(good && !text.contains("warning"), "{text}");
     for part in COMMANDS.iter().chain(&["EXIT STATUS", "SIGNALS", "78", "--explain", "config/gateway.toml"]) {
-        assert!(text.contains(part), "{part} is not told: {text}");
+        assert!(text.contains(part), "{part} is missing: {text}");
     }
 }

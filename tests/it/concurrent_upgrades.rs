@@ -1,5 +1,5 @@
-//! Upgrades at the same time, by both means: after each, one process serves, and it knows of every
-//! change.
+//! Concurrent upgrades by SIGUSR2 and `run --upgrade`: one process serves afterwards, and it has
+//! seen every change.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const WRITE: &str = "/customer/73469a52f4fd7f77ec7b28cc";
 
-/// Rounds of the suite; `UPGRADE_ROUNDS` in the environment asks for more.
+/// Rounds in the suite; `UPGRADE_ROUNDS` sets another number.
 const ROUNDS: usize = 4;
 
 fn rounds() -> usize {
@@ -30,14 +30,14 @@ fn processes(gateway: &Gateway) -> Vec<Pid> {
     ids.filter(runs).map(Pid::from_raw).collect()
 }
 
-/// `run --upgrade` next to the running process.
+/// Starts `run --upgrade` next to the running process.
 fn successor(gateway: &Gateway) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
     command.args(["run", "--upgrade", "-c"]).arg(gateway.config_file());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
 }
 
-/// Ends what is left of the gateway's processes.
+/// Kills the remaining processes of the gateway.
 struct Rest<'a>(&'a Gateway);
 
 impl Drop for Rest<'_> {
@@ -53,7 +53,7 @@ fn version(number: usize) -> String {
 }
 
 #[test]
-fn concurrent_upgrades_leave_one_process_that_knows_all_changes() {
+fn concurrent_upgrades_leave_one_process_with_all_changes() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"server = { upgrade_socket = "{dir}/meet/upgrade.socket", drain = "2s" }"#;
@@ -95,8 +95,7 @@ fn concurrent_upgrades_leave_one_process_that_knows_all_changes() {
             now.len() == 1 && now != before
         });
         wait_until("clients are answered", || answered.load(Ordering::Relaxed) > so_far + 20);
-        // A write, and then every response is from after it; a logout, and then the token is
-        // refused.
+        // After a write every response is newer; after a logout the token is refused.
         origin.document(DUCK, Answer::json(version(round)));
         let token = format!("tok-{round}");
         origin.knows(&token, "VIEWER", OTHER);
@@ -130,7 +129,7 @@ fn changes_through_a_draining_process_reach_its_successor() {
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"server = { upgrade_socket = "{dir}/meet/upgrade.socket", drain = "50s" }"#;
     let mut gateway = Gateway::with(&origin, config);
-    // A write is under way at the process that hands over.
+    // A write is in flight at the predecessor.
     let gate = Gate::closed();
     origin.when(Rule::on(WRITE).method("POST").hold(&gate));
     let write = gateway.client().post(WRITE).bearer("tok-a").body("{}").start();
@@ -172,7 +171,7 @@ fn signals_during_the_start_do_not_end_the_process() {
                 .spawn()
                 .expect("it starts");
             let id = Pid::from_raw(child.id().cast_signed());
-            // The program has begun: before that, no program can decide what a signal does.
+            // The program has begun. Before, the kernel decides the effect of a signal.
             let caught = || {
                 let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
                 let mask =

@@ -1,12 +1,12 @@
-//! Every row of what changes an answer: obeyed when the request is seen and again when it is answered, whatever the API says
-//! to it, and by fetches under way. With the order of things left to chance: `race`.
+//! Every kind of change invalidates when its request arrives, when its response arrives with any
+//! status, and for fetches under way. `race` does the same in random order.
 
 use crate::support::*;
 
 const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
 
-/// A change that passes through, and whom it concerns: the request, and two more (token, customer) whose answers it makes
-/// stale beside those of `tok-<n>` for customer `n`.
+/// A change: its request, and two more pairs of token and customer that it invalidates, in addition
+/// to `tok-<n>` with customer `n`.
 struct Row {
     method: &'static str,
     path: String,
@@ -14,7 +14,7 @@ struct Row {
     others: [(String, String); 2],
 }
 
-/// Every row of the table of what changes an answer, each with a customer and an employee of its own.
+/// Every kind of change, each with its own customer and employee.
 fn rows() -> Vec<Row> {
     let paths = [
         ("POST", "/customer/C"),
@@ -31,7 +31,7 @@ fn rows() -> Vec<Row> {
     let row = |(n, (method, path)): (usize, (&'static str, &str))| {
         let token = format!("tok-{n}");
         let of_token = path.contains("reseller");
-        // Of one token, all customers; else that customer or employee for another token.
+        // All customers of one token, or that customer or employee for another token.
         let other = |name: char, number: usize| match of_token {
             true => (token.clone(), customer(number + n)),
             false => (format!("{token}-{name}"), customer(n)),
@@ -44,7 +44,7 @@ fn rows() -> Vec<Row> {
     paths.into_iter().enumerate().map(row).collect()
 }
 
-/// A stand-in that knows everyone whom the rows name.
+/// A stand-in API that accepts all tokens of the rows.
 fn origin_of(rows: &[Row]) -> Origin {
     let origin = Origin::start();
     origin.knows("tok-admin", "ADMIN", DUCK);
@@ -58,7 +58,7 @@ fn origin_of(rows: &[Row]) -> Origin {
 }
 
 #[test]
-fn every_change_is_obeyed_when_it_is_seen_and_again_when_it_is_answered() {
+fn every_change_invalidates_on_request_and_on_response() {
     let rows = rows();
     let origin = origin_of(&rows);
     let gateway = Gateway::start(&origin);
@@ -77,19 +77,19 @@ fn every_change_is_obeyed_when_it_is_seen_and_again_when_it_is_answered() {
             origin.wait_for_fetches(id, before + 1);
             pending
         };
-        // A fetch that begins before the request of the change and ends after its answer.
+        // A fetch that begins before the request of the change and ends after its response.
         let began_before = held(early);
         let answer = Gate::closed();
         origin.when(Rule::on(path).method(method).hold(&answer).times(1));
         let change = client.call(method, path).bearer(by).body(if *method == "GET" { "" } else { "{}" }).start();
         origin.wait_until(&what, |seen| seen.iter().any(|seen| seen.path() == path && seen.method == *method));
-        // Seen: what was stored is not given any more. What is fetched now may be old or new.
+        // The request arrived: stored entries are not served. A fetch now may return the old or new state.
         assert_eq!(get(&token, &id).assert_status(200).cache_status(), STORED, "{what} was seen");
         assert!(get(&token, &id).is_hit());
         let began_between = held(middle);
         answer.open();
         change.finish().assert_status(200);
-        // Answered: neither is that.
+        // The response arrived: entries stored meanwhile are not served either.
         assert_eq!(get(&token, &id).assert_status(200).cache_status(), STORED, "{what} was answered");
         gate.open();
         for (pending, (token, id)) in [(began_before, early), (began_between, middle)] {
@@ -101,7 +101,7 @@ fn every_change_is_obeyed_when_it_is_seen_and_again_when_it_is_answered() {
 }
 
 #[test]
-fn a_change_that_failed_counts_as_one() {
+fn failed_change_invalidates() {
     let rows = rows();
     let origin = origin_of(&rows);
     let gateway = Gateway::start(&origin);

@@ -1,5 +1,5 @@
-//! What is stored, for how long it is fresh, and what becomes of it then: RFC 9111 seen as a private cache per caller, whose
-//! times are configured, and which the API's own word can only shorten.
+//! Freshness: RFC 9111 as a private cache per caller with configured lifetimes, which the API's
+//! responses can only shorten.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +7,27 @@ use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
-const FETCHED_ANEW: &str = "telecomx-gateway; fwd=stale; stored";
+const FETCHED_AGAIN: &str = "telecomx-gateway; fwd=stale; stored";
 const ASKED_FOR: &str = "telecomx-gateway; fwd=request; stored";
 const RENEWED: &str = "telecomx-gateway; fwd=stale; fwd-status=304; stored";
 
-/// Fresh for ten minutes, and not a moment longer.
+/// Fresh for ten minutes, never served stale.
 const LONG: &str = r#"
     cache = { ttl = "10m", stale_while_revalidate = "0s" }
     identity = { ttl = "10m", refresh_after = "10m", session = "1h" }
 "#;
-/// Fresh for a moment, then to be fetched anew before it is given.
+/// Fresh for a moment, then fetched again before it is served.
 const SHORT: &str = r#"
     cache = { ttl = "300ms", stale_while_revalidate = "0s" }
     identity = { ttl = "10m", refresh_after = "10m" }
 "#;
-/// Fresh for a moment, then given stale for a long time.
+/// Fresh for a moment, then served stale for a long time.
 const SHORT_THEN_STALE: &str = r#"
     cache = { ttl = "300ms", stale_while_revalidate = "10m" }
     identity = { ttl = "10m", refresh_after = "10m", session = "1h" }
 "#;
 
-/// A stand-in that knows `tok-a`, a VIEWER.
+/// A stand-in API that accepts `tok-a`, a VIEWER.
 fn origin() -> Origin {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
@@ -38,7 +38,7 @@ fn get(gateway: &Gateway, id: &str) -> Response {
     gateway.client().get(&name_of(id)).bearer("tok-a").send()
 }
 
-/// Asks until the answer is what is waited for, and gives that answer. Every one on the way is a 200.
+/// Sends requests until a response is `wanted`, and returns it. Each one before is a 200.
 fn get_until(gateway: &Gateway, id: &str, what: &str, wanted: impl Fn(&Response) -> bool) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -52,14 +52,14 @@ fn get_until(gateway: &Gateway, id: &str, what: &str, wanted: impl Fn(&Response)
     }
 }
 
-/// The seconds left of a fresh answer's time.
+/// The remaining lifetime of a fresh response in seconds.
 #[track_caller]
 fn left(response: &Response) -> u64 {
     let ttl = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=").and_then(|ttl| ttl.parse().ok());
     ttl.unwrap_or_else(|| panic!("not fresh: {response:#?}"))
 }
 
-/// By how many seconds an answer is past its time, if it says that it is, and why.
+/// The seconds since a stale response expired, if its `Cache-Status` has this detail.
 fn past(response: &Response, detail: &str) -> Option<u64> {
     let rest = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=-")?;
     rest.strip_suffix(detail)?.strip_suffix("; detail=")?.parse().ok().filter(|past| *past >= 1)
@@ -74,7 +74,7 @@ fn document(id: &str, name: &str) -> Answer {
 }
 
 #[test]
-fn the_api_can_shorten_the_time_of_an_answer_and_never_lengthen_it() {
+fn api_can_shorten_a_lifetime_but_not_lengthen_it() {
     let origin = origin();
     let gateway = Gateway::with(&origin, LONG);
     let cases: [(&[(&str, &str)], u64); 14] = [
@@ -99,14 +99,14 @@ fn the_api_can_shorten_the_time_of_an_answer_and_never_lengthen_it() {
         origin.document(&id, answer);
         assert_eq!(get(&gateway, &id).assert_status(200).cache_status(), STORED, "{fields:?}");
         let left = left(&get(&gateway, &id));
-        // Up to twenty seconds may have passed on a machine that is busy; no two cases are that near.
+        // Up to twenty seconds may pass on a busy machine; no two cases are that close.
         assert!((seconds - 20..=seconds).contains(&left), "{fields:?}: {left}");
         assert_eq!(origin.fetches(&id), 1, "{fields:?}");
     }
 }
 
 #[test]
-fn what_the_api_forbids_to_keep_is_not_kept() {
+fn response_that_must_not_be_stored_is_not_stored() {
     let origin = origin();
     let gateway = Gateway::with(&origin, LONG);
     let cases = [
@@ -135,7 +135,7 @@ fn what_the_api_forbids_to_keep_is_not_kept() {
             assert_eq!(response.header("set-cookie"), None);
         }
     }
-    // The same for what was kept before the API said so.
+    // The same for an entry that was stored before.
     let id = customer(99);
     origin.document(&id, document(&id, "old").header("Cache-Control", "max-age=1"));
     get(&gateway, &id);
@@ -146,20 +146,20 @@ fn what_the_api_forbids_to_keep_is_not_kept() {
 }
 
 #[test]
-fn an_answer_is_fetched_once_in_its_time_and_its_age_begins_anew() {
+fn entry_is_fetched_once_per_lifetime() {
     let origin = origin();
     let gateway = Gateway::with(&origin, r#"cache = { ttl = "2s", stale_while_revalidate = "0s" }"#);
     let began = Instant::now();
     assert_eq!(get(&gateway, DUCK).assert_status(200).cache_status(), STORED);
-    let anew = get_until(&gateway, DUCK, "its end", |response| !response.is_hit());
-    assert_eq!((anew.cache_status(), origin.fetches(DUCK)), (FETCHED_ANEW, 2));
+    let again = get_until(&gateway, DUCK, "its end", |response| !response.is_hit());
+    assert_eq!((again.cache_status(), origin.fetches(DUCK)), (FETCHED_AGAIN, 2));
     assert!(began.elapsed() >= Duration::from_secs(2), "not before its whole time: {:?}", began.elapsed());
-    assert!(age(&anew) < 2, "{anew:#?}");
+    assert!(age(&again) < 2, "{again:#?}");
     assert!(get(&gateway, DUCK).is_hit());
 }
 
 #[test]
-fn what_a_slow_api_says_is_as_old_as_the_question() {
+fn age_of_a_slow_response_counts_from_its_request() {
     let origin = origin();
     let gateway = Gateway::with(&origin, LONG);
     get(&gateway, OTHER);
@@ -175,7 +175,7 @@ fn what_a_slow_api_says_is_as_old_as_the_question() {
 }
 
 #[test]
-fn a_caller_may_have_the_apis_own_word_once_a_second() {
+fn no_cache_revalidates_at_most_once_a_second() {
     let origin = origin();
     let gateway = Gateway::with(&origin, LONG);
     let wishes = [
@@ -214,7 +214,7 @@ fn a_caller_may_have_the_apis_own_word_once_a_second() {
 }
 
 #[test]
-fn how_stale_an_answer_may_be_is_not_the_callers_to_say() {
+fn max_stale_of_a_client_is_ignored() {
     let origin = origin();
     let gateway = Gateway::with(&origin, SHORT);
     get(&gateway, DUCK);
@@ -226,7 +226,7 @@ fn how_stale_an_answer_may_be_is_not_the_callers_to_say() {
 }
 
 #[test]
-fn only_if_cached_is_answered_from_what_is_stored_or_with_504() {
+fn only_if_cached_is_a_hit_or_504() {
     let origin = origin();
     let only_cached = |gateway: &Gateway| {
         gateway.client().get(P).bearer("tok-a").header("Cache-Control", "only-if-cached, no-cache").send()
@@ -246,7 +246,7 @@ fn only_if_cached_is_answered_from_what_is_stored_or_with_504() {
 }
 
 #[test]
-fn a_stale_answer_comes_at_once_while_one_refresh_runs_with_its_callers_own_token() {
+fn stale_entry_is_served_while_one_refresh_runs() {
     let origin = origin();
     origin.knows("tok-b", "OWNER", DUCK);
     let gateway = Gateway::with(&origin, SHORT_THEN_STALE);
@@ -275,7 +275,7 @@ fn a_stale_answer_comes_at_once_while_one_refresh_runs_with_its_callers_own_toke
 }
 
 #[test]
-fn after_the_api_said_no_nothing_stale_is_given() {
+fn refusal_of_the_api_ends_stale_entries() {
     for (remembered, while_revalidating) in [("0s", "0s"), ("0s", "10m"), ("300ms", "0s"), ("300ms", "10m")] {
         let origin = origin();
         let config = format!(
@@ -284,7 +284,7 @@ fn after_the_api_said_no_nothing_stale_is_given() {
             identity = {{ ttl = "10m", refresh_after = "10m", session = "1h" }}"#
         );
         let gateway = Gateway::with(&origin, &config);
-        // A 401 ends all of its token's, so each no has a token of its own.
+        // A 401 ends all entries of its token, so each case has its own token.
         let cases = [(401, DUCK), (403, OTHER), (404, THIRD)].map(|(said, id)| (said, id, format!("tok-{said}")));
         let ask = |id: &str, token: &str| gateway.client().get(&name_of(id)).bearer(token).send();
         for (said, id, token) in &cases {
@@ -297,7 +297,7 @@ fn after_the_api_said_no_nothing_stale_is_given() {
         }
         origin.when(Rule::on("/").close());
         for (said, id, token) in &cases {
-            // Past the time that the no itself is remembered.
+            // Wait until the negative entry has expired.
             wait_until("the API fails", || ask(id, token).status != *said);
             for _ in 0..3 {
                 ask(id, token).assert_error(502, "bad_gateway");
@@ -306,7 +306,7 @@ fn after_the_api_said_no_nothing_stale_is_given() {
     }
 }
 
-/// The document `name`, or 304 to whom it was given already.
+/// The document `name`, or 304 for its validator.
 fn validated(id: &'static str, name: &'static str, field: &'static str, validator: &'static str) -> Rule {
     let asked_with = if field == "ETag" { "If-None-Match" } else { "If-Modified-Since" };
     Rule::on("/customer/").made(move |seen| match seen.header(asked_with) {
@@ -316,7 +316,7 @@ fn validated(id: &'static str, name: &'static str, field: &'static str, validato
 }
 
 #[test]
-fn what_the_api_says_still_holds_is_renewed() {
+fn entry_is_renewed_by_a_304() {
     for (field, asked_with, first, second) in [
         ("ETag", "If-None-Match", "\"v1\"", "W/\"v2\""),
         ("Last-Modified", "If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 02 Jan 2026 00:00:00 GMT"),
@@ -331,10 +331,10 @@ fn what_the_api_says_still_holds_is_renewed() {
             assert_eq!(renewed.cache_status(), RENEWED, "{field}");
             assert_eq!((&renewed.body, renewed.header("etag")), (&original.body, original.header("etag")));
         }
-        // Of what changed, the new validator is what the API is asked with.
+        // After a change the gateway revalidates with the new validator.
         origin.when(validated(DUCK, "two", field, second));
         let changed = get_until(&gateway, DUCK, "the change", |response| response.text().contains("two"));
-        assert_eq!(changed.cache_status(), FETCHED_ANEW);
+        assert_eq!(changed.cache_status(), FETCHED_AGAIN);
         get_until(&gateway, DUCK, "its end", |response| response.cache_status() == RENEWED);
         let asked: Vec<_> =
             origin.fetched(DUCK).iter().map(|seen| seen.header(asked_with).map(str::to_owned)).collect();
@@ -344,7 +344,7 @@ fn what_the_api_says_still_holds_is_renewed() {
 }
 
 #[test]
-fn a_renewal_in_the_background_makes_the_next_answer_fresh() {
+fn background_revalidation_makes_the_next_response_fresh() {
     let origin = origin();
     let gateway = Gateway::with(
         &origin,
@@ -355,18 +355,18 @@ fn a_renewal_in_the_background_makes_the_next_answer_fresh() {
     get(&gateway, DUCK);
     let stale = get_until(&gateway, DUCK, "a stale answer", |response| past(response, "revalidating").is_some());
     let fresh = get_until(&gateway, DUCK, "a fresh one", Response::is_hit);
-    assert!(age(&stale) >= 2 && age(&fresh) < 2, "its age begins anew: {fresh:#?}");
+    assert!(age(&stale) >= 2 && age(&fresh) < 2, "a new entry: {fresh:#?}");
     let conditional = origin.count(|seen| seen.header("if-none-match") == Some("\"v1\""));
     assert!(conditional >= 1 && conditional == origin.fetches(DUCK) - 1, "{:#?}", origin.fetched(DUCK));
 }
 
 #[test]
-fn a_304_that_nobody_asked_for_is_a_502() {
+fn unrequested_304_is_a_502() {
     let origin = origin();
     origin.when(Rule::on("/customer/").answer(Answer::new(304).header("ETag", "\"v1\"")));
     let gateway = Gateway::start(&origin);
     get(&gateway, DUCK).assert_error(502, "bad_gateway");
-    // What a caller holds is not what the gateway holds.
+    // The client's validator is not the gateway's.
     let call = gateway.client().get(P).bearer("tok-a").header("If-None-Match", "\"v1\"");
     call.send().assert_error(502, "bad_gateway");
     assert!(origin.fetched(DUCK).iter().all(|seen| seen.header("if-none-match").is_none()));
@@ -375,7 +375,7 @@ fn a_304_that_nobody_asked_for_is_a_502() {
 }
 
 #[test]
-fn a_304_that_forbids_to_keep_it_is_obeyed() {
+fn no_store_on_a_304_evicts_the_entry() {
     let origin = origin();
     let gateway = Gateway::with(&origin, SHORT);
     origin.when(Rule::on("/customer/").answer(document(DUCK, "one").header("ETag", "\"v1\"")).times(1));
@@ -389,7 +389,7 @@ fn a_304_that_forbids_to_keep_it_is_obeyed() {
 }
 
 #[test]
-fn a_gateway_that_starts_anew_remembers_nothing() {
+fn restarted_gateway_has_an_empty_cache() {
     let origin = origin();
     for start in 1..=2 {
         let gateway = Gateway::with(&origin, LONG);

@@ -1,4 +1,4 @@
-//! The program as a process: its arguments, exit codes, signals and logs.
+//! The process: arguments, exit codes, signals and logs.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn run(arguments: &[&str]) -> Run {
     run_binary(arguments, b"")
 }
 
-/// A configuration in a folder of its own.
+/// A configuration in its own folder.
 fn config(toml: &str) -> (TempDir, String) {
     let dir = TempDir::new();
     let path = dir.write("gateway.toml", toml).display().to_string();
@@ -22,7 +22,7 @@ fn config(toml: &str) -> (TempDir, String) {
 }
 
 #[test]
-fn version_and_help_are_told() {
+fn version_and_help_are_printed() {
     let version = run(&["--version"]);
     assert_eq!(version.code, Some(0), "{version:#?}");
     assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{version:#?}");
@@ -34,7 +34,7 @@ fn version_and_help_are_told() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2() {
+fn wrong_usage_exits_with_2() {
     let wrong: [&[&str]; 5] =
         [&[], &["--nonsense"], &["nonsense"], &["run", "--nonsense"], &["redact", "--role", "KING"]];
     for arguments in wrong {
@@ -45,7 +45,7 @@ fn wrong_usage_ends_with_2() {
 }
 
 #[test]
-fn a_wrong_configuration_ends_with_78_and_all_of_its_errors() {
+fn invalid_configuration_exits_with_78_and_all_errors() {
     let wrong = "[server]\nlisten = [\"127.0.0.1:8080\"]\ndrain = \"ten\"\n\n[upstream]\nurl = \"gopher://x\"\n\n[cache]\nttll = \"1s\"\n";
     let (_dir, path) = config(wrong);
     for command in ["run", "check"] {
@@ -63,7 +63,7 @@ fn a_wrong_configuration_ends_with_78_and_all_of_its_errors() {
 }
 
 #[test]
-fn a_missing_or_unreadable_configuration_ends_with_78() {
+fn missing_or_unreadable_configuration_exits_with_78() {
     let (dir, path) = config("[upstream");
     let missing = dir.path().join("missing.toml").display().to_string();
     let folder = dir.path().display().to_string();
@@ -81,7 +81,7 @@ fn a_missing_or_unreadable_configuration_ends_with_78() {
 }
 
 #[test]
-fn a_good_configuration_is_called_good_and_explained() {
+fn valid_configuration_is_ok_and_explained() {
     let (_dir, path) = config("[upstream]\nurl = \"https://api.example\"\n");
     let good = run(&["check", "-c", &path]);
     assert_eq!(good.code, Some(0), "{good:#?}");
@@ -93,7 +93,7 @@ fn a_good_configuration_is_called_good_and_explained() {
 }
 
 #[test]
-fn a_cache_that_outlives_the_session_is_refused() {
+fn cache_times_longer_than_the_session_are_refused() {
     let (_dir, path) =
         config("[upstream]\nurl = \"https://api.example\"\n[cache]\nttl = \"14m\"\nstale_while_revalidate = \"1m\"\n");
     let run = run(&["check", "-c", &path]);
@@ -102,7 +102,7 @@ fn a_cache_that_outlives_the_session_is_refused() {
 }
 
 #[test]
-fn a_variable_goes_over_the_file() {
+fn environment_variable_overrides_the_file() {
     let (_dir, path) = config("");
     let variable = [("TELECOMX_GATEWAY__UPSTREAM__URL", "https://from-the-environment.example")];
     let run = run_binary_with(&variable, &["check", "-c", &path, "--explain"], b"");
@@ -111,7 +111,7 @@ fn a_variable_goes_over_the_file() {
 }
 
 #[test]
-fn an_occupied_port_is_told_once_and_clearly() {
+fn occupied_port_is_one_error_that_names_its_owner() {
     let origin = Origin::start();
     let taken = origin.address();
     let free = unused_port();
@@ -129,24 +129,24 @@ fn an_occupied_port_is_told_once_and_clearly() {
         assert_eq!(told, 1, "{run:#?}");
         let program = std::env::current_exe().expect("this program");
         let name = program.file_name().expect("a name").to_string_lossy();
-        let holder = format!("the port is used by process {} ({name})", std::process::id());
-        assert!(said.contains(&holder), "who holds it is told: {run:#?}");
+        let owner = format!("the port is used by process {} ({name})", std::process::id());
+        assert!(said.contains(&owner), "the owner is named: {run:#?}");
         assert!(!said.contains("panicked"), "{run:#?}");
     }
 }
 
 #[test]
-fn the_sandbox_too_tells_who_holds_its_port() {
+fn sandbox_names_the_owner_of_an_occupied_port() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("its address").to_string();
     let run = run(&["sandbox", "--listen", &address]);
     assert_eq!(run.code, Some(1), "{run:#?}");
-    let holder = format!("process {} (", std::process::id());
-    assert!(run.stderr.contains(&address) && run.stderr.contains(&holder), "{run:#?}");
+    let owner = format!("process {} (", std::process::id());
+    assert!(run.stderr.contains(&address) && run.stderr.contains(&owner), "{run:#?}");
 }
 
 #[test]
-fn the_start_tells_where_it_listens_and_what_it_protects() {
+fn start_logs_listeners_and_redaction() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "redaction.reveal_to = \"ADMIN\"\nforward.blocked = [\"/a\", \"/b/**\"]");
     gateway.wait_for_log("ready: ");
@@ -161,19 +161,19 @@ fn the_start_tells_where_it_listens_and_what_it_protects() {
 }
 
 #[test]
-fn a_term_stops_an_idle_process_at_once() {
+fn sigterm_stops_an_idle_process_at_once() {
     let origin = Origin::start();
     let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
-    // A connection that is kept but idle is nothing to wait for.
+    // An idle connection does not delay the exit.
     let mut connection = gateway.client().connect();
     gateway.client().get("/elsewhere").send_on(&mut connection).assert_status(200);
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
-    assert!(run.took < Duration::from_secs(25), "it waited for nobody: {run:#?}");
+    assert!(run.took < Duration::from_secs(25), "it waited for no client: {run:#?}");
 }
 
 #[test]
-fn a_term_waits_for_a_request_in_flight() {
+fn sigterm_waits_for_a_request_in_flight() {
     for (path, held) in [(P, "/customer/"), ("/elsewhere", "/elsewhere")] {
         let origin = Origin::start();
         origin.knows("tok-a", "VIEWER", DUCK);
@@ -196,7 +196,7 @@ fn a_term_waits_for_a_request_in_flight() {
 }
 
 #[test]
-fn while_the_drain_is_delayed_new_connections_are_served_and_readiness_says_no() {
+fn drain_delay_serves_connections_while_not_ready() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let mut gateway = Gateway::with(&origin, r#"server = { drain_delay = "2s", drain = "50s" }"#);
@@ -205,7 +205,7 @@ fn while_the_drain_is_delayed_new_connections_are_served_and_readiness_says_no()
     gateway.signal(Signal::SIGTERM);
     let ready = || gateway.admin().get("/readyz").try_send().map(|answer| answer.status);
     wait_until("it is not ready", || ready() == Some(503));
-    // A load balancer has not looked yet.
+    // The load balancer has not polled `/readyz` yet.
     let late = gateway.client().get(P).bearer("tok-a").send();
     assert_eq!((late.assert_status(200).is_hit(), late.header("connection")), (true, Some("close")));
     assert!(began.elapsed() < Duration::from_secs(2), "too slow a machine to tell: {:?}", began.elapsed());
@@ -216,7 +216,7 @@ fn while_the_drain_is_delayed_new_connections_are_served_and_readiness_says_no()
 }
 
 #[test]
-fn a_request_longer_than_the_drain_is_cut_and_told() {
+fn request_longer_than_the_drain_is_aborted_and_logged() {
     let origin = Origin::start();
     let gate = Gate::closed();
     origin.when(Rule::on("/elsewhere").hold(&gate));
@@ -229,7 +229,7 @@ fn a_request_longer_than_the_drain_is_cut_and_told() {
 }
 
 #[test]
-fn an_int_stops_at_once_whatever_is_in_flight() {
+fn sigint_stops_at_once_with_requests_in_flight() {
     let origin = Origin::start();
     let gate = Gate::closed();
     origin.when(Rule::on("/elsewhere").hold(&gate));
@@ -244,7 +244,7 @@ fn an_int_stops_at_once_whatever_is_in_flight() {
 }
 
 #[test]
-fn a_document_on_standard_input_is_redacted() {
+fn document_on_standard_input_is_redacted() {
     let (_dir, path) = config("[upstream]\nurl = \"https://api.example\"\n");
     let document = upstream_document(DUCK);
     let redact = |role: &str, input: &str| run_binary(&["redact", "-c", &path, "--role", role], input.as_bytes());
@@ -262,7 +262,7 @@ fn a_document_on_standard_input_is_redacted() {
 }
 
 #[test]
-fn the_schema_is_json_and_knows_every_table() {
+fn schema_is_json_and_contains_every_table() {
     let run = run(&["schema"]);
     assert_eq!(run.code, Some(0), "{run:#?}");
     let schema: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
@@ -272,7 +272,7 @@ fn the_schema_is_json_and_knows_every_table() {
 }
 
 #[test]
-fn every_line_of_the_log_is_json() {
+fn every_log_line_is_json() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"log.format = "json""#);
@@ -296,7 +296,7 @@ fn every_line_of_the_log_is_json() {
 }
 
 #[test]
-fn the_most_talkative_log_tells_no_token_and_no_secret() {
+fn debug_log_contains_no_token_and_no_secret() {
     let origin = Origin::start();
     origin.knows("tok-a", "RESELLER", DUCK);
     let gateway = Gateway::with(&origin, "log = { level = \"trace\", format = \"text\" }");
@@ -315,7 +315,7 @@ fn the_most_talkative_log_tells_no_token_and_no_secret() {
 }
 
 #[test]
-fn a_log_of_errors_only_is_silent_about_what_went_well() {
+fn error_log_level_logs_no_success() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"log.access = "errors""#);
     gateway.client().get("/elsewhere").header("X-Request-Id", "went-well").send().assert_status(200);
@@ -325,11 +325,12 @@ fn a_log_of_errors_only_is_silent_about_what_went_well() {
     assert!(!gateway.log().contains("went-well"));
 }
 
-/// Set for the child of this test alone, which is this test binary again: in the gateway itself nothing panics.
+/// Set for the child of this test only. The child is this test binary, since the gateway does not
+/// panic.
 const PANICS: &str = "TELECOMX_GATEWAY_TEST_PANICS";
 
 #[test]
-fn a_panic_is_logged_by_its_place_alone() {
+fn panic_is_logged_by_its_location_only() {
     if let Ok(format) = std::env::var(PANICS) {
         let config = config::parse("test", "upstream.url = \"http://127.0.0.1:1\"", []).expect("a configuration");
         let format = if format == "text" { LogFormat::Text } else { LogFormat::Json };
@@ -342,7 +343,7 @@ fn a_panic_is_logged_by_its_place_alone() {
     }
     for format in ["text", "json"] {
         let mut child = std::process::Command::new(std::env::current_exe().expect("this test binary"));
-        child.args(["--exact", "process::a_panic_is_logged_by_its_place_alone", "--nocapture"]).env(PANICS, format);
+        child.args(["--exact", "process::panic_is_logged_by_its_location_only", "--nocapture"]).env(PANICS, format);
         let run = child.output().expect("a child process");
         assert!(run.status.success(), "{run:#?}");
         let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
@@ -354,7 +355,7 @@ fn a_panic_is_logged_by_its_place_alone() {
 }
 
 #[test]
-fn the_shipped_unit_allows_no_core_dump() {
+fn shipped_unit_allows_no_core_dump() {
     let unit = include_str!("../../deploy/systemd/telecomx-gateway.service");
     let (_, service) = unit.split_once("\n[Service]\n").expect("a service");
     let (service, _) = service.split_once("\n[").expect("another section");
@@ -363,7 +364,7 @@ fn the_shipped_unit_allows_no_core_dump() {
 }
 
 #[test]
-fn what_operators_are_told_of_a_configuration_holds_no_secret_of_it() {
+fn configuration_messages_contain_no_secret() {
     let dir = TempDir::new();
     for (name, secret) in
         [("admin-token", "tok-admin-PLANTED"), ("key.pem", "PLANTED tok-key"), ("cert.pem", "PLANTED")]
@@ -395,7 +396,7 @@ fn what_operators_are_told_of_a_configuration_holds_no_secret_of_it() {
 }
 
 #[test]
-fn of_hits_the_part_has_a_line_that_was_asked_for_and_all_else_has_one_each() {
+fn access_log_samples_hits_and_logs_all_others() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "log.hits = 0.1");
@@ -416,10 +417,10 @@ fn of_hits_the_part_has_a_line_that_was_asked_for_and_all_else_has_one_each() {
     }
     gateway.wait_for_log("n-4");
     assert_eq!((lines("miss"), lines("bypass")), (1, 5));
-    // Each of its two threads begins with one.
+    // Each of the two threads logs its first hit.
     assert!((9..=12).contains(&lines("hit")), "{}", lines("hit"));
     assert_eq!(gateway.metric("requests_total", &[("cache", "hit")]), 100.0);
-    // A reload changes it.
+    // A reload changes the mode.
     let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
     gateway.rewrite("gateway.toml", &config.replace("hits = 0.1", "hits = 0.0"));
     gateway.admin().post("/reload").send().assert_status(200);
@@ -431,7 +432,7 @@ fn of_hits_the_part_has_a_line_that_was_asked_for_and_all_else_has_one_each() {
 }
 
 #[test]
-fn a_reload_changes_the_level_and_which_requests_have_a_line() {
+fn reload_changes_log_level_and_access_mode() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"log = { level = "info", access = "all" }"#);
     let ask = |id: &str| {
@@ -457,14 +458,14 @@ fn a_reload_changes_the_level_and_which_requests_have_a_line() {
 }
 
 #[test]
-fn one_thread_serves_everything_that_several_do() {
+fn one_thread_serves_all_kinds_of_requests() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
     origin.when(Rule::on("/slow").hold(&gate));
     let mut gateway = Gateway::with(&origin, r#"server = { threads = 1, drain = "50s" }"#);
     let client = gateway.client();
-    // While this one waits, the others are answered.
+    // While this request waits, others get responses.
     let waiting = client.get("/slow").start();
     origin.wait_until("the slow one is there", |seen| seen.iter().any(|seen| seen.path() == "/slow"));
     let ask = || client.get(P).bearer("tok-a").send();

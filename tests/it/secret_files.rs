@@ -1,5 +1,4 @@
-//! What `check` and `run` say of secrets, trust anchors and certificates that are not as they
-//! should be.
+//! Files that the configuration names: secrets, trust anchors and certificates that are invalid.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -17,7 +16,7 @@ fn secret(dir: &TempDir, name: &str, contents: &str, mode: u32) -> String {
 }
 
 #[test]
-fn admin_token_beyond_loopback_has_16_characters() {
+fn short_admin_token_is_refused_beyond_loopback() {
     let dir = TempDir::new();
     for (length, listen, code) in [(1, "0.0.0.0", 78), (15, "0.0.0.0", 78), (16, "0.0.0.0", 0), (1, "127.0.0.1", 0)] {
         let token = secret(&dir, "token", &format!("{}\n", "x".repeat(length)), 0o600);
@@ -31,7 +30,7 @@ fn admin_token_beyond_loopback_has_16_characters() {
 }
 
 #[test]
-fn secret_that_others_can_read_is_a_warning() {
+fn secret_that_others_can_read_causes_a_warning() {
     let dir = TempDir::new();
     for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
         let keys = secret(&dir, "keys", "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n", mode);
@@ -71,7 +70,7 @@ fn failed_admin_credentials_are_counted() {
 #[test]
 fn missing_trust_anchors_are_a_configuration_error() {
     let dir = TempDir::new();
-    let nowhere = [("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")];
+    let no_anchors = [("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")];
     let toml = |scheme: &str| {
         format!(
             "upstream.url = \"{scheme}://127.0.0.1:1\"\nserver.listen = [\"{}\"]\nadmin.listen = \"{}\"\n",
@@ -81,12 +80,12 @@ fn missing_trust_anchors_are_a_configuration_error() {
     };
     let config = dir.write("gateway.toml", &toml("https")).display().to_string();
     for command in ["check", "run"] {
-        let run = run_binary_with(&nowhere, &[command, "-c", &config], b"");
+        let run = run_binary_with(&no_anchors, &[command, "-c", &config], b"");
         assert_eq!(run.code, Some(78), "{run:#?}");
         assert!(run.stderr.contains("trust anchors") && !run.stderr.contains("panicked"), "{run:#?}");
     }
-    assert_eq!(check(&dir, &toml("http"), &nowhere).code, Some(0));
-    // One that is cut, one with bytes behind its end, and a good one.
+    assert_eq!(check(&dir, &toml("http"), &no_anchors).code, Some(0));
+    // A truncated certificate, one with bytes after its end, and a valid one.
     let (good, other) = (Authority::new(), Authority::new());
     let cut = other.pem().replace("-----END", "\n=====\n-----END");
     let (short, _) = other.pem().split_at(200);
@@ -106,7 +105,7 @@ fn gateway_without_trust_anchors_serves_a_plain_api() {
 const TLS: &str = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }"#;
 
 #[test]
-fn certificate_that_is_valid_later_is_shown_then() {
+fn certificate_is_loaded_once_it_becomes_valid() {
     let origin = Origin::start();
     let authority = Authority::new();
     let (certificate, key) = authority.certificate().pem();
@@ -126,15 +125,15 @@ fn unchanged_expired_certificate_does_not_refuse_a_reload() {
     let (certificate, key) = authority.expired_certificate().pem();
     let gateway = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(TLS).start();
     assert_eq!(gateway.admin().post("/reload").send().status, 200);
-    // Written again, with the same content.
+    // The file is rewritten with the same content.
     gateway.rewrite("cert.pem", &certificate);
     assert_eq!(gateway.admin().post("/reload").send().status, 200);
-    // Another one that is over is refused.
+    // Another expired certificate is refused.
     let (certificate, key) = authority.expired_certificate().pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
     assert_eq!(gateway.admin().post("/reload").send().status, 422);
-    // An expired extra in the chain of a good one is not.
+    // An expired extra certificate in the chain is not.
     let (certificate, key) = authority.certificate().pem();
     let (extra, _) = authority.expired_certificate().pem();
     gateway.rewrite("key.pem", &key);

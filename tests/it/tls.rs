@@ -1,4 +1,4 @@
-//! The public port over TLS.
+//! The TLS listener: certificates, client certificates, failed handshakes.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -16,7 +16,7 @@ fn start(origin: &Origin, certificate: &Certificate) -> Gateway {
 }
 
 #[test]
-fn the_same_is_served_over_tls_as_in_plain() {
+fn tls_listener_shares_the_cache_of_the_plain_one() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let authority = Authority::new();
@@ -32,7 +32,7 @@ fn the_same_is_served_over_tls_as_in_plain() {
 }
 
 #[test]
-fn the_api_is_told_that_it_came_over_tls() {
+fn forwarded_proto_is_https_for_a_request_over_tls() {
     let origin = Origin::start();
     let authority = Authority::new();
     let gateway = start(&origin, &authority.certificate());
@@ -43,7 +43,7 @@ fn the_api_is_told_that_it_came_over_tls() {
 }
 
 #[test]
-fn a_certificate_that_changes_is_taken_up() {
+fn changed_certificate_is_loaded() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let (first, second) = (Authority::new(), Authority::new());
@@ -53,15 +53,15 @@ fn a_certificate_that_changes_is_taken_up() {
     let (certificate, key) = second.certificate().pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
-    wait_until("the new certificate is shown", || second.exchange(gateway.tls_address(), REQUEST).is_ok());
+    wait_until("the new certificate is presented", || second.exchange(gateway.tls_address(), REQUEST).is_ok());
 }
 
-/// The names of its files, which callers' certificates are looked at by.
+/// TLS with client certificates.
 const CLIENTS: &str = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem",
     client_ca_file = "{dir}/clients.pem", client_auth = "WHICH" }"#;
 
 #[test]
-fn callers_certificates_are_asked_for_where_it_says_so() {
+fn client_certificate_is_required_or_optional_as_configured() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let (own, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
@@ -74,19 +74,19 @@ fn callers_certificates_are_asked_for_where_it_says_so() {
         assert!(known.starts_with("HTTP/1.1 200"), "{which}: {known}");
         assert_eq!(own.exchange(address, REQUEST).is_ok(), without, "{which}");
         for stranger in [strangers.certificate(), clients.expired_certificate()] {
-            assert!(own.exchange_as(&stranger, address, REQUEST).is_err(), "{which}: a certificate shown must be good");
+            assert!(own.exchange_as(&stranger, address, REQUEST).is_err(), "{which}: must be valid");
         }
         let failures = if without { 2.0 } else { 3.0 };
         gateway.wait_for_metric("tls_handshake_failures_total", &[("reason", "client_certificate")], failures);
-        // A certificate says who may connect, not who calls.
-        let nobody = REQUEST.replace("Authorization: Bearer tok-a\r\n", "");
-        let answer = own.exchange_as(&clients.certificate(), address, &nobody).expect("an answer");
+        // The certificate admits the client; the token identifies the caller.
+        let without_token = REQUEST.replace("Authorization: Bearer tok-a\r\n", "");
+        let answer = own.exchange_as(&clients.certificate(), address, &without_token).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 401"), "{which}: {answer}");
     }
 }
 
 #[test]
-fn files_that_cannot_be_used_leave_the_old_ones_and_are_told_of() {
+fn unusable_certificate_files_keep_the_old_ones_in_use() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let authority = Authority::new();
@@ -95,7 +95,7 @@ fn files_that_cannot_be_used_leave_the_old_ones_and_are_told_of() {
         let answer = authority.exchange(gateway.tls_address(), REQUEST).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     };
-    // 1 January 4000, the end of the stand-in's certificates.
+    // 1 January 4000, when the certificates of the tests expire.
     assert_eq!(gateway.metric("tls_certificate_expiry_timestamp_seconds", &[]), 64_060_588_800.0);
     assert_eq!(gateway.metric("tls_last_load_successful", &[]), 1.0);
     let (_, anothers) = authority.certificate().pem();
@@ -117,17 +117,17 @@ fn files_that_cannot_be_used_leave_the_old_ones_and_are_told_of() {
     let (certificate, key) = authority.certificate().pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
-    wait_until("it is taken up", || gateway.metric("tls_last_load_successful", &[]) == 1.0);
+    wait_until("it is loaded", || gateway.metric("tls_last_load_successful", &[]) == 1.0);
     good(&gateway);
 }
 
 #[test]
-fn why_a_handshake_failed_is_counted() {
+fn failed_handshakes_are_counted_by_reason() {
     let origin = Origin::start();
     let authority = Authority::new();
     let gateway = start(&origin, &authority.certificate());
     let counted = |reason| gateway.wait_for_metric("tls_handshake_failures_total", &[("reason", reason)], 1.0);
-    // A client that trusts somebody else says so.
+    // A client that trusts another authority sends an alert.
     assert!(Authority::new().exchange(gateway.tls_address(), REQUEST).is_err());
     counted("refused_by_client");
     let send = |bytes: &[u8]| {

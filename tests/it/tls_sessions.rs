@@ -25,7 +25,7 @@ fn start(origin: &Origin, authority: &Authority, config: &str, clients: &str) ->
     setup.file("clients.pem", clients).config(config).start()
 }
 
-/// One request by `openssl s_client` with these arguments; what it printed.
+/// Sends one request with `openssl s_client`; returns its output.
 fn openssl(gateway: &Gateway, arguments: &[&str]) -> String {
     let address = gateway.tls_address().to_string();
     let mut client = Command::new("openssl")
@@ -36,7 +36,7 @@ fn openssl(gateway: &Gateway, arguments: &[&str]) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("openssl is installed");
-    // It may end before it reads.
+    // The client may exit before it reads.
     let _ = client.stdin.take().expect("an input").write_all(REQUEST.as_bytes());
     let output = client.wait_with_output().expect("it ends");
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -47,14 +47,14 @@ fn is_resumed(printed: &str) -> bool {
     printed.contains("Reused, TLS")
 }
 
-/// The versions and ways of clients: tickets or, with TLS 1.2, session ids.
+/// TLS versions, with tickets or session ids.
 const WAYS: [&[&str]; 3] = [&["-tls1_3"], &["-tls1_2"], &["-tls1_2", "-no_ticket"]];
 
 fn with<'a>(way: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     way.iter().chain(more).copied().collect()
 }
 
-/// Connections whose sessions would take the place of others.
+/// Opens connections whose sessions could evict others.
 fn others(gateway: &Gateway, count: usize) {
     for _ in 0..count {
         let printed = openssl(gateway, &["-tls1_2", "-no_ticket"]);
@@ -63,7 +63,7 @@ fn others(gateway: &Gateway, count: usize) {
 }
 
 #[test]
-fn session_is_resumed_after_others_and_a_renewed_certificate() {
+fn session_resumes_after_others_and_a_renewed_certificate() {
     let origin = api();
     let authority = Authority::new();
     let gateway = start(&origin, &authority, TLS, "");
@@ -77,7 +77,7 @@ fn session_is_resumed_after_others_and_a_renewed_certificate() {
             assert!(is_resumed(&openssl(&gateway, &with(way, &["-sess_in", &file(index)]))), "{when}: {way:?}");
         }
     };
-    // `TLS_CONNECTIONS` in the environment asks for more.
+    // `TLS_CONNECTIONS` sets the number.
     let count = std::env::var("TLS_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     others(&gateway, count);
     resumed("after other connections");
@@ -93,7 +93,7 @@ fn session_is_resumed_after_others_and_a_renewed_certificate() {
 }
 
 #[test]
-fn session_is_never_resumed_where_clients_show_certificates() {
+fn session_with_client_certificates_never_resumes() {
     let origin = api();
     let (authority, clients) = (Authority::new(), Authority::new());
     let dir = TempDir::new();
@@ -117,7 +117,7 @@ fn session_is_never_resumed_where_clients_show_certificates() {
 }
 
 #[test]
-fn refused_client_certificate_is_counted_by_its_cause() {
+fn refused_client_certificate_is_counted_by_cause() {
     let origin = api();
     let (authority, clients) = (Authority::new(), Authority::new());
     let gateway = start(&origin, &authority, &CLIENTS.replace("WHICH", "optional"), clients.pem());
@@ -150,13 +150,13 @@ fn refused_client_certificate_is_counted_by_its_cause() {
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
-/// What comes back for these bytes, after these protocols were offered.
+/// The response to these bytes on a connection that offered these protocols.
 fn answer(authority: &Authority, gateway: &Gateway, offered: &[&[u8]], bytes: &[u8]) -> Vec<u8> {
     let mut connection = authority.connect_offering(offered, gateway.tls_address()).expect("a connection");
     connection.write_all(bytes).expect("it reads");
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
-    // HTTP/2 stays open: its first frame is enough.
+    // An HTTP/2 connection stays open, so the first frame is enough.
     while answer.len() < 9 {
         match connection.read(&mut piece) {
             Ok(0) => break,
@@ -186,7 +186,7 @@ fn connection_speaks_the_protocol_that_alpn_agreed_on() {
         let served = says(offered, REQUEST.as_bytes());
         assert!(served.starts_with(b"HTTP/1.1 200"), "{offered:?}: {served:?}");
     }
-    // In plain the first bytes decide.
+    // Without TLS the first bytes decide.
     let mut plain = gateway.client().connect();
     plain.send_raw(PREFACE);
 }

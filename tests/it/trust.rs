@@ -1,5 +1,5 @@
-//! An identity as time passes: asked about again behind the answers, never trusted past its time, and never meeting what
-//! another access level or another address may see.
+//! The lifetime of an identity: background refresh, expiry, outages of the API, and changes of the
+//! access level.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ fn get(gateway: &Gateway, token: &str) -> Response {
     gateway.client().get(P).bearer(token).revealed().send()
 }
 
-/// Asks until the answer is none of 200; gives the last moment at which a request began that was still trusted, and the
-/// first answer that says otherwise.
+/// Sends requests until one does not get 200; returns the start of the last trusted request, and
+/// the first other response.
 fn trusted_until(ask: impl Fn() -> Response) -> (Instant, Response) {
     let deadline = Instant::now() + PATIENCE;
     let mut last = Instant::now();
@@ -29,7 +29,7 @@ fn trusted_until(ask: impl Fn() -> Response) -> (Instant, Response) {
 }
 
 #[test]
-fn an_identity_is_asked_about_again_behind_the_answers() {
+fn identity_is_refreshed_in_the_background() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"identity = { ttl = "10m", refresh_after = "500ms" }"#);
@@ -41,20 +41,20 @@ fn an_identity_is_asked_about_again_behind_the_answers() {
         origin.validations() == 2
     });
     for _ in 0..20 {
-        assert!(get(&gateway, "tok-a").assert_status(200).is_hit(), "nobody waits for it");
+        assert!(get(&gateway, "tok-a").assert_status(200).is_hit(), "no request waits for it");
     }
     assert_eq!(origin.validations(), 2, "one question for all of them");
-    // What it brings counts from the next request on.
+    // Its result applies from the next request on.
     origin.forgets("tok-a");
     gate.open();
     wait_until("its word counts", || get(&gateway, "tok-a").status == 401);
-    // Who comes at the moment at which the verdict is being noted may ask once more.
+    // A request that arrives while the result is stored may validate once more.
     assert!(origin.validations() <= 3, "{}", origin.validations());
     get(&gateway, "tok-a").assert_error(401, "invalid_token");
 }
 
 #[test]
-fn a_token_revoked_elsewhere_is_not_trusted_past_its_time() {
+fn revoked_token_is_not_trusted_past_identity_ttl() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(
@@ -68,14 +68,14 @@ fn a_token_revoked_elsewhere_is_not_trusted_past_its_time() {
     let (last, refused) = trusted_until(|| get(&gateway, "tok-a"));
     refused.assert_error(401, "invalid_token");
     assert!(last - vouched_for < Duration::from_secs(1), "{:?}", last - vouched_for);
-    // Nothing that was stored for it is given again when the token comes back.
+    // Entries of the token are not served again when the token returns.
     origin.knows("tok-a", "VIEWER", DUCK);
     wait_until("it is valid again", || get(&gateway, "tok-a").status == 200);
     assert_eq!(origin.fetches(DUCK), 2);
 }
 
 #[test]
-fn past_its_time_an_identity_is_trusted_only_while_the_api_cannot_be_asked() {
+fn expired_identity_is_used_only_while_the_api_is_unreachable() {
     // (stale_if_error, when it ends)
     for (stale_if_error, ends) in [("0s", 500), ("2s", 2500)] {
         let origin = Origin::start();
@@ -99,7 +99,7 @@ fn past_its_time_an_identity_is_trusted_only_while_the_api_cannot_be_asked() {
 }
 
 #[test]
-fn an_identity_that_outlived_its_time_ends_when_the_api_is_back_and_says_no() {
+fn stale_identity_ends_when_the_api_returns_and_refuses_it() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"identity = { ttl = "300ms", refresh_after = "300ms", stale_if_error = "10m" }"#;
@@ -115,12 +115,12 @@ fn an_identity_that_outlived_its_time_ends_when_the_api_is_back_and_says_no() {
     let back = Instant::now();
     let (last, refused) = trusted_until(|| get(&gateway, "tok-a"));
     refused.assert_error(401, "invalid_token");
-    // Not asked again within a second of a question that failed, which may have gone out just before.
+    // No validation within a second of a failed one, which may have been sent just before.
     assert!(last < back + Duration::from_secs(2), "{:?}", last - back);
 }
 
 #[test]
-fn an_identity_is_of_no_use_from_another_address_while_the_api_cannot_be_asked() {
+fn stale_identity_is_not_used_from_another_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -132,7 +132,7 @@ fn an_identity_is_of_no_use_from_another_address_while_the_api_cannot_be_asked()
 }
 
 #[test]
-fn a_changed_level_never_meets_what_the_other_level_was_given() {
+fn changed_level_never_gets_entries_of_the_other_level() {
     let origin = Origin::start();
     let gateway = Gateway::with(
         &origin,
@@ -146,8 +146,8 @@ fn a_changed_level_never_meets_what_the_other_level_was_given() {
         origin.behave();
         origin.knows(token, before, DUCK);
         assert_eq!(get(&gateway, token).assert_status(200).text(), seen_by(before));
-        // Nothing can be fetched for the new level, and what is stored for the old one is no answer to it: neither
-        // fresh nor stale nor as the better of two evils.
+        // The API cannot be reached for the new level, and entries of the old level are not served to it,
+        // neither fresh nor stale.
         origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")));
         origin.knows(token, after, DUCK);
         let (_, failed) = trusted_until(|| get(&gateway, token));
@@ -163,7 +163,7 @@ fn a_changed_level_never_meets_what_the_other_level_was_given() {
 }
 
 #[test]
-fn a_change_of_level_that_passes_through_counts_for_the_next_request() {
+fn forwarded_level_change_applies_to_the_next_request() {
     let origin = Origin::start();
     origin.knows("tok-admin", "ADMIN", OTHER);
     let gateway = Gateway::start(&origin);

@@ -1,5 +1,4 @@
-//! One process after the other on the same sockets: what callers see of it, and what becomes of it when it fails. And what
-//! the service manager is told.
+//! Upgrades: clients during a handover, failed handovers, and the messages to the service manager.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +23,7 @@ fn scene() -> (Origin, Gateway) {
 }
 
 #[test]
-fn no_request_and_no_connection_is_lost() {
+fn upgrade_loses_no_request_and_no_connection() {
     let (_origin, mut gateway) = scene();
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicUsize::new(0));
@@ -37,7 +36,7 @@ fn no_request_and_no_connection_is_lost() {
                     let answer = client.get(P).bearer("tok-a").send_on(&mut connection);
                     answer.assert_status(200);
                     answered.fetch_add(1, Ordering::Relaxed);
-                    // Half of them come anew each time.
+                    // Half of the clients reconnect for each request.
                     if number % 2 == 0 || answer.header("connection") == Some("close") {
                         connection = client.connect();
                     }
@@ -66,7 +65,7 @@ fn no_request_and_no_connection_is_lost() {
 }
 
 #[test]
-fn what_is_in_flight_at_the_one_before_is_finished_there() {
+fn predecessor_finishes_its_requests_in_flight() {
     let (origin, mut gateway) = scene();
     let gate = Gate::closed();
     origin.when(Rule::on("/elsewhere").hold(&gate));
@@ -74,7 +73,7 @@ fn what_is_in_flight_at_the_one_before_is_finished_there() {
     origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
     let (client, admin) = (gateway.client(), gateway.admin());
     let opener = std::thread::spawn(move || {
-        // The other process answers, while the first one still has its request: its cache is empty.
+        // The successor responds while the predecessor has its request: its cache is empty.
         let own = |answer: &Response| answer.status == 200 && answer.cache_status().contains("uri-miss");
         client.get(P).bearer("tok-a").send().assert_status(200);
         wait_until("another process answers", || own(&client.get(P).bearer("tok-a").send()));
@@ -88,20 +87,20 @@ fn what_is_in_flight_at_the_one_before_is_finished_there() {
 }
 
 #[test]
-fn a_successor_that_cannot_serve_changes_nothing() {
+fn successor_that_cannot_serve_changes_nothing() {
     let (origin, mut gateway) = scene();
     let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
     let answers = |gateway: &Gateway| {
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);
         gateway.admin().get("/readyz").send().assert_status(200);
     };
-    // Wrong from the start: the running process is not even asked.
+    // An invalid configuration: the running process gets no request.
     gateway.rewrite("gateway.toml", &config.replace("50s", "soon"));
     let run = gateway.failed_upgrade();
     assert_eq!(run.code, Some(78), "{run:#?}");
     answers(&gateway);
     assert!(!gateway.log().contains("QUIT"), "{}", gateway.log());
-    // An address more, which is taken: it has the sockets, and gives up.
+    // An additional address that is occupied: the successor has the sockets, and exits.
     let public = gateway.public_address();
     let more = config.replace(&format!("\"{public}\""), &format!("\"{public}\", \"{}\"", origin.address()));
     assert_ne!(more, config);
@@ -111,24 +110,24 @@ fn a_successor_that_cannot_serve_changes_nothing() {
     assert!(run.stderr.contains("in use") || run.stdout.contains("in use"), "{run:#?}");
     gateway.wait_for_log("this process continues to serve");
     answers(&gateway);
-    // And the next one takes over.
+    // The next successor takes over.
     gateway.rewrite("gateway.toml", &config);
     assert_eq!(gateway.upgrade().code, Some(0));
     answers(&gateway);
 }
 
 #[test]
-fn asked_by_usr2_it_starts_its_own_successor() {
+fn sigusr2_starts_a_successor() {
     let (_origin, mut gateway) = scene();
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     gateway.signal(Signal::SIGUSR2);
-    // It is no child of ours, but its number is told.
+    // The successor is not a child of the test; the log contains its id.
     let successor = successor_of(&gateway);
     gateway.wait_for_log("all requests finished");
     let answer = gateway.client().get(P).bearer("tok-a").send();
     assert!(answer.assert_status(200).cache_status().contains("uri-miss"), "{answer:?}");
     gateway.admin().get("/readyz").send().assert_status(200);
-    // The outputs are both processes' and end with the second.
+    // Both processes write to these outputs, which end with the second.
     kill(successor.0, Signal::SIGTERM).expect("it runs");
     let run = gateway.wait();
     assert_eq!(run.code, Some(0), "{run:#?}");
@@ -139,7 +138,7 @@ fn successor_of_usr2_has_the_raised_descriptor_limit() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let mut gateway = Gateway::set_up(&origin).config(HERE).open_files_between(128, 256).start();
-    // At the limit of clients it can still be upgraded.
+    // At the connection limit an upgrade is possible.
     let client = gateway.client();
     let mut crowd = Vec::new();
     wait_until("connections are refused", || {
@@ -169,7 +168,7 @@ fn successor_of(gateway: &Gateway) -> Other {
     Other(Pid::from_raw(i32::try_from(number.expect("it is logged")).expect("a process id")))
 }
 
-/// A process that is not this one's child, and is not to outlive the test.
+/// A process that is not a child of the test and must not outlive it.
 struct Other(Pid);
 
 impl Drop for Other {
@@ -181,7 +180,7 @@ impl Drop for Other {
 }
 
 #[test]
-fn with_nobody_to_take_over_from_it_does_not_start() {
+fn upgrade_without_a_running_process_fails() {
     let (_origin, mut gateway) = scene();
     assert_eq!(gateway.terminate().code, Some(0));
     let run = gateway.failed_upgrade();
@@ -190,7 +189,7 @@ fn with_nobody_to_take_over_from_it_does_not_start() {
 }
 
 #[test]
-fn a_quit_without_a_successor_changes_nothing() {
+fn sigquit_without_a_successor_changes_nothing() {
     let (_origin, mut gateway) = scene();
     gateway.signal(Signal::SIGQUIT);
     gateway.wait_for_log("no successor at");
@@ -200,7 +199,7 @@ fn a_quit_without_a_successor_changes_nothing() {
 }
 
 #[test]
-fn a_folder_that_others_may_enter_is_refused() {
+fn upgrade_folder_with_access_for_others_is_refused() {
     let dir = TempDir::new();
     let origin = Origin::start();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -218,14 +217,14 @@ fn a_folder_that_others_may_enter_is_refused() {
 }
 
 #[test]
-fn a_folder_of_the_service_manager_serves_without_configuration() {
+fn runtime_directory_is_the_default_upgrade_folder() {
     let origin = Origin::start();
     let mut gateway = Gateway::set_up(&origin).variable("RUNTIME_DIRECTORY", "{dir}").start();
     assert_eq!(gateway.upgrade().code, Some(0));
     gateway.client().get("/elsewhere").send().assert_status(200);
 }
 
-/// A service manager that listens in a folder.
+/// A service manager that listens at a socket in a folder.
 struct Manager {
     _dir: TempDir,
     socket: UnixDatagram,
@@ -241,11 +240,11 @@ impl Manager {
         Manager { _dir: dir, socket, path }
     }
 
-    /// The next that it is told, as lines; signs of life aside.
-    fn told(&self) -> Vec<String> {
+    /// The lines of the next message, except keep-alives.
+    fn next_message(&self) -> Vec<String> {
         let mut message = [0; 4096];
         loop {
-            let length = self.socket.recv(&mut message).expect("it is told something");
+            let length = self.socket.recv(&mut message).expect("a message");
             let text = String::from_utf8_lossy(&message[..length]).into_owned();
             if text.trim() != "WATCHDOG=1" {
                 return text.lines().map(str::to_owned).collect();
@@ -254,49 +253,49 @@ impl Manager {
     }
 }
 
-fn has(told: &[String], line: &str) -> bool {
-    told.iter().any(|told| told == line)
+fn has(message: &[String], line: &str) -> bool {
+    message.iter().any(|received| received == line)
 }
 
 #[test]
-fn the_service_manager_hears_of_start_reload_and_stop() {
+fn service_manager_is_notified_of_start_reload_and_stop() {
     let (origin, manager) = (Origin::start(), Manager::new());
     let mut gateway = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path).start();
-    let started = manager.told();
+    let started = manager.next_message();
     assert!(has(&started, "READY=1"), "{started:?}");
     let status = started.iter().find(|line| line.starts_with("STATUS=")).expect("in words");
     assert!(status.contains(&gateway.public_address().to_string()), "{status}");
-    // As systemd does it: HUP, and these two within time.
+    // systemd sends SIGHUP and expects these two messages.
     gateway.signal(Signal::SIGHUP);
-    let reloading = manager.told();
+    let reloading = manager.next_message();
     assert!(has(&reloading, "RELOADING=1"), "{reloading:?}");
     assert!(reloading.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reloading:?}");
-    assert!(has(&manager.told(), "READY=1"));
-    // A wrong configuration is no reason to say that it is not ready, but is said.
+    assert!(has(&manager.next_message(), "READY=1"));
+    // With a rejected configuration the process is ready, and the status line says so.
     gateway.rewrite("gateway.toml", "nonsense = 1");
     gateway.signal(Signal::SIGHUP);
-    assert!(has(&manager.told(), "RELOADING=1"));
-    let refused = manager.told();
+    assert!(has(&manager.next_message(), "RELOADING=1"));
+    let refused = manager.next_message();
     assert!(has(&refused, "READY=1") && refused.iter().any(|line| line.contains("rejected")), "{refused:?}");
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
-    assert!(has(&manager.told(), "STOPPING=1"));
+    assert!(has(&manager.next_message(), "STOPPING=1"));
 }
 
 #[test]
-fn the_service_manager_hears_who_is_the_service_after_an_upgrade() {
+fn service_manager_is_notified_of_the_new_main_process() {
     let (origin, manager) = (Origin::start(), Manager::new());
     let setup = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path);
     let mut gateway = setup.variable("RUNTIME_DIRECTORY", "{dir}").start();
-    assert!(has(&manager.told(), "READY=1"));
+    assert!(has(&manager.next_message(), "READY=1"));
     assert_eq!(gateway.upgrade().code, Some(0));
-    let handed = manager.told();
+    let handed = manager.next_message();
     assert!(has(&handed, &format!("MAINPID={}", gateway.id())), "{handed:?}");
-    assert!(has(&manager.told(), "READY=1"), "the successor");
+    assert!(has(&manager.next_message(), "READY=1"), "the successor");
 }
 
 #[test]
-fn a_watchdog_is_told_that_it_lives() {
+fn watchdog_receives_keep_alives() {
     let (origin, manager) = (Origin::start(), Manager::new());
     let setup = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path);
     let _gateway = setup.variable("WATCHDOG_USEC", "200000").start();
@@ -311,7 +310,7 @@ fn a_watchdog_is_told_that_it_lives() {
 #[test]
 fn successor_of_usr2_notifies_the_watchdog() {
     let (origin, manager) = (Origin::start(), Manager::new());
-    // The number is another process's, as the running one's is to its successor.
+    // WATCHDOG_PID names another process, as the predecessor's does for its successor.
     let setup =
         Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path).variable("RUNTIME_DIRECTORY", "{dir}");
     let mut gateway = setup.variable("WATCHDOG_USEC", "200000").variable("WATCHDOG_PID", "1").start();
@@ -329,7 +328,7 @@ fn successor_of_usr2_notifies_the_watchdog() {
     assert_eq!(gateway.wait().code, Some(0));
 }
 
-/// One answer of a kept connection.
+/// Sends a request on a persistent connection and reads its response.
 fn exchange(connection: &mut TlsConnection, request: &str) -> io::Result<String> {
     connection.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
@@ -347,7 +346,7 @@ fn exchange(connection: &mut TlsConnection, request: &str) -> io::Result<String>
 }
 
 #[test]
-fn a_connection_over_tls_outlives_a_change_of_its_certificate() {
+fn tls_connection_outlives_a_change_of_its_certificate() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let (first, second) = (Authority::new(), Authority::new());

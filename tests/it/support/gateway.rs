@@ -21,7 +21,7 @@ use super::origin::{Origin, Shared};
 use super::ports::unused_port;
 use super::{PATIENCE, Response};
 
-/// What the log says of a panic. `process::a_panic_is_logged_by_its_place_alone` holds it to that.
+/// What the log says of a panic. `process::panic_is_logged_by_its_location_only` holds it to that.
 pub const FAULT: &str = "internal error";
 
 /// How a slow caller or a slow API goes on: part of what is tested, never a wait for something to be done.

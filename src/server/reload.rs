@@ -1,0 +1,199 @@
+//! Reload: replaces the configuration of a running process, all of it or nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::certificate::Certificate;
+use super::descriptors;
+use super::state::{ActiveState, RequestState};
+use crate::config::Config;
+use crate::telemetry::LogLevels;
+
+/// Reads the configuration again: the configuration, or the text of its errors.
+pub type Source = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// The time and the result of a reload.
+#[derive(Clone)]
+pub struct Reload {
+    pub at: SystemTime,
+    /// The changed keys that need a restart, or the errors of the configuration.
+    pub result: Result<Vec<&'static str>, String>,
+}
+
+/// Applies a changed configuration.
+pub struct Reloader {
+    source: Source,
+    active: Arc<ActiveState>,
+    levels: LogLevels,
+    /// The configuration that the process started with.
+    started: Config,
+    certificate: Option<Arc<Certificate>>,
+    /// Locked while the state is replaced, so that reloads are sequential.
+    lock: Mutex<()>,
+    generation: AtomicU64,
+    last: Mutex<Option<Reload>>,
+}
+
+impl Reloader {
+    pub fn new(
+        source: Source,
+        active: Arc<ActiveState>,
+        levels: LogLevels,
+        config: Config,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Self {
+        Reloader {
+            source,
+            active,
+            levels,
+            started: config,
+            certificate,
+            lock: Mutex::new(()),
+            generation: AtomicU64::new(1),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The number of configurations that were active so far.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The last reload, if there was one.
+    pub fn last(&self) -> Option<Reload> {
+        self.last.lock().clone()
+    }
+
+    /// Reads and applies the configuration; returns the changed keys that need a restart.
+    ///
+    /// # Errors
+    /// The errors of the configuration. The active one stays in use.
+    pub fn reload(&self) -> Result<Vec<&'static str>, String> {
+        let _lock = self.lock.lock();
+        let result = self.apply();
+        *self.last.lock() = Some(Reload { at: SystemTime::now(), result: result.clone() });
+        result
+    }
+
+    fn apply(&self) -> Result<Vec<&'static str>, String> {
+        let before = self.active.load();
+        let process = &self.active.process;
+        let result = (self.source)().and_then(|new| {
+            let applied = applied(&self.started, &new);
+            let gateway = |policy| before.gateway.reconfigured(&applied, policy);
+            let state = RequestState::new(&applied, process.clone(), gateway).map_err(|error| error.to_string())?;
+            let certificate = self.certificate.as_deref().map(|active| active.reload().map(|loaded| (active, loaded)));
+            let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
+            let upstream = &self.started.upstream;
+            process.connector.reload_tls(upstream).map_err(|error| error.to_string())?;
+            Ok((new, state, certificate))
+        });
+        match result {
+            Ok((new, state, certificate)) => {
+                if let Some((active, loaded)) = certificate {
+                    active.store(loaded);
+                }
+                let restart = needs_restart(&self.started, &new);
+                self.levels.set(new.log.level);
+                descriptors::warn_if_low(&new.server);
+                let policy = state.gateway.policy_id();
+                self.active.store(state);
+                // A reload that another gateway requested must not be announced again.
+                let is_new = policy != before.gateway.policy_id();
+                if let Some(bus) = process.bus.get().filter(|_| is_new) {
+                    bus.tell_policy(policy);
+                }
+                self.generation.fetch_add(1, Ordering::Relaxed);
+                process.metrics.configuration_taken();
+                tracing::info!(restart_needed_for = restart.join(", "), "applied the configuration");
+                Ok(restart)
+            }
+            Err(problems) => {
+                process.metrics.configuration_refused();
+                tracing::error!(problems, "rejected the configuration; the current one stays in force");
+                Err(problems)
+            }
+        }
+    }
+}
+
+/// The keys that differ from the configuration at the start and that only a restart applies.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (old_server, new_server) = (&old.server, &new.server);
+    let differs = [
+        ("server.listen", old_server.listen != new_server.listen),
+        ("server.threads", old_server.threads != new_server.threads),
+        ("server.upgrade_socket", old_server.upgrade_socket != new_server.upgrade_socket),
+        ("server.tls", old_server.tls != new_server.tls),
+        ("admin", old.admin != new.admin),
+        ("upstream", old.upstream != new.upstream),
+        ("change_log", old.change_log != new.change_log),
+        ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
+        ("cluster", old.cluster != new.cluster),
+        ("otlp", old.otlp != new.otlp),
+        ("log.format", old.log.format != new.log.format),
+        ("log.buffer", old.log.buffer != new.log.buffer),
+    ];
+    differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+/// The new configuration with the keys of [`needs_restart`] as they were at the start.
+fn applied(started: &Config, new: &Config) -> Config {
+    let mut applied = new.clone();
+    let old = started.clone();
+    applied.server.listen = old.server.listen;
+    applied.server.threads = old.server.threads;
+    applied.server.tls = old.server.tls;
+    applied.server.upgrade_socket = old.server.upgrade_socket;
+    applied.admin = old.admin;
+    applied.upstream = old.upstream;
+    applied.change_log = old.change_log;
+    applied.cluster = old.cluster;
+    applied.otlp = old.otlp;
+    applied.cache.max_bytes = old.cache.max_bytes;
+    applied.log.format = old.log.format;
+    applied.log.buffer = old.log.buffer;
+    applied
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn keys_that_need_a_restart_are_not_applied_by_a_reload() {
+        let read = |text: &str| config::parse("test.toml", text, []).unwrap();
+        let started = read("upstream.url = \"https://api.example\"");
+        let new = read(
+            r#"
+            log = { format = "text", buffer = "1MiB" }
+            change_log.token_file = "t"
+            cluster = { url = "redis://127.0.0.1:1", key_file = "k" }
+            otlp.endpoint = "http://127.0.0.1:4318"
+            admin.listen = "127.0.0.1:3"
+            upstream.url = "https://other.example"
+            cache = { max_bytes = "1MiB", ttl = "7s" }
+            [server]
+            listen = ["127.0.0.1:1"]
+            threads = 7
+            upgrade_socket = "/run/s"
+            max_connections = 7
+            [server.tls]
+            listen = ["127.0.0.1:2"]
+            cert_file = "c"
+            key_file = "k"
+            "#,
+        );
+        assert_eq!(needs_restart(&started, &new).len(), 12, "every such key is changed here");
+        let applied = applied(&started, &new);
+        assert_eq!(needs_restart(&started, &applied), Vec::<&str>::new());
+        assert_eq!(applied.cache.ttl, Duration::from_secs(7));
+        assert_eq!(applied.server.max_connections, 7);
+    }
+}
