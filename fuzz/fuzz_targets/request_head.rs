@@ -1,34 +1,20 @@
-//! Any head of a request over HTTP/1.1, and the same bytes as a list of fields over HTTP/2: lines
-//! of a name, a tab and a value. The first byte says how the connection is cut into pieces.
+//! Request heads: the input as a head of HTTP/1.1, as the fields of an HTTP/2 request (lines of
+//! name, tab and value), and as HTTP/2 frames. The first byte is the length of the pieces.
 //!
-//! What must hold: no panic; a head of HTTP/1.1 that passes is one whose framing a second reading
-//! agrees on; a head of HTTP/2 passes if and only if a second reading finds no fault in it, and
-//! h2 receives what was sent; raw bytes as frames never panic, and pieces make no difference.
+//! Invariants: no panic; the oracle agrees with the framing of a head of HTTP/1.1 that passes; a
+//! head of HTTP/2 passes if and only if the oracle finds no fault in it, and is decoded as it was
+//! encoded; the length of the pieces makes no difference.
 
 #![no_main]
 
 use bytes::BytesMut;
 use http1::{BodyLength, FieldSlots, HeadScan, RequestHeadRef, find_request_end};
+use http2_fields::{Decoder, Fields, Rewriter, Verdict, encode, judge_request};
 use libfuzzer_sys::fuzz_target;
 
-/// The imports of the modules below.
-mod api {
-    pub use telecomx_api::*;
-}
-
-#[path = "../../src/server/hpack.rs"]
-mod hpack;
-#[expect(dead_code, reason = "the refusal is read by the adapter")]
-#[path = "../../src/server/http2_head.rs"]
-mod http2_head;
-#[allow(dead_code, reason = "the target uses a part of the module")]
-#[path = "../../src/server/http2_rewrite.rs"]
-mod http2_rewrite;
 #[path = "../oracles/request_head.rs"]
 mod oracle;
 
-use http2_head::Verdict;
-use http2_rewrite::Rewriter;
 use oracle::Framing;
 
 fuzz_target!(|data: &[u8]| {
@@ -39,13 +25,13 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn http1(mut bytes: &[u8]) {
-    // Empty lines before a request are skipped before its head is checked.
+    // The gateway skips empty lines before a request.
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
         bytes = rest;
     }
     let Ok(Some(end)) = find_request_end(&mut HeadScan::default(), bytes, 64 << 10) else { return };
     if let Ok(head) = RequestHeadRef::parse(&bytes[..end], &mut FieldSlots::new()) {
-        let framing = oracle::framing(&bytes[..end]).expect("no two readings of a head that passes");
+        let framing = oracle::framing(&bytes[..end]).expect("one reading of a head that passes");
         assert_eq!(head.body == BodyLength::Chunked, framing == Framing::Chunked);
     }
 }
@@ -65,13 +51,13 @@ fn http2(bytes: &[u8]) {
 
 fn compare(fields: &[(Vec<u8>, Vec<u8>)]) {
     let mut section = Vec::new();
-    fields.iter().for_each(|(name, value)| hpack::encode(name, value, &mut section));
-    let mut read = hpack::Fields::default();
+    fields.iter().for_each(|(name, value)| encode(name, value, &mut section));
+    let mut read = Fields::default();
     read.clear(usize::MAX);
-    hpack::Decoder::default().decode(&section, &mut read).expect("what was written is read");
+    Decoder::default().decode(&section, &mut read).expect("an encoded section is valid");
     let again: Vec<_> = read.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
     assert_eq!(again, fields);
-    let verdict = http2_head::judge_request(read.iter());
+    let verdict = judge_request(read.iter());
     let fault = oracle::http2_fault(fields);
     assert_eq!(verdict == Verdict::Pass, fault.is_none(), "{verdict:?}, {fault:?}");
 }

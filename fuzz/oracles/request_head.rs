@@ -89,7 +89,9 @@ pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
         return Some("a repeated host or the length");
     }
     match method {
-        Some("CONNECT") if scheme.is_none() && path.is_none() && authority.is_some() => return None,
+        Some("CONNECT") if scheme.is_none() && path.is_none() && authority.is_some() => {
+            return None;
+        }
         Some(method) if is_token(method) && method != "CONNECT" && method.len() <= 32 => {}
         _ => return Some("the method"),
     }

@@ -13,8 +13,8 @@ use http::header::{
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::json;
 
-use super::client_session::{Application, ClientSession};
-use super::exchange::Failure;
+use super::forward::exchange::Failure;
+use super::http::client_session::{Application, ClientSession};
 use super::reload::{Reload, Reloader};
 use super::state::ActiveState;
 use crate::api::{CustomerId, EmployeeId};

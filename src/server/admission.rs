@@ -1,32 +1,33 @@
-//! Limits on what is under way: connections and requests, in the process, of one client address and
-//! of one caller. A place is taken before work begins and given back when it ends, on every route
-//! and protocol.
+//! Limits on connections and requests under way: of the process, of one client address and of one
+//! caller.
 //!
-//! Hits that the fast path writes at once take no place: of those a thread has one at a time.
+//! A permit is taken before work begins and released when it ends, on every route and protocol.
+//! Hits of the fast path that are written at once take no permit: a thread has one of them at a
+//! time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
+use super::listener_kind::ListenerKind;
 use crate::cache::CallerId;
 
-/// Locks over which the counts of addresses and callers are spread.
+/// Number of locks over which the counts of addresses and callers are spread.
 const SHARDS: usize = 16;
 
-/// No share is smaller: a client needs a few connections and requests at a time, whatever the limit
-/// is.
+/// Minimum share: a client needs a few connections and requests at a time, whatever the limit is.
 const MIN_SHARE: usize = 16;
 
-/// The limit that was reached; a label of metrics and logs.
+/// A limit that was reached; a label of metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     Connections,
-    /// The part of the process's file descriptors that clients' connections may use.
+    /// The share of the process's file descriptors for connections of clients.
     Descriptors,
     AddressConnections,
     Requests,
@@ -35,6 +36,9 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// The limits on connections.
+    pub const OF_CONNECTIONS: [Limit; 3] = [Limit::Connections, Limit::Descriptors, Limit::AddressConnections];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Limit::Connections => "connections",
@@ -47,7 +51,7 @@ impl Limit {
     }
 }
 
-/// The part of a limit that one address or one caller may use: half of it, and never less than
+/// Returns the share of a limit that one address or one caller may use: half of it, at least
 /// [`MIN_SHARE`].
 pub const fn share(limit: usize) -> usize {
     let half = limit / 2;
@@ -68,7 +72,7 @@ impl RequestLimits {
     }
 }
 
-/// Counts by key. A key that has nothing under way takes no memory.
+/// Counts by key. A key whose count is zero takes no memory.
 #[derive(Debug)]
 struct Counts<K> {
     shards: [Mutex<HashMap<K, usize, RandomState>>; SHARDS],
@@ -102,15 +106,15 @@ impl<K: Hash + Eq + Copy> Counts<K> {
             Some(count @ 2..) => *count -= 1,
             _ => drop(counts.remove(&key)),
         }
-        // What a flood of addresses took is given back.
+        // Releases the memory that a flood of addresses took.
         if counts.is_empty() && counts.capacity() > 1024 {
             counts.shrink_to_fit();
         }
     }
 }
 
-/// Addresses that are limited together: one of IPv4, a network of 64 bits of IPv6, of which a
-/// client has as many as it wants.
+/// Returns the key under which an address is limited: an IPv4 address, or the /64 network of an
+/// IPv6 address, because a client can use every address of its network.
 fn limited_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
@@ -118,13 +122,18 @@ fn limited_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Requests over a limit that get a response at a time. Those beyond are reset or closed, so that a
-/// client that reads no responses takes no memory by being refused.
+/// Maximum number of requests over a limit that get a response at a time. Further ones are reset or
+/// closed, so that refused clients that read no responses take no memory.
 const MAX_REFUSALS: usize = 256;
 
-/// What is under way in the process.
+/// Counts of the connections and requests under way in the process.
 #[derive(Debug, Default)]
 pub struct Admission {
+    public: Arc<ConnectionCounts>,
+    admin: Arc<ConnectionCounts>,
+    /// Refused connections, in the order of [`Limit::OF_CONNECTIONS`].
+    refused: [AtomicU64; Limit::OF_CONNECTIONS.len()],
+    streams: Arc<AtomicUsize>,
     connections: Counts<IpAddr>,
     requests: AtomicUsize,
     refusals: AtomicUsize,
@@ -132,31 +141,111 @@ pub struct Admission {
     by_caller: Counts<CallerId>,
 }
 
+/// Counts of the connections of one kind of listener.
+#[derive(Debug, Default)]
+pub struct ConnectionCounts {
+    open: AtomicUsize,
+    accepted: AtomicU64,
+}
+
+impl ConnectionCounts {
+    /// Returns the number of open connections that are served.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of connections that were served.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// An open connection in the count of its listeners.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<ConnectionCounts>);
+
+impl OpenConnection {
+    /// Counts an open connection; `None` if there are `max` already.
+    pub fn try_new(counts: &Arc<ConnectionCounts>, max: usize) -> Option<Self> {
+        let connection = OpenConnection(counts.clone());
+        (counts.open.fetch_add(1, Ordering::Relaxed) < max).then_some(connection)
+    }
+
+    /// Counts the connection as served, after the last limit was checked.
+    pub fn record_accepted(&self) {
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Admission {
-    /// A place for a connection within the share of its address.
+    /// Returns the counts of the connections of a kind of listener.
+    pub fn connections_of(&self, kind: ListenerKind) -> &Arc<ConnectionCounts> {
+        match kind {
+            ListenerKind::Public => &self.public,
+            ListenerKind::Admin => &self.admin,
+        }
+    }
+
+    /// Counts a connection on the public listener that is refused because of a limit.
+    pub fn record_refused_connection(&self, limit: Limit) {
+        if let Some(index) = Limit::OF_CONNECTIONS.iter().position(|other| *other == limit) {
+            self.refused[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of connections that were refused because of a limit.
+    pub fn refused_connections(&self, limit: Limit) -> u64 {
+        let index = Limit::OF_CONNECTIONS.iter().position(|other| *other == limit);
+        index.map_or(0, |index| self.refused[index].load(Ordering::Relaxed))
+    }
+
+    /// Returns the number of requests under way.
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Returns the count of HTTP/2 streams with a request under way.
+    pub fn streams(&self) -> &Arc<AtomicUsize> {
+        &self.streams
+    }
+
+    /// Returns the number of HTTP/2 streams with a request under way.
+    pub fn open_streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Takes a permit for a connection within the share of its address.
     ///
     /// # Errors
-    /// The address uses its share.
-    pub fn connection(self: &Arc<Self>, address: IpAddr, limit: usize) -> Result<ConnectionPlace, Limit> {
+    ///
+    /// The address has used its share.
+    pub fn connection(self: &Arc<Self>, address: IpAddr, limit: usize) -> Result<ConnectionPermit, Limit> {
         let address = limited_address(address);
         if !self.connections.try_add(address, limit) {
             return Err(Limit::AddressConnections);
         }
-        Ok(ConnectionPlace { admission: self.clone(), address })
+        Ok(ConnectionPermit { admission: self.clone(), address })
     }
 
-    /// A place for a request. `address`: of the client; `None` where it is a trusted proxy's own.
+    /// Takes a permit for a request. `address`: the client's; `None` for a trusted proxy's own.
     ///
     /// # Errors
-    /// As many are under way as may be.
+    ///
+    /// A limit is reached.
     pub fn request(
         self: &Arc<Self>,
         limits: RequestLimits,
         address: Option<IpAddr>,
         caller: Option<CallerId>,
-    ) -> Result<RequestPlace, Limit> {
-        // What was counted before a refusal is given back when the place is dropped.
-        let mut place = RequestPlace { admission: self.clone(), address: None, caller: None };
+    ) -> Result<RequestPermit, Limit> {
+        // Counts taken before a refusal are released when the permit is dropped.
+        let mut permit = RequestPermit { admission: self.clone(), address: None, caller: None };
         if self.requests.fetch_add(1, Ordering::Relaxed) >= limits.all {
             return Err(Limit::Requests);
         }
@@ -164,62 +253,63 @@ impl Admission {
             if !self.by_address.try_add(address, limits.address) {
                 return Err(Limit::AddressRequests);
             }
-            place.address = Some(address);
+            permit.address = Some(address);
         }
         if let Some(caller) = caller {
             if !self.by_caller.try_add(caller, limits.caller) {
                 return Err(Limit::CallerRequests);
             }
-            place.caller = Some(caller);
+            permit.caller = Some(caller);
         }
-        Ok(place)
+        Ok(permit)
     }
 
-    /// Counts a request that is under way already and cannot be refused any more.
-    pub fn started_request(self: &Arc<Self>) -> RequestPlace {
+    /// Counts a request that is already being served.
+    pub fn started_request(self: &Arc<Self>) -> RequestPermit {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        RequestPlace { admission: self.clone(), address: None, caller: None }
+        RequestPermit { admission: self.clone(), address: None, caller: None }
     }
 
-    /// A place for the response to a request over a limit; `None` if too many are being written.
-    pub fn refusal(self: &Arc<Self>) -> Option<RefusalPlace> {
-        let place = RefusalPlace(self.clone());
-        (self.refusals.fetch_add(1, Ordering::Relaxed) < MAX_REFUSALS).then_some(place)
+    /// Takes a permit for the response to a request over a limit; `None` if too many are being
+    /// written.
+    pub fn refusal(self: &Arc<Self>) -> Option<RefusalPermit> {
+        let permit = RefusalPermit(self.clone());
+        (self.refusals.fetch_add(1, Ordering::Relaxed) < MAX_REFUSALS).then_some(permit)
     }
 }
 
-/// A refusal that is being written, as long as it lives.
+/// A refusal that is being written.
 #[derive(Debug)]
-pub struct RefusalPlace(Arc<Admission>);
+pub struct RefusalPermit(Arc<Admission>);
 
-impl Drop for RefusalPlace {
+impl Drop for RefusalPermit {
     fn drop(&mut self) {
         self.0.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A connection within the share of its address, as long as it lives.
+/// A connection within the share of its address.
 #[derive(Debug)]
-pub struct ConnectionPlace {
+pub struct ConnectionPermit {
     admission: Arc<Admission>,
     address: IpAddr,
 }
 
-impl Drop for ConnectionPlace {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.admission.connections.remove(self.address);
     }
 }
 
-/// A request under way, as long as it lives.
+/// A request under way.
 #[derive(Debug)]
-pub struct RequestPlace {
+pub struct RequestPermit {
     admission: Arc<Admission>,
     address: Option<IpAddr>,
     caller: Option<CallerId>,
 }
 
-impl Drop for RequestPlace {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.admission.requests.fetch_sub(1, Ordering::Relaxed);
         if let Some(address) = self.address {
@@ -260,12 +350,11 @@ mod tests {
         let b = [ask("192.0.2.1", 2).unwrap(), ask("192.0.2.1", 2).unwrap()];
         assert_eq!(ask("192.0.2.1", 3).unwrap_err(), Limit::AddressRequests);
         assert_eq!(ask("::ffff:192.0.2.1", 3).unwrap_err(), Limit::AddressRequests);
-        // A trusted proxy's own address has no share, and neither has a request without a
-        // credential.
+        // Neither the address of a trusted proxy nor a request without a credential has a share.
         let c = [admission.request(limits, None, None).unwrap(), admission.request(limits, None, None).unwrap()];
         assert_eq!(ask("192.0.2.2", 3).unwrap_err(), Limit::Requests);
         drop((a, b, c));
-        // Refusals leave nothing behind.
+        // A refusal leaves no count behind.
         assert_eq!(admission.requests.load(Ordering::Relaxed), 0);
         assert!(admission.by_address.shards.iter().all(|shard| shard.lock().is_empty()));
         assert!(admission.by_caller.shards.iter().all(|shard| shard.lock().is_empty()));

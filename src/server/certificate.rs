@@ -3,7 +3,7 @@
 //! files that cannot be used are reported, and the old ones
 //! stay.
 //!
-//! Sessions are resumed by tickets, whose keys rotate, or from a store; a renewed certificate keeps
+//! TlsSessions are resumed by tickets, whose keys rotate, or from a store; a renewed certificate keeps
 //! them. Where clients' certificates are asked for, no session is resumed: a resumed session keeps
 //! the chain that it began with and does not check it again, so it would outlive the certificate
 //! and its authority.
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
-use pingora_core::protocols::Stream;
+use pingora_core::protocols::{IO, Stream};
 use pingora_rustls::sign::{CertifiedKey, SingleCertAndKey};
 use pingora_rustls::{CryptoProvider, RootCertStore, RusTlsError, ServerConfig, WebPkiClientVerifier, version};
 use rustls_pki_types::pem::PemObject;
@@ -24,9 +24,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
-use super::sessions::{Sessions, note_signatures, was_signed};
 use super::start_error::StartError;
-use super::wrapped::Wrapped;
+use super::tls_sessions::{TlsSessions, observe_signatures, was_signed};
 use crate::config::{ClientAuth, Clients, Tls};
 use crate::crypto;
 use crate::telemetry::TlsMetrics;
@@ -42,7 +41,7 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub struct Certificate {
     files: Tls,
     shown: ArcSwap<Shown>,
-    sessions: Sessions,
+    sessions: TlsSessions,
     metrics: TlsMetrics,
 }
 
@@ -69,7 +68,7 @@ impl Certificate {
     /// # Errors
     /// What is wrong with the files. A time that is over is none: without a start there would be no plain listener either.
     pub fn load(files: &Tls, metrics: TlsMetrics) -> Result<Self, StartError> {
-        let sessions = Sessions::new().map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
+        let sessions = TlsSessions::new().map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
         let loaded = read(files, &sessions).map_err(|problems| StartError::Configuration(problems.join("\n")))?;
         if let Err(wrong) = loaded.is_valid_now(files) {
             tracing::error!(wrong, "clients will reject the certificate");
@@ -165,9 +164,9 @@ impl Certificate {
     }
 
     /// Does the handshake; `None`: it failed, or took too long.
-    pub async fn handshake(&self, stream: Wrapped, longest: Duration) -> Option<Stream> {
+    pub async fn handshake(&self, stream: impl IO + 'static, longest: Duration) -> Option<Stream> {
         let shown = self.shown.load_full();
-        let handshake = note_signatures(async {
+        let handshake = observe_signatures(async {
             let done = shown.acceptor.tls_handshake(stream).await;
             done.map(|stream| (stream, if was_signed() { "full" } else { "resumed" }))
         });
@@ -226,7 +225,7 @@ fn reason(error: &pingora_core::Error) -> (&'static str, &'static str) {
 /// # Errors
 /// All that is wrong.
 pub fn check(files: &Tls) -> Result<Loaded, Vec<String>> {
-    let sessions = Sessions::new().map_err(|error| vec![format!("TLS tickets: {error}")])?;
+    let sessions = TlsSessions::new().map_err(|error| vec![format!("TLS tickets: {error}")])?;
     let loaded = read(files, &sessions)?;
     loaded.is_valid_now(files).map_err(|wrong| vec![wrong])?;
     Ok(loaded)
@@ -261,7 +260,7 @@ fn wrong(key: &str, file: &Path, what: impl Display) -> String {
     format!("server.tls.{key}: {}: {what}", file.display())
 }
 
-fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
+fn read(files: &Tls, sessions: &TlsSessions) -> Result<Loaded, Vec<String>> {
     crypto::install_provider();
     let chain = chain_of("cert_file", &files.cert_file);
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| {
@@ -302,7 +301,7 @@ fn read(files: &Tls, sessions: &Sessions) -> Result<Loaded, Vec<String>> {
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(sessions.observe(certified))));
     match files.clients {
-        Some(_) => Sessions::forbid(&mut config),
+        Some(_) => TlsSessions::forbid(&mut config),
         None => sessions.allow(&mut config),
     }
     config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();

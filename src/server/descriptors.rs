@@ -1,8 +1,8 @@
-//! File descriptors: the limit of the process, its division, and what happens when none is left.
+//! File descriptors: the limit of the process, its division, and accepting when none is left.
 //!
 //! Linux gives a new descriptor the lowest free number. A connection with number N was therefore
-//! accepted while N descriptors were open, whatever they were for. Comparing this number with a
-//! bound counts every connection, file and socket of the process and costs no system call.
+//! accepted while N descriptors were open. Comparing this number with a bound counts every
+//! connection, file and socket of the process and costs no system call.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -14,20 +14,20 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{DupFlags, Errno, dup3};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::side::Side;
+use super::listener_kind::ListenerKind;
 use crate::config::Server;
 use crate::telemetry::Metrics;
 
-/// Part of the limit that clients' connections leave to the rest of the process: connections to the
-/// API, Redis, files.
+/// Part of the limit that is reserved for the rest of the process: connections to the API, Redis,
+/// files.
 const RESERVE_DIVISOR: usize = 4;
 
-/// More is of no use: the default of `server.max_requests`, each of which may need a connection to
+/// Maximum reserve: the default of `server.max_requests`, each of which may need a connection to
 /// the API.
 const RESERVE_MAX: usize = 2048;
 
-/// Part of the reserve that connections may use while they are refused with 503, so that a flood of
-/// them leaves room for the requests of the clients that are connected.
+/// Part of the reserve for connections that are being refused with 503, so that a flood of them
+/// leaves descriptors for the requests of connected clients.
 const REFUSALS_DIVISOR: usize = 4;
 
 /// Maximum number of [`Spares`]: probes, a scraper and a few operators at a time.
@@ -80,10 +80,10 @@ fn to_number(limit: Option<u64>) -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// How the limit of the process is divided.
+/// Division of the limit of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
-    /// Clients' connections have numbers below it. A connection with a higher number is refused.
+    /// Connections of clients have numbers below it. A connection with a higher number is refused.
     pub clients: usize,
     /// Maximum number of connections that are being refused, unless the gateway's own maximum is
     /// lower.
@@ -108,11 +108,11 @@ impl Division {
     }
 }
 
-/// Descriptors that are held open, so that a listener can accept connections when the process has
-/// no other left: it closes one, and accepts with its number.
+/// Descriptors held open, so that a listener can accept connections when no other is left: it
+/// closes a spare and accepts with its number.
 #[derive(Debug)]
 pub struct Spares {
-    /// What spares are duplicates of. Nothing is read from it.
+    /// Descriptor that the spares duplicate. It is never read.
     source: OwnedFd,
     held: Mutex<Vec<OwnedFd>>,
     size: usize,
@@ -133,7 +133,7 @@ impl Spares {
         self.held.lock().len() >= self.size
     }
 
-    /// Holds as many as are free, up to the size.
+    /// Opens spares up to the size, as far as descriptors are free.
     fn refill(&self) {
         let mut held = self.held.lock();
         while held.len() < self.size
@@ -143,13 +143,13 @@ impl Spares {
         }
     }
 
-    /// Closes one. Returns whether there was one.
+    /// Closes a spare. Returns whether there was one.
     fn release(&self) -> bool {
         self.held.lock().pop().is_some()
     }
 
-    /// Closes a connection. If a spare is missing, the connection's number becomes one in the same
-    /// step, so that no other thread can take it.
+    /// Closes a connection. If a spare is missing, the descriptor becomes one in the same step, so
+    /// that no other thread can take its number.
     pub fn close(&self, mut connection: OwnedFd) {
         let mut held = self.held.lock();
         if held.len() < self.size && dup3(&self.source, &mut connection, DupFlags::CLOEXEC).is_ok() {
@@ -158,7 +158,7 @@ impl Spares {
     }
 }
 
-/// Why a connection could not be accepted; a label of metrics and logs.
+/// Reason why a connection could not be accepted; a label of metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptError {
     /// The process or the system has no descriptor left.
@@ -182,45 +182,45 @@ impl AcceptError {
     }
 }
 
-/// What a listener does when it cannot accept.
+/// Handling of accept failures of one listener.
 pub struct AcceptFailures {
-    side: Side,
+    kind: ListenerKind,
     metrics: Arc<Metrics>,
     log: BurstLog,
     spares: Option<Arc<Spares>>,
 }
 
 impl AcceptFailures {
-    pub fn new(side: Side, metrics: Arc<Metrics>, spares: Option<Arc<Spares>>) -> Self {
-        AcceptFailures { side, metrics, log: BurstLog::default(), spares }
+    pub fn new(kind: ListenerKind, metrics: Arc<Metrics>, spares: Option<Arc<Spares>>) -> Self {
+        AcceptFailures { kind, metrics, log: BurstLog::default(), spares }
     }
 
-    /// Counts and logs a failure. Returns whether the listener may try again at once; otherwise it
-    /// would fail again and again, and use up a processor.
+    /// Counts and logs a failure. Returns whether the listener may retry at once; otherwise it
+    /// would fail in a busy loop.
     pub fn may_retry(&self, error: &io::Error, now: Instant) -> bool {
-        let (listener, reason) = (self.side.as_str(), AcceptError::from_io(error));
+        let (listener, reason) = (self.kind.as_str(), AcceptError::from_io(error));
         self.metrics.accept_failed(listener, reason.as_str());
         if let Some(failed) = self.log.record(now) {
             tracing::warn!(%error, listener, reason = reason.as_str(), failed, "failed to accept connections");
         }
         match (reason, error.kind()) {
-            // Of one connection, which is gone.
+            // Errors of one connection, which is closed.
             (_, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused) => true,
             (AcceptError::Descriptors, _) => self.spares.as_ref().is_some_and(|spares| spares.release()),
             (AcceptError::Other, _) => false,
         }
     }
 
-    pub const fn side(&self) -> Side {
-        self.side
+    pub const fn kind(&self) -> ListenerKind {
+        self.kind
     }
 
-    /// The spares with which connections are accepted.
+    /// Returns the spares of the listener.
     pub fn spares(&self) -> Option<&Arc<Spares>> {
         self.spares.as_ref()
     }
 
-    /// Whether [`AcceptFailures::refill`] has something to do.
+    /// Whether [`AcceptFailures::refill`] is needed.
     pub fn lacks_spares(&self) -> bool {
         self.spares.as_ref().is_some_and(|spares| !spares.is_full())
     }
@@ -232,8 +232,8 @@ impl AcceptFailures {
     }
 }
 
-/// Limits the warnings about what fails often when it fails: one at the first failure, and at most
-/// one each [`WARNING_INTERVAL`], with the number of failures since the last.
+/// Limits warnings about failures that occur in bursts: one at the first failure, and at most one
+/// each [`WARNING_INTERVAL`] with the number of failures since the last.
 #[derive(Debug, Default)]
 pub struct BurstLog(Mutex<Option<Burst>>);
 
@@ -244,7 +244,7 @@ struct Burst {
 }
 
 impl BurstLog {
-    /// Counts a failure. Returns how many a warning reports, if one is due.
+    /// Counts a failure. Returns the number of failures to report if a warning is due.
     pub fn record(&self, now: Instant) -> Option<u64> {
         let mut burst = self.0.lock();
         let before = burst.map_or(0, |burst| burst.failed_since);
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(spares.held.lock().iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), [number]);
         // The connection itself is closed.
         assert_eq!(io::Read::read(&mut &peer, &mut [0]).unwrap(), 0);
-        // If none is missing, it is closed and no more.
+        // If no spare is missing, the connection is only closed.
         let (connection, peer) = std::os::unix::net::UnixStream::pair().unwrap();
         spares.close(connection.into());
         assert_eq!(io::Read::read(&mut &peer, &mut [0]).unwrap(), 0);

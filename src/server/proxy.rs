@@ -1,8 +1,7 @@
-//! Routes a request, writes the gateway's own responses, and ends the record of each request. It decides nothing about caching or
-//! redaction.
+//! The application of the public listener: routes requests, writes the gateway's own responses, and
+//! ends the record of each request. It makes no decision about caching or redaction.
 
 use std::net::IpAddr;
-
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,14 +13,15 @@ use tokio::select;
 use tokio::time::timeout;
 
 use super::admission::Limit;
-use super::client_session::{Application, ClientSession};
-use super::disconnect::{ClientFailure, client_closed_request};
-use super::exchange::Failure;
-use super::head;
-use super::http2_head;
-use super::request_context::{Exchange, Forwarded, ForwardedValidation, PendingChanges, Proxy, end_if_draining};
+use super::forward::exchange::Failure;
+use super::forward::redact_for::{RedactFor, RedactRule};
+use super::forward::request_context::{
+    Forwarded, ForwardedValidation, PendingChanges, Proxy, RequestContext, end_if_draining,
+};
+use super::http::client_failure::{ClientFailure, client_closed_request};
+use super::http::client_session::{Application, ClientSession};
+use super::http::request_head::{check_http2, head_refusal};
 use super::state::RequestState;
-use super::veil::{RedactRule, Veil};
 use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
     request_id_text,
@@ -33,49 +33,50 @@ use crate::telemetry::{Record, Route, TRACEPARENT, Trace};
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Room for the fields of a reply.
+/// Initial capacity for the fields of a reply.
 const REPLY_FIELDS: usize = 16;
 
-/// Time to write the response to a request over a limit.
+/// Maximum time to write the response to a request over a limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where a request goes.
-enum Way {
+/// Route of a request.
+enum RouteTarget {
     CustomerName(CustomerId),
     Preflight,
-    /// With what it changes, if the API obeys it, and the rule by which its answer is redacted.
+    /// The changes that the request makes if the API accepts it, and the redaction rule of its
+    /// response.
     Forward(Vec<Change>, Option<RedactRule>),
 }
 
-/// What becomes of a request.
-enum Answered {
+/// How the gateway responds to a request.
+enum Action {
     Reply(Reply),
-    /// The API's answer, redacted if there is a veil.
-    Forward(Option<Veil>),
-    /// The client left before.
-    Left,
+    /// With the API's response, redacted if there is a [`RedactFor`].
+    Forward(Option<RedactFor>),
+    /// Not at all: the client disconnected.
+    ClientClosed,
 }
 
 impl RequestState {
-    /// Judges a request's head, whichever protocol it came by, and finds its way; its query comes along.
-    fn way<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(Way, Query<'r>), ApiError> {
+    /// Checks the head of a request of either protocol, and returns its route and query.
+    fn route<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(RouteTarget, Query<'r>), ApiError> {
         if request.version == Version::HTTP_2
-            && let Some(error) = http2_head::refusal(&request.fields)
+            && let Some(error) = http2_fields::refusal(&request.fields)
         {
-            return Err(error);
+            return Err(head_refusal(error));
         }
         if matches!(request.method, Method::TRACE | Method::CONNECT) {
             return Err(ApiError::MethodNotAllowed);
         }
         if request.version == Version::HTTP_2 {
-            head::check_http2(request, self.limits.max_header_bytes)?;
+            check_http2(request, self.limits.max_header_bytes)?;
         }
         let (path, query) = (request.path(), request.query());
         let query = Query::unvalidated(query);
         credentials_agree(&request.fields).map_err(ApiError::from)?;
         if path == "*" && request.method == Method::OPTIONS {
             record.route = Route::Forward;
-            return Ok((Way::Forward(Vec::new(), None), query));
+            return Ok((RouteTarget::Forward(Vec::new(), None), query));
         }
         record.route = Route::Blocked;
         let protected = Protected { blocked: &self.blocked, redacted: &self.redacted };
@@ -84,7 +85,7 @@ impl RequestState {
             return Err(ApiError::Blocked);
         }
         record.route = Route::Forward;
-        let (changes, rule) = (changes(&request.method, &request.fields, &path), self.veil_rule(&path));
+        let (changes, rule) = (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
         let name_of = match path.exact() {
             [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
             _ => None,
@@ -92,24 +93,25 @@ impl RequestState {
         if name_of.is_some() || rule.is_some() || !changes.is_empty() {
             query.validate().map_err(ApiError::BadRequest)?;
         }
-        let forward = || Way::Forward(changes, rule);
+        let forward = || RouteTarget::Forward(changes, rule);
         let Some(id) = name_of else { return Ok((forward(), query)) };
-        let way = match request.method {
+        let target = match request.method {
             Method::GET | Method::HEAD => {
                 record.route = Route::CustomerName;
-                Way::CustomerName(id)
+                RouteTarget::CustomerName(id)
             }
             Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.fields) => {
                 record.route = Route::CustomerName;
-                Way::Preflight
+                RouteTarget::Preflight
             }
             _ => forward(),
         };
-        Ok((way, query))
+        Ok((target, query))
     }
 
-    /// Whether a preflight for a path that the gateway refuses is permitted: only then can a page read the refusal.
-    fn permits_refused(&self, error: ApiError, request: &RequestHead) -> bool {
+    /// Whether a preflight for a path that the gateway refuses is permitted, so that a page can
+    /// read the refusal.
+    fn permits_preflight_of_refused(&self, error: ApiError, request: &RequestHead) -> bool {
         let cors = &self.gateway.cors;
         is_refused_path(error)
             && cors.is_on()
@@ -117,14 +119,15 @@ impl RequestState {
             && origin_of(&request.fields).is_some_and(|origin| cors.allows(origin))
     }
 
-    fn veil_rule(&self, path: &NormalPath) -> Option<RedactRule> {
+    fn redact_rule(&self, path: &NormalPath) -> Option<RedactRule> {
         let rule = self.redact_rules.iter().find(|rule| path.is(&rule.path))?;
         let log = path.folded().first().is_some_and(|root| root == "log");
         let policy = if log { rule.changes.clone() } else { rule.policy.clone() };
         Some(RedactRule { role: rule.role, policy, pass_types: rule.pass_types.clone() })
     }
 
-    /// The caller's own request id if it is one and holds no credential, else a new one.
+    /// Returns the client's request id, or a new one if the client's is invalid or holds a
+    /// credential.
     fn request_id(&self, request: &RequestHead) -> HeaderValue {
         let wanted = request.fields.get(X_REQUEST_ID).filter(|value| {
             let text = value.as_bytes();
@@ -135,7 +138,7 @@ impl RequestState {
         wanted.cloned().unwrap_or_else(own)
     }
 
-    /// The caller's trace, unless a credential stands in it: it is logged.
+    /// Returns the client's trace unless it holds a credential, because it is logged.
     fn trace(&self, request: &RequestHead) -> Option<Trace> {
         let field = request.fields.get(TRACEPARENT)?;
         let (query, cookie) = (request.query(), self.cookie.as_deref());
@@ -147,132 +150,135 @@ impl RequestState {
 }
 
 impl Proxy {
-    /// The gateway's own answer, or how the API's is passed on.
-    async fn answer(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Answered {
+    /// Decides how to respond to a request.
+    async fn decide(&self, session: &mut ClientSession, context: &mut RequestContext) -> Action {
         let request = session.request();
-        let (shared, address) = (exchange.state.clone(), exchange.address);
-        match shared.way(request, &mut exchange.record) {
-            Ok((Way::CustomerName(customer), _)) => {
-                let answered = self.answer_name(session, exchange, customer, address).await;
-                answered.map_or(Answered::Left, Answered::Reply)
+        let (shared, address) = (context.state.clone(), context.address);
+        match shared.route(request, &mut context.record) {
+            Ok((RouteTarget::CustomerName(customer), _)) => {
+                let answered = self.answer_name(session, context, customer, address).await;
+                answered.map_or(Action::ClientClosed, Action::Reply)
             }
-            Ok((Way::Forward(changes, rule), _)) => {
-                match self.prepare_forward(session, exchange, changes, rule, address).await {
-                    Ok(veil) => Answered::Forward(veil),
-                    Err(error) => Answered::Reply(self.refused(error, exchange)),
+            Ok((RouteTarget::Forward(changes, rule), _)) => {
+                match self.prepare_forward(session, context, changes, rule, address).await {
+                    Ok(redact_for) => Action::Forward(redact_for),
+                    Err(error) => Action::Reply(self.refuse(error, context)),
                 }
             }
-            Ok((Way::Preflight, _)) => Answered::Reply(Preflight::for_name(requested_fields(&request.fields)).into()),
-            Err(error) if shared.permits_refused(error, request) => {
-                Answered::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
+            Ok((RouteTarget::Preflight, _)) => {
+                Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into())
             }
-            Err(error) => Answered::Reply(self.refused(error, exchange)),
+            Err(error) if shared.permits_preflight_of_refused(error, request) => {
+                Action::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
+            }
+            Err(error) => Action::Reply(self.refuse(error, context)),
         }
     }
 
-    /// The response to a request for a customer's name, unless the client leaves before.
+    /// Returns the response to a request for a customer's name; `None` if the client disconnects.
     async fn answer_name(
         &self,
         session: &mut ClientSession,
-        exchange: &mut Exchange,
+        context: &mut RequestContext,
         customer: CustomerId,
         address: IpAddr,
     ) -> Option<Reply> {
-        let has_body = exchange.has_body;
+        let has_body = context.has_body;
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
-        let ask = NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
-        let gateway = exchange.state.gateway.clone();
+        let request = NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
+        let gateway = context.state.gateway.clone();
         select! {
             biased;
-            reply = gateway.respond(&ask, &mut exchange.record) => Some(reply),
-            () = client.left() => None,
+            reply = gateway.respond(&request, &mut context.record) => Some(reply),
+            () = client.closed() => None,
         }
     }
 
-    fn refused(&self, error: ApiError, exchange: &mut Exchange) -> Reply {
-        exchange.record.error = Some(error);
+    /// Records an error and returns its response.
+    fn refuse(&self, error: ApiError, context: &mut RequestContext) -> Reply {
+        context.record.error = Some(error);
         Reply::from(error)
     }
 
     pub(super) async fn write(
         &self,
         session: &mut ClientSession,
-        exchange: &mut Exchange,
+        context: &mut RequestContext,
         reply: &Reply,
     ) -> Result<(), Failure> {
         let request = session.request();
-        let head_only = request.method == Method::HEAD;
+        let is_head_request = request.method == Method::HEAD;
         let origin = origin_of(&request.fields).cloned();
-        if exchange.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
-            // A body that nobody reads must not be read as the next request.
+        if context.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
+            // An unread body must not be parsed as the next request.
             session.close_after();
         }
-        end_if_draining(session, exchange);
+        end_if_draining(session, context);
         let mut response = Response::new(());
         *response.status_mut() = reply.status();
         let fields = response.headers_mut();
         fields.reserve(REPLY_FIELDS);
-        reply.fields(&exchange.state.gateway.cors, origin.as_ref(), |name, value| {
-            // Appended: a field of the API's may occur several times.
+        reply.fields(&context.state.gateway.cors, origin.as_ref(), |name, value| {
+            // Appended: a field of the API may occur several times.
             fields.append(name, value.to_header());
         });
-        fields.insert(X_REQUEST_ID, exchange.request_id.clone());
-        let body = if head_only { Bytes::new() } else { reply.body() };
-        exchange.record.body_bytes = body.len();
+        fields.insert(X_REQUEST_ID, context.request_id.clone());
+        let body = if is_head_request { Bytes::new() } else { reply.body() };
+        context.record.body_bytes = body.len();
         session.write_head(response, body.is_empty()).await?;
         if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
     }
 }
 
 impl Proxy {
-    /// Takes a place among the requests under way.
-    fn admit(&self, session: &ClientSession, exchange: &mut Exchange) -> Result<(), Limit> {
-        let (request, state) = (session.request(), &exchange.state);
+    /// Takes a permit for a request under way.
+    fn admit(&self, session: &ClientSession, context: &mut RequestContext) -> Result<(), Limit> {
+        let (request, state) = (session.request(), &context.state);
         let query = Query::unvalidated(request.query());
         let credential = state.gateway.credential(&request.fields, &query).ok();
         let caller = credential.map(|credential| state.gateway.caller_of(&credential.token));
-        let (limits, address) = (state.limits.requests, state.limited_address(exchange.address));
-        let place = state.process.admission.request(limits, address, caller)?;
-        exchange.place = Some(place);
+        let (limits, address) = (state.limits.requests, state.limited_address(context.address));
+        let permit = state.process.admission.request(limits, address, caller)?;
+        context.permit = Some(permit);
         Ok(())
     }
 
-    /// Refuses a request over a limit: with a response, or, in a flood of them, by resetting its stream.
+    /// Refuses a request over a limit: with a response, or in a flood by resetting its stream.
     async fn refuse_over_limit(
         &self,
         session: &mut ClientSession,
-        exchange: &mut Exchange,
+        context: &mut RequestContext,
         limit: Limit,
     ) -> Result<(), Failure> {
-        exchange.state.gateway.metrics().over_limit(limit.as_str());
-        exchange.record.cause = Some(limit.as_str());
-        let reply = self.refused(ApiError::Unavailable, exchange);
-        exchange.record.status = reply.status();
-        exchange.refusal = exchange.state.process.admission.refusal();
+        context.state.gateway.metrics().over_limit(limit.as_str());
+        context.record.cause = Some(limit.as_str());
+        let reply = self.refuse(ApiError::Unavailable, context);
+        context.record.status = reply.status();
+        context.refusal_permit = context.state.process.admission.refusal();
         session.close_after();
-        if exchange.refusal.is_some() {
+        if context.refusal_permit.is_some() {
             session.set_write_timeout(REFUSAL_TIMEOUT);
-            return self.write(session, exchange, &reply).await;
+            return self.write(session, context, &reply).await;
         }
         session.refuse();
         Ok(())
     }
 
-    /// Adds what the gateway states on every forwarded response.
-    pub(super) fn set_answer_fields(response: &mut Response<()>, exchange: &Exchange) {
+    /// Adds the gateway's fields of every forwarded response.
+    pub(super) fn set_gateway_fields(response: &mut Response<()>, context: &RequestContext) {
         let fields = response.headers_mut();
         fields.append(CACHE_STATUS, CacheStatus::BYPASS);
-        fields.insert(X_REQUEST_ID, exchange.request_id.clone());
+        fields.insert(X_REQUEST_ID, context.request_id.clone());
     }
 }
 
-/// Names and values of fields.
+/// Returns names and values of fields.
 fn listed(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
-/// Whether the gateway refuses every request for a path, whatever else it says.
+/// Whether an error refuses every request for its path.
 const fn is_refused_path(error: ApiError) -> bool {
     matches!(
         error,
@@ -280,7 +286,7 @@ const fn is_refused_path(error: ApiError) -> bool {
     )
 }
 
-/// Whether a request announces a body, of whatever length. Over HTTP/2 it need not say so in a field.
+/// Whether a request announces a body. Over HTTP/2 no field is needed for one.
 fn has_body(session: &ClientSession) -> bool {
     let request = session.request();
     let is_empty = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0');
@@ -290,13 +296,13 @@ fn has_body(session: &ClientSession) -> bool {
         || (request.version == Version::HTTP_2 && session.has_body())
 }
 
-/// Whether a request that tells of a body of no length sends none. Over HTTP/2 it may still do, after its fields: it would
-/// have been passed on by then, whole as told. Only reading shows it.
-async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
+/// Whether a request with `Content-Length: 0` has no body. Over HTTP/2 DATA frames may still follow
+/// the head, after the request would have been forwarded as complete, so that its end is awaited.
+async fn has_declared_length(session: &mut ClientSession, wait: Duration) -> bool {
     let request = session.request();
-    let told = request.version == Version::HTTP_2
+    let is_declared_empty = request.version == Version::HTTP_2
         && request.fields.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-    if !told {
+    if !is_declared_empty {
         return true;
     }
     let ending = async {
@@ -314,16 +320,16 @@ async fn ends_as_told(session: &mut ClientSession, wait: Duration) -> bool {
 #[async_trait]
 impl Application for Proxy {
     async fn serve(&self, session: &mut ClientSession) {
-        let mut exchange = self.begin(session);
-        if let Err(failure) = self.respond(session, &mut exchange).await {
-            self.fail(session, &mut exchange, failure).await;
+        let mut context = self.begin(session);
+        if let Err(failure) = self.respond(session, &mut context).await {
+            self.fail(session, &mut context, failure).await;
         }
-        self.finish(session, exchange);
+        self.finish(session, context);
     }
 }
 
 impl Proxy {
-    fn begin(&self, session: &mut ClientSession) -> Exchange {
+    fn begin(&self, session: &mut ClientSession) -> RequestContext {
         let state = self.0.load();
         let busy = state.process.lifecycle.begin_request();
         session.set_write_timeout(state.limits.write_timeout);
@@ -333,7 +339,7 @@ impl Proxy {
         record.request_id = request_id.to_str().unwrap_or_default().to_owned();
         record.trace = state.trace(session.request());
         let address = state.trusted.client_address(session.peer(), &session.request().fields);
-        Exchange {
+        RequestContext {
             state,
             record,
             request_id,
@@ -345,53 +351,54 @@ impl Proxy {
             read_ahead: Bytes::new(),
             has_body: has_body(session),
             depends_on_level: false,
-            place: None,
-            refusal: None,
+            permit: None,
+            refusal_permit: None,
             _busy: busy,
         }
     }
 
-    async fn respond(&self, session: &mut ClientSession, exchange: &mut Exchange) -> Result<(), Failure> {
-        if let Err(limit) = self.admit(session, exchange) {
-            return self.refuse_over_limit(session, exchange, limit).await;
+    async fn respond(&self, session: &mut ClientSession, context: &mut RequestContext) -> Result<(), Failure> {
+        if let Err(limit) = self.admit(session, context) {
+            return self.refuse_over_limit(session, context, limit).await;
         }
-        if !ends_as_told(session, exchange.state.limits.header_timeout).await {
-            let reply = self.refused(ApiError::BadRequest(Refusal::Framing), exchange);
-            return self.write(session, exchange, &reply).await;
+        if !has_declared_length(session, context.state.limits.header_timeout).await {
+            let reply = self.refuse(ApiError::BadRequest(Refusal::Framing), context);
+            return self.write(session, context, &reply).await;
         }
-        match self.answer(session, exchange).await {
-            Answered::Reply(reply) => self.write(session, exchange, &reply).await,
-            Answered::Forward(veil) => self.forward(session, exchange, veil.as_ref()).await,
-            Answered::Left => Err(Failure::Client(ClientFailure::Closed)),
+        match self.decide(session, context).await {
+            Action::Reply(reply) => self.write(session, context, &reply).await,
+            Action::Forward(redact_for) => self.forward(session, context, redact_for.as_ref()).await,
+            Action::ClientClosed => Err(Failure::Client(ClientFailure::Closed)),
         }
     }
 
-    /// Ends an exchange that failed on the client's side, or within the gateway.
-    async fn fail(&self, session: &mut ClientSession, exchange: &mut Exchange, failure: Failure) {
-        // Before the client knows of it: what begins after that must not meet what was before.
-        self.response_failed(exchange, true);
+    /// Ends a request that failed on the client's side or within the gateway.
+    async fn fail(&self, session: &mut ClientSession, context: &mut RequestContext, failure: Failure) {
+        // Before the response: a later request of the client must not be served an entry from
+        // before.
+        self.on_upstream_failure(context, true);
         session.close_after();
         let error = match failure {
-            Failure::Client(failure) => failure.record(&mut exchange.record),
+            Failure::Client(failure) => failure.record(&mut context.record),
             _ => Some(ApiError::Internal),
         };
         let Some(error) = error.filter(|_| session.retract_head()) else {
             return session.abort();
         };
-        exchange.record.error = Some(error);
-        exchange.record.status = error.status();
-        if self.write(session, exchange, &Reply::from(error)).await.is_err() {
+        context.record.error = Some(error);
+        context.record.status = error.status();
+        if self.write(session, context, &Reply::from(error)).await.is_err() {
             session.abort();
         }
     }
 
-    fn finish(&self, session: &ClientSession, mut exchange: Exchange) {
-        if exchange.record.client_closed {
-            exchange.record.status = client_closed_request();
+    fn finish(&self, session: &ClientSession, mut context: RequestContext) {
+        if context.record.client_closed {
+            context.record.status = client_closed_request();
         } else if let Some(status) = session.status_written() {
-            exchange.record.status = status;
+            context.record.status = status;
         }
-        exchange.record.body_bytes = exchange.record.body_bytes.max(session.body_bytes_sent());
-        exchange.record.end(exchange.state.gateway.metrics(), exchange.state.access);
+        context.record.body_bytes = context.record.body_bytes.max(session.body_bytes_sent());
+        context.record.end(context.state.gateway.metrics(), context.state.access);
     }
 }

@@ -1,31 +1,34 @@
-//! Random numbers for request ids and the ids of spans. A client sees request ids, so an id reveals nothing of other requests:
-//! neither their number nor their ids.
+//! Random numbers for request ids and span ids. Clients see request ids, so an id must reveal
+//! neither the number nor the ids of other requests.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of one id.
-const ID: usize = 16;
+/// Number of bytes of an id.
+const ID_BYTES: usize = 16;
 
-/// Bytes that a thread draws at once: 64 ids. BLAKE3 makes them in parallel, and a hit of the fast path pays for a copy.
-const POOL: usize = 64 * ID;
+/// Number of bytes that a thread generates at once: 64 ids. BLAKE3 computes them in parallel, and a
+/// hit of the fast path costs a copy.
+const POOL_BYTES: usize = 64 * ID_BYTES;
 
-/// A source of 128-bit numbers that look random to everyone without its key. Each thread has its own stream, so
-/// that threads share no memory.
+/// A generator of 128-bit numbers that are unpredictable without its key. Each thread has its own
+/// stream, so that threads share no memory.
 pub struct RandomIds {
     key: [u8; 32],
 }
 
-/// One thread's stream: BLAKE3 as an extendable-output function, keyed by the process and the thread.
+/// The stream of one thread: BLAKE3 as an extendable-output function, keyed by the process and the
+/// thread.
 struct Stream {
     output: blake3::OutputReader,
-    pool: [u8; POOL],
+    pool: [u8; POOL_BYTES],
     next: usize,
 }
 
 impl RandomIds {
     /// # Errors
-    /// The operating system gives no random bytes.
+    ///
+    /// The operating system provides no random bytes.
     pub fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
@@ -43,17 +46,17 @@ impl Stream {
         static THREADS: AtomicU64 = AtomicU64::new(0);
         let thread = THREADS.fetch_add(1, Ordering::Relaxed);
         let output = blake3::Hasher::new_keyed(key).update(&thread.to_le_bytes()).finalize_xof();
-        Stream { output, pool: [0; POOL], next: POOL }
+        Stream { output, pool: [0; POOL_BYTES], next: POOL_BYTES }
     }
 
     fn next(&mut self) -> u128 {
-        if self.next == POOL {
+        if self.next == POOL_BYTES {
             self.output.fill(&mut self.pool);
             self.next = 0;
         }
-        let mut id = [0; ID];
-        id.copy_from_slice(&self.pool[self.next..self.next + ID]);
-        self.next += ID;
+        let mut id = [0; ID_BYTES];
+        id.copy_from_slice(&self.pool[self.next..self.next + ID_BYTES]);
+        self.next += ID_BYTES;
         u128::from_le_bytes(id)
     }
 }
@@ -63,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_distinct_across_threads_and_their_differences_large() {
+    fn ids_are_distinct_across_threads() {
         let ids = std::sync::Arc::new(RandomIds::new().unwrap());
         let draw = |ids: &RandomIds| (0..1000).map(|_| ids.next()).collect::<Vec<u128>>();
         let other = ids.clone();

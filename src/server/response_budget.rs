@@ -1,6 +1,6 @@
-//! Memory of large responses on redacted routes: those that are read and redacted, and what redaction gave while it
-//! waits for its client. Both are bounded in bytes, and no caller and no address has more than its share, so that slow
-//! readers do not keep others from large responses.
+//! Memory of large redacted responses: while they are read and redacted, and while they wait for
+//! their clients. Both are bounded in bytes, and each caller and each address has a share, so that
+//! slow readers do not keep other clients from large responses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,33 +11,35 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::CallerId;
 
-/// The largest response that is redacted: a list of 500 full customers is about a tenth of it.
+/// Maximum length of a response that is redacted: ten times a list of 500 full customers.
 pub const MAX_BODY: usize = 16 << 20;
 
-/// Bytes that are read and redacted at once. Redaction itself takes up to ten times as much for a moment, but only half
-/// of the cores redact large documents at once.
+/// Maximum number of bytes that are read and redacted at a time. Redaction briefly takes up to ten
+/// times as much, but only half of the cores redact large documents at a time.
 const MAX_READING: usize = 256 << 20;
 
-/// Bytes that wait for clients.
+/// Maximum number of bytes that wait for clients.
 const MAX_SENDING: usize = 256 << 20;
 
-/// Large responses of one caller, and of one address, that are read and redacted at once.
+/// Maximum number of large responses that are read and redacted at a time, of one caller and of one
+/// address.
 const MAX_LARGE_PER_CLIENT: usize = 2;
 
-/// Bytes of one caller, and of one address, that wait for them: as much as two of the largest responses.
+/// Maximum number of bytes that wait, of one caller and of one address: two of the largest
+/// responses.
 const MAX_SENDING_PER_CLIENT: usize = 2 * MAX_BODY;
 
-/// What a permit counts, in bytes.
+/// Number of bytes of one semaphore permit.
 const UNIT: usize = 4 << 10;
 
-/// Whose share a response is counted in.
+/// The owner of a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     Caller(CallerId),
     Address(IpAddr),
 }
 
-/// The bytes that are in use, and by whom.
+/// The memory in use, in total and by client.
 pub struct ResponseBudget {
     reading: Arc<Semaphore>,
     sending: Arc<Semaphore>,
@@ -60,14 +62,15 @@ impl Default for ResponseBudget {
 }
 
 impl ResponseBudget {
-    /// Waits until a response of so many bytes may be read. First for the clients' own shares: whoever used theirs up
-    /// waits without a part of what all share.
+    /// Waits until a response of this length may be read. Waits for the clients' own shares first,
+    /// so that a client that has used its share takes no part of the common memory while it waits.
     ///
     /// # Errors
+    ///
     /// Never: the semaphores are not closed.
-    pub async fn reserve(self: &Arc<Self>, clients: &[Client], bytes: usize) -> Result<Reserved, AcquireError> {
+    pub async fn reserve(self: &Arc<Self>, clients: &[Client], bytes: usize) -> Result<Reservation, AcquireError> {
         let units = units(bytes);
-        let shares: Vec<Held> = clients.iter().map(|client| self.share(*client)).collect();
+        let shares: Vec<ShareHandle> = clients.iter().map(|client| self.share(*client)).collect();
         let (mut large, mut sending) = (Vec::new(), Vec::new());
         for held in &shares {
             large.push(held.share.large.clone().acquire_owned().await?);
@@ -75,12 +78,12 @@ impl ResponseBudget {
         }
         sending.push(self.sending.clone().acquire_many_owned(units).await?);
         let reading = self.reading.clone().acquire_many_owned(units).await?;
-        Ok(Reserved { _large: large, reading, sending, shares })
+        Ok(Reservation { _large: large, reading, sending, shares })
     }
 
-    fn share(self: &Arc<Self>, client: Client) -> Held {
+    fn share(self: &Arc<Self>, client: Client) -> ShareHandle {
         let share = self.shares.lock().entry(client).or_insert_with(|| Arc::new(Share::new())).clone();
-        Held { client, share, budget: self.clone() }
+        ShareHandle { client, share, budget: self.clone() }
     }
 }
 
@@ -97,33 +100,34 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.min(MAX_BODY).div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-/// A client's share while something is counted in it; without a user it is forgotten.
-struct Held {
+/// A client's share while it is in use. Without a user it is removed.
+struct ShareHandle {
     client: Client,
     share: Arc<Share>,
     budget: Arc<ResponseBudget>,
 }
 
-impl Drop for Held {
+impl Drop for ShareHandle {
     fn drop(&mut self) {
         let mut shares = self.budget.shares.lock();
-        // The map's and this one. Others are made and dropped under the same lock.
+        // The references of the map and of this handle. Others are created and dropped under this
+        // lock.
         if Arc::strong_count(&self.share) == 2 {
             shares.remove(&self.client);
         }
     }
 }
 
-/// Room for one response.
-pub struct Reserved {
+/// Reserved memory of one response.
+pub struct Reservation {
     _large: Vec<OwnedSemaphorePermit>,
     reading: OwnedSemaphorePermit,
     sending: Vec<OwnedSemaphorePermit>,
-    shares: Vec<Held>,
+    shares: Vec<ShareHandle>,
 }
 
-impl Reserved {
-    /// Gives back what the response turned out not to need.
+impl Reservation {
+    /// Releases the memory beyond the length of the response.
     pub fn shrink_to(&mut self, bytes: usize) {
         let units = units(bytes) as usize;
         for permit in self.sending.iter_mut().chain([&mut self.reading]) {
@@ -131,17 +135,17 @@ impl Reserved {
         }
     }
 
-    /// The response is redacted: only what waits for the client counts from here on.
-    pub fn into_sending(self) -> Sending {
-        let Reserved { sending, shares, .. } = self;
-        Sending { _sending: sending, _shares: shares }
+    /// Converts the reservation of a redacted response: from here on only waiting bytes count.
+    pub fn into_send_reservation(self) -> SendReservation {
+        let Reservation { sending, shares, .. } = self;
+        SendReservation { _sending: sending, _shares: shares }
     }
 }
 
-/// Room for what waits for one client.
-pub struct Sending {
+/// Reserved memory of a response that waits for its client.
+pub struct SendReservation {
     _sending: Vec<OwnedSemaphorePermit>,
-    _shares: Vec<Held>,
+    _shares: Vec<ShareHandle>,
 }
 
 #[cfg(test)]
@@ -164,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn one_client_has_two_large_responses_and_others_have_theirs() {
+    fn client_at_its_share_does_not_delay_another() {
         let budget = Arc::new(ResponseBudget::default());
         let reserve = |last| now(budget.reserve(&[address(last)], MAX_BODY));
         let (first, second) = (reserve(1).unwrap(), reserve(1).unwrap());
         assert!(reserve(1).is_none() && reserve(2).is_some());
-        // What waits for a slow reader is no longer being read, and still counts as its own.
-        let sending = first.into_sending();
+        // A response that waits for a slow reader still counts in the share of its client.
+        let sending = first.into_send_reservation();
         assert!(reserve(1).is_none());
         drop(sending);
         assert!(reserve(1).is_some());
@@ -179,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn slow_readers_of_small_shares_do_not_wait_for_each_other() {
+    fn small_responses_of_slow_readers_fit_the_share() {
         let budget = Arc::new(ResponseBudget::default());
         let held: Vec<_> = (0..100)
-            .map(|_| now(budget.reserve(&[address(1)], 300_000)).expect("room for 30 MB").into_sending())
+            .map(|_| now(budget.reserve(&[address(1)], 300_000)).expect("room for 30 MB").into_send_reservation())
             .collect();
         assert!(now(budget.reserve(&[address(1)], MAX_BODY)).is_none());
         assert!(now(budget.reserve(&[address(2)], MAX_BODY)).is_some());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::listening::Sockets;
+use super::listener::Sockets;
 use super::reload::Reloader;
 use super::state::ActiveState;
 use crate::clock;

@@ -13,13 +13,14 @@ use super::admin::Admin;
 use super::certificate::{self, Certificate};
 use super::cluster_member::{self, ClusterMember};
 use super::descriptors::{self, AcceptFailures, Division, Spares};
-use super::edge::Edge;
-use super::listening::{Door, Entrance, Listening, Sockets};
+use super::forward::request_context::Proxy;
+use super::http::connection::ConnectionHandler;
+use super::listener::{Acceptor, ListenerGroup, ListenerService, Sockets};
+use super::listener_kind::ListenerKind;
+use super::load_metrics::LoadMetrics;
 use super::random_ids::RandomIds;
 use super::reload::{Reloader, Source};
-use super::request_context::Proxy;
 use super::secrets;
-use super::side::Side;
 use super::signal_actions::GatewaySignals;
 use super::start_error::StartError;
 use super::state::{ActiveState, ProcessState, RequestState};
@@ -111,6 +112,8 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     export_spans(&config, Some(&metrics))?;
     let member = ClusterMember::new(&config)?;
     let active = Arc::new(ActiveState::new(request_state(&config, &metrics, member.as_ref())?));
+    let load = LoadMetrics::new(active.clone()).and_then(|load| metrics.register(load));
+    load.map_err(environment)?;
     let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "insecure handling of a secret");
@@ -299,29 +302,33 @@ fn public_service(
     certificate: Option<Arc<Certificate>>,
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
-) -> Listening<Proxy> {
-    let edge = Arc::new(Edge::new(Proxy(active.clone()), active.clone(), Side::Public));
-    let entrance = |addresses: &Vec<SocketAddr>, certificate| Entrance {
+) -> ListenerService<Proxy> {
+    let handler = Arc::new(ConnectionHandler::new(Proxy(active.clone()), active.clone(), ListenerKind::Public));
+    let group = |addresses: &Vec<SocketAddr>, certificate| ListenerGroup {
         addresses: addresses.clone(),
-        door: Door::new(edge.clone(), active.clone(), Side::Public, certificate),
+        acceptor: Acceptor::new(handler.clone(), active.clone(), ListenerKind::Public, certificate),
     };
-    let mut entrances = vec![entrance(&addresses.plain, None)];
-    entrances.extend(certificate.map(|certificate| entrance(&addresses.tls, Some(certificate))));
+    let mut groups = vec![group(&addresses.plain, None)];
+    groups.extend(certificate.map(|certificate| group(&addresses.tls, Some(certificate))));
     let process = &active.process;
-    let failures = AcceptFailures::new(Side::Public, process.metrics.clone(), None);
-    Listening::new(failures, None, entrances, sockets.clone(), process.lifecycle.clone())
+    let failures = AcceptFailures::new(ListenerKind::Public, process.metrics.clone(), None);
+    ListenerService::new(failures, None, groups, sockets.clone(), process.lifecycle.clone())
 }
 
-fn admin_service(admin: Admin, sockets: &Arc<Sockets>, addresses: &Addresses) -> std::io::Result<Listening<Admin>> {
+fn admin_service(
+    admin: Admin,
+    sockets: &Arc<Sockets>,
+    addresses: &Addresses,
+) -> std::io::Result<ListenerService<Admin>> {
     let active = admin.active.clone();
     let process = active.process.clone();
     let spares = Arc::new(Spares::new(Division::current())?);
-    let failures = AcceptFailures::new(Side::Admin, process.metrics.clone(), Some(spares));
-    let edge = Arc::new(Edge::new(admin, active.clone(), Side::Admin));
-    let door = Door::new(edge, active, Side::Admin, None);
-    let entrances = vec![Entrance { addresses: vec![addresses.admin], door }];
+    let failures = AcceptFailures::new(ListenerKind::Admin, process.metrics.clone(), Some(spares));
+    let handler = Arc::new(ConnectionHandler::new(admin, active.clone(), ListenerKind::Admin));
+    let acceptor = Acceptor::new(handler, active, ListenerKind::Admin, None);
+    let groups = vec![ListenerGroup { addresses: vec![addresses.admin], acceptor }];
     let lifecycle = process.lifecycle.clone();
-    Ok(Listening::new(failures, Some(ADMIN_THREADS), entrances, sockets.clone(), lifecycle))
+    Ok(ListenerService::new(failures, Some(ADMIN_THREADS), groups, sockets.clone(), lifecycle))
 }
 
 /// The addresses of the listeners, with the assigned port where the configuration has port 0.

@@ -8,14 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
 use super::admission::{Admission, RequestLimits, share};
 use super::descriptors::Division;
-use super::fast_path_head::Rules;
 use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
 use super::start_error::StartError;
-use crate::api::{MediaTypePattern, PathPattern};
+use crate::api::{MediaTypePattern, NameRequestRules, PathPattern};
 use crate::cluster::Bus;
 use crate::config::{self, Access, Config, ForwardRole};
 use crate::forward::TrustedProxies;
@@ -132,6 +132,8 @@ pub struct RequestState {
     /// The rules for forwarded responses; the first whose path matches applies.
     pub redact_rules: Vec<ForwardRedactRule>,
     pub trusted: TrustedProxies,
+    /// Networks of the peers that must send a PROXY header.
+    proxy_protocol: Vec<IpNet>,
     pub cookie: Option<String>,
     pub access: Access,
     pub limits: Limits,
@@ -166,6 +168,7 @@ impl RequestState {
             redacted: redact_rules.iter().map(|rule| rule.path.clone()).collect(),
             redact_rules,
             trusted: TrustedProxies::new(server.trusted_proxies.clone()),
+            proxy_protocol: server.proxy_protocol.clone(),
             cookie: config.identity.cookie.clone(),
             access: config.log.access,
             limits: Limits::new(server),
@@ -174,6 +177,12 @@ impl RequestState {
             config: config.clone(),
             process,
         })
+    }
+
+    /// Whether a peer must send a PROXY header.
+    pub fn requires_proxy_header(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.proxy_protocol.iter().any(|network| network.contains(&peer))
     }
 
     /// The address whose share a request or connection uses; `None` for a trusted proxy, which
@@ -188,8 +197,8 @@ impl RequestState {
     }
 
     /// The settings of the fast path.
-    pub fn fast_path_rules(&self) -> Rules<'_> {
-        Rules { cookie: self.cookie.as_deref(), answers_preflights: self.gateway.cors.is_on() }
+    pub fn fast_path_rules(&self) -> NameRequestRules<'_> {
+        NameRequestRules { cookie: self.cookie.as_deref(), answers_preflights: self.gateway.cors.is_on() }
     }
 
     /// A new request id of 32 hexadecimal digits.

@@ -1,4 +1,5 @@
-//! Behind an edge that ends TLS: the shipped snippets for nginx and HAProxy, each in front of a real gateway.
+//! Behind an edge that ends TLS: the shipped snippets for nginx and HAProxy, each in front of a
+//! real gateway.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -85,14 +86,15 @@ impl Edge {
         Some(Edge { _process: process, address, authority, _dir: dir })
     }
 
-    /// One request on a connection of its own.
+    /// One request on a new connection.
     fn ask(&self, request: &str) -> String {
         let request = request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
         self.authority.exchange(self.address, &request).expect("an answer")
     }
 }
 
-/// A configuration for one process, which can be ended by its handle, with all its files in that folder.
+/// A configuration for one process, which can be ended by its handle, with all its files in that
+/// folder.
 fn in_nginx(dir: &TempDir, servers: &str) -> std::path::PathBuf {
     let at = dir.path().display();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -126,7 +128,8 @@ fn serves_through(program: &str) {
     // HAProxy believes in a server when it was found ready.
     wait_until("the edge passes requests on", || edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200"));
 
-    // What it says of the caller is believed, and what the caller says of itself is not passed off as that.
+    // What it says of the caller is believed, and what the caller says of itself is not passed off
+    // as that.
     edge.ask("GET /elsewhere HTTP/1.1\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n");
     let seen = origin.last("/elsewhere").expect("it was forwarded");
     let addresses = seen.header("x-forwarded-for").expect("addresses");
@@ -168,17 +171,17 @@ fn serves_through(program: &str) {
 }
 
 #[test]
-fn nginx_in_front_as_the_shipped_snippet_says() {
+fn nginx_with_the_shipped_snippet_works() {
     serves_through("nginx");
 }
 
 #[test]
-fn haproxy_in_front_as_the_shipped_snippet_says() {
+fn haproxy_with_the_shipped_snippet_works() {
     serves_through("haproxy");
 }
 
 #[test]
-fn nginx_shows_the_status_page_to_those_who_know_a_password() {
+fn nginx_shows_the_status_page_with_a_password() {
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();

@@ -51,7 +51,7 @@ fn piece(random: &mut Random) -> Vec<u8> {
 enum Ending {
     /// With its last piece, or without a body.
     Whole,
-    /// With an empty DATA frame, or with the last chunk in a write of its own.
+    /// With an empty DATA frame, or with the last chunk in a separate write.
     Empty,
     Trailers,
     /// The announced length is smaller than the body.
@@ -547,6 +547,6 @@ fn random_bodies_each_arrive_as_one_message() {
 }
 
 #[test]
-fn thousand_empty_ended_uploads_mix_up_no_response() {
+fn thousand_uploads_with_empty_ends_get_their_own_responses() {
     run(1_000, Case::upload);
 }

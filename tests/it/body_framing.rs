@@ -1,5 +1,5 @@
-//! How a request body ends: whatever the client sends, the API reads one well-formed message, and no byte of it reaches the
-//! next request on the same connection.
+//! How a request body ends: whatever the client sends, the API reads one well-formed message, and
+//! no byte of it reaches the next request on the same connection.
 
 use crate::support::*;
 
@@ -8,7 +8,8 @@ const VIEWER: (&str, &str) = ("authorization", "Bearer tok-viewer");
 /// The frames that end a body, each with its flags.
 type Frame = (u8, u8, &'static [u8]);
 
-/// A gateway in front of an API that records bytes. The origin serves only the checks of the support.
+/// A gateway in front of an API that records bytes. The origin serves only the checks of the
+/// support.
 fn scene() -> (Origin, Recorder, Gateway) {
     let origin = Origin::start();
     let recorder = Recorder::start();
@@ -108,7 +109,8 @@ fn late_bytes_of_a_response_reach_no_other_client() {
         let bodyless = response.contains(" 204 ") || response.contains(" 304 ");
         // The first connection is used for nothing more.
         let ends = *method == "HEAD" || (bodyless && announces);
-        // On the intercepted route the gateway asks with GET for HEAD too, and would wait for a body.
+        // On the intercepted route the gateway asks with GET for HEAD too, and would wait for a
+        // body.
         for target in &targets[..if *method == "HEAD" { 2 } else { 3 }] {
             for token in ["tok-a", "tok-r"] {
                 let gate = Gate::closed();
@@ -118,8 +120,8 @@ fn late_bytes_of_a_response_reach_no_other_client() {
                 let first = origin.last(target).expect("it was forwarded").connection;
                 pace(std::time::Duration::from_millis(30));
                 gate.open();
-                // What comes while a request is under way is the response to that. Only a connection that is used for
-                // nothing more protects from it.
+                // What comes while a request is under way is the response to that. Only a
+                // connection that is used for nothing more protects from it.
                 pace(std::time::Duration::from_millis(if ends { 0 } else { 50 }));
                 for round in 0..3 {
                     let next = gateway.client().get("/x/next").send();

@@ -65,7 +65,7 @@ fn upload_of_a_client_that_sends_all_before_it_reads() {
 }
 
 #[test]
-fn tunnel_passes_what_comes_after_the_api_half_closed() {
+fn tunnel_passes_data_after_the_api_half_closes() {
     let received = Arc::new(AtomicUsize::new(0));
     let count = received.clone();
     let api = RawApi::start(move |mut exchange| {

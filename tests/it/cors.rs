@@ -102,6 +102,47 @@ fn errors_of_the_connection_layer_carry_cors_fields() {
 }
 
 #[test]
+fn errors_of_refused_http2_heads_carry_cors_fields() {
+    let (_origin, gateway) = scene("");
+    let many: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    let long = "A".repeat(33);
+    for (page, readable) in [(APP, true), ("https://evil.example", false)] {
+        let connection = Http2::connect(&gateway.client());
+        for (method, fields, status) in [
+            ("GET", &[("host", "other.example")][..], 400),
+            ("GET", &many[..], 431),
+            ("GET", &[("x_api_key", "1")][..], 400),
+            ("TRACE", &[][..], 405),
+            (long.as_str(), &[][..], 501),
+        ] {
+            let fields = [fields, &[("origin", page)]].concat();
+            let response = connection.call(method, "/x", &fields, b"").expect("a response");
+            response.assert_status(status);
+            if readable { assert_readable(&response) } else { assert_unreadable(&response) }
+        }
+    }
+}
+
+#[test]
+fn error_of_a_cleartext_request_to_tls_carries_cors_fields() {
+    let origin = Origin::start();
+    let authority = Authority::new();
+    let (certificate, key) = authority.certificate().pem();
+    let setup = Gateway::set_up(&origin).file("c.pem", &certificate).file("k.pem", &key);
+    let tls = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/c.pem", key_file = "{dir}/k.pem" }"#;
+    let gateway = setup.config(&format!("{LISTED}\n{tls}")).start();
+    let client = gateway.client_of(gateway.tls_address());
+    for (page, readable) in [(APP, true), ("https://evil.example", false)] {
+        let mut connection = client.connect();
+        connection.send_raw(format!("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {page}\r\n\r\n"));
+        let response = connection.read("GET", Kind::Intercepted).expect("a response");
+        response.assert_status(400);
+        if readable { assert_readable(&response) } else { assert_unreadable(&response) }
+    }
+}
+
+#[test]
 fn too_many_connections_are_readable_on_both_protocols() {
     let (_origin, gateway) = scene("server.max_connections = 2");
     let client = gateway.client();

@@ -167,7 +167,7 @@ fn clients_at_the_limit_leave_room_for_requests_and_admin() {
 }
 
 #[test]
-fn listeners_without_a_descriptor_count_and_go_on() {
+fn listener_without_a_descriptor_counts_and_continues() {
     let (_origin, gateway) = scene(512, 512, PATIENT);
     let client = gateway.client();
     let mut served = client.connect();
@@ -199,7 +199,7 @@ fn listeners_without_a_descriptor_count_and_go_on() {
 }
 
 #[test]
-fn admin_answers_several_clients_without_a_descriptor() {
+fn admin_serves_several_clients_without_a_descriptor() {
     let (_origin, gateway) = scene(512, 512, PATIENT);
     let idle = exhaust(&gateway);
     // Scrapers that keep their connections, and probes next to them.
@@ -221,7 +221,7 @@ fn admin_answers_several_clients_without_a_descriptor() {
 }
 
 #[test]
-fn request_without_a_descriptor_fails_with_its_own_kind() {
+fn request_without_a_descriptor_has_a_specific_error() {
     let (origin, gateway) = scene(512, 512, PATIENT);
     let client = gateway.client();
     // The token is known from here on.

@@ -1,5 +1,5 @@
-//! A client that leaves: one line and one count with status 499, on every kind of route and over both protocols. The end of
-//! its sending alone is not a disconnect.
+//! A client that leaves: one line and one count with status 499, on every kind of route and over
+//! both protocols. The end of its sending alone is not a disconnect.
 
 use std::time::Instant;
 
@@ -119,7 +119,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn client_that_leaves_within_its_body_is_499() {
+fn disconnect_during_the_request_body_is_499() {
     let (_origin, gateway) = scene();
     let before = (counted(&gateway), all_counted(&gateway));
     let mut connection = gateway.client().connect();
@@ -142,7 +142,7 @@ fn client_that_leaves_within_its_body_is_499() {
 }
 
 #[test]
-fn client_that_leaves_within_the_response_is_499() {
+fn disconnect_during_the_response_is_499() {
     let (origin, gateway) = scene();
     let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     let piece = [b"4000\r\n".to_vec(), vec![b'x'; 0x4000], b"\r\n".to_vec()].concat();
@@ -163,7 +163,7 @@ fn client_that_leaves_within_the_response_is_499() {
 }
 
 #[test]
-fn half_close_behind_a_request_is_answered() {
+fn half_close_behind_a_request_gets_the_response() {
     let (origin, gateway) = scene();
     for target in targets() {
         for method in ["GET", "POST"] {

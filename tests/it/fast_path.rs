@@ -1,4 +1,5 @@
-//! The fast path: what is answered in it is answered as beside it, byte for byte, and counted and logged alike.
+//! The fast path serves the same responses as the ordinary path, byte for byte, with the same
+//! metrics and log lines.
 
 use std::time::Instant;
 
@@ -23,7 +24,8 @@ impl Both {
         Both { origin, with, without }
     }
 
-    /// Sends these bytes to both, each on a connection of its own; they get the same answer. Whether it was made in the fast path.
+    /// Sends these bytes to both gateways, each on a new connection, and compares the responses.
+    /// Returns whether the fast path served the request.
     fn send(&self, bytes: &[u8]) -> bool {
         let before = self.with.metric("fast_path_hits_total", &[]);
         let [with, without] = [&self.with, &self.without].map(|gateway| {
@@ -80,7 +82,7 @@ fn counters(gateway: &Gateway) -> Vec<String> {
 }
 
 #[test]
-fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
+fn request_gets_the_same_response_on_both_paths() {
     let both = Both::start("");
     let etag = both.with.client().get(P).bearer("tok-a").send().header("etag").expect("an ETag").to_owned();
     both.without.client().get(P).bearer("tok-a").send().assert_status(200);
@@ -207,7 +209,7 @@ fn the_same_bytes_get_the_same_answer_in_the_fast_path_and_beside_it() {
 }
 
 #[test]
-fn heads_at_the_limit_of_their_size_are_judged_alike_in_the_fast_path_and_beside_it() {
+fn head_at_the_size_limit_has_the_same_verdict_on_both_paths() {
     let both = Both::start("server.max_header_bytes = \"1KiB\"");
     both.plain("");
     let mut taken = 0;
@@ -219,7 +221,7 @@ fn heads_at_the_limit_of_their_size_are_judged_alike_in_the_fast_path_and_beside
 }
 
 #[test]
-fn pages_of_other_origins_get_the_same_fields_in_the_fast_path_and_beside_it() {
+fn cors_fields_are_the_same_on_both_paths() {
     let both = Both::start("cors.allowed_origins = [\"https://page.example\"]");
     both.plain("");
     assert!(both.plain(""), "without an origin");
@@ -229,7 +231,7 @@ fn pages_of_other_origins_get_the_same_fields_in_the_fast_path_and_beside_it() {
 }
 
 #[test]
-fn a_kept_connection_goes_from_the_fast_path_to_the_ordinary_way_and_back() {
+fn connection_alternates_between_both_paths() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -268,7 +270,7 @@ fn preflight_has_the_same_response_on_both_paths() {
 }
 
 #[test]
-fn a_change_is_obeyed_by_the_fast_path_at_once() {
+fn change_invalidates_hits_of_the_fast_path_at_once() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -288,7 +290,7 @@ fn a_change_is_obeyed_by_the_fast_path_at_once() {
 }
 
 #[test]
-fn a_kept_connection_has_its_deadlines_after_an_answer_in_the_fast_path() {
+fn connection_keeps_its_deadlines_after_the_fast_path() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     for (config, second) in
@@ -307,7 +309,7 @@ fn a_kept_connection_has_its_deadlines_after_an_answer_in_the_fast_path() {
 }
 
 #[test]
-fn a_reload_switches_the_fast_path_off_and_a_blocked_name_never_takes_it() {
+fn reload_disables_the_fast_path() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "server.fast_path = true");
@@ -327,7 +329,7 @@ fn a_reload_switches_the_fast_path_off_and_a_blocked_name_never_takes_it() {
 }
 
 #[test]
-fn what_the_api_must_be_asked_for_is_answered_alike_in_the_fast_path_and_beside_it() {
+fn miss_gets_the_same_response_on_both_paths() {
     let both = Both::start("upstream.timeout = \"1s\"\nidentity.max_invalid_per_minute = 3");
     let ask = |token: &str, id: &str, fields: &str| {
         let head = format!("GET {} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\n", name_of(id));
@@ -380,7 +382,7 @@ fn connected(origin: &Origin, config: &str) -> (Gateway, Vec<Connection>) {
 }
 
 #[test]
-fn what_took_an_answers_place_is_given_by_every_thread_from_then_on() {
+fn replaced_entry_is_served_by_every_thread() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let (gateway, mut connections) = connected(&origin, "");
@@ -393,8 +395,8 @@ fn what_took_an_answers_place_is_given_by_every_thread_from_then_on() {
             for connection in &mut connections {
                 client.get(P).bearer("tok-a").send_on(connection).assert_status(200);
             }
-            let anew = client.get(P).bearer("tok-a").header("Cache-Control", "no-cache").send();
-            if anew.json()["name"] == *version {
+            let renewed = client.get(P).bearer("tok-a").header("Cache-Control", "no-cache").send();
+            if renewed.json()["name"] == *version {
                 break;
             }
             assert!(began.elapsed() < PATIENCE, "the API was never asked again");
@@ -408,7 +410,7 @@ fn what_took_an_answers_place_is_given_by_every_thread_from_then_on() {
 }
 
 #[test]
-fn what_the_api_says_anew_of_a_caller_holds_for_every_thread_from_then_on() {
+fn renewed_identity_is_used_by_every_thread() {
     let origin = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
     let (gateway, mut connections) = connected(&origin, "identity = { ttl = \"60s\", refresh_after = \"1s\" }");

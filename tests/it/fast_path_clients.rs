@@ -1,6 +1,6 @@
-//! The header sets of tests/headers: whatever harmless fields a client or a proxy in front adds, a hit is
-//! answered on the fast path, as the ordinary path answers it, for each place of a token, over HTTP/1.1
-//! and HTTP/2.
+//! The header sets of tests/headers: whatever harmless fields a client or a proxy in front adds, a
+//! hit is answered on the fast path, as the ordinary path answers it, for each place of a token,
+//! over HTTP/1.1 and HTTP/2.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const BYPASS: &str = "telecomx-gateway; fwd=bypass";
 
 #[test]
-fn a_forwarded_answer_says_so() {
+fn forwarded_response_states_bypass() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for method in ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"] {
@@ -22,7 +22,7 @@ fn a_forwarded_answer_says_so() {
 }
 
 #[test]
-fn statuses_and_bodies_of_the_api_pass_as_they_are() {
+fn statuses_and_bodies_of_the_api_pass_unchanged() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let answers = [
@@ -47,7 +47,7 @@ fn statuses_and_bodies_of_the_api_pass_as_they_are() {
 }
 
 #[test]
-fn a_large_body_passes_in_both_directions() {
+fn large_body_passes_in_both_directions() {
     let origin = Origin::start();
     origin.when(Rule::on("/elsewhere").made(|seen| Answer::new(200).body(seen.body.clone())));
     origin.when(Rule::on("/chunked").made(|seen| Answer::new(200).body(seen.body.clone()).framing(Framing::Chunked)));
@@ -61,7 +61,7 @@ fn a_large_body_passes_in_both_directions() {
 }
 
 #[test]
-fn a_request_body_is_passed_on_before_it_has_ended() {
+fn request_body_is_forwarded_before_its_end() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let mut connection = gateway.client().connect();
@@ -74,10 +74,11 @@ fn a_request_body_is_passed_on_before_it_has_ended() {
 }
 
 #[test]
-fn an_answers_body_is_passed_on_before_it_has_ended() {
+fn response_body_is_forwarded_before_its_end() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
-    // A few bytes of a body of known length may wait in a buffer; more of it, or a body of unknown length, may not.
+    // A few bytes of a body of known length may wait in a buffer; more of it, or a body of unknown
+    // length, may not.
     let large = format!("first{}last.", "x".repeat(1 << 20));
     for (framing, body) in
         [(Framing::Length, large.as_str()), (Framing::Chunked, large.as_str()), (Framing::UntilClose, "firstlast.")]
@@ -92,7 +93,7 @@ fn an_answers_body_is_passed_on_before_it_has_ended() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
+fn truncated_response_is_not_complete_for_the_client() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for framing in [Framing::Length, Framing::Chunked] {
@@ -106,7 +107,7 @@ fn an_answer_that_breaks_off_is_not_passed_off_as_whole() {
 }
 
 #[test]
-fn an_upgraded_connection_passes_bytes_in_both_directions() {
+fn upgraded_connection_passes_both_directions() {
     let origin = Origin::start();
     origin.when(Rule::on("/socket.io/").upgrade());
     let gateway = Gateway::start(&origin);
@@ -128,7 +129,7 @@ fn an_upgraded_connection_passes_bytes_in_both_directions() {
 }
 
 #[test]
-fn what_a_caller_says_to_this_hop_stays_on_it() {
+fn hop_by_hop_request_fields_are_not_forwarded() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let call = gateway.client().get("/elsewhere").header("Connection", "keep-alive, X-Hop").header("X-Hop", "1");
@@ -143,7 +144,7 @@ fn what_a_caller_says_to_this_hop_stays_on_it() {
 
 // RFC 9110, section 7.6.1.
 #[test]
-fn what_the_api_says_to_its_hop_stays_on_it() {
+fn hop_by_hop_response_fields_are_not_forwarded() {
     let origin = Origin::start();
     let answer = Answer::json("{}").header("Connection", "X-Back").header("X-Back", "1").header("X-Stays", "1");
     origin.when(Rule::on("/elsewhere").answer(answer));
@@ -154,7 +155,7 @@ fn what_the_api_says_to_its_hop_stays_on_it() {
 }
 
 #[test]
-fn the_api_learns_who_asks_and_through_whom() {
+fn api_receives_client_address_and_via() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let call = gateway.client().get("/elsewhere").host("gateway.example").header("X-Forwarded-For", "203.0.113.7");
@@ -173,7 +174,7 @@ fn the_api_learns_who_asks_and_through_whom() {
 }
 
 #[test]
-fn an_address_claimed_by_a_stranger_is_not_passed_on() {
+fn address_claimed_by_an_untrusted_client_is_not_forwarded() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "server.trusted_proxies = []");
     gateway.client().get("/elsewhere").header("X-Forwarded-For", "203.0.113.7").send().assert_status(200);
@@ -184,7 +185,7 @@ fn an_address_claimed_by_a_stranger_is_not_passed_on() {
 }
 
 #[test]
-fn a_post_is_sent_once_whatever_becomes_of_it() {
+fn post_is_sent_once_whatever_its_outcome() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -200,7 +201,7 @@ fn a_post_is_sent_once_whatever_becomes_of_it() {
 }
 
 #[test]
-fn a_post_after_the_api_closed_its_connections_is_sent_at_most_once() {
+fn post_on_a_closed_api_connection_is_sent_at_most_once() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
@@ -219,7 +220,7 @@ fn a_post_after_the_api_closed_its_connections_is_sent_at_most_once() {
 }
 
 #[test]
-fn an_api_that_is_away_is_a_502_and_its_return_is_noticed() {
+fn unreachable_api_gets_502_until_it_returns() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -248,7 +249,7 @@ fn over_tls(certificate: &Certificate, authority: &Authority) -> (Response, Resp
 }
 
 #[test]
-fn an_api_with_a_trusted_certificate_is_talked_to() {
+fn api_with_a_trusted_certificate_is_accepted() {
     let authority = Authority::new();
     let (forwarded, intercepted) = over_tls(&authority.certificate(), &authority);
     assert_eq!(forwarded.assert_status(200).json()["target"], "/elsewhere");
@@ -256,7 +257,7 @@ fn an_api_with_a_trusted_certificate_is_talked_to() {
 }
 
 #[test]
-fn an_api_with_any_other_certificate_is_a_502() {
+fn api_with_another_certificate_gets_502() {
     let authority = Authority::new();
     for certificate in
         [authority.certificate_for_another_name(), authority.expired_certificate(), Authority::new().certificate()]
@@ -268,17 +269,18 @@ fn an_api_with_any_other_certificate_is_a_502() {
 }
 
 #[test]
-fn tls_is_never_given_up_for_plain_text() {
+fn tls_never_falls_back_to_cleartext() {
     let plain = Origin::start();
     let gateway = Gateway::with(&plain, &format!(r#"upstream.url = "https://{}""#, plain.address()));
     let response = gateway.client().get("/elsewhere").send();
-    // The stand-in waits for the rest of what it takes for a head, so the time for connecting may run out.
+    // The stand-in waits for the rest of what it takes for a head, so the time for connecting may
+    // run out.
     assert!(matches!(response.status, 502 | 504), "{response:#?}");
     assert_eq!(plain.count(|seen| seen.path() == "/elsewhere"), 0);
 }
 
 #[test]
-fn a_preflight_is_forwarded_when_no_origin_is_allowed() {
+fn preflight_without_cors_is_forwarded() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let call = gateway.client().call("OPTIONS", P).header("Origin", "https://app.example");
@@ -288,7 +290,7 @@ fn a_preflight_is_forwarded_when_no_origin_is_allowed() {
 }
 
 #[test]
-fn a_listed_origin_gets_the_cors_fields_and_no_other() {
+fn listed_origin_alone_gets_cors_fields() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"cors.allowed_origins = ["https://app.example"]"#);

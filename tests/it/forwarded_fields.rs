@@ -1,5 +1,5 @@
-//! Fields of requests that the gateway forwards: what it removes, sets and translates, on plain and redacted routes and over
-//! both protocols.
+//! Fields of requests that the gateway forwards: what it removes, sets and translates, on plain and
+//! redacted routes and over both protocols.
 
 use crate::support::*;
 
@@ -7,7 +7,8 @@ const PLAIN: &str = "/elsewhere";
 const REDACTED: &str = "/customer/list";
 const NAME: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
-/// A client's fields by which a server behind the gateway could take it for another, or read another URL.
+/// A client's fields by which a server behind the gateway could take it for another, or read
+/// another URL.
 const CLAIMS: [(&str, &str); 22] = [
     ("forwarded", "for=10.9.8.7;host=evil"),
     ("x-real-ip", "10.9.8.7"),
@@ -131,7 +132,7 @@ fn cookies_of_http2_reach_the_api_as_one_field() {
 }
 
 #[test]
-fn a_token_is_found_in_any_cookie_field() {
+fn token_is_found_in_any_cookie_field() {
     let (_origin, gateway) = scene("identity.cookie = \"token\"");
     let http2 = Http2::connect(&gateway.client());
     for at in 0..3 {

@@ -1,5 +1,5 @@
-//! Callers who pretend: tokens that look like others, fields that would poison what is stored, and tokens and secrets
-//! planted wherever a log could pick them up.
+//! Callers who pretend: tokens that look like others, fields that would poison what is stored, and
+//! tokens and secrets planted wherever a log could pick them up.
 
 use crate::support::*;
 
@@ -16,7 +16,7 @@ fn telling() -> Origin {
 }
 
 #[test]
-fn tokens_that_are_nearly_alike_are_different_callers() {
+fn similar_tokens_are_different_callers() {
     let origin = telling();
     let gateway = Gateway::with(&origin, r#"server.max_header_bytes = "256KiB""#);
     let client = gateway.client();
@@ -44,7 +44,7 @@ fn tokens_that_are_nearly_alike_are_different_callers() {
     for token in &tokens {
         origin.knows(token, "VIEWER", DUCK);
     }
-    // Not known to the API, and so known to nobody.
+    // A token that the API does not know.
     tokens.extend(["tok-b".to_owned(), "tok-".to_owned(), "tok-a\u{e6}".to_owned()]);
     let mut served = std::collections::BTreeSet::new();
     for round in 0..2 {
@@ -64,7 +64,7 @@ fn tokens_that_are_nearly_alike_are_different_callers() {
         }
     }
     assert!(served.len() >= 10, "only these were served: {served:?}");
-    // A token is the same caller wherever it stands, an escape in a query aside.
+    // A token is the same caller in each credential place, escaped or not.
     let escaped = client.get(&format!("{P}?token=tok-a%7Cb")).send();
     assert_eq!(escaped.assert_status(200).json()["name"], employee_of("tok-a|b"));
     assert!(escaped.is_hit());
@@ -73,7 +73,7 @@ fn tokens_that_are_nearly_alike_are_different_callers() {
 }
 
 #[test]
-fn a_token_and_an_id_that_join_to_the_same_text_are_not_the_same_key() {
+fn token_and_id_that_join_to_one_text_are_distinct_keys() {
     let origin = telling();
     let gateway = Gateway::start(&origin);
     // The end of one token is the start of another's id.
@@ -97,7 +97,7 @@ fn a_token_and_an_id_that_join_to_the_same_text_are_not_the_same_key() {
 }
 
 #[test]
-fn what_a_caller_adds_changes_neither_what_is_asked_nor_what_is_stored() {
+fn additions_of_a_caller_change_no_fetch_and_no_entry() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -146,7 +146,7 @@ fn what_a_caller_adds_changes_neither_what_is_asked_nor_what_is_stored() {
 }
 
 #[test]
-fn no_error_that_a_caller_provoked_is_stored() {
+fn provoked_error_is_not_stored() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -172,7 +172,7 @@ fn no_error_that_a_caller_provoked_is_stored() {
 }
 
 #[test]
-fn a_role_that_is_claimed_is_not_believed_on_any_way() {
+fn claimed_access_level_is_ignored_on_every_route() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -190,7 +190,7 @@ fn a_role_that_is_claimed_is_not_believed_on_any_way() {
 }
 
 #[test]
-fn nothing_planted_shows_in_the_most_talkative_log_nor_in_figures() {
+fn planted_secret_appears_in_no_log_and_no_metric() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = "log = { level = \"trace\" }\nupstream.timeout = \"1s\"\nserver.header_timeout = \"1s\"";
@@ -260,13 +260,14 @@ fn nothing_planted_shows_in_the_most_talkative_log_nor_in_figures() {
             origin.behave();
         }
     }
-    // The gateway's end looks through its log, its metrics and its statistics; an explanation is looked through here.
+    // The gateway's end looks through its log, its metrics and its statistics; an explanation is
+    // looked through here.
     let config = gateway.config_file();
     let explained = run_binary(&["check", "-c", &config.display().to_string(), "--explain"], b"");
     assert_eq!(explained.code, Some(0), "{explained:#?}");
     let statistics = gateway.stats().to_string();
-    for told in [&explained.stdout, &explained.stderr, &statistics, &gateway.metrics()] {
-        assert!(!told.contains(TOKEN_MARKER) && !told.contains(MARKER), "{told}");
+    for output in [&explained.stdout, &explained.stderr, &statistics, &gateway.metrics()] {
+        assert!(!output.contains(TOKEN_MARKER) && !output.contains(MARKER), "{output}");
     }
     assert!(gateway.log().contains("access"), "something was logged");
     assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));

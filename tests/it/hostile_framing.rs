@@ -1,5 +1,5 @@
-//! Requests over HTTP/1.1 whose bytes are meant to be read in two ways: they are refused and the connection ends, or the
-//! API sees exactly one request.
+//! Requests over HTTP/1.1 whose bytes are meant to be read in two ways: they are refused and the
+//! connection ends, or the API sees exactly one request.
 
 use crate::support::*;
 
@@ -23,7 +23,8 @@ fn still_right(origin: &Origin, gateway: &Gateway, after: &str) {
     assert_eq!(origin.count(|seen| format!("{seen:?}").contains("tok-evil")), 0, "{after:?} hid a credential");
 }
 
-/// Sends these bytes; the answer is a 400 (or another refusal named) and the connection ends with it.
+/// Sends these bytes; the answer is a 400 (or another refusal named) and the connection ends with
+/// it.
 fn refused(gateway: &Gateway, bytes: &[u8], statuses: &[u16]) {
     let shown = String::from_utf8_lossy(bytes);
     let mut connection = gateway.client().connect();
@@ -34,7 +35,7 @@ fn refused(gateway: &Gateway, bytes: &[u8], statuses: &[u16]) {
 }
 
 #[test]
-fn a_head_that_two_readers_could_read_differently_is_a_400_on_every_route() {
+fn ambiguous_head_gets_400_on_every_route() {
     let (origin, gateway) = scene();
     let fields: [&[u8]; 31] = [
         b"Transfer-Encoding: chunked, chunked\r\n",
@@ -83,7 +84,7 @@ fn a_head_that_two_readers_could_read_differently_is_a_400_on_every_route() {
 }
 
 #[test]
-fn a_request_line_that_two_readers_could_read_differently_is_a_400() {
+fn ambiguous_request_line_gets_400() {
     let (origin, gateway) = scene();
     let lines: [&[u8]; 15] = [
         b"GET /x http/1.1",
@@ -118,7 +119,7 @@ fn a_request_line_that_two_readers_could_read_differently_is_a_400() {
 }
 
 #[test]
-fn chunks_that_two_readers_could_read_differently_are_a_400() {
+fn ambiguous_chunks_get_400() {
     let (origin, gateway) = scene();
     let long = format!("5;{}\r\nabcde\r\n0\r\n\r\n", "x".repeat(20_000));
     // The body, and whether it is refused.
@@ -163,7 +164,8 @@ fn chunks_that_two_readers_could_read_differently_are_a_400() {
         ("5\r\nabcde\r\n0\r\nX: y\n\r\n", true),
         ("5\r\nabcde\r\n0\r\n\n", true),
     ];
-    // On a plainly forwarded route, on a redacted one; together with the head, and after it, when the API has it already.
+    // On a plainly forwarded route, on a redacted one; together with the head, and after it, when
+    // the API has it already.
     for (number, (body, doubtful)) in cases.into_iter().enumerate() {
         for (route, later) in [("/chunks", false), ("/chunks", true), ("/log/chunks", false), ("/log/chunks", true)] {
             let path = format!("{route}/{number}");
@@ -197,7 +199,7 @@ fn chunks_that_two_readers_could_read_differently_are_a_400() {
 }
 
 #[test]
-fn a_chunked_body_that_is_not_read_is_judged_all_the_same_or_ends_the_connection() {
+fn unread_chunked_body_is_checked_or_ends_the_connection() {
     let (origin, gateway) = scene();
     for (body, status) in [("5\r\nabcde\r\n0\r\n\r\n", 200), ("\r\nabcde\r\n0\r\n\r\n", 400)] {
         let mut connection = gateway.client().connect();
@@ -211,10 +213,10 @@ fn a_chunked_body_that_is_not_read_is_judged_all_the_same_or_ends_the_connection
     still_right(&origin, &gateway, "unread bodies");
 }
 
-/// A piece of which nothing is a body once was passed on as the last chunk, on redacted routes: the rest of the body stood
-/// behind it, where the API reads a request.
+/// A piece of which nothing is a body once was passed on as the last chunk, on redacted routes: the
+/// rest of the body stood behind it, where the API reads a request.
 #[test]
-fn a_chunked_body_is_one_body_however_it_is_cut() {
+fn chunked_body_in_any_pieces_is_one_body() {
     let (origin, gateway) = scene();
     let body = format!("5\r\nabcde\r\n{:x};x=y\r\n{HIDDEN}\r\n2\r\nfg\r\n0\r\nX: y\r\n\r\n", HIDDEN.len());
     let whole = format!("abcde{HIDDEN}fg");
@@ -240,7 +242,7 @@ fn a_chunked_body_is_one_body_however_it_is_cut() {
 }
 
 #[test]
-fn a_connection_goes_on_after_a_chunked_body() {
+fn connection_continues_after_a_chunked_body() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     let mut connection = client.connect();
@@ -253,7 +255,7 @@ fn a_connection_goes_on_after_a_chunked_body() {
 }
 
 #[test]
-fn trailers_of_a_request_become_no_fields() {
+fn request_trailers_do_not_become_fields() {
     let (origin, gateway) = scene();
     let trailers = [
         "Authorization: Bearer tok-evil",
@@ -282,7 +284,7 @@ fn trailers_of_a_request_become_no_fields() {
 }
 
 #[test]
-fn a_request_within_a_body_stays_a_body_on_forwarded_routes() {
+fn request_within_a_body_stays_a_body() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     for (number, call) in [
@@ -312,7 +314,7 @@ fn a_request_within_a_body_stays_a_body_on_forwarded_routes() {
 }
 
 #[test]
-fn a_body_that_is_refused_is_not_read_as_the_next_request() {
+fn refused_body_is_not_read_as_the_next_request() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     for (call, status) in [
@@ -335,7 +337,7 @@ fn a_body_that_is_refused_is_not_read_as_the_next_request() {
 }
 
 #[test]
-fn expect_is_answered_in_time_and_passed_on_once() {
+fn expectation_gets_one_continue_and_is_forwarded_once() {
     let (origin, gateway) = scene();
     let mut connection = gateway.client().connect();
     connection.send_raw("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
@@ -351,14 +353,14 @@ fn expect_is_answered_in_time_and_passed_on_once() {
         assert!(matches!(answer.status, 200 | 400 | 417), "{expect:?}: {answer:#?}");
         assert!(origin.count(|seen| seen.path() == path) <= 1, "{expect:?}");
     }
-    // Nobody reads a body on the intercepted route.
+    // The intercepted route reads no body.
     let expecting = gateway.client().get(P).bearer("tok-a").header("Expect", "100-continue").body("abcde").send();
     assert!(matches!(expecting.status, 200 | 417), "{expecting:#?}");
     still_right(&origin, &gateway, "Expect");
 }
 
 #[test]
-fn an_upgrade_that_is_no_websocket_is_no_tunnel() {
+fn upgrade_to_another_protocol_is_not_a_tunnel() {
     let (origin, gateway) = scene();
     // An API that would switch to anything.
     let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n";
@@ -393,7 +395,7 @@ fn an_upgrade_that_is_no_websocket_is_no_tunnel() {
 }
 
 #[test]
-fn a_websocket_that_the_api_declines_is_no_tunnel() {
+fn declined_websocket_is_not_a_tunnel() {
     let (origin, gateway) = scene();
     let asked = "GET /socket.io/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let mut connection = gateway.client().connect();
@@ -417,7 +419,7 @@ fn a_websocket_that_the_api_declines_is_no_tunnel() {
 }
 
 #[test]
-fn an_absolute_form_of_the_gateways_own_host_is_its_path() {
+fn absolute_form_of_the_own_host_is_its_path() {
     let (origin, gateway) = scene();
     let host = gateway.public_address();
     let answer = gateway.client().get(&format!("http://{host}{P}")).bearer("tok-a").kind(Kind::Intercepted).send();

@@ -1,5 +1,5 @@
-//! HTTP/2, by prior knowledge and over TLS: the same rules for a token and a path, nothing smuggled into HTTP/1.1 behind,
-//! and floods that end bounded.
+//! HTTP/2, by prior knowledge and over TLS: the same rules for a token and a path, nothing smuggled
+//! into HTTP/1.1 behind, and floods that end bounded.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn with(path: &'static str, more: &[(&'static str, &'static str)]) -> Vec<(&'sta
 }
 
 #[test]
-fn the_rules_are_the_same_as_over_http1() {
+fn rules_are_the_same_as_over_http1() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -90,7 +90,7 @@ fn the_rules_are_the_same_as_over_http1() {
 }
 
 #[test]
-fn it_is_spoken_over_tls_as_well() {
+fn http2_over_tls_has_the_same_rules() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let authority = Authority::new();
@@ -106,7 +106,7 @@ fn it_is_spoken_over_tls_as_well() {
 }
 
 #[test]
-fn what_http1_could_read_in_another_way_never_reaches_the_api() {
+fn field_that_http1_reads_differently_never_reaches_the_api() {
     let (origin, gateway) = scene();
     let before = origin.requests();
     let mut cases: Vec<Vec<(&str, &str)>> = vec![
@@ -180,7 +180,7 @@ fn what_http1_could_read_in_another_way_never_reaches_the_api() {
 }
 
 #[test]
-fn a_length_that_is_told_twice_is_passed_on_once() {
+fn repeated_length_is_forwarded_once() {
     let (origin, gateway) = scene();
     let mut frames = Frames::open(&gateway.client(), &[]);
     let mut list = with("/twice", &[("content-length", "5"), ("content-length", "5")]);
@@ -197,23 +197,24 @@ fn a_length_that_is_told_twice_is_passed_on_once() {
 }
 
 #[test]
-fn a_body_of_another_length_than_told_is_never_whole() {
+fn body_of_another_length_than_declared_is_never_complete() {
     let (origin, gateway) = scene();
-    for (number, (told, body)) in [("3", "abcde"), ("9", "abcde"), ("0", "abcde")].into_iter().enumerate() {
+    for (number, (declared, body)) in [("3", "abcde"), ("9", "abcde"), ("0", "abcde")].into_iter().enumerate() {
         let path = format!("/length/{number}");
         let mut frames = Frames::open(&gateway.client(), &[]);
-        let list = [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", &path), ("content-length", told)];
+        let list =
+            [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", &path), ("content-length", declared)];
         let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
         frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
         let _ = frames.send(Frames::DATA, Frames::END_STREAM, 1, body.as_bytes());
-        assert!(!frames.outcome(1).is_ok(), "{told} for {body:?}");
-        assert_eq!(origin.count(|seen| seen.path() == path && seen.complete), 0, "{told} for {body:?}");
+        assert!(!frames.outcome(1).is_ok(), "{declared} for {body:?}");
+        assert_eq!(origin.count(|seen| seen.path() == path && seen.complete), 0, "{declared} for {body:?}");
     }
     still_right(&gateway);
 }
 
 #[test]
-fn a_body_of_no_length_may_end_with_its_fields_or_after_them() {
+fn empty_body_may_end_with_its_head_or_after_it() {
     let (origin, gateway) = scene();
     for (number, flags) in [Frames::END_HEADERS | Frames::END_STREAM, Frames::END_HEADERS].into_iter().enumerate() {
         let path = format!("/length/{number}");
@@ -230,7 +231,7 @@ fn a_body_of_no_length_may_end_with_its_fields_or_after_them() {
 }
 
 #[test]
-fn a_head_that_is_too_large_is_refused() {
+fn too_large_head_is_refused() {
     let (origin, gateway) = scene();
     let before = origin.requests();
     let many: Vec<(String, String)> = (0..101).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
@@ -242,7 +243,7 @@ fn a_head_that_is_too_large_is_refused() {
             http2.call("GET", target, fields, b"").expect("an answer").assert_error(431, "bad_request");
         }
     }
-    // Beyond what HTTP/2 itself was told to take, it need not be answered in words.
+    // Beyond the announced limits of HTTP/2, a reset without a response is permitted.
     let longer = "x".repeat(200 << 10);
     let http2 = Http2::connect(&gateway.client());
     if let Ok(answer) = http2.call("GET", "/x", &[("x-long", &longer)], b"") {
@@ -253,31 +254,32 @@ fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
-fn a_head_without_an_end_is_cut_off() {
+fn endless_head_is_cut_off() {
     let (_origin, gateway) = scene();
     let before = gateway.memory();
     let mut frames = Frames::open(&gateway.client(), &[]);
     let start = fields(&[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"x")]);
     frames.send(Frames::HEADERS, Frames::END_STREAM, 1, &start).expect("an open connection");
     let piece = fields(&[(b"x-piece", &[b'x'; 8000])]);
-    // A gigabyte, if nobody stops it.
+    // A gigabyte, unless the gateway stops it.
     let sent = (0..125_000).take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, &piece).is_ok()).count();
     assert!(sent < 10_000, "{sent} pieces were taken");
     // The same with empty pieces, which cost nothing but time.
     let mut frames = Frames::open(&gateway.client(), &[]);
     frames.send(Frames::HEADERS, Frames::END_STREAM, 1, &start).expect("an open connection");
     let sent = (0..2_000_000).take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, b"").is_ok()).count();
-    assert!(sent < 2_000_000, "nobody stopped it");
+    assert!(sent < 2_000_000, "the gateway did not stop it");
     assert!(gateway.memory() < before + GROWTH, "{} KiB, {before} before", gateway.memory());
     still_right(&gateway);
 }
 
 #[test]
-fn a_header_bomb_is_not_unpacked() {
+fn header_bomb_is_not_expanded() {
     let (origin, gateway) = scene();
     let (asked, before) = (origin.requests(), gateway.memory());
     let mut frames = Frames::open(&gateway.client(), &[]);
-    // A field of 4,000 bytes put into the table (RFC 7541 section 6.2.1) and then named by one byte each time.
+    // A field of 4,000 bytes put into the table (RFC 7541 section 6.2.1) and then named by one byte
+    // each time.
     let mut block = fields(&[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"x")]);
     let mut field = fields(&[(b"x", &[b'y'; 4000])]);
     field[0] = 0x40;
@@ -297,7 +299,7 @@ fn a_header_bomb_is_not_unpacked() {
 }
 
 #[test]
-fn streams_that_are_opened_and_reset_in_a_loop_end_the_connection() {
+fn streams_reset_in_a_loop_end_the_connection() {
     let (origin, gateway) = scene();
     let gate = Gate::closed();
     origin.when(Rule::on("/slow").hold(&gate));
@@ -323,7 +325,7 @@ fn streams_that_are_opened_and_reset_in_a_loop_end_the_connection() {
 }
 
 #[test]
-fn streams_at_a_time_are_limited() {
+fn concurrent_streams_are_limited() {
     let (origin, gateway) = scene();
     let gate = Gate::closed();
     origin.when(Rule::on("/slow").hold(&gate));
@@ -349,10 +351,10 @@ fn streams_at_a_time_are_limited() {
 }
 
 #[test]
-fn floods_of_frames_that_cost_an_answer_are_bounded() {
+fn flood_of_acknowledged_frames_is_bounded() {
     let (_origin, gateway) = scene();
     let before = gateway.memory();
-    // Nobody reads the answers.
+    // The client reads no response.
     let floods: [(u8, u8, u32, &[u8]); 4] = [
         (Frames::PING, 0, 0, b"12345678"),
         (Frames::SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]),
@@ -374,7 +376,7 @@ fn floods_of_frames_that_cost_an_answer_are_bounded() {
 }
 
 #[test]
-fn a_connection_without_a_stream_ends_with_the_keepalive_time() {
+fn connection_without_a_stream_ends_after_keepalive() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"server = { keepalive_timeout = "1s", header_timeout = "1s" }"#);
@@ -392,9 +394,9 @@ fn a_connection_without_a_stream_ends_with_the_keepalive_time() {
     still_right(&gateway);
 }
 
-/// Passed on as a chunk of its own it would be the last one.
+/// Forwarded as an empty chunk it would end the body.
 #[test]
-fn an_empty_frame_does_not_end_a_body() {
+fn empty_frame_does_not_end_a_body() {
     let (origin, gateway) = scene();
     for path in ["/empty", "/log/empty"] {
         let mut frames = Frames::open(&gateway.client(), &[]);

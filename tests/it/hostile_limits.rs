@@ -1,4 +1,4 @@
-//! Callers who are slow, idle or many: everything ends by a deadline or is told to come back, and others are served
+//! Slow, idle or many clients: each wait has a deadline or gets 503, and other clients are served
 //! meanwhile.
 
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ fn scene(config: &str) -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// Whether the other side has closed, as far as can be told by writing.
+/// Whether the peer has closed, as far as a write shows it.
 fn drips(connection: &mut Connection, bytes: impl Iterator<Item = u8>, pause: Duration) -> Duration {
     let began = Instant::now();
     for byte in bytes {
@@ -32,7 +32,7 @@ fn drips(connection: &mut Connection, bytes: impl Iterator<Item = u8>, pause: Du
 }
 
 #[test]
-fn a_head_that_drips_is_cut_off_at_its_deadline() {
+fn slow_head_is_cut_off_at_its_deadline() {
     let (_origin, gateway) = scene(r#"server.header_timeout = "1s""#);
     let client = gateway.client();
     let heads: [(&str, bool); 5] = [
@@ -68,7 +68,7 @@ fn a_head_that_drips_is_cut_off_at_its_deadline() {
 }
 
 #[test]
-fn a_connection_that_says_nothing_ends() {
+fn silent_connection_is_closed() {
     let (_origin, gateway) = scene(r#"server = { header_timeout = "1s", keepalive_timeout = "2s" }"#);
     let client = gateway.client();
     let began = Instant::now();
@@ -76,7 +76,7 @@ fn a_connection_that_says_nothing_ends() {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     let mut kept = client.connect();
     client.get(P).bearer("tok-a").send_on(&mut kept).assert_status(200);
-    // Within the time it is kept, and the time begins anew with each request.
+    // Within the keepalive time, which starts again with each request.
     for _ in 0..3 {
         pace(Duration::from_millis(700));
         client.get("/x").send_on(&mut kept).assert_status(200);
@@ -88,7 +88,7 @@ fn a_connection_that_says_nothing_ends() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_told_to_come_back() {
+fn connection_over_the_limit_gets_503_with_retry_after() {
     let (_origin, gateway) = scene("server.max_connections = 5");
     let client = gateway.client();
     // One that came before may still be counted for a moment.
@@ -114,7 +114,7 @@ fn connections_beyond_the_limit_are_told_to_come_back() {
     // A crowd that is turned away does not keep others out once there is room.
     let mut crowd: Vec<_> = (0..400).map(|_| client.connect()).collect();
     for connection in &mut crowd {
-        // Told, or beyond some number just closed.
+        // Refused with 503, or closed beyond the number of refusals.
         connection.read("GET", Kind::Intercepted);
     }
     drop(held);
@@ -125,10 +125,11 @@ fn connections_beyond_the_limit_are_told_to_come_back() {
 }
 
 #[test]
-fn http2_connections_count_as_well() {
+fn http2_connections_count_in_the_limit() {
     let (_origin, gateway) = scene("server.max_connections = 2");
     let client = gateway.client();
-    // One that came before may still be counted for a moment: its caller has left, and the gateway has not seen it yet.
+    // One that came before may still be counted for a moment: its caller has left, and the gateway
+    // has not seen it yet.
     let connected = || {
         let mut found = None;
         wait_until("there is room for a connection", || {
@@ -146,7 +147,7 @@ fn http2_connections_count_as_well() {
 }
 
 #[test]
-fn a_tls_handshake_counts_as_a_connection_and_ends_at_the_deadline_of_a_head() {
+fn tls_handshake_counts_as_a_connection_and_has_a_deadline() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let authority = Authority::new();
@@ -163,7 +164,7 @@ fn a_tls_handshake_counts_as_a_connection_and_ends_at_the_deadline_of_a_head() {
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     let beginnings = [&b""[..], &hello[..3], &hello[..]];
     let (mut began, mut held) = (Instant::now(), Vec::new());
-    // One that came before may still be counted when these come, and then one of these is not: they come anew.
+    // An earlier connection may still be counted, so that one of these is refused: try again.
     wait_until("all three are counted", || {
         began = Instant::now();
         held = beginnings
@@ -194,7 +195,7 @@ fn a_tls_handshake_counts_as_a_connection_and_ends_at_the_deadline_of_a_head() {
 }
 
 #[test]
-fn without_file_descriptors_it_recovers() {
+fn gateway_recovers_from_descriptor_exhaustion() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::set_up(&origin).open_files(64).start();
@@ -214,7 +215,7 @@ fn without_file_descriptors_it_recovers() {
 }
 
 #[test]
-fn thousands_of_idle_connections_cost_little_and_keep_nobody_out() {
+fn thousands_of_idle_connections_leave_room_for_others() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
     let count = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(500).min(5000);
@@ -243,7 +244,7 @@ fn thousands_of_idle_connections_cost_little_and_keep_nobody_out() {
 }
 
 #[test]
-fn a_reader_who_takes_nothing_is_given_up() {
+fn client_that_reads_nothing_is_disconnected() {
     let (origin, gateway) = scene("server.write_timeout = \"10s\"");
     let large = vec![b'x'; 64 << 20];
     origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(large)));
@@ -305,7 +306,7 @@ fn client_of_nothing(gateway: &Gateway) -> Connection {
 }
 
 #[test]
-fn a_body_that_does_not_come_or_drips_is_given_up() {
+fn missing_or_slow_body_ends_the_request() {
     let (_origin, gateway) = scene("");
     let senders: Vec<_> = [("/slow", false), ("/auth/login", false), ("/slow", true), ("/auth/login", true)]
         .into_iter()

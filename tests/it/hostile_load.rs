@@ -1,4 +1,5 @@
-//! Many at once: one fetch for all who wait, an answer or a timely error for each, and memory that has a bound.
+//! Many at once: one fetch for all who wait, an answer or a timely error for each, and memory that
+//! has a bound.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 #[test]
-fn a_thousand_requests_for_a_cold_key_are_one_fetch_though_the_first_leaves() {
+fn thousand_requests_for_a_cold_key_are_one_fetch() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -27,7 +28,7 @@ fn a_thousand_requests_for_a_cold_key_are_one_fetch_though_the_first_leaves() {
 }
 
 #[test]
-fn a_fetch_that_hangs_is_a_timely_error_for_all_and_spoils_nothing() {
+fn hanging_fetch_is_a_timely_error_for_all_waiters() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
@@ -50,7 +51,7 @@ fn a_fetch_that_hangs_is_a_timely_error_for_all_and_spoils_nothing() {
 }
 
 #[test]
-fn guessed_tokens_cost_the_api_a_few_questions_and_the_gateway_no_memory() {
+fn guessed_tokens_cost_few_validations_and_no_memory() {
     const EACH: usize = 12_500;
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
@@ -87,11 +88,11 @@ fn guessed_tokens_cost_the_api_a_few_questions_and_the_gateway_no_memory() {
     println!("{guesses} tokens in {:?}: {} validations, {grown} KiB more", began.elapsed(), origin.validations());
     assert!(origin.validations() < 500, "{} validations", origin.validations());
     assert!(grown < 16 << 10, "{grown} KiB for {guesses} tokens");
-    assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit(), "a known caller goes on");
+    assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit(), "a known caller is still served");
 }
 
 #[test]
-fn valid_tokens_and_ids_beyond_the_caches_size_push_others_out() {
+fn entries_beyond_the_cache_size_evict_others() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "cache.max_bytes = \"1MiB\"\nlog.access = \"off\"");
     let client = gateway.client();

@@ -1,6 +1,6 @@
-//! An API that answers as no API should: every wait, head and body of it has a bound, what it says after an answer is
-//! nobody's answer, and a connection on which anything was odd is not used again. On all three ways to it: intercepted,
-//! passed on, and passed on redacted.
+//! An API that answers as no API should: every wait, head and body of it has a bound, what it says
+//! after an answer is nobody's answer, and a connection on which anything was odd is not used
+//! again. On all three ways to it: intercepted, passed on, and passed on redacted.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ enum Then {
 }
 
 #[test]
-fn an_odd_answer_is_a_502_or_has_one_reading_and_its_connection_is_not_used_again() {
+fn malformed_response_gets_502_and_ends_its_connection() {
     use Then::{Read, ReadOnce, Refused};
     let (origin, gateway) = scene();
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"s\":\"SMUG\"}";
@@ -133,7 +133,7 @@ fn an_odd_answer_is_a_502_or_has_one_reading_and_its_connection_is_not_used_agai
 }
 
 #[test]
-fn bytes_that_come_while_a_connection_idles_end_it() {
+fn bytes_on_an_idle_connection_end_it() {
     let (origin, gateway) = scene();
     let good = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     let unasked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"s\":\"SMUG\"}";
@@ -144,7 +144,8 @@ fn bytes_that_come_while_a_connection_idles_end_it() {
             assert_eq!(ask_anew(&gateway, way).expect("an answer").assert_status(200).text(), "{}");
             let odd = origin.last(way).expect("it was asked for").connection;
             gate.open();
-            // Only what came before the next request can be known for unasked; a moment is all it needs.
+            // Only what came before the next request can be known for unasked; a moment is all it
+            // needs.
             pace(Duration::from_millis(100));
             let next = next_connection(&origin, &gateway, way, unasked);
             assert_ne!(odd, next, "{way}: a connection with {unasked:?} on it was used again");
@@ -153,7 +154,7 @@ fn bytes_that_come_while_a_connection_idles_end_it() {
 }
 
 #[test]
-fn what_has_no_body_brings_none_and_what_follows_is_nobodys() {
+fn response_without_a_body_consumes_no_further_bytes() {
     let (origin, gateway) = scene();
     let extra = "Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"s\":\"SMUG\"}";
     for way in WAYS {
@@ -165,7 +166,7 @@ fn what_has_no_body_brings_none_and_what_follows_is_nobodys() {
             let answer = gateway.client().call(method, way).bearer("tok-a").kind(kind);
             connection.send_raw(answer.bytes());
             connection.read(method, kind);
-            // Nothing of the body stands where the next answer would.
+            // No byte of the body is read as the next response.
             connection.end_of_sending();
             let rest = connection.rest();
             assert!(!String::from_utf8_lossy(&rest).contains("SMUG"), "{way} {method} {status}");
@@ -177,7 +178,7 @@ fn what_has_no_body_brings_none_and_what_follows_is_nobodys() {
 }
 
 #[test]
-fn informational_answers_without_end_are_cut_off() {
+fn endless_informational_responses_are_cut_off() {
     let (origin, gateway) = scene();
     let before = gateway.memory();
     for way in WAYS {
@@ -199,7 +200,7 @@ fn informational_answers_without_end_are_cut_off() {
 }
 
 #[test]
-fn a_head_without_end_is_a_502() {
+fn endless_response_head_gets_502() {
     let (origin, gateway) = scene();
     let before = gateway.memory();
     let filler = "x".repeat(4000);
@@ -223,7 +224,7 @@ fn a_head_without_end_is_a_502() {
 }
 
 #[test]
-fn a_body_without_end_is_a_502_or_ends_with_its_caller() {
+fn endless_response_body_gets_502_or_ends_with_the_client() {
     let (origin, gateway) = scene();
     let before = gateway.memory();
     let filler = "x".repeat(16 << 10);
@@ -237,7 +238,8 @@ fn a_body_without_end_is_a_502_or_ends_with_its_caller() {
             assert!(matches!(answer.status, 502 | 504), "{way}: {answer:#?}");
             next_connection(&origin, &gateway, way, framing);
         }
-        // Passed on, it goes as fast as its caller reads; one who does not read holds no more than a few buffers.
+        // A forwarded body is as fast as its client reads; a client that does not read holds a few
+        // buffers.
         origin.when(Rule::on(PASSED).forever(head.as_str(), piece));
         let mut slow: Vec<_> = (0..10).map(|_| gateway.client().get(PASSED).start()).collect();
         for pending in &mut slow {
@@ -253,7 +255,7 @@ fn a_body_without_end_is_a_502_or_ends_with_its_caller() {
 }
 
 #[test]
-fn an_answer_that_drips_is_a_504_in_time() {
+fn slow_response_gets_504_in_time() {
     let (origin, gateway) = scene();
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     // Never silent for long, and never done.
@@ -267,7 +269,7 @@ fn an_answer_that_drips_is_a_504_in_time() {
 }
 
 #[test]
-fn an_answer_cut_in_its_body_is_never_passed_off_as_whole() {
+fn truncated_response_is_never_complete() {
     let (origin, gateway) = scene();
     let body = upstream_document(DUCK);
     let length = body.len();
@@ -289,15 +291,15 @@ fn an_answer_cut_in_its_body_is_never_passed_off_as_whole() {
         }
         origin.when(Rule::on(PASSED).raw(bytes.replace(MARKER, "no")));
         if let Some(answer) = ask_anew(&gateway, PASSED) {
-            let told = bytes.contains("Length") || bytes.contains("chunked");
-            assert!(answer.status == 502 || answer.broken_off.is_some() || !told, "{answer:#?}");
+            let is_declared = bytes.contains("Length") || bytes.contains("chunked");
+            assert!(answer.status == 502 || answer.broken_off.is_some() || !is_declared, "{answer:#?}");
         }
         next_connection(&origin, &gateway, PASSED, "half a body");
     }
 }
 
 #[test]
-fn fields_of_the_api_that_hold_secrets_stay_behind() {
+fn response_fields_with_secrets_do_not_pass() {
     let (origin, gateway) = scene();
     let laden = |answer: Answer| {
         answer
@@ -327,7 +329,7 @@ fn fields_of_the_api_that_hold_secrets_stay_behind() {
 }
 
 #[test]
-fn a_certificate_that_does_not_hold_is_a_502_on_every_way() {
+fn invalid_certificate_of_the_api_gets_502_on_every_route() {
     let authority = Authority::new();
     let certificates = [
         ("another name", authority.certificate_for_another_name(), authority.pem()),
@@ -357,7 +359,7 @@ fn a_certificate_that_does_not_hold_is_a_502_on_every_way() {
 }
 
 #[test]
-fn a_name_without_an_address_is_a_502_on_every_way() {
+fn unresolvable_api_gets_502_on_every_route() {
     let origin = Origin::start();
     // RFC 6761, section 6.4: no such name has an address.
     let config = r#"upstream = { url = "http://api.invalid:80", connect_timeout = "1s" }"#;
@@ -372,7 +374,8 @@ fn a_name_without_an_address_is_a_502_on_every_way() {
     assert_eq!(origin.requests(), 0);
 }
 
-/// JSON in gzip, a thousandth of its length: members one after the other (RFC 1952, section 2.2), so that it is made fast.
+/// JSON in gzip, a thousandth of its length: members one after the other (RFC 1952, section 2.2),
+/// so that it is made fast.
 fn bomb(length: usize) -> Vec<u8> {
     let member = |text: &[u8]| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -386,7 +389,7 @@ fn bomb(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_compression_bomb_is_not_unpacked() {
+fn compression_bomb_is_not_expanded() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let unpacked = std::io::copy(&mut MultiGzDecoder::new(bomb(2 << 20).as_slice()), &mut std::io::sink());
@@ -404,7 +407,8 @@ fn a_compression_bomb_is_not_unpacked() {
                 let refused = ask(&gateway, way).expect("an answer");
                 assert_eq!(refused.status, 502, "{way} {coding:?}: {refused:#?}");
             }
-            // Where nothing is redacted it is the caller's, who asked for it: not one byte is touched.
+            // Where nothing is redacted it is the caller's, who asked for it: not one byte is
+            // touched.
             origin.when(Rule::on(PASSED).answer(answer));
             assert!(ask(&gateway, PASSED).expect("an answer").assert_status(200).body == bomb, "{coding:?}");
             origin.behave();
@@ -416,7 +420,7 @@ fn a_compression_bomb_is_not_unpacked() {
 }
 
 #[test]
-fn a_redirect_to_another_host_is_passed_on_and_never_followed() {
+fn redirect_to_another_host_passes_and_is_not_followed() {
     let (origin, gateway) = scene();
     let elsewhere = Origin::start();
     for status in [301, 302, 303, 307, 308] {

@@ -74,7 +74,7 @@ fn malformed_request_resets_its_stream_and_is_counted() {
             }
         };
         assert_eq!((reset.kind, reset.payload), (Frames::RST_STREAM, vec![0, 0, 0, 1]), "{case:?}");
-        // The connection goes on.
+        // The connection continues.
         frames.request(3, &GET).expect("an open connection");
         assert!(frames.outcome(3).is_ok(), "{case:?}");
         let labels = [("route", "none"), ("status", "400")];
@@ -106,7 +106,7 @@ fn pseudo_field_in_trailers_resets_the_stream() {
 }
 
 #[test]
-fn mark_of_a_refusal_cannot_be_sent_by_a_client() {
+fn refusal_field_of_a_client_is_removed() {
     let (origin, gateway) = scene();
     let mark = ("x-telecomx-gateway-refusal", "0");
     let answer = Http2::connect(&gateway.client()).call("GET", "/x", &[mark], b"").expect("a response");
@@ -117,7 +117,7 @@ fn mark_of_a_refusal_cannot_be_sent_by_a_client() {
 }
 
 #[test]
-fn heads_are_read_however_they_are_cut_and_compressed() {
+fn head_in_any_pieces_and_compression_is_read() {
     let (origin, gateway) = scene();
     let long = "v".repeat(20_000);
     let list = GET.iter().copied().chain([("x-long", long.as_str())]).collect::<Vec<_>>();

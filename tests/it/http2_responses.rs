@@ -169,7 +169,7 @@ fn lasting(received: &Received) -> (u16, Vec<(String, String)>, Vec<u8>) {
 }
 
 #[test]
-fn hits_over_http2_take_the_fast_path_and_are_the_same() {
+fn hit_over_http2_takes_the_fast_path() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let cors = "cors.allowed_origins = [\"https://app.example\"]";
@@ -203,7 +203,7 @@ fn hits_over_http2_take_the_fast_path_and_are_the_same() {
 }
 
 #[test]
-fn fast_path_over_http2_answers_each_method_and_condition() {
+fn fast_path_over_http2_serves_each_method_and_condition() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "cors.allowed_origins = [\"https://app.example\"]");

@@ -1,11 +1,12 @@
-//! What a caller cannot do by being slow, many or old-fashioned; and what HTTP/2 changes, which is nothing.
+//! What a caller cannot do by being slow, many or old-fashioned; and what HTTP/2 changes, which is
+//! nothing.
 
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 #[test]
-fn a_head_that_never_ends_is_given_up_however_it_drips() {
+fn endless_slow_head_ends_at_the_deadline() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"server.header_timeout = "1s""#);
     let mut silent = gateway.client().connect();
@@ -21,7 +22,7 @@ fn a_head_that_never_ends_is_given_up_however_it_drips() {
 }
 
 #[test]
-fn the_second_head_of_a_connection_has_the_same_deadline() {
+fn second_head_of_a_connection_has_the_same_deadline() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"server.header_timeout = "1s""#);
     let mut connection = gateway.client().connect();
@@ -35,7 +36,7 @@ fn the_second_head_of_a_connection_has_the_same_deadline() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_after_its_time() {
+fn idle_connection_is_closed_after_its_timeout() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"server.keepalive_timeout = "1s""#);
     let mut connection = gateway.client().connect();
@@ -44,7 +45,7 @@ fn an_idle_connection_is_closed_after_its_time() {
 }
 
 #[test]
-fn a_connection_too_many_is_shed_and_the_others_go_on() {
+fn connection_over_the_limit_is_refused_and_others_continue() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "server.max_connections = 3");
     let gate = Gate::closed();
@@ -62,7 +63,7 @@ fn a_connection_too_many_is_shed_and_the_others_go_on() {
 }
 
 #[test]
-fn http_1_0_is_answered_and_closed() {
+fn http10_request_is_served_and_its_connection_closed() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -77,7 +78,7 @@ fn http_1_0_is_answered_and_closed() {
 }
 
 #[test]
-fn who_waits_for_leave_to_send_a_body_gets_it() {
+fn client_that_expects_continue_receives_it() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let mut connection = gateway.client().connect();
@@ -89,7 +90,7 @@ fn who_waits_for_leave_to_send_a_body_gets_it() {
 }
 
 #[test]
-fn http_2_gets_the_same_answers() {
+fn http2_gets_the_same_responses() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -118,7 +119,7 @@ fn http_2_gets_the_same_answers() {
 }
 
 #[test]
-fn callers_who_share_a_connection_share_nothing_else() {
+fn callers_on_one_connection_share_no_entries() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let client = gateway.client();

@@ -201,7 +201,7 @@ fn json_body_is_redacted_for_its_token() {
 }
 
 #[test]
-fn body_that_was_read_first_arrives_as_it_was() {
+fn body_that_was_read_ahead_arrives_unchanged() {
     let origin = Origin::start();
     origin.knows("tok-low", "VIEWER", DUCK);
     origin.knows("tok-high", "RESELLER", DUCK);

@@ -1,10 +1,11 @@
-//! What a request may look like: a protected path spelled in another way is refused, and nothing malformed gets through.
+//! What a request may look like: a protected path spelled in another way is refused, and nothing
+//! malformed gets through.
 
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
-/// An origin that gives secrets to whoever gets through under any name, a gateway, and a caller who may not see them.
+/// An origin that sends secrets for every path, a gateway, and a caller who may not see them.
 fn scene() -> (Origin, Gateway) {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
@@ -15,7 +16,7 @@ fn scene() -> (Origin, Gateway) {
 }
 
 #[test]
-fn a_protected_path_spelled_in_another_way_is_refused() {
+fn protected_path_in_another_spelling_is_refused() {
     let (origin, gateway) = scene();
     let aliases = [
         "/customer/73469a52f4fd7f77ec7b28cc/name/",
@@ -74,7 +75,7 @@ fn a_protected_path_spelled_in_another_way_is_refused() {
 }
 
 #[test]
-fn a_blocked_path_is_refused_to_everybody() {
+fn blocked_path_is_refused_for_every_caller() {
     let (origin, gateway) = scene();
     origin.knows("tok-admin", "ADMIN", DUCK);
     let blocked = [
@@ -97,7 +98,7 @@ fn a_blocked_path_is_refused_to_everybody() {
 }
 
 #[test]
-fn an_id_of_another_shape_is_forwarded_and_still_redacted() {
+fn id_of_another_shape_is_forwarded_and_redacted() {
     let (origin, gateway) = scene();
     let ids = ["73469a52f4fd7f77ec7b28c", "73469a52f4fd7f77ec7b28cc0", "73469a52f4fd7f77ec7b28cg", "me"];
     for id in ids {
@@ -114,9 +115,10 @@ fn an_id_of_another_shape_is_forwarded_and_still_redacted() {
 }
 
 #[test]
-fn digits_of_other_scripts_make_no_id() {
+fn digits_of_other_scripts_are_not_an_id() {
     let (origin, gateway) = scene();
-    // Full-width, Arabic, Devanagari, mathematical and superscript digits in the place of the first.
+    // Full-width, Arabic, Devanagari, mathematical and superscript digits in the place of the
+    // first.
     for digit in ["\u{ff17}", "\u{0667}", "\u{096d}", "\u{1d7d5}", "\u{2077}"] {
         let escaped: String = digit.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = format!("/customer/{escaped}{}/name", &DUCK[1..]);
@@ -138,7 +140,7 @@ fn digits_of_other_scripts_make_no_id() {
 }
 
 #[test]
-fn escapes_that_only_a_path_can_need_pass_as_they_are() {
+fn escapes_that_a_path_needs_pass_unchanged() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -158,7 +160,7 @@ fn escapes_that_only_a_path_can_need_pass_as_they_are() {
 }
 
 #[test]
-fn a_target_that_is_malformed_is_refused() {
+fn malformed_target_is_refused() {
     let (origin, gateway) = scene();
     let targets: [&[u8]; 12] = [
         b"/x%",
@@ -188,7 +190,7 @@ fn a_target_that_is_malformed_is_refused() {
 }
 
 #[test]
-fn an_absolute_form_never_reaches_another_host() {
+fn absolute_form_never_reaches_another_host() {
     let (origin, gateway) = scene();
     let elsewhere = Origin::start();
     let targets = [
@@ -215,7 +217,7 @@ fn trace_and_connect_are_not_allowed() {
 }
 
 #[test]
-fn a_head_that_is_too_large_is_refused() {
+fn too_large_head_is_refused() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     let long = "x".repeat(33 << 10);
@@ -230,7 +232,7 @@ fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
-fn the_limit_of_a_head_is_the_configured_one() {
+fn head_limit_is_configurable() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"server.max_header_bytes = "4KiB""#);
     let long = "x".repeat(5 << 10);
@@ -239,7 +241,7 @@ fn the_limit_of_a_head_is_the_configured_one() {
 }
 
 #[test]
-fn a_connection_field_that_names_more_than_a_hop_is_refused() {
+fn connection_field_that_names_a_protected_field_is_refused() {
     let (origin, gateway) = scene();
     let named =
         ["Authorization", "cookie", "X-API-Key", "Host", "Via", "Forwarded", "X-Forwarded-For", "x-forwarded-proto"];
@@ -253,7 +255,7 @@ fn a_connection_field_that_names_more_than_a_hop_is_refused() {
 }
 
 #[test]
-fn a_request_has_one_host() {
+fn request_has_exactly_one_host() {
     let (origin, gateway) = scene();
     let heads = [
         "GET /x HTTP/1.1\r\n\r\n",

@@ -203,7 +203,7 @@ fn path_over_its_bound_is_refused_in_the_apis_shape() {
 }
 
 #[test]
-fn default_blocked_paths_cover_what_is_below_them() {
+fn default_blocked_paths_cover_their_descendants() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for path in ["/tools/realtime", "/porting/7/notify", "/pbx/app/notification/send/callerid"] {

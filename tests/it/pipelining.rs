@@ -1,5 +1,5 @@
-//! Bytes behind a request: the next request, answered in order; an empty line, ignored; or the rest of a large upload, read
-//! for a while so that no reset overtakes the gateway's own response.
+//! Bytes behind a request: the next request, answered in order; an empty line, ignored; or the rest
+//! of a large upload, read for a while so that no reset overtakes the gateway's own response.
 
 use std::thread;
 
@@ -13,7 +13,7 @@ fn scene() -> (Origin, Gateway) {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_on_every_route() {
+fn pipelined_requests_get_responses_in_order_on_every_route() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     for target in [name_of(DUCK), "/x".to_owned(), "/customer/list".to_owned()] {
@@ -41,6 +41,27 @@ fn pipelined_requests_are_answered_in_order_on_every_route() {
     assert_eq!(origin.last("/customer/fourth").expect("forwarded").body, b"ab");
 }
 
+/// The head in two pieces makes the buffer of the connection larger than for a usual request.
+#[test]
+fn request_that_arrives_during_a_fetch_gets_its_response() {
+    let (origin, gateway) = scene();
+    let gate = Gate::closed();
+    origin.when(Rule::on(&name_of(DUCK)).hold(&gate));
+    let first = gateway.client().get(&name_of(DUCK)).bearer("tok-a").bytes();
+    let (start, rest) = first.split_at(first.len() / 2);
+    let mut connection = gateway.client().connect();
+    connection.send_raw(start);
+    connection.wait_until_read();
+    connection.send_raw(rest);
+    origin.wait_until("the fetch began", |seen| seen.iter().any(|seen| seen.path() == name_of(DUCK)));
+    connection.send_raw(gateway.client().get("/x/second").bytes());
+    connection.wait_until_read();
+    gate.open();
+    connection.read("GET", Kind::Intercepted).expect("a response").assert_status(200);
+    let second = connection.read("GET", Kind::Forwarded).expect("a second response");
+    assert_eq!(second.assert_status(200).json()["target"], "/x/second");
+}
+
 /// Java's HttpClient asks for h2c with its first request.
 #[test]
 fn upload_that_asks_for_h2c_keeps_its_connection() {
@@ -57,7 +78,8 @@ fn upload_that_asks_for_h2c_keeps_its_connection() {
     }
 }
 
-/// What follows the request is meant for the protocol that was asked for, and is no request of HTTP/1.1.
+/// What follows the request is meant for the protocol that was asked for, and is no request of
+/// HTTP/1.1.
 #[test]
 fn bytes_behind_a_declined_upgrade_are_not_another_request() {
     let (origin, gateway) = scene();
@@ -77,7 +99,7 @@ fn bytes_behind_a_declined_upgrade_are_not_another_request() {
 }
 
 #[test]
-fn bytes_that_come_while_an_upgrade_is_undecided_are_not_another_request() {
+fn bytes_behind_a_pending_upgrade_are_not_another_request() {
     let (origin, gateway) = scene();
     for target in [name_of(DUCK), "/x/late".to_owned(), "/customer/late".to_owned()] {
         let gate = Gate::closed();
@@ -100,7 +122,7 @@ fn bytes_that_come_while_an_upgrade_is_undecided_are_not_another_request() {
 const H2C: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
 
 #[test]
-fn an_empty_line_behind_a_body_is_ignored() {
+fn empty_line_behind_a_body_is_ignored() {
     let (_origin, gateway) = scene();
     for target in ["/x/a", "/customer/a"] {
         for body in
@@ -116,7 +138,7 @@ fn an_empty_line_behind_a_body_is_ignored() {
 }
 
 #[test]
-fn a_thousand_pipelined_requests_are_answered() {
+fn thousand_pipelined_requests_get_responses() {
     let (_origin, gateway) = scene();
     let client = gateway.client();
     let padding = "x".repeat(240);

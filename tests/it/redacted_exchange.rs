@@ -1,4 +1,5 @@
-//! Exchanges on redacted routes: clients that leave, bodies that stop, responses that come early, readers that are slow.
+//! Exchanges on redacted routes: clients that leave, bodies that stop, responses that come early,
+//! readers that are slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -147,7 +148,7 @@ fn api_that_stops_reading_still_answers() {
 }
 
 #[test]
-fn expectation_travels_to_the_api_and_its_continue_comes_back_once() {
+fn expectation_reaches_the_api_and_continue_passes_once() {
     let api = RawApi::start(|mut exchange| {
         assert!(exchange.has_field("expect: 100-continue"), "{}", exchange.head);
         if exchange.path() == "/customer/refused" {
@@ -211,7 +212,7 @@ fn request_body_that_stops_ends_request_and_connection_in_time() {
 }
 
 #[test]
-fn steady_slow_reader_gets_everything_and_a_stalled_one_is_cut_off() {
+fn steady_slow_reader_completes_and_a_stalled_one_is_cut_off() {
     let list = format!("[{}]", vec![r#"{"integrations":{"x":{"enabled":true,"k":"PLANTED"}}}"#; 80_000].join(","));
     let redacted = list.replace(r#","k":"PLANTED""#, "");
     assert!(redacted.len() > 2_900_000);
@@ -326,8 +327,8 @@ fn large_redaction_does_not_delay_hits() {
     }
     done.join().unwrap();
     println!("{hits} hits, the slowest after {slowest:?}");
-    // An unoptimized build redacts this in seconds, in which a hit would have to wait. A machine that runs other tests has
-    // pauses too.
+    // An unoptimized build redacts this in seconds, in which a hit would have to wait. A machine
+    // that runs other tests has pauses too.
     assert!(hits > 20 && slowest < Duration::from_secs(1), "{hits} hits, {slowest:?}");
 }
 
@@ -354,7 +355,7 @@ fn changing_api(delay: Duration) -> (RawApi, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn change_counts_from_the_end_of_its_response() {
+fn change_invalidates_from_the_end_of_its_response() {
     let (api, version) = changing_api(Duration::from_millis(600));
     let (_origin, gateway) = gateway(&api, "");
     let name = || gateway.client().get(NAME).bearer("tok-VIEWER").send().assert_status(200).text();
@@ -370,7 +371,7 @@ fn change_counts_from_the_end_of_its_response() {
 }
 
 #[test]
-fn change_whose_client_left_counts_when_the_api_made_it() {
+fn change_of_a_disconnected_client_invalidates() {
     for http2 in [false, true] {
         let (api, version) = changing_api(Duration::from_millis(700));
         let (_origin, gateway) = gateway(&api, "");
@@ -406,7 +407,7 @@ fn change_whose_client_left_counts_when_the_api_made_it() {
 }
 
 #[test]
-fn switch_of_protocols_on_a_redacted_route_has_an_error_of_its_own() {
+fn protocol_switch_on_a_redacted_route_has_a_specific_error() {
     let api = RawApi::start(|mut exchange| {
         exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
         exchange.until_closed();

@@ -192,7 +192,7 @@ fn response_of_a_redacted_route_is_private_at_every_level() {
 }
 
 #[test]
-fn conditions_and_ranges_reach_the_api_only_for_those_who_see_everything() {
+fn conditionals_and_ranges_reach_the_api_above_reveal_to_only() {
     const FIELDS: [(&str, &str); 6] = [
         ("If-None-Match", "\"a\""),
         ("If-Match", "\"a\""),
@@ -219,7 +219,7 @@ fn conditions_and_ranges_reach_the_api_only_for_those_who_see_everything() {
 }
 
 #[test]
-fn api_is_asked_for_json_unless_a_listed_type_is_accepted() {
+fn json_is_requested_unless_a_listed_type_is_accepted() {
     let (origin, gateway) = scene();
     for (accept, expected) in [
         (None, "application/json"),

@@ -1,5 +1,5 @@
-//! Every request that the gateway refuses gets an error in the API's shape and a request id, and is counted and logged, on
-//! every protocol.
+//! Every request that the gateway refuses gets an error in the API's shape and a request id, and is
+//! counted and logged, on every protocol.
 
 use std::io::{Read, Write};
 
@@ -93,7 +93,7 @@ fn refusals_over_http2_are_recorded() {
 }
 
 #[test]
-fn a_request_without_tls_to_the_tls_port_is_recorded() {
+fn request_without_tls_to_the_tls_port_is_recorded() {
     let origin = Origin::start();
     let authority = Authority::new();
     let (certificate, key) = authority.certificate().pem();
@@ -110,7 +110,7 @@ fn a_request_without_tls_to_the_tls_port_is_recorded() {
 }
 
 #[test]
-fn a_head_that_times_out_is_recorded_as_408() {
+fn head_that_times_out_is_recorded_as_408() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "server.header_timeout = \"1s\"");
     let mut connection = gateway.client().connect();

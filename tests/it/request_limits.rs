@@ -195,7 +195,7 @@ fn cookies_of_http2_count_as_one_field() {
 }
 
 #[test]
-fn http2_heads_that_http1_could_not_carry_are_refused() {
+fn http2_head_that_http1_cannot_carry_is_refused() {
     let (origin, gateway) = scene("");
     let before = origin.requests();
     let long = "A".repeat(3000);

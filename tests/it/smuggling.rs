@@ -5,7 +5,7 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 #[test]
-fn a_request_with_doubtful_framing_is_refused_or_read_in_one_way() {
+fn request_with_ambiguous_framing_is_refused() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -54,7 +54,7 @@ fn a_request_with_doubtful_framing_is_refused_or_read_in_one_way() {
 }
 
 #[test]
-fn two_framings_at_once_are_a_400_and_the_connection_ends() {
+fn request_with_two_framings_gets_400_and_ends_the_connection() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for doubtful in [
@@ -73,7 +73,7 @@ fn two_framings_at_once_are_a_400_and_the_connection_ends() {
 }
 
 #[test]
-fn an_answer_with_doubtful_framing_shows_no_secret_and_spoils_no_connection() {
+fn response_with_ambiguous_framing_reveals_no_secret() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -107,7 +107,7 @@ fn an_answer_with_doubtful_framing_shows_no_secret_and_spoils_no_connection() {
 }
 
 #[test]
-fn bytes_that_come_unasked_on_an_idle_connection_are_nobodys_answer() {
+fn unsolicited_bytes_on_an_idle_connection_are_no_response() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
@@ -126,7 +126,7 @@ unasked-for"#
 }
 
 #[test]
-fn a_pipelined_second_request_is_answered_right_or_not_at_all() {
+fn pipelined_second_request_gets_its_own_response_or_none() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.knows("tok-b", "VIEWER", DUCK);

@@ -1,4 +1,5 @@
-//! The stand-in and the client, against each other: what the other tests stand on must itself be right.
+//! The stand-in and the client, against each other: what the other tests stand on must itself be
+//! right.
 
 use std::panic::AssertUnwindSafe;
 
@@ -13,7 +14,7 @@ fn panic_of<T>(f: impl FnOnce() -> T) -> String {
 }
 
 #[test]
-fn validates_the_tokens_it_knows_and_no_others() {
+fn known_tokens_are_valid_and_others_are_not() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let client = Client::of_origin(&origin);
@@ -46,7 +47,7 @@ fn serves_planted_documents_to_known_callers_only() {
 }
 
 #[test]
-fn echoes_what_it_got_with_order_and_spelling_kept() {
+fn echo_keeps_order_and_spelling() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     let echo = client.post("/x/y%20z?q=1").header("X-ODD-case", "v").chunked(&[b"ab", b"cde"]).send().json();
@@ -71,7 +72,7 @@ fn kept_connections_are_counted() {
 }
 
 #[test]
-fn bodies_end_by_length_by_chunks_and_by_closing() {
+fn body_ends_by_length_chunks_or_close() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     for framing in [Framing::Length, Framing::Chunked, Framing::UntilClose] {
@@ -83,7 +84,7 @@ fn bodies_end_by_length_by_chunks_and_by_closing() {
 }
 
 #[test]
-fn a_gate_holds_the_answer_and_another_half_of_the_body() {
+fn gate_holds_the_response_or_half_of_the_body() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     let (gate, body_gate) = (Gate::closed(), Gate::closed());
@@ -97,7 +98,7 @@ fn a_gate_holds_the_answer_and_another_half_of_the_body() {
 }
 
 #[test]
-fn cuts_closes_and_raw_bytes_come_as_they_are() {
+fn cuts_closes_and_raw_bytes_arrive_unchanged() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     origin.when(Rule::on("/cut").answer(Answer::new(200).body("0123456789")).cut_body_after(4));
@@ -121,7 +122,7 @@ fn cuts_closes_and_raw_bytes_come_as_they_are() {
 }
 
 #[test]
-fn an_upgraded_connection_echoes() {
+fn upgraded_connection_echoes() {
     let origin = Origin::start();
     origin.when(Rule::on("/socket.io/").upgrade());
     let client = Client::of_origin(&origin);
@@ -133,7 +134,7 @@ fn an_upgraded_connection_echoes() {
 }
 
 #[test]
-fn refuses_connections_and_comes_back_on_the_same_port() {
+fn stopped_origin_returns_on_the_same_port() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     let mut kept = client.connect();
@@ -148,7 +149,7 @@ fn refuses_connections_and_comes_back_on_the_same_port() {
 }
 
 #[test]
-fn the_client_refuses_fields_nobody_promised() {
+fn client_rejects_undocumented_fields() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let client = Client::of_origin(&origin);
@@ -157,7 +158,7 @@ fn the_client_refuses_fields_nobody_promised() {
 }
 
 #[test]
-fn the_client_refuses_secrets_and_tokens() {
+fn client_rejects_secrets_and_tokens() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.document(OTHER, Answer::json("{}").header("Etag", "\"planted\""));
@@ -173,7 +174,7 @@ fn the_client_refuses_secrets_and_tokens() {
 }
 
 #[test]
-fn golden_documents_hold_secrets_before_and_none_after() {
+fn golden_documents_lose_their_secrets() {
     let (misplaced, redacted) = misplaced_documents();
     assert_eq!(misplaced.matches(MARKER).count(), 8);
     for safe in [redacted_document(DUCK), redacted] {
@@ -188,7 +189,7 @@ fn over_tls(authority: &Authority, certificate: &Certificate) -> std::io::Result
 }
 
 #[test]
-fn only_the_right_certificate_convinces() {
+fn only_the_right_certificate_is_accepted() {
     let authority = Authority::new();
     assert!(over_tls(&authority, &authority.certificate()).expect("an answer").starts_with("HTTP/1.1 200"));
     assert!(over_tls(&authority, &authority.certificate_for_another_name()).is_err());

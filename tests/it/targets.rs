@@ -12,7 +12,7 @@ fn scene() -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// One request on a connection of its own; the line ends in `HTTP/1.1` or `HTTP/1.0`.
+/// One request on a new connection; the line ends in `HTTP/1.1` or `HTTP/1.0`.
 fn raw(gateway: &Gateway, line: &str, fields: &str) -> Response {
     let mut connection = gateway.client().connect();
     connection.send_raw(format!("{line}\r\n{fields}\r\n").as_bytes());

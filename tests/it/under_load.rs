@@ -1,5 +1,5 @@
-//! Ends and reloads while callers ask without a pause: what was answered is right and whole, what was sent to the API was
-//! sent once, and nothing but the cache is lost.
+//! Ends and reloads while callers ask without a pause: what was answered is right and whole, what
+//! was sent to the API was sent once, and nothing but the cache is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ struct Outcomes {
     broken_off: usize,
 }
 
-/// Callers who ask, one request after the other on a kept connection, until they are told to stop or nobody is there.
+/// Clients that send one request after another on a kept connection, until they are stopped or the
+/// gateway is gone.
 struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
@@ -37,7 +38,7 @@ fn token(caller: usize) -> String {
     format!("tok-load-{caller}")
 }
 
-/// An API that says whose token it was asked with, beside a secret.
+/// An API that returns the token of the request and a secret.
 fn telling() -> Origin {
     let origin = Origin::start();
     for caller in 0..CALLERS {
@@ -132,7 +133,7 @@ fn sent(origin: &Origin) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn a_kill_under_load_loses_nothing_but_the_cache() {
+fn kill_under_load_loses_the_cache_alone() {
     let origin = telling();
     let mut gateway = Gateway::start(&origin);
     let load = Load::on(&gateway);
@@ -145,7 +146,8 @@ fn a_kill_under_load_loses_nothing_but_the_cache() {
     assert!(sent.values().all(|times| *times == 1), "sent on more than once: {sent:?}");
     assert!(outcomes.posted.iter().all(|body| sent.contains_key(body)), "answered, and never sent on");
     let fetches = origin.fetches(&customer(1));
-    // The next one needs nothing of what the first one had, and all that it has to fetch is what was stored.
+    // The next one needs nothing of what the first one had, and all that it has to fetch is what
+    // was stored.
     let next = Gateway::start(&origin);
     for caller in 0..CALLERS {
         let answer = next.client().get(&name_of(&customer(1))).bearer(&token(caller)).send();
@@ -156,7 +158,7 @@ fn a_kill_under_load_loses_nothing_but_the_cache() {
 }
 
 #[test]
-fn a_term_under_load_finishes_all_that_was_begun() {
+fn term_under_load_finishes_every_started_request() {
     let origin = telling();
     let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
     let load = Load::on(&gateway);
@@ -166,14 +168,14 @@ fn a_term_under_load_finishes_all_that_was_begun() {
     let outcomes = load.end();
     println!("{} right, {} unanswered, ended in {:?}", outcomes.right, outcomes.unanswered, run.took);
     assert_eq!(outcomes.broken_off, 0);
-    // Whoever got as far as the API got the answer.
+    // Every request that reached the API got its response.
     let mut answered: Vec<_> = outcomes.posted;
     answered.sort();
     assert_eq!(answered, sent(&origin).into_keys().collect::<Vec<_>>());
 }
 
 #[test]
-fn reloads_under_load_cost_nobody_an_answer() {
+fn reload_under_load_loses_no_response() {
     let origin = telling();
     let gateway = Gateway::start(&origin);
     let removing = std::fs::read_to_string(gateway.config_file()).expect("its configuration");

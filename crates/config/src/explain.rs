@@ -67,6 +67,9 @@ impl Page {
         let proxies =
             if server.trusted_proxies.is_empty() { "no peer".to_owned() } else { list(&server.trusted_proxies) };
         self.item("proxies", &format!("X-Forwarded-For is trusted from {proxies}"));
+        if !server.proxy_protocol.is_empty() {
+            self.item("PROXY", &format!("a PROXY header is required from {}", list(&server.proxy_protocol)));
+        }
         if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             self.warn("Every address is a trusted proxy: any client can claim any address.");
         }

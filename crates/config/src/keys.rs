@@ -188,6 +188,15 @@ pub(super) const KEYS: &[Key] = &[
          others: a trusted peer can claim any client address.",
     ),
     default(
+        "server.proxy_protocol",
+        Kind::List { of: &Kind::Network, at_least: 0 },
+        "[]",
+        "Networks or addresses of load balancers that send a PROXY header (version 1 or 2) in front \
+         of each connection. A listed peer must send it, and the client address in it replaces the \
+         peer's. A PROXY header from any other peer gets 400. Set it where a load balancer forwards \
+         TCP or TLS and sends no X-Forwarded-For.",
+    ),
+    default(
         "server.drain",
         SPAN,
         r#""10s""#,

@@ -114,6 +114,8 @@ pub struct Server {
     /// 0: one per core.
     pub threads: usize,
     pub trusted_proxies: Vec<IpNet>,
+    /// Networks of the peers that must send a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     pub drain: Duration,
     pub drain_delay: Duration,
     /// `None`: a folder that the environment names.

@@ -87,6 +87,7 @@ impl<'g> Reader<'g> {
             listen: self.get("server.listen"),
             threads: self.get("server.threads"),
             trusted_proxies: self.get("server.trusted_proxies"),
+            proxy_protocol: self.get("server.proxy_protocol"),
             drain: self.get("server.drain"),
             drain_delay: self.get("server.drain_delay"),
             upgrade_socket: self.find("server.upgrade_socket"),

@@ -103,6 +103,8 @@ pub enum Refusal {
     PathTooLong,
     TargetTooLong,
     RequiresTls,
+    MissingProxyHeader,
+    UnexpectedProxyHeader,
 }
 
 impl Refusal {
@@ -123,6 +125,8 @@ impl Refusal {
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
             Refusal::RequiresTls => "This port requires TLS: use https",
+            Refusal::MissingProxyHeader => "A valid PROXY header is required from this peer",
+            Refusal::UnexpectedProxyHeader => "A PROXY header is accepted from the peers in server.proxy_protocol only",
         }
     }
 
@@ -143,6 +147,8 @@ impl Refusal {
             Refusal::PathTooLong => "path_too_long",
             Refusal::TargetTooLong => "target_too_long",
             Refusal::RequiresTls => "requires_tls",
+            Refusal::MissingProxyHeader => "missing_proxy_header",
+            Refusal::UnexpectedProxyHeader => "unexpected_proxy_header",
         }
     }
 }

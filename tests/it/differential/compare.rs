@@ -8,9 +8,9 @@ use super::exchange::{Exchange, Fault, Framing, Protocol};
 use super::peers::Proxy;
 use super::reader::{Field, joined};
 
-/// Fields that each proxy sets by itself (RFC 9110 sections 6.6.1, 7.6.3 and 7.2 for `Host` of HTTP/2),
-/// that frame a message on one hop, or that belong to one hop (section 7.6.1). Framing and the end of
-/// connections are compared by what they mean.
+/// Fields that each proxy sets by itself (RFC 9110 sections 6.6.1, 7.6.3 and 7.2 for `Host` of
+/// HTTP/2), that frame a message on one hop, or that belong to one hop (section 7.6.1). Framing and
+/// the end of connections are compared by what they mean.
 pub const NOT_COMPARED: [&str; 9] = [
     "cache-status",
     "connection",

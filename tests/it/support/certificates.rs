@@ -20,7 +20,7 @@ use super::PATIENCE;
 /// To a server over TLS.
 pub type TlsConnection = StreamOwned<ClientConnection, TcpStream>;
 
-/// One that signs certificates; nobody trusts it unless told.
+/// An authority that signs certificates. Only configured peers trust it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -86,13 +86,13 @@ impl Authority {
         connect(config, address)
     }
 
-    /// What a server at that address says to `request`, if it has a certificate of ours for that address. The request must
-    /// ask for the connection to be closed.
+    /// What a server at that address says to `request`, if it has a certificate of ours for that
+    /// address. The request must ask for the connection to be closed.
     pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
         exchange(self.connect(address)?, request)
     }
 
-    /// The same, by a client that shows a certificate of its own.
+    /// The same for a client that presents a certificate.
     pub fn exchange_as(&self, client: &Certificate, address: SocketAddr, request: &str) -> io::Result<String> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(client.key.serialize_der()));
         let config = self.builder().with_client_auth_cert(vec![client.certificate.clone()], key);
@@ -102,6 +102,13 @@ impl Authority {
     /// A connection to it, for requests that follow each other.
     pub fn connect(&self, address: SocketAddr) -> io::Result<TlsConnection> {
         connect(self.trusting(), address)
+    }
+
+    /// TLS over a TCP connection.
+    pub fn connect_over(&self, stream: TcpStream) -> TlsConnection {
+        let name = stream.peer_addr().expect("a connected socket").ip().into();
+        let client = ClientConnection::new(Arc::new(self.trusting()), name).expect("a configuration");
+        StreamOwned::new(client, stream)
     }
 
     /// A client's view of TLS that trusts this authority alone.

@@ -1,4 +1,4 @@
-//! What holds for every answer of every test: no field that nobody promised, no secret, no token.
+//! What holds for every answer of every test: no undocumented field, no secret, no token.
 
 use std::collections::BTreeSet;
 

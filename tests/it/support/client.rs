@@ -1,4 +1,5 @@
-//! A client that writes and reads HTTP/1.1 by hand. Every answer that it reads passes the checks of `checks`.
+//! A client that writes and reads HTTP/1.1 by hand. Every answer that it reads passes the checks of
+//! `checks`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -80,7 +81,8 @@ impl Client {
         Ok(Connection { stream, buffer: Vec::new(), client: self.clone() })
     }
 
-    /// Over one connection of HTTP/2 with prior knowledge, all at the same time; the answers in the order of the calls.
+    /// Over one connection of HTTP/2 with prior knowledge, all at the same time; the answers in the
+    /// order of the calls.
     pub fn send_h2c(&self, calls: Vec<Call>) -> Vec<Response> {
         let requests = calls.iter().map(|call| call.h2_request(&self.address)).collect();
         let answers = h2c::exchange(self.address, requests);
@@ -190,12 +192,12 @@ impl Call {
         (request.body(()).expect("a request that HTTP/2 can carry"), self.body.clone())
     }
 
-    /// Sends on a connection of its own and reads the answer.
+    /// Sends on a new connection and reads the response.
     pub fn send(self) -> Response {
         self.start().finish()
     }
 
-    /// Sends on a connection of its own; `None` when that is closed without an answer.
+    /// Sends on a new connection; `None` if it is closed without a response.
     pub fn try_send(self) -> Option<Response> {
         self.start().try_finish()
     }
@@ -206,7 +208,7 @@ impl Call {
         connection.read_checked(&self.method, self.kind, self.revealed).expect("an answer on a kept connection")
     }
 
-    /// Sends on a connection of its own; the answer is read later, or never.
+    /// Sends on a new connection. The response is read later or never.
     pub fn start(self) -> Pending {
         let mut connection = self.client.connect();
         connection.send_raw(self.bytes());
@@ -214,7 +216,8 @@ impl Call {
     }
 }
 
-/// A request that was sent and whose answer was not read yet. Dropping it leaves as a caller would who hangs up.
+/// A request that was sent and whose answer was not read yet. Dropping it leaves as a caller would
+/// who hangs up.
 pub struct Pending {
     pub connection: Connection,
     method: String,
@@ -240,12 +243,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// These bytes, whatever they are. A peer that closed early is no fault of the test: its answer tells.
+    /// Sends raw bytes. A peer that closes early does not fail the test; its response is checked.
     pub fn send_raw(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// The same for one who wants to know whether the other side has answered or closed; then it is an error.
+    /// The same for one who wants to know whether the other side has answered or closed; then it is
+    /// an error.
     pub fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.set_nonblocking(true)?;
         let answered = self.stream.peek(&mut [0]).is_ok();
@@ -356,8 +360,8 @@ impl Connection {
         }
     }
 
-    /// Reads an answer and checks it. An error means that no answer came; an answer that breaks off or breaks the
-    /// rules of HTTP panics.
+    /// Reads an answer and checks it. An error means that no answer came; an answer that breaks off
+    /// or breaks the rules of HTTP panics.
     fn read_checked(&mut self, method: &str, kind: Kind, revealed: bool) -> io::Result<Response> {
         let head = loop {
             let head = self.head()?;

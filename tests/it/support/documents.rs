@@ -1,9 +1,10 @@
-//! The golden documents, with every secret value marked, and the ids, roles and tokens the tests use.
+//! The golden documents, with every secret value marked, and the ids, roles and tokens the tests
+//! use.
 
-/// Stands in every secret value that the stand-in sends; no caller below RESELLER may ever see it.
+/// Part of every secret value of the stand-in. No caller below RESELLER may see it.
 pub const MARKER: &str = "PLANTED";
 
-/// Stands in every token that the tests use; no log, metric or answer's head may ever hold it.
+/// Part of every token of the tests. No log, metric or response head may hold it.
 pub const TOKEN_MARKER: &str = "tok-";
 
 /// The customer of the golden documents.
@@ -42,7 +43,8 @@ pub fn redacted_document(id: &str) -> String {
     BELOW_RESELLER.trim_end().replace(DUCK, &id.to_ascii_lowercase())
 }
 
-/// The pair whose secrets stand at unexpected places: what the API sends, and what a lower role gets.
+/// The pair whose secrets stand at unexpected places: what the API sends, and what a lower role
+/// gets.
 pub fn misplaced_documents() -> (String, String) {
     (plant(MISPLACED), MISPLACED_BELOW_RESELLER.trim_end().to_owned())
 }
@@ -55,7 +57,7 @@ fn plant(golden: &str) -> String {
     planted
 }
 
-/// A customer id of its own for each `number`.
+/// A distinct customer id for each `number`.
 pub fn customer(number: usize) -> String {
     format!("5e{number:022x}")
 }

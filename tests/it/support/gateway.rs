@@ -1,4 +1,5 @@
-//! The real gateway, started as a child process with a configuration of the test's own, watched, and ended by its handle.
+//! The real gateway, started as a child process with a configuration of the test's own, watched,
+//! and ended by its handle.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -24,30 +25,31 @@ use super::{PATIENCE, Response};
 /// What the log says of a panic. `process::panic_is_logged_by_its_location_only` holds it to that.
 pub const FAULT: &str = "internal error";
 
-/// How a slow caller or a slow API goes on: part of what is tested, never a wait for something to be done.
-#[expect(clippy::disallowed_methods, reason = "a test's thread serves nobody")]
+/// The pace of a slow client or API: a part of the test, never a wait for a condition.
+#[expect(clippy::disallowed_methods, reason = "the thread of a test serves no client")]
 pub fn pace(time: Duration) {
     std::thread::sleep(time);
 }
 
 /// Waits between two looks at something that cannot wake us.
-#[expect(clippy::disallowed_methods, reason = "a test's thread serves nobody")]
+#[expect(clippy::disallowed_methods, reason = "the thread of a test serves no client")]
 pub fn look_again() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// Where the log goes.
+/// Destination of the log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LogTo {
     /// To the test, which reads it.
     Test,
     /// To a disk that has no room: it cannot be written.
     FullDisk,
-    /// To a pipe that nobody reads until the test says so.
+    /// To a pipe that is read when the test calls `Gateway::read_log`.
     Unread,
 }
 
-/// A running gateway. Dropped, it is killed, and what it wrote and counted is searched for secrets and tokens.
+/// A running gateway. Dropped, it is killed, and what it wrote and counted is searched for secrets
+/// and tokens.
 pub struct Gateway {
     process: Process,
     public: SocketAddr,
@@ -58,7 +60,7 @@ pub struct Gateway {
     origin: Arc<Shared>,
     ended: bool,
     log_to: LogTo,
-    /// Goes when the gateway does.
+    /// Removed with the gateway.
     dir: TempDir,
 }
 
@@ -97,13 +99,13 @@ impl Setup<'_> {
         self
     }
 
-    /// What it logs is read by nobody, until `Gateway::read_log`.
+    /// The log is not read until `Gateway::read_log`.
     pub fn unread_log(mut self) -> Self {
         self.log_to = LogTo::Unread;
         self
     }
 
-    /// A variable of its environment; `{dir}` stands for the folder of `file`.
+    /// Sets an environment variable. `{dir}` is replaced by the folder of `file`.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
@@ -120,8 +122,8 @@ impl Setup<'_> {
         self
     }
 
-    /// TOML that goes over the test's defaults, key by key. `{dir}` stands for the folder of `file`, `{tls}` for an address
-    /// that is free.
+    /// TOML that overrides the test's defaults, key by key. `{dir}` is the folder of `file`,
+    /// `{tls}` an address that is free.
     pub fn config(mut self, toml: &str) -> Self {
         self.config = toml.to_owned();
         self
@@ -139,7 +141,8 @@ impl Setup<'_> {
         self
     }
 
-    /// Starts it and waits until it says that it is ready. Another process may take a port in between; then others are tried.
+    /// Starts it and waits until it says that it is ready. Another process may take a port in
+    /// between; then others are tried.
     pub fn start(self) -> Gateway {
         for _ in 0..10 {
             if let Some(gateway) = self.attempt() {
@@ -181,8 +184,9 @@ impl Setup<'_> {
     }
 }
 
-/// The defaults of the tests, and over them what the test wants. No jitter, so that a time to live is what it says; and long
-/// times for what a slow machine must not bring about: an identity that runs out, an API that is given up.
+/// The defaults of the tests, and over them what the test wants. No jitter, so that a time to live
+/// is what it says; and long times for what a slow machine must not bring about: an identity that
+/// runs out, an API that is given up.
 fn configuration(public: SocketAddr, admin: SocketAddr, upstream: &str, overrides: &str) -> String {
     let defaults = format!(
         r#"
@@ -241,9 +245,9 @@ impl Gateway {
         loop {
             if let Some(run) = self.process.ended() {
                 self.ended = true;
-                let told = run.stderr.contains("in use") || run.stdout.contains("in use");
-                // Onto a full disk it cannot be told.
-                let port_taken = told || (self.log_to == LogTo::FullDisk && run.code == Some(1));
+                let is_reported = run.stderr.contains("in use") || run.stdout.contains("in use");
+                // A full disk cannot hold the message.
+                let port_taken = is_reported || (self.log_to == LogTo::FullDisk && run.code == Some(1));
                 assert!(port_taken, "the gateway ended before it was ready: {run:#?}");
                 return false;
             }
@@ -260,6 +264,11 @@ impl Gateway {
     /// A client of the public port.
     pub fn client(&self) -> Client {
         Client::of_gateway(self.public, self.origin.clone())
+    }
+
+    /// A client without TLS of another address of the gateway.
+    pub fn client_of(&self, address: SocketAddr) -> Client {
+        Client::of_gateway(address, self.origin.clone())
     }
 
     /// A client of the admin port.
@@ -296,7 +305,7 @@ impl Gateway {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Writes one of its files anew.
+    /// Writes one of its files again.
     pub fn rewrite(&self, name: &str, contents: &str) {
         self.dir.write(name, contents);
     }
@@ -312,7 +321,7 @@ impl Gateway {
         out + &err
     }
 
-    /// Reads a log that nobody read so far.
+    /// Reads a log that was not read so far.
     pub fn read_log(&mut self) {
         let Process { unread, readers, err, .. } = &mut self.process;
         readers.extend(unread.take().map(|stderr| collect(stderr, err)));
@@ -367,7 +376,7 @@ impl Gateway {
         self.process.child.id()
     }
 
-    /// The same with `--upgrade`, beside this one.
+    /// Starts a successor of this gateway with `--upgrade`.
     fn successor(&self) -> Process {
         let config = self.config_file().display().to_string();
         Process::spawn_with(None, LogTo::Test, &self.variables, &["run", "-c", &config, "--upgrade"])
@@ -380,7 +389,7 @@ impl Gateway {
         let successor = self.successor();
         let run = std::mem::replace(&mut self.process, successor).wait();
         check_for_operators("the log", &format!("{}{}", run.stdout, run.stderr));
-        assert!(self.wait_until_ready(), "a successor needs no port of its own");
+        assert!(self.wait_until_ready(), "a successor needs no other port");
         Run { took: began.elapsed(), ..run }
     }
 
@@ -581,7 +590,7 @@ fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) -> 
     })
 }
 
-/// A folder that goes when the test ends.
+/// A folder that is removed when the test ends.
 pub struct TempDir(PathBuf);
 
 impl TempDir {

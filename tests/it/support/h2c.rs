@@ -1,4 +1,5 @@
-//! HTTP/2 in plain text, as far as the tests need it: some requests at the same time over one connection.
+//! HTTP/2 in plain text, as far as the tests need it: some requests at the same time over one
+//! connection.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! HTTP/2 spoken to the gateway: a client that keeps the rules, and frames written by hand for those that do not.
+//! HTTP/2 spoken to the gateway: a client that keeps the rules, and frames written by hand for
+//! those that do not.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream as AsyncTcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -24,16 +26,26 @@ pub struct Http2 {
 impl Http2 {
     /// Without TLS, by prior knowledge.
     pub fn connect(client: &Client) -> Http2 {
-        let stream = runtime().block_on(AsyncTcpStream::connect(client.address())).expect("a connection");
+        Http2::connect_behind(client, b"")
+    }
+
+    /// Without TLS, after other bytes such as a PROXY header.
+    pub fn connect_behind(client: &Client, prefix: &[u8]) -> Http2 {
+        let stream = runtime().block_on(connect(client.address(), prefix)).expect("a connection");
         Http2::over(client, Box::new(stream))
     }
 
     /// Over TLS, agreed on by ALPN.
     pub fn connect_tls(client: &Client, address: SocketAddr, authority: &Authority) -> Http2 {
+        Http2::connect_tls_behind(client, address, authority, b"")
+    }
+
+    /// Over TLS, after other bytes such as a PROXY header.
+    pub fn connect_tls_behind(client: &Client, address: SocketAddr, authority: &Authority, prefix: &[u8]) -> Http2 {
         let mut config = authority.trusting();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = runtime().block_on(async {
-            let stream = AsyncTcpStream::connect(address).await?;
+            let stream = connect(address, prefix).await?;
             TlsConnector::from(Arc::new(config)).connect(address.ip().into(), stream).await
         });
         let stream = stream.expect("a connection");
@@ -50,7 +62,8 @@ impl Http2 {
         Http2 { client: client.clone(), sender }
     }
 
-    /// One exchange, checked as all answers are. An error: the stream or the connection was ended instead.
+    /// One exchange, checked as all answers are. An error: the stream or the connection was ended
+    /// instead.
     pub fn call(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<Response, String> {
         let uri = format!("http://{}{target}", self.client.address());
         let mut request = http::Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
@@ -98,6 +111,12 @@ impl Http2 {
         let bearer = format!("Bearer {token}");
         self.call("GET", target, &[("authorization", &bearer)], b"").expect("an answer")
     }
+}
+
+async fn connect(address: SocketAddr, prefix: &[u8]) -> io::Result<AsyncTcpStream> {
+    let mut stream = AsyncTcpStream::connect(address).await?;
+    stream.write_all(prefix).await?;
+    Ok(stream)
 }
 
 /// One connection on which frames are written by hand (RFC 9113 section 4.1).
@@ -172,8 +191,8 @@ impl Frames {
         Some(Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() })
     }
 
-    /// What became of a stream: the status byte of its head if it is one of the table (0x88: 200, 0x8c: 400), else why it
-    /// ended.
+    /// What became of a stream: the status byte of its head if it is one of the table (0x88: 200,
+    /// 0x8c: 400), else why it ended.
     pub fn outcome(&mut self, stream: u32) -> Outcome {
         while let Some(frame) = self.next() {
             match frame.kind {
@@ -217,7 +236,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether it was answered with 200, whose place in the static table is 8 (RFC 7541 appendix A).
+    /// Whether it was answered with 200, whose place in the static table is 8 (RFC 7541 appendix
+    /// A).
     pub fn is_ok(&self) -> bool {
         matches!(self, Outcome::Answered(head) if head.first() == Some(&0x88))
     }

@@ -1,8 +1,10 @@
-//! What the tests stand on: a stand-in for the API that can misbehave byte for byte, the real gateway as a child process,
-//! and a client that distrusts every answer. Nothing here uses the gateway's own code, or it would share its faults.
+//! What the tests stand on: a stand-in for the API that can misbehave byte for byte, the real
+//! gateway as a child process, and a client that distrusts every answer. Nothing here uses the
+//! gateway's own code, or it would share its faults.
 //!
-//! The tests are plain blocking functions; the stand-in runs on a runtime of its own. Conditions are awaited with gates and
-//! counts, never by sleeping; `PATIENCE` only bounds how long a fault may take to show.
+//! The tests are plain blocking functions; the stand-in has a separate runtime. Conditions are
+//! awaited with gates and counts, never by sleeping; `PATIENCE` only bounds how long a fault may
+//! take to show.
 
 mod certificates;
 mod checks;
@@ -40,5 +42,6 @@ pub use rules::{Answer, Framing, Gate, Rule};
 pub use tls_api::TlsApi;
 pub use wire::Seen;
 
-/// How long anything may take before a test calls it broken. Long, since machines are slow and noisy.
+/// How long anything may take before a test calls it broken. Long, since machines are slow and
+/// noisy.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,5 +1,6 @@
-//! The stand-in for the TelecomX API: it keeps a table of tokens and one of customers, echoes everything else, records what it
-//! got, and misbehaves as told. It listens on loopback, on a port of its own that survives `stop` and `start`.
+//! The stand-in for the TelecomX API: it keeps a table of tokens and one of customers, echoes
+//! everything else, records what it got, and misbehaves as configured. It listens on loopback, on a
+//! port that survives `stop` and `start`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -24,7 +25,8 @@ use super::{MARKER, PATIENCE};
 /// Between two pieces of an endless answer that drips.
 const DRIP: Duration = Duration::from_millis(50);
 
-/// One runtime for every stand-in of the test binary; the tests themselves are threads that may block.
+/// One runtime for every stand-in of the test binary; the tests themselves are threads that may
+/// block.
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
@@ -81,9 +83,9 @@ pub struct Origin {
 }
 
 enum Serving {
-    /// The task that accepts, and what tells it to end.
+    /// The task that accepts, and the signal that ends it.
     Listening(JoinHandle<()>, oneshot::Sender<()>),
-    /// Bound but not listening: connections are refused and nobody else gets the port.
+    /// Bound but not listening: connections are refused and no other process gets the port.
     Refusing(TcpSocket),
     Changing,
 }
@@ -118,7 +120,7 @@ impl Origin {
         self.address
     }
 
-    /// As it stands in `upstream.url`.
+    /// As written in `upstream.url`.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
@@ -149,7 +151,8 @@ impl Origin {
 
     // What it knows.
 
-    /// From now on `token` is that of an employee of `customer` with that access level. The employee's id is made of the token.
+    /// From now on `token` is that of an employee of `customer` with that access level. The
+    /// employee's id is made of the token.
     pub fn knows(&self, token: &str, level: &str, customer: &str) {
         let employee = employee_of(token);
         let entry = Employee { employee, customer: customer.to_owned(), level: level.to_owned() };
@@ -167,7 +170,8 @@ impl Origin {
         self.shared.change(|state| state.employees.remove(token));
     }
 
-    /// What `/customer/{id}/name` answers to every caller it knows; without it, the golden document.
+    /// What `/customer/{id}/name` answers to every caller it knows; without it, the golden
+    /// document.
     pub fn document(&self, id: &str, answer: Answer) {
         self.shared.change(|state| state.documents.insert(id.to_ascii_lowercase(), answer));
     }
@@ -180,7 +184,7 @@ impl Origin {
         self.document(id, Answer::error(403, "access_denied"));
     }
 
-    /// Adds a rule; it goes before those that stand.
+    /// Adds a rule in front of the existing ones.
     pub fn when(&self, rule: Rule) {
         self.shared.change(|state| state.rules.push(rule));
     }
@@ -280,7 +284,8 @@ fn customer_of_name(path: &str) -> Option<&str> {
     path.strip_prefix("/customer/")?.strip_suffix("/name").filter(|id| id.len() == 24)
 }
 
-/// A socket on that address that does not listen yet. Another process may hold the port for a moment, so it is tried again.
+/// A socket on that address that does not listen yet. Another process may hold the port for a
+/// moment, so it is tried again.
 fn bound(address: SocketAddr) -> TcpSocket {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -295,7 +300,8 @@ fn bound(address: SocketAddr) -> TcpSocket {
     }
 }
 
-/// Accepts until `ended`, and returns when the last connection's task has: an aborted task may yet finish what it is at.
+/// Accepts until `ended`, and returns when the last connection's task has: an aborted task may yet
+/// finish what it is at.
 async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -388,7 +394,8 @@ async fn answer(wire: &mut Wire, shared: &Shared, rule: Option<Rule>, request: &
             }
         }
         Act::Upgrade => {
-            // The answer to the sample key of RFC 6455, section 1.3, which proxies that know websockets look for.
+            // The answer to the sample key of RFC 6455, section 1.3, which proxies that know
+            // websockets look for.
             let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
             shared.change(|state| state.sent_fields.extend(["sec-websocket-accept".to_string()]));

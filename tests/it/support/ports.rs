@@ -1,6 +1,7 @@
-//! Ports for the gateway, which binds them itself a moment after they were found free. Those that the kernel gives out by itself
-//! (32,768 and up on Linux) would be taken in between by other tests and by every connection; so they are looked for below,
-//! from a place that differs between processes, and none is given twice in one run.
+//! Ports for the gateway, which binds them itself a moment after they were found free. Those that
+//! the kernel gives out by itself (32,768 and up on Linux) would be taken in between by other tests
+//! and by every connection; so they are looked for below, from a place that differs between
+//! processes, and none is given twice in one run.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};

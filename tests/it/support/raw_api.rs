@@ -1,5 +1,6 @@
-//! A second stand-in for the API whose answers are written by hand on the socket, at any moment: before a request's body
-//! is read, in parts, or never. It validates tokens by itself: `tok-LEVEL` has that access level.
+//! A second stand-in for the API whose answers are written by hand on the socket, at any moment:
+//! before a request's body is read, in parts, or never. It validates tokens by itself: `tok-LEVEL`
+//! has that access level.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -67,7 +68,8 @@ pub struct RawApi {
 }
 
 impl RawApi {
-    /// `handler` answers everything except validations; what it gives back is read for another request.
+    /// `handler` answers everything except validations; what it gives back is read for another
+    /// request.
     pub fn start(handler: impl Fn(RawExchange) -> Option<TcpStream> + Send + Sync + 'static) -> RawApi {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");

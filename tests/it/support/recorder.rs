@@ -1,6 +1,6 @@
-//! An API that keeps the raw bytes of each connection and reads them strictly: a message has exactly one reading, or it
-//! counts as malformed. It answers a malformed message and keeps the connection, so that one stray byte shifts every
-//! response behind it to another request.
+//! An API that keeps the raw bytes of each connection and reads them strictly: a message has
+//! exactly one reading, or it counts as malformed. It answers a malformed message and keeps the
+//! connection, so that one stray byte shifts every response behind it to another request.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,7 +19,8 @@ use super::origin::{employee_of, runtime};
 /// The field by which a client marks a request and finds its response.
 pub const TAG: &str = "x-tag";
 
-/// The field by which a client asks for a response before the body: `early`, or `close` for one that ends the connection.
+/// The field by which a client asks for a response before the body: `early`, or `close` for one
+/// that ends the connection.
 pub const MANNER: &str = "x-manner";
 
 /// Bytes of a connection that are kept.
@@ -98,8 +99,8 @@ impl Recorder {
         self.wait(&format!("the request {tag} is complete"), found)
     }
 
-    /// Removes the messages to that target of which no more can arrive: complete, or on a connection
-    /// that has ended.
+    /// Removes the messages to that target of which no more can arrive: complete, or on a
+    /// connection that has ended.
     pub fn take(&self, target: &str) -> Vec<Message> {
         let mut log = self.shared.log.lock();
         let Log { messages, ended, .. } = &mut *log;

@@ -20,7 +20,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// `None`, with the reason told, where it is not installed.
+    /// `None`, with a message, where it is not installed.
     pub fn start(test: &str) -> Option<Redis> {
         Redis::with_password(test, None)
     }
@@ -59,7 +59,7 @@ impl Redis {
         self.dir.path().join("s")
     }
 
-    /// Runs it, anew if it was killed, with nothing of what it had.
+    /// Starts it, or restarts it without its data.
     pub fn run(&mut self) {
         let socket = self.socket();
         let _ = std::fs::remove_file(&socket);
@@ -89,7 +89,7 @@ impl Redis {
         kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
     }
 
-    /// What it answers, as it stands on the wire.
+    /// Returns its reply as sent on the wire.
     pub fn command(&self, words: &[&str]) -> String {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         String::from_utf8_lossy(&self.send(&words)).into_owned()
@@ -102,7 +102,7 @@ impl Redis {
         String::from_utf8_lossy(&self.send_all(vec![login, words])).into_owned()
     }
 
-    /// The names of what stands in it, of that type.
+    /// Returns the keys of this type.
     pub fn names(&self, kind: &str) -> Vec<String> {
         let all = self.command(&["KEYS", "*"]);
         let names = all.lines().skip(1).filter(|line| !line.starts_with('$')).map(str::to_owned);

@@ -1,4 +1,5 @@
-//! What the stand-in answers instead of its usual: answers, gates, and the rules that say when they apply.
+//! What the stand-in answers instead of its usual: answers, gates, and the rules that say when they
+//! apply.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ pub struct Answer {
     pub framing: Framing,
 }
 
-/// How the end of a body is told.
+/// How the end of a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Length,
@@ -121,7 +122,8 @@ pub(super) enum Act {
     Upgrade,
 }
 
-/// Says for the paths under a prefix (and one method, if given) what is to be done. The newest rule that matches wins.
+/// Says for the paths under a prefix (and one method, if given) what is to be done. The newest rule
+/// that matches wins.
 #[derive(Clone)]
 pub struct Rule {
     pub(super) prefix: String,
@@ -171,7 +173,8 @@ impl Rule {
         self
     }
 
-    /// An answer made of the request in as much time as it takes; other requests are answered meanwhile.
+    /// An answer made of the request in as much time as it takes; other requests are answered
+    /// meanwhile.
     pub fn made_slowly<F>(mut self, maker: impl Fn(Seen) -> F + Send + Sync + 'static) -> Rule
     where
         F: Future<Output = Answer> + Send + 'static,
@@ -192,7 +195,8 @@ impl Rule {
         self
     }
 
-    /// These bytes verbatim, and those when the gate opens, though nobody asked for more; the connection stays open.
+    /// These bytes verbatim, and those when the gate opens, without a request; the connection stays
+    /// open.
     pub fn raw_and_unasked(mut self, bytes: impl Into<Vec<u8>>, gate: &Gate, unasked: impl Into<Vec<u8>>) -> Rule {
         self.act = Act::Raw { bytes: bytes.into(), keep: true, later: Some((gate.clone(), unasked.into())) };
         self

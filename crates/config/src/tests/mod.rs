@@ -40,6 +40,7 @@ fn defaults_are_those_of_the_contract() {
             listen: vec!["127.0.0.1:8080".parse().unwrap()],
             threads: 0,
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+            proxy_protocol: Vec::new(),
             drain: seconds(10),
             drain_delay: seconds(0),
             upgrade_socket: None,

@@ -179,6 +179,7 @@ fn values_out_of_bounds_are_refused() {
         ("server", "drain", &["\"-1s\""], &["\"0s\""]),
         ("server", "listen", &["[]"], &["[\"0.0.0.0:0\"]"]),
         ("server", "trusted_proxies", &["[\"10.0.0.1/8\"]", "[\"lan\"]"], &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"]),
+        ("server", "proxy_protocol", &["[\"10.0.0.1/8\"]", "[\"lan\"]"], &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"]),
         ("upstream", "connect_timeout", &["\"0ms\""], &["\"250ms\""]),
         ("upstream", "timeout", &["\"0s\""], &["\"1m\""]),
         ("upstream", "max_in_flight", &["0"], &["1"]),
