@@ -1,4 +1,4 @@
-//! For how long what the API said may be given, by the configuration and its own `Cache-Control`.
+//! How long a response of the API may be served, by the configuration and its `Cache-Control`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use telecomx_gateway::config;
 
 use super::world::{Control, Exchange, Said, State};
 
-/// Fresh, and how much longer while it is revalidated, and while the API fails.
+/// The time for which a response is fresh, and how much longer it may be served stale.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
     pub fresh: Duration,
@@ -14,8 +14,8 @@ pub struct Bounds {
     pub if_error: Duration,
 }
 
-/// Those of what was said there; `None`: it may not be stored. Several, where the API says that what is stored still holds and
-/// nothing of how long: then what was said before holds too, and which that was depends on what was stored.
+/// Returns the bounds of an exchange; `None`: it may not be stored. Several for a 304 without a
+/// lifetime: then the earlier lifetime still applies, and which one depends on the stored entry.
 pub fn bounds(config: &config::Cache, state: &State, word: &Exchange) -> Vec<Option<Bounds>> {
     let Said::Unchanged { version, control: Control::Nothing } = word.said else { return vec![said(config, word)] };
     let before = state.exchanges.iter().filter(|before| {

@@ -1,4 +1,4 @@
-//! Which errors of the gateway's own may be given: those that something said or failed to say while the request ran.
+//! The errors that the gateway may return: each needs a cause while the request ran.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::judge::{Answered, Judge, Verdict, asked_who, ensure};
 use super::steps::Wants;
 use super::world::{Asked, Exchange, Moment, Said, State};
 
-/// An API that is back is found within this time.
+/// The return of the API is noticed within this time.
 const LONGEST_OPEN: Duration = Duration::from_secs(5);
 
 impl Judge {
@@ -33,12 +33,12 @@ impl Judge {
                 };
                 let told = state.exchanges.iter().any(negative)
                     || ended_since.any(|exchange| exchange.said == Said::Unauthorized);
-                ensure(told, || "nobody said that the token is invalid".into())
+                ensure(told, || "no exchange found the token invalid".into())
             }
-            ApiError::OnlyIfCached => {
-                ensure(ask.wants == Wants::OnlyIfCached && level.is_some(), || "only-if-cached unasked".into())
-            }
-            // `validateToken` asked for a pause.
+            ApiError::OnlyIfCached => ensure(ask.wants == Wants::OnlyIfCached && level.is_some(), || {
+                "only-if-cached was not requested".into()
+            }),
+            // `validateToken` requested a pause.
             ApiError::Unavailable if ended_since.any(|exchange| exchange.asks_for_a_pause()) => Ok(()),
             ApiError::Unavailable => {
                 ensure(state.outage(began.at, *ended), || "the circuit was closed".into())?;
@@ -62,9 +62,9 @@ impl Judge {
             }
             ApiError::RedactionFailed => {
                 let garbled = ended_since.any(|exchange| exchange.said == Said::Garbage);
-                ensure(garbled && *level < Some(AccessLevel::Reseller), || "nothing was garbled".into())
+                ensure(garbled && *level < Some(AccessLevel::Reseller), || "no document was malformed".into())
             }
-            _ => Err(format!("an error that has no place here: {error:?}")),
+            _ => Err(format!("an unexpected error: {error:?}")),
         }
     }
 }

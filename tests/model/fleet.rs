@@ -1,5 +1,6 @@
-//! Several gateways with what they share: a stream of changes and a store for the tier, as a Redis would have them, on the
-//! clock that jumps. The gateway's own seal, forms, ledger and leases run over it.
+//! Several gateways and their shared state: an invalidation stream and a store for the shared tier,
+//! like those of a Redis, on the paused clock. The gateway's encryption, encoding, change index and
+//! leases use them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::play::{METRICS, POLICY};
 use super::steps;
 use super::world::{World, wait};
 
-/// A gateway, and what it has told the others of.
+/// A gateway and the number of changes that it published.
 pub struct Node {
     pub id: usize,
     pub gateway: Gateway<World>,
@@ -29,7 +30,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The number of the last change that it told of.
+    /// Returns the number of the last change that it published.
     pub fn told(&self) -> u64 {
         self.told.load(Ordering::SeqCst)
     }
@@ -79,13 +80,13 @@ impl Fleet {
         fleet
     }
 
-    /// The gateway that the `nth` step goes to.
+    /// Returns the gateway of the `nth` step.
     pub fn of_step(&self, nth: usize) -> Arc<Node> {
         let nodes = self.nodes.lock();
         nodes[self.shape.routes[nth % self.shape.routes.len()] % nodes.len()].clone()
     }
 
-    /// Another one in the place of one that ends. What that was doing it does to its end.
+    /// Replaces a gateway that ends. Its work under way runs to completion.
     pub fn restart(self: &Arc<Self>, node: &Node) {
         let anew = self.begin();
         self.nodes.lock().iter_mut().filter(|before| before.id == node.id).for_each(|before| *before = anew.clone());
@@ -115,7 +116,7 @@ impl Fleet {
         node
     }
 
-    /// What it sees itself goes to the stream, in its order, a while later.
+    /// Publishes its own changes in their order, with a delay.
     fn tell(self: &Arc<Self>, node: &Arc<Node>, ledger: &Arc<Ledger>) {
         let queue = Arc::new((Mutex::new(Vec::new()), Notify::new()));
         let (announced, noting, teller) = (queue.clone(), ledger.clone(), Arc::downgrade(node));
@@ -143,7 +144,7 @@ impl Fleet {
         });
     }
 
-    /// What stands in the stream it knows from its beginning; what comes it hears in its order, a while later.
+    /// Knows the stream from its beginning; receives new messages in their order, with a delay.
     fn listen(self: &Arc<Self>, node: &Arc<Node>, ledger: Arc<Ledger>) {
         let (fleet, mut stream) = (self.clone(), self.stream.subscribe());
         let before = stream.borrow_and_update().clone();
@@ -196,7 +197,7 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// A clock that has nothing to do with anybody's.
+    /// A clock that differs from that of every gateway.
     fn milliseconds(&self) -> u64 {
         1_700_000_000_000 + clock::now().duration_since(self.start).as_millis() as u64
     }

@@ -1,11 +1,11 @@
-//! Sequences that the model once found to be answered wrongly, in their smallest form. Each says what must not happen.
+//! Sequences with a wrong response that the model once found, in their smallest form.
 
 use super::play::{DEFAULTS, play};
 use super::steps::Step::{Control as Controls, Login, Pass};
 use super::steps::{Ask, Change, Fate, Fleet, Sequence, Step, Wants, Way};
 use super::world::Control;
 
-/// Of the defaults.
+/// The index of the default configuration.
 const TTL: u32 = 60_000;
 
 fn ask(token: usize, address: usize) -> Step {
@@ -22,21 +22,21 @@ fn plays(delays: &[(u32, u32)], steps: &[(Step, u32)]) {
 }
 
 #[test]
-fn what_goes_stale_while_its_caller_is_identified_is_not_given_as_fresh() {
-    // Each second exchange about a thing takes two seconds. The answer is stored anew after ten, and asked for from the
-    // address of before when that identity is not remembered any more.
+fn entry_that_turns_stale_during_validation_is_not_fresh() {
+    // Every second exchange about an entry takes two seconds. The response is stored again after
+    // ten, and requested from the earlier address when that identity is no longer cached.
     let anew = Step::Ask(Ask { token: 0, customer: 0, address: 0, wants: Wants::NoCache, way: Way::Plain });
     plays(&[(0, 0), (2_000, 0)], &[(ask(0, 1), 10_000), (anew, TTL - 1_000), (ask(0, 1), 0)]);
 }
 
 #[test]
-fn a_logout_from_another_address_ends_the_employees_other_sessions() {
+fn logout_from_another_address_ends_other_sessions() {
     let logout = Pass { change: Change::Logout(1), by: 1, address: 1, fate: Fate::Obeyed };
     plays(&[(0, 0)], &[(Login(1, Some(0)), 0), (ask(0, 0), 1), (logout, 1), (ask(0, 0), 0)]);
 }
 
 #[test]
-fn what_the_api_confirms_and_forbids_to_store_is_not_given_again() {
+fn confirmed_entry_that_forbids_storing_is_not_served_again() {
     let forbids = Controls(0, Control::NoStore);
     plays(&[(0, 0)], &[(ask(0, 0), 1), (forbids, TTL), (ask(0, 0), 1), (ask(0, 0), 0)]);
 }

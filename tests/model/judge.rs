@@ -1,5 +1,6 @@
-//! What may be answered, from the contract's bounds and the API's log alone. Each answer names the exchange it was made
-//! from by a serial number, so that its caller, its age and what has ended it since are known to the letter.
+//! The responses that are correct, by the bounds of the contract and the log of the API alone. Each
+//! response names its exchange by a serial number, so that its caller, its age and later
+//! invalidations are known exactly.
 
 use std::time::{Duration, Instant};
 
@@ -14,30 +15,31 @@ use super::steps::{Ask, Wants, Way};
 use super::tally::{Seen, Tally};
 use super::world::{Asked, EMPLOYEE_OF, End, Exchange, Moment, SECRET, Said, State, World, document_seen};
 
-/// After a failure the API is not asked again for so long.
+/// After a failure the API is not asked again for this time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A caller's `no-cache` is obeyed once in so long.
+/// `no-cache` of a request is obeyed once in this time.
 const FORCED_EVERY: Duration = Duration::from_secs(1);
 /// Timers round up to milliseconds.
 const TICK: Duration = Duration::from_millis(5);
-/// So long a lookup in the tier may take: another's fetch is waited for for a second, and then it is asked twice more.
+/// Longest lookup in the tier: a second of waiting for another gateway's fetch, and two more
+/// requests.
 const LONGEST_LOOKUP: Duration = Duration::from_millis(1_200);
-/// By so much an answer from the tier may be taken to be older than it is.
+/// By this time a response from the tier may count as older than it is.
 const SLACK: Duration = Duration::from_millis(250);
 
-/// A request and its answer.
+/// A request and its response.
 pub struct Answered<'a> {
     pub ask: Ask,
-    /// The gateway that answered.
+    /// The gateway that responded.
     pub gateway: usize,
     pub began: Moment,
     pub ended: Moment,
     pub reply: &'a Reply,
-    /// The role that the gateway took the caller for.
+    /// The caller's access level by the gateway.
     pub level: Option<AccessLevel>,
 }
 
-/// An answer that was stored, as far as the outside can tell.
+/// A stored response, as far as it is visible from outside.
 #[derive(Clone, Copy)]
 struct Stored {
     token: usize,
@@ -48,7 +50,7 @@ struct Stored {
 
 pub struct Judge {
     pub(super) config: Config,
-    /// Several gateways, which share what they know.
+    /// Whether there are several gateways in a cluster.
     fleet: bool,
     world: World,
     found: Mutex<(Tally, Vec<Stored>, Option<String>)>,
@@ -65,7 +67,7 @@ impl Judge {
         Judge { config: config.clone(), fleet, world, found: Mutex::default() }
     }
 
-    /// What was seen, or the first that was wrong.
+    /// Returns the counts, or the first wrong response.
     pub fn verdict(&self) -> Result<Tally, String> {
         let found = self.found.lock();
         found.2.clone().map_or(Ok(found.0.clone()), Err)
@@ -93,8 +95,8 @@ impl Judge {
     fn judge(&self, state: &State, answered: &Answered<'_>) -> Verdict {
         let Answered { ask, gateway: _, began, ended, reply, level } = answered;
         let timeout = self.config.upstream.timeout;
-        // A validation and a fetch. A request that joined a validation which began before a change of
-        // its employee waits for a second one. A change counts until its response is complete.
+        // A validation and a fetch. A request that joined a validation from before a change of its
+        // employee waits for a second one. A change counts until its response is complete.
         let last_seen = |end: &End| end.answered.unwrap_or(end.seen).at;
         let outdated = state.ends.iter().any(|end| last_seen(end) + timeout >= began.at && end.seen.at <= ended.at);
         let exchanges = if outdated { 3 } else { 2 };
@@ -111,25 +113,25 @@ impl Judge {
             (Content::Whole(representation) | Content::NotModified(representation), Some(level)) => {
                 (representation, *level)
             }
-            _ => return Err("an answer to nobody".into()),
+            _ => return Err("a response without an identity".into()),
         };
         let body = String::from_utf8_lossy(representation.body()).into_owned();
         let (serial, exchange) = traced(state, &body)?;
         let Asked::Name { token, customer, plain } = exchange.asked else { return Err("of no fetch".into()) };
         ensure((token, customer) == (ask.token, ask.customer), || "another's answer".into())?;
         ensure(level >= AccessLevel::Reseller || !body.contains(SECRET), || "a secret".into())?;
-        ensure(body == document_seen(serial, exchange, level), || "not the bytes that belong to it".into())?;
-        ensure(plain == (ask.way != Way::OtherQuery), || "of another question".into())?;
+        ensure(body == document_seen(serial, exchange, level), || "not the bytes of its exchange".into())?;
+        ensure(plain == (ask.way != Way::OtherQuery), || "the response of another request".into())?;
         let status = match exchange.said {
             Said::Document { .. } | Said::Garbage => 200,
             Said::No(status) | Said::Trouble(status) => status,
-            _ => return Err("of an exchange that had no answer to give".into()),
+            _ => return Err("the exchange had no response".into()),
         };
         let expected = if matches!(reply.content, Content::NotModified(_)) { 304 } else { status };
         ensure(reply.status().as_u16() == expected, || "the wrong status".into())?;
         ensure(expected != 304 || (ask.way == Way::Conditional && status == 200), || "304 unasked".into())?;
 
-        // The API's word for these bytes: the exchange that brought them, and any that said that they still hold.
+        // The exchange with these bytes, and every later one that confirmed them (304).
         let mut wrong = String::new();
         for (at, word) in state.exchanges.iter().enumerate() {
             let confirms = matches!((word.said, exchange.said),
@@ -148,27 +150,29 @@ impl Judge {
         Err(wrong)
     }
 
-    /// Whether an answer may rest on that exchange.
+    /// Whether a response may be based on that exchange.
     fn word(&self, state: &State, answered: &Answered<'_>, word: &Exchange) -> Verdict {
         let Answered { ask, gateway, began, ended, reply, .. } = answered;
         let (Some(read), Some(there)) = (word.read, word.ended) else { return Err("it never ended".into()) };
         let Some(cache) = reply.cache_status else { return Err("no Cache-Status".into()) };
 
-        // What passed through is obeyed at once: by requests that begin later, and by those that are given what is stored.
+        // A change that passed through applies at once: to later requests, and to every use of the
+        // cache.
         let from_cache = !matches!(
             cache,
             CacheStatus::Miss { .. } | CacheStatus::Collapsed | CacheStatus::Bypass | CacheStatus::Shared { .. }
         );
         let looked_up = if from_cache { ended } else { began };
         for end in state.ends.iter().filter(|end| end.about.answers(ask.token, ask.customer)) {
-            // What another gateway saw counts from when this one heard of it.
+            // A change through another gateway counts from when this one received it.
             let (Some(obeyed), (_, Some(answered))) = (end.obeyed, state.known_to(*gateway, end)) else { continue };
             if answered.number < looked_up.number {
                 let since = if end.seen == obeyed { word.began } else { read };
                 ensure(since.number > obeyed.number, || format!("ended by {end:?}"))?;
             }
         }
-        // A later word of the API's counts; as long as it is certain to be for the same role, under which it is stored.
+        // A later exchange counts if it is certainly for the same access level, under which it is
+        // stored.
         let one_level = !state.level_changes.contains(&EMPLOYEE_OF[ask.token]);
         for later in later_than(state, word, there, *gateway).filter(|_| one_level) {
             let said = !matches!(later.said, Said::Nothing | Said::Trouble(_) | Said::Garbage | Said::Unauthorized);
@@ -186,14 +190,15 @@ impl Judge {
         Err(wrong)
     }
 
-    /// Whether it is given within those bounds, and what is told of it is true. Time counts from when the API was asked.
+    /// Whether it is served within those bounds with correct fields. Time counts from the request
+    /// to the API.
     fn within(&self, state: &State, answered: &Answered<'_>, word: &Exchange, bounds: Option<Bounds>) -> Verdict {
         let Answered { ask, gateway, began, ended, reply, .. } = answered;
         let (Some(there), Some(cache)) = (word.ended, reply.cache_status) else { return Err("it never ended".into()) };
         let storable = bounds.is_some();
         let Bounds { fresh, while_revalidating, if_error } = bounds.unwrap_or_default();
         let age = ended.at.saturating_duration_since(word.began.at);
-        // What came by the tier is taken to be older than it is, by as long as lookups take.
+        // A response from the tier counts as older than it is, by the time of lookups.
         let slack = if word.by == *gateway && !self.fleet { Duration::ZERO } else { SLACK };
         let told = age.as_secs()..=(age + slack).as_secs();
         ensure(reply.age.is_some_and(|age| told.contains(&age)), || "a wrong Age".into())?;
@@ -216,49 +221,49 @@ impl Judge {
                 told_rightly(ttl)
             }
             CacheStatus::Shared { ttl } => {
-                ensure(self.fleet, || "of nobody else's".into())?;
+                ensure(self.fleet, || "from the tier of a single gateway".into())?;
                 ensure(age < fresh, || "not fresh".into())?;
                 ensure(matches!(ask.wants, Wants::Anything), || "not what it wants".into())?;
                 told_rightly(ttl)
             }
             CacheStatus::Revalidating { ttl } => {
                 let age = age + slack;
-                ensure(age >= fresh, || "called stale while fresh".into())?;
+                ensure(age >= fresh, || "marked stale while fresh".into())?;
                 ensure(age - slack < fresh + while_revalidating, || "out of bounds".into())?;
                 told_rightly(ttl)
             }
             CacheStatus::StaleIfError { ttl } => {
-                ensure(failing(), || "stale, and the API was well".into())?;
+                ensure(failing(), || "stale although the API worked".into())?;
                 ensure(age < fresh + if_error, || "out of bounds".into())?;
                 told_rightly(ttl)
             }
             CacheStatus::Miss { why, stored } => {
-                ensure(there.at >= began.at && there.number < ended.number, || "a miss on what was there".into())?;
-                ensure(!stored || storable, || "stored, and must not be".into())?;
+                ensure(there.at >= began.at && there.number < ended.number, || "a miss although it was stored".into())?;
+                ensure(!stored || storable, || "stored although it is forbidden".into())?;
                 let ended_meanwhile = state.ends.iter().any(|end| {
                     let within = |moment: Moment| moment.number > word.began.number && moment.number < there.number;
                     let (seen, answered) = state.known_to(*gateway, end);
                     end.about.answers(ask.token, ask.customer)
                         && (seen.is_some_and(within) || answered.is_some_and(within))
                 });
-                ensure(!(stored && ended_meanwhile), || "stored, though a change passed meanwhile".into())?;
+                ensure(!(stored && ended_meanwhile), || "stored although a change passed meanwhile".into())?;
                 let unchanged = matches!(word.said, Said::Unchanged { .. });
-                // What its caller asked for is named so, whatever the API said.
+                // A forced fetch has its own reason, whatever the API responded.
                 let named = why == ForwardReason::Request || (why == ForwardReason::Revalidated) == unchanged;
-                ensure(named, || "revalidated or not".into())?;
+                ensure(named, || "wrong reason of the forward".into())?;
                 let demands = !matches!(ask.wants, Wants::Anything | Wants::OnlyIfCached);
-                ensure(why != ForwardReason::Request || demands, || "nobody asked for it".into())
+                ensure(why != ForwardReason::Request || demands, || "the request did not demand it".into())
             }
             CacheStatus::Collapsed => {
-                ensure(there.at >= began.at && there.number < ended.number, || "collapsed with the past".into())
+                ensure(there.at >= began.at && there.number < ended.number, || "collapsed with an earlier fetch".into())
             }
             CacheStatus::Bypass => {
-                ensure(ask.way == Way::OtherQuery && word.began.number > began.number, || "not asked anew".into())
+                ensure(ask.way == Way::OtherQuery && word.began.number > began.number, || "not fetched again".into())
             }
         }
     }
 
-    /// Whether the API's word for the caller's role may be relied on.
+    /// Whether a validation supports the caller's access level.
     fn identity(&self, state: &State, answered: &Answered<'_>, level: AccessLevel) -> Verdict {
         let mut wrong = String::new();
         for (at, word) in state.exchanges.iter().enumerate().rev() {
@@ -269,7 +274,7 @@ impl Judge {
                 }
             }
         }
-        Err(format!("nobody vouches for {level}: {wrong}"))
+        Err(format!("no validation supports {level}: {wrong}"))
     }
 
     fn vouches(&self, state: &State, answered: &Answered<'_>, word: &Exchange) -> Verdict {
@@ -284,8 +289,9 @@ impl Judge {
         }
         for later in later_than(state, word, there, *gateway) {
             let Some(over) = later.ended.filter(|over| over.number < began.number) else { continue };
-            // Whose it is, is not known before: any employee's change meanwhile may be about it, and it is not remembered.
-            // It was sent for at the time at which it began, if not at that moment.
+            // The employee is unknown before: a change of any employee meanwhile may concern it,
+            // and then it is not cached. It was requested at the time at which it began, if not at
+            // that moment.
             let within = |moment: Moment| moment.at >= later.began.at && moment.number < over.number;
             let disturbed = state.ends.iter().any(|end| {
                 let (seen, answered) = state.known_to(*gateway, end);
@@ -300,22 +306,22 @@ impl Judge {
             return Ok(());
         }
         if there.at == began.at && age.is_zero() {
-            // Somebody else's question, answered at this very time.
+            // The validation of another request that ended at this time.
             return Ok(());
         }
-        ensure(!identity.ttl.is_zero(), || "remembered, and must not be".into())?;
+        ensure(!identity.ttl.is_zero(), || "cached although it is forbidden".into())?;
         ensure(age < identity.ttl + identity.stale_if_error, || "out of bounds".into())?;
         let since = began.at.checked_sub(PAUSE).unwrap_or(began.at);
         let failed = state.exchanges.iter().any(|later| {
             let failed = matches!(later.said, Said::Nothing | Said::Trouble(_) | Said::Garbage);
             later.asked == word.asked && failed && later.ended.is_some_and(|over| over.at >= since)
         });
-        ensure(failed || state.outage(since, answered.ended), || "old, and the API was well".into())?;
+        ensure(failed || state.outage(since, answered.ended), || "expired although the API worked".into())?;
         self.found.lock().0.count(Seen::OldIdentity);
         Ok(())
     }
 
-    /// Whether a token may be remembered as invalid.
+    /// Whether a token may be cached as invalid.
     pub fn called_invalid(&self, state: &State, token: usize, at: Instant) -> bool {
         state.exchanges.iter().any(|exchange| {
             let about = matches!(exchange.asked, Asked::Validation { token: of, address: None } if of == token);
@@ -324,7 +330,7 @@ impl Judge {
         })
     }
 
-    /// Whether a fetch for that caller and customer failed since then, or none was tried, since all did.
+    /// Whether a fetch for that caller and customer failed since then, or the circuit was open.
     fn fetch_failed(&self, state: &State, ask: &Ask, since: Instant, answered: &Answered<'_>) -> bool {
         let failed = state.exchanges.iter().any(|exchange| {
             let same = matches!(exchange.asked,
@@ -361,7 +367,8 @@ impl Judge {
         }
     }
 
-    /// Counts whether what is stored is used. Two ids may share a counter, so a single miss is no fault.
+    /// Counts whether stored responses are used. Two ids may share a counter, so a single miss is
+    /// no fault.
     fn thrift(&self, state: &State, answered: &Answered<'_>) {
         let Answered { ask, gateway: _, began, ended, level, reply } = answered;
         let (tally, stored, _) = &mut *self.found.lock();
@@ -372,7 +379,8 @@ impl Judge {
         if overtaken {
             tally.count(Seen::Overtaken);
         }
-        // In a fleet, what one sees the others hear of later, and a needless change costs a fetch.
+        // In a cluster the others receive a change later, and a needless invalidation costs a
+        // fetch.
         if self.fleet || (ask.wants, ask.way) != (Wants::Anything, Way::Plain) {
             return;
         }
@@ -409,8 +417,8 @@ pub(super) fn asked_who(ask: &Ask) -> Asked {
     Asked::Validation { token: ask.token, address: Some(ask.address) }
 }
 
-/// Exchanges about the same as `word` that began when that was over. A gateway's own only: what others were told later, it
-/// need not know of.
+/// Returns later exchanges about the same entry as `word`, of the same gateway: it need not know of
+/// those of others.
 fn later_than<'a>(
     state: &'a State,
     word: &'a Exchange,
@@ -422,16 +430,16 @@ fn later_than<'a>(
     state.exchanges.iter().filter(same).filter(move |later| later.began.number > there.number)
 }
 
-/// The exchange that a body was made from.
+/// Returns the exchange of a body.
 fn traced<'a>(state: &'a State, body: &str) -> Result<(usize, &'a Exchange), String> {
     let (_, rest) = body.split_once("\"serial\":").ok_or("a body without a serial number")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
     let serial: usize = digits.parse().map_err(|_| "not a serial number")?;
-    Ok((serial, state.exchanges.get(serial).ok_or("a serial number that was never given")?))
+    Ok((serial, state.exchanges.get(serial).ok_or("an unknown serial number")?))
 }
 
 impl State {
-    /// Whether the breaker may have been open in that time.
+    /// Whether the circuit breaker may have been open in that time.
     pub(super) fn outage(&self, from: Instant, to: Moment) -> bool {
         let overlaps = |(_, began, over): &(usize, Moment, Option<Moment>)| {
             began.number < to.number && over.is_none_or(|over| over.at >= from)
@@ -439,7 +447,7 @@ impl State {
         self.outages.iter().any(overlaps)
     }
 
-    /// What happened, for people.
+    /// Returns the log as text.
     fn log(&self) -> String {
         let Some(start) = self.exchanges.first().map(|exchange| exchange.began.at) else { return String::new() };
         let show = |moment: Moment| format!("#{} {:?}", moment.number, moment.at.saturating_duration_since(start));
@@ -455,14 +463,14 @@ impl State {
         }
         for end in &self.ends {
             let times = (show(end.seen), maybe(end.obeyed), maybe(end.answered));
-            let (about, by, told) = (end.about, end.by, end.told);
+            let End { about, by, told: numbers, .. } = end;
             log += &format!(
-                "  {about:?} ended at {by} ({told:?}): seen {}, obeyed {}, answered {}\n",
+                "  {about:?} ended at {by} ({numbers:?}): seen {}, applied {}, completed {}\n",
                 times.0, times.1, times.2
             );
         }
         for (listener, sender, number, when) in &self.heard {
-            log += &format!("  gateway {listener} heard {number} of {sender}: {}\n", show(*when));
+            log += &format!("  gateway {listener} received {number} of {sender}: {}\n", show(*when));
         }
         log
     }

@@ -1,8 +1,9 @@
-//! Random sequences of requests, changes, faults and time, played against the gateway's own story, in front of a model of
-//! the API and on a clock that jumps. A small model of what may be answered, made from the contract and not from the
-//! code, judges each answer. Sequences that failed once are kept beside this file and played first.
+//! Random sequences of requests, changes, faults and time, played against the gateway's core in
+//! front of a model of the API and on a paused clock. A small model of the correct responses, made
+//! from the contract and not from the code, checks each response. Sequences that failed once are
+//! kept next to this file and played first.
 
-#![allow(clippy::panic, reason = "a test that panics has failed, in a function of its own as well")]
+#![allow(clippy::panic, reason = "a test that panics has failed, in a helper function too")]
 
 mod bounds;
 mod errors;
@@ -21,19 +22,19 @@ use proptest::strategy::Strategy;
 use steps::Sequence;
 use tally::{Seen, Tally};
 
-/// Where seeds of failures are kept, from the root of the package.
+/// The file with seeds of failures, from the root of the package.
 const KEPT: &str = "tests/model/failed-before.txt";
 
 /// The longest sequence, in steps.
 const LONGEST: usize = 40;
 
-/// Plays so many sequences with those bounds; `MODEL_TIMES` multiplies them. `seldom`: kinds of answers that these bounds
-/// hardly allow; each other one must have been seen.
+/// Plays a number of sequences with those bounds; `MODEL_TIMES` multiplies it. `seldom`: kinds of
+/// responses that these bounds hardly permit; every other kind must have been seen.
 fn every_answer_is_one_that_may_be_given(bounds: usize, sequences: u32, seldom: &[Seen]) {
     let tally = every_answer_of(steps::sequences(bounds, LONGEST), sequences, &[seldom, &[Seen::Shared]].concat());
     // Not all: two ids may share a counter, and time may run out while a caller is identified.
     let (due, served) = (tally.of(Seen::Due), tally.of(Seen::Served));
-    assert!(served * 100 >= due * 97, "{served} of {due} requests were served by what is stored for them");
+    assert!(served * 100 >= due * 97, "{served} of {due} requests were served from the cache");
 }
 
 fn every_answer_of(all: impl Strategy<Value = Sequence>, sequences: u32, seldom: &[Seen]) -> Tally {
@@ -43,7 +44,7 @@ fn every_answer_of(all: impl Strategy<Value = Sequence>, sequences: u32, seldom:
         cases,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
         max_shrink_iters: 20_000,
-        // The default one takes most of the time that the whole test takes, in a debug build.
+        // The default takes most of the test's time in a debug build.
         rng_algorithm: RngAlgorithm::XorShift,
         ..Config::default()
     };
@@ -58,7 +59,7 @@ fn every_answer_of(all: impl Strategy<Value = Sequence>, sequences: u32, seldom:
     let counts = Seen::ALL.map(|seen| (seen, tally.of(seen)));
     println!("{counts:?}");
     for (seen, count) in counts {
-        assert!(count > 0 || seldom.contains(&seen), "{seen:?} never: the model says nothing of it");
+        assert!(count > 0 || seldom.contains(&seen), "{seen:?} never occurred: the model does not test it");
     }
     tally
 }

@@ -1,4 +1,5 @@
-//! Plays a sequence: the gateway's own story in front of the model's API, on a clock that jumps to whatever happens next.
+//! Plays a sequence: the gateway's core in front of the model's API, on a clock that jumps to the
+//! next event.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,23 +23,23 @@ use super::steps::{Ask, Change, Fate, Sequence, Step, Wants, Way};
 use super::tally::Tally;
 use super::world::{ADDRESSES, About, CUSTOMERS, EMPLOYEE_OF, EMPLOYEES, End, State, TOKENS, World, wait};
 
-/// Which of the configurations.
+/// The index of the configuration.
 pub const DEFAULTS: usize = 0;
 pub const OTHERS: usize = 1;
 pub const NOTHING_STALE: usize = 2;
 pub const NOTHING_REMEMBERED: usize = 3;
 
-/// What may be configured otherwise; no jitter, so that a sequence plays the same way each time.
+/// The configurations; without jitter, so that a sequence plays the same way each time.
 const BOUNDS: [&str; 4] = [
     "[cache]\nttl_jitter = 0",
-    // Each bound another one, in an order that the defaults do not have.
+    // Every bound differs, in another order than the defaults.
     "[identity]\nttl = \"20s\"\nrefresh_after = \"15s\"\nstale_if_error = \"15s\"\nnegative_ttl = \"9s\"\n\
      [cache]\nttl_jitter = 0\nttl = \"45s\"\nnot_found_ttl = \"4s\"\nforbidden_ttl = \"0s\"\n\
      stale_while_revalidate = \"70s\"\nstale_if_error = \"30s\"",
-    // Nothing stale, ever.
+    // Nothing stale.
     "[identity]\nttl = \"30s\"\nrefresh_after = \"30s\"\nstale_if_error = \"0s\"\nnegative_ttl = \"0s\"\n\
      [cache]\nttl_jitter = 0\nttl = \"30s\"\nstale_while_revalidate = \"0s\"\nstale_if_error = \"0s\"\nforbidden_ttl = \"0s\"",
-    // No identity is remembered, and no answer either.
+    // Nothing is cached.
     "[identity]\nttl = \"0s\"\nrefresh_after = \"0s\"\n\
      [cache]\nttl_jitter = 0\nttl = \"0s\"\nnot_found_ttl = \"0s\"\nforbidden_ttl = \"0s\"",
 ];
@@ -47,7 +48,7 @@ static CONFIGS: LazyLock<Vec<Config>> = LazyLock::new(|| {
     let parse = |bounds: &&str| {
         let text = format!("{bounds}\n[upstream]\nurl = \"http://127.0.0.1:1\"");
         let mut config = config::parse("model", &text, []).unwrap_or_else(|problems| panic!("{problems:?}"));
-        // Minutes are moka's, whose clock stands still.
+        // Expiry after minutes is moka's, whose clock does not advance.
         config.identity.max_invalid_per_minute = u32::MAX;
         config
     };
@@ -58,18 +59,18 @@ pub static POLICY: LazyLock<Arc<Policy>> =
     LazyLock::new(|| Arc::new(Policy::compile(&CONFIGS[0].redaction.rules()).expect("the default rules compile")));
 pub static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new().expect("no name twice")));
 
-/// Longer than anything may take that is under way.
+/// Longer than anything under way may take.
 const LONG: Duration = Duration::from_secs(100);
 
 struct Stage {
     fleet: Arc<Fleet>,
     world: World,
     judge: Judge,
-    /// The last `ETag` that a token was given for a customer.
+    /// The last `ETag` of a token and customer.
     etags: Mutex<HashMap<(usize, usize), ETag>>,
 }
 
-/// Plays it; what was answered, or the first answer that was wrong.
+/// Plays the sequence; returns the counts, or the first wrong response.
 pub fn play(sequence: &Sequence) -> Result<Tally, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
@@ -89,7 +90,7 @@ pub fn play(sequence: &Sequence) -> Result<Tally, String> {
             match tokio::time::timeout(LONG, task).await {
                 Ok(Ok(())) => {}
                 Ok(Err(panicked)) => return Err(format!("{panicked}")),
-                Err(_) => return Err("a request was never answered".to_owned()),
+                Err(_) => return Err("a request received no response".to_owned()),
             }
         }
         stage.judge.verdict()
@@ -155,8 +156,9 @@ impl Stage {
         self.judge.look_at(&Answered { ask, gateway: node.id, began, ended, reply: &reply, level: record.level });
     }
 
-    /// What the proxy does with a request that changes something, step for step: the change is obeyed when the request is
-    /// seen, and again when its answer is, or is known not to come; a 401 ends the identity of its token.
+    /// The steps of the proxy for a request that changes something: it invalidates when it receives
+    /// the request, and again when the response is complete or cannot come; a 401 ends the identity
+    /// of its token.
     async fn pass(&self, node: &Node, change: Change, by: usize, from: usize, fate: Fate) {
         let (method, path, about) = request(change);
         let by = match change {
@@ -167,11 +169,12 @@ impl Stage {
         let changes =
             api::changes(&method, &headers, &NormalPath::parse(&path, Protected::default()).expect("a plain path"));
         let token = api::Token::parse(TOKENS[by].as_bytes()).expect("a token");
-        // Refused where it cannot be attributed: the API does not receive it.
+        // Refused if it cannot be attributed: the API does not receive it.
         let Ok(scopes) = node.gateway.scopes(changes, std::slice::from_ref(&token), address(from)).await else {
             return;
         };
-        // The first scope is the widest, and ends what the change is about; others hear of it by the number that it was told by.
+        // The first scope is the widest and covers the change; others receive it by its published
+        // number.
         let obey = |trigger| {
             let mut told = scopes.iter().map(|scope| {
                 node.gateway.invalidate(scope, trigger);
@@ -185,8 +188,8 @@ impl Stage {
         let (at, (before, after)) = self.world.with(|state| {
             let seen = state.moment();
             let negative = self.judge.called_invalid(state, by, seen.at);
-            // The one change that is not obeyed in full: of a token that came back while it is remembered as invalid, it is
-            // not known whose it is.
+            // The one change that is not applied in full: the employee of a token that became valid
+            // while it is cached as invalid is unknown.
             let about = if matches!(change, Change::Logout(_)) && negative { About::Token(by) } else { about };
             let nth = state.ends.iter().filter(|before| before.about == about).count();
             let (by, told) = (node.id, (told, told));
@@ -222,7 +225,7 @@ impl Stage {
     }
 }
 
-/// The request that asks the API for a change, and whose answers it ends.
+/// Returns the request for a change, and the responses that it invalidates.
 fn request(change: Change) -> (Method, String, About) {
     match change {
         Change::Write(customer) => {
@@ -243,7 +246,7 @@ fn request(change: Change) -> (Method, String, About) {
     }
 }
 
-/// The API obeys.
+/// Applies the change in the API.
 fn apply(state: &mut State, change: Change) {
     match change {
         Change::Write(customer) => state.customers[customer].version += 1,

@@ -1,5 +1,5 @@
-//! What may happen, in random sequences: what callers ask, what passes through, what changes elsewhere, what breaks, and
-//! how much time goes by.
+//! The steps of random sequences: requests, changes through the gateway and elsewhere, faults, and
+//! time.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use telecomx_gateway::api::AccessLevel;
 
 use super::world::{About, Control, Fault, Struck};
 
-/// What a caller asks for.
+/// A request of a caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     pub token: usize,
@@ -19,7 +19,7 @@ pub struct Ask {
     pub way: Way,
 }
 
-/// What its `Cache-Control` says.
+/// Its `Cache-Control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     Anything,
@@ -32,18 +32,18 @@ pub enum Wants {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Plain,
-    /// With the `ETag` that the last answer had.
+    /// With the `ETag` of the last response.
     Conditional,
-    /// With a query that the gateway knows nothing of: never stored.
+    /// With an unknown query parameter: never stored.
     OtherQuery,
 }
 
-/// Something that changes what the API answers.
+/// A change of the API's responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A new version.
     Write(usize),
-    /// The customer comes or goes.
+    /// The customer is created or deleted.
     Exists(usize),
     Logout(usize),
     DeleteToken(usize),
@@ -52,20 +52,21 @@ pub enum Change {
     Switch(usize, Option<usize>),
 }
 
-/// What becomes of a change that passes.
+/// The outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Obeyed,
-    /// Obeyed, and the answer is lost on its way.
+    /// Executed, and the response is lost.
     Lost,
-    /// Not obeyed.
+    /// Not executed.
     Refused,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Ask(Ask),
-    /// Through the gateway, with the token of `by`, who asks from an address; a logout and a switch are the token's own.
+    /// Through the gateway, with the token `by`, from an address; a logout and a switch concern
+    /// that token.
     Pass {
         change: Change,
         by: usize,
@@ -73,29 +74,29 @@ pub enum Step {
         fate: Fate,
     },
     Elsewhere(Change),
-    /// A session that had ended is there again; from one address only, where one is given.
+    /// A session that had ended is valid again; from one address only, if one is given.
     Login(usize, Option<usize>),
     Control(usize, Control),
     Fault(Option<(Fault, Struck)>),
     Purge(About),
-    /// The tier answers, or fails from here on.
+    /// The tier works, or fails from here on.
     Tier(bool),
-    /// A gateway of the fleet ends, and another one begins in its place.
+    /// A gateway of the cluster ends, and another one replaces it.
     Restart,
-    /// Only time goes by.
+    /// Only time passes.
     Nothing,
 }
 
-/// How a fleet hangs together.
+/// The shape of a cluster.
 #[derive(Clone, Debug)]
 pub struct Fleet {
-    /// How many gateways; 1 is one alone, without a tier.
+    /// Number of gateways; 1 is a single one without a tier.
     pub gateways: usize,
-    /// Which of them a step goes to, taken in turn.
+    /// The gateway of a step, used in turn.
     pub routes: Vec<usize>,
-    /// Milliseconds until a change has a place in the stream, and then until it is heard; taken in turn.
+    /// Milliseconds until a change is in the stream, and then until it is received; used in turn.
     pub spread: Vec<(u32, u32)>,
-    /// Milliseconds that the tier takes, taken in turn.
+    /// Milliseconds of a request to the tier, used in turn.
     pub tier: Vec<u32>,
 }
 
@@ -108,14 +109,15 @@ impl Fleet {
 
 #[derive(Clone)]
 pub struct Sequence {
-    /// Which of the configurations.
+    /// The index of the configuration.
     pub bounds: usize,
     pub fleet: Fleet,
     /// The API sends validators.
     pub validators: bool,
-    /// Milliseconds before and after the API looks, taken in turn by the exchanges about one thing.
+    /// Milliseconds before and after the API reads its state, used in turn by exchanges about one
+    /// entry.
     pub delays: Vec<(u32, u32)>,
-    /// Steps, and the milliseconds that go by after each.
+    /// Steps, and the milliseconds after each.
     pub steps: Vec<(Step, u32)>,
 }
 
@@ -137,7 +139,7 @@ fn ask() -> impl Strategy<Value = Step> {
         1 => Just(Wants::OnlyIfCached),
     ];
     let way = prop_oneof![8 => Just(Way::Plain), 1 => Just(Way::Conditional), 1 => Just(Way::OtherQuery)];
-    // Few callers and customers ask most, so that they meet.
+    // Few callers and customers are used most, so that requests meet.
     let token = prop_oneof![3 => Just(0), 2 => Just(1), 2 => 2..5_usize];
     let customer = prop_oneof![4 => Just(0), 1 => 1..3_usize];
     (token, customer, address(), wants, way)
@@ -207,8 +209,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Milliseconds between two steps: none, so that they run at the same time; as long as an exchange takes; as long as
-/// things are remembered.
+/// Milliseconds between two steps: none, so that they run at the same time; the time of an
+/// exchange; the lifetime of cached data.
 fn gap() -> impl Strategy<Value = u32> {
     prop_oneof![6 => Just(0), 6 => 1..60_u32, 4 => 200..6_000_u32, 3 => 6_000..70_000_u32, 1 => 70_000..700_000_u32]
 }
@@ -230,7 +232,8 @@ pub fn sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequenc
     )
 }
 
-/// The same for a fleet of two or three, whose Redis is quick or slow, and fails at times; and gateways start anew.
+/// The same for a cluster of two or three, whose Redis is fast or slow and fails at times, and
+/// whose gateways restart.
 pub fn fleet_sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequence> {
     let late = || prop_oneof![4 => Just(0), 4 => 1..40_u32, 1 => 40..5_000_u32];
     let fleet = (2..=3_usize, vec(0..3_usize, 1..12), vec((late(), late()), 1..6), vec(late(), 1..6));
@@ -250,7 +253,7 @@ pub fn fleet_sequences(bounds: usize, longest: usize) -> impl Strategy<Value = S
     )
 }
 
-/// Two tokens of one employee, and one customer: what is stored is asked for again, and whatever happens is about it.
+/// Two tokens of one employee, and one customer: requests repeat, and every change concerns them.
 fn narrow_down(step: &mut Step) {
     if let Step::Ask(ask) = step {
         (ask.token, ask.customer) = (ask.token % 2, 0);

@@ -1,10 +1,10 @@
-//! What was answered, counted by kind: a model that never sees one kind says nothing about it.
+//! Counts of responses by kind: a kind that never occurs is not tested.
 
-/// A kind of answer, or something about one.
+/// A kind or property of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     Hit,
-    /// By the tier, from what another gateway asked for.
+    /// From the tier, fetched by another gateway.
     Shared,
     Revalidating,
     StaleIfError,
@@ -14,18 +14,18 @@ pub enum Seen {
     Collapsed,
     Bypassed,
     NotModified,
-    /// 403 or 404 of the API's own.
+    /// 403 or 404 of the API.
     Refused,
     InvalidToken,
     Failed,
     NotStored,
-    /// Given to a caller whose identity is past its time, since the API could not be asked.
+    /// For a caller with an expired identity, because the API could not be asked.
     OldIdentity,
-    /// A change of what was asked for was answered while the request was under way.
+    /// A change of the requested entry completed while the request was under way.
     Overtaken,
-    /// An answer stored before should serve the request.
+    /// A stored response should serve the request.
     Due,
-    /// It should, and it did.
+    /// It should and did.
     Served,
 }
 

@@ -1,5 +1,5 @@
-//! The API as the model has it: customers, employees and tokens, faults and delays, and a log of every exchange, so that
-//! each answer of the gateway can be traced to the one exchange that it was made from.
+//! The model of the API: customers, employees and tokens, faults and delays, and a log of every
+//! exchange, so that each response of the gateway can be traced to its exchange.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use telecomx_gateway::upstream::{ApiResponse, Request, RequestKind, Transport, U
 
 pub const CUSTOMERS: [&str; 3] = ["5f0000000000000000000001", "5f0000000000000000000002", "5f0000000000000000000003"];
 pub const EMPLOYEES: [&str; 3] = ["ee0000000000000000000001", "ee0000000000000000000002", "ee0000000000000000000003"];
-/// Tokens look alike; two employees have two each.
+/// Similar tokens; two employees have two each.
 pub const TOKENS: [&str; 5] = ["tok-a", "tok-a.", "tok-b", "tok-A", "tok-c"];
 pub const EMPLOYEE_OF: [usize; 5] = [0, 0, 1, 1, 2];
 pub const ADDRESSES: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
-/// Stands in what no one below RESELLER may see.
+/// Part of the values that are hidden below RESELLER.
 pub const SECRET: &str = "PLANTED";
 
 /// Failures in a row that open the circuit breaker.
 const OPENS_AFTER: u32 = 8;
 
-/// A point in the sequence: numbered, since many things happen at one time.
+/// A point in the sequence: numbered, because many events have the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub number: u64,
     pub at: Instant,
 }
 
-/// What the API's `Cache-Control` says.
+/// The API's `Cache-Control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     Nothing,
@@ -45,13 +45,13 @@ pub enum Control {
 pub enum Fault {
     Refuses,
     Hangs,
-    /// It answers with that status.
+    /// A response with that status.
     Fails(u16),
-    /// 200, and not a document.
+    /// 200 without a document.
     Garbles,
 }
 
-/// Which requests a fault strikes.
+/// The requests that a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Struck {
     Validations,
@@ -61,16 +61,16 @@ pub enum Struck {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// No address: wherever it is used from.
+    /// No address: valid from every one.
     Validation { token: usize, address: Option<usize> },
-    /// `plain`: as the gateway asks for what it may store.
+    /// `plain`: a fetch that may be stored.
     Name { token: usize, customer: usize, plain: bool },
 }
 
-/// What the API said, as of when it looked.
+/// The API's response, by its state at the time of `looked`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It has not looked yet, or its answer never came.
+    /// None yet, or it never arrived.
     Nothing,
     Valid(AccessLevel),
     Invalid,
@@ -92,29 +92,29 @@ pub enum Said {
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
     pub asked: Asked,
-    /// The gateway that asked.
+    /// The gateway of the request.
     pub by: usize,
     pub began: Moment,
-    /// When the API looked at what it knows.
+    /// When the API read its state.
     pub read: Option<Moment>,
-    /// When its answer was there, or none was to come any more.
+    /// When the response arrived, or could not arrive any more.
     pub ended: Option<Moment>,
     pub said: Said,
 }
 
 impl Exchange {
-    /// As the circuit breaker sees it.
+    /// Whether it counts for the circuit breaker.
     pub fn is_unreachable(&self) -> bool {
         matches!(self.said, Said::Nothing | Said::Trouble(502..=504))
     }
 
-    /// Whether `validateToken` answered with 429 or 503.
+    /// Whether `validateToken` responded with 429 or 503.
     pub fn asks_for_a_pause(&self) -> bool {
         matches!((self.asked, self.said), (Asked::Validation { .. }, Said::Trouble(429 | 503)))
     }
 }
 
-/// Whom something ends the answers of.
+/// The responses that an invalidation covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
     Everything,
@@ -124,12 +124,12 @@ pub enum About {
 }
 
 impl About {
-    /// Answers to that token about that customer.
+    /// Whether it covers responses for that token and customer.
     pub fn answers(self, token: usize, customer: usize) -> bool {
         self == About::Customer(customer) || self.identity(token)
     }
 
-    /// Who that token is.
+    /// Whether it covers the identity of that token.
     pub fn identity(self, token: usize) -> bool {
         match self {
             About::Everything => true,
@@ -140,18 +140,19 @@ impl About {
     }
 }
 
-/// Something that passed through the gateway, or was asked of it, and ends answers.
+/// An invalidation: a change or purge that passed through a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     pub about: About,
-    /// The gateway that saw it, and the numbers of what it told the others: when it was seen, and when it was answered.
+    /// The gateway that saw it, and its published numbers: when it was seen, and when it was
+    /// completed.
     pub by: usize,
     pub told: (u64, u64),
     /// The gateway has seen it.
     pub seen: Moment,
-    /// The API has obeyed; the same as `seen` where the API has no part in it. None: it never did.
+    /// The API executed it; the same as `seen` where the API has no part in it. None: it never did.
     pub obeyed: Option<Moment>,
-    /// The gateway has seen that too.
+    /// The gateway saw the response.
     pub answered: Option<Moment>,
 }
 
@@ -178,11 +179,11 @@ pub struct State {
     pub fault: Option<(Fault, Struck)>,
     pub exchanges: Vec<Exchange>,
     pub ends: Vec<End>,
-    /// Employees whose level was changed, whichever way.
+    /// Employees whose level was changed, through a gateway or elsewhere.
     pub level_changes: Vec<usize>,
-    /// Times during which a gateway's breaker may be open; the last one of each may last.
+    /// Times during which a gateway's breaker may be open; the last one of each may be unfinished.
     pub outages: Vec<(usize, Moment, Option<Moment>)>,
-    /// Who heard which number of whom, and when.
+    /// The receiver, sender, number and time of each received change.
     pub heard: Vec<(usize, usize, u64, Moment)>,
     unreachable: HashMap<usize, u32>,
     number: u64,
@@ -190,12 +191,13 @@ pub struct State {
     validators: bool,
 }
 
-/// The API and the log, for everyone who needs them; and the gateway that asks.
+/// The API and the log, shared by all parts; and the requesting gateway.
 #[derive(Clone)]
 pub struct World(Arc<Mutex<State>>, usize);
 
 impl World {
-    /// `delays`: milliseconds before and after the API looks, taken in turn by exchanges about one thing. `validators`: it sends an `ETag` and heeds it.
+    /// `delays`: milliseconds before and after the API reads its state, used in turn by exchanges
+    /// about one entry. `validators`: whether it supports `ETag`.
     pub fn new(delays: Vec<(u32, u32)>, validators: bool) -> World {
         let levels = [AccessLevel::Owner, AccessLevel::Reseller, AccessLevel::Viewer];
         let state = Arc::new(Mutex::new(State {
@@ -241,7 +243,8 @@ impl State {
         self.level_changes.push(employee);
     }
 
-    /// Delays of the `nth` exchange about the same thing: so that a sequence can be cut down without every delay changing.
+    /// Delays of the `nth` exchange about the same entry, so that shrinking a sequence keeps other
+    /// delays.
     pub fn delays(&self, nth: usize) -> (Duration, Duration) {
         let (before, after) = self.delays[nth % self.delays.len()];
         (Duration::from_millis(before.into()), Duration::from_millis(after.into()))
@@ -253,7 +256,7 @@ impl State {
         self.exchanges.len() - 1
     }
 
-    /// What the API says now.
+    /// Returns the API's current response.
     fn look(&mut self, serial: usize, known: Option<u64>) -> Option<Fault> {
         let now = self.moment();
         let asked = self.exchanges[serial].asked;
@@ -295,7 +298,7 @@ impl State {
         let unreachable = exchange.is_unreachable();
         let failures = self.unreachable.entry(by).or_default();
         if matches!(asked, Asked::Name { plain: false, .. }) {
-            // A bypass says nothing of the API to the breaker.
+            // A bypass does not count for the breaker.
         } else if unreachable {
             *failures += 1;
             if *failures == OPENS_AFTER {
@@ -309,13 +312,13 @@ impl State {
         }
         if let (Asked::Name { token, .. }, Said::Unauthorized) = (asked, said) {
             let about = About::Token(token);
-            // What the others are told of it is told later, by a number that is not known here.
+            // Its published number is unknown here.
             let told = (u64::MAX, u64::MAX);
             self.ends.push(End { about, by, told, seen: now, obeyed: Some(now), answered: Some(now) });
         }
     }
 
-    /// When a gateway knew of an end: that it was seen, and that it was answered.
+    /// Returns when a gateway knew that an invalidation was seen, and that it was completed.
     pub fn known_to(&self, gateway: usize, end: &End) -> (Option<Moment>, Option<Moment>) {
         if end.by == gateway {
             return (Some(end.seen), end.answered);
@@ -329,7 +332,7 @@ impl State {
     }
 }
 
-/// What the API sends in that exchange.
+/// Returns the API's document in that exchange.
 pub fn document(serial: usize, exchange: &Exchange) -> String {
     match (exchange.said, exchange.asked) {
         (Said::Document { version, .. }, Asked::Name { customer, .. }) => format!(
@@ -350,7 +353,7 @@ pub fn document(serial: usize, exchange: &Exchange) -> String {
     }
 }
 
-/// What a caller sees of it. The other way round than the gateway goes: put together, not taken away.
+/// Returns the document as a caller sees it, composed instead of redacted.
 pub fn document_seen(serial: usize, exchange: &Exchange, level: AccessLevel) -> String {
     let whole = document(serial, exchange);
     if level >= AccessLevel::Reseller {
@@ -365,7 +368,7 @@ pub fn document_seen(serial: usize, exchange: &Exchange, level: AccessLevel) -> 
     }
 }
 
-/// Ends an exchange whose answer nobody waits for any more.
+/// Ends an exchange for which no client waits any more.
 struct Hangup<'a>(&'a World, usize);
 
 impl Drop for Hangup<'_> {
@@ -415,9 +418,9 @@ pub async fn wait(time: Duration) {
 
 fn read(request: &Request<'_>) -> Asked {
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
-    let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("one of the model's own");
+    let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("a value of the model");
     match request.kind {
-        RequestKind::ChangeLog => panic!("nobody reads a log here"),
+        RequestKind::ChangeLog => panic!("the model has no change log"),
         RequestKind::Validate => {
             assert!(path == "/auth/validateToken" && request.token.is_none(), "{path}");
             let of = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
@@ -426,7 +429,7 @@ fn read(request: &Request<'_>) -> Asked {
         }
         RequestKind::Fetch | RequestKind::Bypass => {
             let id = path.strip_prefix("/customer/").and_then(|rest| rest.strip_suffix("/name")).expect("the path");
-            let token = request.token.expect("a fetch is somebody's").expose();
+            let token = request.token.expect("a fetch has a token").expose();
             Asked::Name { token: find(&TOKENS, token), customer: find(&CUSTOMERS, id), plain: query.is_empty() }
         }
     }
