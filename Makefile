@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-quick bench bench-instructions fuzz hostile h2spec chaos fleet \
-	differential-tests network-tests cache-tests deb try-deb try-image sbom
+	differential-tests network-tests cache-tests deb try-deb try-image release sbom
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -94,6 +94,10 @@ try-deb: ## Installs, runs, reloads, upgrades and removes the package on a Debia
 try-image: ## Builds the image of the Dockerfile and runs it read-only in namespaces (as root)
 	@scripts/setup try-image
 	@scripts/try-image
+
+release: ## .deb, .rpm and tarballs, built twice with the same bytes; SHA256SUMS (SIGNING_KEY=FILE)
+	@scripts/setup package release
+	@scripts/release
 
 sbom: ## Bill of materials of the binary: target/sbom.cdx.json (CycloneDX)
 	@scripts/setup package

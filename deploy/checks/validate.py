@@ -25,6 +25,7 @@ RULES = DEPLOY / "prometheus/rules.yml"
 RULE_TESTS = DEPLOY / "prometheus/rules_test.yml"
 DASHBOARD = DEPLOY / "grafana/telecomx-gateway.json"
 RUNBOOK = pathlib.Path("docs/RUNBOOK.md")
+PROGRAM = "/usr/bin/telecomx-gateway"
 RUNBOOK_URL = "https://telecomx-gateway.example/docs/RUNBOOK.md"
 # Google Cloud closes an idle connection to its backend after 600 s, the longest of the common load
 # balancers.
@@ -534,7 +535,7 @@ def unit():
         ("RestartPreventExitStatus=78", "a wrong configuration would be tried repeatedly"),
         ("WatchdogSec=", "a process that hangs would not be restarted"),
         (
-            "ExecReload=+/usr/bin/nsenter --target $MAINPID --mount /usr/bin/telecomx-gateway check ",
+            f"ExecReload=+/usr/bin/nsenter --target $MAINPID --mount {PROGRAM} check -c ",
             "a reload would succeed with a wrong configuration",
         ),
         ("ExecReload=/bin/kill -HUP $MAINPID", "a reload would have no effect"),

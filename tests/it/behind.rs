@@ -1,5 +1,4 @@
-//! Behind an edge that ends TLS: the shipped snippets for nginx and HAProxy, each in front of a
-//! real gateway.
+//! The shipped edge snippets with TLS for nginx, HAProxy and Envoy, in front of a gateway.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +16,7 @@ struct Edge {
     _dir: TempDir,
 }
 
-/// A process of ours that listens there. Dropped, it is killed.
+/// A process that this test started and that is killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -28,7 +27,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// `None`: there is no such program.
+    /// `None` if the program is not installed.
     fn start(command: &mut Command, address: SocketAddr) -> Option<Running> {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut running = Running(quiet.spawn().ok()?);
@@ -45,7 +44,7 @@ fn snippet(name: &str) -> String {
     std::fs::read_to_string(format!("{path}{name}")).expect("a shipped file")
 }
 
-/// Replaces what differs from host to host; each must be there, or the snippet has changed.
+/// Replaces values that differ between hosts. Each must exist, or the snippet has changed.
 fn adapted(mut text: String, changes: &[(&str, String)]) -> String {
     for (from, to) in changes {
         assert!(text.contains(from), "the snippet has no {from:?}");
@@ -63,7 +62,20 @@ impl Edge {
         let both = dir.write("both.pem", &format!("{certificate}{key}")).display().to_string();
         let public = gateway.public_address().to_string();
         let mut command = Command::new(program);
-        if program == "nginx" {
+        if program == "envoy" {
+            let port = |address: SocketAddr| format!("port_value: {}", address.port());
+            let changes = [
+                ("address: 0.0.0.0, port_value: 443", format!("address: 127.0.0.1, {}", port(address))),
+                ("port_value: 8080", port(gateway.public_address())),
+                ("port_value: 9090", port(gateway.admin_address())),
+                ("/etc/ssl/gateway/cert.pem", cert),
+                ("/etc/ssl/gateway/key.pem", key_file),
+            ];
+            let config = dir.write("envoy.yaml", &adapted(snippet("envoy.yaml"), &changes));
+            // Several Envoys of one machine share memory unless each has its own id.
+            let id = ["--use-dynamic-base-id", "--concurrency", "1"];
+            command.args(id).arg("-c").arg(config);
+        } else if program == "nginx" {
             let changes = [
                 ("listen 443", format!("listen {address}")),
                 ("127.0.0.1:8080", public),
@@ -86,15 +98,14 @@ impl Edge {
         Some(Edge { _process: process, address, authority, _dir: dir })
     }
 
-    /// One request on a new connection.
+    /// Sends one request on a new connection.
     fn ask(&self, request: &str) -> String {
         let request = request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
         self.authority.exchange(self.address, &request).expect("an answer")
     }
 }
 
-/// A configuration for one process, which can be ended by its handle, with all its files in that
-/// folder.
+/// A configuration for one nginx process without workers, with all its files in that folder.
 fn in_nginx(dir: &TempDir, servers: &str) -> std::path::PathBuf {
     let at = dir.path().display();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -106,12 +117,17 @@ fn in_nginx(dir: &TempDir, servers: &str) -> std::path::PathBuf {
     dir.write("nginx.conf", &config)
 }
 
-/// Reads until the text is there.
+/// Reads until the text arrives.
 fn read_until(stream: &mut impl Read, needle: &str) -> String {
     let mut read = Vec::new();
     while !String::from_utf8_lossy(&read).contains(needle) {
         let mut byte = [0];
-        assert_eq!(stream.read(&mut byte).expect("bytes"), 1, "it ended: {}", String::from_utf8_lossy(&read));
+        assert_eq!(
+            stream.read(&mut byte).expect("bytes"),
+            1,
+            "connection closed after {}",
+            String::from_utf8_lossy(&read)
+        );
         read.push(byte[0]);
     }
     String::from_utf8_lossy(&read).into_owned()
@@ -125,22 +141,23 @@ fn serves_through(program: &str) {
         println!("skipped: behind::{program}: {program} is not installed");
         return;
     };
-    // HAProxy believes in a server when it was found ready.
-    wait_until("the edge passes requests on", || edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200"));
+    // HAProxy and Envoy use a server after a successful health check.
+    wait_until("the edge forwards requests", || edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200"));
 
-    // What it says of the caller is believed, and what the caller says of itself is not passed off
-    // as that.
+    // The gateway trusts the edge, and the edge replaces the fields of the client.
     edge.ask("GET /elsewhere HTTP/1.1\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n");
-    let seen = origin.last("/elsewhere").expect("it was forwarded");
+    let seen = origin.last("/elsewhere").expect("a forwarded request");
     let addresses = seen.header("x-forwarded-for").expect("addresses");
-    assert!(!addresses.contains("203.0.113.7") && addresses.starts_with("127.0.0.1"), "{addresses}");
+    assert!(!addresses.contains("203.0.113.7"), "{addresses}");
+    // Envoy writes its own address in place of a loopback one.
+    assert!(addresses.starts_with("127.0.0.1") || program == "envoy", "{addresses}");
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
 
-    // Kept connections, a miss and a hit of one caller's.
+    // A miss and a hit on a kept connection.
     let mut connection = edge.authority.connect(edge.address).expect("a connection");
     for expected in ["fwd=uri-miss", "hit"] {
         let request = format!("GET {NAME} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token\r\n\r\n");
-        connection.write_all(request.as_bytes()).expect("it reads");
+        connection.write_all(request.as_bytes()).expect("a write");
         let answer = read_until(&mut connection, "\r\n\r\n").to_ascii_lowercase();
         assert!(answer.starts_with("http/1.1 200") && answer.contains(expected), "{program}: {answer}");
         assert!(!answer.contains("connection: close"), "{program}: {answer}");
@@ -149,11 +166,11 @@ fn serves_through(program: &str) {
         connection.read_exact(&mut body).expect("the body");
     }
 
-    // A path in another spelling arrives as it was spelled, and is refused by the gateway.
+    // The edge does not decode a path, and the gateway refuses the encoded one.
     let refused = edge.ask(&format!("GET {}%65 HTTP/1.1\r\n", NAME.trim_end_matches('e')));
     assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("bad_request"), "{program}: {refused}");
 
-    // Upgraded connections.
+    // WebSocket.
     origin.when(Rule::on("/socket.io/").upgrade());
     let mut socket = edge.authority.connect(edge.address).expect("a connection");
     socket
@@ -161,32 +178,37 @@ fn serves_through(program: &str) {
             b"GET /socket.io/?transport=websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
               Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
         )
-        .expect("it reads");
+        .expect("a write");
     let switched = read_until(&mut socket, "\r\n\r\n");
     assert!(switched.starts_with("HTTP/1.1 101"), "{program}: {switched}");
     for word in ["there ", "and back"] {
-        socket.write_all(word.as_bytes()).expect("it reads");
+        socket.write_all(word.as_bytes()).expect("a write");
         read_until(&mut socket, word);
     }
 }
 
 #[test]
-fn nginx_with_the_shipped_snippet_works() {
+fn nginx_snippet_forwards_requests_and_upgrades() {
     serves_through("nginx");
 }
 
 #[test]
-fn haproxy_with_the_shipped_snippet_works() {
+fn haproxy_snippet_forwards_requests_and_upgrades() {
     serves_through("haproxy");
 }
 
 #[test]
-fn nginx_shows_the_status_page_with_a_password() {
+fn envoy_snippet_forwards_requests_and_upgrades() {
+    serves_through("envoy");
+}
+
+#[test]
+fn status_page_snippet_requires_a_password() {
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
     let (dir, address) = (TempDir::new(), unused_port());
-    // Of `openssl passwd -apr1 -salt saltsalt secret`.
+    // From `openssl passwd -apr1 -salt saltsalt secret`.
     let users = dir.write("htpasswd", "operator:$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0\n");
     let token = dir.write("token", "proxy_set_header Authorization \"Bearer tok-operator\";\n");
     let changes = [
@@ -205,7 +227,7 @@ fn nginx_shows_the_status_page_with_a_password() {
     let ask = |line: &str, fields: &str| {
         let mut stream = TcpStream::connect(address).expect("a connection");
         let request = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n");
-        stream.write_all(request.as_bytes()).expect("it reads");
+        stream.write_all(request.as_bytes()).expect("a write");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer
@@ -217,7 +239,7 @@ fn nginx_shows_the_status_page_with_a_password() {
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("script-src 'nonce-"), "{page}");
     let own = ask("DELETE /cache", &format!("{known}Origin: http://{address}\r\n"));
     assert!(own.starts_with("HTTP/1.1 200"), "{own}");
-    // The browser sends the password along with what another page asks for.
+    // A browser sends the password with requests of other pages too.
     let foreign = ask("POST /reload", &format!("{known}Content-Length: 0\r\nOrigin: https://page.example\r\n"));
     assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
 }

@@ -1,4 +1,4 @@
-//! A real Prometheus, with the shipped configuration and rules, scrapes a gateway in front of the sandbox.
+//! A real Prometheus scrapes a gateway with the shipped configuration, rules and dashboard queries.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use crate::support::*;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
 
-/// A process of ours. Dropped, it is killed.
+/// A process that this test started and that is killed when dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -22,7 +22,7 @@ impl Drop for Running {
     }
 }
 
-/// The sandbox of the API, and where it listens.
+/// Starts the sandbox and returns its URL.
 fn start_sandbox() -> (Running, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
     command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -30,7 +30,7 @@ fn start_sandbox() -> (Running, String) {
     let mut line = String::new();
     let stdout = running.0.stdout.as_mut().expect("a piped output");
     BufReader::new(stdout).read_line(&mut line).expect("a line");
-    let url = line.split_whitespace().find(|word| word.starts_with("http://")).expect("where it listens");
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).expect("a URL");
     (running, url.trim_end_matches('/').to_owned())
 }
 
@@ -41,7 +41,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// With the configuration that is shipped for a compose file, what differs here replaced.
+    /// Starts it with the configuration of the compose file; paths, target and intervals are replaced.
     fn start(target: SocketAddr, token: &str) -> Prometheus {
         let (dir, address) = (TempDir::new(), unused_port());
         let token = dir.write("token", token).display().to_string();
@@ -64,7 +64,7 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", data.display()));
         command.arg(format!("--web.listen-address={address}"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = Running(command.spawn().expect("it is installed"));
+        let process = Running(command.spawn().expect("Prometheus is installed"));
         let mut prometheus = Prometheus { process, address, dir };
         wait_until("Prometheus is ready", || {
             let ended = prometheus.process.0.try_wait().expect("its state");
@@ -89,7 +89,7 @@ impl Prometheus {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    /// `data` of what its API answers.
+    /// `data` of a response of its API.
     fn api(&self, target: &str) -> Value {
         let (status, body) = self.get(&format!("/api/v1/{target}")).expect("an answer");
         assert_eq!(status, 200, "{target}: {body}");
@@ -105,11 +105,11 @@ impl Prometheus {
         data["result"][0]["value"][1].as_str()?.parse().ok()
     }
 
-    fn wait_for(&self, query: &str, wanted: impl Fn(f64) -> bool) {
+    fn wait_for(&self, query: &str, expected: impl Fn(f64) -> bool) {
         let mut last = None;
-        wait_until(&format!("{query} is as wanted"), || {
+        wait_until(&format!("{query} has the expected value"), || {
             last = self.query(query);
-            last.is_some_and(&wanted)
+            last.is_some_and(&expected)
         });
     }
 
@@ -122,21 +122,72 @@ impl Prometheus {
     }
 
     fn wait_for_alert(&self, name: &str) {
-        wait_until(&format!("{name} is seen"), || {
+        wait_until(&format!("{name} is pending"), || {
             self.alerts().iter().any(|(rule, what)| rule == name && what["state"] == "pending")
         });
     }
 }
 
-#[test]
-fn a_prometheus_scrapes_the_gateway_and_the_shipped_rules_see_what_happens() {
-    if Command::new("prometheus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+fn is_installed() -> bool {
+    let mut version = Command::new("prometheus");
+    let version = version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    if version.status().is_err() {
         println!("skipped: scraped: prometheus is not installed");
+        return false;
+    }
+    true
+}
+
+/// The queries of the dashboard's open rows with the title of their panel. The rows that are
+/// collapsed need a cluster.
+fn dashboard_queries() -> Vec<(String, String)> {
+    let file = std::fs::read_to_string(format!("{SHIPPED}/grafana/telecomx-gateway.json"));
+    let dashboard: Value = serde_json::from_str(&file.expect("a shipped file")).expect("JSON");
+    let variables = [
+        (r#"job=~"$job""#, r#"job=~"telecomx-gateway""#),
+        (r#"instance=~"$instance""#, r#"instance=~".*""#),
+        ("$__rate_interval", "1m"),
+    ];
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let mut queries = Vec::new();
+    for panel in panels {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let mut query = target["expr"].as_str().expect("a query").to_owned();
+            for (name, value) in variables {
+                query = query.replace(name, value);
+            }
+            queries.push((panel["title"].as_str().expect("a title").to_owned(), query));
+        }
+    }
+    assert!(queries.len() > 40, "only {} queries", queries.len());
+    queries
+}
+
+#[test]
+fn dashboard_queries_have_values_without_traffic() {
+    if !is_installed() {
+        return;
+    }
+    const TOKEN: &str = "tok-of-the-scrape-PLANTED";
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
+    let gateway = setup.config("admin.token_file = \"{dir}/admin-token\"\n").start();
+    let prometheus = Prometheus::start(gateway.admin_address(), TOKEN);
+    prometheus.wait_for("count_over_time(up{job=\"telecomx-gateway\"}[1m])", |scrapes| scrapes >= 3.0);
+    for (title, query) in dashboard_queries() {
+        let value = prometheus.query(&query);
+        assert!(value.is_some_and(f64::is_finite), "{title}: {value:?} from {query}");
+    }
+}
+
+#[test]
+fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
+    if !is_installed() {
         return;
     }
     const TOKEN: &str = "tok-of-the-scrape-PLANTED";
     let (_sandbox, api) = start_sandbox();
-    // What the gateway is in front of by default; here it is not asked.
+    // The default upstream of the test support, which receives no request here.
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
     let config = format!("admin.token_file = \"{{dir}}/admin-token\"\nupstream.url = \"{api}\"\n");
@@ -177,17 +228,18 @@ fn a_prometheus_scrapes_the_gateway_and_the_shipped_rules_see_what_happens() {
         "{known}"
     );
 
-    // All rules are there and can be evaluated, and none sees anything in what was so far.
+    // Prometheus has every rule, can evaluate it, and none is active.
     let rules = std::fs::read_to_string(format!("{SHIPPED}/prometheus/rules.yml")).expect("a shipped file");
     let shipped: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    wait_until("every rule was evaluated", || prometheus.alerts().iter().all(|(_, rule)| rule["health"] == "ok"));
+    // Before the first scrape no gateway exists, and GatewayDown is pending.
+    wait_until("every rule is evaluated and inactive", || {
+        let fine = |rule: &Value| rule["health"] == "ok" && rule["state"] == "inactive";
+        prometheus.alerts().iter().all(|(_, rule)| fine(rule))
+    });
     let alerts = prometheus.alerts();
     assert_eq!(alerts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), shipped);
-    for (name, rule) in &alerts {
-        assert_eq!((&rule["health"], &rule["state"]), (&"ok".into(), &"inactive".into()), "{name}: {rule}");
-    }
 
-    // What goes wrong is seen.
+    // Faults activate rules.
     gateway.rewrite("gateway.toml", "nonsense = 1\n");
     gateway.admin().post("/reload").bearer(TOKEN).send().assert_status(422);
     prometheus.wait_for_alert("ReloadFailed");

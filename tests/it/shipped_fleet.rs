@@ -1,5 +1,5 @@
-//! The fleet that is shipped for Kubernetes and Compose: its server's configuration, its secrets, its user's rights and its
-//! gateways' variables, with a real server; only where things stand is changed.
+//! The cluster that is shipped for Kubernetes and Compose: the server's configuration, the secrets,
+//! the user's rights and the gateways' variables, with a real server; only paths are replaced.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ fn shipped(file: &str) -> String {
     std::fs::read_to_string(format!("{SHIPPED}/{file}")).expect("a shipped file")
 }
 
-/// The variables that make a gateway one of the fleet, as Compose gives them and as Kubernetes does.
+/// The variables of a gateway of the cluster, from Compose and from Kubernetes.
 fn variables() -> [Vec<(String, String)>; 2] {
     let (compose, kubernetes) =
         (shipped("compose/compose.fleet.yaml"), shipped("kubernetes/components/fleet/kustomization.yaml"));
@@ -30,12 +30,12 @@ fn variables() -> [Vec<(String, String)>; 2] {
     [of_compose.collect(), of_kubernetes.filter(|(name, _)| name.starts_with("TELECOMX_")).collect()]
 }
 
-/// The server with the shipped configuration, and the folder of its secrets.
+/// Starts the server with the shipped configuration; returns it and the folder with its secrets.
 fn server(test: &str) -> Option<(Redis, TempDir)> {
     let dir = TempDir::new();
     let secrets = dir.path().join("secrets");
-    let made = Command::new(format!("{SHIPPED}/redis/secrets")).arg(&secrets).status().expect("a script");
-    assert!(made.success(), "the secrets of a fleet cannot be made");
+    let made = Command::new(format!("{SHIPPED}/redis/secrets")).arg(&secrets).status().expect("the script runs");
+    assert!(made.success(), "the secrets were not created");
     let config = shipped("kubernetes/components/fleet/valkey.conf");
     let acl = "/run/secrets/valkey/users.acl";
     assert!(config.contains(acl));
@@ -57,7 +57,7 @@ fn start(origin: &Origin, redis: &Redis, variables: &[(String, String)], secrets
 }
 
 #[test]
-fn the_shipped_fleets_share_and_hear_with_the_rights_that_are_shipped() {
+fn shipped_clusters_share_responses_and_invalidations() {
     for variables in variables() {
         assert_eq!(variables.len(), 5, "{variables:?}");
         let Some((redis, dir)) = server("shipped_fleet") else { return };
@@ -67,7 +67,7 @@ fn the_shipped_fleets_share_and_hear_with_the_rights_that_are_shipped() {
         let [first, second] = [(); 2].map(|()| start(&origin, &redis, &variables, &secrets));
         let ask = |gateway: &Gateway| gateway.client().get(P).bearer("tok-a").send();
         assert_eq!(ask(&first).assert_status(200).cache_status(), "telecomx-gateway; fwd=uri-miss; stored");
-        // It is written behind the answer.
+        // The value is written after the response.
         first.wait_for_metric(
             "tier_writes_total",
             &[("what", "answer"), ("operation", "write"), ("result", "ok")],
@@ -76,7 +76,9 @@ fn the_shipped_fleets_share_and_hear_with_the_rights_that_are_shipped() {
         assert!(ask(&second).assert_status(200).cache_status().ends_with("; detail=tier"));
         origin.document(DUCK, Answer::json(r#"{"name":"changed"}"#));
         first.client().call("PUT", WRITE).bearer("tok-a").body("{}").send().assert_status(200);
-        wait_until("the write is obeyed", || second.metric("cluster_messages_total", &[("direction", "heard")]) >= 2.0);
+        wait_until("the invalidation is applied", || {
+            second.metric("cluster_messages_total", &[("direction", "heard")]) >= 2.0
+        });
         assert_eq!(ask(&second).assert_status(200).json()["name"], "changed");
         for gateway in [&first, &second] {
             let refused: f64 = ["denied", "refused"]
@@ -85,7 +87,7 @@ fn the_shipped_fleets_share_and_hear_with_the_rights_that_are_shipped() {
                 .sum();
             assert_eq!(refused + gateway.metric("tier_errors_total", &[("kind", "refused")]), 0.0);
         }
-        // Nobody else comes in, and this user does nothing else.
+        // The server refuses connections without a user, and other commands of this user.
         assert!(redis.command(&["PING"]).starts_with("-NOAUTH"), "{}", redis.command(&["PING"]));
         let password = std::fs::read_to_string(secrets.join("cluster-password")).expect("a password");
         for words in [["CONFIG", "GET", "maxmemory"], ["GET", "of-somebody-else", ""], ["FLUSHALL", "", ""]] {
@@ -97,9 +99,9 @@ fn the_shipped_fleets_share_and_hear_with_the_rights_that_are_shipped() {
 }
 
 #[test]
-fn secrets_that_are_there_are_not_overwritten() {
+fn existing_secrets_are_not_overwritten() {
     let dir = TempDir::new();
-    let make = || Command::new(format!("{SHIPPED}/redis/secrets")).arg(dir.path()).output().expect("a script");
+    let make = || Command::new(format!("{SHIPPED}/redis/secrets")).arg(dir.path()).output().expect("the script runs");
     assert!(make().status.success());
     let read =
         || ["cluster-keys", "cluster-password", "users.acl"].map(|file| std::fs::read(dir.path().join(file)).unwrap());
