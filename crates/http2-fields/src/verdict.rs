@@ -271,6 +271,7 @@ pub fn refusal(fields: &http::HeaderMap) -> Option<RequestHeadError> {
 }
 
 #[cfg(test)]
+#[rustfmt::skip]
 #[path = "../../../fuzz/oracles/request_head.rs"]
 #[expect(dead_code, reason = "the oracle reads heads of HTTP/1.1 too")]
 mod oracle;
