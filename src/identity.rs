@@ -21,7 +21,7 @@ use crate::cache::{
     SingleFlight, SlotVersions, ValidationGenerations, Waiter,
 };
 use crate::clock;
-use crate::cluster::{Looked, Tier, Trust, judge_identity};
+use crate::cluster::{IdentityTtl, Lookup, Tier, evaluate_identity};
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::upstream::{Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
@@ -534,13 +534,13 @@ impl<T: Transport> Identities<T> {
             _ => {}
         }
         let found = self.look_up_shared(&key, began).await;
-        if let Some(caller) = found.usable {
+        if let Some(caller) = found.fresh {
             return Ok(Some(caller));
         }
         let requested_at = clock::now();
         let response = self.request_validation(key.address, token, self.queue_key(&key, address)).await;
         if let (Some(tier), Ok(_)) = (&self.tier, &response) {
-            tier.fetched_in(clock::now().saturating_duration_since(requested_at));
+            tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
         self.metrics.validated(match &response {
             Ok(Validation::Valid(_)) => "valid",
@@ -558,8 +558,8 @@ impl<T: Transport> Identities<T> {
                 if !self.config.load().ttl.is_zero() && is_unchanged {
                     let identity = ValidatedIdentity::new(caller.clone(), requested_at, generations);
                     self.insert(key, CachedValidation::Valid(Arc::new(identity)));
-                    if let Some(lease) = found.writing {
-                        lease.put_identity(&caller.identity, self.trust());
+                    if let Some(lease) = found.write_lease {
+                        lease.put_identity(&caller.identity, self.ttl());
                     }
                 }
                 Ok(Some(caller))
@@ -568,7 +568,7 @@ impl<T: Transport> Identities<T> {
                 if let Some(permit) = permit {
                     permit.keep();
                 }
-                if let Some(lease) = found.writing {
+                if let Some(lease) = found.write_lease {
                     lease.remove();
                 }
                 self.insert_invalid(&key, requested_at, *began);
@@ -586,26 +586,27 @@ impl<T: Transport> Identities<T> {
 
     /// Looks up the shared tier, and caches its identity if nothing of the caller's has changed
     /// since `began`.
-    async fn look_up_shared(&self, key: &IdentityKey, began: &ValidationGenerations) -> Looked<Caller> {
-        let Some(tier) = &self.tier else { return Looked::nothing() };
-        let trust = self.trust();
+    async fn look_up_shared(&self, key: &IdentityKey, began: &ValidationGenerations) -> Lookup<Caller> {
+        let Some(tier) = &self.tier else { return Lookup::skipped() };
+        let ttl = self.ttl();
         // A refresh in the background needs a newer validation; a client that waits may use any
         // that this gateway would use.
         let is_refresh =
             matches!(self.lookup(key, clock::now()), Some(Cached::Valid(_, Validity::Valid | Validity::RefreshDue)));
-        let trust = if is_refresh {
-            Trust { fresh: self.config.load().refresh_after.min(trust.fresh), ..trust }
+        let ttl = if is_refresh {
+            IdentityTtl { fresh: self.config.load().refresh_after.min(ttl.fresh), ..ttl }
         } else {
-            trust
+            ttl
         };
-        if trust.fresh.is_zero() || !self.generations.is_synced(clock::now()) {
-            return Looked::nothing();
+        if ttl.fresh.is_zero() || !self.generations.is_synced(clock::now()) {
+            return Lookup::skipped();
         }
-        let name = tier.names.identity(&key.caller, key.address);
+        let name = tier.keys.identity(&key.caller, key.address);
         let slot = |identity: &Identity| self.generations.employee_slot(&identity.employee);
         let current = |identity: &Identity| self.generations.identity_generations(&key.caller, slot(identity));
-        let found =
-            tier.look(&name, |value, seen| judge_identity(tier, &key.caller, trust, value, seen, current)).await;
+        let found = tier
+            .get_or_lease(&name, |value, read| evaluate_identity(tier, &key.caller, ttl, value, read, current))
+            .await;
         let insert = |(identity, requested_at, generations): (Identity, Instant, IdentityGenerations)| {
             let employee = slot(&identity);
             let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
@@ -625,17 +626,17 @@ impl<T: Transport> Identities<T> {
             }
             (!is_outdated).then_some(caller)
         };
-        let usable = found.usable.and_then(insert);
+        let usable = found.fresh.and_then(insert);
         if usable.is_none() {
             found.stale.map(insert);
         }
-        Looked { usable, stale: None, writing: found.writing }
+        Lookup { fresh: usable, stale: None, write_lease: found.write_lease }
     }
 
     /// How long a validation is valid.
-    fn trust(&self) -> Trust {
+    fn ttl(&self) -> IdentityTtl {
         let config = self.config.load();
-        Trust { fresh: config.ttl, longest: config.ttl + config.stale_if_error }
+        IdentityTtl { fresh: config.ttl, max: config.ttl + config.stale_if_error }
     }
 
     /// Caches that a token is invalid, and invalidates what is cached for it.

@@ -13,7 +13,7 @@ use super::cursor::{Cursor, NewChanges, RequestTime};
 use crate::api::{Change, Token, read_change_log};
 use crate::cache::Scope;
 use crate::clock;
-use crate::cluster::{Turn, Turns};
+use crate::cluster::{LeaderLease, Leadership};
 use crate::config;
 use crate::gateway::Gateway;
 use crate::telemetry::ChangeLogMetrics;
@@ -80,7 +80,7 @@ pub struct ChangeLogPoller {
     pub gateway: GatewaySource,
     pub metrics: ChangeLogMetrics,
     /// The lease of the cluster: one gateway polls, and publishes the changes to the others.
-    pub turns: Option<Turns>,
+    pub lease: Option<LeaderLease>,
 }
 
 /// The result of a poll that did not fail.
@@ -136,9 +136,9 @@ impl BackgroundService for ChangeLogPoller {
 
 impl ChangeLogPoller {
     async fn poll(&self, cursor: &mut Cursor, had_lease: &mut bool) -> Result<Poll, PollError> {
-        if let Some(turns) = &self.turns {
-            match turns.take().await {
-                Ok(Turn::Ours { done, overdue }) => {
+        if let Some(lease) = &self.lease {
+            match lease.acquire().await {
+                Ok(Leadership::Leader { done, overdue }) => {
                     if overdue {
                         self.metrics.failed("lease_overdue");
                         tracing::warn!(
@@ -151,7 +151,7 @@ impl ChangeLogPoller {
                     }
                     *had_lease = true;
                 }
-                Ok(Turn::Anothers { done }) => {
+                Ok(Leadership::Follower { done }) => {
                     *had_lease = false;
                     return Ok(Poll::ByAnother(done));
                 }
@@ -164,8 +164,8 @@ impl ChangeLogPoller {
             }
         }
         self.fetch(cursor).await?;
-        if let Some(turns) = &self.turns
-            && let Err(error) = turns.done(cursor.position()).await
+        if let Some(lease) = &self.lease
+            && let Err(error) = lease.store_progress(cursor.position()).await
         {
             tracing::debug!(why = error.as_str(), "failed to store the position in the change log");
         }

@@ -1,7 +1,8 @@
-//! Connections to the fleet's Redis: short deadlines, and none is asked that is known to be down. Nothing here is waited for
-//! by a gateway that could do its work without.
+//! Connections to the cluster's Redis, with short deadlines and a circuit breaker: a gateway that
+//! gets no reply in time continues without Redis.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,113 +12,132 @@ use pingora_rustls::{
     ClientConfig, RootCertStore, ServerName, TlsConnector, install_default_crypto_provider, load_native_certs,
 };
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use super::bounded::{Bounded, TOO_LARGE};
+use super::reply_limit::{LimitedStream, TOO_LARGE};
 use crate::clock;
 use crate::config::{self, RedisPlace, RedisUrl};
 use crate::crypto;
 use crate::upstream::{Breaker, Circuit, Outcome};
 
-/// After a failed attempt to connect, others have its result for this long: they would only fail one after another.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// How long a failed attempt to connect is the result of further ones, which would only fail one
+/// after another.
+const FAILURE_TTL: Duration = Duration::from_millis(100);
 
-/// A password is shorter.
-const MAX_PASSWORD: usize = 4096;
+/// Longest password, in bytes.
+const PASSWORD_BYTES_MAX: usize = 4096;
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// It is known to be down and was not asked.
-    NotAsked,
-    /// No connection, or a broken one.
+/// Why Redis did not do what was requested.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RedisError {
+    /// The circuit breaker is open.
+    #[error("not tried: recently unreachable")]
+    CircuitOpen,
+    /// There is no connection, or it broke.
+    #[error("cannot be reached: {0}")]
     Unreachable(String),
+    #[error("no answer in time")]
     Timeout,
-    /// The user, the password or the rights are not those it wants.
+    /// The user, the password or the rights do not suffice.
+    #[error("permission denied: {0}; check cluster.username, cluster.password_file and the rights in docs/CLUSTER.md")]
     Denied(String),
-    /// It answered that it will not: out of memory, still loading, a replica.
+    /// An error reply: out of memory, still loading, a replica.
+    #[error("refuses: {0}")]
     Refused(String),
-    /// It answered something that cannot be.
+    #[error("unexpected reply: {0}")]
     Malformed(String),
-    /// What is in the stream's place is not a stream that a gateway can write to.
+    /// The stream's key does not hold a stream that a gateway can append to.
+    #[error("unusable stream: {0}")]
     Unusable(String),
-    /// It answered with more bytes than any answer of a gateway's own data has; the connection was
-    /// ended.
+    /// The reply is longer than any that gateways cause. The connection was closed.
+    #[error("{0}; gateways do not write values of this size; delete the key and check which users may write to it")]
     TooLarge(String),
 }
 
-impl Error {
-    /// The word for it in metrics.
+impl RedisError {
+    /// The label of metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Error::NotAsked => "not_asked",
-            Error::Unreachable(_) => "unreachable",
-            Error::Timeout => "timeout",
-            Error::Denied(_) => "denied",
-            Error::Refused(_) => "refused",
-            Error::Malformed(_) => "malformed",
-            Error::Unusable(_) => "unusable",
-            Error::TooLarge(_) => "too_large",
+            RedisError::CircuitOpen => "not_asked",
+            RedisError::Unreachable(_) => "unreachable",
+            RedisError::Timeout => "timeout",
+            RedisError::Denied(_) => "denied",
+            RedisError::Refused(_) => "refused",
+            RedisError::Malformed(_) => "malformed",
+            RedisError::Unusable(_) => "unusable",
+            RedisError::TooLarge(_) => "too_large",
         }
     }
 
-    fn outcome(&self) -> Outcome {
+    const fn outcome(&self) -> Outcome {
         match self {
-            Error::NotAsked | Error::Unreachable(_) | Error::Timeout | Error::Denied(_) => Outcome::Unreachable,
-            Error::Refused(_) | Error::Malformed(_) | Error::Unusable(_) | Error::TooLarge(_) => Outcome::Reached,
+            RedisError::CircuitOpen | RedisError::Unreachable(_) | RedisError::Timeout | RedisError::Denied(_) => {
+                Outcome::Unreachable
+            }
+            RedisError::Refused(_) | RedisError::Malformed(_) | RedisError::Unusable(_) | RedisError::TooLarge(_) => {
+                Outcome::Reached
+            }
         }
+    }
+
+    /// Whether the connection cannot be used after this error.
+    const fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            RedisError::Unreachable(_) | RedisError::Denied(_) | RedisError::Malformed(_) | RedisError::TooLarge(_)
+        )
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::NotAsked => f.write_str("not tried: recently unreachable"),
-            Error::Unreachable(why) => write!(f, "cannot be reached: {why}"),
-            Error::Timeout => f.write_str("no answer in time"),
-            Error::Denied(why) => write!(
-                f,
-                "permission denied: {why}; check cluster.username, cluster.password_file and the rights in docs/CLUSTER.md"
-            ),
-            Error::Refused(why) => write!(f, "refuses: {why}"),
-            Error::Malformed(why) => write!(f, "unexpected reply: {why}"),
-            Error::Unusable(why) => write!(f, "unusable stream: {why}"),
-            Error::TooLarge(why) => write!(
-                f,
-                "{why}; gateways do not write values of this size; delete the key and check which users may write to it"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<RedisError> for Error {
-    fn from(error: RedisError) -> Self {
+impl From<redis::RedisError> for RedisError {
+    fn from(error: redis::RedisError) -> Self {
         let text = error.to_string();
         match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Error::Denied(text),
-            (ErrorKind::Server(_) | ErrorKind::Extension, _) => Error::Refused(text),
-            (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => Error::Malformed(text),
-            _ if text.contains(TOO_LARGE) => Error::TooLarge(text),
-            _ if error.is_timeout() => Error::Timeout,
-            _ => Error::Unreachable(text),
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+                RedisError::Denied(text)
+            }
+            (ErrorKind::Server(_) | ErrorKind::Extension, _) => RedisError::Refused(text),
+            (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => RedisError::Malformed(text),
+            _ if text.contains(TOO_LARGE) => RedisError::TooLarge(text),
+            _ if error.is_timeout() => RedisError::Timeout,
+            _ => RedisError::Unreachable(text),
         }
     }
 }
 
-/// How to connect.
+/// Why a file or key of the `[cluster]` table cannot be used.
+#[derive(Debug, Error)]
+#[error("{subject}: {problem}")]
+pub struct ConnectorError {
+    /// The key of the configuration, and the file if there is one.
+    subject: String,
+    problem: String,
+}
+
+impl ConnectorError {
+    fn in_file(key: &str, file: &Path, problem: impl fmt::Display) -> Self {
+        let subject = format!("{key}: {}", file.display());
+        ConnectorError { subject, problem: problem.to_string() }
+    }
+
+    fn in_url(problem: String) -> Self {
+        ConnectorError { subject: "cluster.url".into(), problem }
+    }
+}
+
+/// Opens connections to the Redis of the configuration.
 pub struct Connector {
     url: RedisUrl,
     username: Option<String>,
     password_file: Option<PathBuf>,
-    /// For `rediss://`.
+    /// Set for `rediss://`.
     tls: Option<Tls>,
     timeout: Duration,
 }
@@ -129,8 +149,8 @@ struct Tls {
 
 impl Connector {
     /// # Errors
-    /// What is wrong with a file that the configuration names, in words.
-    pub fn new(config: &config::Cluster) -> Result<Self, String> {
+    /// A file that the configuration names cannot be used.
+    pub fn new(config: &config::Cluster) -> Result<Self, ConnectorError> {
         let tls = match &config.url.place {
             RedisPlace::Host { tls: true, host, .. } => Some(Tls::new(host, config.ca_file.as_deref())?),
             _ => None,
@@ -142,34 +162,36 @@ impl Connector {
             tls,
             timeout: config.connect_timeout,
         };
-        connector.settings()?;
+        connector.login()?;
         Ok(connector)
     }
 
-    /// The user and the database. Reads the password each time, so that a changed one counts from
-    /// the next connection on.
-    fn settings(&self) -> Result<RedisConnectionInfo, String> {
-        let mut settings = RedisConnectionInfo::default().set_db(self.url.database.into()).set_skip_set_lib_name();
+    /// The user and the database. Reads the password file each time, so that a changed password is
+    /// used from the next connection on.
+    fn login(&self) -> Result<RedisConnectionInfo, ConnectorError> {
+        let database = self.url.database.into();
+        let mut login = RedisConnectionInfo::default().set_db(database).set_skip_set_lib_name();
         if let Some(name) = &self.username {
-            settings = settings.set_username(name);
+            login = login.set_username(name);
         }
         if let Some(file) = &self.password_file {
-            let wrong = |what: &dyn fmt::Display| format!("cluster.password_file: {}: {what}", file.display());
-            settings = settings.set_password(password(file).map_err(|what| wrong(&what))?.as_str());
+            let password = read_password(file)
+                .map_err(|problem| ConnectorError::in_file("cluster.password_file", file, problem))?;
+            login = login.set_password(password.as_str());
         }
-        Ok(settings)
+        Ok(login)
     }
 
-    /// A connection, whose user was let in.
+    /// Opens a connection and logs in.
     ///
     /// # Errors
-    /// There is none to be had within `cluster.connect_timeout`.
-    pub async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        timeout(self.timeout, self.open()).await.unwrap_or(Err(Error::Timeout))
+    /// This did not succeed within `cluster.connect_timeout`.
+    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        timeout(self.timeout, self.open()).await.unwrap_or(Err(RedisError::Timeout))
     }
 
-    async fn open(&self) -> Result<MultiplexedConnection, Error> {
-        let unreachable = |error: std::io::Error| Error::Unreachable(error.to_string());
+    async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
+        let unreachable = |error: io::Error| RedisError::Unreachable(error.to_string());
         match (&self.url.place, &self.tls) {
             (RedisPlace::Socket(path), _) => self.log_in(UnixStream::connect(path).await.map_err(unreachable)?).await,
             (RedisPlace::Host { host, port, .. }, tls) => {
@@ -177,20 +199,22 @@ impl Connector {
                 stream.set_nodelay(true).map_err(unreachable)?;
                 let Some(Tls { connector, server }) = tls else { return self.log_in(stream).await };
                 let stream = connector.connect(server.clone(), stream).await;
-                self.log_in(stream.map_err(|error| Error::Unreachable(format!("TLS: {error}")))?).await
+                let failed = |error| RedisError::Unreachable(format!("TLS: {error}"));
+                self.log_in(stream.map_err(failed)?).await
             }
         }
     }
 
-    async fn log_in<S>(&self, stream: S) -> Result<MultiplexedConnection, Error>
+    async fn log_in<S>(&self, stream: S) -> Result<MultiplexedConnection, RedisError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let settings = self.settings().map_err(Error::Denied)?;
+        let login = self.login().map_err(|error| RedisError::Denied(error.to_string()))?;
         // Each request has a deadline.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = MultiplexedConnection::new_with_config(&settings, Bounded::new(stream), config);
-        let (connection, driver) = connecting.await.map_err(Error::from)?;
+        let stream = LimitedStream::new(stream);
+        let connecting = MultiplexedConnection::new_with_config(&login, stream, config);
+        let (connection, driver) = connecting.await.map_err(RedisError::from)?;
         // Ends when the last handle of the connection is dropped.
         tokio::spawn(driver);
         Ok(connection)
@@ -198,122 +222,145 @@ impl Connector {
 }
 
 impl Tls {
-    /// By the authorities of that file, or else by the system's.
-    fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+    /// Trusts the certificates of `ca_file`, or those of the system.
+    fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, ConnectorError> {
         install_default_crypto_provider();
-        let mut authorities = RootCertStore::empty();
-        match ca_file {
-            Some(file) => {
-                let wrong = |what: String| format!("cluster.ca_file: {}: {what}", file.display());
-                let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
-                for certificate in CertificateDer::pem_slice_iter(&text) {
-                    let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-                    authorities.add(certificate).map_err(|error| wrong(error.to_string()))?;
-                }
-                if authorities.is_empty() {
-                    return Err(wrong("contains no PEM certificate".into()));
-                }
-            }
-            None => {
-                authorities.add_parsable_certificates(load_native_certs().unwrap_or_default());
-                if authorities.is_empty() {
-                    return Err("cluster.url: the system has no trust anchors; set cluster.ca_file".into());
-                }
-            }
-        }
         crypto::install_provider();
-        let config = ClientConfig::builder().with_root_certificates(authorities).with_no_client_auth();
-        let server = ServerName::try_from(host.to_owned()).map_err(|error| format!("cluster.url: {host}: {error}"))?;
+        let roots = match ca_file {
+            Some(file) => read_roots(file)?,
+            None => system_roots()?,
+        };
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let server = ServerName::try_from(host.to_owned())
+            .map_err(|error| ConnectorError::in_url(format!("{host}: {error}")))?;
         Ok(Tls { connector: TlsConnector::from(Arc::new(config)), server })
     }
 }
 
-fn password(file: &Path) -> Result<Zeroizing<String>, String> {
-    let bytes = std::fs::read(file).map(Zeroizing::new).map_err(|error| error.to_string())?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| "is not text".to_owned())?.trim();
+fn read_roots(file: &Path) -> Result<RootCertStore, ConnectorError> {
+    let invalid = |problem: &dyn fmt::Display| ConnectorError::in_file("cluster.ca_file", file, problem);
+    let text = std::fs::read(file).map_err(|error| invalid(&error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| invalid(&error))?;
+        roots.add(certificate).map_err(|error| invalid(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid(&"contains no PEM certificate"));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, ConnectorError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(load_native_certs().unwrap_or_default());
+    if roots.is_empty() {
+        let problem = "the system has no trust anchors; set cluster.ca_file";
+        return Err(ConnectorError::in_url(problem.into()));
+    }
+    Ok(roots)
+}
+
+#[derive(Debug, Error)]
+enum PasswordError {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error("is not text")]
+    NotText,
+    #[error("is empty")]
+    Empty,
+    #[error("contains more than {PASSWORD_BYTES_MAX} bytes; check that it is the right file")]
+    TooLong,
+}
+
+fn read_password(file: &Path) -> Result<Zeroizing<String>, PasswordError> {
+    let bytes = Zeroizing::new(std::fs::read(file)?);
+    let text = std::str::from_utf8(&bytes).map_err(|_| PasswordError::NotText)?.trim();
     match text.len() {
-        0 => Err("is empty".into()),
-        1..=MAX_PASSWORD => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(format!("contains more than {MAX_PASSWORD} bytes; check that it is the right file")),
+        0 => Err(PasswordError::Empty),
+        1..=PASSWORD_BYTES_MAX => Ok(Zeroizing::new(text.to_owned())),
+        _ => Err(PasswordError::TooLong),
     }
 }
 
-/// One connection for many who ask, made when it is needed and again when it broke.
+/// A connection that many tasks share. It is opened when it is needed, and again after it broke.
 pub struct Connection {
     connector: Arc<Connector>,
-    link: Mutex<Option<MultiplexedConnection>>,
-    /// Held by the one who connects, with how the last attempt failed.
-    turn: tokio::sync::Mutex<Option<(Instant, Error)>>,
+    open: Mutex<Option<MultiplexedConnection>>,
+    /// Locked by the task that connects. Holds how and when the last attempt failed.
+    connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
     breaker: Breaker,
 }
 
 impl Connection {
     pub fn new(connector: Arc<Connector>) -> Self {
         let breaker = Breaker::new(connector.timeout);
-        Connection { connector, link: Mutex::default(), turn: tokio::sync::Mutex::default(), breaker }
+        Connection { connector, open: Mutex::default(), connecting: tokio::sync::Mutex::default(), breaker }
     }
 
-    /// Sends commands and waits for their answers, no longer than `deadline`. Within a tokio runtime, which the connection
-    /// lives on.
+    /// Sends commands and waits for the replies, at most for `deadline`. Needs a tokio runtime, on
+    /// which the connection runs.
     ///
     /// # Errors
-    /// No answers, or one of them is an error.
+    /// There is no reply, or one of the replies is an error.
     pub async fn query<T: FromRedisValue>(
         self: &Arc<Self>,
         commands: &Pipeline,
         deadline: Duration,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RedisError> {
         let until = clock::now() + deadline;
-        let Some(permit) = self.breaker.try_acquire(clock::now()) else { return Err(Error::NotAsked) };
-        let asked = async {
-            let mut link = self.link().await?;
-            commands.query_async(&mut link).await.map_err(Error::from)
+        let Some(permit) = self.breaker.try_acquire(clock::now()) else {
+            return Err(RedisError::CircuitOpen);
         };
-        let answer = timeout_at(until.into(), asked).await.unwrap_or(Err(Error::Timeout));
-        let outcome = answer.as_ref().err().map_or(Outcome::Reached, Error::outcome);
+        let query = async {
+            let mut connection = self.get().await?;
+            commands.query_async(&mut connection).await.map_err(RedisError::from)
+        };
+        let reply = timeout_at(until.into(), query).await.unwrap_or(Err(RedisError::Timeout));
+        let outcome = reply.as_ref().err().map_or(Outcome::Reached, RedisError::outcome);
         permit.record(outcome, None, clock::now());
-        let broken =
-            matches!(answer, Err(Error::Unreachable(_) | Error::Denied(_) | Error::Malformed(_) | Error::TooLarge(_)));
-        // One that is silent for long may have lost its other end: a new one is tried when it is asked again.
-        if broken || (outcome == Outcome::Unreachable && self.breaker.circuit(clock::now()) != Circuit::Closed) {
-            self.link.lock().take();
+        let is_broken = reply.as_ref().is_err_and(RedisError::breaks_connection);
+        // The peer of a connection without replies may be gone: the next query opens another.
+        let is_silent = outcome == Outcome::Unreachable && self.circuit() != Circuit::Closed;
+        if is_broken || is_silent {
+            self.open.lock().take();
         }
-        answer
+        reply
     }
 
-    /// Whether it is asked.
+    /// State of the circuit breaker.
     pub fn circuit(&self) -> Circuit {
         self.breaker.circuit(clock::now())
     }
 
-    async fn link(self: &Arc<Self>) -> Result<MultiplexedConnection, Error> {
-        if let Some(link) = &*self.link.lock() {
-            return Ok(link.clone());
+    async fn get(self: &Arc<Self>) -> Result<MultiplexedConnection, RedisError> {
+        if let Some(connection) = &*self.open.lock() {
+            return Ok(connection.clone());
         }
-        // In a task of its own: connecting may take longer than who asks will wait.
-        let connection = self.clone();
-        let connecting = tokio::spawn(async move { connection.connect().await });
-        connecting.await.unwrap_or_else(|error| Err(Error::Unreachable(error.to_string())))
+        // A separate task, since connecting may take longer than the deadline of this query.
+        let shared = self.clone();
+        let connecting = tokio::spawn(async move { shared.connect().await });
+        connecting.await.unwrap_or_else(|error| Err(RedisError::Unreachable(error.to_string())))
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let mut failed = self.turn.lock().await;
-        if let Some(link) = &*self.link.lock() {
-            return Ok(link.clone());
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut last_failure = self.connecting.lock().await;
+        if let Some(connection) = &*self.open.lock() {
+            return Ok(connection.clone());
         }
-        if let Some((at, error)) = &*failed
-            && at.elapsed() < AFTER_FAILURE
+        if let Some((at, error)) = &*last_failure
+            && clock::now().saturating_duration_since(*at) < FAILURE_TTL
         {
             return Err(error.clone());
         }
         match self.connector.connect().await {
-            Ok(link) => {
-                *failed = None;
-                *self.link.lock() = Some(link.clone());
-                Ok(link)
+            Ok(connection) => {
+                *last_failure = None;
+                *self.open.lock() = Some(connection.clone());
+                Ok(connection)
             }
             Err(error) => {
-                *failed = Some((Instant::now(), error.clone()));
+                *last_failure = Some((clock::now(), error.clone()));
                 Err(error)
             }
         }

@@ -1,30 +1,28 @@
-//! Several gateways that behave as one, through a Redis that none of them depends on: what is kept there is sealed, and
-//! what cannot be had in time is done without.
+//! A cluster: gateways that share invalidations, and optionally responses and identities, through
+//! one Redis. No request depends on it: everything in it is encrypted, and a gateway that gets no
+//! reply in time works on alone.
 
-mod answers;
-mod bounded;
-mod bus;
-mod callers;
+pub mod aead;
+mod change_index;
 mod connection;
 mod environment;
+mod invalidation_stream;
 mod keys;
-mod ledger;
-mod message;
-mod queue;
-mod redis_store;
-pub mod seal;
-mod stream;
-mod tier;
-mod turns;
-pub mod wire;
+mod leader_lease;
+mod reply_limit;
+mod server_time;
+mod shared_tier;
+mod stream_id;
 
-pub use answers::Wanted;
-pub use bus::{Bus, Parts as BusParts, Repolicy};
-pub use callers::{Trust, judge as judge_identity};
-pub use connection::{Connection, Connector, Error};
+pub use change_index::{ChangeIndex, Position, Subject};
+pub use connection::{Connection, Connector, RedisError};
 pub use environment::Environment;
+pub use invalidation_stream::{InvalidationStream, OnPolicyChange, StreamDeps};
 pub use keys::Keys;
-pub use ledger::{Concerned, Ledger, Position, StreamId};
-pub use tier::{Judged, Kind, Looked, Name, Names, Seen, Store, StoreError, Tier, Void, Writing};
-pub use turns::{Turn, Turns};
-pub use wire::ServerTime;
+pub use leader_lease::{LeaderLease, Leadership};
+pub use server_time::ServerTime;
+pub use shared_tier::{
+    IdentityTtl, KeyDeriver, Lookup, ResponseLookup, Store, StoreError, Tier, TierDeps, WriteLease, evaluate_identity,
+    redis_tier,
+};
+pub use stream_id::StreamId;

@@ -17,7 +17,7 @@ use crate::cache::{
     has_no_freshness_info, initial_age, lifetime,
 };
 use crate::clock;
-use crate::cluster::{Looked, Wanted, Writing};
+use crate::cluster::{Lookup, ResponseLookup, WriteLease};
 use crate::config;
 use crate::forward::connection_options;
 use crate::identity::Caller;
@@ -102,7 +102,7 @@ impl<T: Transport> Fetcher<T> {
         }
         let found = self.look_up_shared(&job).await;
         let may_store = || self.is_current(&job) && demand.allows_storing();
-        if let Some(entry) = found.usable {
+        if let Some(entry) = found.fresh {
             if may_store() {
                 self.shared.cache.insert(job.key, entry.clone());
             }
@@ -124,9 +124,9 @@ impl<T: Transport> Fetcher<T> {
         };
         let result = self.request(request, job.key.level, &job.token).await;
         if let (Some(tier), Ok(_)) = (&self.shared.tier, &result) {
-            tier.fetched_in(clock::now().saturating_duration_since(requested_at));
+            tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
-        let completion = Completion { fetcher: self, job: &job, demand, stale, lease: found.writing, requested_at };
+        let completion = Completion { fetcher: self, job: &job, demand, stale, lease: found.write_lease, requested_at };
         match result {
             Ok(outcome) => completion.finish(outcome),
             Err(failure) => {
@@ -154,19 +154,19 @@ impl<T: Transport> Fetcher<T> {
 
     /// Looks up the shared tier, unless the client's request excludes it. Without a usable entry it
     /// takes the lease to write what the API responds.
-    async fn look_up_shared(&self, job: &FetchJob) -> Looked<Arc<Entry>> {
+    async fn look_up_shared(&self, job: &FetchJob) -> Lookup<Arc<Entry>> {
         let FetchJob { key, caller, generations, .. } = job;
         let is_enabled = !self.config.ttl.is_zero() && self.shared.generations.is_synced(clock::now());
-        let Some(tier) = self.shared.tier.as_ref().filter(|_| is_enabled) else { return Looked::nothing() };
+        let Some(tier) = self.shared.tier.as_ref().filter(|_| is_enabled) else { return Lookup::skipped() };
         if self.shared.generations.is_unsettled(Some(&key.customer), &key.caller, caller.employee) {
             // Another gateway may have stored its entry before a write that it did not see.
-            return Looked::nothing();
+            return Lookup::skipped();
         }
-        let name = tier.names.answer(key);
+        let name = tier.keys.response(key);
         if job.is_forced || job.bypass_shared_tier {
-            return Looked { writing: tier.begin(&name).await, ..Looked::nothing() };
+            return Lookup { write_lease: tier.begin_write(&name).await, ..Lookup::skipped() };
         }
-        let wanted = Wanted {
+        let lookup = ResponseLookup {
             key,
             employee: &caller.identity.employee,
             generations: *generations,
@@ -175,7 +175,7 @@ impl<T: Transport> Fetcher<T> {
             cache: &self.shared.cache,
             passed: &self.fields,
         };
-        tier.look(&name, |value, seen| wanted.judge(tier, value, seen)).await
+        tier.get_or_lease(&name, |value, read| lookup.evaluate(tier, value, read)).await
     }
 
     /// Sends one request to the API and redacts the response for `level`.
@@ -293,7 +293,7 @@ struct Completion<'a, T> {
     demand: &'a Demand,
     stale: Option<Arc<Entry>>,
     /// Lease to write the response to the shared tier.
-    lease: Option<Writing>,
+    lease: Option<WriteLease>,
     /// Counts as the time of the response: the delay is part of its age (RFC 9111 section 4.2.3).
     requested_at: Instant,
 }
@@ -410,7 +410,7 @@ impl<T: Transport> Completion<'_, T> {
             Ok(entry) => {
                 self.fetcher.shared.cache.insert(self.job.key, entry.clone());
                 if let Some(lease) = self.lease {
-                    lease.put_answer(&entry);
+                    lease.put_response(&entry);
                 }
                 true
             }

@@ -152,8 +152,9 @@ impl Admin {
         if *resource == Resource::Live {
             return answer(StatusCode::OK, TEXT, "ok\n");
         }
-        let bus_is_ready = self.active.process.bus.get().is_none_or(|bus| bus.is_ready());
-        if self.lifecycle.is_ready() && bus_is_ready {
+        let stream = self.active.process.invalidation_stream.get();
+        let cluster_is_ready = stream.is_none_or(|stream| stream.is_ready());
+        if self.lifecycle.is_ready() && cluster_is_ready {
             answer(StatusCode::OK, TEXT, "ready\n")
         } else {
             answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
@@ -207,8 +208,8 @@ impl Admin {
         let gateway = &self.active.load().gateway;
         gateway.metrics().cache_usage(gateway.cache().usage());
         gateway.metrics().circuit(gateway.is_circuit_open());
-        if let Some(bus) = self.active.process.bus.get() {
-            bus.measure();
+        if let Some(stream) = self.active.process.invalidation_stream.get() {
+            stream.update_gauges();
         }
         match gateway.metrics().text() {
             Ok(text) => answer(StatusCode::OK, METRICS, text),
@@ -243,8 +244,8 @@ impl Admin {
                 "resolution_age_seconds": self.active.process.connector.resolution_age().map(|age| age.as_secs()),
             },
         });
-        if let Some(bus) = self.active.process.bus.get() {
-            stats["cluster"] = bus.stats();
+        if let Some(stream) = self.active.process.invalidation_stream.get() {
+            stats["cluster"] = stream.stats();
         }
         stats
     }

@@ -10,13 +10,18 @@ use super::reload::Reloader;
 use super::start_error::StartError;
 use super::state::ActiveState;
 use crate::cache::CallerIds;
-use crate::cluster::{Bus, BusParts, Connection, Connector, Environment, Keys, Ledger, Repolicy, Tier, Turns};
+use crate::cluster::{
+    ChangeIndex, Connection, Connector, Environment, InvalidationStream, Keys, LeaderLease, OnPolicyChange, StreamDeps,
+    Tier, redis_tier,
+};
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
 
 /// The problems of the files that the configuration names.
 pub fn problems(cluster: &config::Cluster) -> impl Iterator<Item = String> + use<> {
-    Keys::load(&cluster.key_file).err().into_iter().chain(Connector::new(cluster).err())
+    let keys = Keys::load(&cluster.key_file).err().map(|error| error.to_string());
+    let connector = Connector::new(cluster).err().map(|error| error.to_string());
+    keys.into_iter().chain(connector)
 }
 
 /// The keys and connections of a member.
@@ -26,7 +31,7 @@ pub struct ClusterMember {
     bound_keys: Keys,
     environment: Environment,
     connector: Arc<Connector>,
-    ledger: Arc<Ledger>,
+    change_index: Arc<ChangeIndex>,
 }
 
 impl ClusterMember {
@@ -36,37 +41,38 @@ impl ClusterMember {
     /// A file that the configuration names cannot be used.
     pub fn new(config: &Config) -> Result<Option<Self>, StartError> {
         let Some(cluster) = &config.cluster else { return Ok(None) };
-        let keys = Keys::load(&cluster.key_file).map_err(StartError::Configuration)?;
-        let connector = Arc::new(Connector::new(cluster).map_err(StartError::Configuration)?);
-        let environment = Environment::of(&config.upstream);
-        let bound_keys = keys.bound_to(&environment);
-        Ok(Some(ClusterMember { keys, bound_keys, environment, connector, ledger: Arc::default() }))
+        let keys = Keys::load(&cluster.key_file).map_err(configuration)?;
+        let connector = Arc::new(Connector::new(cluster).map_err(configuration)?);
+        let environment = Environment::from_upstream(&config.upstream);
+        let bound_keys = keys.for_environment(&environment);
+        Ok(Some(ClusterMember { keys, bound_keys, environment, connector, change_index: Arc::default() }))
     }
 
     /// The derivation of caller ids: equal on all members.
     pub fn callers(&self) -> CallerIds {
-        self.bound_keys.callers()
+        self.bound_keys.caller_ids()
     }
 
     /// The lease for polling the API's change log. It outlasts two polls.
     ///
     /// # Errors
     /// The operating system provides no randomness.
-    pub fn turns(&self, config: &Config) -> Result<Option<Turns>, StartError> {
+    pub fn leader_lease(&self, config: &Config) -> Result<Option<LeaderLease>, StartError> {
         let (Some(cluster), Some(change_log)) = (&config.cluster, &config.change_log) else { return Ok(None) };
-        let life = (change_log.interval + config.upstream.timeout) * 2;
+        let duration = (change_log.interval + config.upstream.timeout) * 2;
         let connection = Arc::new(Connection::new(self.connector.clone()));
         let task = format!("{}:change-log", self.environment.prefix(&cluster.name));
-        let turns = Turns::new(connection, self.bound_keys.sealer(), &task, life, cluster.timeout);
-        turns.map(Some).map_err(|error| StartError::Environment(error.to_string()))
+        let lease = LeaderLease::new(connection, self.bound_keys.cipher(), &task, duration, cluster.timeout);
+        lease.map(Some).map_err(|error| StartError::Environment(error.to_string()))
     }
 
     /// The shared tier, if it is configured.
     pub fn tier(&self, config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Tier>> {
         let cluster = config.cluster.as_ref().filter(|cluster| cluster.tier)?;
-        let (connector, ledger) = (self.connector.clone(), self.ledger.clone());
         let prefix = self.environment.prefix(&cluster.name);
-        Some(Arc::new(Tier::over((cluster, &prefix), connector, &self.bound_keys, ledger, metrics.clone())))
+        let (connector, change_index) = (self.connector.clone(), self.change_index.clone());
+        let tier = redis_tier(cluster, &prefix, connector, &self.bound_keys, change_index, metrics.clone());
+        Some(Arc::new(tier))
     }
 
     /// Connects the active state to the invalidation stream.
@@ -78,22 +84,28 @@ impl ClusterMember {
         let process = &active.process;
         let cache = &config.cache;
         let receiver = active.clone();
-        let parts = BusParts {
+        let deps = StreamDeps {
             connector: self.connector,
-            ledger: self.ledger,
+            change_index: self.change_index,
             environment: self.environment,
+            cipher: self.keys.cipher(),
+            caller_key_tag: self.bound_keys.caller_key_tag(),
             generations: active.load().gateway.generations().clone(),
-            obey: Box::new(move |scope, trigger| receiver.load().gateway.apply_remote_invalidation(scope, trigger)),
-            repolicy: follow_policy(active.clone(), reloader.clone()).map_err(environment)?,
+            apply: Box::new(move |scope, trigger| receiver.load().gateway.apply_remote_invalidation(scope, trigger)),
+            on_policy_change: follow_policy(active.clone(), reloader.clone()).map_err(environment)?,
             metrics: process.metrics.bus().map_err(environment)?,
             read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),
         };
-        let bus = Bus::start(cluster, (&self.keys, &self.bound_keys), parts).map_err(environment)?;
-        let flushed = bus.clone();
-        process.lifecycle.before_exit(Box::new(move || flushed.flush(Bus::LAST)));
-        let _ = process.bus.set(bus);
+        let stream = InvalidationStream::start(cluster, deps).map_err(environment)?;
+        let flushed = stream.clone();
+        process.lifecycle.before_exit(Box::new(move || flushed.flush(InvalidationStream::FLUSH_TIMEOUT)));
+        let _ = process.invalidation_stream.set(stream);
         Ok(())
     }
+}
+
+fn configuration(error: impl std::fmt::Display) -> StartError {
+    StartError::Configuration(error.to_string())
 }
 
 fn environment(error: impl std::fmt::Display) -> StartError {
@@ -130,7 +142,7 @@ impl PendingPolicy {
 /// Reloads the configuration when another member redacts by another policy: a newly hidden value
 /// should be hidden by every member. One thread does it, since a reload reads files. However many
 /// messages arrive, at most one reload waits, and reloads begin a second apart.
-fn follow_policy(active: Arc<ActiveState>, reloader: Arc<Reloader>) -> std::io::Result<Repolicy> {
+fn follow_policy(active: Arc<ActiveState>, reloader: Arc<Reloader>) -> std::io::Result<OnPolicyChange> {
     let pending = Arc::new(PendingPolicy::default());
     let (waiting, reloaded) = (pending.clone(), active.clone());
     let work = move || {

@@ -103,8 +103,8 @@ impl Reloader {
                 self.active.store(state);
                 // A reload that another gateway requested must not be announced again.
                 let is_new = policy != before.gateway.policy_id();
-                if let Some(bus) = process.bus.get().filter(|_| is_new) {
-                    bus.tell_policy(policy);
+                if let Some(stream) = process.invalidation_stream.get().filter(|_| is_new) {
+                    stream.publish_policy(policy);
                 }
                 self.generation.fetch_add(1, Ordering::Relaxed);
                 process.metrics.configuration_taken();

@@ -178,7 +178,7 @@ impl Handover {
     /// Serves nothing from the cache any more, and reports changes to the successor. In a cluster
     /// the invalidation stream carries the changes of both processes, so neither is needed.
     fn stop_caching(&self, reports: ChangeReports) {
-        if self.active.process.bus.get().is_some() {
+        if self.active.process.invalidation_stream.get().is_some() {
             return;
         }
         *self.reports.lock() = Some(reports);
@@ -193,7 +193,7 @@ impl Handover {
     }
 
     fn resume_caching(&self) {
-        if self.active.process.bus.get().is_none() {
+        if self.active.process.invalidation_stream.get().is_none() {
             *self.reports.lock() = None;
             let now = clock::now();
             self.active.load().gateway.generations().set_synced_until(now, now + FOREVER);

@@ -27,7 +27,7 @@ use super::state::{ActiveState, ProcessState, RequestState};
 use crate::cache::{CallerIds, Scope};
 use crate::change_log::ChangeLogPoller;
 use crate::clock;
-use crate::cluster::Bus;
+use crate::cluster::InvalidationStream;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayDeps};
 use crate::process::{Lifecycle, Predecessor, PredecessorChanges, SignalWatch, UpgradeSocket};
@@ -132,7 +132,7 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     if let Some(certificate) = &certificate {
         certificate.watch();
     }
-    let turns = member.as_ref().map(|member| member.turns(&config)).transpose()?.flatten();
+    let lease = member.as_ref().map(|member| member.leader_lease(&config)).transpose()?.flatten();
     if let Some(member) = member {
         member.start(&config, &active, &reloader)?;
     }
@@ -146,7 +146,7 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
         let metrics = metrics.change_log().map_err(environment)?;
         let state = active.clone();
         let gateway = Box::new(move || state.load().gateway.clone());
-        let poller = ChangeLogPoller { config: change_log, gateway, metrics, turns };
+        let poller = ChangeLogPoller { config: change_log, gateway, metrics, lease };
         server.add_service(background_service("change log", poller));
     }
     let status = status_line(&config, &addresses);
@@ -165,8 +165,8 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
             status,
         })),
     });
-    if let Some(bus) = process.bus.get() {
-        bus.flush(Bus::LAST);
+    if let Some(stream) = process.invalidation_stream.get() {
+        stream.flush(InvalidationStream::FLUSH_TIMEOUT);
     }
     Ok(())
 }
@@ -193,7 +193,7 @@ fn request_state(
         connector,
         lifecycle: Arc::new(Lifecycle::new(SERVICES)),
         metrics: metrics.clone(),
-        bus: OnceLock::new(),
+        invalidation_stream: OnceLock::new(),
         responses: Arc::default(),
         admission: Arc::default(),
         ids: RandomIds::new().map_err(environment)?,

@@ -16,7 +16,7 @@ use super::random_ids::RandomIds;
 use super::response_budget::ResponseBudget;
 use super::start_error::StartError;
 use crate::api::{MediaTypePattern, NameRequestRules, PathPattern};
-use crate::cluster::Bus;
+use crate::cluster::InvalidationStream;
 use crate::config::{self, Access, Config, ForwardRole};
 use crate::forward::TrustedProxies;
 use crate::gateway::Gateway;
@@ -114,7 +114,7 @@ pub struct ProcessState {
     pub lifecycle: Arc<Lifecycle>,
     pub metrics: Arc<Metrics>,
     /// The invalidation stream, in a cluster.
-    pub bus: OnceLock<Arc<Bus>>,
+    pub invalidation_stream: OnceLock<Arc<InvalidationStream>>,
     /// The memory budget of responses that are being redacted.
     pub responses: Arc<ResponseBudget>,
     /// The counts of connections and requests under way.

@@ -1,5 +1,5 @@
-//! Two environments that share a Redis, a key file and `cluster.name`, as a copied configuration
-//! makes them: nothing that one API said counts for the other.
+//! Two environments that share a Redis, a key file and `cluster.name` by a copied configuration:
+//! nothing that one API sent is used for the other.
 
 use crate::support::*;
 
@@ -30,7 +30,7 @@ fn apis() -> [Origin; 2] {
     [production, staging]
 }
 
-/// Nothing of the staging API is in a response of the production gateway.
+/// Asserts that responses of the production gateway contain nothing of the staging API.
 fn assert_production(gateway: &Gateway) {
     for path in [P, &name_of(OTHER)] {
         let response = gateway.client().get(path).bearer("tok-a").send();
@@ -52,8 +52,8 @@ fn environment_shares_no_identity_and_no_response() {
     wait_for_writes(&at_staging, "answer");
     let at_production = gateway(&production, &redis, "");
     assert_production(&at_production);
-    assert_eq!(production.validations_of("tok-a"), 1, "the production API decides who the caller is");
-    // Within one environment everything is shared as before.
+    assert_eq!(production.validations_of("tok-a"), 1, "the production API validates the token");
+    // Within one environment values are shared.
     wait_for_writes(&at_production, "answer");
     let second = gateway(&production, &redis, "");
     let response = second.client().get(P).bearer("tok-a").send();
@@ -62,7 +62,9 @@ fn environment_shares_no_identity_and_no_response() {
 
 #[test]
 fn gateway_restarted_with_another_upstream_shares_nothing() {
-    let Some(redis) = Redis::start("environments::gateway_restarted_with_another_upstream") else { return };
+    let Some(redis) = Redis::start("environments::gateway_restarted_with_another_upstream_shares_nothing") else {
+        return;
+    };
     let [production, staging] = apis();
     let mut gateway = gateway(&staging, &redis, "");
     gateway.client().get(P).bearer("tok-a").revealed().send().assert_status(200);
@@ -73,8 +75,8 @@ fn gateway_restarted_with_another_upstream_shares_nothing() {
 }
 
 #[test]
-fn environment_obeys_no_invalidation_of_another() {
-    let Some(redis) = Redis::start("environments::environment_obeys_no_invalidation_of_another") else { return };
+fn environment_ignores_invalidations_of_another() {
+    let Some(redis) = Redis::start("environments::environment_ignores_invalidations_of_another") else { return };
     let [production, staging] = apis();
     let [at_production, peer] = [gateway(&production, &redis, ""), gateway(&production, &redis, "")];
     let at_staging = gateway(&staging, &redis, "");
@@ -83,29 +85,29 @@ fn environment_obeys_no_invalidation_of_another() {
     at_staging.client().get("/auth/logout").bearer("tok-a").send();
     at_staging.admin().delete("/cache").send().assert_status(200);
     at_staging.wait_for_metric("cluster_spread_seconds_count", &[], 3.0);
-    // One more change, of this environment: by then everything before it in the stream was read.
-    let heard = || at_production.metric("cluster_messages_total", &[("direction", "heard")]);
-    assert_eq!(heard(), 0.0);
+    // A change of this environment: once it is applied, everything before it was read.
+    let received = || at_production.metric("cluster_messages_total", &[("direction", "heard")]);
+    assert_eq!(received(), 0.0);
     peer.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
-    wait_until("a change of this environment is obeyed", || heard() >= 1.0);
-    assert_eq!(heard(), 1.0);
+    wait_until("a change of this environment is applied", || received() >= 1.0);
+    assert_eq!(received(), 1.0);
     assert!(at_production.client().get(P).bearer("tok-a").send().assert_status(200).is_hit());
     assert_eq!(at_production.metric("cluster_drops_total", &[]), 0.0);
     assert_eq!(at_production.metric("cluster_errors_total", &[]), 0.0);
 }
 
 #[test]
-fn environment_reads_its_change_log_itself() {
-    let Some(redis) = Redis::start("environments::environment_reads_its_change_log_itself") else { return };
+fn environment_polls_its_own_change_log() {
+    let Some(redis) = Redis::start("environments::environment_polls_its_own_change_log") else { return };
     let apis = apis();
     let log = "/log/changeloglite";
-    let readings = |origin: &Origin| origin.count(|seen| seen.target.starts_with(log));
+    let polls = |origin: &Origin| origin.count(|seen| seen.target.starts_with(log));
     for origin in &apis {
         origin.when(Rule::on(log).made(|_| Answer::json("[]")));
     }
     let gateways = [&apis[0], &apis[1]].map(|origin| gateway(origin, &redis, CHANGE_LOG));
     for origin in &apis {
-        wait_until("each API's change log is read", || readings(origin) >= 3);
+        wait_until("each API's change log is polled", || polls(origin) >= 3);
     }
     drop(gateways);
 }

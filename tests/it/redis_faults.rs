@@ -1,5 +1,5 @@
-//! What another client writes into the cluster's Redis: gateways drop what they store at most once,
-//! stay small, and work on.
+//! Faults that another client causes in the cluster's Redis: gateways purge at most once, keep their
+//! memory bounded and continue.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ fn drops(gateway: &Gateway) -> f64 {
     gateway.metric("cluster_drops_total", &[])
 }
 
-/// A change through `gateway`, of no customer that a test looks at.
+/// Causes a change through `gateway`, of a customer that no test requests.
 fn change(gateway: &Gateway) {
     gateway.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
 }
@@ -64,17 +64,16 @@ fn catch_up(gateway: &Gateway, redis: &Redis, stream: &str) {
     });
 }
 
-/// Everything is used from memory again, and stays there.
+/// Asserts that the cache is used again, and that nothing more is purged.
 fn assert_works(gateway: &Gateway, what: &str) {
     wait_until(&format!("{what}: hits again"), || get(gateway).assert_status(200).is_hit());
     let before = drops(gateway);
     pace(Duration::from_millis(300));
-    assert_eq!(drops(gateway), before, "{what}: nothing more is dropped");
+    assert_eq!(drops(gateway), before, "{what}: nothing more is purged");
     assert!(get(gateway).is_hit(), "{what}");
 }
 
-/// Puts a value of that many mebibytes under the name, by `command` and what comes before the
-/// value.
+/// Sends the command in `before` with a last argument of that many mebibytes.
 fn put_large(redis: &Redis, before: &[&str], mebibytes: usize) {
     let value = "x".repeat(mebibytes * MEBIBYTE);
     let words: Vec<&str> = before.iter().copied().chain([value.as_str()]).collect();
@@ -83,8 +82,8 @@ fn put_large(redis: &Redis, before: &[&str], mebibytes: usize) {
 }
 
 #[test]
-fn stream_whose_messages_are_removed_is_followed_on() {
-    let Some(redis) = Redis::start("redis_faults::stream_whose_messages_are_removed_is_followed_on") else { return };
+fn removed_messages_purge_once() {
+    let Some(redis) = Redis::start("redis_faults::removed_messages_purge_once") else { return };
     let origin = api();
     let gateways =
         [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
@@ -98,7 +97,7 @@ fn stream_whose_messages_are_removed_is_followed_on() {
             let newest = ids(&redis, &stream).pop().expect("a message");
             redis.command(&["XDEL", &stream, &newest]);
         }),
-        ("one of the middle is removed", &|| {
+        ("a message in the middle is removed", &|| {
             (0..3).for_each(|_| change(&gateways[0]));
             wait_until("they are published", || ids(&redis, &stream).len() >= 3);
             let all = ids(&redis, &stream);
@@ -112,7 +111,7 @@ fn stream_whose_messages_are_removed_is_followed_on() {
         ("it is trimmed to nothing", &|| {
             redis.command(&["XTRIM", &stream, "MAXLEN", "0"]);
         }),
-        ("its last id is set upwards", &|| {
+        ("its last id is raised", &|| {
             let later = redis.command(&["TIME"]);
             let seconds: u64 = later.lines().nth(2).and_then(|line| line.parse().ok()).expect("a time");
             redis.command(&["XSETID", &stream, &format!("{}-0", (seconds + 2) * 1000)]);
@@ -133,19 +132,19 @@ fn stream_whose_messages_are_removed_is_followed_on() {
         }
         for (gateway, before) in gateways.iter().zip(before) {
             let more = drops(gateway) - before;
-            // A change after a fault of the stream that shows late counts once, as the fault does.
-            assert!(more <= 1.0, "{what}: dropped {more} times");
+            // The fault may be detected only with the change after it: both count once together.
+            assert!(more <= 1.0, "{what}: purged {more} times");
             assert_eq!(gateway.metric("cluster_isolated", &[]), 0.0, "{what}");
         }
         let late = start(&origin, &redis, "max_isolation = \"10m\"");
         assert_works(&late, what);
-        assert_eq!(drops(&late), 0.0, "{what}: a gateway that starts has nothing to drop");
+        assert_eq!(drops(&late), 0.0, "{what}: a starting gateway has nothing to purge");
     }
 }
 
 #[test]
-fn gateway_that_was_stopped_drops_once_for_a_removed_message() {
-    let Some(redis) = Redis::start("redis_faults::gateway_that_was_stopped_drops_once") else { return };
+fn stopped_gateway_purges_once_for_a_removed_message() {
+    let Some(redis) = Redis::start("redis_faults::stopped_gateway_purges_once_for_a_removed_message") else { return };
     let origin = api();
     let [one, two] =
         [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
@@ -165,8 +164,8 @@ fn gateway_that_was_stopped_drops_once_for_a_removed_message() {
 }
 
 #[test]
-fn large_values_leave_the_memory_of_a_gateway_as_it_was() {
-    let Some(redis) = Redis::start("redis_faults::large_values_leave_the_memory_as_it_was") else { return };
+fn large_values_do_not_fill_memory() {
+    let Some(redis) = Redis::start("redis_faults::large_values_do_not_fill_memory") else { return };
     let origin = api();
     origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
     let config = "max_isolation = \"1s\"\ntier = true\ntier_timeout = \"2s\"\n\
@@ -194,13 +193,13 @@ fn large_values_leave_the_memory_of_a_gateway_as_it_was() {
     assert_small("in the stream");
     assert!(gateway.metric("cluster_errors_total", &[("kind", "too_large")]) >= 1.0);
     redis.command(&["DEL", &stream]);
-    wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+    wait_until("isolation ended", || gateway.metric("cluster_isolated", &[]) == 0.0);
     assert_works(&gateway, "the large entry was removed");
 }
 
 #[test]
-fn stream_that_cannot_be_used_is_created_again() {
-    let Some(redis) = Redis::start("redis_faults::stream_that_cannot_be_used_is_created_again") else { return };
+fn unusable_stream_is_recreated() {
+    let Some(redis) = Redis::start("redis_faults::unusable_stream_is_recreated") else { return };
     let origin = api();
     let gateways = [start(&origin, &redis, ""), start(&origin, &redis, "")];
     let stream = stream(&redis);
@@ -211,14 +210,14 @@ fn stream_that_cannot_be_used_is_created_again() {
     ];
     for fault in faults {
         redis.command(fault);
-        wait_until("the stream is a new one", || redis.names("stream").contains(&stream) && drops(&gateways[0]) > 0.0);
+        wait_until("the stream was recreated", || redis.names("stream").contains(&stream) && drops(&gateways[0]) > 0.0);
         wait_until("messages can be added", || {
             change(&gateways[0]);
             gateways[0].stats()["cluster"]["waiting_changes"] == 0
         });
         for gateway in &gateways {
             catch_up(gateway, &redis, &stream);
-            wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+            wait_until("isolation ended", || gateway.metric("cluster_isolated", &[]) == 0.0);
             assert_works(gateway, fault[0]);
         }
     }
@@ -235,14 +234,14 @@ fn copies_of_a_policy_message_cause_few_reloads() {
     let origin = api();
     let [one, two] =
         [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
-    let config = std::fs::read_to_string(one.config_file()).expect("its configuration");
+    let config = std::fs::read_to_string(one.config_file()).expect("the configuration is readable");
     let before = ids(&redis, &stream(&redis)).len();
     one.rewrite("gateway.toml", &format!("{config}\n[redaction]\nreveal_to = \"ADMIN\"\n"));
     one.admin().post("/reload").send().assert_status(200);
     two.wait_for_log("reloading the configuration");
     let stream = stream(&redis);
     wait_until("the policy is published", || ids(&redis, &stream).len() > before);
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("its threads").count();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("a list of threads").count();
     let (threads_before, mut most) = (threads(), 0);
     let copy = "local all = redis.call('XRANGE', KEYS[1], '-', '+') \
                 for i = 1, ARGV[1] do for _, one in ipairs(all) do redis.call('XADD', KEYS[1], '*', unpack(one[2])) end end";
@@ -252,7 +251,7 @@ fn copies_of_a_policy_message_cause_few_reloads() {
         most = most.max(threads());
         look_again();
     }
-    // Wherever the copies are, the gateway works on.
+    // The gateway reads past the copies.
     wait_until("all of them are read", || {
         change(&one);
         redis
@@ -265,27 +264,27 @@ fn copies_of_a_policy_message_cause_few_reloads() {
 }
 
 #[test]
-fn change_log_is_read_though_the_lease_does_not_end() {
-    let Some(redis) = Redis::start("redis_faults::change_log_is_read_though_the_lease_does_not_end") else { return };
+fn change_log_is_polled_despite_an_endless_lease() {
+    let Some(redis) = Redis::start("redis_faults::change_log_is_polled_despite_an_endless_lease") else { return };
     let origin = api();
     origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
-    let readings = || origin.count(|seen| seen.target.starts_with(LOG));
+    let polls = || origin.count(|seen| seen.target.starts_with(LOG));
     // A lease lives for 2.2 s.
     let config = "max_isolation = \"10m\"\n[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n\
                   [upstream]\ntimeout = \"1s\"\n";
     let gateways = [start(&origin, &redis, config), start(&origin, &redis, config)];
-    wait_until("the log is read", || readings() >= 3);
+    wait_until("the log is polled", || polls() >= 3);
     let lease = || redis.names("string").into_iter().find(|name| name.ends_with(":turn"));
     let name = lease().expect("a lease");
     for fault in [&["SET", name.as_str(), "x"][..], &["SET", &name, "x", "PX", "864000000"]] {
         redis.command(fault);
-        let (set, before) = (Instant::now(), readings());
-        // One reading may be under way.
-        wait_until("it is read again", || readings() > before + 2);
+        let (set, before) = (Instant::now(), polls());
+        // One poll may be under way.
+        wait_until("it is polled again", || polls() > before + 2);
         assert!(set.elapsed() < Duration::from_millis(2 * 2200 + 1000), "{fault:?}: after {:?}", set.elapsed());
     }
     let overdue = |gateway: &Gateway| gateway.metric("change_log_failures_total", &[("why", "lease_overdue")]);
     let labelled = |gateway: &Gateway| gateway.metrics().contains("lease_overdue");
-    assert!(gateways.iter().any(labelled), "it is counted: {:?}", gateways.each_ref().map(overdue));
+    assert!(gateways.iter().any(labelled), "the takeover is counted: {:?}", gateways.each_ref().map(overdue));
     assert!(gateways.iter().any(|gateway| gateway.log().contains("took over the change log lease")));
 }

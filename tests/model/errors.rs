@@ -1,70 +1,78 @@
-//! The errors that the gateway may return: each needs a cause while the request ran.
+//! Which errors the gateway may return: those with a cause in the API's log while the request ran.
 
 use std::time::Duration;
 
 use telecomx_gateway::api::{AccessLevel, ApiError};
 
-use super::judge::{Answered, Judge, Verdict, asked_who, ensure};
-use super::steps::Wants;
-use super::world::{Asked, Exchange, Moment, Said, State};
+use super::api_model::{ApiReply, ApiRequest, Exchange, Moment, State};
+use super::oracle::{CheckResult, Observation, Oracle, ensure, validation_of};
+use super::steps::Directive;
 
-/// The return of the API is noticed within this time.
-const LONGEST_OPEN: Duration = Duration::from_secs(5);
+/// Longest pause of the circuit breaker, after which it tries the API again.
+const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-impl Judge {
-    pub(super) fn error(&self, state: &State, answered: &Answered<'_>, error: ApiError) -> Verdict {
-        let Answered { ask, began, ended, level, .. } = answered;
-        self.count(answered, None, AccessLevel::LOWEST);
-        // Exchanges about this caller that ended while the request ran.
+impl Oracle {
+    pub(super) fn check_error(&self, state: &State, observation: &Observation<'_>, error: ApiError) -> CheckResult {
+        let Observation { request, began, ended, level, .. } = observation;
+        self.count(observation, None, AccessLevel::LOWEST);
+        // Exchanges for this caller that ended while the request ran.
         let mut ended_since = state.exchanges.iter().filter(|exchange| {
-            let about = match exchange.asked {
-                Asked::Validation { .. } => exchange.asked == asked_who(ask),
-                Asked::Name { token, customer, .. } => (token, customer) == (ask.token, ask.customer),
+            let is_for_caller = match exchange.request {
+                ApiRequest::Validation { .. } => exchange.request == validation_of(request),
+                ApiRequest::Name { token, customer, .. } => (token, customer) == (request.token, request.customer),
             };
-            about && exchange.ended.is_some_and(|over| over.at >= began.at)
+            is_for_caller && exchange.ended.is_some_and(|ended| ended.at >= began.at)
         });
         match error {
             ApiError::InvalidToken => {
-                let negative = |exchange: &Exchange| {
-                    let remembered =
-                        began.at.saturating_duration_since(exchange.began.at) < self.config.identity.negative_ttl;
-                    let fresh = remembered || exchange.ended.is_some_and(|over| over.at >= began.at);
-                    exchange.asked == asked_who(ask) && exchange.said == Said::Invalid && fresh
+                let is_negative = |exchange: &Exchange| {
+                    let age = began.at.saturating_duration_since(exchange.began.at);
+                    let may_be_cached = age < self.config.identity.negative_ttl;
+                    let ended_since = exchange.ended.is_some_and(|ended| ended.at >= began.at);
+                    exchange.request == validation_of(request)
+                        && exchange.reply == ApiReply::Invalid
+                        && (may_be_cached || ended_since)
                 };
-                let told = state.exchanges.iter().any(negative)
-                    || ended_since.any(|exchange| exchange.said == Said::Unauthorized);
-                ensure(told, || "no exchange found the token invalid".into())
+                let was_rejected = state.exchanges.iter().any(is_negative)
+                    || ended_since.any(|exchange| exchange.reply == ApiReply::Unauthorized);
+                ensure(was_rejected, || "the API did not reject the token".into())
             }
-            ApiError::OnlyIfCached => ensure(ask.wants == Wants::OnlyIfCached && level.is_some(), || {
-                "only-if-cached was not requested".into()
-            }),
+            ApiError::OnlyIfCached => {
+                let is_requested = request.directive == Directive::OnlyIfCached && level.is_some();
+                ensure(is_requested, || "only-if-cached was not requested".into())
+            }
             // `validateToken` requested a pause.
-            ApiError::Unavailable if ended_since.any(|exchange| exchange.asks_for_a_pause()) => Ok(()),
+            ApiError::Unavailable if ended_since.any(|exchange| exchange.requests_pause()) => Ok(()),
             ApiError::Unavailable => {
-                ensure(state.outage(began.at, *ended), || "the circuit was closed".into())?;
-                let known = state.exchanges.iter().any(|exchange| {
-                    let under_way = exchange.ended.is_none_or(|over| over.number > began.number);
-                    let recent = |over: Moment| exchange.is_unreachable() && over.at + LONGEST_OPEN >= began.at;
-                    under_way || exchange.ended.is_some_and(recent)
+                ensure(state.had_outage(began.at, *ended), || "the circuit was closed".into())?;
+                let has_cause = state.exchanges.iter().any(|exchange| {
+                    let is_running = exchange.ended.is_none_or(|ended| ended.number > began.number);
+                    let is_recent =
+                        |ended: Moment| exchange.is_unreachable() && ended.at + BREAKER_PAUSE_MAX >= began.at;
+                    is_running || exchange.ended.is_some_and(is_recent)
                 });
-                ensure(known, || "open for too long".into())
+                ensure(has_cause, || "the circuit was open for too long".into())
             }
             ApiError::GatewayTimeout => {
-                ensure(ended_since.any(|exchange| exchange.said == Said::Nothing), || "nothing was slow".into())
+                let timed_out = ended_since.any(|exchange| exchange.reply == ApiReply::Nothing);
+                ensure(timed_out, || "no exchange timed out".into())
             }
             ApiError::BadGateway | ApiError::InvalidResponse => {
-                let fails = |exchange: &Exchange| match (exchange.asked, exchange.said) {
-                    (_, Said::Nothing) => true,
-                    (Asked::Validation { .. }, said) => matches!(said, Said::Trouble(_) | Said::Garbage),
-                    (Asked::Name { .. }, _) => false,
+                let has_failed = |exchange: &Exchange| match (exchange.request, exchange.reply) {
+                    (_, ApiReply::Nothing) => true,
+                    (ApiRequest::Validation { .. }, reply) => {
+                        matches!(reply, ApiReply::Failure(_) | ApiReply::Garbage)
+                    }
+                    (ApiRequest::Name { .. }, _) => false,
                 };
-                ensure(ended_since.any(fails), || "nothing failed".into())
+                ensure(ended_since.any(has_failed), || "no exchange failed".into())
             }
             ApiError::RedactionFailed => {
-                let garbled = ended_since.any(|exchange| exchange.said == Said::Garbage);
-                ensure(garbled && *level < Some(AccessLevel::Reseller), || "no document was malformed".into())
+                let is_garbled = ended_since.any(|exchange| exchange.reply == ApiReply::Garbage);
+                let is_redacted = *level < Some(AccessLevel::Reseller);
+                ensure(is_garbled && is_redacted, || "no reply was garbled".into())
             }
-            _ => Err(format!("an unexpected error: {error:?}")),
+            _ => Err(format!("unexpected error: {error:?}")),
         }
     }
 }

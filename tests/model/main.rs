@@ -1,98 +1,112 @@
-//! Random sequences of requests, changes, faults and time, played against the gateway's core in
-//! front of a model of the API and on a paused clock. A small model of the correct responses, made
-//! from the contract and not from the code, checks each response. Sequences that failed once are
-//! kept next to this file and played first.
+//! Model test: random sequences of requests, changes, faults and time are run against the gateway's
+//! core, in front of a model of the API, on a simulated clock. An oracle that is written from the
+//! contract, not from the code, checks each response. Seeds of sequences that failed are stored in
+//! `failed-before.txt` and run first.
 
-#![allow(clippy::panic, reason = "a test that panics has failed, in a helper function too")]
+#![allow(clippy::panic, reason = "a test that panics has failed, helpers included")]
 
+mod api_model;
 mod bounds;
+mod cluster;
+mod coverage;
 mod errors;
-mod fleet;
-mod found;
-mod judge;
-mod play;
+mod oracle;
+mod regressions;
+mod runner;
 mod steps;
-mod tally;
-mod world;
 
-use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRunner};
-
+use coverage::{Case, Coverage};
 use parking_lot::Mutex;
 use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRunner};
 use steps::Sequence;
-use tally::{Seen, Tally};
 
-/// The file with seeds of failures, from the root of the package.
-const KEPT: &str = "tests/model/failed-before.txt";
+/// File of the seeds, from the root of the package.
+const SEEDS_FILE: &str = "tests/model/failed-before.txt";
 
-/// The longest sequence, in steps.
-const LONGEST: usize = 40;
+/// Longest sequence.
+const STEPS_MAX: usize = 40;
 
-/// Plays a number of sequences with those bounds; `MODEL_TIMES` multiplies it. `seldom`: kinds of
-/// responses that these bounds hardly permit; every other kind must have been seen.
-fn every_answer_is_one_that_may_be_given(bounds: usize, sequences: u32, seldom: &[Seen]) {
-    let tally = every_answer_of(steps::sequences(bounds, LONGEST), sequences, &[seldom, &[Seen::Shared]].concat());
-    // Not all: two ids may share a counter, and time may run out while a caller is identified.
-    let (due, served) = (tally.of(Seen::Due), tally.of(Seen::Served));
-    assert!(served * 100 >= due * 97, "{served} of {due} requests were served from the cache");
+/// Runs `sequences` sequences with that configuration; `MODEL_TIMES` multiplies them. Each case
+/// must occur, except the `rare` ones.
+fn check_single_gateway(bounds: usize, sequences: u32, rare: &[Case]) {
+    let rare = [rare, &[Case::Shared]].concat();
+    let coverage = check(steps::sequences(bounds, STEPS_MAX), sequences, &rare);
+    // Not all: two ids may share a generation, and time may pass during a validation.
+    let (due, served) = (coverage.of(Case::Due), coverage.of(Case::Served));
+    assert!(served * 100 >= due * 97, "{served} of {due} requests were served from stored entries");
 }
 
-fn every_answer_of(all: impl Strategy<Value = Sequence>, sequences: u32, seldom: &[Seen]) -> Tally {
-    let times = std::env::var("MODEL_TIMES").ok().and_then(|given| given.parse::<u32>().ok()).unwrap_or(1);
-    let cases = sequences * times;
+/// The same for a cluster.
+fn check_cluster(bounds: usize, sequences: u32) {
+    let strategy = steps::cluster_sequences(bounds, STEPS_MAX);
+    check(strategy, sequences, &[Case::Due, Case::Served]);
+}
+
+fn check(strategy: impl Strategy<Value = Sequence>, sequences: u32, rare: &[Case]) -> Coverage {
+    let times = std::env::var("MODEL_TIMES").ok().and_then(|times| times.parse().ok());
     let config = Config {
-        cases,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
+        cases: sequences * times.unwrap_or(1),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(SEEDS_FILE))),
         max_shrink_iters: 20_000,
-        // The default takes most of the test's time in a debug build.
+        // In a debug build the default generator takes most of the test's time.
         rng_algorithm: RngAlgorithm::XorShift,
         ..Config::default()
     };
-    let tally = Mutex::new(Tally::default());
-    let outcome = TestRunner::new(config).run(&all, |sequence| {
-        let seen = play::play(&sequence).map_err(TestCaseError::fail)?;
-        tally.lock().add(&seen);
+    let total = Mutex::new(Coverage::default());
+    let outcome = TestRunner::new(config).run(&strategy, |sequence| {
+        let coverage = runner::run_sequence(&sequence).map_err(TestCaseError::fail)?;
+        total.lock().add(&coverage);
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    let tally = tally.into_inner();
-    let counts = Seen::ALL.map(|seen| (seen, tally.of(seen)));
+    let total = total.into_inner();
+    let counts = Case::ALL.map(|case| (case, total.of(case)));
     println!("{counts:?}");
-    for (seen, count) in counts {
-        assert!(count > 0 || seldom.contains(&seen), "{seen:?} never occurred: the model does not test it");
+    for (case, count) in counts {
+        assert!(count > 0 || rare.contains(&case), "{case:?} did not occur");
     }
-    tally
+    total
 }
 
 #[test]
-fn with_the_default_bounds() {
-    every_answer_is_one_that_may_be_given(play::DEFAULTS, 2_000, &[]);
+fn single_gateway_obeys_the_default_bounds() {
+    check_single_gateway(runner::DEFAULTS, 2_000, &[]);
 }
 
 #[test]
-fn with_other_bounds() {
-    every_answer_is_one_that_may_be_given(play::OTHERS, 1_200, &[]);
+fn single_gateway_obeys_other_bounds() {
+    check_single_gateway(runner::OTHERS, 1_200, &[]);
 }
 
 #[test]
-fn with_nothing_stale() {
-    let seldom = [Seen::Revalidating, Seen::StaleIfError, Seen::OldIdentity];
-    every_answer_is_one_that_may_be_given(play::NOTHING_STALE, 400, &seldom);
+fn single_gateway_obeys_bounds_without_stale() {
+    let rare = [Case::Revalidating, Case::StaleIfError, Case::OldIdentity];
+    check_single_gateway(runner::WITHOUT_STALE, 400, &rare);
 }
 
 #[test]
-fn with_nothing_remembered() {
-    let stored = [Seen::Hit, Seen::Revalidating, Seen::StaleIfError, Seen::Revalidated, Seen::Forced];
-    let seldom = [&stored[..], &[Seen::NotModified, Seen::OldIdentity, Seen::Due, Seen::Served]].concat();
-    every_answer_is_one_that_may_be_given(play::NOTHING_REMEMBERED, 400, &seldom);
+fn single_gateway_obeys_bounds_without_caching() {
+    let rare = [
+        Case::Hit,
+        Case::Revalidating,
+        Case::StaleIfError,
+        Case::Revalidated,
+        Case::Forced,
+        Case::NotModified,
+        Case::OldIdentity,
+        Case::Due,
+        Case::Served,
+    ];
+    check_single_gateway(runner::WITHOUT_CACHING, 400, &rare);
 }
 
 #[test]
-fn of_a_fleet_with_the_default_bounds() {
-    every_answer_of(steps::fleet_sequences(play::DEFAULTS, LONGEST), 2_000, &[Seen::Due, Seen::Served]);
+fn cluster_obeys_the_default_bounds() {
+    check_cluster(runner::DEFAULTS, 2_000);
 }
 
 #[test]
-fn of_a_fleet_with_other_bounds() {
-    every_answer_of(steps::fleet_sequences(play::OTHERS, LONGEST), 1_200, &[Seen::Due, Seen::Served]);
+fn cluster_obeys_other_bounds() {
+    check_cluster(runner::OTHERS, 1_200);
 }

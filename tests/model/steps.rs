@@ -1,5 +1,5 @@
-//! The steps of random sequences: requests, changes through the gateway and elsewhere, faults, and
-//! time.
+//! Random sequences: requests of clients, changes through gateways, changes made elsewhere, faults
+//! of the API, and the time between them.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use telecomx_gateway::api::AccessLevel;
 
-use super::world::{About, Control, Fault, Struck};
+use super::api_model::{CacheDirective, Fault, FaultTarget, ModelScope};
 
-/// A request of a caller.
+/// A client's request for a customer's name.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct NameRequest {
     pub token: usize,
     pub customer: usize,
     pub address: usize,
-    pub wants: Wants,
-    pub way: Way,
+    pub directive: Directive,
+    pub variant: Variant,
 }
 
-/// Its `Cache-Control`.
+/// The request's `Cache-Control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    Anything,
+pub enum Directive {
+    Absent,
     NoCache,
     MaxAge(u64),
     MinFresh(u64),
@@ -30,120 +30,136 @@ pub enum Wants {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    Plain,
+pub enum Variant {
+    Ordinary,
     /// With the `ETag` of the last response.
     Conditional,
-    /// With an unknown query parameter: never stored.
+    /// With an unknown query, whose response is never stored.
     OtherQuery,
 }
 
-/// A change of the API's responses.
+/// A change of the API's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A new version.
+    /// A new version of the customer.
     Write(usize),
     /// The customer is created or deleted.
     Exists(usize),
     Logout(usize),
     DeleteToken(usize),
     Level(usize, AccessLevel),
-    /// Another reseller for the same token: it sees other customers.
+    /// The token acts for another reseller, which may not see the customer.
     Switch(usize, Option<usize>),
 }
 
-/// The outcome of a change.
+/// What happens to a forwarded change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    Obeyed,
+pub enum Outcome {
+    Executed,
     /// Executed, and the response is lost.
-    Lost,
+    ResponseLost,
     /// Not executed.
     Refused,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    Ask(Ask),
-    /// Through the gateway, with the token `by`, from an address; a logout and a switch concern
-    /// that token.
-    Pass {
+    Request(NameRequest),
+    /// A change through a gateway, with the token `by`, from an address. A logout and a switch use
+    /// the token that they are about.
+    Forward {
         change: Change,
         by: usize,
         address: usize,
-        fate: Fate,
+        outcome: Outcome,
     },
-    Elsewhere(Change),
-    /// A session that had ended is valid again; from one address only, if one is given.
+    ChangeElsewhere(Change),
+    /// An ended session is valid again, optionally from one address only.
     Login(usize, Option<usize>),
-    Control(usize, Control),
-    Fault(Option<(Fault, Struck)>),
-    Purge(About),
-    /// The tier works, or fails from here on.
-    Tier(bool),
-    /// A gateway of the cluster ends, and another one replaces it.
+    SetCacheDirective(usize, CacheDirective),
+    SetFault(Option<(Fault, FaultTarget)>),
+    Purge(ModelScope),
+    /// The shared tier works, or fails from now on.
+    SetTier(bool),
+    /// A gateway of the cluster is replaced by a new one.
     Restart,
     /// Only time passes.
-    Nothing,
+    Wait,
 }
 
-/// The shape of a cluster.
+/// The gateways and the delays between them.
 #[derive(Clone, Debug)]
-pub struct Fleet {
-    /// Number of gateways; 1 is a single one without a tier.
+pub struct ClusterShape {
+    /// Number of gateways; a single one has no shared tier.
     pub gateways: usize,
-    /// The gateway of a step, used in turn.
+    /// The gateways of the steps, in turn.
     pub routes: Vec<usize>,
-    /// Milliseconds until a change is in the stream, and then until it is received; used in turn.
-    pub spread: Vec<(u32, u32)>,
-    /// Milliseconds of a request to the tier, used in turn.
-    pub tier: Vec<u32>,
+    /// Delays of changes, in turn.
+    pub delays: Vec<ChangeDelay>,
+    /// Milliseconds that the shared tier takes, in turn.
+    pub tier_delays: Vec<u32>,
 }
 
-impl Fleet {
-    /// One gateway.
-    pub fn alone() -> Self {
-        Fleet { gateways: 1, routes: vec![0], spread: vec![(0, 0)], tier: vec![0] }
+/// Milliseconds until a change is in the stream, and then until it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeDelay {
+    pub publish: u32,
+    pub read: u32,
+}
+
+impl ClusterShape {
+    pub fn single() -> Self {
+        ClusterShape {
+            gateways: 1,
+            routes: vec![0],
+            delays: vec![ChangeDelay { publish: 0, read: 0 }],
+            tier_delays: vec![0],
+        }
     }
 }
 
 #[derive(Clone)]
 pub struct Sequence {
-    /// The index of the configuration.
+    /// Index of the configuration.
     pub bounds: usize,
-    pub fleet: Fleet,
-    /// The API sends validators.
+    pub cluster: ClusterShape,
+    /// Whether the API sends validators.
     pub validators: bool,
-    /// Milliseconds before and after the API reads its state, used in turn by exchanges about one
-    /// entry.
+    /// Milliseconds before and after the API executes a request, in turn for the exchanges about
+    /// one subject.
     pub delays: Vec<(u32, u32)>,
     /// Steps, and the milliseconds after each.
     pub steps: Vec<(Step, u32)>,
 }
 
-/// A line a step.
+/// One line for each step.
 impl fmt::Debug for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sequence { bounds, fleet, validators, delays, steps } = self;
-        writeln!(f, "bounds {bounds}, {fleet:?}, validators {validators}, delays {delays:?}")?;
+        let Sequence { bounds, cluster, validators, delays, steps } = self;
+        writeln!(f, "bounds {bounds}, {cluster:?}, validators {validators}, delays {delays:?}")?;
         steps.iter().try_for_each(|(step, gap)| writeln!(f, "  {step:?}, then {gap} ms"))
     }
 }
 
-fn ask() -> impl Strategy<Value = Step> {
-    let wants = prop_oneof![
-        12 => Just(Wants::Anything),
-        1 => Just(Wants::NoCache),
-        1 => prop_oneof![Just(0), 1..60_u64].prop_map(Wants::MaxAge),
-        1 => (1..60_u64).prop_map(Wants::MinFresh),
-        1 => Just(Wants::OnlyIfCached),
+fn request() -> impl Strategy<Value = Step> {
+    let directive = prop_oneof![
+        12 => Just(Directive::Absent),
+        1 => Just(Directive::NoCache),
+        1 => prop_oneof![Just(0), 1..60_u64].prop_map(Directive::MaxAge),
+        1 => (1..60_u64).prop_map(Directive::MinFresh),
+        1 => Just(Directive::OnlyIfCached),
     ];
-    let way = prop_oneof![8 => Just(Way::Plain), 1 => Just(Way::Conditional), 1 => Just(Way::OtherQuery)];
-    // Few callers and customers are used most, so that requests meet.
+    let variant = prop_oneof![
+        8 => Just(Variant::Ordinary),
+        1 => Just(Variant::Conditional),
+        1 => Just(Variant::OtherQuery),
+    ];
+    // Mostly few callers and customers, so that requests concern the same entries.
     let token = prop_oneof![3 => Just(0), 2 => Just(1), 2 => 2..5_usize];
     let customer = prop_oneof![4 => Just(0), 1 => 1..3_usize];
-    (token, customer, address(), wants, way)
-        .prop_map(|(token, customer, address, wants, way)| Step::Ask(Ask { token, customer, address, wants, way }))
+    (token, customer, address(), directive, variant).prop_map(|(token, customer, address, directive, variant)| {
+        Step::Request(NameRequest { token, customer, address, directive, variant })
+    })
 }
 
 fn address() -> impl Strategy<Value = usize> {
@@ -162,13 +178,15 @@ fn level() -> impl Strategy<Value = AccessLevel> {
 fn change() -> impl Strategy<Value = Change> {
     let customer = || prop_oneof![4 => Just(0), 1 => 1..3_usize];
     let token = || prop_oneof![3 => Just(0), 2 => Just(1), 2 => 2..5_usize];
+    let level = (0..3_usize, level());
+    let switch = (token(), prop::option::of(customer()));
     prop_oneof![
         5 => customer().prop_map(Change::Write),
         2 => customer().prop_map(Change::Exists),
         1 => token().prop_map(Change::Logout),
         1 => token().prop_map(Change::DeleteToken),
-        2 => (0..3_usize, level()).prop_map(|(employee, level)| Change::Level(employee, level)),
-        2 => (token(), prop::option::of(customer())).prop_map(|(token, barred)| Change::Switch(token, barred)),
+        2 => level.prop_map(|(employee, level)| Change::Level(employee, level)),
+        2 => switch.prop_map(|(token, denied)| Change::Switch(token, denied)),
     ]
 }
 
@@ -179,83 +197,117 @@ fn fault() -> impl Strategy<Value = Step> {
         3 => prop_oneof![Just(500), Just(503), Just(429)].prop_map(Fault::Fails),
         1 => Just(Fault::Garbles),
     ];
-    let struck = prop_oneof![1 => Just(Struck::Validations), 3 => Just(Struck::Fetches), 1 => Just(Struck::Both)];
-    prop::option::weighted(0.4, (fault, struck)).prop_map(Step::Fault)
+    let target = prop_oneof![
+        1 => Just(FaultTarget::Validations),
+        3 => Just(FaultTarget::Fetches),
+        1 => Just(FaultTarget::Both),
+    ];
+    prop::option::weighted(0.4, (fault, target)).prop_map(Step::SetFault)
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let fate = prop_oneof![6 => Just(Fate::Obeyed), 1 => Just(Fate::Lost), 1 => Just(Fate::Refused)];
-    let control = prop_oneof![
-        3 => Just(Control::Nothing),
-        1 => Just(Control::NoStore),
-        1 => (1..90_u64).prop_map(Control::MaxAge),
-        1 => Just(Control::MustRevalidate),
+    let outcome = prop_oneof![
+        6 => Just(Outcome::Executed),
+        1 => Just(Outcome::ResponseLost),
+        1 => Just(Outcome::Refused),
     ];
-    let about = prop_oneof![
-        1 => Just(About::Everything),
-        2 => (0..3_usize).prop_map(About::Customer),
-        1 => (0..3_usize).prop_map(About::Employee),
+    let directive = prop_oneof![
+        3 => Just(CacheDirective::Absent),
+        1 => Just(CacheDirective::NoStore),
+        1 => (1..90_u64).prop_map(CacheDirective::MaxAge),
+        1 => Just(CacheDirective::MustRevalidate),
     ];
+    let scope = prop_oneof![
+        1 => Just(ModelScope::All),
+        2 => (0..3_usize).prop_map(ModelScope::Customer),
+        1 => (0..3_usize).prop_map(ModelScope::Employee),
+    ];
+    let forward = (change(), 0..5_usize, address(), outcome);
+    let login = (0..5_usize, prop::option::weighted(0.2, address()));
+    let set_directive = (prop_oneof![3 => Just(0), 1 => 1..3_usize], directive);
     prop_oneof![
-        36 => ask(),
-        7 => (change(), 0..5_usize, address(), fate)
-            .prop_map(|(change, by, address, fate)| Step::Pass { change, by, address, fate }),
-        4 => change().prop_map(Step::Elsewhere),
-        5 => (0..5_usize, prop::option::weighted(0.2, address())).prop_map(|(token, home)| Step::Login(token, home)),
-        3 => (prop_oneof![3 => Just(0), 1 => 1..3_usize], control).prop_map(|(customer, control)| Step::Control(customer, control)),
+        36 => request(),
+        7 => forward.prop_map(|(change, by, address, outcome)| {
+            Step::Forward { change, by, address, outcome }
+        }),
+        4 => change().prop_map(Step::ChangeElsewhere),
+        5 => login.prop_map(|(token, address)| Step::Login(token, address)),
+        3 => set_directive.prop_map(|(customer, directive)| {
+            Step::SetCacheDirective(customer, directive)
+        }),
         4 => fault(),
-        1 => about.prop_map(Step::Purge),
-        2 => Just(Step::Nothing),
+        1 => scope.prop_map(Step::Purge),
+        2 => Just(Step::Wait),
     ]
 }
 
-/// Milliseconds between two steps: none, so that they run at the same time; the time of an
-/// exchange; the lifetime of cached data.
+/// Milliseconds between two steps: none, so that they run concurrently; the time of an exchange; or
+/// the lifetime of an entry.
 fn gap() -> impl Strategy<Value = u32> {
-    prop_oneof![6 => Just(0), 6 => 1..60_u32, 4 => 200..6_000_u32, 3 => 6_000..70_000_u32, 1 => 70_000..700_000_u32]
+    prop_oneof![
+        6 => Just(0),
+        6 => 1..60_u32,
+        4 => 200..6_000_u32,
+        3 => 6_000..70_000_u32,
+        1 => 70_000..700_000_u32,
+    ]
 }
 
 fn delays() -> impl Strategy<Value = Vec<(u32, u32)>> {
-    let delay = || prop_oneof![6 => Just(0), 6 => 1..60_u32, 1 => 60..4_000_u32, 1 => 4_000..11_000_u32];
+    let delay = || {
+        prop_oneof![
+            6 => Just(0),
+            6 => 1..60_u32,
+            1 => 60..4_000_u32,
+            1 => 4_000..11_000_u32,
+        ]
+    };
     prop_oneof![1 => Just(vec![(0, 0)]), 2 => vec((delay(), delay()), 1..8)]
 }
 
-/// Up to `longest` steps, with those bounds, for one gateway.
-pub fn sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequence> {
-    (any::<bool>(), any::<bool>(), delays(), vec((step(), gap()), 1..=longest)).prop_map(
-        move |(validators, narrow, delays, mut steps)| {
-            if narrow {
-                steps.iter_mut().for_each(|(step, _)| narrow_down(step));
-            }
-            Sequence { bounds, fleet: Fleet::alone(), validators, delays, steps }
-        },
-    )
+/// Sequences of up to `steps_max` steps for a single gateway.
+pub fn sequences(bounds: usize, steps_max: usize) -> impl Strategy<Value = Sequence> {
+    let steps = vec((step(), gap()), 1..=steps_max);
+    (any::<bool>(), any::<bool>(), delays(), steps).prop_map(move |(validators, is_narrow, delays, mut steps)| {
+        if is_narrow {
+            steps.iter_mut().for_each(|(step, _)| narrow(step));
+        }
+        let cluster = ClusterShape::single();
+        Sequence { bounds, cluster, validators, delays, steps }
+    })
 }
 
-/// The same for a cluster of two or three, whose Redis is fast or slow and fails at times, and
-/// whose gateways restart.
-pub fn fleet_sequences(bounds: usize, longest: usize) -> impl Strategy<Value = Sequence> {
-    let late = || prop_oneof![4 => Just(0), 4 => 1..40_u32, 1 => 40..5_000_u32];
-    let fleet = (2..=3_usize, vec(0..3_usize, 1..12), vec((late(), late()), 1..6), vec(late(), 1..6));
-    let fleet = fleet.prop_map(|(gateways, routes, spread, tier)| Fleet { gateways, routes, spread, tier });
-    let happens = prop_oneof![
+/// Sequences for two or three gateways, with a Redis that is fast or slow and sometimes fails, and
+/// with restarts of gateways.
+pub fn cluster_sequences(bounds: usize, steps_max: usize) -> impl Strategy<Value = Sequence> {
+    let delay = || prop_oneof![4 => Just(0), 4 => 1..40_u32, 1 => 40..5_000_u32];
+    let change_delays = vec((delay(), delay()), 1..6);
+    let cluster = (2..=3_usize, vec(0..3_usize, 1..12), change_delays, vec(delay(), 1..6));
+    let cluster = cluster.prop_map(|(gateways, routes, delays, tier_delays)| {
+        let to_delay = |(publish, read)| ChangeDelay { publish, read };
+        let delays = delays.into_iter().map(to_delay).collect();
+        ClusterShape { gateways, routes, delays, tier_delays }
+    });
+    let step = prop_oneof![
         30 => step(),
-        1 => prop_oneof![2 => Just(true), 1 => Just(false)].prop_map(Step::Tier),
+        1 => prop_oneof![2 => Just(true), 1 => Just(false)].prop_map(Step::SetTier),
         1 => Just(Step::Restart),
     ];
-    (fleet, any::<bool>(), any::<bool>(), delays(), vec((happens, gap()), 1..=longest)).prop_map(
-        move |(fleet, validators, narrow, delays, mut steps)| {
-            if narrow {
-                steps.iter_mut().for_each(|(step, _)| narrow_down(step));
+    let steps = vec((step, gap()), 1..=steps_max);
+    (cluster, any::<bool>(), any::<bool>(), delays(), steps).prop_map(
+        move |(cluster, validators, is_narrow, delays, mut steps)| {
+            if is_narrow {
+                steps.iter_mut().for_each(|(step, _)| narrow(step));
             }
-            Sequence { bounds, fleet, validators, delays, steps }
+            Sequence { bounds, cluster, validators, delays, steps }
         },
     )
 }
 
-/// Two tokens of one employee, and one customer: requests repeat, and every change concerns them.
-fn narrow_down(step: &mut Step) {
-    if let Step::Ask(ask) = step {
-        (ask.token, ask.customer) = (ask.token % 2, 0);
+/// Limits requests to two tokens of one employee and one customer, so that entries are requested
+/// again and changes concern them.
+fn narrow(step: &mut Step) {
+    if let Step::Request(request) = step {
+        (request.token, request.customer) = (request.token % 2, 0);
     }
 }

@@ -436,7 +436,7 @@ fn unsettle(state: &Arc<RequestState>, scopes: Vec<Scope>) {
     let until = clock::now() + UNSETTLED;
     invalidate(state, &scopes, "unsettled");
     let scopes = state.gateway.unsettle(&scopes, until);
-    if state.process.bus.get().is_none() || scopes.is_empty() {
+    if state.process.invalidation_stream.get().is_none() || scopes.is_empty() {
         return;
     }
     // The other gateways do not know that it is unsettled, and store what they fetch.

@@ -1,4 +1,4 @@
-//! A Redis of a test's own: the real server, on a socket in a folder, with nothing kept on disk.
+//! A real `redis-server` for one test, on a socket in a temporary folder, without persistence.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,17 +15,17 @@ pub struct Redis {
     child: Option<Child>,
     dir: TempDir,
     password: Option<String>,
-    /// A configuration file, before what a test needs.
+    /// A configuration file, whose options the test's own override.
     config: Option<PathBuf>,
 }
 
 impl Redis {
-    /// `None`, with a message, where it is not installed.
+    /// Starts a server. `None`, with a printed reason, if it is not installed.
     pub fn start(test: &str) -> Option<Redis> {
         Redis::with_password(test, None)
     }
 
-    /// One that wants a password.
+    /// Starts a server that requires a password.
     pub fn with_password(test: &str, password: Option<&str>) -> Option<Redis> {
         let mut redis = Redis::stopped(test)?;
         redis.password = password.map(str::to_owned);
@@ -33,7 +33,7 @@ impl Redis {
         Some(redis)
     }
 
-    /// One with a configuration file.
+    /// Starts a server with a configuration file.
     pub fn configured(test: &str, config: &Path) -> Option<Redis> {
         let mut redis = Redis::stopped(test)?;
         redis.config = Some(config.to_owned());
@@ -41,7 +41,7 @@ impl Redis {
         Some(redis)
     }
 
-    /// One that does not run yet.
+    /// A server that is not started yet.
     pub fn stopped(test: &str) -> Option<Redis> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             println!("skipped: {test}: redis-server is not installed");
@@ -50,7 +50,7 @@ impl Redis {
         Some(Redis { child: None, dir: TempDir::new(), password: None, config: None })
     }
 
-    /// Where it listens, or will.
+    /// The URL of its socket.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
@@ -59,7 +59,7 @@ impl Redis {
         self.dir.path().join("s")
     }
 
-    /// Starts it, or restarts it without its data.
+    /// Starts the server, empty.
     pub fn run(&mut self) {
         let socket = self.socket();
         let _ = std::fs::remove_file(&socket);
@@ -75,7 +75,7 @@ impl Redis {
         wait_until("Redis answers", || answers(&socket));
     }
 
-    /// Ends it as a crash would.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it runs");
@@ -83,33 +83,33 @@ impl Redis {
         }
     }
 
-    /// STOP or CONT: it is there, and silent.
+    /// Sends a signal, for example STOP to make it silent.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
         kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
     }
 
-    /// Returns its reply as sent on the wire.
+    /// Sends a command and returns the raw reply.
     pub fn command(&self, words: &[&str]) -> String {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         String::from_utf8_lossy(&self.send(&words)).into_owned()
     }
 
-    /// The same, as that user.
+    /// Sends a command as that user and returns the raw reply.
     pub fn command_as(&self, user: &str, password: &str, words: &[&str]) -> String {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         let login: Vec<&[u8]> = vec![b"AUTH", user.as_bytes(), password.as_bytes()];
         String::from_utf8_lossy(&self.send_all(vec![login, words])).into_owned()
     }
 
-    /// Returns the keys of this type.
+    /// The keys of that type.
     pub fn names(&self, kind: &str) -> Vec<String> {
         let all = self.command(&["KEYS", "*"]);
         let names = all.lines().skip(1).filter(|line| !line.starts_with('$')).map(str::to_owned);
         names.filter(|name| self.command(&["TYPE", name]).trim() == format!("+{kind}")).collect()
     }
 
-    /// The value of that name; of none, nothing.
+    /// The string value of a key; empty if it does not exist.
     pub fn value(&self, name: &str) -> Vec<u8> {
         let answer = self.send(&[b"GET", name.as_bytes()]);
         let head = answer.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
@@ -125,7 +125,7 @@ impl Redis {
         self.send_all(login.into_iter().chain([words.to_vec()]).collect())
     }
 
-    /// One after the other on one connection; the last one's answer.
+    /// Sends commands on one connection and returns the last reply.
     fn send_all(&self, all: Vec<Vec<&[u8]>>) -> Vec<u8> {
         let mut stream = UnixStream::connect(self.socket()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -158,7 +158,7 @@ fn answers(socket: &Path) -> bool {
     stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok()
 }
 
-/// Reads one reply, whole.
+/// Reads one reply.
 fn reply(from: &mut impl BufRead, into: &mut Vec<u8>) -> io::Result<()> {
     let mut line = String::new();
     from.read_line(&mut line)?;

@@ -1,4 +1,5 @@
-//! Several gateways with one Redis: what one of them sees is obeyed by all, and what cannot be heard is not relied on.
+//! Gateways that share a Redis: a change through one invalidates on all, and a gateway that cannot
+//! read the changes does not use its cache.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -14,7 +15,7 @@ const STORED: &str = "telecomx-gateway; fwd=uri-miss; stored";
 const KEYS: &str = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 const OTHER_KEYS: &str = "b f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff000102030405060708090a0b0c0d0e0f\n";
 
-/// Longer than a test runs: that it is not used up is not what these are about.
+/// Longer than a test runs, for tests that are not about isolation.
 const NO_ISOLATION: &str = "max_isolation = \"10m\"";
 
 fn set_up<'a>(origin: &'a Origin, redis: &Redis, more: &str) -> Setup<'a> {
@@ -22,18 +23,18 @@ fn set_up<'a>(origin: &'a Origin, redis: &Redis, more: &str) -> Setup<'a> {
     Gateway::set_up(origin).config(&config).file("keys", KEYS)
 }
 
-/// Gateways that hear each other.
-fn fleet(origin: &Origin, redis: &Redis, size: usize, more: &str) -> Vec<Gateway> {
+/// Gateways that read each other's changes.
+fn cluster(origin: &Origin, redis: &Redis, size: usize, more: &str) -> Vec<Gateway> {
     let gateways: Vec<Gateway> = (0..size).map(|_| set_up(origin, redis, more).start()).collect();
-    gateways.iter().for_each(are_heard);
+    gateways.iter().for_each(wait_until_connected);
     gateways
 }
 
-fn are_heard(gateway: &Gateway) {
+fn wait_until_connected(gateway: &Gateway) {
     gateway.wait_for_metric("cluster_connected", &[], 1.0);
 }
 
-fn heard(gateway: &Gateway) -> f64 {
+fn received(gateway: &Gateway) -> f64 {
     gateway.metric("cluster_messages_total", &[("direction", "heard")])
 }
 
@@ -52,11 +53,11 @@ fn get(gateway: &Gateway, token: &str) -> Response {
 }
 
 #[test]
-fn a_write_through_one_is_obeyed_by_all_and_concerns_no_other_customer() {
-    let Some(redis) = Redis::start("fleet::a_write_through_one_is_obeyed_by_all") else { return };
+fn write_through_one_gateway_invalidates_on_all() {
+    let Some(redis) = Redis::start("cluster::write_through_one_gateway_invalidates_on_all") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 3, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 3, NO_ISOLATION);
     for gateway in &gateways {
         get(gateway, "tok-a").assert_status(200);
         gateway.client().get(&name_of(OTHER)).bearer("tok-a").send().assert_status(200);
@@ -64,9 +65,9 @@ fn a_write_through_one_is_obeyed_by_all_and_concerns_no_other_customer() {
     }
     gateways[0].client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
     for gateway in &gateways {
-        // Told of before it went out, and once more when it was answered.
-        wait_until("the write is obeyed", || {
-            gateway.metric("cluster_spread_seconds_count", &[]) + heard(gateway) >= 2.0
+        // Published before the request was sent, and again when its response was complete.
+        wait_until("the write is applied", || {
+            gateway.metric("cluster_spread_seconds_count", &[]) + received(gateway) >= 2.0
         });
         assert_eq!(get(gateway, "tok-a").assert_status(200).cache_status(), STORED);
         assert!(gateway.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit());
@@ -74,20 +75,20 @@ fn a_write_through_one_is_obeyed_by_all_and_concerns_no_other_customer() {
 }
 
 #[test]
-fn purges_logouts_and_ended_tokens_are_obeyed_by_all() {
-    let Some(redis) = Redis::start("fleet::purges_logouts_and_ended_tokens_are_obeyed_by_all") else { return };
+fn purge_logout_and_ended_token_invalidate_on_all() {
+    let Some(redis) = Redis::start("cluster::purge_logout_and_ended_token_invalidate_on_all") else { return };
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     origin.knows_employee("tok-1", "VIEWER", DUCK, employee);
     origin.knows_employee("tok-2", "VIEWER", DUCK, employee);
     origin.knows("tok-ended", "VIEWER", DUCK);
     origin.knows("tok-other", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
     let [one, two] = [&gateways[0], &gateways[1]];
     for token in ["tok-1", "tok-2", "tok-ended", "tok-other"] {
         get(two, token).assert_status(200);
     }
-    // The other gateway never saw these tokens: their digests are the same on both.
+    // The other gateway never saw these tokens, but digests them in the same way.
     one.client().get("/auth/logout").bearer("tok-1").send().assert_status(200);
     origin.forgets("tok-1");
     origin.forgets("tok-2");
@@ -99,36 +100,36 @@ fn purges_logouts_and_ended_tokens_are_obeyed_by_all() {
     origin.forgets("tok-ended");
     catch_up(one, two);
     get(two, "tok-ended").assert_error(401, "invalid_token");
-    assert!(get(two, "tok-other").is_hit(), "a token's end is its own");
+    assert!(get(two, "tok-other").is_hit(), "other tokens stay valid");
     one.admin().delete("/cache").send().assert_status(200);
     catch_up(one, two);
-    assert_eq!(get(two, "tok-other").assert_status(200).cache_status(), STORED, "all was dropped");
+    assert_eq!(get(two, "tok-other").assert_status(200).cache_status(), STORED, "everything was purged");
     assert!(two.metric("cache_invalidations_total", &[("scope", "all"), ("trigger", "fleet")]) >= 1.0);
 }
 
 #[test]
-fn what_the_stream_holds_tells_no_token_no_id_and_no_role() {
-    let Some(redis) = Redis::start("fleet::what_the_stream_holds_tells_no_token_no_id_and_no_role") else { return };
+fn stream_shows_no_token_id_or_access_level() {
+    let Some(redis) = Redis::start("cluster::stream_shows_no_token_id_or_access_level") else { return };
     let origin = Origin::start();
     origin.knows_employee("tok-secret", "VIEWER", DUCK, "ee0000000000000000000001");
-    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
     get(&gateways[0], "tok-secret").assert_status(200);
     gateways[0].client().post(WRITE).bearer("tok-secret").body("{}").send().assert_status(200);
     gateways[0].client().get("/auth/logout").bearer("tok-secret").send().assert_status(200);
     catch_up(&gateways[0], &gateways[1]);
     let all = redis.command(&["XRANGE", "telecomx-gateway:changes", "-", "+"]);
     assert!(all.len() > 400, "{all}");
-    for word in ["tok-secret", DUCK, "ee0000000000000000000001", "VIEWER", "000102030405"] {
-        assert!(!all.contains(word), "{word} stands in {all}");
+    for secret in ["tok-secret", DUCK, "ee0000000000000000000001", "VIEWER", "000102030405"] {
+        assert!(!all.contains(secret), "{secret} is in {all}");
     }
 }
 
 #[test]
-fn a_gateway_whose_connection_was_cut_reads_on_from_where_it_was() {
-    let Some(redis) = Redis::start("fleet::a_gateway_whose_connection_was_cut_reads_on") else { return };
+fn disconnected_gateway_continues_from_its_position() {
+    let Some(redis) = Redis::start("cluster::disconnected_gateway_continues_from_its_position") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
     let [one, two] = [&gateways[0], &gateways[1]];
     get(two, "tok-a").assert_status(200);
     two.client().get(&name_of(OTHER)).bearer("tok-a").send().assert_status(200);
@@ -139,20 +140,20 @@ fn a_gateway_whose_connection_was_cut_reads_on_from_where_it_was() {
     two.signal(Signal::SIGCONT);
     catch_up(one, two);
     assert_eq!(get(two, "tok-a").assert_status(200).cache_status(), STORED);
-    assert!(two.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit(), "nothing else was dropped");
+    assert!(two.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit(), "nothing else was invalidated");
     assert_eq!(two.metric("cluster_drops_total", &[]), 0.0);
 }
 
 #[test]
-fn who_cannot_know_what_it_missed_drops_everything_once_and_says_so() {
-    let Some(redis) = Redis::start("fleet::who_cannot_know_what_it_missed_drops_everything_once") else { return };
+fn gateway_behind_a_trimmed_stream_purges_once() {
+    let Some(redis) = Redis::start("cluster::gateway_behind_a_trimmed_stream_purges_once") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
     let [one, two] = [&gateways[0], &gateways[1]];
     get(two, "tok-a").assert_status(200);
     two.signal(Signal::SIGSTOP);
-    // It may have been given the first of them before it stopped to read; not the ones after.
+    // It may have received the first message before it stopped; not the later ones.
     for _ in 0..3 {
         one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
     }
@@ -168,18 +169,18 @@ fn who_cannot_know_what_it_missed_drops_everything_once_and_says_so() {
 }
 
 #[test]
-fn while_the_others_are_not_heard_memory_is_used_for_max_isolation_and_no_longer() {
-    let Some(mut redis) = Redis::start("fleet::while_the_others_are_not_heard") else { return };
+fn isolated_gateway_uses_its_cache_for_max_isolation() {
+    let Some(mut redis) = Redis::start("cluster::isolated_gateway_uses_its_cache_for_max_isolation") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let isolation = "max_isolation = \"1s\"\nconnect_timeout = \"200ms\"";
-    let mut gateways = fleet(&origin, &redis, 1, isolation);
+    let mut gateways = cluster(&origin, &redis, 1, isolation);
     gateways.push(set_up(&origin, &redis, &format!("{isolation}\nready_when_isolated = false")).start());
-    gateways.iter().for_each(are_heard);
-    for silence in ["killed", "stopped"] {
+    gateways.iter().for_each(wait_until_connected);
+    for outage in ["killed", "stopped"] {
         gateways.iter().for_each(|gateway| drop(get(gateway, "tok-a")));
-        gateways.iter().for_each(|gateway| assert!(get(gateway, "tok-a").is_hit(), "{silence}: in memory"));
-        if silence == "killed" {
+        gateways.iter().for_each(|gateway| assert!(get(gateway, "tok-a").is_hit(), "{outage}: in memory"));
+        if outage == "killed" {
             redis.kill()
         } else {
             redis.signal(Signal::SIGSTOP)
@@ -189,34 +190,34 @@ fn while_the_others_are_not_heard_memory_is_used_for_max_isolation_and_no_longer
             let before = origin.seen().len();
             for _ in 0..3 {
                 let answer = get(gateway, "tok-a");
-                assert!(!answer.assert_status(200).is_hit(), "{silence}: {answer:#?}");
+                assert!(!answer.assert_status(200).is_hit(), "{outage}: {answer:#?}");
             }
-            // Each time it was asked who it is, and what the answer is.
-            assert_eq!(origin.seen().len() - before, 6, "{silence}");
+            // Each time a validation and a fetch.
+            assert_eq!(origin.seen().len() - before, 6, "{outage}");
             assert_eq!(gateway.stats()["cluster"]["isolated"], true);
         }
         let ready = |gateway: &Gateway| gateway.admin().get("/readyz").send().status;
-        assert_eq!(gateways.iter().map(ready).collect::<Vec<_>>(), [200, 503], "{silence}");
-        if silence == "killed" {
+        assert_eq!(gateways.iter().map(ready).collect::<Vec<_>>(), [200, 503], "{outage}");
+        if outage == "killed" {
             redis.run()
         } else {
             redis.signal(Signal::SIGCONT)
         }
         for gateway in &gateways {
-            wait_until("it is back", || gateway.metric("cluster_isolated", &[]) == 0.0);
+            wait_until("isolation ended", || gateway.metric("cluster_isolated", &[]) == 0.0);
             let drops = gateway.metric("cluster_drops_total", &[("reason", "server")]);
-            assert_eq!(drops, 1.0, "{silence}: another life of the server, not a mere silence, drops everything");
+            assert_eq!(drops, 1.0, "{outage}: a restarted server purges everything, a silent one does not");
             assert_eq!(gateway.admin().get("/readyz").send().status, 200);
         }
     }
 }
 
 #[test]
-fn a_gateway_that_was_stopped_for_longer_gives_nothing_from_before() {
-    let Some(redis) = Redis::start("fleet::a_gateway_that_was_stopped_for_longer") else { return };
+fn stopped_gateway_serves_nothing_from_before() {
+    let Some(redis) = Redis::start("cluster::stopped_gateway_serves_nothing_from_before") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 2, "max_isolation = \"1s\"");
+    let gateways = cluster(&origin, &redis, 2, "max_isolation = \"1s\"");
     let [one, two] = [&gateways[0], &gateways[1]];
     get(two, "tok-a").assert_status(200);
     let client = two.client();
@@ -224,7 +225,7 @@ fn a_gateway_that_was_stopped_for_longer_gives_nothing_from_before() {
     assert!(client.get(P).bearer("tok-a").send_on(&mut connection).is_hit());
     two.signal(Signal::SIGSTOP);
     one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
-    // Sent while it sleeps, so that it is the first thing that it sees when it wakes.
+    // Sent while the process is stopped, so that it reads this first when it continues.
     connection.send_raw(client.get(P).bearer("tok-a").bytes());
     pace(std::time::Duration::from_millis(1500));
     two.signal(Signal::SIGCONT);
@@ -233,13 +234,13 @@ fn a_gateway_that_was_stopped_for_longer_gives_nothing_from_before() {
 }
 
 #[test]
-fn a_gateway_ends_only_when_the_others_were_told() {
-    let Some(redis) = Redis::start("fleet::a_gateway_ends_only_when_the_others_were_told") else { return };
+fn stopping_gateway_publishes_its_changes_first() {
+    let Some(redis) = Redis::start("cluster::stopping_gateway_publishes_its_changes_first") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let mut gateways = fleet(&origin, &redis, 2, NO_ISOLATION);
-    let two = gateways.pop().expect("two of them");
-    let mut one = gateways.pop().expect("two of them");
+    let mut gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
+    let two = gateways.pop().expect("two gateways");
+    let mut one = gateways.pop().expect("two gateways");
     get(&two, "tok-a").assert_status(200);
     redis.signal(Signal::SIGSTOP);
     one.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
@@ -247,13 +248,13 @@ fn a_gateway_ends_only_when_the_others_were_told() {
     one.wait_for_log("draining");
     redis.signal(Signal::SIGCONT);
     assert_eq!(one.wait().code, Some(0));
-    wait_until("it is obeyed", || heard(&two) >= 2.0);
+    wait_until("the write is applied", || received(&two) >= 2.0);
     assert_eq!(get(&two, "tok-a").assert_status(200).cache_status(), STORED);
 }
 
 #[test]
-fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_why() {
-    let Some(mut redis) = Redis::stopped("fleet::without_a_redis_it_is_a_gateway_by_itself") else { return };
+fn gateway_without_redis_works_alone_and_logs_why() {
+    let Some(mut redis) = Redis::stopped("cluster::gateway_without_redis_works_alone_and_logs_why") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = set_up(&origin, &redis, NO_ISOLATION).start();
@@ -262,10 +263,10 @@ fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_w
     get(&gateway, "tok-a").assert_status(200);
     assert!(get(&gateway, "tok-a").is_hit());
     redis.run();
-    are_heard(&gateway);
+    wait_until_connected(&gateway);
     gateway.wait_for_log("reading the invalidation stream");
 
-    let locked = Redis::with_password("fleet", Some("hunter2")).expect("it is installed");
+    let locked = Redis::with_password("cluster", Some("hunter2")).expect("redis-server is installed");
     let with = |password: &str| {
         let more = format!("{NO_ISOLATION}\npassword_file = \"{{dir}}/password\"");
         set_up(&origin, &locked, &more).file("password", password).start()
@@ -277,24 +278,24 @@ fn without_a_redis_or_with_a_wrong_password_it_is_a_gateway_by_itself_and_says_w
     assert!(get(&wrong, "tok-a").is_hit());
     assert_eq!(wrong.metric("cluster_connected", &[]), 0.0);
     assert!(!wrong.log().contains("hunter3"));
-    // Put right, it needs no restart.
+    // A corrected password needs no restart.
     wrong.rewrite("password", "hunter2\n");
-    are_heard(&wrong);
-    are_heard(&with("hunter2\n"));
+    wait_until_connected(&wrong);
+    wait_until_connected(&with("hunter2\n"));
 }
 
 #[test]
-fn a_reload_with_another_policy_makes_the_others_read_their_files_anew() {
-    let Some(redis) = Redis::start("fleet::a_reload_with_another_policy") else { return };
+fn reload_with_another_policy_reloads_the_others() {
+    let Some(redis) = Redis::start("cluster::reload_with_another_policy_reloads_the_others") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 3, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 3, NO_ISOLATION);
     for gateway in &gateways {
         get(gateway, "tok-a").assert_status(200);
     }
     let generation = |gateway: &Gateway| gateway.stats()["config_generation"].as_u64().expect("a number");
     let with_policy = |gateway: &Gateway, action: &str| {
-        let file = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+        let file = std::fs::read_to_string(gateway.config_file()).expect("the configuration is readable");
         gateway.rewrite("gateway.toml", &format!("{file}\n[redaction]\naction = {action:?}\n"));
     };
     with_policy(&gateways[0], "null");
@@ -302,13 +303,14 @@ fn a_reload_with_another_policy_makes_the_others_read_their_files_anew() {
     with_policy(&gateways[2], "mask");
     gateways[0].admin().post("/reload").send().assert_status(200);
     for gateway in &gateways[1..] {
-        wait_until("it read its file anew", || generation(gateway) >= 2);
+        wait_until("it reloads its file", || generation(gateway) >= 2);
     }
     let answers: Vec<String> = gateways.iter().map(|gateway| get(gateway, "tok-a").assert_status(200).text()).collect();
     assert!(answers[0].contains("null") && answers[0] == answers[1], "{answers:#?}");
     assert!(answers[2].contains("***"), "{answers:#?}");
     gateways[2].wait_for_log("another gateway of the cluster uses a different redaction policy");
-    // The third one's was new as well, which the others look for in vain; and that is the end of it.
+    // The third policy differs from both, which the others do not have in their files; they do not
+    // reload forever.
     for gateway in &gateways[..2] {
         gateway.wait_for_log("another gateway of the cluster uses a different redaction policy");
     }
@@ -323,10 +325,10 @@ fn a_reload_with_another_policy_makes_the_others_read_their_files_anew() {
 }
 
 #[test]
-fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
-    let Some(redis) = Redis::start("fleet::the_rights_that_the_documentation_gives") else { return };
+fn documented_redis_rights_suffice() {
+    let Some(redis) = Redis::start("cluster::documented_redis_rights_suffice") else { return };
     let page = include_str!("../../docs/CLUSTER.md");
-    let rights = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("it tells the rights");
+    let rights = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the page documents the rights");
     let rights = rights.replace(">PASSWORD", ">hunter2");
     assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");
     let origin = Origin::start();
@@ -334,7 +336,7 @@ fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
     let more = format!("{NO_ISOLATION}\nusername = \"gateway\"\npassword_file = \"{{dir}}/password\"");
     let start = || set_up(&origin, &redis, &more).file("password", "hunter2\n").start();
     let gateways = [start(), start()];
-    gateways.iter().for_each(are_heard);
+    gateways.iter().for_each(wait_until_connected);
     get(&gateways[1], "tok-a").assert_status(200);
     gateways[0].client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
     catch_up(&gateways[0], &gateways[1]);
@@ -343,14 +345,14 @@ fn the_rights_that_the_documentation_gives_are_all_that_is_needed() {
 }
 
 #[test]
-fn what_cannot_be_read_drops_everything() {
-    let Some(redis) = Redis::start("fleet::what_cannot_be_read_drops_everything") else { return };
+fn unreadable_message_purges_everything() {
+    let Some(redis) = Redis::start("cluster::unreadable_message_purges_everything") else { return };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateways = fleet(&origin, &redis, 1, NO_ISOLATION);
+    let gateways = cluster(&origin, &redis, 1, NO_ISOLATION);
     let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{NO_ISOLATION}", redis.url());
     let stranger = Gateway::set_up(&origin).config(&config).file("keys", OTHER_KEYS).start();
-    are_heard(&stranger);
+    wait_until_connected(&stranger);
     get(&gateways[0], "tok-a").assert_status(200);
     stranger.client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
     gateways[0].wait_for_metric("cluster_drops_total", &[("reason", "unreadable")], 1.0);
@@ -358,13 +360,13 @@ fn what_cannot_be_read_drops_everything() {
     // The write is announced twice; what was fetched before the second announcement is not stored.
     wait_until("a response is stored again", || get(&gateways[0], "tok-a").assert_status(200).is_hit());
     redis.command(&["XADD", "telecomx-gateway:changes", "*", "m", "forged"]);
-    wait_until("a forged one is told of", || {
+    wait_until("a forged message is counted", || {
         gateways[0].metric("cluster_errors_total", &[("kind", "malformed")]) >= 1.0
     });
 }
 
 #[test]
-fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
+fn invalid_key_file_is_reported_before_the_start() {
     let dir = TempDir::new();
     let keys = dir.write("keys", "a 0102\n");
     let config = format!(
@@ -380,8 +382,8 @@ fn files_of_a_fleet_that_are_wrong_are_told_before_it_starts() {
     }
 }
 
-/// The addresses that the lines of a demonstration ask, each once.
-fn asked(lines: &str) -> Vec<String> {
+/// The addresses in the printed commands, each once.
+fn addresses_in(lines: &str) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
     for rest in lines.split("http://").skip(1).filter(|rest| rest.contains("/customer/")) {
         let address = rest.split('/').next().expect("an address").to_owned();
@@ -392,20 +394,19 @@ fn asked(lines: &str) -> Vec<String> {
     addresses
 }
 
-/// An answer's head, with its body.
+/// Sends a request and returns the response, head and body.
 fn exchange(address: &str, request: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    let mut stream = std::net::TcpStream::connect(address).expect("the gateway listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(request.replace('\n', "\r\n").as_bytes()).expect("it reads");
+    stream.write_all(request.replace('\n', "\r\n").as_bytes()).expect("the gateway reads");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    stream.read_to_string(&mut answer).expect("the gateway responds");
     answer
 }
 
 #[test]
-fn a_demonstration_of_a_fleet_does_what_its_lines_say_and_leaves_nothing_behind() {
-    let name = "fleet::a_demonstration_of_a_fleet";
-    if Redis::stopped(name).is_none() {
+fn demo_cluster_follows_its_transcript_and_cleans_up() {
+    if Redis::stopped("cluster::demo_cluster_follows_its_transcript_and_cleans_up").is_none() {
         return;
     }
     let dir = TempDir::new();
@@ -415,13 +416,13 @@ fn a_demonstration_of_a_fleet_does_what_its_lines_say_and_leaves_nothing_behind(
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .expect("it starts");
-    let mut told = BufReader::new(demo.stdout.take().expect("its lines"));
+        .expect("the binary starts");
+    let mut output = BufReader::new(demo.stdout.take().expect("stdout is piped"));
     let mut lines = String::new();
     while !lines.contains("shutdown nosave") {
-        assert_ne!(told.read_line(&mut lines).expect("it tells"), 0, "it ended: {lines}");
+        assert_ne!(output.read_line(&mut lines).expect("output"), 0, "it ended: {lines}");
     }
-    let addresses = asked(&lines);
+    let addresses = addresses_in(&lines);
     assert_eq!(addresses.len(), 3, "{lines}");
     let get = |address: &str| {
         let head = "Host: gateway\nAuthorization: Bearer sandbox-demo-viewer\nConnection: close\n\n";
@@ -437,18 +438,18 @@ fn a_demonstration_of_a_fleet_does_what_its_lines_say_and_leaves_nothing_behind(
     let write = format!("POST {WRITE} HTTP/1.1\n{fields}\nContent-Length: {}\n\n{body}", body.len());
     assert!(exchange(&addresses[0], &write).starts_with("HTTP/1.1 200"));
     for address in &addresses {
-        wait_until("the update is seen", || get(address).contains("Andeby A/S"));
+        wait_until("the update is visible", || get(address).contains("Andeby A/S"));
     }
-    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGTERM).expect("it runs");
-    assert_eq!(demo.wait().expect("it ends").code(), Some(0));
+    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGTERM).expect("it is running");
+    assert_eq!(demo.wait().expect("an exit status").code(), Some(0));
     for address in &addresses {
-        assert!(std::net::TcpStream::connect(address).is_err(), "{address} still answers");
+        assert!(std::net::TcpStream::connect(address).is_err(), "{address} still listens");
     }
-    assert_eq!(std::fs::read_dir(dir.path()).expect("its folder").count(), 0, "it left files");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "it left files");
 }
 
 #[test]
-fn a_demonstration_of_a_fleet_without_a_redis_server_says_what_it_needs() {
+fn demo_cluster_without_redis_names_the_package() {
     let dir = TempDir::new();
     let path = dir.path().display().to_string();
     let run = run_binary_with(&[("PATH", &path), ("TMPDIR", &path)], &["demo", "--fleet", "3"], b"");
@@ -457,7 +458,7 @@ fn a_demonstration_of_a_fleet_without_a_redis_server_says_what_it_needs() {
         run.stderr.contains("requires redis-server") && run.stderr.contains("apt-get install redis-server"),
         "{run:#?}"
     );
-    assert_eq!(std::fs::read_dir(dir.path()).expect("its folder").count(), 0, "it left files");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "it left files");
     let run = run_binary(&["demo", "--fleet", "1"], b"");
     assert_eq!(run.code, Some(2), "{run:#?}");
 }

@@ -60,7 +60,7 @@ fn start(origin: &Origin, redis: &Redis, variables: &[(String, String)], secrets
 fn shipped_clusters_share_responses_and_invalidations() {
     for variables in variables() {
         assert_eq!(variables.len(), 5, "{variables:?}");
-        let Some((redis, dir)) = server("shipped_fleet") else { return };
+        let Some((redis, dir)) = server("shipped_cluster") else { return };
         let secrets = dir.path().join("secrets");
         let origin = Origin::start();
         origin.knows("tok-a", "VIEWER", DUCK);
@@ -90,7 +90,7 @@ fn shipped_clusters_share_responses_and_invalidations() {
         // The server refuses connections without a user, and other commands of this user.
         assert!(redis.command(&["PING"]).starts_with("-NOAUTH"), "{}", redis.command(&["PING"]));
         let password = std::fs::read_to_string(secrets.join("cluster-password")).expect("a password");
-        for words in [["CONFIG", "GET", "maxmemory"], ["GET", "of-somebody-else", ""], ["FLUSHALL", "", ""]] {
+        for words in [["CONFIG", "GET", "maxmemory"], ["GET", "another-application", ""], ["FLUSHALL", "", ""]] {
             let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
             let refused = redis.command_as("gateway", password.trim(), &words);
             assert!(refused.starts_with("-NOPERM"), "{words:?}: {refused}");
