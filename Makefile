@@ -15,7 +15,7 @@ help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 # The dev profile builds fastest, and `make test` uses most of it again. Not for measurements.
-demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080; prints curl lines (ARGS="--listen ADDR")
+demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080 (ARGS="--listen ADDR")
 	@scripts/setup demo
 	@[[ -e $${CARGO_TARGET_DIR:-target}/debug/telecomx-gateway ]] || \
 		echo "the first build takes about four minutes on two cores and 1.1 GB in target/"
@@ -25,7 +25,7 @@ test: ## Unit, integration, documentation, client and cache tests
 	@scripts/setup test
 	@scripts/test
 
-check: ## Format, lints, structure, wording, documentation, dependencies, shipped files for deployments
+check: ## Format, lints, structure, wording, documentation, dependencies, deployment files
 	@scripts/setup check deploy
 	@scripts/check
 	@scripts/check-deploy
@@ -38,7 +38,7 @@ bench: ## Comparison with nginx, Varnish, HAProxy and pingora (QUICK=1: two minu
 	@scripts/setup bench
 	@scripts/bench
 
-bench-instructions: ## Instruction counts of the parts; fails if one grew by more than 5 % (ACCEPT=1)
+bench-instructions: ## Instruction counts; fails if one grew by more than 5 % (ACCEPT=1)
 	@scripts/setup bench
 	@scripts/bench instructions
 
@@ -55,12 +55,12 @@ h2spec: ## h2spec against the gateway, over cleartext and TLS (H2SPEC: the progr
 	cargo build --locked --lib --bins --tests
 	@scripts/h2spec.py target/debug/telecomx-gateway
 
-chaos: ## 100 reloads, 20 certificate changes, 5 upgrades and a TERM under load; counts lost requests
+chaos: ## 100 reloads, 20 certificate changes, 5 upgrades, a TERM under load; counts lost requests
 	@scripts/setup chaos
 	cargo build --locked --release
 	@scripts/chaos.py target/release/telecomx-gateway
 
-fleet: ## A cluster of three gateways with one Redis: delay, cost and faults of invalidations (as root)
+fleet: ## A cluster of three gateways: delay, cost and faults of invalidations (as root)
 	@scripts/setup fleet
 	cargo build --locked --release
 	@scripts/fleet.py target/release/telecomx-gateway spread
@@ -68,13 +68,13 @@ fleet: ## A cluster of three gateways with one Redis: delay, cost and faults of 
 	@scripts/fleet.py target/release/telecomx-gateway bound
 	@scripts/fleet.py target/release/telecomx-gateway restart
 
-differential-tests: ## 10,000 random exchanges (EXCHANGES) equal those of nginx and HAProxy (SEED repeats)
+differential-tests: ## 10,000 random exchanges equal those of nginx and HAProxy (EXCHANGES, SEED)
 	@scripts/setup test
 	EXCHANGES=$${EXCHANGES:-10000} SEED=$${SEED:-$$RANDOM} \
 		cargo test --locked --test it -- --exact --nocapture \
 		differential::random_exchanges_equal_those_of_nginx_and_haproxy
 
-network-tests: ## Failed requests and longest waits while addresses of the API and DNS fail (as root)
+network-tests: ## Failed requests while addresses of the API and DNS fail (as root)
 	@scripts/setup network
 	cargo build --locked --lib --bins --tests
 	@tests/network/run --assert
@@ -87,7 +87,7 @@ deb: ## The Debian package of a release build, in target/debian
 	@scripts/setup package
 	@scripts/deb
 
-try-deb: ## Installs, runs, reloads, upgrades and removes the package on a Debian with systemd (as root)
+try-deb: ## Installs, runs, upgrades and removes the package on a Debian (as root)
 	@scripts/setup try-deb
 	@scripts/try-deb
 

@@ -1,5 +1,6 @@
-"""Runs the `fetch` example of README in a page of another origin, against gateways that serve, refuse
-and fail. The example calls `signIn` and `sleep`, which are replaced here: a wait ends the fault."""
+"""Runs the `fetch` example of README in a page of another origin, against gateways that serve,
+refuse and fail. The example calls `signIn` and `sleep`, which are replaced here: a wait ends the
+fault."""
 
 import json
 import pathlib
@@ -23,7 +24,7 @@ def example():
 
 
 def works(that, tab, gateways, customer, tokens):
-    """`gateways`: URLs by name; `tokens`: by access level. `that(name, holds, seen)` records checks."""
+    """`gateways` are URLs by name, `tokens` by access level. `that(name, holds, seen)` records."""
 
     def run(first, token):
         values = {"first": gateways[first], "good": gateways["good"], "customer": customer}

@@ -16,30 +16,46 @@ const PATIENCE = 60_000
 
 /** Fields of the tests that the gateway is configured to store; the others cannot be configured. */
 export const KEPT = [
-  'Test-Header', 'X-Test-Header', 'Content-Foo', 'X-Content-Foo', 'Content-Location',
-  'Content-Security-Policy', 'Clear-Site-Data', 'Public-Key-Pins', 'X-Frame-Options',
-  'X-XSS-Protection', 'a', 'b', 'c'
+  'Test-Header',
+  'X-Test-Header',
+  'Content-Foo',
+  'X-Content-Foo',
+  'Content-Location',
+  'Content-Security-Policy',
+  'Clear-Site-Data',
+  'Public-Key-Pins',
+  'X-Frame-Options',
+  'X-XSS-Protection',
+  'a',
+  'b',
+  'c',
 ]
 
 /** A child process, ended by its handle. */
 export class Child {
   static #all = new Set()
 
-  constructor (command, args, log) {
+  constructor(command, args, log) {
     const sink = fs.openSync(log, 'w')
     this.log = log
     this.process = spawn(command, args, { stdio: ['ignore', sink, sink] })
     fs.closeSync(sink)
-    this.process.once('error', error => { this.failed = error })
+    this.process.once('error', error => {
+      this.failed = error
+    })
     Child.#all.add(this)
   }
 
-  get ended () {
-    return this.failed !== undefined || this.process.exitCode !== null || this.process.signalCode !== null
+  get ended() {
+    return (
+      this.failed !== undefined ||
+      this.process.exitCode !== null ||
+      this.process.signalCode !== null
+    )
   }
 
   /** Waits until `is` is true or the process has ended. */
-  async ready (is) {
+  async ready(is) {
     const deadline = Date.now() + PATIENCE
     while (!this.ended && Date.now() < deadline) {
       if (await is()) return
@@ -49,7 +65,7 @@ export class Child {
     throw new Error(`${this.process.spawnargs[0]}: ${how}\n${fs.readFileSync(this.log, 'utf8')}`)
   }
 
-  async end () {
+  async end() {
     Child.#all.delete(this)
     if (this.ended) return
     const exit = once(this.process, 'exit')
@@ -59,12 +75,12 @@ export class Child {
     clearTimeout(late)
   }
 
-  static endAll () {
+  static endAll() {
     for (const child of Child.#all) child.process.kill('SIGTERM')
   }
 }
 
-async function unusedPort () {
+async function unusedPort() {
   const probe = net.createServer().listen(0, '127.0.0.1')
   await once(probe, 'listening')
   const { port } = probe.address()
@@ -73,27 +89,31 @@ async function unusedPort () {
   return port
 }
 
-const answers = (port, target) => new Promise(resolve => {
-  const request = http.get({ port, host: '127.0.0.1', path: target, agent: false }, answer => {
-    answer.resume()
-    resolve(answer.statusCode === 200)
+const answers = (port, target) =>
+  new Promise(resolve => {
+    const request = http.get({ port, host: '127.0.0.1', path: target, agent: false }, answer => {
+      answer.resume()
+      resolve(answer.statusCode === 200)
+    })
+    request.on('error', () => resolve(false))
   })
-  request.on('error', () => resolve(false))
-})
 
-const accepts = port => new Promise(resolve => {
-  const socket = net.connect(port, '127.0.0.1', () => {
-    socket.destroy()
-    resolve(true)
+const accepts = port =>
+  new Promise(resolve => {
+    const socket = net.connect(port, '127.0.0.1', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.on('error', () => resolve(false))
   })
-  socket.on('error', () => resolve(false))
-})
 
 /** The gateway with defaults, except a lifetime longer than a run and without jitter. */
-export async function gateway (binary, folder, upstream) {
+export async function gateway(binary, folder, upstream) {
   const [port, admin] = [await unusedPort(), await unusedPort()]
   const config = path.join(folder, 'gateway.toml')
-  fs.writeFileSync(config, `
+  fs.writeFileSync(
+    config,
+    `
 [server]
 listen = ["127.0.0.1:${port}"]
 drain = "1s"
@@ -110,19 +130,23 @@ stale_while_revalidate = "0s"
 [log]
 format = "text"
 access = "errors"
-`)
+`,
+  )
   const child = new Child(binary, ['run', '-c', config], path.join(folder, 'gateway.log'))
   await child.ready(() => answers(admin, '/readyz'))
   return { child, port }
 }
 
 /** nginx as a cache for each caller, with the settings of its manual for a cache that follows the origin. */
-export async function nginx (binary, folder, upstream) {
+export async function nginx(binary, folder, upstream) {
   const port = await unusedPort()
   const config = path.join(folder, 'nginx.conf')
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-    .map(kind => `${kind}_temp_path ${folder}/nginx-${kind};`)
-  fs.writeFileSync(config, `
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
+    kind => `${kind}_temp_path ${folder}/nginx-${kind};`,
+  )
+  fs.writeFileSync(
+    config,
+    `
 ${process.getuid() === 0 ? 'user root;' : ''}
 worker_processes 1;
 daemon off;
@@ -147,8 +171,13 @@ http {
     }
   }
 }
-`)
-  const child = new Child(binary, ['-p', folder, '-e', 'stderr', '-c', config], path.join(folder, 'nginx.log'))
+`,
+  )
+  const child = new Child(
+    binary,
+    ['-p', folder, '-e', 'stderr', '-c', config],
+    path.join(folder, 'nginx.log'),
+  )
   await child.ready(() => accepts(port))
   return { child, port }
 }

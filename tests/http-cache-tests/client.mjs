@@ -15,20 +15,25 @@ import { pathToFileURL } from 'node:url'
 const ALSO_WITHOUT_BROWSER = [
   'cc-resp-private-private',
   'freshness-max-age-s-maxage-private',
-  'freshness-max-age-s-maxage-private-multiple'
+  'freshness-max-age-s-maxage-private-multiple',
 ]
 
 const [folder, url, atOnce, ...ids] = process.argv.slice(2)
 const load = name => import(pathToFileURL(path.join(folder, 'http-cache-tests', name)))
 const fetch = createRequire(path.join(folder, 'http-cache-tests', 'cli.mjs'))('node-fetch')
 const { runTests, getResults } = await load('client/runner.mjs')
-const suites = [...(await load('tests/index.mjs')).default, (await load('tests/surrogate-control.mjs')).default]
+const suites = [
+  ...(await load('tests/index.mjs')).default,
+  (await load('tests/surrogate-control.mjs')).default,
+]
 
 for (const suite of suites) {
   for (const test of suite.tests.filter(test => ALSO_WITHOUT_BROWSER.includes(test.id))) {
     delete test.browser_only
   }
-  suite.tests = suite.tests.filter(test => !test.browser_only && (ids.length === 0 || ids.includes(test.id)))
+  suite.tests = suite.tests.filter(
+    test => !test.browser_only && (ids.length === 0 || ids.includes(test.id)),
+  )
 }
 
 // Similar tests follow each other: those in which the origin fails would run at once and open the

@@ -9,8 +9,13 @@ import process from 'node:process'
 import { pathToFileURL } from 'node:url'
 
 const server = path.join(process.argv[2], 'http-cache-tests', 'server')
-const handler = async name => (await import(pathToFileURL(path.join(server, `handle-${name}.mjs`)))).default
-const handlers = { config: await handler('config'), state: await handler('state'), test: await handler('test') }
+const handler = async name =>
+  (await import(pathToFileURL(path.join(server, `handle-${name}.mjs`)))).default
+const handlers = {
+  config: await handler('config'),
+  state: await handler('state'),
+  test: await handler('test'),
+}
 
 const origin = http.createServer((request, response) => {
   const [, kind, ...segments] = new URL(request.url, 'http://origin').pathname.split('/')

@@ -40,14 +40,16 @@ const { values: options, positionals: only } = parseArgs({
     package: { type: 'string' },
     gateway: { type: 'string' },
     nginx: { type: 'string' },
-    results: { type: 'string' }
-  }
+    results: { type: 'string' },
+  },
 })
 const installed = path.resolve(options.package)
 
 /** Starts a script in a child process; returns its first message. */
-function started (script, args) {
-  const child = fork(path.join(HERE, script), [installed, ...args], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+function started(script, args) {
+  const child = fork(path.join(HERE, script), [installed, ...args], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  })
   const said = new Promise((resolve, reject) => {
     child.once('message', resolve)
     child.once('exit', code => reject(new Error(`${script} ended with ${code} and said nothing`)))
@@ -56,7 +58,7 @@ function started (script, args) {
 }
 
 /** Returns the results of a cache. `again`: which tests of the gateway run a second time. */
-async function resultsOf (start, binary, origin, folder, wraps, again = () => []) {
+async function resultsOf(start, binary, origin, folder, wraps, again = () => []) {
   const adapter = await Adapter.start({ origin, wraps })
   let cache
   try {
@@ -65,9 +67,10 @@ async function resultsOf (start, binary, origin, folder, wraps, again = () => []
     const results = await started('client.mjs', [adapter.url, String(AT_ONCE), ...only]).said
     const doubtful = again(results)
     const atOnce = Math.ceil(doubtful.length / SECOND_ROUNDS)
-    const second = doubtful.length > 0
-      ? await started('client.mjs', [adapter.url, String(atOnce), ...doubtful]).said
-      : []
+    const second =
+      doubtful.length > 0
+        ? await started('client.mjs', [adapter.url, String(atOnce), ...doubtful]).said
+        : []
     return { results, second: new Map(second.map(({ id, result }) => [id, result])) }
   } finally {
     await cache?.child.end()
@@ -75,28 +78,43 @@ async function resultsOf (start, binary, origin, folder, wraps, again = () => []
   }
 }
 
-async function main (folder) {
+async function main(folder) {
   const expected = JSON.parse(fs.readFileSync(path.join(HERE, 'expected.json'), 'utf8'))
   if (only.length > 0) {
-    expected.tests = Object.fromEntries(Object.entries(expected.tests).filter(([id]) => only.includes(id)))
+    expected.tests = Object.fromEntries(
+      Object.entries(expected.tests).filter(([id]) => only.includes(id)),
+    )
   }
   const origin = started('origin.mjs', [])
   try {
     const { port } = await origin.said
     const doubtful = results => report.differences(results, expected)
     const ours = await resultsOf(caches.gateway, options.gateway, port, folder, true, doubtful)
-    const theirs = options.nginx && (await resultsOf(caches.nginx, options.nginx, port, folder, false)).results
+    const theirs =
+      options.nginx && (await resultsOf(caches.nginx, options.nginx, port, folder, false)).results
     const lines = []
     const results = ours.results.map(test => {
       const second = ours.second.get(test.id)
-      if (second === undefined || report.differences([{ ...test, result: second }], expected).length > 0) return test
-      lines.push(`unsteady: ${test.id}: ${report.message(test.result) || 'pass'}; as expected when asked again`)
+      if (
+        second === undefined ||
+        report.differences([{ ...test, result: second }], expected).length > 0
+      )
+        return test
+      lines.push(
+        `unsteady: ${test.id}: ${report.message(test.result) || 'pass'}; as expected when asked again`,
+      )
       return { ...test, result: second }
     })
     if (options.results) {
-      fs.writeFileSync(options.results, JSON.stringify({ gateway: results, nginx: theirs }, null, 2))
+      fs.writeFileSync(
+        options.results,
+        JSON.stringify({ gateway: results, nginx: theirs }, null, 2),
+      )
     }
-    const wrong = [...(only.length > 0 ? [] : report.flaws(expected)), ...report.explain(results, expected)]
+    const wrong = [
+      ...(only.length > 0 ? [] : report.flaws(expected)),
+      ...report.explain(results, expected),
+    ]
     console.log(report.table(results, theirs, expected).join('\n'))
     console.log(`\n${report.legend(expected).join('\n')}\n`)
     const left = report.silent(expected)
@@ -116,14 +134,16 @@ async function main (folder) {
 }
 
 /** Shows that the adapter changes no result: nginx through it, and nginx as published by the package. */
-function agreement (theirs) {
+function agreement(theirs) {
   const file = path.join(installed, 'http-cache-tests', 'results', 'nginx.json')
   const published = JSON.parse(fs.readFileSync(file, 'utf8'))
   const both = theirs.filter(({ id }) => id in published)
   const alike = both.filter(({ id, result }) => (result === true) === (published[id] === true))
   const not = both.filter(test => !alike.includes(test)).map(({ id }) => id)
-  return `nginx through the adapter is as published with the package in ${alike.length} of ${both.length}` +
+  return (
+    `nginx through the adapter is as published with the package in ${alike.length} of ${both.length}` +
     (not.length > 0 ? `; not in ${not.join(', ')}` : '')
+  )
 }
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'cache-tests-'))
@@ -135,7 +155,7 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
   })
 }
 try {
-  process.exitCode = await main(folder) ? 0 : 1
+  process.exitCode = (await main(folder)) ? 0 : 1
 } finally {
   fs.rmSync(folder, { recursive: true, force: true })
 }
