@@ -83,3 +83,14 @@ def check(that, document, folder, url, admin, binary):
     for (command, expected), seen in zip(pairs, outputs):
         seen = seen.replace(f"{folder}/", "")
         that(command.split("\n")[0][:70], without_varying(seen) == without_varying(expected), seen)
+
+
+def check_commands(that, binary):
+    """The table of commands in OPERATIONS has every command of `--help`."""
+    text = subprocess.run([binary, "--help"], capture_output=True, text=True).stdout
+    listed = text[text.index("Commands:") : text.index("Options:")]
+    commands = set(re.findall(r"^  ([a-z]+) ", listed, re.M)) - {"help"}
+    table = (REPOSITORY / "docs/OPERATIONS.md").read_text()
+    table = table[table.index("## Commands") : table.index("Exit codes:")]
+    missing = [name for name in sorted(commands) if not re.search(rf"`{name}\b", table)]
+    that("OPERATIONS lists every command", len(commands) > 5 and not missing, missing)
