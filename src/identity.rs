@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::header::RETRY_AFTER;
+use http::header::{HeaderValue, RETRY_AFTER};
 use moka::policy::EvictionPolicy;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,6 +23,7 @@ use crate::cache::{
 use crate::clock;
 use crate::cluster::{IdentityTtl, Lookup, Tier, evaluate_identity};
 use crate::config;
+use crate::reply::ApiCors;
 use crate::telemetry::Metrics;
 use crate::upstream::{Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
 
@@ -124,6 +125,16 @@ struct ValidationResult {
     began: ValidationGenerations,
 }
 
+/// A token to validate, and the client that sent it.
+#[derive(Clone)]
+struct ValidationRequest {
+    key: IdentityKey,
+    token: Token,
+    address: IpAddr,
+    /// `Origin` that the API receives.
+    origin: Option<HeaderValue>,
+}
+
 /// Key of a validation under way.
 type FlightKey = (IdentityKey, CallerGenerations);
 
@@ -182,17 +193,24 @@ pub struct Identities<T = Connections> {
     metrics: Arc<Metrics>,
     /// Shared tier of the cluster, if one is configured.
     tier: Option<Arc<Tier>>,
+    api_cors: Arc<ApiCors>,
     config: ArcSwap<config::Identity>,
 }
 
+/// What [`Identities`] need besides their configuration.
+pub struct IdentityDeps<T> {
+    pub client: Arc<Client<T>>,
+    pub generations: Arc<Generations>,
+    pub metrics: Arc<Metrics>,
+    /// Shared tier of the cluster, if one is configured.
+    pub tier: Option<Arc<Tier>>,
+    /// Learns CORS fields from the API's responses.
+    pub api_cors: Arc<ApiCors>,
+}
+
 impl<T: Transport> Identities<T> {
-    pub fn new(
-        config: &config::Identity,
-        client: Arc<Client<T>>,
-        generations: Arc<Generations>,
-        metrics: Arc<Metrics>,
-        tier: Option<Arc<Tier>>,
-    ) -> Self {
+    pub fn new(config: &config::Identity, deps: IdentityDeps<T>) -> Self {
+        let IdentityDeps { client, generations, metrics, tier, api_cors } = deps;
         // A lookup checks the age; this only bounds the memory.
         let retention = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(RETENTION_MIN);
         let validations = moka::sync::Cache::builder()
@@ -214,6 +232,7 @@ impl<T: Transport> Identities<T> {
             generations,
             metrics,
             tier,
+            api_cors,
             config: ArcSwap::from_pointee(config.clone()),
         }
     }
@@ -230,7 +249,7 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Identifies the caller with a token. `address`: the client's, which the API receives with
-    /// `identity.send_client_ip`.
+    /// `identity.send_client_ip`. `origin`: the `Origin` that the API receives.
     ///
     /// # Errors
     /// The token is invalid, too many tokens from that network were, or the API gave no usable
@@ -240,10 +259,11 @@ impl<T: Transport> Identities<T> {
         id: CallerId,
         token: &Token,
         address: IpAddr,
+        origin: Option<&HeaderValue>,
         now: Instant,
     ) -> Result<Caller, ApiError> {
         let key = IdentityKey { caller: id, address: self.bound_address(address) };
-        self.identify_by_key(key, token, address, now).await
+        self.identify_by_key(key, token, address, origin, now).await
     }
 
     /// The address that a caller's identity is bound to; `None` if identities are valid for every
@@ -287,10 +307,10 @@ impl<T: Transport> Identities<T> {
         address: IpAddr,
         now: Instant,
     ) -> Result<Caller, ApiError> {
-        match self.identify(id, token, address, now).await {
+        match self.identify(id, token, address, None, now).await {
             Err(ApiError::InvalidToken) if self.config.load().send_client_ip => {
                 let key = IdentityKey { caller: id, address: None };
-                self.identify_by_key(key, token, address, clock::now()).await
+                self.identify_by_key(key, token, address, None, clock::now()).await
             }
             result => result,
         }
@@ -346,26 +366,28 @@ impl<T: Transport> Identities<T> {
         key: IdentityKey,
         token: &Token,
         address: IpAddr,
+        origin: Option<&HeaderValue>,
         now: Instant,
     ) -> Result<Caller, ApiError> {
         let cached = self.lookup(&key, now);
+        let request = || ValidationRequest { key, token: token.clone(), address, origin: origin.cloned() };
         match &cached {
             Some(Cached::Valid(identity, validity)) => {
                 let lookup_result = match validity {
                     Validity::Valid => "hit",
                     Validity::RefreshDue => {
                         // No client waits for it: the next request finds its result.
-                        drop(self.start_validation(key, token, None, address, JoinOptions::BACKGROUND));
+                        drop(self.start_validation(&request(), None, JoinOptions::BACKGROUND));
                         "hit"
                     }
                     Validity::BackingOff => "stale",
                     // The API is known to be down. If this validation is the probe, no client waits
                     // for it.
                     Validity::IfError if self.client.circuit() != Circuit::Closed => {
-                        drop(self.start_validation(key, token, None, address, JoinOptions::BACKGROUND));
+                        drop(self.start_validation(&request(), None, JoinOptions::BACKGROUND));
                         "stale"
                     }
-                    Validity::IfError => return self.revalidate(key, token, address).await,
+                    Validity::IfError => return self.revalidate(&request()).await,
                 };
                 self.metrics.identity_looked_up(lookup_result);
                 Ok(identity.caller.clone())
@@ -374,7 +396,7 @@ impl<T: Transport> Identities<T> {
                 self.metrics.identity_looked_up("negative");
                 Err(ApiError::InvalidToken)
             }
-            None => match self.validated(key, token, address, true).await {
+            None => match self.validated(&request(), true).await {
                 // The validation may have stored an identity of the shared tier.
                 Err(error) if error.is_caused_by_api() && self.tier.is_some() => self.cached_caller(&key).ok_or(error),
                 result => result?.ok_or(ApiError::InvalidToken),
@@ -383,15 +405,10 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Validates a token whose cached identity is usable only if the API fails.
-    async fn revalidate(
-        self: &Arc<Self>,
-        key: IdentityKey,
-        token: &Token,
-        address: IpAddr,
-    ) -> Result<Caller, ApiError> {
-        match self.validated(key, token, address, false).await {
+    async fn revalidate(self: &Arc<Self>, request: &ValidationRequest) -> Result<Caller, ApiError> {
+        match self.validated(request, false).await {
             // Looked up again: the identity may have been invalidated meanwhile.
-            Err(error) if error.is_caused_by_api() => self.cached_caller(&key).ok_or(error),
+            Err(error) if error.is_caused_by_api() => self.cached_caller(&request.key).ok_or(error),
             result => result?.ok_or(ApiError::InvalidToken),
         }
     }
@@ -408,11 +425,10 @@ impl<T: Transport> Identities<T> {
     /// request that began after it.
     async fn validated(
         self: &Arc<Self>,
-        key: IdentityKey,
-        token: &Token,
-        address: IpAddr,
+        request: &ValidationRequest,
         is_unknown: bool,
     ) -> Result<Option<Caller>, ApiError> {
+        let (key, address) = (request.key, request.address);
         let began = self.generations.validation_generations(&key.caller);
         // A token that was valid once is not a guess.
         let may_be_guessed = is_unknown && !matches!(self.validations.get(&key), Some(CachedValidation::Valid(_)));
@@ -423,7 +439,7 @@ impl<T: Transport> Identities<T> {
                 })?),
                 false => None,
             };
-            let (role, waiter) = self.start_validation(key, token, permit, address, JoinOptions::FOREGROUND);
+            let (role, waiter) = self.start_validation(request, permit, JoinOptions::FOREGROUND);
             self.metrics.identity_looked_up(match role {
                 Role::Leader => "miss",
                 Role::Follower => "collapsed",
@@ -443,16 +459,14 @@ impl<T: Transport> Identities<T> {
     /// Starts a validation in a separate task, or joins one that is under way.
     fn start_validation(
         self: &Arc<Self>,
-        key: IdentityKey,
-        token: &Token,
+        request: &ValidationRequest,
         permit: Option<InvalidPermit>,
-        address: IpAddr,
         options: JoinOptions,
     ) -> (Role, Waiter<FlightKey, ValidationResult>) {
-        let generations = self.generations.validation_generations(&key.caller).caller;
-        self.flights.join_or_spawn(&(key, generations), options, |_| {
-            let (identities, token) = (self.clone(), token.clone());
-            async move { identities.validate(key, &token, permit, address).await }
+        let generations = self.generations.validation_generations(&request.key.caller).caller;
+        self.flights.join_or_spawn(&(request.key, generations), options, |_| {
+            let (identities, request) = (self.clone(), request.clone());
+            async move { identities.validate(&request, permit).await }
         })
     }
 
@@ -505,15 +519,9 @@ impl<T: Transport> Identities<T> {
         self.versions.bump(key.caller.slot().into());
     }
 
-    async fn validate(
-        &self,
-        key: IdentityKey,
-        token: &Token,
-        permit: Option<InvalidPermit>,
-        address: IpAddr,
-    ) -> ValidationResult {
-        let began = self.generations.validation_generations(&key.caller);
-        let result = self.validate_since(&began, key, token, permit, address).await;
+    async fn validate(&self, request: &ValidationRequest, permit: Option<InvalidPermit>) -> ValidationResult {
+        let began = self.generations.validation_generations(&request.key.caller);
+        let result = self.validate_since(&began, request, permit).await;
         ValidationResult { result, began }
     }
 
@@ -522,11 +530,10 @@ impl<T: Transport> Identities<T> {
     async fn validate_since(
         &self,
         began: &ValidationGenerations,
-        key: IdentityKey,
-        token: &Token,
+        request: &ValidationRequest,
         permit: Option<InvalidPermit>,
-        address: IpAddr,
     ) -> Result<Option<Caller>, ApiError> {
+        let key = request.key;
         // A request that arrived just after the previous validation ended finds its result.
         match self.lookup(&key, clock::now()) {
             Some(Cached::Valid(identity, Validity::Valid)) => return Ok(Some(identity.caller.clone())),
@@ -538,7 +545,7 @@ impl<T: Transport> Identities<T> {
             return Ok(Some(caller));
         }
         let requested_at = clock::now();
-        let response = self.request_validation(key.address, token, self.queue_key(&key, address)).await;
+        let response = self.request_validation(request).await;
         if let (Some(tier), Ok(_)) = (&self.tier, &response) {
             tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
@@ -654,23 +661,26 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Calls `validateToken`.
-    async fn request_validation(
-        &self,
-        address: Option<IpAddr>,
-        token: &Token,
-        queue_key: QueueKey,
-    ) -> Result<Validation, ApiError> {
+    async fn request_validation(&self, request: &ValidationRequest) -> Result<Validation, ApiError> {
+        let ValidationRequest { key, token, address, origin } = request;
         let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
-        let target = zeroize::Zeroizing::new(match address {
+        let target = zeroize::Zeroizing::new(match key.address {
             Some(address) => format!("/auth/validateToken?token={escaped}&ip={address}"),
             None => format!("/auth/validateToken?token={escaped}"),
         });
-        let request =
-            Request { kind: RequestKind::Validate, target: &target, token: None, validators: None, queue_key };
+        let request = Request {
+            kind: RequestKind::Validate,
+            target: &target,
+            token: None,
+            validators: None,
+            origin: origin.as_ref(),
+            queue_key: self.queue_key(key, *address),
+        };
         let response = self.client.get(request).await.map_err(|error| {
             tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to validate a token");
             ApiError::from(error)
         })?;
+        self.api_cors.learn(origin.as_ref(), &response.headers);
         match response.status.as_u16() {
             200 => read_validation(&response.body).ok_or(ApiError::InvalidResponse),
             401 | 403 => Ok(Validation::Invalid),

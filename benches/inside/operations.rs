@@ -40,7 +40,7 @@ impl Bench {
         Bench {
             cache: Arc::new(Cache::new(max_bytes, Duration::from_secs(86_400), |_, _| {})),
             policy: Policy::compile(&config.redaction.rules()).expect("sound rules"),
-            cors: Cors::new(&config.cors, &[]),
+            cors: Cors::new(&config.cors, &[], Arc::default()),
             callers: CallerIds::with_key([7; 32]),
             generations,
             employee,

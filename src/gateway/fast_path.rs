@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Gateway;
+use http::HeaderValue;
+
 use super::l1::{L1Key, LookupResult};
 use super::serve::{ClientValidators, LookupParams, cached_reply, finish};
+use super::{Gateway, ORIGIN_BYTES_MAX};
 use crate::api::{AccessLevel, ApiError, CredentialError, CustomerId, Token};
 use crate::cache::{CacheControl, CallerId, Entry, Freshness, Key};
 use crate::reply::{CacheStatus, Reply};
@@ -22,6 +24,7 @@ pub struct FastPathRequest<'a> {
     pub token: Cow<'a, str>,
     pub address: IpAddr,
     pub if_none_match: Option<&'a [u8]>,
+    pub origin: Option<&'a [u8]>,
     /// The client's `Cache-Control` and `Pragma`.
     pub wants: CacheControl,
 }
@@ -33,10 +36,10 @@ impl<T: Transport> Gateway<T> {
     /// # Errors
     /// The caller, for whom [`Gateway::respond_uncached`] must respond.
     pub fn try_cached(&self, request: &FastPathRequest<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
-        let FastPathRequest { customer, ref token, if_none_match, ref wants, .. } = *request;
+        let FastPathRequest { customer, ref token, if_none_match, origin, ref wants, .. } = *request;
         let caller = self.shared.callers.id_of(token);
         let address = self.shared.identities.bound_address(request.address);
-        let key = L1Key { caller, customer, address, policy: self.policy_id };
+        let key = L1Key { caller, customer, address, policy: self.key_policy(origin) };
         let digest = self.shared.cache.slot_digest(&caller, &customer);
         let (level, entry) = self
             .shared
@@ -69,10 +72,12 @@ impl<T: Transport> Gateway<T> {
         caller: CallerId,
         record: &mut Record,
     ) -> Result<Reply, ApiError> {
-        let FastPathRequest { customer, ref token, address, if_none_match, wants } = *request;
+        let FastPathRequest { customer, ref token, address, if_none_match, origin, wants } = *request;
         let token = Token::parse(token.as_bytes()).ok_or(CredentialError::Malformed)?;
-        let caller = self.identify(caller, &token, address, record).await?;
-        let params = LookupParams { customer, wants, validators: ClientValidators::Value(if_none_match) };
+        let origin = origin.filter(|origin| !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX);
+        let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        let caller = self.identify(caller, &token, address, origin.as_ref(), record).await?;
+        let params = LookupParams { customer, wants, validators: ClientValidators::Value(if_none_match), origin };
         self.serve(&params, caller, token).await
     }
 
@@ -83,7 +88,8 @@ impl<T: Transport> Gateway<T> {
         let level = identity.level();
         let generations = self.shared.generations.entry_generations(&customer, &caller, identity.employee());
         let entry_version = self.shared.cache.version(digest);
-        let entry = self.shared.cache.get(&Key { caller, level, customer, policy }, generations);
+        let key_of_entry = Key { caller, level, customer, policy };
+        let entry = self.shared.find_entry(&key_of_entry, self.policy_id, generations);
         let entry = entry.filter(|entry| entry.freshness(now) == Freshness::Fresh)?;
         let result = LookupResult { identity, identity_version, entry: Arc::downgrade(&entry), entry_version };
         self.shared.l1.insert(key, digest, now, result);

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::fetch_result::{FetchError, FetchSource, Fetched};
 use super::state::SharedState;
-use crate::api::{AccessLevel, ApiError, CustomerId, Token, holds_credential_or_secret};
+use crate::api::{AccessLevel, ApiError, CustomerId, Token, error_body, holds_credential_or_secret};
 use crate::cache::{
     Demand, Entry, EntryGenerations, FetchTime, Freshness, Key, Lifetime, NotStored, Scope, Validators,
     has_no_freshness_info, initial_age, lifetime,
@@ -22,9 +22,11 @@ use crate::config;
 use crate::forward::connection_options;
 use crate::identity::Caller;
 use crate::offload;
-use crate::redact::{Kind as DocumentKind, Policy, redact};
+use crate::redact::{Kind as DocumentKind, Policy, Redacted, redact};
 use crate::reply::{ApiFields, FieldFilter, Representation};
-use crate::upstream::{ApiResponse, Connections, QueueKey, Request, RequestKind, Transport, has_content_coding};
+use crate::upstream::{
+    ApiResponse, Connections, QueueKey, Request, RequestKind, Transport, has_content_coding, is_failure,
+};
 
 /// Time for which an entry is not fetched again after a failure. A stale response is used
 /// meanwhile.
@@ -36,6 +38,8 @@ pub struct FetchJob {
     pub key: Key,
     pub caller: Caller,
     pub token: Token,
+    /// `Origin` that the API receives; part of the key.
+    pub origin: Option<HeaderValue>,
     /// Generations when the fetch began. If one changes, the response is not stored.
     pub generations: EntryGenerations,
     /// Cached entry that is stale and can be revalidated.
@@ -70,11 +74,13 @@ pub enum UpstreamOutcome {
 
 /// Fetches, redacts and stores responses.
 pub struct Fetcher<T = Connections> {
-    shared: Arc<SharedState<T>>,
-    policy: Arc<Policy>,
-    config: config::Cache,
+    pub(super) shared: Arc<SharedState<T>>,
+    pub(super) policy: Arc<Policy>,
+    /// Policy component of keys for every origin.
+    pub(super) policy_id: u64,
+    pub(super) config: config::Cache,
     /// Which fields of the API pass.
-    fields: FieldFilter,
+    pub(super) fields: FieldFilter,
 }
 
 /// Path of a customer's name. The id is in lower case, whatever the client sent.
@@ -83,15 +89,6 @@ pub fn target(customer: &CustomerId) -> String {
 }
 
 impl<T: Transport> Fetcher<T> {
-    pub(super) fn new(
-        shared: Arc<SharedState<T>>,
-        policy: Arc<Policy>,
-        config: config::Cache,
-        fields: FieldFilter,
-    ) -> Self {
-        Fetcher { shared, policy, config, fields }
-    }
-
     /// Runs a fetch. `demand`: that of the requests which wait for it.
     ///
     /// # Errors
@@ -120,6 +117,7 @@ impl<T: Transport> Fetcher<T> {
             target: &target(&job.key.customer),
             token: Some(&job.token),
             validators: stale.as_ref().and_then(|entry| entry.validators.as_deref()),
+            origin: job.origin.as_ref(),
             queue_key: QueueKey::Caller(job.key.caller),
         };
         let result = self.request(request, job.key.level, &job.token).await;
@@ -142,7 +140,7 @@ impl<T: Transport> Fetcher<T> {
         if job.is_forced || job.bypass_shared_tier || !self.shared.generations.is_synced(clock::now()) {
             return None;
         }
-        let entry = self.shared.cache.get(&job.key, job.generations);
+        let entry = self.shared.find_entry(&job.key, self.policy_id, job.generations);
         entry.filter(|entry| entry.freshness(clock::now()) == Freshness::Fresh)
     }
 
@@ -188,11 +186,12 @@ impl<T: Transport> Fetcher<T> {
         level: AccessLevel,
         token: &Token,
     ) -> Result<UpstreamOutcome, FetchError> {
-        let is_conditional = request.validators.is_some();
+        let (is_conditional, origin) = (request.validators.is_some(), request.origin);
         let response = self.shared.client.get(request).await.map_err(|error| {
             tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to fetch a customer's name");
             ApiError::from(error)
         })?;
+        self.shared.api_cors.learn(origin, &response.headers);
         let (status, options) = (response.status, connection_options(&response.headers));
         let fields = self.fields.stored(&response.headers, &options);
         let exchange_fields = self.fields.of_exchange(&response.headers, &options);
@@ -244,7 +243,8 @@ impl<T: Transport> Fetcher<T> {
         Some((LOCATION, HeaderValue::from_bytes(location.as_bytes()).ok()?))
     }
 
-    /// Redacts a response for `level`.
+    /// Redacts a response for `level`. An error status is kept although its body cannot be shown:
+    /// the status says what happened, and most error pages are not JSON.
     async fn represent(
         &self,
         mut response: ApiResponse,
@@ -262,27 +262,51 @@ impl<T: Transport> Fetcher<T> {
         if response.body.is_empty() && (status.is_redirection() || (status.is_success() && status != StatusCode::OK)) {
             return Ok((Representation::empty(status), DocumentKind::NotJson));
         }
-        let own_type = response.headers.get(CONTENT_TYPE).filter(|_| is_revealed);
-        let refuse = |reason: &'static str| {
-            self.shared.metrics.redaction_failed(reason);
-            tracing::warn!(reason, status = status.as_u16(), "failed to redact a response of the API");
-            match (is_revealed, is_failure(status)) {
-                (true, _) => ApiError::InvalidResponse,
-                (false, true) => ApiError::UnredactableFailure,
-                (false, false) => ApiError::RedactionFailed,
+        let own_type = response.headers.get(CONTENT_TYPE).filter(|_| is_revealed).cloned();
+        match self.redact(response, level).await {
+            Ok(redacted) => {
+                let kind = redacted.kind();
+                Ok((Representation::new(status, own_type.as_ref(), redacted), kind))
             }
-        };
+            Err(reason) => self.replace_unredactable(status, is_revealed, reason),
+        }
+    }
+
+    /// Redacts a body. On failure, returns the reason as a label.
+    async fn redact(&self, response: ApiResponse, level: AccessLevel) -> Result<Redacted, &'static str> {
         if has_content_coding(&response.headers) {
-            return Err(refuse("content_coding"));
+            return Err("content_coding");
         }
         let (policy, body) = (self.policy.clone(), response.body);
         let redacted = offload::run(body.len(), move || redact(&policy, level, body)).await;
-        let redacted = redacted.map_err(|refusal| refuse(refusal.as_str()))?;
-        if !is_revealed {
+        let redacted = redacted.map_err(|refusal| refusal.as_str())?;
+        if !self.policy.reveals_to(level) {
             self.shared.metrics.redacted(level.as_str());
         }
-        let kind = redacted.kind();
-        Ok((Representation::new(status, own_type, redacted), kind))
+        Ok(redacted)
+    }
+
+    /// The response in place of a body that cannot be redacted: an error in the API's shape with
+    /// the API's error status, otherwise 502. A failure of the API is not a failure of the
+    /// redaction.
+    fn replace_unredactable(
+        &self,
+        status: StatusCode,
+        is_revealed: bool,
+        reason: &'static str,
+    ) -> Result<(Representation, DocumentKind), ApiError> {
+        if is_failure(status) {
+            // Not a warning: an outage would log one for each request.
+            tracing::debug!(reason, status = status.as_u16(), "the API failed with a body that cannot be shown");
+        } else {
+            self.shared.metrics.redaction_failed(reason);
+            tracing::warn!(reason, status = status.as_u16(), "failed to redact a response of the API");
+        }
+        match status.as_u16() {
+            400.. => Ok((Representation::error(status, &error_body(status)), DocumentKind::NotJson)),
+            _ if is_revealed => Err(ApiError::InvalidResponse),
+            _ => Err(ApiError::RedactionFailed),
+        }
     }
 }
 
@@ -408,7 +432,15 @@ impl<T: Transport> Completion<'_, T> {
     fn store_or_evict(self, entry: Result<Entry, NotStored>, is_outdated: bool) -> bool {
         match entry.map(Arc::new) {
             Ok(entry) => {
-                self.fetcher.shared.cache.insert(self.job.key, entry.clone());
+                let (cache, key) = (&self.fetcher.shared.cache, self.job.key);
+                let shared = &self.fetcher.shared;
+                if self.job.origin.is_some() && shared.api_cors.serves_every_origin(&entry.fields) {
+                    // It serves every origin, and an entry for this one would be found first.
+                    cache.remove(&key);
+                    cache.insert(Key { policy: self.fetcher.policy_id, ..key }, entry.clone());
+                } else {
+                    cache.insert(key, entry.clone());
+                }
                 if let Some(lease) = self.lease {
                     lease.put_response(&entry);
                 }
@@ -431,17 +463,15 @@ impl<T: Transport> Completion<'_, T> {
 
     /// Removes the entry from the cache and from the shared tier.
     fn evict(self) {
-        self.fetcher.shared.cache.remove(&self.job.key);
+        let (cache, key) = (&self.fetcher.shared.cache, self.job.key);
+        cache.remove(&key);
+        if self.job.origin.is_some() {
+            cache.remove(&Key { policy: self.fetcher.policy_id, ..key });
+        }
         if let Some(lease) = self.lease {
             lease.remove();
         }
     }
-}
-
-/// Whether a status is a failure of the API: a stale response is better, and asking again at once
-/// would make it worse.
-pub fn is_failure(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 fn back_off(stale: Option<&Entry>) {

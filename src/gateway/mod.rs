@@ -14,7 +14,7 @@ mod state;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 pub use fast_path::FastPathRequest;
 pub use serve::NameRequest;
@@ -25,11 +25,15 @@ use crate::api::{Credential, CredentialError, Query, Token, find_credential};
 use crate::cache::{Cache, CallerId, CallerIds, Generations};
 use crate::cluster::Tier;
 use crate::config::Config;
-use crate::identity::Identities;
+use crate::identity::{Identities, IdentityDeps};
 use crate::redact::Policy;
-use crate::reply::{Cors, FieldFilter};
+use crate::reply::{ApiCors, Cors, FieldFilter, origin_of};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Circuit, Client, Connections, QueueKey, Transport, UpstreamError};
+
+/// Longest `Origin` that has an effect: scheme, the longest host name and a port. A longer one is
+/// neither sent to the API nor part of a key.
+const ORIGIN_BYTES_MAX: usize = 272;
 
 /// Handler of the intercepted route under one configuration.
 pub struct Gateway<T = Connections> {
@@ -57,8 +61,15 @@ impl<T: Transport> Gateway<T> {
         let generations = Arc::new(Generations::default());
         let eviction_metrics = metrics.clone();
         let on_eviction = move |cause, count| eviction_metrics.evicted(cause, count);
-        let identities =
-            Identities::new(&config.identity, client.clone(), generations.clone(), metrics.clone(), tier.clone());
+        let api_cors = Arc::<ApiCors>::default();
+        let deps = IdentityDeps {
+            client: client.clone(),
+            generations: generations.clone(),
+            metrics: metrics.clone(),
+            tier: tier.clone(),
+            api_cors: api_cors.clone(),
+        };
+        let identities = Identities::new(&config.identity, deps);
         let shared = SharedState {
             cache: Arc::new(Cache::new(config.cache.max_bytes, config.cache.longest(), on_eviction)),
             identities: Arc::new(identities),
@@ -67,6 +78,7 @@ impl<T: Transport> Gateway<T> {
             callers,
             fetches: Default::default(),
             l1: Default::default(),
+            api_cors,
             client,
             tier,
         };
@@ -81,16 +93,12 @@ impl<T: Transport> Gateway<T> {
     }
 
     fn with_state(shared: Arc<SharedState<T>>, config: &Config, policy: Arc<Policy>) -> Self {
-        let cors = Cors::new(&config.cors, &config.cache.keep_fields);
+        let cors = Cors::new(&config.cors, &config.cache.keep_fields, shared.api_cors.clone());
         let fields = FieldFilter::new(&config.cache.keep_fields, !cors.is_on());
-        Gateway {
-            // Both decide what an entry holds.
-            policy_id: policy.fingerprint() ^ fields.fingerprint(),
-            cors,
-            fetcher: Arc::new(Fetcher::new(shared.clone(), policy, config.cache.clone(), fields)),
-            shared,
-            cookie: config.identity.cookie.clone(),
-        }
+        // Both decide what an entry holds.
+        let policy_id = policy.fingerprint() ^ fields.fingerprint();
+        let fetcher = Fetcher { shared: shared.clone(), policy, policy_id, config: config.cache.clone(), fields };
+        Gateway { policy_id, cors, fetcher: Arc::new(fetcher), shared, cookie: config.identity.cookie.clone() }
     }
 
     pub fn cache(&self) -> &Cache {
@@ -114,6 +122,29 @@ impl<T: Transport> Gateway<T> {
         self.policy_id
     }
 
+    /// The policy component of cache keys for a request. Without `[cors]` the API's response may
+    /// depend on the `Origin`, which is then part of the key.
+    fn key_policy(&self, origin: Option<&[u8]>) -> u64 {
+        match origin {
+            Some(origin) if !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX => {
+                let digest = blake3::hash(origin);
+                self.policy_id ^ digest.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+            }
+            _ => self.policy_id,
+        }
+    }
+
+    /// The `Origin` of a request that the API is to receive: without `[cors]`, the API's CORS
+    /// fields pass.
+    pub fn forwarded_origin<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        origin_of(headers).filter(|origin| !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX)
+    }
+
+    /// Learns the API's CORS fields from its response to a request with this `Origin`.
+    pub fn learn_cors(&self, origin: &HeaderValue, headers: &HeaderMap) {
+        self.shared.api_cors.learn(Some(origin), headers);
+    }
+
     pub fn caller_of(&self, token: &Token) -> CallerId {
         self.shared.callers.id_of(token.expose())
     }
@@ -132,7 +163,7 @@ impl<T: Transport> Gateway<T> {
     /// There is no usable response.
     pub async fn change_log(&self, target: &str, token: &Token) -> Result<upstream::ApiResponse, UpstreamError> {
         let (kind, queue_key) = (upstream::RequestKind::ChangeLog, QueueKey::Gateway);
-        let request = upstream::Request { kind, target, token: Some(token), validators: None, queue_key };
+        let request = upstream::Request { kind, target, token: Some(token), validators: None, origin: None, queue_key };
         self.shared.client.get(request).await
     }
 

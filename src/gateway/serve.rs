@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Gateway;
-use super::fetch::{FetchJob, UpstreamOutcome, is_failure, target};
+use super::fetch::{FetchJob, UpstreamOutcome, target};
 use super::fetch_result::{FetchError, FetchSource, Fetched};
 use super::state::FlightKey;
 use crate::api::{ApiError, CustomerId, Query, Token, find_credential};
@@ -18,7 +18,7 @@ use crate::reply::{
     ApiFields, CacheStatus, Content, ForwardReason, Reply, Representation, if_none_match, matches_etag,
 };
 use crate::telemetry::Record;
-use crate::upstream::{self, Circuit, QueueKey, Transport};
+use crate::upstream::{self, Circuit, QueueKey, Transport, is_failure};
 
 /// Shortest time between two fetches of an entry that clients' `Cache-Control` causes. Without it,
 /// any client could put load on the API.
@@ -41,6 +41,8 @@ pub(super) struct LookupParams<'a> {
     /// The client's `Cache-Control` and `Pragma`.
     pub wants: CacheControl,
     pub validators: ClientValidators<'a>,
+    /// `Origin` that the API receives.
+    pub origin: Option<HeaderValue>,
 }
 
 /// The client's `If-None-Match`.
@@ -68,7 +70,8 @@ impl<T: Transport> Gateway<T> {
 
     async fn handle(&self, request: &NameRequest<'_>, record: &mut Record) -> Result<Reply, ApiError> {
         let token = find_credential(request.headers, request.query, self.cookie.as_deref())?.token;
-        let caller = self.identify(self.caller_of(&token), &token, request.address, record).await?;
+        let origin = self.forwarded_origin(request.headers);
+        let caller = self.identify(self.caller_of(&token), &token, request.address, origin, record).await?;
         if request.has_body || !request.query.is_plain() {
             return self.bypass(request, &caller, &token).await;
         }
@@ -76,6 +79,7 @@ impl<T: Transport> Gateway<T> {
             customer: request.customer,
             wants: CacheControl::from_request(request.headers),
             validators: ClientValidators::Fields(request.headers),
+            origin: origin.cloned(),
         };
         self.serve(&params, caller, token).await
     }
@@ -85,9 +89,10 @@ impl<T: Transport> Gateway<T> {
         id: CallerId,
         token: &Token,
         address: IpAddr,
+        origin: Option<&HeaderValue>,
         record: &mut Record,
     ) -> Result<Caller, ApiError> {
-        let caller = self.shared.identities.identify(id, token, address, record.started).await?;
+        let caller = self.shared.identities.identify(id, token, address, origin, record.started).await?;
         record.level = Some(caller.identity.level);
         Ok(caller)
     }
@@ -101,17 +106,27 @@ impl<T: Transport> Gateway<T> {
     ) -> Result<Reply, ApiError> {
         // Identification may have taken as long as the API did, during which the entry aged.
         let now = clock::now();
-        let LookupParams { customer, wants, validators } = *params;
-        let key = Key { caller: caller.id, level: caller.identity.level, customer, policy: self.policy_id };
+        let LookupParams { customer, wants, validators, ref origin } = *params;
+        let policy = self.key_policy(origin.as_ref().map(HeaderValue::as_bytes));
+        let key = Key { caller: caller.id, level: caller.identity.level, customer, policy };
         let generations = self.shared.generations.entry_generations(&customer, &key.caller, caller.employee);
         // The cache is unusable while invalidations of other gateways may be missing.
         let is_synced = self.shared.generations.is_synced(now);
-        let cached = is_synced.then(|| self.shared.cache.get(&key, generations)).flatten();
+        let cached = is_synced.then(|| self.shared.find_entry(&key, self.policy_id, generations)).flatten();
         let plan = cached.as_deref().map_or(Plan::Fetch(ForwardReason::UriMiss), |entry| Plan::new(entry, &wants, now));
         let limits_age = wants.no_cache || wants.max_age.is_some() || wants.min_fresh.is_some();
         let bypass_shared_tier = self.shared.tier.is_some() && limits_age;
         let stale = cached.clone();
-        let mut job = FetchJob { key, caller, token, generations, stale, is_forced: false, bypass_shared_tier };
+        let mut job = FetchJob {
+            key,
+            caller,
+            token,
+            origin: origin.clone(),
+            generations,
+            stale,
+            is_forced: false,
+            bypass_shared_tier,
+        };
         match (plan, cached) {
             (Plan::Hit, Some(entry)) => {
                 Ok(cached_reply(validators, &entry, now, CacheStatus::Hit { ttl: entry.ttl(now) }))
@@ -165,7 +180,7 @@ impl<T: Transport> Gateway<T> {
             // The fetch may have stored a stale entry of the shared tier.
             let from_tier = || {
                 self.shared.tier.as_ref().filter(|_| self.shared.generations.is_synced(now))?;
-                let entry = self.shared.cache.get(&key, current());
+                let entry = self.shared.find_entry(&key, self.policy_id, current());
                 entry.filter(|entry| entry.freshness(now) != Freshness::Fresh)
             };
             if let Some(entry) = stale.or_else(from_tier).filter(|entry| is_usable(entry)) {
@@ -204,8 +219,14 @@ impl<T: Transport> Gateway<T> {
         let requested_at = clock::now();
         let queue_key = QueueKey::Caller(caller.id);
         let kind = upstream::RequestKind::Bypass;
-        let upstream_request =
-            upstream::Request { kind, target: &target, token: Some(token), validators: None, queue_key };
+        let upstream_request = upstream::Request {
+            kind,
+            target: &target,
+            token: Some(token),
+            validators: None,
+            origin: self.forwarded_origin(request.headers),
+            queue_key,
+        };
         match self.fetcher.request(upstream_request, caller.identity.level, token).await {
             Ok(UpstreamOutcome::Response { representation, initial_age, fields, exchange_fields, .. }) => {
                 let age = initial_age + clock::now().saturating_duration_since(requested_at);

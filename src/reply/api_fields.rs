@@ -88,7 +88,7 @@ impl FromIterator<(HeaderName, HeaderValue)> for ApiFields {
 impl ApiFields {
     pub const NONE: ApiFields = ApiFields(None);
 
-    fn pick(headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> Self {
+    pub(super) fn pick(headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> Self {
         // Copied: a value shares the memory of the whole head that was read.
         let copied = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
         let fields = headers.iter().filter(|(name, _)| passes(name));
@@ -97,6 +97,15 @@ impl ApiFields {
 
     pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
         self.0.iter().flat_map(|fields| fields.iter())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns the first value of a field.
+    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.iter().find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
     pub fn contains(&self, name: &HeaderName) -> bool {

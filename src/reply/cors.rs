@@ -1,6 +1,8 @@
 //! CORS fields of responses that the gateway makes itself (Fetch standard, "CORS protocol"), if the
 //! configuration lists origins. Forwarded responses keep the API's fields.
 
+use std::sync::Arc;
+
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
@@ -8,7 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method};
 
-use super::{ALLOWED, Value};
+use super::{ALLOWED, ApiCors, ApiFields, VARY_ON_CREDENTIALS, VARY_WITH_ORIGIN, Value};
 use crate::config::{self, AllowedOrigins};
 
 /// Response fields that a page may read: all that the gateway sets itself, except those that the
@@ -42,6 +44,8 @@ pub struct Cors {
     exposed: HeaderValue,
     /// Seconds.
     max_age: u64,
+    /// CORS fields of the API, which apply without allowed origins.
+    api: Arc<ApiCors>,
 }
 
 /// Values of the `Access-Control-Request-Headers` fields of a preflight.
@@ -116,10 +120,10 @@ pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
 
 impl Cors {
     /// `api_fields`: names of the API's fields that pass on the intercepted route.
-    pub fn new(config: &config::Cors, api_fields: &[String]) -> Self {
+    pub fn new(config: &config::Cors, api_fields: &[String], api: Arc<ApiCors>) -> Self {
         let names: Vec<&str> = EXPOSED.into_iter().chain(api_fields.iter().map(String::as_str)).collect();
         let exposed = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("X-Request-Id"));
-        Cors { allowed: config.allowed_origins.clone(), exposed, max_age: config.max_age.as_secs() }
+        Cors { allowed: config.allowed_origins.clone(), exposed, max_age: config.max_age.as_secs(), api }
     }
 
     /// Whether any origin is allowed. If not, the API's CORS fields pass.
@@ -135,12 +139,17 @@ impl Cors {
         }
     }
 
+    /// CORS fields that the API last sent for an origin.
+    pub(super) fn api_fields(&self, origin: &HeaderValue) -> ApiFields {
+        self.api.fields(origin)
+    }
+
     /// Value of `Vary`. It names `Origin` if responses depend on it.
     pub(super) fn vary(&self, is_preflight: bool) -> Value<'static> {
         Value::Text(match (is_preflight, self.is_on()) {
             (true, _) => "Origin, Access-Control-Request-Headers",
-            (false, true) => "Authorization, X-API-Key, Cookie, Origin",
-            (false, false) => "Authorization, X-API-Key, Cookie",
+            (false, true) => VARY_WITH_ORIGIN,
+            (false, false) => VARY_ON_CREDENTIALS,
         })
     }
 

@@ -4,6 +4,7 @@
 //! Whatever can be computed when a response is stored is computed then; a hit formats only `Age`
 //! and the `ttl` of `Cache-Status`.
 
+mod api_cors;
 mod api_fields;
 mod cache_status;
 mod caching;
@@ -20,6 +21,8 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 
+pub use api_cors::ApiCors;
+use api_cors::is_for_one_origin;
 pub use api_fields::{ApiFields, FieldFilter};
 pub use cache_status::{CacheStatus, ForwardReason};
 pub use caching::{is_for_shared_caches, private_cache_control, vary_on_credentials};
@@ -34,6 +37,8 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: &str = "application/json; charset=utf-8";
 /// The client may keep the response, and revalidates it before each use.
 const PRIVATE: &str = "private, no-cache";
+const VARY_ON_CREDENTIALS: &str = "Authorization, X-API-Key, Cookie";
+const VARY_WITH_ORIGIN: &str = "Authorization, X-API-Key, Cookie, Origin";
 const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A strong validator: 32 hexadecimal digits in quotes.
@@ -57,6 +62,11 @@ impl Representation {
     /// that was redacted.
     pub fn new(status: StatusCode, own_type: Option<&HeaderValue>, redacted: Redacted) -> Self {
         Representation::with_body(status, own_type, &redacted.into_bytes())
+    }
+
+    /// An error of the gateway's with a status of the API. `body`: JSON.
+    pub fn error(status: StatusCode, body: &str) -> Self {
+        Representation::with_body(status, None, body.as_bytes())
     }
 
     /// A response without a body.
@@ -261,10 +271,30 @@ impl Reply {
             put(name, Value::Ready(value));
         }
         put(&CACHE_CONTROL, Value::Text(PRIVATE));
+        if let Some(origin) = origin
+            && !cors.is_on()
+        {
+            return self.api_cors_fields(cors, origin, put);
+        }
         put(&VARY, cors.vary(matches!(self.content, Content::Preflight(_))));
         match &self.content {
             Content::Preflight(preflight) => cors.preflight_fields(preflight, origin, &mut put),
             _ => cors.response_fields(origin, &mut put),
         }
+    }
+
+    /// `Vary` and, for an error of the gateway's, the API's CORS fields. Not inlined: few responses
+    /// need it, and each instruction of [`Reply::fields`] counts for a hit.
+    #[inline(never)]
+    fn api_cors_fields(&self, cors: &Cors, origin: &HeaderValue, mut put: impl FnMut(&HeaderName, Value<'_>)) {
+        let learned = match self.content {
+            Content::Error(_) => cors.api_fields(origin),
+            _ => ApiFields::NONE,
+        };
+        for (name, value) in learned.iter() {
+            put(name, Value::Ready(value));
+        }
+        let varies_on_origin = is_for_one_origin(&self.api_fields) || is_for_one_origin(&learned);
+        put(&VARY, Value::Text(if varies_on_origin { VARY_WITH_ORIGIN } else { VARY_ON_CREDENTIALS }));
     }
 }

@@ -5,11 +5,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use tokio::time::timeout_at;
 
 use super::breaker::{Breaker, Circuit, Outcome};
 use super::fair_queue::{FairQueue, Permit, QueueKey};
-use super::{ApiResponse, UpstreamError};
+use super::{ApiResponse, FAILURE_STATUS, UpstreamError, is_failure};
 use crate::api::Token;
 use crate::cache::Validators;
 use crate::clock;
@@ -45,6 +46,8 @@ pub struct Request<'a> {
     pub token: Option<&'a Token>,
     /// Validators of a cached response, so that the API may respond with 304.
     pub validators: Option<&'a Validators>,
+    /// `Origin` of the client, for an API that responds with CORS fields for it.
+    pub origin: Option<&'a HeaderValue>,
     /// Key under which it is queued.
     pub queue_key: QueueKey,
 }
@@ -96,7 +99,11 @@ impl<T: Transport> Client<T> {
         let started = clock::now();
         let result = self.send(&request, started).await;
         let took = clock::now().saturating_duration_since(started);
-        self.metrics.upstream_exchange(request.kind.as_str(), took, result.as_ref().err().map(|error| error.labels()));
+        let failure = match &result {
+            Err(error) => Some(error.labels()),
+            Ok(response) => is_failure(response.status).then_some(FAILURE_STATUS),
+        };
+        self.metrics.upstream_exchange(request.kind.as_str(), took, failure);
         result
     }
 

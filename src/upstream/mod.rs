@@ -114,6 +114,15 @@ impl UpstreamError {
     }
 }
 
+/// Whether a status is a failure of the API: a stale response is better, and asking again at once
+/// would make it worse.
+pub fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Labels of a complete response whose status is a failure.
+pub const FAILURE_STATUS: UpstreamFailure = UpstreamFailure { kind: "status", cause: "status" };
+
 /// Whether an operation failed because the process or the system has no file descriptor left
 /// (`EMFILE`, `ENFILE`).
 fn is_descriptor_error(error: &std::io::Error) -> bool {

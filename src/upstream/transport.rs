@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, USER_AGENT};
 use http::{Method, StatusCode};
 use http1::{BodyLength, FieldLines, RequestFraming, ResponseHead};
 use tokio::time::timeout_at;
@@ -144,7 +144,8 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamErro
     }
 }
 
-/// Field lines of a request. They hold nothing of a client's request except its token.
+/// Field lines of a request. They hold nothing of a client's request except its token and, without
+/// `[cors]`, its `Origin`.
 fn field_lines(request: &Request<'_>) -> FieldLines {
     const AGENT: &[u8] = concat!("telecomx-gateway/", env!("CARGO_PKG_VERSION")).as_bytes();
     let mut lines = FieldLines::with_capacity(512);
@@ -154,6 +155,9 @@ fn field_lines(request: &Request<'_>) -> FieldLines {
     lines.push(&ACCEPT, b"application/json");
     lines.push(&ACCEPT_ENCODING, b"identity");
     lines.push(&USER_AGENT, AGENT);
+    if let Some(origin) = request.origin {
+        lines.push(&ORIGIN, origin.as_bytes());
+    }
     if let Some(etag) = request.validators.and_then(|validators| validators.etag.as_ref()) {
         lines.push(&IF_NONE_MATCH, etag.as_bytes());
     }

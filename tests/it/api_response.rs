@@ -351,3 +351,27 @@ fn response_to_a_request_with_no_store_is_not_stored() {
     gateway.wait_for_metric("cache_not_stored_total", &[("reason", "request_no_store")], 2.0);
     assert!(!get(&gateway, "tok-viewer", DUCK).is_hit());
 }
+
+#[test]
+fn each_error_status_passes_with_a_readable_body() {
+    let origin = Origin::start();
+    viewer_and_reseller(&origin);
+    let config = "cache = { not_found_ttl = \"0s\", forbidden_ttl = \"0s\" }\nidentity = { ttl = \"10m\" }";
+    let gateway = Gateway::with(&origin, config);
+    let client_errors = (400..=418).filter(|status| *status != 401).chain([421, 422, 426, 428, 429, 431, 451, 499]);
+    for status in client_errors.chain(500..=511).chain([599]) {
+        origin.behave();
+        origin.when(Rule::on("/customer/").answer(Answer::error(status, "of_the_api")));
+        for token in ["tok-viewer", "tok-reseller"] {
+            get(&gateway, token, DUCK).assert_error(status, "of_the_api");
+        }
+        origin.behave();
+        let page = Answer::new(status).header("Content-Type", "text/html").body("<html>oops</html>");
+        origin.when(Rule::on("/customer/").answer(page));
+        let response = get(&gateway, "tok-viewer", DUCK);
+        assert_eq!(response.assert_status(status).json()["error"]["status"], status, "{response:#?}");
+        assert_ne!(response.json()["error"]["code"], "redaction_failed");
+        assert!(!response.text().contains("oops"), "{response:#?}");
+        assert_eq!(get(&gateway, "tok-reseller", DUCK).assert_status(status).text(), "<html>oops</html>");
+    }
+}

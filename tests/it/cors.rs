@@ -212,3 +212,189 @@ fn responses_of_the_api_keep_their_own_cors_fields() {
         }
     }
 }
+
+const PAGES: [&str; 2] = ["https://a.example", "https://b.example"];
+
+/// CORS of an API in front of which the gateway has no `[cors]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ApiCors {
+    /// `*` on every response.
+    Star,
+    /// The request's origin, with credentials.
+    Reflected,
+    /// As `Reflected`, for the first page only.
+    FirstPage,
+}
+
+impl ApiCors {
+    fn add(self, seen: &Seen, answer: Answer) -> Answer {
+        let origin = seen.header("origin").unwrap_or_default();
+        match self {
+            ApiCors::Star => answer.header("Access-Control-Allow-Origin", "*"),
+            ApiCors::FirstPage if origin != PAGES[0] => answer,
+            _ if origin.is_empty() => answer,
+            _ => answer
+                .header("Access-Control-Allow-Origin", origin)
+                .header("Access-Control-Allow-Credentials", "true")
+                .header("Vary", "Origin"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_granted(self, response: &Response, page: &str) {
+        let allowed = response.all("access-control-allow-origin");
+        let vary = response.header("vary").unwrap_or_default();
+        match self {
+            ApiCors::Star => assert_eq!(allowed, ["*"], "{page}: {response:#?}"),
+            ApiCors::FirstPage if page != PAGES[0] => assert_unreadable(response),
+            _ => {
+                assert_eq!(allowed, [page], "{response:#?}");
+                assert_eq!(response.all("access-control-allow-credentials"), ["true"], "{response:#?}");
+                assert!(vary.contains("Origin"), "{response:#?}");
+            }
+        }
+    }
+}
+
+/// A stand-in with these CORS fields on every response, errors included, and a gateway without
+/// `[cors]`.
+fn api_with_cors(cors: ApiCors) -> (Origin, Gateway) {
+    let origin = Origin::start();
+    origin.when(Rule::on("/").made(move |seen| {
+        let valid = format!(r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#, employee_of("tok-a"));
+        let answer = match (seen.path(), seen.token().as_deref(), seen.query("token").as_deref()) {
+            ("/auth/validateToken", _, Some("tok-a")) => Answer::json(valid),
+            ("/auth/validateToken", ..) => Answer::json(r#"{"success":false}"#),
+            (path, ..) if path == name_of(OTHER) => Answer::error(404, "customer"),
+            (path, ..) if path == name_of(THIRD) => Answer::new(500).header("Content-Type", "text/html").body("<html>"),
+            (_, Some("tok-a"), _) => Answer::json(upstream_document(DUCK)).header("ETag", "\"v1\""),
+            _ => Answer::error(401, "invalid_token"),
+        };
+        cors.add(seen, answer)
+    }));
+    let gateway = Gateway::start(&origin);
+    (origin, gateway)
+}
+
+/// Sends a request of a page on the fast path, on the ordinary path and over HTTP/2.
+fn on_every_path(gateway: &Gateway, target: &str, page: &str, fields: &[(&str, &str)]) -> [Response; 3] {
+    let all: Vec<_> = fields.iter().copied().chain([("origin", page)]).collect();
+    let call = |call: Call| all.iter().fold(call, |call, (name, value)| call.header(name, value));
+    let ordinary = (0..5).fold(gateway.client().get(target), |call, _| call.header("X-Forwarded-For", "192.0.2.1"));
+    let http2 = Http2::connect(&gateway.client()).call("GET", target, &all, b"").expect("a response");
+    [call(gateway.client().get(target)).send(), call(ordinary).send(), http2]
+}
+
+#[test]
+fn cors_fields_of_the_api_pass_without_own_cors() {
+    for cors in [ApiCors::Star, ApiCors::Reflected, ApiCors::FirstPage] {
+        let (origin, gateway) = api_with_cors(cors);
+        let bearer = ("authorization", "Bearer tok-a");
+        for (at, page) in PAGES.into_iter().enumerate() {
+            let first = gateway.client().get(NAME).bearer("tok-a").header("Origin", page).send();
+            cors.assert_granted(first.assert_status(200), page);
+            // An entry for every origin serves each page.
+            assert_eq!(first.is_hit(), cors == ApiCors::Star && at > 0, "{cors:?} {page}: {first:#?}");
+            let fetches = origin.fetches(DUCK);
+            for hit in on_every_path(&gateway, NAME, page, &[bearer]) {
+                cors.assert_granted(hit.assert_status(200), page);
+                assert!(hit.is_hit(), "{hit:#?}");
+            }
+            let etag = first.header("etag").expect("an ETag").to_owned();
+            for unchanged in on_every_path(&gateway, NAME, page, &[bearer, ("if-none-match", &etag)]) {
+                cors.assert_granted(unchanged.assert_status(304), page);
+            }
+            assert_eq!(origin.fetches(DUCK), fetches);
+            for bypass in on_every_path(&gateway, &format!("{NAME}?x=1"), page, &[bearer]) {
+                cors.assert_granted(bypass.assert_status(200), page);
+            }
+            for (target, status) in [(name_of(OTHER), 404), (name_of(THIRD), 500)] {
+                for error in on_every_path(&gateway, &target, page, &[bearer]) {
+                    cors.assert_granted(error.assert_status(status), page);
+                }
+            }
+            // The gateway makes this error, without a request to the route.
+            for error in on_every_path(&gateway, NAME, page, &[]) {
+                cors.assert_granted(error.assert_error(401, "credentials_invalid"), page);
+            }
+            for error in on_every_path(&gateway, NAME, page, &[("authorization", "Bearer tok-unknown")]) {
+                cors.assert_granted(error.assert_error(401, "invalid_token"), page);
+            }
+        }
+        let fetched = origin.fetched(DUCK);
+        assert!(fetched.iter().all(|seen| seen.header("origin").is_some_and(|origin| PAGES.contains(&origin))));
+        if cors == ApiCors::Reflected {
+            let without = gateway.client().get(NAME).bearer("tok-a").send();
+            assert_unreadable(without.assert_status(200));
+        }
+    }
+}
+
+#[test]
+fn response_of_an_api_without_cors_serves_every_origin() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    gateway.client().get(NAME).bearer("tok-a").header("Origin", PAGES[0]).send().assert_status(200);
+    for page in ["", PAGES[0], PAGES[1]] {
+        let response = gateway.client().get(NAME).bearer("tok-a").header("Origin", page).send();
+        assert_unreadable(&response);
+        assert!(response.is_hit(), "{response:#?}");
+    }
+    // From the first response for one origin on, none without CORS fields serves a page.
+    for (path, body) in [("/elsewhere", "{}".to_owned()), ("/customer/", upstream_document(DUCK))] {
+        origin.when(Rule::on(path).made(move |seen| ApiCors::Reflected.add(seen, Answer::json(body.as_str()))));
+    }
+    gateway.client().get("/elsewhere").header("Origin", PAGES[0]).send().assert_status(200);
+    for page in PAGES {
+        wait_until("the page can read the name", || {
+            let response = gateway.client().get(NAME).bearer("tok-a").header("Origin", page).send();
+            response.all("access-control-allow-origin") == [page]
+        });
+    }
+}
+
+#[test]
+fn unknown_token_of_a_page_gets_the_cors_fields_of_the_validation() {
+    for cors in [ApiCors::Star, ApiCors::Reflected] {
+        let (_origin, gateway) = api_with_cors(cors);
+        for (page, token) in PAGES.into_iter().zip(["tok-one", "tok-two"]) {
+            let response = gateway.client().get(NAME).bearer(token).header("Origin", page).send();
+            cors.assert_granted(response.assert_error(401, "invalid_token"), page);
+        }
+    }
+}
+
+#[test]
+fn forwarded_preflight_grants_the_errors_of_its_page() {
+    let origin = Origin::start();
+    origin.when(Rule::on("/").made(|seen| ApiCors::Reflected.add(seen, Answer::new(204))).method("OPTIONS"));
+    let gateway = Gateway::start(&origin);
+    let [page, other] = PAGES;
+    let preflight = gateway.client().call("OPTIONS", NAME).header("Origin", page);
+    let preflight = preflight.header("Access-Control-Request-Method", "GET").send();
+    assert_eq!(preflight.assert_status(204).all("access-control-allow-origin"), [page]);
+    let error = gateway.client().get(NAME).header("Origin", page).send();
+    ApiCors::Reflected.assert_granted(error.assert_error(401, "credentials_invalid"), page);
+    let error = gateway.client().get(NAME).header("Origin", other).send();
+    assert_unreadable(error.assert_error(401, "credentials_invalid"));
+}
+
+#[test]
+fn origin_is_not_sent_to_the_api_with_own_cors() {
+    let (origin, gateway) = scene("");
+    assert_readable(gateway.client().get(NAME).bearer("tok-a").header("Origin", APP).send().assert_status(200));
+    assert!(origin.fetched(DUCK).iter().all(|seen| seen.header("origin").is_none()));
+}
+
+#[test]
+fn listed_fields_of_the_api_are_exposed_to_pages() {
+    let (origin, gateway) = scene("");
+    let error = Answer::error(503, "down").header("Link", "</a>").header("RateLimit", "1").header("Retry-After", "3");
+    origin.when(Rule::on(NAME).answer(error));
+    let response = gateway.client().get(NAME).bearer("tok-a").header("Origin", APP).send();
+    assert_readable(response.assert_status(503));
+    for name in ["link", "ratelimit", "retry-after"] {
+        assert!(response.header(name).is_some(), "{name}: {response:#?}");
+    }
+}

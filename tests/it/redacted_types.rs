@@ -69,7 +69,7 @@ fn type_that_is_neither_json_nor_listed_is_refused() {
 }
 
 #[test]
-fn failure_of_the_api_counts_as_no_redaction_failure() {
+fn failure_of_the_api_is_not_a_redaction_failure() {
     let (origin, gateway) = scene();
     for status in [429, 500, 502, 503, 504] {
         for (content_type, body) in
@@ -85,8 +85,12 @@ fn failure_of_the_api_counts_as_no_redaction_failure() {
         origin.when(Rule::on(CUSTOMER).answer(Answer::error(status, "of_the_api")).times(1));
         gateway.client().get(CUSTOMER).bearer("tok-low").send().assert_error(status, "of_the_api");
     }
-    // Those of the 429.
-    assert_eq!(gateway.metric("redaction_failures_total", &[]), 3.0);
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
+    assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), 20.0);
+    origin.when(Rule::on(CUSTOMER).answer(typed("text/html", "<html>gone</html>").status(404)).times(1));
+    gateway.client().get(CUSTOMER).bearer("tok-low").send().assert_error(404, "not_found");
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 1.0);
+    assert_eq!(gateway.metric("upstream_errors_total", &[]), 20.0);
 }
 
 #[test]

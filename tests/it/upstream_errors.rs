@@ -197,3 +197,86 @@ fn circuit_logs_its_opening_and_closing_once_each() {
     }
     assert_eq!((lines("circuit breaker opened"), lines("circuit breaker closed")), (1, 1));
 }
+
+/// Bodies of error pages: HTML with each media type, none, and a truncated document.
+const ERROR_PAGES: [(&str, &str); 4] = [
+    ("text/html", "<html>oops</html>"),
+    ("application/json", "<html>"),
+    ("text/html", ""),
+    ("application/json", "{\"a\""),
+];
+
+#[test]
+fn error_page_of_the_api_keeps_its_status_on_the_name_route() {
+    let origin = Origin::start();
+    origin.knows("tok-low", "VIEWER", DUCK);
+    origin.knows("tok-high", "RESELLER", DUCK);
+    let gateway = Gateway::with(&origin, "upstream.timeout = \"5s\"");
+    let path = name_of(DUCK);
+    let mut failures = 0.0;
+    for status in [429, 500, 502, 503, 504] {
+        for (content_type, body) in ERROR_PAGES {
+            let page = Answer::new(status).header("Content-Type", content_type).body(body).header("Retry-After", "7");
+            origin.when(Rule::on("/customer/").answer(page));
+            for response in [
+                gateway.client().get(&path).bearer("tok-low").send(),
+                gateway.client().get(&path).bearer("tok-low").header("X-Unlisted", "1").header("Pragma", "x").send(),
+                Http2::connect(&gateway.client()).get(&path, "tok-low"),
+            ] {
+                response.assert_status(status);
+                assert_eq!(response.json()["error"]["status"], status, "{response:#?}");
+                assert!(
+                    response.json()["error"]["code"].is_string() && response.json()["error"]["message"].is_string()
+                );
+                assert_ne!(response.json()["error"]["code"], "redaction_failed");
+                assert_eq!(response.header("retry-after"), Some("7"), "{response:#?}");
+                assert!(response.header("content-type").is_some_and(|value| value.contains("json")));
+                assert!(response.header("cache-status").is_some_and(|value| !value.contains("stored")));
+            }
+            failures += 3.0;
+            assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), failures, "{status} {body:?}");
+            let high = gateway.client().get(&path).bearer("tok-high").revealed().send();
+            assert_eq!(high.assert_status(status).text(), body);
+            failures += 1.0;
+        }
+        origin.when(Rule::on("/customer/").answer(Answer::error(status, "of_the_api")));
+        gateway.client().get(&path).bearer("tok-low").send().assert_error(status, "of_the_api");
+        failures += 1.0;
+    }
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
+    assert_eq!(gateway.metric("upstream_errors_total", &[]), failures);
+    // A client's error keeps its status too, and is a redaction failure.
+    for (status, code) in [(400, "bad_request"), (403, "access_denied"), (404, "not_found"), (418, "bad_request")] {
+        origin.when(
+            Rule::on("/customer/").answer(Answer::new(status).header("Content-Type", "text/html").body("<html>")),
+        );
+        origin.knows(&format!("tok-{status}"), "VIEWER", DUCK);
+        gateway.client().get(&path).bearer(&format!("tok-{status}")).send().assert_error(status, code);
+    }
+    assert!(gateway.metric("redaction_failures_total", &[]) >= 4.0);
+    origin.when(Rule::on("/customer/").answer(Answer::new(200).header("Content-Type", "text/html").body("<html>")));
+    gateway.client().get(&path).bearer("tok-low").send().assert_error(502, "redaction_failed");
+    assert_eq!(gateway.metric("upstream_errors_total", &[]), failures);
+}
+
+#[test]
+fn stale_response_takes_precedence_over_an_error_page() {
+    let origin = Origin::start();
+    origin.knows("tok-low", "VIEWER", DUCK);
+    let gateway =
+        Gateway::with(&origin, "cache.ttl = \"1s\"\ncache.ttl_jitter = 0.0\ncache.stale_while_revalidate = \"0s\"");
+    let path = name_of(DUCK);
+    gateway.client().get(&path).bearer("tok-low").send().assert_status(200);
+    for status in [429, 500, 502, 503, 504] {
+        let page = Answer::new(status).header("Content-Type", "text/html").body("<html>oops</html>");
+        origin.when(Rule::on("/customer/").answer(page));
+        let failures = || gateway.metric("upstream_errors_total", &[("kind", "status")]);
+        let before = failures();
+        wait_until("the failure is counted and a stale response served", || {
+            let response = gateway.client().get(&path).bearer("tok-low").send();
+            assert_eq!(response.assert_status(200).text(), redacted_document(DUCK));
+            response.cache_status().contains("stale-if-error") && failures() > before
+        });
+    }
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
+}

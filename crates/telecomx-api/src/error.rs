@@ -46,8 +46,6 @@ pub enum ApiError {
     GatewayTimeout,
     /// The API's response cannot be redacted safely.
     RedactionFailed,
-    /// The API failed with a body that cannot be redacted safely.
-    UnredactableFailure,
     /// The API switched protocols on a route whose responses are redacted.
     NoUpgrade,
     /// A fault of the gateway.
@@ -209,7 +207,7 @@ impl ApiError {
             ApiError::GatewayTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not respond in time")
             }
-            ApiError::RedactionFailed | ApiError::UnredactableFailure => {
+            ApiError::RedactionFailed => {
                 (StatusCode::BAD_GATEWAY, "redaction_failed", "The response of the API could not be redacted safely")
             }
             ApiError::NoUpgrade => (
@@ -231,7 +229,6 @@ impl ApiError {
                 | ApiError::GatewayTimeout
                 | ApiError::Unavailable
                 | ApiError::Paused(_)
-                | ApiError::UnredactableFailure
         )
     }
 

@@ -234,7 +234,7 @@ impl Proxy {
         context.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
         let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
         let caller = gateway.caller_of(&token);
-        match gateway.identities().identify(caller, &token, address, clock::now()).await {
+        match gateway.identities().identify(caller, &token, address, None, clock::now()).await {
             // The API may find another token in what the gateway cannot read.
             Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
             Ok(caller) => Ok(caller.identity.level),
@@ -409,7 +409,7 @@ impl Proxy {
         tokio::spawn(async move {
             for token in tokens {
                 let caller = state.gateway.caller_of(&token);
-                let identified = state.gateway.identities().identify(caller, &token, address, clock::now()).await;
+                let identified = state.gateway.identities().identify(caller, &token, address, None, clock::now()).await;
                 if !matches!(identified, Err(ApiError::InvalidToken | ApiError::TooManyRequests)) {
                     return unsettle(&state, scopes);
                 }

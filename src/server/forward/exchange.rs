@@ -26,7 +26,7 @@ use crate::reply::Reply;
 use crate::server::http::client_failure::ClientFailure;
 use crate::server::http::client_session::{ClientSession, WriteProgress};
 use crate::server::http::forwarded_head::ForwardedHead;
-use crate::upstream::{self, Event, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError};
+use crate::upstream::{self, Event, FAILURE_STATUS, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError, is_failure};
 
 /// Maximum time for which the rest of a request body is discarded, so that the response is not lost
 /// in a reset (RFC 9112 section 9.6).
@@ -237,11 +237,12 @@ impl Proxy {
         let result = self.exchange(session, context, redact_for).await;
         let metrics = context.state.gateway.metrics().clone();
         let failed = match &result {
-            Err(Failure::Upstream(error)) => Some(*error),
-            Err(Failure::Switched) => Some(UpstreamError::Protocol),
-            _ => None,
+            Ok(status) => (redact_for.is_some() && is_failure(*status)).then_some(FAILURE_STATUS),
+            Err(Failure::Upstream(error)) => Some(error.labels()),
+            Err(Failure::Switched) => Some(UpstreamError::Protocol.labels()),
+            Err(_) => None,
         };
-        metrics.upstream_exchange("forward", started.elapsed(), failed.map(UpstreamError::labels));
+        metrics.upstream_exchange("forward", started.elapsed(), failed);
         let Err(failure) = result else { return Ok(()) };
         let is_open = matches!(
             failure,
@@ -286,9 +287,13 @@ impl Proxy {
         session: &mut ClientSession,
         context: &mut RequestContext,
         redact_for: Option<&RedactFor>,
-    ) -> Result<(), Failure> {
+    ) -> Result<StatusCode, Failure> {
         let (mut side, head) = self.send_request(session, context, redact_for).await?;
-        self.on_upstream_head(session, context, head.status);
+        let status = head.status;
+        if let Some(origin) = context.state.gateway.forwarded_origin(&session.request().fields) {
+            context.state.gateway.learn_cors(origin, &head.fields.to_map());
+        }
+        self.on_upstream_head(session, context, status);
         match redact_for {
             Some(redact_for) => {
                 let head = ApiHead { status: head.status, fields: head.fields.to_map() };
@@ -298,7 +303,7 @@ impl Proxy {
         }
         let ApiExchange { mut api, upload } = side;
         if upload.is_tunnel {
-            return Ok(());
+            return Ok(status);
         }
         let is_request_sent = upload.is_whole && api.is_sent() && !api.has_send_failed();
         api.finish_reading();
@@ -308,7 +313,7 @@ impl Proxy {
         if !is_request_sent {
             linger(session).await;
         }
-        Ok(())
+        Ok(status)
     }
 
     /// Sends the request and reads the final head of its response.

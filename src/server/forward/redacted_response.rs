@@ -21,7 +21,7 @@ use crate::offload::MAX_IN_PLACE;
 use crate::redact::Kind;
 use crate::server::http::client_session::ClientSession;
 use crate::server::response_budget::{Client, MAX_BODY, Reservation, SendReservation};
-use crate::upstream::{UpstreamError, has_content_coding};
+use crate::upstream::{UpstreamError, has_content_coding, is_failure};
 
 /// Maximum time to read one response, including the wait for memory.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,7 +57,8 @@ impl Proxy {
         }
         match self.pass_body(session, context, redact_for, side, head).await {
             Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
-                if !head.status.is_server_error() {
+                // A failure of the API is not a failure of the redaction.
+                if !is_failure(head.status) {
                     context.state.gateway.metrics().redaction_failed(reason);
                 }
                 context.record.cause = Some(reason);

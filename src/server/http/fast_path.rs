@@ -87,7 +87,7 @@ impl<'a> FastPathExchange<'a> {
             Ok(token) => (token, None),
             Err(error) => (Cow::Borrowed(""), Some(ApiError::from(error))),
         };
-        let request = FastPathRequest { customer, token, address, if_none_match, wants };
+        let request = FastPathRequest { customer, token, address, if_none_match, origin: head.origin, wants };
         let mut pending = FastPathExchange { record, origin, method, request };
         if method == NameRequestMethod::Preflight {
             return Lookup::Ready(pending, Preflight::for_name(requested_fields).into());
