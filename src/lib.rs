@@ -1,13 +1,12 @@
 //! telecomx-gateway: a caching, redacting reverse proxy in front of the TelecomX API.
 //!
-//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `http1`): they know
+//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `gateway-core`, `http1`): they know
 //! no socket, runtime or clock, and their dependencies prove it.
 
 pub use config;
+pub use gateway_core::reply;
 pub use redact;
 pub use telecomx_api as api;
-
-pub mod reply;
 
 mod allocator;
 pub mod cache;

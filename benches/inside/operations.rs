@@ -35,7 +35,7 @@ impl Bench {
     pub fn new(max_bytes: u64) -> Self {
         let config =
             config::parse("bench", "upstream.url = \"https://api.example\"", []).expect("a valid configuration");
-        let generations = Generations::default();
+        let generations = Generations::new(telecomx_gateway::clock::now);
         let employee = generations.employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
         Bench {
             cache: Arc::new(Cache::new(max_bytes, Duration::from_secs(86_400), |_, _| {})),

@@ -8,18 +8,9 @@
 
 use std::time::Duration;
 
+use gateway_core::freshness::{CacheControl, has_no_freshness_info, initial_age, lifetime};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
-
-/// The imports of the module below.
-use ::config;
-
-// Pure, among modules that are not.
-#[allow(dead_code, reason = "the target uses a part of the module")]
-#[path = "../../src/cache/freshness.rs"]
-mod freshness;
-
-use freshness::{CacheControl, has_no_freshness_info, initial_age, lifetime};
 
 const CONFIG: config::Cache = config::Cache {
     ttl: Duration::from_secs(60),

@@ -4,13 +4,7 @@
 //! an entry may be used is decided here and nowhere else: by its deadlines and by the generations
 //! of what it was made from.
 
-mod entry;
-mod freshness;
-mod intern;
-mod invalidation;
-mod key;
 mod single_flight;
-mod versions;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -19,16 +13,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use moka::notification::RemovalCause;
 
-pub use entry::{Entry, FetchTime, Freshness, Validators};
-pub use freshness::{CacheControl, Lifetime, NotStored, has_no_freshness_info, initial_age, lifetime};
-use intern::BodyInterner;
-pub use invalidation::{
+pub use gateway_core::entry::{Entry, FetchTime, Freshness, Validators};
+pub use gateway_core::freshness::{CacheControl, Lifetime, NotStored, has_no_freshness_info, initial_age, lifetime};
+use gateway_core::intern::BodyInterner;
+pub use gateway_core::invalidation::{
     CallerGenerations, EmployeeSlot, EntryGenerations, Generations, IdentityGenerations, PublishInvalidation, Scope,
     ValidationGenerations,
 };
-pub use key::{CallerId, CallerIds, IdHasher, Key};
+pub use gateway_core::key::{CallerId, CallerIds, IdHasher, Key};
+pub use gateway_core::versions::SlotVersions;
 pub use single_flight::{Demand, JoinOptions, Role, SingleFlight, Waiter};
-pub use versions::SlotVersions;
 
 use crate::allocator;
 use crate::api::CustomerId;

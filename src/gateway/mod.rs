@@ -23,6 +23,7 @@ use self::fetch::Fetcher;
 use self::state::SharedState;
 use crate::api::{Credential, CredentialError, Query, Token, find_credential};
 use crate::cache::{Cache, CallerId, CallerIds, Generations};
+use crate::clock;
 use crate::cluster::Tier;
 use crate::config::Config;
 use crate::identity::{Identities, IdentityDeps};
@@ -58,7 +59,7 @@ pub struct GatewayDeps<T = Connections> {
 impl<T: Transport> Gateway<T> {
     pub fn new(config: &Config, deps: GatewayDeps<T>) -> Self {
         let GatewayDeps { client, policy, callers, metrics, tier } = deps;
-        let generations = Arc::new(Generations::default());
+        let generations = Arc::new(Generations::new(clock::now));
         let eviction_metrics = metrics.clone();
         let on_eviction = move |cause, count| eviction_metrics.evicted(cause, count);
         let api_cors = Arc::<ApiCors>::default();

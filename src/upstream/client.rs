@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::time::timeout_at;
 
-use super::breaker::{Breaker, Circuit, Outcome};
 use super::fair_queue::{FairQueue, Permit, QueueKey};
 use super::{ApiResponse, FAILURE_STATUS, UpstreamError, is_failure};
 use crate::api::Token;
@@ -16,6 +15,7 @@ use crate::cache::Validators;
 use crate::clock;
 use crate::config;
 use crate::telemetry::Metrics;
+use gateway_core::breaker::{Breaker, Circuit, Outcome};
 
 /// Purpose of a request; a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

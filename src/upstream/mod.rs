@@ -5,7 +5,6 @@
 //! any protocol violation.
 
 mod anchors;
-mod breaker;
 mod client;
 mod connector;
 mod endpoint;
@@ -25,12 +24,12 @@ use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
 
 pub use anchors::TrustError;
-pub use breaker::{Breaker, Circuit, Outcome};
 pub use client::{Client, Request, RequestKind, Transport};
 pub use connector::{AddressStatus, Connection, Connector};
 pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
 pub use exchange::{Event, Exchange};
 pub use fair_queue::QueueKey;
+pub use gateway_core::breaker::{Breaker, Circuit, Outcome};
 pub use metrics::AddressMetrics;
 pub use tls::{TlsFailure, check_files};
 pub use transport::{Connections, STALE_CONNECTIONS_MAX};

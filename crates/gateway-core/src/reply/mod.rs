@@ -30,8 +30,8 @@ pub use conditional::{if_none_match, matches_etag};
 pub use cors::{Cors, Preflight, is_preflight, origin_in, origin_of, requested_fields};
 pub use value::Value;
 
-use crate::api::ApiError;
-use crate::redact::Redacted;
+use redact::Redacted;
+use telecomx_api::ApiError;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: &str = "application/json; charset=utf-8";

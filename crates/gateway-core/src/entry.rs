@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use http::header::{ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 
-use super::freshness::Lifetime;
-use super::invalidation::EntryGenerations;
+use crate::freshness::Lifetime;
+use crate::invalidation::EntryGenerations;
 use crate::reply::{ApiFields, Representation};
 
 /// A redacted response of the API with its deadlines.

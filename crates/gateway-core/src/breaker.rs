@@ -184,6 +184,7 @@ impl Drop for BreakerPermit<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests need a time to begin with")]
 mod tests {
     use super::*;
 

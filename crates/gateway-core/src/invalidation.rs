@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
-use super::key::{CallerId, IdHasher};
-use crate::api::{CustomerId, EmployeeId};
-use crate::clock;
+use crate::key::{CallerId, IdHasher};
+use telecomx_api::{CustomerId, EmployeeId};
 
 /// Slots of each table. 65,536 counters take 256 KiB. With 1,000 live ids, one change invalidates
 /// 0.015 others on average.
@@ -166,11 +165,14 @@ pub struct Generations {
     /// Length of `unsettled`, so that a lookup takes no lock while it is empty.
     unsettled_count: AtomicUsize,
     hasher: IdHasher,
+    clock: fn() -> Instant,
 }
 
-impl Default for Generations {
-    fn default() -> Self {
+impl Generations {
+    /// `clock`: returns the current time.
+    pub fn new(clock: fn() -> Instant) -> Self {
         Generations {
+            clock,
             publish: OnceLock::new(),
             clustered_since: OnceLock::new(),
             synced_for: AtomicU64::new(0),
@@ -183,9 +185,7 @@ impl Default for Generations {
             hasher: IdHasher::default(),
         }
     }
-}
 
-impl Generations {
     /// Sets the publisher to the cluster. The first call counts.
     pub fn set_publisher(&self, publish: PublishInvalidation) {
         let _ = self.publish.set(publish);
@@ -236,7 +236,7 @@ impl Generations {
             Scope::Caller(id) => Unsettled::Caller(id.slot()),
         };
         let mut unsettled = self.unsettled.write();
-        let now = clock::now();
+        let now = (self.clock)();
         unsettled.retain(|_, until| *until > now);
         let before = unsettled.insert(key, until);
         if let Some(before) = before.filter(|before| *before > until) {
@@ -252,7 +252,7 @@ impl Generations {
         if self.unsettled_count.load(Ordering::Acquire) == 0 {
             return;
         }
-        let now = clock::now();
+        let now = (self.clock)();
         let unsettled = self.unsettled.read();
         for scope in scopes.iter().chain(&[Unsettled::All]) {
             if unsettled.get(scope).is_some_and(|until| *until > now) {
@@ -281,7 +281,7 @@ impl Generations {
         }
         let customer = customer.map(|id| Unsettled::Customer(self.customer_slot(id)));
         let others = [Unsettled::All, Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)];
-        let (now, unsettled) = (clock::now(), self.unsettled.read());
+        let (now, unsettled) = ((self.clock)(), self.unsettled.read());
         others.into_iter().chain(customer).any(|scope| unsettled.get(&scope).is_some_and(|until| *until > now))
     }
 
@@ -350,13 +350,14 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests need a time to begin with")]
 mod tests {
     use super::*;
-    use crate::cache::key::CallerIds;
+    use crate::key::CallerIds;
 
     #[test]
     fn change_invalidates_what_depends_on_it() {
-        let generations = Generations::default();
+        let generations = Generations::new(Instant::now);
         let callers = CallerIds::with_key([7; 32]);
         let caller = callers.id_of("a");
         let customer = CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap();
@@ -376,7 +377,7 @@ mod tests {
 
     #[test]
     fn employee_change_outdates_its_validations_only() {
-        let generations = Generations::default();
+        let generations = Generations::new(Instant::now);
         let caller = CallerIds::with_key([7; 32]).id_of("a");
         let [one, other] =
             ["5f00000000000000000000aa", "5f00000000000000000000ab"].map(|id| EmployeeId::parse(id).unwrap());
@@ -401,13 +402,13 @@ mod tests {
 
     #[test]
     fn unsettled_scope_has_new_generations_at_each_read() {
-        let generations = Generations::default();
+        let generations = Generations::new(Instant::now);
         let callers = CallerIds::with_key([7; 32]);
         let (caller, other) = (callers.id_of("a"), callers.id_of("b"));
         let customer = CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap();
         let employee = EmployeeId::parse("5f00000000000000000000aa").unwrap();
         let slot = generations.employee_slot(&employee);
-        let until = clock::now() + Duration::from_secs(600);
+        let until = Instant::now() + Duration::from_secs(600);
         let entry = |caller| generations.entry_generations(&customer, caller, slot);
         let identity = |caller| generations.identity_generations(caller, slot);
         assert!(generations.unsettle(&Scope::Caller(caller), until));
@@ -421,15 +422,15 @@ mod tests {
         let began = generations.validation_generations(&other);
         generations.unsettle(&Scope::Employee(employee), until);
         assert!(identity(&other) != identity(&other) && generations.has_employee_changed(slot, &began));
-        let settled = Generations::default();
-        settled.unsettle(&Scope::All, clock::now());
+        let settled = Generations::new(Instant::now);
+        settled.unsettle(&Scope::All, Instant::now());
         assert_eq!(settled.identity_generations(&caller, slot), settled.identity_generations(&caller, slot));
         assert_eq!(settled.unsettled_count.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn generations_are_synced_until_the_stated_time() {
-        let generations = Generations::default();
+        let generations = Generations::new(Instant::now);
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         assert!(generations.is_synced(start + 1000 * second), "always without a cluster");
         generations.set_synced_until(start, start + second);
@@ -442,7 +443,7 @@ mod tests {
 
     #[test]
     fn own_change_is_published_first_and_a_remote_one_is_not() {
-        let generations = std::sync::Arc::new(Generations::default());
+        let generations = std::sync::Arc::new(Generations::new(Instant::now));
         let caller = CallerIds::with_key([7; 32]).id_of("a");
         let (sender, published) = std::sync::mpsc::sync_channel(8);
         let counters = std::sync::Arc::downgrade(&generations);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::api::{AccessLevel, CustomerId};
+use telecomx_api::{AccessLevel, CustomerId};
 
 /// A caller: keyed 256-bit digest of its token, which is not kept itself.
 #[derive(Clone, Copy, PartialEq, Eq)]

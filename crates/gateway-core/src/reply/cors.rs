@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderMap, Method};
 
 use super::{ALLOWED, ApiCors, ApiFields, VARY_ON_CREDENTIALS, VARY_WITH_ORIGIN, Value};
-use crate::config::{self, AllowedOrigins};
+use config::AllowedOrigins;
 
 /// Response fields that a page may read: all that the gateway sets itself, except those that the
 /// Fetch standard safelists and those of the connection.

@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 
 use parking_lot::Mutex;
 
-use super::key::IdHasher;
+use crate::key::IdHasher;
 use crate::reply::{Representation, WeakRepresentation};
 
 /// Number of locks. One is taken when a response is stored, none when one is looked up.
@@ -85,9 +85,9 @@ mod tests {
     use http::{HeaderValue, StatusCode};
 
     use super::*;
-    use crate::api::AccessLevel;
-    use crate::config;
-    use crate::redact::{Policy, redact};
+    use telecomx_api::AccessLevel;
+
+    use redact::{Policy, redact};
 
     fn representation(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Representation {
         let config = config::parse("test", "upstream.url = \"https://api.example\"", []).unwrap();

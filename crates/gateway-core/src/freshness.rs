@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES, HeaderMap, PRAGMA, SET_COOKIE, VARY};
 use http::{HeaderName, StatusCode};
 
-use crate::config;
-
 /// How long a response is fresh, and how much longer it may be served stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
