@@ -1,6 +1,7 @@
 """Validates the shipped deployment files against the schemas of their readers and each other.
 
-    validate.py kubernetes FILE    output of `kubectl kustomize` or `helm template`
+    validate.py kubernetes FILE... output of `kubectl kustomize` or `helm template`
+    validate.py rejects FILE...    the same, and fails unless each file has a problem
     validate.py same KUSTOMIZE HELM    that both render the same objects
     validate.py compose FILE
     validate.py sbom FILE
@@ -55,7 +56,24 @@ def load_rules():
     ]
 
 
-def kubernetes(path):
+def kubernetes(*paths):
+    for path in paths:
+        print(path)
+        manifests(path)
+
+
+def rejects(*paths):
+    """Without this check a validation that accepts everything would not be noticed."""
+    for path in paths:
+        manifests(path)
+        if not problems:
+            print(f"{path}: accepted; expected a problem")
+            sys.exit(1)
+        problems.clear()
+    print(f"{len(paths)} wrong files are rejected")
+
+
+def manifests(path):
     import kubernetes_validate
     from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 
@@ -552,7 +570,7 @@ def unit():
 
 
 if __name__ == "__main__":
-    commands = (kubernetes, same, compose, sbom, alerts, dashboard, timeouts, unit)
+    commands = (kubernetes, rejects, same, compose, sbom, alerts, dashboard, timeouts, unit)
     {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])
     for text in problems:
         print(text)
