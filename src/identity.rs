@@ -24,8 +24,8 @@ use crate::clock;
 use crate::cluster::{IdentityTtl, Lookup, Tier, evaluate_identity};
 use crate::config;
 use crate::reply::ApiCors;
-use crate::telemetry::Metrics;
-use crate::upstream::{Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
+use crate::telemetry::{ApiExchange, IdentityLookup, Metrics, ValidationOutcome};
+use crate::upstream::{ApiFailure, Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
 
 /// Maximum number of cached validations; about 300 bytes each. The least recently used is evicted.
 const MAX_IDENTITIES: u64 = 200_000;
@@ -120,7 +120,7 @@ enum Cached {
 /// Result of a validation; `None` for an invalid token.
 #[derive(Clone)]
 struct ValidationResult {
-    result: Result<Option<Caller>, ApiError>,
+    result: Result<Option<Caller>, ApiFailure>,
     /// Generations when it began.
     began: ValidationGenerations,
 }
@@ -261,7 +261,7 @@ impl<T: Transport> Identities<T> {
         address: IpAddr,
         origin: Option<&HeaderValue>,
         now: Instant,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<Caller, ApiFailure> {
         let key = IdentityKey { caller: id, address: self.bound_address(address) };
         self.identify_by_key(key, token, address, origin, now).await
     }
@@ -306,9 +306,9 @@ impl<T: Transport> Identities<T> {
         token: &Token,
         address: IpAddr,
         now: Instant,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<Caller, ApiFailure> {
         match self.identify(id, token, address, None, now).await {
-            Err(ApiError::InvalidToken) if self.config.load().send_client_ip => {
+            Err(failure) if failure.error == ApiError::InvalidToken && self.config.load().send_client_ip => {
                 let key = IdentityKey { caller: id, address: None };
                 self.identify_by_key(key, token, address, None, clock::now()).await
             }
@@ -368,48 +368,50 @@ impl<T: Transport> Identities<T> {
         address: IpAddr,
         origin: Option<&HeaderValue>,
         now: Instant,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<Caller, ApiFailure> {
         let cached = self.lookup(&key, now);
         let request = || ValidationRequest { key, token: token.clone(), address, origin: origin.cloned() };
         match &cached {
             Some(Cached::Valid(identity, validity)) => {
                 let lookup_result = match validity {
-                    Validity::Valid => "hit",
+                    Validity::Valid => IdentityLookup::Hit,
                     Validity::RefreshDue => {
                         // No client waits for it: the next request finds its result.
                         drop(self.start_validation(&request(), None, JoinOptions::BACKGROUND));
-                        "hit"
+                        IdentityLookup::Hit
                     }
-                    Validity::BackingOff => "stale",
+                    Validity::BackingOff => IdentityLookup::Stale,
                     // The API is known to be down. If this validation is the probe, no client waits
                     // for it.
                     Validity::IfError if self.client.circuit() != Circuit::Closed => {
                         drop(self.start_validation(&request(), None, JoinOptions::BACKGROUND));
-                        "stale"
+                        IdentityLookup::Stale
                     }
                     Validity::IfError => return self.revalidate(&request()).await,
                 };
-                self.metrics.identity_looked_up(lookup_result);
+                self.metrics.count_identity_lookup(lookup_result);
                 Ok(identity.caller.clone())
             }
             Some(Cached::Invalid) => {
-                self.metrics.identity_looked_up("negative");
-                Err(ApiError::InvalidToken)
+                self.metrics.count_identity_lookup(IdentityLookup::Negative);
+                Err(ApiError::InvalidToken.into())
             }
             None => match self.validated(&request(), true).await {
                 // The validation may have stored an identity of the shared tier.
-                Err(error) if error.is_caused_by_api() && self.tier.is_some() => self.cached_caller(&key).ok_or(error),
-                result => result?.ok_or(ApiError::InvalidToken),
+                Err(failure) if failure.error.is_caused_by_api() && self.tier.is_some() => {
+                    self.cached_caller(&key).ok_or(failure)
+                }
+                result => result?.ok_or(ApiError::InvalidToken.into()),
             },
         }
     }
 
     /// Validates a token whose cached identity is usable only if the API fails.
-    async fn revalidate(self: &Arc<Self>, request: &ValidationRequest) -> Result<Caller, ApiError> {
+    async fn revalidate(self: &Arc<Self>, request: &ValidationRequest) -> Result<Caller, ApiFailure> {
         match self.validated(request, false).await {
             // Looked up again: the identity may have been invalidated meanwhile.
-            Err(error) if error.is_caused_by_api() => self.cached_caller(&request.key).ok_or(error),
-            result => result?.ok_or(ApiError::InvalidToken),
+            Err(failure) if failure.error.is_caused_by_api() => self.cached_caller(&request.key).ok_or(failure),
+            result => result?.ok_or(ApiError::InvalidToken.into()),
         }
     }
 
@@ -427,7 +429,7 @@ impl<T: Transport> Identities<T> {
         self: &Arc<Self>,
         request: &ValidationRequest,
         is_unknown: bool,
-    ) -> Result<Option<Caller>, ApiError> {
+    ) -> Result<Option<Caller>, ApiFailure> {
         let (key, address) = (request.key, request.address);
         let began = self.generations.validation_generations(&key.caller);
         // A token that was valid once is not a guess.
@@ -435,16 +437,16 @@ impl<T: Transport> Identities<T> {
         loop {
             let permit = match may_be_guessed {
                 true => Some(self.invalid_permit(address).await.inspect_err(|_| {
-                    self.metrics.identity_looked_up("refused");
+                    self.metrics.count_identity_lookup(IdentityLookup::Refused);
                 })?),
                 false => None,
             };
             let (role, waiter) = self.start_validation(request, permit, JoinOptions::FOREGROUND);
-            self.metrics.identity_looked_up(match role {
-                Role::Leader => "miss",
-                Role::Follower => "collapsed",
+            self.metrics.count_identity_lookup(match role {
+                Role::Leader => IdentityLookup::Miss,
+                Role::Follower => IdentityLookup::Collapsed,
             });
-            let Some(validation) = waiter.result().await else { return Err(ApiError::Internal) };
+            let Some(validation) = waiter.result().await else { return Err(ApiError::Internal.into()) };
             let has_changed = |caller: &Caller| {
                 !validation.began.is_after(&began)
                     && self.generations.has_employee_changed(caller.employee, &validation.began)
@@ -532,7 +534,7 @@ impl<T: Transport> Identities<T> {
         began: &ValidationGenerations,
         request: &ValidationRequest,
         permit: Option<InvalidPermit>,
-    ) -> Result<Option<Caller>, ApiError> {
+    ) -> Result<Option<Caller>, ApiFailure> {
         let key = request.key;
         // A request that arrived just after the previous validation ended finds its result.
         match self.lookup(&key, clock::now()) {
@@ -549,10 +551,10 @@ impl<T: Transport> Identities<T> {
         if let (Some(tier), Ok(_)) = (&self.tier, &response) {
             tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
-        self.metrics.validated(match &response {
-            Ok(Validation::Valid(_)) => "valid",
-            Ok(Validation::Invalid) => "invalid",
-            Err(_) => "error",
+        self.metrics.count_validation(match &response {
+            Ok(Validation::Valid(_)) => ValidationOutcome::Valid,
+            Ok(Validation::Invalid) => ValidationOutcome::Invalid,
+            Err(_) => ValidationOutcome::Error,
         });
         match response {
             Ok(Validation::Valid(identity)) => {
@@ -650,7 +652,7 @@ impl<T: Transport> Identities<T> {
     fn insert_invalid(&self, key: &IdentityKey, requested_at: Instant, began: ValidationGenerations) {
         if let Some(CachedValidation::Valid(_)) = self.validations.get(key) {
             self.generations.invalidate(&Scope::Caller(key.caller));
-            self.metrics.invalidated("caller", "unauthorized");
+            self.metrics.count_invalidation("caller", "unauthorized");
         }
         let generations = self.generations.validation_generations(&key.caller);
         // A change since the validation began may have made the token valid again.
@@ -661,7 +663,7 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Calls `validateToken`.
-    async fn request_validation(&self, request: &ValidationRequest) -> Result<Validation, ApiError> {
+    async fn request_validation(&self, request: &ValidationRequest) -> Result<Validation, ApiFailure> {
         let ValidationRequest { key, token, address, origin } = request;
         let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
         let target = zeroize::Zeroizing::new(match key.address {
@@ -676,25 +678,27 @@ impl<T: Transport> Identities<T> {
             origin: origin.as_ref(),
             queue_key: self.queue_key(key, *address),
         };
-        let response = self.client.get(request).await.map_err(|error| {
-            tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to validate a token");
-            ApiError::from(error)
-        })?;
+        let started = clock::now();
+        let response = self.client.get(request).await;
+        let duration = clock::now().saturating_duration_since(started);
+        let response = response.map_err(|error| ApiFailure::from_exchange(error, duration))?;
         self.api_cors.learn(origin.as_ref(), &response.headers);
-        match response.status.as_u16() {
-            200 => read_validation(&response.body).ok_or(ApiError::InvalidResponse),
-            401 | 403 => Ok(Validation::Invalid),
+        let (error, cause) = match response.status.as_u16() {
+            200 => match read_validation(&response.body) {
+                Some(validation) => return Ok(validation),
+                None => (ApiError::InvalidResponse, "validation_body"),
+            },
+            401 | 403 => return Ok(Validation::Invalid),
             // The API is reachable and asks for a pause.
-            429 | 503 => Err(response
-                .headers
-                .get(RETRY_AFTER)
-                .and_then(|value| RetryAfter::parse(value.as_bytes()))
-                .map_or(ApiError::Unavailable, ApiError::Paused)),
-            _ => Err(ApiError::InvalidResponse),
-        }
-        .inspect_err(|_| {
-            tracing::warn!(status = response.status.as_u16(), "unexpected response to validateToken");
-        })
+            429 | 503 => {
+                let retry_after = response.headers.get(RETRY_AFTER);
+                let retry_after = retry_after.and_then(|value| RetryAfter::parse(value.as_bytes()));
+                (retry_after.map_or(ApiError::Unavailable, ApiError::Paused), "status")
+            }
+            _ => (ApiError::InvalidResponse, "status"),
+        };
+        let exchange = ApiExchange { status: Some(response.status), duration };
+        Err(ApiFailure { error, cause: Some(cause), exchange: Some(exchange) })
     }
 }
 

@@ -122,7 +122,7 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
                 let (api_fields, exchange_fields) = (ApiFields::NONE, ApiFields::NONE);
                 let cache_status = Some(CacheStatus::Hit { ttl: 59 });
                 let reply = Reply { content, cache_status, age: Some(1), api_fields, exchange_fields };
-                reply.fields(&bench.cors, None, |name, value| {
+                reply.fields(&bench.cors, None, "", |name, value| {
                     head.extend_from_slice(name.as_str().as_bytes());
                     value.append_to(&mut head);
                 });

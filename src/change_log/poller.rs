@@ -102,8 +102,8 @@ impl BackgroundService for ChangeLogPoller {
             let pause = match self.poll(&mut cursor, &mut had_lease).await {
                 Ok(poll) => {
                     match poll {
-                        Poll::Done => self.metrics.read(SystemTime::now()),
-                        Poll::ByAnother(at) => at.into_iter().for_each(|at| self.metrics.read(at)),
+                        Poll::Done => self.metrics.set_last_read(SystemTime::now()),
+                        Poll::ByAnother(at) => at.into_iter().for_each(|at| self.metrics.set_last_read(at)),
                     }
                     if let Some((_, times)) = failed.take() {
                         tracing::info!(failed = times, "polling of the change log resumed");
@@ -111,7 +111,7 @@ impl BackgroundService for ChangeLogPoller {
                     interval
                 }
                 Err(error) => {
-                    self.metrics.failed(error.as_str());
+                    self.metrics.count_failure(error.as_str());
                     let times = failed.map_or(1, |(_, times)| times.saturating_add(1));
                     // Logged once for each reason, not at each poll.
                     if failed.is_none_or(|(before, _)| before != error) {
@@ -140,7 +140,7 @@ impl ChangeLogPoller {
             match lease.acquire().await {
                 Ok(Leadership::Leader { done, overdue }) => {
                     if overdue {
-                        self.metrics.failed("lease_overdue");
+                        self.metrics.count_failure("lease_overdue");
                         tracing::warn!(
                             "took over the change log lease: its holder did not poll for the duration of a lease; \
                              check that gateway, and which clients may write to Redis"
@@ -196,7 +196,7 @@ impl ChangeLogPoller {
     fn invalidate(&self, gateway: &Gateway, new: &NewChanges) {
         match new {
             NewChanges::Known { changes, unknown } => {
-                self.metrics.entries(changes.len(), *unknown);
+                self.metrics.count_entries(changes.len(), *unknown);
                 if *unknown > 0 {
                     tracing::warn!(unknown, "skipped unknown entries of the change log");
                 }

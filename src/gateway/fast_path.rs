@@ -14,7 +14,7 @@ use crate::api::{AccessLevel, ApiError, CredentialError, CustomerId, Token};
 use crate::cache::{CacheControl, CallerId, Entry, Freshness, Key};
 use crate::reply::{CacheStatus, Reply};
 use crate::telemetry::Record;
-use crate::upstream::Transport;
+use crate::upstream::{ApiFailure, Transport};
 
 /// An intercepted request with a credential, without a body, and without query parameters other
 /// than `token`.
@@ -71,14 +71,14 @@ impl<T: Transport> Gateway<T> {
         request: &FastPathRequest<'_>,
         caller: CallerId,
         record: &mut Record,
-    ) -> Result<Reply, ApiError> {
+    ) -> Result<Reply, ApiFailure> {
         let FastPathRequest { customer, ref token, address, if_none_match, origin, wants } = *request;
-        let token = Token::parse(token.as_bytes()).ok_or(CredentialError::Malformed)?;
+        let token = Token::parse(token.as_bytes()).ok_or(ApiError::from(CredentialError::Malformed))?;
         let origin = origin.filter(|origin| !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX);
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let caller = self.identify(caller, &token, address, origin.as_ref(), record).await?;
         let params = LookupParams { customer, wants, validators: ClientValidators::Value(if_none_match), origin };
-        self.serve(&params, caller, token).await
+        self.serve(&params, caller, token, record).await
     }
 
     /// Looks up identity and entry in the shared caches, and stores a fresh result in the L1 cache.

@@ -24,8 +24,9 @@ use crate::identity::Caller;
 use crate::offload;
 use crate::redact::{Kind as DocumentKind, Policy, Redacted, redact};
 use crate::reply::{ApiFields, FieldFilter, Representation};
+use crate::telemetry::ApiExchange;
 use crate::upstream::{
-    ApiResponse, Connections, QueueKey, Request, RequestKind, Transport, has_content_coding, is_failure,
+    ApiFailure, ApiResponse, Connections, QueueKey, Request, RequestKind, Transport, has_content_coding, is_failure,
 };
 
 /// Time for which an entry is not fetched again after a failure. A stale response is used
@@ -49,6 +50,8 @@ pub struct FetchJob {
     /// Whether the client limits the age of its response, which excludes entries of the shared
     /// tier.
     pub bypass_shared_tier: bool,
+    /// Id of the request that started the fetch, for log lines; empty in the background.
+    pub request_id: String,
 }
 
 /// Response of the API to a fetch.
@@ -61,6 +64,7 @@ pub enum UpstreamOutcome {
         initial_age: Duration,
         fields: ApiFields,
         exchange_fields: ApiFields,
+        exchange: ApiExchange,
     },
     Response {
         representation: Representation,
@@ -69,6 +73,7 @@ pub enum UpstreamOutcome {
         initial_age: Duration,
         fields: ApiFields,
         exchange_fields: ApiFields,
+        exchange: ApiExchange,
     },
 }
 
@@ -120,7 +125,7 @@ impl<T: Transport> Fetcher<T> {
             origin: job.origin.as_ref(),
             queue_key: QueueKey::Caller(job.key.caller),
         };
-        let result = self.request(request, job.key.level, &job.token).await;
+        let result = self.request(request, job.key.level, &job.token, &job.request_id).await;
         if let (Some(tier), Ok(_)) = (&self.shared.tier, &result) {
             tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
@@ -185,19 +190,30 @@ impl<T: Transport> Fetcher<T> {
         request: Request<'_>,
         level: AccessLevel,
         token: &Token,
+        request_id: &str,
     ) -> Result<UpstreamOutcome, FetchError> {
         let (is_conditional, origin) = (request.validators.is_some(), request.origin);
-        let response = self.shared.client.get(request).await.map_err(|error| {
-            tracing::warn!(reason = error.as_str(), cause = error.cause(), "failed to fetch a customer's name");
-            ApiError::from(error)
-        })?;
+        let started = clock::now();
+        let response = self.shared.client.get(request).await;
+        let duration = clock::now().saturating_duration_since(started);
+        let response = response.map_err(|error| ApiFailure::from_exchange(error, duration))?;
+        let exchange = ApiExchange { status: Some(response.status), duration };
+        let failed = |error, cause| ApiFailure { error, cause, exchange: Some(exchange) };
+        let unusable = |error| {
+            let status = exchange.status.map(|status| status.as_u16());
+            tracing::warn!(http.request.id = request_id, status, "the API sent a status that cannot be forwarded");
+            Err(failed(error, Some("status")).into())
+        };
         self.shared.api_cors.learn(origin, &response.headers);
         let (status, options) = (response.status, connection_options(&response.headers));
         let fields = self.fields.stored(&response.headers, &options);
         let exchange_fields = self.fields.of_exchange(&response.headers, &options);
         let initial_age = initial_age(&response.headers);
         match status.as_u16() {
-            401 => return Err(FetchError { error: ApiError::InvalidToken, fields: exchange_fields }),
+            401 => {
+                let failure = failed(ApiError::InvalidToken, None);
+                return Err(FetchError { failure, fields: exchange_fields });
+            }
             304 if is_conditional => {
                 return Ok(UpstreamOutcome::NotModified {
                     lifetime: lifetime(StatusCode::OK, &response.headers, &self.config, jitter()),
@@ -205,23 +221,34 @@ impl<T: Transport> Fetcher<T> {
                     initial_age,
                     fields,
                     exchange_fields,
+                    exchange,
                 });
             }
-            206 => return Err(unusable_status(status, ApiError::PartialResponse)),
+            206 => return unusable(ApiError::PartialResponse),
             // A 304 that was not requested, or not a final status.
-            ..200 | 304 | 600.. => return Err(unusable_status(status, ApiError::InvalidResponse)),
+            ..200 | 304 | 600.. => return unusable(ApiError::InvalidResponse),
             _ => {}
         }
         let lifetime = lifetime(status, &response.headers, &self.config, jitter());
         let validators = Validators::from_headers(&response.headers).filter(|_| status == StatusCode::OK);
-        let exchange_fields = match self.location(status, &response.headers, level, token) {
+        let exchange_fields = match self.location(status, &response.headers, level, token, request_id) {
             Some(location) => exchange_fields.iter().cloned().chain([location]).collect(),
             None => exchange_fields,
         };
-        let (representation, kind) = self.represent(response, level).await?;
+        let represented = self.represent(response, level, request_id).await;
+        let (representation, kind) =
+            represented.map_err(|UnredactableBody { error, reason }| failed(error, Some(reason)))?;
         let is_storable = status != StatusCode::OK || kind == DocumentKind::Object;
         let lifetime = if is_storable { lifetime } else { lifetime.and(Err(NotStored::NotAnObject)) };
-        Ok(UpstreamOutcome::Response { representation, validators, lifetime, initial_age, fields, exchange_fields })
+        Ok(UpstreamOutcome::Response {
+            representation,
+            validators,
+            lifetime,
+            initial_age,
+            fields,
+            exchange_fields,
+            exchange,
+        })
     }
 
     /// The `Location` of a redirect, unless it holds a credential, or a secret that this access
@@ -232,12 +259,18 @@ impl<T: Transport> Fetcher<T> {
         headers: &HeaderMap,
         level: AccessLevel,
         token: &Token,
+        request_id: &str,
     ) -> Option<(HeaderName, HeaderValue)> {
         let location = headers.get(LOCATION).filter(|_| status.is_redirection())?;
         let is_revealed = self.policy.reveals_to(level);
         let is_secret = |name: &str| !is_revealed && self.policy.is_secret_name(name.as_bytes());
         if holds_credential_or_secret(location.as_bytes(), token, is_secret) {
-            tracing::warn!(status = status.as_u16(), "removed a Location of the API that holds a credential or secret");
+            let status = status.as_u16();
+            tracing::warn!(
+                http.request.id = request_id,
+                status,
+                "removed a Location of the API that holds a credential or secret"
+            );
             return None;
         }
         Some((LOCATION, HeaderValue::from_bytes(location.as_bytes()).ok()?))
@@ -249,7 +282,8 @@ impl<T: Transport> Fetcher<T> {
         &self,
         mut response: ApiResponse,
         level: AccessLevel,
-    ) -> Result<(Representation, DocumentKind), ApiError> {
+        request_id: &str,
+    ) -> Result<(Representation, DocumentKind), UnredactableBody> {
         let is_revealed = self.policy.reveals_to(level);
         let status = response.status;
         // Statuses without content, and the text of a redirect, which names its target and is not a
@@ -268,7 +302,7 @@ impl<T: Transport> Fetcher<T> {
                 let kind = redacted.kind();
                 Ok((Representation::new(status, own_type.as_ref(), redacted), kind))
             }
-            Err(reason) => self.replace_unredactable(status, is_revealed, reason),
+            Err(reason) => self.replace_unredactable(status, is_revealed, reason, request_id),
         }
     }
 
@@ -281,7 +315,7 @@ impl<T: Transport> Fetcher<T> {
         let redacted = offload::run(body.len(), move || redact(&policy, level, body)).await;
         let redacted = redacted.map_err(|refusal| refusal.as_str())?;
         if !self.policy.reveals_to(level) {
-            self.shared.metrics.redacted(level.as_str());
+            self.shared.metrics.count_redaction(level.as_str());
         }
         Ok(redacted)
     }
@@ -294,20 +328,45 @@ impl<T: Transport> Fetcher<T> {
         status: StatusCode,
         is_revealed: bool,
         reason: &'static str,
-    ) -> Result<(Representation, DocumentKind), ApiError> {
-        if is_failure(status) {
+        request_id: &str,
+    ) -> Result<(Representation, DocumentKind), UnredactableBody> {
+        let is_failure = is_failure(status);
+        let code = status.as_u16();
+        if is_failure {
             // Not a warning: an outage would log one for each request.
-            tracing::debug!(reason, status = status.as_u16(), "the API failed with a body that cannot be shown");
+            tracing::debug!(
+                http.request.id = request_id,
+                reason,
+                status = code,
+                "the API failed with a body that cannot be shown"
+            );
         } else {
-            self.shared.metrics.redaction_failed(reason);
-            tracing::warn!(reason, status = status.as_u16(), "failed to redact a response of the API");
+            self.shared.metrics.count_redaction_failure(reason);
+            tracing::warn!(
+                http.request.id = request_id,
+                reason,
+                status = code,
+                "failed to redact a response of the API"
+            );
         }
-        match status.as_u16() {
-            400.. => Ok((Representation::error(status, &error_body(status)), DocumentKind::NotJson)),
-            _ if is_revealed => Err(ApiError::InvalidResponse),
-            _ => Err(ApiError::RedactionFailed),
+        // Other error statuses may be stored.
+        let request_id = if is_failure { request_id } else { "" };
+        match code {
+            400.. => {
+                let body = error_body(status, request_id);
+                Ok((Representation::error(status, &body), DocumentKind::NotJson))
+            }
+            _ if is_revealed => Err(UnredactableBody { error: ApiError::InvalidResponse, reason }),
+            _ => Err(UnredactableBody { error: ApiError::RedactionFailed, reason }),
         }
     }
+}
+
+/// A body that cannot be redacted.
+struct UnredactableBody {
+    error: ApiError,
+    /// Label of metrics, and cause in the log.
+    reason: &'static str,
 }
 
 /// The end of a fetch: stores the response or evicts what it makes outdated.
@@ -325,7 +384,14 @@ struct Completion<'a, T> {
 impl<T: Transport> Completion<'_, T> {
     fn finish(self, outcome: UpstreamOutcome) -> Result<Fetched, FetchError> {
         match outcome {
-            UpstreamOutcome::NotModified { lifetime, keeps_lifetime, initial_age, fields, exchange_fields } => {
+            UpstreamOutcome::NotModified {
+                lifetime,
+                keeps_lifetime,
+                initial_age,
+                fields,
+                exchange_fields,
+                exchange,
+            } => {
                 // Only a request with the validators of a stale entry is answered with 304.
                 let Some(entry) = self.stale.clone() else { return Err(ApiError::InvalidResponse.into()) };
                 // A 304 changes only what it states (RFC 9111 section 3.2).
@@ -352,7 +418,16 @@ impl<T: Transport> Completion<'_, T> {
                 if !is_stored {
                     back_off(Some(&entry));
                 }
-                Ok(Fetched { representation, fields, exchange_fields, requested_at, initial_age, is_stored, source })
+                Ok(Fetched {
+                    representation,
+                    fields,
+                    exchange_fields,
+                    requested_at,
+                    initial_age,
+                    is_stored,
+                    source,
+                    exchange: Some(exchange),
+                })
             }
             UpstreamOutcome::Response {
                 mut representation,
@@ -361,6 +436,7 @@ impl<T: Transport> Completion<'_, T> {
                 initial_age,
                 fields,
                 exchange_fields,
+                exchange,
             } => {
                 let entry = self.may_store(lifetime).map(|lifetime| {
                     representation = self.fetcher.shared.cache.intern(representation.clone());
@@ -382,7 +458,16 @@ impl<T: Transport> Completion<'_, T> {
                     // request per second and entry.
                     back_off(stale.as_deref());
                 }
-                Ok(Fetched { representation, fields, exchange_fields, requested_at, initial_age, is_stored, source })
+                Ok(Fetched {
+                    representation,
+                    fields,
+                    exchange_fields,
+                    requested_at,
+                    initial_age,
+                    is_stored,
+                    source,
+                    exchange: Some(exchange),
+                })
             }
         }
     }
@@ -398,17 +483,17 @@ impl<T: Transport> Completion<'_, T> {
     }
 
     fn fail(self, failure: &FetchError) {
-        if failure.error.is_caused_by_api() {
+        if failure.failure.error.is_caused_by_api() {
             back_off(self.stale.as_deref());
             return;
         }
         let (fetcher, caller) = (self.fetcher, self.job.key.caller);
         // The API responded, so the cached entry is outdated.
         self.evict();
-        if failure.error == ApiError::InvalidToken {
+        if failure.failure.error == ApiError::InvalidToken {
             // Nothing that was served for the token is valid any more.
             fetcher.shared.generations.invalidate(&Scope::Caller(caller));
-            fetcher.shared.metrics.invalidated("caller", "unauthorized");
+            fetcher.shared.metrics.count_invalidation("caller", "unauthorized");
         }
     }
 
@@ -447,8 +532,9 @@ impl<T: Transport> Completion<'_, T> {
                 true
             }
             Err(reason) => {
-                if self.fetcher.shared.metrics.not_stored(reason) {
+                if self.fetcher.shared.metrics.count_not_stored(reason) {
                     tracing::warn!(
+                        http.request.id = self.job.request_id,
                         reason = reason.as_str(),
                         "did not store a response of the API; further ones are counted in cache_not_stored_total"
                     );
@@ -478,11 +564,6 @@ fn back_off(stale: Option<&Entry>) {
     if let Some(entry) = stale {
         entry.back_off(clock::now(), FAILURE_BACKOFF);
     }
-}
-
-fn unusable_status(status: StatusCode, error: ApiError) -> FetchError {
-    tracing::warn!(status = status.as_u16(), "the API sent a status that cannot be forwarded");
-    error.into()
 }
 
 /// A random number from 0 to 1. It protects nothing, so that the kernel need not be asked.

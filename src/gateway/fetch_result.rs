@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use crate::api::ApiError;
 use crate::cache::Entry;
 use crate::reply::{ApiFields, Representation};
+use crate::telemetry::ApiExchange;
+use crate::upstream::ApiFailure;
 
 /// Result of a fetch.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub struct Fetched {
     pub initial_age: Duration,
     pub is_stored: bool,
     pub source: FetchSource,
+    /// `None` if the API was not asked.
+    pub exchange: Option<ApiExchange>,
 }
 
 /// Source of a fetched response.
@@ -44,6 +48,7 @@ impl Fetched {
             initial_age: entry.initial_age(),
             is_stored: true,
             source,
+            exchange: None,
         }
     }
 }
@@ -51,13 +56,19 @@ impl Fetched {
 /// Failure of a fetch.
 #[derive(Clone, Debug)]
 pub struct FetchError {
-    pub error: ApiError,
+    pub failure: ApiFailure,
     /// Fields of the API that are sent with the error, such as its `WWW-Authenticate`.
     pub fields: ApiFields,
 }
 
+impl From<ApiFailure> for FetchError {
+    fn from(failure: ApiFailure) -> Self {
+        FetchError { failure, fields: ApiFields::NONE }
+    }
+}
+
 impl From<ApiError> for FetchError {
     fn from(error: ApiError) -> Self {
-        FetchError { error, fields: ApiFields::NONE }
+        ApiFailure::from(error).into()
     }
 }

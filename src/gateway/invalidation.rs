@@ -27,7 +27,7 @@ impl<T: Transport> Gateway<T> {
         if matches!(scope, Scope::All) {
             self.shared.cache.clear();
         }
-        self.shared.metrics.invalidated(scope.as_str(), trigger);
+        self.shared.metrics.count_invalidation(scope.as_str(), trigger);
         tracing::debug!(scope = scope.as_str(), trigger, "invalidated");
     }
 
@@ -63,7 +63,7 @@ impl<T: Transport> Gateway<T> {
                             Ok(caller) => scopes.push(Scope::Employee(caller.identity.employee.clone())),
                             // An invalid token has no employee: only what is cached for the token
                             // itself is invalidated.
-                            Err(ApiError::InvalidToken) => {}
+                            Err(failure) if failure.error == ApiError::InvalidToken => {}
                             Err(_) => return Err(ApiError::Unattributed),
                         }
                     }

@@ -61,7 +61,7 @@ impl<T: Transport> Gateway<T> {
         let GatewayDeps { client, policy, callers, metrics, tier } = deps;
         let generations = Arc::new(Generations::new(clock::now));
         let eviction_metrics = metrics.clone();
-        let on_eviction = move |cause, count| eviction_metrics.evicted(cause, count);
+        let on_eviction = move |cause, count| eviction_metrics.count_evictions(cause, count);
         let api_cors = Arc::<ApiCors>::default();
         let deps = IdentityDeps {
             client: client.clone(),

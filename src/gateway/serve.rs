@@ -17,8 +17,8 @@ use crate::identity::Caller;
 use crate::reply::{
     ApiFields, CacheStatus, Content, ForwardReason, Reply, Representation, if_none_match, matches_etag,
 };
-use crate::telemetry::Record;
-use crate::upstream::{self, Circuit, QueueKey, Transport, is_failure};
+use crate::telemetry::{Record, StaleReason};
+use crate::upstream::{self, ApiFailure, Circuit, QueueKey, Transport, is_failure};
 
 /// Shortest time between two fetches of an entry that clients' `Cache-Control` causes. Without it,
 /// any client could put load on the API.
@@ -68,12 +68,13 @@ impl<T: Transport> Gateway<T> {
         finish(result, record)
     }
 
-    async fn handle(&self, request: &NameRequest<'_>, record: &mut Record) -> Result<Reply, ApiError> {
-        let token = find_credential(request.headers, request.query, self.cookie.as_deref())?.token;
+    async fn handle(&self, request: &NameRequest<'_>, record: &mut Record) -> Result<Reply, ApiFailure> {
+        let credential = find_credential(request.headers, request.query, self.cookie.as_deref());
+        let token = credential.map_err(ApiError::from)?.token;
         let origin = self.forwarded_origin(request.headers);
         let caller = self.identify(self.caller_of(&token), &token, request.address, origin, record).await?;
         if request.has_body || !request.query.is_plain() {
-            return self.bypass(request, &caller, &token).await;
+            return self.bypass(request, &caller, &token, record).await;
         }
         let params = LookupParams {
             customer: request.customer,
@@ -81,7 +82,7 @@ impl<T: Transport> Gateway<T> {
             validators: ClientValidators::Fields(request.headers),
             origin: origin.cloned(),
         };
-        self.serve(&params, caller, token).await
+        self.serve(&params, caller, token, record).await
     }
 
     pub(super) async fn identify(
@@ -91,7 +92,7 @@ impl<T: Transport> Gateway<T> {
         address: IpAddr,
         origin: Option<&HeaderValue>,
         record: &mut Record,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<Caller, ApiFailure> {
         let caller = self.shared.identities.identify(id, token, address, origin, record.started).await?;
         record.level = Some(caller.identity.level);
         Ok(caller)
@@ -103,7 +104,8 @@ impl<T: Transport> Gateway<T> {
         params: &LookupParams<'_>,
         caller: Caller,
         token: Token,
-    ) -> Result<Reply, ApiError> {
+        record: &mut Record,
+    ) -> Result<Reply, ApiFailure> {
         // Identification may have taken as long as the API did, during which the entry aged.
         let now = clock::now();
         let LookupParams { customer, wants, validators, ref origin } = *params;
@@ -126,6 +128,7 @@ impl<T: Transport> Gateway<T> {
             stale,
             is_forced: false,
             bypass_shared_tier,
+            request_id: String::new(),
         };
         match (plan, cached) {
             (Plan::Hit, Some(entry)) => {
@@ -136,11 +139,11 @@ impl<T: Transport> Gateway<T> {
                     // No client waits for it: the next request finds its response.
                     drop(self.start_fetch(job, JoinOptions { store: !wants.no_store, ..JoinOptions::BACKGROUND }));
                 }
-                self.shared.metrics.stale_served("revalidating");
+                self.shared.metrics.count_stale_response(StaleReason::Revalidating);
                 Ok(cached_reply(validators, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
             }
             (Plan::StaleIfError, Some(entry)) => Ok(self.stale_reply(validators, &entry, now)),
-            (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached),
+            (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached.into()),
             (Plan::Fetch(reason), cached) => {
                 job.is_forced = reason == ForwardReason::Request;
                 let options = JoinOptions { store: !wants.no_store, ..JoinOptions::FOREGROUND };
@@ -151,9 +154,10 @@ impl<T: Transport> Gateway<T> {
                     drop(self.start_fetch(job, JoinOptions { in_background: true, ..options }));
                     return Ok(self.stale_reply(validators, &entry, now));
                 }
-                self.fetch(validators, job, reason, options).await
+                job.request_id.clone_from(&record.request_id);
+                self.fetch(validators, job, reason, options, record).await
             }
-            (_, None) => Err(ApiError::Internal),
+            (_, None) => Err(ApiError::Internal.into()),
         }
     }
 
@@ -164,13 +168,18 @@ impl<T: Transport> Gateway<T> {
         job: FetchJob,
         reason: ForwardReason,
         options: JoinOptions,
-    ) -> Result<Reply, ApiError> {
+        record: &mut Record,
+    ) -> Result<Reply, ApiFailure> {
         let (key, employee, stale) = (job.key, job.caller.employee, job.stale.clone());
         let (role, waiter) = self.start_fetch(job, options);
         let result = waiter.result().await.unwrap_or(Err(ApiError::Internal.into()));
+        match &result {
+            Ok(fetched) => record.api = fetched.exchange,
+            Err(failed) => note_failure(&failed.failure, record),
+        }
         let now = clock::now();
         let has_failed = match &result {
-            Err(failure) => failure.error.is_caused_by_api(),
+            Err(failure) => failure.failure.error.is_caused_by_api(),
             Ok(fetched) => is_failure(fetched.representation.status()),
         };
         if has_failed {
@@ -206,13 +215,19 @@ impl<T: Transport> Gateway<T> {
     }
 
     fn stale_reply(&self, validators: ClientValidators<'_>, entry: &Entry, now: Instant) -> Reply {
-        self.shared.metrics.stale_served("error");
+        self.shared.metrics.count_stale_response(StaleReason::Error);
         cached_reply(validators, entry, now, CacheStatus::StaleIfError { ttl: entry.ttl(now) })
     }
 
     /// Responds to a request with a body or with other query parameters: the API is asked each
     /// time, and nothing is stored.
-    async fn bypass(&self, request: &NameRequest<'_>, caller: &Caller, token: &Token) -> Result<Reply, ApiError> {
+    async fn bypass(
+        &self,
+        request: &NameRequest<'_>,
+        caller: &Caller,
+        token: &Token,
+        record: &mut Record,
+    ) -> Result<Reply, ApiFailure> {
         let path = target(&request.customer);
         let query = request.query.without_tokens(false);
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
@@ -227,16 +242,20 @@ impl<T: Transport> Gateway<T> {
             origin: self.forwarded_origin(request.headers),
             queue_key,
         };
-        match self.fetcher.request(upstream_request, caller.identity.level, token).await {
-            Ok(UpstreamOutcome::Response { representation, initial_age, fields, exchange_fields, .. }) => {
+        match self.fetcher.request(upstream_request, caller.identity.level, token, &record.request_id).await {
+            Ok(UpstreamOutcome::Response {
+                representation, initial_age, fields, exchange_fields, exchange, ..
+            }) => {
+                record.api = Some(exchange);
                 let age = initial_age + clock::now().saturating_duration_since(requested_at);
                 let is_match = ClientValidators::Fields(request.headers).matches(&representation);
                 let reply = reply(is_match, representation, fields, age, CacheStatus::Bypass);
                 Ok(Reply { exchange_fields, ..reply })
             }
-            Ok(UpstreamOutcome::NotModified { .. }) => Err(ApiError::InvalidResponse),
+            Ok(UpstreamOutcome::NotModified { .. }) => Err(ApiError::InvalidResponse.into()),
             Err(failure) => {
-                if failure.error == ApiError::InvalidToken {
+                note_failure(&failure.failure, record);
+                if failure.failure.error == ApiError::InvalidToken {
                     self.invalidate(&Scope::Caller(caller.id), "unauthorized");
                 }
                 Ok(error_reply(failure))
@@ -246,11 +265,25 @@ impl<T: Transport> Gateway<T> {
 }
 
 /// Turns a result into a reply and records it.
-pub(super) fn finish(result: Result<Reply, ApiError>, record: &mut Record) -> Reply {
-    let reply = result.unwrap_or_else(Reply::from);
+pub(super) fn finish(result: Result<Reply, ApiFailure>, record: &mut Record) -> Reply {
+    let reply = result.unwrap_or_else(|failure| {
+        note_failure(&failure, record);
+        Reply::from(failure.error)
+    });
     record.cache = reply.cache_status;
     record.error = reply.error();
     reply
+}
+
+/// Records what failed. The access line has the cause, so that an outage writes no further line for
+/// each request.
+fn note_failure(failure: &ApiFailure, record: &mut Record) {
+    let ApiFailure { error: _, cause, exchange } = *failure;
+    record.cause = cause.or(record.cause);
+    record.api = exchange.or(record.api);
+    if let Some(cause) = cause {
+        tracing::debug!(http.request.id = record.request_id, cause, "a request to the API failed");
+    }
 }
 
 /// How a request uses a cached entry.
@@ -333,6 +366,6 @@ fn reply(
 
 /// The gateway's error, with the API's fields that belong to it.
 fn error_reply(failure: FetchError) -> Reply {
-    let FetchError { error, fields } = failure;
-    Reply { exchange_fields: fields, ..Reply::from(error) }
+    let FetchError { failure, fields } = failure;
+    Reply { exchange_fields: fields, ..Reply::from(failure.error) }
 }

@@ -73,7 +73,7 @@ impl Certificate {
         if let Err(wrong) = loaded.is_valid_now(files) {
             tracing::error!(wrong, "clients will reject the certificate");
         }
-        metrics.loaded(loaded.expires);
+        metrics.set_loaded(loaded.expires);
         Ok(Certificate { files: files.clone(), shown: ArcSwap::from_pointee(loaded.shown), sessions, metrics })
     }
 
@@ -88,14 +88,14 @@ impl Certificate {
             time.map(|()| loaded).map_err(|wrong| vec![wrong])
         });
         if loaded.is_err() {
-            self.metrics.not_loaded();
+            self.metrics.set_load_failed();
         }
         loaded
     }
 
     /// Shows what was read from now on.
     pub fn store(&self, loaded: Loaded) {
-        self.metrics.loaded(loaded.expires);
+        self.metrics.set_loaded(loaded.expires);
         if !self.is_shown(&loaded) {
             self.shown.store(Arc::new(loaded.shown));
         }
@@ -160,7 +160,7 @@ impl Certificate {
 
     /// Counts a connection that ended before its handshake.
     pub fn handshake_failed(&self, reason: &'static str) {
-        self.metrics.handshake_failed(reason, "");
+        self.metrics.count_failure(reason, "");
     }
 
     /// Does the handshake; `None`: it failed, or took too long.
@@ -172,16 +172,16 @@ impl Certificate {
         });
         match tokio::time::timeout(longest, handshake).await {
             Ok(Ok((stream, kind))) => {
-                self.metrics.handshake_done(kind);
+                self.metrics.count_handshake(kind);
                 Some(Box::new(stream))
             }
             Ok(Err(error)) => {
                 let (reason, cause) = reason(&error);
-                self.metrics.handshake_failed(reason, cause);
+                self.metrics.count_failure(reason, cause);
                 None
             }
             Err(_) => {
-                self.metrics.handshake_failed("timeout", "");
+                self.metrics.count_failure("timeout", "");
                 None
             }
         }

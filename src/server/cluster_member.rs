@@ -93,7 +93,7 @@ impl ClusterMember {
             generations: active.load().gateway.generations().clone(),
             apply: Box::new(move |scope, trigger| receiver.load().gateway.apply_remote_invalidation(scope, trigger)),
             on_policy_change: follow_policy(active.clone(), reloader.clone()).map_err(environment)?,
-            metrics: process.metrics.bus().map_err(environment)?,
+            metrics: process.metrics.register_bus().map_err(environment)?,
             read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),
         };
         let stream = InvalidationStream::start(cluster, deps).map_err(environment)?;

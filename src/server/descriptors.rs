@@ -199,7 +199,7 @@ impl AcceptFailures {
     /// would fail in a busy loop.
     pub fn may_retry(&self, error: &io::Error, now: Instant) -> bool {
         let (listener, reason) = (self.kind.as_str(), AcceptError::from_io(error));
-        self.metrics.accept_failed(listener, reason.as_str());
+        self.metrics.count_accept_error(listener, reason.as_str());
         if let Some(failed) = self.log.record(now) {
             tracing::warn!(%error, listener, reason = reason.as_str(), failed, "failed to accept connections");
         }

@@ -85,6 +85,11 @@ impl RequestState {
             return Err(ApiError::Blocked);
         }
         record.route = Route::Forward;
+        if let [root, id, ..] = path.exact()
+            && root == "customer"
+        {
+            record.customer = CustomerId::parse(id.as_bytes());
+        }
         let (changes, rule) = (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
         let name_of = match path.exact() {
             [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
@@ -145,7 +150,7 @@ impl RequestState {
         if holds_credential(field.as_bytes(), listed(&request.fields), query, cookie) {
             return None;
         }
-        Trace::continued(&request.fields, self.new_span())
+        Trace::from_headers(&request.fields, self.new_span())
     }
 }
 
@@ -219,12 +224,12 @@ impl Proxy {
         *response.status_mut() = reply.status();
         let fields = response.headers_mut();
         fields.reserve(REPLY_FIELDS);
-        reply.fields(&context.state.gateway.cors, origin.as_ref(), |name, value| {
+        reply.fields(&context.state.gateway.cors, origin.as_ref(), &context.record.request_id, |name, value| {
             // Appended: a field of the API may occur several times.
             fields.append(name, value.to_header());
         });
         fields.insert(X_REQUEST_ID, context.request_id.clone());
-        let body = if is_head_request { Bytes::new() } else { reply.body() };
+        let body = if is_head_request { Bytes::new() } else { reply.body(&context.record.request_id) };
         context.record.body_bytes = body.len();
         session.write_head(response, body.is_empty()).await?;
         if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
@@ -251,7 +256,7 @@ impl Proxy {
         context: &mut RequestContext,
         limit: Limit,
     ) -> Result<(), Failure> {
-        context.state.gateway.metrics().over_limit(limit.as_str());
+        context.state.gateway.metrics().count_over_limit(limit.as_str());
         context.record.cause = Some(limit.as_str());
         let reply = self.refuse(ApiError::Unavailable, context);
         context.record.status = reply.status();

@@ -107,13 +107,17 @@ impl Reloader {
                     stream.publish_policy(policy);
                 }
                 self.generation.fetch_add(1, Ordering::Relaxed);
-                process.metrics.configuration_taken();
-                tracing::info!(restart_needed_for = restart.join(", "), "applied the configuration");
+                process.metrics.set_reload_applied();
+                tracing::info!(
+                    target: "audit",
+                    restart_needed_for = restart.join(", "),
+                    "applied the configuration"
+                );
                 Ok(restart)
             }
             Err(problems) => {
-                process.metrics.configuration_refused();
-                tracing::error!(problems, "rejected the configuration; the current one stays in force");
+                process.metrics.set_reload_rejected();
+                tracing::error!(target: "audit", problems, "rejected the configuration; the current one stays in force");
                 Err(problems)
             }
         }

@@ -70,7 +70,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 #[cfg(feature = "otlp")]
 fn export_spans(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> {
     let (Some(otlp), Some(metrics)) = (&config.otlp, metrics) else { return Ok(()) };
-    let metrics = metrics.export().map_err(environment)?;
+    let metrics = metrics.register_export().map_err(environment)?;
     telemetry::export(otlp, metrics).map_err(|error| StartError::Configuration(format!("otlp.endpoint: {error}")))
 }
 
@@ -119,7 +119,7 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
         tracing::warn!(warning, "insecure handling of a secret");
     }
     let certificate = match &config.server.tls {
-        Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.tls().map_err(environment)?)?)),
+        Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.register_tls().map_err(environment)?)?)),
         None => None,
     };
     let reloader = Reloader::new(source, active.clone(), levels, config.clone(), certificate.clone());
@@ -143,7 +143,7 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     let admin = Admin::new(active.clone(), lifecycle, reloader.clone(), token, started);
     server.add_service(admin_service(admin, &listeners.sockets, &addresses).map_err(environment)?);
     if let Some(change_log) = config.change_log.clone() {
-        let metrics = metrics.change_log().map_err(environment)?;
+        let metrics = metrics.register_change_log().map_err(environment)?;
         let state = active.clone();
         let gateway = Box::new(move || state.load().gateway.clone());
         let poller = ChangeLogPoller { config: change_log, gateway, metrics, lease };

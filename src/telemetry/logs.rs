@@ -1,7 +1,8 @@
-//! Logs: JSON or text, on standard error, written by a thread of their own ([`Lines`]).
+//! Logs: JSON or text on standard error, written by a separate thread ([`LogWriter`]).
 //!
-//! The gateway's own messages follow `log.level`. Those of the libraries beneath are kept to errors whatever the level:
-//! at lower ones they print request heads and answers, where tokens and secrets stand.
+//! The gateway's own messages follow `log.level`. Access lines follow `log.access` alone, and audit
+//! lines are always written. Libraries log errors only, whatever the level: at
+//! lower levels they print request heads and responses, which contain tokens and secrets.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,33 +15,37 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt as subscriber_fmt, reload};
 
 use super::Metrics;
-use super::lines::Lines;
+use super::log_writer::{AUDIT_TARGET, LogOutput, LogWriter};
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// How long the end of the process waits for lines to be written: so long for one of them, and so long in all.
-const QUIET: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(5);
+/// Target of access log lines.
+pub const ACCESS_TARGET: &str = "telecomx_gateway::access";
 
-/// The same for a panic, which need not be the end, and which happens where requests are answered.
-const QUIET_AT_A_PANIC: Duration = Duration::from_millis(100);
+/// How long the end of the process waits for queued lines: without progress, and in total.
+const FLUSH_STALL_MAX: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The process's lines, as there is one subscriber for the process.
-static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+/// The same for a panic. It is short: the process may go on, and the panic happens on a thread that
+/// serves requests.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Why there is no log.
+/// The writer of the process, which has one subscriber.
+static WRITER: OnceLock<Arc<LogWriter>> = OnceLock::new();
+
+/// Why logging could not be set up.
 #[derive(Debug)]
 pub enum LogSetupError {
-    /// A subscriber was installed before, which is internal error.
-    Twice(TryInitError),
-    /// There can be no thread that writes.
+    /// A subscriber is installed already: an internal error.
+    AlreadyInstalled(TryInitError),
+    /// The writer's thread could not be started.
     Thread(io::Error),
 }
 
 impl fmt::Display for LogSetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("logs cannot be set up: ")?;
+        f.write_str("cannot set up logging: ")?;
         match self {
-            LogSetupError::Twice(error) => error.fmt(f),
+            LogSetupError::AlreadyInstalled(error) => error.fmt(f),
             LogSetupError::Thread(error) => error.fmt(f),
         }
     }
@@ -48,48 +53,52 @@ impl fmt::Display for LogSetupError {
 
 impl std::error::Error for LogSetupError {}
 
-/// The level of what is logged, which a reload may change.
+/// Handle by which a reload changes the log level.
 pub struct LogLevels(reload::Handle<Targets, Registry>);
 
 impl LogLevels {
     pub fn set(&self, level: LogLevel) {
-        // It fails only when nothing logs any more.
+        // It fails only after the subscriber is gone.
         let _ = self.0.reload(targets(level));
     }
 }
 
-/// Begins to log, once for the process.
+/// Starts logging. Called once per process.
 ///
 /// # Errors
-/// It was called before, or there can be no thread that writes.
+///
+/// It was called before, or the writer's thread could not be started.
 pub fn install(config: &Log, metrics: &Metrics) -> Result<LogLevels, LogSetupError> {
     let (filter, handle) = reload::Layer::new(targets(config.level));
-    let lines = Arc::new(Lines::new(config.buffer, metrics.log_lines_dropped()));
-    let layer = subscriber_fmt::layer().with_writer(lines.clone());
+    let writer = Arc::new(LogWriter::new(config.buffer, metrics.log_lines_dropped()));
+    let layer = subscriber_fmt::layer().with_writer(LogOutput(writer.clone()));
     let layer = match config.format {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         LogFormat::Text => layer.with_ansi(false).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().map_err(LogSetupError::Twice)?;
-    LINES.get_or_init(|| lines.clone()).write_to(io::stderr()).map_err(LogSetupError::Thread)?;
-    // Where it happened, and no word of what it choked on, which may be a caller's.
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()
+        .map_err(LogSetupError::AlreadyInstalled)?;
+    WRITER.get_or_init(|| writer.clone()).spawn(io::stderr()).map_err(LogSetupError::Thread)?;
+    // The location alone: the message may contain bytes of a request.
     std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "internal error");
-        lines.flush(QUIET_AT_A_PANIC, QUIET_AT_A_PANIC);
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, "internal error");
+        writer.flush(PANIC_FLUSH_TIMEOUT, PANIC_FLUSH_TIMEOUT);
     }));
     Ok(LogLevels(handle))
 }
 
-/// Waits until what was logged is written, unless nobody takes it.
+/// Waits until all queued lines are written, or until the output has stalled for too long.
 pub fn flush() {
-    if let Some(lines) = LINES.get() {
-        lines.flush(QUIET, LONGEST);
+    if let Some(writer) = WRITER.get() {
+        writer.flush(FLUSH_STALL_MAX, FLUSH_TIMEOUT);
     }
 }
 
-/// Ends the process once what was logged is written.
-#[expect(clippy::disallowed_methods, reason = "the one place where it is right")]
+/// Exits once all queued lines are written.
+#[expect(clippy::disallowed_methods, reason = "the only exit: it flushes the log first")]
 pub fn exit(code: i32) -> ! {
     #[cfg(feature = "otlp")]
     super::otlp::flush();
@@ -105,9 +114,12 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // The errors of pingora's server are about listeners; what its others say repeats ours, with bytes of what failed.
+    // Errors of pingora's server concern listeners. Its other messages repeat ours and contain
+    // bytes of the request that failed.
     Targets::new()
         .with_target("telecomx_gateway", own)
+        .with_target(ACCESS_TARGET, LevelFilter::INFO)
+        .with_target(AUDIT_TARGET, LevelFilter::INFO)
         .with_target("pingora_core::server", LevelFilter::ERROR)
         .with_default(LevelFilter::OFF)
 }

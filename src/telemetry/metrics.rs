@@ -1,4 +1,5 @@
-//! Metrics are verbs: what happened is said here, what series that is stands here alone. Names are the contract's.
+//! The metric families of the gateway. Callers report events; names and labels of series are
+//! defined here only. The names are part of the contract.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -11,91 +12,102 @@ use prometheus::{
     TextEncoder,
 };
 
-use super::handles::{ByValue, Durations, Requests};
+use super::labels::{
+    EVICTION_CAUSES, ExchangeKind, IdentityLookup, LIMITS, RESPONSE_REFUSALS, SCOPES, StaleReason, TRIGGERS,
+    ValidationOutcome,
+};
+use super::process_metrics::ProcessMetrics;
 use super::record::Record;
-use super::tally::{Tallies, Tally};
+use super::series_cache::{RequestCounters, RequestDurations, SeriesCache};
+use super::thread_local_counters::{HitCounters, ThreadLocalCounters};
+use crate::api::AccessLevel;
 use crate::cache::NotStored;
+use crate::redact::Reason;
 
 pub const PREFIX: &str = "telecomx_gateway_";
 
-/// Upper bounds in seconds. The low ones tell hits apart, the high ones the API's moods.
+/// Upper bounds of histogram buckets, in seconds. The low ones resolve hits, the high ones
+/// exchanges with the API.
 const BUCKETS: [f64; 16] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// Every series of the gateway.
+/// Every metric of the gateway.
 pub struct Metrics {
     registry: Registry,
-    requests: Requests,
-    request_duration: Durations,
+    requests: RequestCounters,
+    request_duration: RequestDurations,
     cache_entries: IntGauge,
     cache_bytes: IntGauge,
     cache_capacity: IntGauge,
-    evictions: ByValue<IntCounter>,
-    not_stored: ByValue<IntCounter>,
+    evictions: SeriesCache<IntCounter>,
+    not_stored: SeriesCache<IntCounter>,
     /// A bit for each reason that occurred.
     not_stored_seen: AtomicU32,
-    invalidations: ByValue<IntCounter, 2>,
-    stale_served: ByValue<IntCounter>,
+    invalidations: SeriesCache<IntCounter, 2>,
+    stale_served: SeriesCache<IntCounter>,
     coalesced: IntCounter,
     fast_path: IntCounter,
-    validations: ByValue<IntCounter>,
-    identity_lookups: ByValue<IntCounter>,
-    redactions: ByValue<IntCounter>,
-    redaction_failures: ByValue<IntCounter>,
-    over_limit: ByValue<IntCounter>,
-    accept_errors: ByValue<IntCounter, 2>,
-    upstream_duration: ByValue<Histogram>,
-    upstream_errors: ByValue<IntCounter>,
-    upstream_error_causes: ByValue<IntCounter>,
+    validations: SeriesCache<IntCounter>,
+    identity_lookups: SeriesCache<IntCounter>,
+    redactions: SeriesCache<IntCounter>,
+    redaction_failures: SeriesCache<IntCounter>,
+    over_limit: SeriesCache<IntCounter>,
+    accept_errors: SeriesCache<IntCounter, 2>,
+    upstream_duration: SeriesCache<Histogram>,
+    upstream_errors: SeriesCache<IntCounter>,
+    upstream_error_causes: SeriesCache<IntCounter>,
     upstream_in_flight: IntGauge,
     circuit_open: IntGauge,
-    tier_requests: ByValue<IntCounter, 2>,
-    tier_lookup_duration: ByValue<Histogram>,
-    tier_writes: ByValue<IntCounter, 3>,
-    tier_errors: ByValue<IntCounter>,
+    tier_requests: SeriesCache<IntCounter, 2>,
+    tier_lookup_duration: SeriesCache<Histogram>,
+    tier_writes: SeriesCache<IntCounter, 3>,
+    tier_errors: SeriesCache<IntCounter>,
     reload_successful: IntGauge,
     reload_timestamp: IntGauge,
-    tls_handshake_failures: Arc<ByValue<IntCounter, 2>>,
+    tls_handshake_failures: Arc<SeriesCache<IntCounter, 2>>,
     log_lines_dropped: IntCounter,
     admin_refused: IntCounter,
     hits: AtomicI64,
     misses: AtomicI64,
-    /// Hits of the fast path that are in no series yet.
-    tallies: Tallies,
+    /// Failed exchanges with the API since the last one that succeeded.
+    consecutive_upstream_failures: AtomicU32,
+    /// Fast path hits that are not added to a series yet.
+    fast_path_hits: ThreadLocalCounters,
 }
 
-/// What a TLS listener counts.
+/// Metrics of TLS listeners.
 pub struct TlsMetrics {
     expiry: IntGauge,
     load_successful: IntGauge,
-    failures: Arc<ByValue<IntCounter, 2>>,
-    handshakes: ByValue<IntCounter>,
+    failures: Arc<SeriesCache<IntCounter, 2>>,
+    handshakes: SeriesCache<IntCounter>,
 }
 
 impl TlsMetrics {
-    /// The files were taken up; `expires`: in seconds since the epoch.
-    pub fn loaded(&self, expires: i64) {
+    /// Records that the files were loaded. `expires` is in seconds since the epoch.
+    pub fn set_loaded(&self, expires: i64) {
         self.expiry.set(expires);
         self.load_successful.set(1);
     }
 
-    /// The files changed and cannot be used.
-    pub fn not_loaded(&self) {
+    /// Records that changed files could not be loaded.
+    pub fn set_load_failed(&self) {
         self.load_successful.set(0);
     }
 
-    /// `cause`: what is wrong with a client's certificate; empty for other reasons.
-    pub fn handshake_failed(&self, reason: &'static str, cause: &'static str) {
+    /// Counts a failed handshake. `cause` says why a client certificate was rejected; it is empty
+    /// for other reasons.
+    pub fn count_failure(&self, reason: &'static str, cause: &'static str) {
         self.failures.inc([reason, cause]);
     }
 
-    /// A handshake succeeded; `kind`: `full` or `resumed`.
-    pub fn handshake_done(&self, kind: &'static str) {
+    /// Counts a successful handshake. `kind` is `full` or `resumed`.
+    pub fn count_handshake(&self, kind: &'static str) {
         self.handshakes.inc([kind]);
     }
 }
 
-/// What a reader of the API's log of changes counts.
+/// Metrics of the change log poller.
 pub struct ChangeLogMetrics {
     last_read: IntGauge,
     failures: IntCounterVec,
@@ -103,25 +115,26 @@ pub struct ChangeLogMetrics {
 }
 
 impl ChangeLogMetrics {
-    /// The log was read.
-    pub fn read(&self, now: SystemTime) {
+    /// Records a successful poll.
+    pub fn set_last_read(&self, now: SystemTime) {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_read.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
     }
 
-    pub fn failed(&self, reason: &str) {
+    /// Counts a failed poll.
+    pub fn count_failure(&self, reason: &str) {
         self.failures.with_label_values(&[reason]).inc();
     }
 
-    /// New entries: how many were obeyed, and how many say nothing known.
-    pub fn entries(&self, obeyed: usize, unknown: usize) {
+    /// Counts new entries: those that invalidated something, and those of unknown content.
+    pub fn count_entries(&self, obeyed: usize, unknown: usize) {
         for (outcome, count) in [("obeyed", obeyed), ("unknown", unknown)] {
             self.entries.with_label_values(&[outcome]).inc_by(count as u64);
         }
     }
 }
 
-/// What the bus of a fleet counts.
+/// Metrics of the invalidation stream.
 pub struct BusMetrics {
     connected: IntGauge,
     isolated: IntGauge,
@@ -134,30 +147,31 @@ pub struct BusMetrics {
 }
 
 impl BusMetrics {
-    /// How it stands now; `silence`: since the others were heard.
-    pub fn stands(&self, connected: bool, isolated: bool, waiting: usize, silence: Duration) {
+    /// Sets the gauges. `silence` is the time since the stream was last read to its end.
+    pub fn set_state(&self, connected: bool, isolated: bool, waiting: usize, silence: Duration) {
         self.connected.set(i64::from(connected));
         self.isolated.set(i64::from(isolated));
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.silence.set(silence.as_secs_f64());
     }
 
-    /// Changes were told, or heard of.
-    pub fn messages(&self, direction: &str, count: usize) {
+    /// Counts published or received invalidations.
+    pub fn count_messages(&self, direction: &str, count: usize) {
         self.messages.with_label_values(&[direction]).inc_by(count as u64);
     }
 
-    /// Everything was dropped, since something may have been missed.
-    pub fn dropped(&self, reason: &str) {
+    /// Counts a purge of the whole cache because invalidations may have been missed.
+    pub fn count_drop(&self, reason: &str) {
         self.drops.with_label_values(&[reason]).inc();
     }
 
-    pub fn failed(&self, kind: &str) {
+    /// Counts a failed operation of Redis or an invalid message.
+    pub fn count_error(&self, kind: &str) {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    /// An own change came back, this long after it was seen.
-    pub fn spread(&self, time: Duration) {
+    /// Observes the time after which an invalidation of this gateway was read back.
+    pub fn observe_spread(&self, time: Duration) {
         self.spread.observe(time.as_secs_f64());
     }
 }
@@ -166,11 +180,11 @@ impl BusMetrics {
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamFailure {
     pub kind: &'static str,
-    /// More exact than the kind.
+    /// More exact than `kind`.
     pub cause: &'static str,
 }
 
-/// What became of spans that were to be exported.
+/// Metrics of the export of spans.
 #[cfg(feature = "otlp")]
 #[derive(Debug)]
 pub struct ExportMetrics {
@@ -179,49 +193,51 @@ pub struct ExportMetrics {
 
 #[cfg(feature = "otlp")]
 impl ExportMetrics {
-    /// A batch was sent, or could not be.
-    pub fn sent(&self, spans: usize, taken: bool) {
-        self.spans.with_label_values(&[if taken { "sent" } else { "failed" }]).inc_by(spans as u64);
+    /// Counts the spans of a batch.
+    pub fn count_spans(&self, spans: usize, is_sent: bool) {
+        self.spans.with_label_values(&[if is_sent { "sent" } else { "failed" }]).inc_by(spans as u64);
     }
 }
 
-/// A series could not be made: a name twice, which is internal error.
+/// A metric could not be registered: its name is in use, an internal error.
 pub type MetricsError = prometheus::Error;
 
-struct Maker(Registry);
+/// Registers metrics under [`PREFIX`].
+struct Registrar(Registry);
 
-impl Maker {
-    fn keep<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, MetricsError> {
+impl Registrar {
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, MetricsError> {
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
-        self.keep(IntCounterVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
+        self.register(IntCounterVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
-        self.keep(IntGauge::new(format!("{PREFIX}{name}"), help)?)
+        self.register(IntGauge::new(format!("{PREFIX}{name}"), help)?)
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
         let options = HistogramOpts::new(format!("{PREFIX}{name}"), help).buckets(BUCKETS.to_vec());
-        self.keep(HistogramVec::new(options, labels)?)
+        self.register(HistogramVec::new(options, labels)?)
     }
 }
 
 impl Metrics {
     /// # Errors
+    ///
     /// A name was registered twice.
     pub fn new() -> Result<Self, MetricsError> {
-        let make = Maker(Registry::new());
+        let make = Registrar(Registry::new());
         let metrics = Metrics {
-            requests: Requests::new(make.counters(
+            requests: RequestCounters::new(make.counters(
                 "requests_total",
-                "Requests with a response, by route, method, status and cache result.",
-                &["route", "method", "status", "cache"],
+                "Requests with a response, by route, method, status, cache result and source of a 5xx response.",
+                &["route", "method", "status", "cache", "error_source"],
             )?),
-            request_duration: Durations::new(make.histograms(
+            request_duration: RequestDurations::new(make.histograms(
                 "request_duration_seconds",
                 "Time from the request head to the end of the response, in seconds.",
                 &["route", "cache"],
@@ -229,97 +245,97 @@ impl Metrics {
             cache_entries: make.gauge("cache_entries", "Cached responses.")?,
             cache_bytes: make.gauge("cache_bytes", "Memory of cached responses, bookkeeping included.")?,
             cache_capacity: make.gauge("cache_capacity_bytes", "Maximum memory of cached responses.")?,
-            evictions: ByValue::counters(make.counters(
+            evictions: SeriesCache::counters(make.counters(
                 "cache_evictions_total",
                 "Cached responses that were removed, by cause.",
                 &["cause"],
             )?),
-            not_stored: ByValue::counters(make.counters(
+            not_stored: SeriesCache::counters(make.counters(
                 "cache_not_stored_total",
                 "Responses of the API to fetches that were not stored, by reason.",
                 &["reason"],
             )?),
-            invalidations: ByValue::counters(make.counters(
+            invalidations: SeriesCache::counters(make.counters(
                 "cache_invalidations_total",
                 "Invalidations, by scope and trigger.",
                 &["scope", "trigger"],
             )?),
-            stale_served: ByValue::counters(make.counters(
+            stale_served: SeriesCache::counters(make.counters(
                 "cache_stale_served_total",
                 "Stale responses served, by reason.",
                 &["reason"],
             )?),
-            coalesced: make.keep(IntCounter::new(
+            coalesced: make.register(IntCounter::new(
                 format!("{PREFIX}coalesced_requests_total"),
                 "Requests served by the fetch of another request.",
             )?)?,
-            fast_path: make.keep(IntCounter::new(
+            fast_path: make.register(IntCounter::new(
                 format!("{PREFIX}fast_path_hits_total"),
                 "Cache hits served on the fast path; other hits took the ordinary path.",
             )?)?,
-            validations: ByValue::counters(make.counters(
+            validations: SeriesCache::counters(make.counters(
                 "identity_validations_total",
                 "Validations of tokens by the API, by result.",
                 &["result"],
             )?),
-            identity_lookups: ByValue::counters(make.counters(
+            identity_lookups: SeriesCache::counters(make.counters(
                 "identity_lookups_total",
                 "Lookups of cached validations, by result.",
                 &["result"],
             )?),
-            redactions: ByValue::counters(make.counters(
+            redactions: SeriesCache::counters(make.counters(
                 "redactions_total",
                 "Redacted documents, by access level of the caller.",
                 &["role"],
             )?),
-            redaction_failures: ByValue::counters(make.counters(
+            redaction_failures: SeriesCache::counters(make.counters(
                 "redaction_failures_total",
                 "Responses of the API that could not be redacted safely, by reason.",
                 &["reason"],
             )?),
-            over_limit: ByValue::counters(make.counters(
+            over_limit: SeriesCache::counters(make.counters(
                 "over_limit_total",
                 "Connections and requests refused (with or without a response), and HTTP/2 connections ended, because a limit was reached.",
                 &["limit"],
             )?),
-            accept_errors: ByValue::counters(make.counters(
+            accept_errors: SeriesCache::counters(make.counters(
                 "accept_errors_total",
                 "Attempts to accept a connection that failed, by listener and reason.",
                 &["listener", "reason"],
             )?),
-            upstream_duration: ByValue::histograms(make.histograms(
+            upstream_duration: SeriesCache::histograms(make.histograms(
                 "upstream_request_duration_seconds",
                 "Time of exchanges with the API, queueing included, in seconds.",
                 &["kind"],
             )?),
-            upstream_errors: ByValue::counters(make.counters(
+            upstream_errors: SeriesCache::counters(make.counters(
                 "upstream_errors_total",
                 "Failed exchanges with the API, by kind.",
                 &["kind"],
             )?),
-            upstream_error_causes: ByValue::counters(make.counters(
+            upstream_error_causes: SeriesCache::counters(make.counters(
                 "upstream_error_causes_total",
                 "Failed exchanges with the API, by exact cause such as a certificate error or the phase of a timeout.",
                 &["cause"],
             )?),
             upstream_in_flight: make.gauge("upstream_in_flight", "Requests of the gateway's own to the API that are under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the circuit breaker is open, 0 otherwise.")?,
-            tier_requests: ByValue::counters(make.counters(
+            tier_requests: SeriesCache::counters(make.counters(
                 "tier_requests_total",
                 "Lookups in the shared tier, by kind of value and result.",
                 &["what", "result"],
             )?),
-            tier_lookup_duration: ByValue::histograms(make.histograms(
+            tier_lookup_duration: SeriesCache::histograms(make.histograms(
                 "tier_request_duration_seconds",
                 "Time of lookups in the shared tier, including the wait for another gateway's fetch, in seconds.",
                 &["what"],
             )?),
-            tier_writes: ByValue::counters(make.counters(
+            tier_writes: SeriesCache::counters(make.counters(
                 "tier_writes_total",
                 "Writes to the shared tier, by kind of value, operation and result.",
                 &["what", "operation", "result"],
             )?),
-            tier_errors: ByValue::counters(make.counters(
+            tier_errors: SeriesCache::counters(make.counters(
                 "tier_errors_total",
                 "Failed operations of the shared tier and unusable values, by kind.",
                 &["kind"],
@@ -329,50 +345,74 @@ impl Metrics {
                 "config_last_reload_success_timestamp_seconds",
                 "Time of the last applied configuration, in seconds since the epoch.",
             )?,
-            tls_handshake_failures: Arc::new(ByValue::counters(make.counters(
+            tls_handshake_failures: Arc::new(SeriesCache::counters(make.counters(
                 "tls_handshake_failures_total",
                 "Failed TLS handshakes, by reason, and by cause where a client certificate was rejected.",
                 &["reason", "cause"],
             )?)),
-            admin_refused: make.keep(IntCounter::new(
+            admin_refused: make.register(IntCounter::new(
                 format!("{PREFIX}admin_credentials_refused_total"),
                 "Requests to the admin listener without a valid token.",
             )?)?,
-            log_lines_dropped: make.keep(IntCounter::new(
+            log_lines_dropped: make.register(IntCounter::new(
                 format!("{PREFIX}log_lines_dropped_total"),
                 "Dropped log lines: the buffer was full, or writing failed.",
             )?)?,
             not_stored_seen: AtomicU32::new(0),
             hits: AtomicI64::new(0),
             misses: AtomicI64::new(0),
-            tallies: Tallies::default(),
+            consecutive_upstream_failures: AtomicU32::new(0),
+            fast_path_hits: ThreadLocalCounters::default(),
             registry: make.0.clone(),
         };
-        let build = make.keep(IntGaugeVec::new(
+        let build = make.register(IntGaugeVec::new(
             Opts::new(format!("{PREFIX}build_info"), "Version of the running gateway; always 1."),
             &["version", "revision"],
         )?)?;
         let revision = option_env!("TELECOMX_GATEWAY_REVISION").unwrap_or("unknown");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
-        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        metrics.configuration_taken();
-        // An alert needs the increase from 0 to 1 as well.
-        metrics.over_limit.inc_by(["descriptors"], 0);
-        for listener in ["public", "admin"] {
-            for reason in ["descriptors", "other"] {
-                metrics.accept_errors.inc_by([listener, reason], 0);
-            }
-        }
+        metrics.register(ProcessMetrics::new()?)?;
+        metrics.set_reload_applied();
+        metrics.create_series();
         Ok(metrics)
     }
 
-    /// A request was answered, as its record says.
-    pub fn answered(&self, record: &Record, duration: Duration) {
-        if record.on_fast_path {
-            return self.fast_path_hit(record, duration);
+    /// Creates the series whose label values are known.
+    fn create_series(&self) {
+        self.requests.create_usual_series();
+        self.evictions.create(EVICTION_CAUSES.map(|cause| [cause]));
+        self.not_stored.create(NotStored::ALL.map(|reason| [reason.as_str()]));
+        for scope in SCOPES {
+            self.invalidations.create(TRIGGERS.map(|trigger| [scope, trigger]));
         }
-        self.requests.of(record).inc();
-        self.request_duration.of(record).observe(duration.as_secs_f64());
+        self.stale_served.create(StaleReason::ALL.iter().map(|reason| [reason.as_str()]));
+        self.validations.create(ValidationOutcome::ALL.iter().map(|outcome| [outcome.as_str()]));
+        self.identity_lookups.create(IdentityLookup::ALL.iter().map(|result| [result.as_str()]));
+        self.redactions.create(AccessLevel::ALL.map(|level| [level.as_str()]));
+        self.redaction_failures.create(Reason::ALL.map(|reason| [reason.as_str()]));
+        self.redaction_failures.create(RESPONSE_REFUSALS.map(|reason| [reason]));
+        self.over_limit.create(LIMITS.map(|limit| [limit]));
+        for listener in ["public", "admin"] {
+            self.accept_errors.create(["descriptors", "other"].map(|reason| [listener, reason]));
+        }
+        self.upstream_duration.create(ExchangeKind::ALL.iter().map(|kind| [kind.as_str()]));
+    }
+
+    /// Creates the series of the failures of exchanges with the API.
+    pub fn create_upstream_errors(&self, failures: impl IntoIterator<Item = UpstreamFailure>) {
+        for UpstreamFailure { kind, cause } in failures {
+            self.upstream_errors.create([[kind]]);
+            self.upstream_error_causes.create([[cause]]);
+        }
+    }
+
+    /// Counts a request.
+    pub fn record_request(&self, record: &Record, duration: Duration) {
+        if record.on_fast_path {
+            return self.record_fast_path_hit(record, duration);
+        }
+        self.requests.for_record(record).inc();
+        self.request_duration.for_record(record).observe(duration.as_secs_f64());
         let cache = record.cache_label();
         match cache {
             "hit" | "stale" | "tier" => self.hits.fetch_add(1, Ordering::Relaxed),
@@ -384,16 +424,20 @@ impl Metrics {
         }
     }
 
-    /// Counts a hit of the fast path, whose caller's validation was cached.
-    fn fast_path_hit(&self, record: &Record, duration: Duration) {
-        let new = || Tally { requests: Vec::new(), durations: self.request_duration.of(record).local(), hits: 0 };
-        let requests = || self.requests.of(record).local();
-        self.tallies.own(new, |tally| tally.count(record, duration, requests));
+    /// Counts a fast path hit with a cached validation.
+    fn record_fast_path_hit(&self, record: &Record, duration: Duration) {
+        let new = || HitCounters {
+            requests: Vec::new(),
+            durations: self.request_duration.for_record(record).local(),
+            hits: 0,
+        };
+        let new_counter = || self.requests.for_record(record).local();
+        self.fast_path_hits.with_current(new, |counters| counters.count(record, duration, new_counter));
     }
 
-    /// What threads counted apart is in the series from here on.
-    fn settle(&self) {
-        let hits = self.tallies.settle();
+    /// Adds the per-thread counts of fast path hits to the series.
+    fn flush_threads(&self) {
+        let hits = self.fast_path_hits.flush();
         if hits > 0 {
             self.fast_path.inc_by(hits);
             self.identity_lookups.inc_by(["hit"], hits);
@@ -401,94 +445,111 @@ impl Metrics {
         }
     }
 
-    /// Hits (stale ones included) and misses (collapsed ones included) since the start.
+    /// Hits and misses since the start. Hits include stale responses, misses include collapsed
+    /// requests.
     pub fn hits_and_misses(&self) -> (i64, i64) {
-        self.settle();
+        self.flush_threads();
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    pub fn cache_usage(&self, (entries, bytes, capacity): (u64, u64, u64)) {
+    pub fn set_cache_usage(&self, entries: u64, bytes: u64, capacity: u64) {
         self.cache_entries.set(entries as i64);
         self.cache_bytes.set(bytes as i64);
         self.cache_capacity.set(capacity as i64);
     }
 
-    pub fn evicted(&self, cause: &'static str, count: u64) {
+    pub fn count_evictions(&self, cause: &'static str, count: u64) {
         self.evictions.inc_by([cause], count);
     }
 
-    /// A fetched response was not stored. Whether that is the first one for this reason.
-    pub fn not_stored(&self, reason: NotStored) -> bool {
+    /// Counts a fetched response that was not stored. Returns whether it is the first one for this
+    /// reason.
+    pub fn count_not_stored(&self, reason: NotStored) -> bool {
         self.not_stored.inc([reason.as_str()]);
         let bit = 1 << reason as u32;
         self.not_stored_seen.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
-    pub fn invalidated(&self, scope: &'static str, trigger: &'static str) {
+    pub fn count_invalidation(&self, scope: &'static str, trigger: &'static str) {
         self.invalidations.inc([scope, trigger]);
     }
 
-    pub fn stale_served(&self, reason: &'static str) {
-        self.stale_served.inc([reason]);
+    pub fn count_stale_response(&self, reason: StaleReason) {
+        self.stale_served.inc([reason.as_str()]);
     }
 
-    pub fn validated(&self, result: &'static str) {
-        self.validations.inc([result]);
+    pub fn count_validation(&self, outcome: ValidationOutcome) {
+        self.validations.inc([outcome.as_str()]);
     }
 
-    pub fn identity_looked_up(&self, result: &'static str) {
-        self.identity_lookups.inc([result]);
+    pub fn count_identity_lookup(&self, result: IdentityLookup) {
+        self.identity_lookups.inc([result.as_str()]);
     }
 
-    /// `role`: the caller's level, or `answer` where the answer stated it.
-    pub fn redacted(&self, role: &'static str) {
+    /// Counts a redacted document. `role` is the caller's access level, or `answer` if the response
+    /// itself states the level.
+    pub fn count_redaction(&self, role: &'static str) {
         self.redactions.inc([role]);
     }
 
-    pub fn redaction_failed(&self, reason: &'static str) {
+    pub fn count_redaction_failure(&self, reason: &'static str) {
         self.redaction_failures.inc([reason]);
     }
 
-    /// A limit on what clients may have under way was reached.
-    pub fn over_limit(&self, limit: &'static str) {
+    /// Counts a refusal because a limit was reached.
+    pub fn count_over_limit(&self, limit: &'static str) {
         self.over_limit.inc([limit]);
     }
 
-    /// A listener could not accept a connection.
-    pub fn accept_failed(&self, listener: &'static str, reason: &'static str) {
+    /// Counts a failed attempt to accept a connection.
+    pub fn count_accept_error(&self, listener: &'static str, reason: &'static str) {
         self.accept_errors.inc([listener, reason]);
     }
 
-    /// Counts an exchange with the API. `kind`: its purpose.
-    pub fn upstream_exchange(&self, kind: &'static str, duration: Duration, failure: Option<UpstreamFailure>) {
+    /// Counts an exchange with the API. `kind` is its purpose.
+    pub fn record_upstream_exchange(&self, kind: &'static str, duration: Duration, failure: Option<UpstreamFailure>) {
         self.upstream_duration.observe([kind], duration);
-        if let Some(UpstreamFailure { kind, cause }) = failure {
-            self.upstream_errors.inc([kind]);
-            self.upstream_error_causes.inc([cause]);
+        let Some(UpstreamFailure { kind, cause }) = failure else {
+            // Read first: a store would take the cache line from the other threads.
+            if self.consecutive_upstream_failures.load(Ordering::Relaxed) > 0 {
+                self.consecutive_upstream_failures.store(0, Ordering::Relaxed);
+            }
+            return;
+        };
+        self.upstream_errors.inc([kind]);
+        self.upstream_error_causes.inc([cause]);
+        // The others say nothing about the API.
+        if !matches!(kind, "queue_full" | "descriptors" | "too_large") {
+            self.consecutive_upstream_failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// A lookup in the shared tier ended.
-    pub fn tier_asked(&self, what: &'static str, result: &'static str) {
+    /// Failed exchanges with the API since the last one that succeeded.
+    pub fn consecutive_upstream_failures(&self) -> u32 {
+        self.consecutive_upstream_failures.load(Ordering::Relaxed)
+    }
+
+    /// Counts a lookup in the shared tier.
+    pub fn count_tier_lookup(&self, what: &'static str, result: &'static str) {
         self.tier_requests.inc([what, result]);
     }
 
-    pub fn tier_lookup_took(&self, what: &'static str, duration: Duration) {
+    pub fn observe_tier_lookup(&self, what: &'static str, duration: Duration) {
         self.tier_lookup_duration.observe([what], duration);
     }
 
-    /// Something was put into the shared tier, or taken away.
-    pub fn tier_wrote(&self, what: &'static str, operation: &'static str, result: &'static str) {
+    /// Counts a write to the shared tier.
+    pub fn count_tier_write(&self, what: &'static str, operation: &'static str, result: &'static str) {
         self.tier_writes.inc([what, operation, result]);
     }
 
-    /// The shared tier did not do as it was told, or holds what it must not.
-    pub fn tier_failed(&self, kind: &'static str) {
+    /// Counts a failed operation of the shared tier or an unusable value in it.
+    pub fn count_tier_error(&self, kind: &'static str) {
         self.tier_errors.inc([kind]);
     }
 
-    /// Counts one of the gateway's own requests as long as the guard lives.
-    pub fn fetch_in_flight(&self) -> impl Drop + use<> {
+    /// Counts one of the gateway's own requests as in flight until the guard is dropped.
+    pub fn track_fetch(&self) -> impl Drop + use<> {
         struct InFlight(IntGauge);
         impl Drop for InFlight {
             fn drop(&mut self) {
@@ -499,39 +560,35 @@ impl Metrics {
         InFlight(self.upstream_in_flight.clone())
     }
 
-    pub fn in_flight(&self) -> i64 {
+    pub fn fetches_in_flight(&self) -> i64 {
         self.upstream_in_flight.get()
     }
 
-    pub fn circuit(&self, open: bool) {
+    pub fn set_circuit_open(&self, open: bool) {
         self.circuit_open.set(i64::from(open));
     }
 
-    pub fn configuration_taken(&self) {
+    pub fn set_reload_applied(&self) {
         self.reload_successful.set(1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.reload_timestamp.set(now.as_secs() as i64);
     }
 
-    pub fn configuration_refused(&self) {
+    pub fn set_reload_rejected(&self) {
         self.reload_successful.set(0);
     }
 
-    /// A request to the admin listener had no token, or another one.
-    pub fn admin_refused(&self) {
+    /// Counts a request to the admin listener without a valid token.
+    pub fn count_admin_refusal(&self) {
         self.admin_refused.inc();
     }
 
-    /// Counts lines of the log that nobody will read.
+    /// The counter of dropped log lines.
     pub fn log_lines_dropped(&self) -> IntCounter {
         self.log_lines_dropped.clone()
     }
 
-    /// The series of a TLS listener, which there are only where there is one.
-    ///
-    /// # Errors
-    /// It was asked for twice.
-    /// Adds a collector to the registry.
+    /// Registers a collector.
     ///
     /// # Errors
     ///
@@ -540,8 +597,13 @@ impl Metrics {
         self.registry.register(Box::new(collector))
     }
 
-    pub fn tls(&self) -> Result<TlsMetrics, MetricsError> {
-        let make = Maker(self.registry.clone());
+    /// Registers the metrics of TLS listeners.
+    ///
+    /// # Errors
+    ///
+    /// They are registered already.
+    pub fn register_tls(&self) -> Result<TlsMetrics, MetricsError> {
+        let make = Registrar(self.registry.clone());
         Ok(TlsMetrics {
             expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
@@ -552,7 +614,7 @@ impl Metrics {
                 "1 if certificate, key and authority files were loaded when they last changed, 0 otherwise.",
             )?,
             failures: self.tls_handshake_failures.clone(),
-            handshakes: ByValue::counters(make.counters(
+            handshakes: SeriesCache::counters(make.counters(
                 "tls_handshakes_total",
                 "Successful TLS handshakes, by whether the session was resumed.",
                 &["kind"],
@@ -560,24 +622,26 @@ impl Metrics {
         })
     }
 
-    /// The series of the export of spans.
+    /// Registers the metrics of the export of spans.
     ///
     /// # Errors
-    /// It was asked for twice.
+    ///
+    /// They are registered already.
     #[cfg(feature = "otlp")]
-    pub fn export(&self) -> Result<ExportMetrics, MetricsError> {
-        let make = Maker(self.registry.clone());
+    pub fn register_export(&self) -> Result<ExportMetrics, MetricsError> {
+        let make = Registrar(self.registry.clone());
         Ok(ExportMetrics {
             spans: make.counters("otlp_spans_total", "Spans exported to the collector, by result.", &["result"])?,
         })
     }
 
-    /// The series of whoever reads the API's log of changes; there are none without a reader.
+    /// Registers the metrics of the change log poller.
     ///
     /// # Errors
-    /// It was asked for twice.
-    pub fn change_log(&self) -> Result<ChangeLogMetrics, MetricsError> {
-        let make = Maker(self.registry.clone());
+    ///
+    /// They are registered already.
+    pub fn register_change_log(&self) -> Result<ChangeLogMetrics, MetricsError> {
+        let make = Registrar(self.registry.clone());
         Ok(ChangeLogMetrics {
             last_read: make.gauge(
                 "change_log_last_read_timestamp_seconds",
@@ -588,22 +652,23 @@ impl Metrics {
                 "Failed polls of the change log, by reason.",
                 &["reason"],
             )?,
-            entries: make.counters("change_log_entries_total", "New entries, by what became of them.", &["outcome"])?,
+            entries: make.counters("change_log_entries_total", "New entries of the change log, by outcome.", &["outcome"])?,
         })
     }
 
-    /// Every series as it stands.
+    /// The current value of every metric.
     pub fn families(&self) -> Vec<MetricFamily> {
-        self.settle();
+        self.flush_threads();
         self.registry.gather()
     }
 
-    /// The series of a fleet's bus, which there are only where there is one.
+    /// Registers the metrics of the invalidation stream.
     ///
     /// # Errors
-    /// It was asked for twice.
-    pub fn bus(&self) -> Result<BusMetrics, MetricsError> {
-        let make = Maker(self.registry.clone());
+    ///
+    /// They are registered already.
+    pub fn register_bus(&self) -> Result<BusMetrics, MetricsError> {
+        let make = Registrar(self.registry.clone());
         let spread = make.histograms(
             "cluster_spread_seconds",
             "Time from an invalidation until it was read back from the invalidation stream, in seconds.",
@@ -614,11 +679,13 @@ impl Metrics {
             "Time since the invalidation stream was last read to its end, in seconds.",
         );
         Ok(BusMetrics {
-            connected: make.gauge("cluster_connected", "1 while the stream of changes is read.")?,
-            isolated: make
-                .gauge("cluster_isolated", "1 while nothing is answered from memory, since others are not heard.")?,
-            waiting: make.gauge("cluster_waiting_changes", "Changes that the others are not told of yet.")?,
-            silence: make.keep(Gauge::with_opts(silence)?)?,
+            connected: make.gauge("cluster_connected", "1 while the invalidation stream is read.")?,
+            isolated: make.gauge(
+                "cluster_isolated",
+                "1 while the cache is not used because the invalidation stream cannot be read.",
+            )?,
+            waiting: make.gauge("cluster_waiting_changes", "Invalidations that are not published yet.")?,
+            silence: make.register(Gauge::with_opts(silence)?)?,
             messages: make.counters(
                 "cluster_messages_total",
                 "Invalidations published and received, by direction.",
@@ -638,10 +705,11 @@ impl Metrics {
         })
     }
 
-    /// The Prometheus text format.
+    /// Encodes every metric in the Prometheus text format.
     ///
     /// # Errors
-    /// A series cannot be written, which is internal error.
+    ///
+    /// A metric cannot be encoded: an internal error.
     pub fn text(&self) -> Result<String, MetricsError> {
         TextEncoder::new().encode_to_string(&self.families())
     }

@@ -1,23 +1,27 @@
-//! What is told of the gateway's work: metrics, one record of each request, logs. Never an id, a token, a path or a secret.
+//! Metrics, the record of each request, logs, and the samples behind the status page. None of them
+//! holds an id, a token, a path or a secret.
 
-mod handles;
 mod history;
-mod lines;
+mod labels;
+mod log_writer;
 mod logs;
 mod metrics;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod process_metrics;
 mod record;
 mod record_end;
-mod tally;
+mod series_cache;
+mod thread_local_counters;
 mod trace;
 
-pub use history::{EVERY as SAMPLED_EVERY, History};
+pub use history::{History, RecentOutcomes, SAMPLE_INTERVAL};
+pub use labels::{ExchangeKind, IdentityLookup, StaleReason, ValidationOutcome};
 pub use logs::{LogLevels, LogSetupError, exit, flush, install};
 #[cfg(feature = "otlp")]
 pub use metrics::ExportMetrics;
 pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics, UpstreamFailure};
 #[cfg(feature = "otlp")]
 pub use otlp::export;
-pub use record::{Record, Route};
+pub use record::{ApiExchange, Record, Route};
 pub use trace::{TRACEPARENT, TRACESTATE, Trace};

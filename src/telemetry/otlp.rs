@@ -1,7 +1,9 @@
-//! Export of requests as spans to an OpenTelemetry collector (OTLP over HTTP, protobuf). In builds with the feature `otlp` only.
+//! Export of requests as spans to an OpenTelemetry collector (OTLP over HTTP, protobuf), in builds
+//! with the feature `otlp`.
 //!
-//! A span is made of the same record as the line of the log and holds no more than that. It goes into a bounded queue; a thread of
-//! the exporter's own sends it. Where the queue is full, or the collector takes nothing, spans are lost and requests go on.
+//! A span is made from the same record as the access log line and contains no more. It is put into
+//! a bounded queue that a thread of the exporter empties. If the queue is full or the collector
+//! fails, spans are lost and requests are not affected.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,38 +23,40 @@ use super::record::Record;
 use crate::api::AccessLevel;
 use crate::config;
 
-/// How long the collector may take for a batch, and the last one at the end of the process.
-const TIMEOUT: Duration = Duration::from_secs(5);
-const LAST: Duration = Duration::from_secs(2);
+/// Maximum time to send a batch, and to send the last one at the end of the process.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Spans that wait; more are lost.
-const MAX_WAITING: usize = 8192;
-const BATCH: usize = 512;
-const EVERY: Duration = Duration::from_secs(1);
+/// Maximum of queued spans; further ones are lost.
+const QUEUE_MAX: usize = 8192;
+const BATCH_MAX: usize = 512;
+const BATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 static EXPORT: OnceLock<Export> = OnceLock::new();
 
 struct Export {
     processor: BatchSpanProcessor,
     scope: InstrumentationScope,
-    /// Of those requests that come without a trace, the part that is exported.
+    /// The fraction that is exported of requests without a trace.
     sample: f64,
 }
 
-/// Exports from now on; once in a process.
+/// Starts the export. Called once per process.
 ///
 /// # Errors
-/// The exporter cannot be made of the address.
+///
+/// The exporter rejects the address.
 pub fn export(config: &config::Otlp, metrics: ExportMetrics) -> Result<(), ExporterBuildError> {
     let endpoint = format!("http://{}/v1/traces", config.endpoint.authority());
     let builder = opentelemetry_otlp::SpanExporter::builder().with_http();
-    let exporter = builder.with_endpoint(endpoint).with_timeout(TIMEOUT).build()?;
+    let exporter = builder.with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?;
     let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(MAX_WAITING)
-        .with_max_export_batch_size(BATCH)
-        .with_scheduled_delay(EVERY)
+        .with_max_queue_size(QUEUE_MAX)
+        .with_max_export_batch_size(BATCH_MAX)
+        .with_scheduled_delay(BATCH_INTERVAL)
         .build();
-    let mut processor = BatchSpanProcessor::new(Counted { exporter, metrics, fails: AtomicBool::new(false) }, batches);
+    let mut processor =
+        BatchSpanProcessor::new(CountingExporter { exporter, metrics, is_failing: AtomicBool::new(false) }, batches);
     let version = env!("CARGO_PKG_VERSION");
     let service = Resource::builder_empty().with_attributes([
         KeyValue::new("service.name", "telecomx-gateway"),
@@ -64,17 +68,17 @@ pub fn export(config: &config::Otlp, metrics: ExportMetrics) -> Result<(), Expor
     Ok(())
 }
 
-/// Sends what waits, for as long as it may take at the end of the process.
+/// Sends queued spans at the end of the process, for a bounded time.
 pub fn flush() {
     if let Some(export) = EXPORT.get() {
-        let _ = export.processor.shutdown_with_timeout(LAST);
+        let _ = export.processor.shutdown_with_timeout(FLUSH_TIMEOUT);
     }
 }
 
-/// A request is over.
-pub fn ended(record: &Record, duration: Duration) {
+/// Queues the span of a request that has ended.
+pub fn export_record(record: &Record, duration: Duration) {
     let Some(export) = EXPORT.get() else { return };
-    let Some((context, parent)) = place(record, export.sample) else { return };
+    let Some((context, parent)) = span_context(record, export.sample) else { return };
     let end_time = SystemTime::now();
     let failed = record.status.is_server_error();
     export.processor.on_end(SpanData {
@@ -94,23 +98,24 @@ pub fn ended(record: &Record, duration: Duration) {
     });
 }
 
-/// Where the span stands, and below which one. `None`: it is not exported. Who sent a trace has decided that.
-fn place(record: &Record, sample: f64) -> Option<(SpanContext, SpanId)> {
+/// The context of the span and the id of its parent. `None` if the span is not exported. For a
+/// request with a trace, the client has decided that.
+fn span_context(record: &Record, sample: f64) -> Option<(SpanContext, SpanId)> {
     let context = |trace, span| SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::default());
     if let Some(trace) = &record.trace {
         let (of, span) = (TraceId::from_hex(trace.trace_id()).ok()?, SpanId::from_hex(trace.span_id()).ok()?);
         return trace.is_sampled().then(|| (context(of, span), SpanId::from(trace.parent())));
     }
-    // As random as the request's id, and found by it.
+    // As random as the request id, and derivable from it.
     let digest = blake3::hash(record.request_id.as_bytes());
     let (trace, rest) = digest.as_bytes().split_first_chunk::<16>()?;
     let (span, rest) = rest.split_first_chunk::<8>()?;
-    let lot = u64::from_be_bytes(*rest.first_chunk::<8>()?) as f64 / u64::MAX as f64;
-    let chosen = sample >= 1.0 || lot < sample;
-    chosen.then(|| (context(TraceId::from_bytes(*trace), SpanId::from_bytes(*span)), SpanId::INVALID))
+    let draw = u64::from_be_bytes(*rest.first_chunk::<8>()?) as f64 / u64::MAX as f64;
+    let is_sampled = sample >= 1.0 || draw < sample;
+    is_sampled.then(|| (context(TraceId::from_bytes(*trace), SpanId::from_bytes(*span)), SpanId::INVALID))
 }
 
-/// Those of the log's line.
+/// The fields of the access log line.
 fn attributes(record: &Record) -> Vec<KeyValue> {
     let size = i64::try_from(record.body_bytes).unwrap_or(i64::MAX);
     let mut attributes = vec![
@@ -121,30 +126,30 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
         KeyValue::new("http.request.id", record.request_id.clone()),
         KeyValue::new("cache", record.cache_label()),
     ];
-    let others = [
+    let optional = [
         ("role", record.level.map(AccessLevel::as_str)),
         ("error.type", record.error.map(|error| error.parts().1)),
         ("cause", record.cause),
     ];
-    attributes.extend(others.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
+    attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
     attributes
 }
 
-/// The exporter, and what became of what it was given.
+/// An exporter that counts its results and logs when it starts and stops failing.
 #[derive(Debug)]
-struct Counted {
+struct CountingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
     metrics: ExportMetrics,
-    fails: AtomicBool,
+    is_failing: AtomicBool,
 }
 
-impl SpanExporter for Counted {
+impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let result = self.exporter.export(batch).await;
-        self.metrics.sent(spans, result.is_ok());
-        let failed = self.fails.swap(result.is_err(), Ordering::Relaxed);
-        match (&result, failed) {
+        self.metrics.count_spans(spans, result.is_ok());
+        let was_failing = self.is_failing.swap(result.is_err(), Ordering::Relaxed);
+        match (&result, was_failing) {
             (Err(error), false) => {
                 let why = error.to_string();
                 tracing::warn!(why, "failed to export spans to otlp.endpoint; they are lost");
@@ -178,14 +183,14 @@ mod tests {
         headers.extend(traceparent.map(|text| (TRACEPARENT, HeaderValue::from_static(text))));
         let mut record = Record::begin(Instant::now());
         record.request_id = id.to_owned();
-        record.trace = Trace::continued(&headers, 0xab);
+        record.trace = Trace::from_headers(&headers, 0xab);
         record
     }
 
     #[test]
-    fn a_span_stands_in_the_callers_trace_below_the_callers_span() {
+    fn span_is_a_child_of_the_clients_span() {
         let record = record(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), "r");
-        let (context, parent) = place(&record, 0.0).expect("the caller says that it is sampled");
+        let (context, parent) = span_context(&record, 0.0).expect("the client samples it");
         assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(
             (context.span_id().to_string(), parent.to_string()),
@@ -194,13 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_a_trace_decides_and_of_the_others_a_part_is_taken() {
-        let not = record(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), "r");
-        assert!(place(&not, 1.0).is_none());
-        let taken = |sample| (0..1000).filter(|n| place(&record(None, &n.to_string()), sample).is_some()).count();
+    fn client_decides_for_its_trace_and_a_fraction_of_others_is_taken() {
+        let unsampled = record(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), "r");
+        assert!(span_context(&unsampled, 1.0).is_none());
+        let taken =
+            |sample| (0..1000).filter(|n| span_context(&record(None, &n.to_string()), sample).is_some()).count();
         assert_eq!((taken(0.0), taken(1.0)), (0, 1000));
         assert!((50..150).contains(&taken(0.1)));
-        let (context, parent) = place(&record(None, "r"), 1.0).expect("all of them");
+        let (context, parent) = span_context(&record(None, "r"), 1.0).expect("every request is sampled");
         assert!(context.is_valid() && parent == SpanId::INVALID);
     }
 }

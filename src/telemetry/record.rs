@@ -1,25 +1,26 @@
-//! The one record of a request, from which its log line and its metrics are made.
+//! The record of a request, from which its metrics, its access log line and its span are made.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
 use super::Trace;
-use crate::api::{AccessLevel, ApiError};
+use crate::api::{AccessLevel, ApiError, CustomerId};
 use crate::reply::CacheStatus;
 
-/// What kind of request it was; a label.
+/// The route of a request; a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     CustomerName,
     Forward,
-    /// A path that the gateway refuses: blocked, or a protected one in another spelling.
+    /// A refused path: blocked, or an alias of a protected one.
     Blocked,
-    /// A request that the gateway refused before it read the path.
+    /// A request that was refused before its path was read.
     None,
 }
 
-/// The values of the labels of requests; `Route`, [`Record::method_index`] and [`Record::cache_index`] are places in them.
+/// Values of the labels of requests. `Route`, [`Record::method_index`] and [`Record::cache_index`]
+/// are indexes into them.
 pub(super) const ROUTES: [&str; 4] = ["customer_name", "forward", "blocked", "none"];
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
@@ -31,7 +32,30 @@ impl Route {
     }
 }
 
-/// What happened to a request.
+/// An exchange with the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiExchange {
+    /// `None` if there was no response.
+    pub status: Option<StatusCode>,
+    /// From the start of the exchange, the wait for a permit included, to the end of its response,
+    /// or to the head of a forwarded one.
+    pub duration: Duration,
+}
+
+/// Who caused a failed response; a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorSource {
+    /// The response is not a failure of the server side.
+    None,
+    /// The gateway made the response, also because the API could not be reached.
+    Gateway,
+    /// The API sent it.
+    Api,
+}
+
+pub(super) const ERROR_SOURCES: [&str; 3] = ["none", "gateway", "api"];
+
+/// A request and its outcome.
 #[derive(Debug)]
 pub struct Record {
     pub started: Instant,
@@ -39,18 +63,23 @@ pub struct Record {
     pub method: Method,
     pub status: StatusCode,
     pub cache: Option<CacheStatus>,
-    /// The caller's role, where it was asked for.
+    /// The caller's access level, where the request needed it.
     pub level: Option<AccessLevel>,
     pub error: Option<ApiError>,
-    /// What failed behind the error, by name.
+    /// The exact cause of the error.
     pub cause: Option<&'static str>,
     pub request_id: String,
-    /// Where it stands in a trace of the caller's.
+    /// The customer that its path names.
+    pub customer: Option<CustomerId>,
+    /// The exchange with the API on which its response is based, if it waited for one.
+    pub api: Option<ApiExchange>,
+    /// The client's trace context, with the gateway's span.
     pub trace: Option<Trace>,
     pub body_bytes: usize,
-    /// It was a hit of the fast path, whose caller's validation was cached.
+    /// Whether it was a fast path hit with a cached validation.
     pub on_fast_path: bool,
-    /// The client left before the end of its response: the status is 499, whatever was written.
+    /// Whether the client left before the end of its response. The status is then 499, even if
+    /// another one was written.
     pub client_closed: bool,
 }
 
@@ -66,6 +95,8 @@ impl Record {
             error: None,
             cause: None,
             request_id: String::new(),
+            customer: None,
+            api: None,
             trace: None,
             body_bytes: 0,
             on_fast_path: false,
@@ -73,7 +104,8 @@ impl Record {
         }
     }
 
-    /// The method, if it is one of HTTP's own: callers invent others, and a label must not grow with them.
+    /// The method as a label. Methods that HTTP does not define become `OTHER`, since clients could
+    /// create any number of series.
     pub fn method_label(&self) -> &'static str {
         METHODS[self.method_index()]
     }
@@ -90,6 +122,15 @@ impl Record {
             Method::TRACE => 7,
             Method::CONNECT => 8,
             _ => 9,
+        }
+    }
+
+    /// Who caused a 5xx response.
+    pub const fn error_source(&self) -> ErrorSource {
+        match (self.status.as_u16(), self.error) {
+            (..500, _) => ErrorSource::None,
+            (_, Some(_)) => ErrorSource::Gateway,
+            (_, None) => ErrorSource::Api,
         }
     }
 

@@ -10,14 +10,18 @@ use crate::api::AccessLevel;
 use crate::config::{Access, AccessLog};
 use crate::reply::CacheStatus;
 
+/// The client left: no failure of anyone's.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 impl Record {
-    /// Ends the record of a request: counts it and writes its access line. Returns the time of the end.
+    /// Ends the record of a request: counts it and writes its access line. Returns the time of the
+    /// end.
     pub fn end(&self, metrics: &Metrics, access: Access) -> Instant {
         let ended = Instant::now();
         let duration = ended.saturating_duration_since(self.started);
-        metrics.answered(self, duration);
+        metrics.record_request(self, duration);
         #[cfg(feature = "otlp")]
-        otlp::ended(self, duration);
+        otlp::export_record(self, duration);
         let wanted = match access.which {
             AccessLog::All => !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits),
             AccessLog::Errors => self.status.is_server_error(),
@@ -26,28 +30,42 @@ impl Record {
         if !wanted {
             return ended;
         }
-        tracing::info!(
-            target: "telecomx_gateway::access",
-            { http.request.method = self.method_label(),
-            http.route = self.route.as_str(),
-            http.response.status_code = self.status.as_u16(),
-            http.response.body.size = self.body_bytes,
-            http.request.id = self.request_id,
-            trace_id = self.trace.as_ref().map(Trace::trace_id),
-            span_id = self.trace.as_ref().map(Trace::span_id),
-            cache = self.cache_label(),
-            role = self.level.map(AccessLevel::as_str),
-            error.code = self.error.map(|error| error.parts().1),
-            cause = self.cause,
-            duration_us = duration.as_micros() as u64 },
-            "request"
-        );
+        // The level of an event is a constant.
+        macro_rules! access_line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "telecomx_gateway::access",
+                    { http.request.method = self.method_label(),
+                    http.route = self.route.as_str(),
+                    http.response.status_code = self.status.as_u16(),
+                    http.response.body.size = self.body_bytes,
+                    http.request.id = self.request_id,
+                    trace_id = self.trace.as_ref().map(Trace::trace_id),
+                    span_id = self.trace.as_ref().map(Trace::span_id),
+                    cache = self.cache_label(),
+                    role = self.level.map(AccessLevel::as_str),
+                    customer = self.customer.filter(|_| access.customer).map(tracing::field::display),
+                    error.code = self.error.map(|error| error.parts().1),
+                    cause = self.cause,
+                    api.status = self.api.and_then(|api| api.status).map(|status| status.as_u16()),
+                    api.duration_us = self.api.map(|api| api.duration.as_micros() as u64),
+                    duration_us = duration.as_micros() as u64 },
+                    "request"
+                )
+            };
+        }
+        match self.status.as_u16() {
+            500.. => access_line!(error),
+            CLIENT_CLOSED_REQUEST => access_line!(info),
+            400.. => access_line!(warn),
+            _ => access_line!(info),
+        }
         ended
     }
 }
 
-/// Whether the line of this hit is written. Each thread counts separately, so that requests share no
-/// counter.
+/// Whether the line of this hit is written. Each thread counts separately, so that requests share
+/// no counter.
 fn sampled(part: f64) -> bool {
     thread_local!(static SHARE: Cell<f64> = const { Cell::new(1.0) });
     if part <= 0.0 || part >= 1.0 {

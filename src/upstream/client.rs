@@ -15,7 +15,7 @@ use crate::cache::Validators;
 use crate::clock;
 use crate::config;
 use crate::telemetry::Metrics;
-use gateway_core::breaker::{Breaker, Circuit, Outcome};
+use gateway_core::breaker::{Breaker, Circuit, CircuitChange, Outcome};
 
 /// Purpose of a request; a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ pub trait Transport: Send + Sync + 'static {
         request: &Request<'_>,
         deadline: Instant,
     ) -> impl Future<Output = Result<ApiResponse, UpstreamError>> + Send;
+
+    /// The addresses of the API that fail, for the log; all of them if none is known to fail.
+    fn failing_addresses(&self) -> String {
+        String::new()
+    }
 }
 
 /// Sends the gateway's own requests to the API, bounded in number and in time, through a circuit
@@ -80,6 +85,8 @@ pub struct Client<T> {
 
 impl<T: Transport> Client<T> {
     pub fn new(transport: T, config: &config::Upstream, metrics: Arc<Metrics>) -> Self {
+        let failures = UpstreamError::ALL.map(UpstreamError::labels).into_iter().chain([FAILURE_STATUS]);
+        metrics.create_upstream_errors(failures);
         Client {
             transport,
             queue: FairQueue::new(config.max_in_flight),
@@ -103,7 +110,7 @@ impl<T: Transport> Client<T> {
             Err(error) => Some(error.labels()),
             Ok(response) => is_failure(response.status).then_some(FAILURE_STATUS),
         };
-        self.metrics.upstream_exchange(request.kind.as_str(), took, failure);
+        self.metrics.record_upstream_exchange(request.kind.as_str(), took, failure);
         result
     }
 
@@ -120,7 +127,7 @@ impl<T: Transport> Client<T> {
         } else {
             None
         };
-        let _counted = self.metrics.fetch_in_flight();
+        let _counted = self.metrics.track_fetch();
         let sent = clock::now();
         let exchange = timeout_at(deadline.into(), self.transport.exchange(request, deadline)).await;
         let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
@@ -130,9 +137,30 @@ impl<T: Transport> Client<T> {
         let is_local = matches!(result, Err(UpstreamError::Descriptors));
         if let Some(breaker_permit) = breaker_permit.filter(|_| !had_no_time && !is_local) {
             let change = breaker_permit.record(outcome(&result), self.source(request, &result), clock::now());
-            report(change, &result);
+            self.log_change(change, &result);
         }
         result
+    }
+
+    /// Writes the audit line of an outage's start or end.
+    fn log_change(&self, change: Option<CircuitChange>, result: &Result<ApiResponse, UpstreamError>) {
+        match change {
+            Some(CircuitChange::Opened { failures }) => tracing::warn!(
+                target: "audit",
+                kind = result.as_ref().err().map_or("status", |error| error.as_str()),
+                cause = result.as_ref().err().map_or("status", |error| error.cause()),
+                status = result.as_ref().ok().map(|response| response.status.as_u16()),
+                address = self.transport.failing_addresses(),
+                failures,
+                "circuit breaker opened: the API is not asked, except by single requests that probe it"
+            ),
+            Some(CircuitChange::Closed { duration }) => tracing::info!(
+                target: "audit",
+                open_seconds = duration.as_secs_f64(),
+                "circuit breaker closed: requests to the API resumed"
+            ),
+            None => {}
+        }
     }
 
     /// Source of a failure, which the breaker counts once. Error responses to one caller count
@@ -171,21 +199,6 @@ impl<T: Transport> Client<T> {
             return Err(UpstreamError::CircuitOpen);
         }
         self.queue.acquire(queue_key, deadline).await
-    }
-}
-
-/// Logs that the circuit opened or closed.
-fn report(change: Option<Circuit>, result: &Result<ApiResponse, UpstreamError>) {
-    match (change, result) {
-        (Some(Circuit::Open), Err(error)) => {
-            tracing::warn!(cause = error.cause(), "circuit breaker opened after consecutive failures of the API");
-        }
-        (Some(Circuit::Open), Ok(answer)) => {
-            let status = answer.status.as_u16();
-            tracing::warn!(status, "circuit breaker opened after consecutive failures of the API");
-        }
-        (Some(_), _) => tracing::info!("circuit breaker closed; requests to the API resumed"),
-        (None, _) => {}
     }
 }
 

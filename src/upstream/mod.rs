@@ -35,7 +35,7 @@ pub use tls::{TlsFailure, check_files};
 pub use transport::{Connections, STALE_CONNECTIONS_MAX};
 
 use crate::api::ApiError;
-use crate::telemetry::UpstreamFailure;
+use crate::telemetry::{ApiExchange, UpstreamFailure};
 
 /// Time for which a forwarded exchange may be silent in either direction. Long polls and websocket
 /// pings are shorter.
@@ -81,6 +81,27 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    pub const ALL: [UpstreamError; 18] = [
+        UpstreamError::Resolve,
+        UpstreamError::Connect,
+        UpstreamError::Tls(TlsFailure::Expired),
+        UpstreamError::Tls(TlsFailure::NotYetValid),
+        UpstreamError::Tls(TlsFailure::UnknownAuthority),
+        UpstreamError::Tls(TlsFailure::WrongName),
+        UpstreamError::Tls(TlsFailure::NotTls),
+        UpstreamError::Tls(TlsFailure::TimedOut),
+        UpstreamError::Tls(TlsFailure::Other),
+        UpstreamError::Descriptors,
+        UpstreamError::Timeout,
+        UpstreamError::BodyTimeout,
+        UpstreamError::Protocol,
+        UpstreamError::Truncated,
+        UpstreamError::NoResponse,
+        UpstreamError::TooLarge,
+        UpstreamError::QueueFull,
+        UpstreamError::CircuitOpen,
+    ];
+
     /// Label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,6 +142,30 @@ pub fn is_failure(status: StatusCode) -> bool {
 
 /// Labels of a complete response whose status is a failure.
 pub const FAILURE_STATUS: UpstreamFailure = UpstreamFailure { kind: "status", cause: "status" };
+
+/// Failure of a request for which the gateway asked the API: the error for the client, and what the
+/// log says about it. All requests that wait for one exchange share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiFailure {
+    pub error: ApiError,
+    /// The exact cause; that of an exchange is counted in `upstream_error_causes_total`.
+    pub cause: Option<&'static str>,
+    pub exchange: Option<ApiExchange>,
+}
+
+impl ApiFailure {
+    /// A failed exchange that took `duration`.
+    pub fn from_exchange(error: UpstreamError, duration: Duration) -> Self {
+        let exchange = ApiExchange { status: None, duration };
+        ApiFailure { error: error.into(), cause: Some(error.cause()), exchange: Some(exchange) }
+    }
+}
+
+impl From<ApiError> for ApiFailure {
+    fn from(error: ApiError) -> Self {
+        ApiFailure { error, cause: None, exchange: None }
+    }
+}
 
 /// Whether an operation failed because the process or the system has no file descriptor left
 /// (`EMFILE`, `ENFILE`).

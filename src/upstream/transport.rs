@@ -10,7 +10,8 @@ use http::{Method, StatusCode};
 use http1::{BodyLength, FieldLines, RequestFraming, ResponseHead};
 use tokio::time::timeout_at;
 
-use super::connector::Connector;
+use super::connector::{AddressStatus, Connector};
+use super::endpoint::EndpointState;
 use super::exchange::{Event, Exchange};
 use super::{ApiResponse, Request, RequestKind, Transport, UpstreamError};
 use crate::clock;
@@ -40,6 +41,14 @@ impl Connections {
 }
 
 impl Transport for Connections {
+    fn failing_addresses(&self) -> String {
+        let addresses = self.connector.addresses();
+        let is_failing = |address: &&AddressStatus| address.state != EndpointState::Healthy;
+        let failing: Vec<_> = addresses.iter().filter(is_failing).collect();
+        let shown = if failing.is_empty() { addresses.iter().collect() } else { failing };
+        shown.iter().map(|address| address.address.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
     /// Repeats the request, which is a GET, while no byte of a response has arrived: on a fresh
     /// connection instead of kept ones, and once at each other address. An address that does not
     /// respond in half of the time is given up if another one is healthy.

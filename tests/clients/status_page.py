@@ -144,6 +144,42 @@ def works(that, tab, admin, url, customer, token):
     that("it sends no request elsewhere", elsewhere == [], elsewhere)
 
 
+def shows_the_state(that, tab, admin, url, customer, token, configuration):
+    """The API of this gateway is down. Then a reload is refused."""
+    for _ in range(12):
+        request(f"{url}/customer/{customer}/name", Authorization=f"Bearer {token}")
+    tab.size(400, 800)
+    tab.open(f"{admin}/")
+    badge = "document.getElementById('state')"
+    tab.wait(f"{badge}.textContent.includes('API down')")
+    state = tab.value(f"[{badge}.textContent, {badge}.dataset.state, document.title]")
+    that("the badge is red while the API is down", state[1] == "failing", state)
+    that("the badge says so", state[0].startswith("serving, API down"), state)
+    host = json.loads(request(f"{admin}/stats")[1])["host"]
+    that("the title has state and host", state[2].startswith(state[0]) and host in state[2], state)
+    colour = tab.value(f"getComputedStyle({badge}).backgroundColor")
+    that("in the colour of failures", colour in ("rgb(192, 38, 31)", "rgb(255, 125, 116)"), colour)
+    text = tab.value("document.getElementById('errors-card').innerText")
+    that("the first card counts the failed requests", "100 % of 12 requests" in text, text)
+    that("and names the most frequent", "customer names (12)" in text or "customer names" in text, text)
+    tops = tab.value(
+        "['errors-card', 'api-card', 'rate-chart'].map((id) => "
+        "document.getElementById(id).getBoundingClientRect().top)"
+    )
+    that("failing cards come first on a phone", tops[0] < tops[1] < tops[2], tops)
+    that("the errors are on the first screen", tops[0] < 800, tops)
+    shown = tab.value("document.getElementById('addresses').innerText")
+    that("the failing address is shown", "127.0.0.1:" in shown, shown)
+    api = tab.value("document.getElementById('api').innerText")
+    that("the head has the address of the API", api.startswith("http://127.0.0.1:"), api)
+    configuration.write_text(configuration.read_text() + "\nnonsense = 1\n")
+    request(f"{admin}/reload", method="POST")
+    tab.open(f"{admin}/")
+    tab.wait(f"{badge}.textContent.startsWith('serving an old configuration')")
+    that("a refused reload is shown", True, None)
+    tab.size(1280, 900)
+
+
 def keeps_others_out(that, tab, admin, url, customer, token):
     """A page of another origin, with all that its script can do."""
     name = f"{url}/customer/{customer}/name"

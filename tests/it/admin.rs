@@ -1,4 +1,4 @@
-//! The admin listener: health, counts, and dropping what is stored.
+//! The admin listener: health checks, metrics, statistics, purges and reloads.
 
 use crate::support::*;
 
@@ -12,18 +12,18 @@ fn scene() -> (Origin, Gateway) {
 }
 
 #[test]
-fn it_says_that_it_lives_and_is_ready() {
+fn health_checks_succeed_while_the_api_is_down() {
     let (origin, gateway) = scene();
     gateway.admin().get("/livez").send().assert_status(200);
     gateway.admin().get("/readyz").send().assert_status(200);
-    // An API that is away makes us no less ready: what is stored is served.
+    // The gateway stays ready without the API: it serves cached responses.
     origin.stop();
     gateway.client().get("/elsewhere").send().assert_status(502);
     gateway.admin().get("/livez").send().assert_status(200);
 }
 
 #[test]
-fn every_metric_of_the_contract_is_there() {
+fn metrics_contain_every_name_of_the_contract() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"cache = { ttl = "1s", stale_while_revalidate = "0s" }"#);
@@ -73,7 +73,7 @@ fn every_metric_of_the_contract_is_there() {
 }
 
 #[test]
-fn requests_are_counted_by_what_became_of_them() {
+fn requests_are_counted_by_route_method_status_and_cache() {
     let (_origin, gateway) = scene();
     let client = gateway.client();
     for _ in 0..3 {
@@ -83,7 +83,7 @@ fn requests_are_counted_by_what_became_of_them() {
     client.get(P).send().assert_status(401);
     client.post("/elsewhere").body("x").send().assert_status(200);
     client.get("/tools/realtime").send().assert_status(403);
-    // Counting may come after answering; what is counted stays what it is.
+    // A request is counted after its response, so the test waits.
     gateway.wait_for_metric("requests_total", &[], 7.0);
     let count = |labels: &[(&str, &str)]| gateway.metric("requests_total", labels);
     assert_eq!(count(&[]), 7.0);
@@ -99,7 +99,7 @@ fn requests_are_counted_by_what_became_of_them() {
 }
 
 #[test]
-fn a_made_up_method_makes_no_label_of_its_own() {
+fn unknown_methods_share_one_label() {
     let (_origin, gateway) = scene();
     for number in 0..20 {
         gateway.client().call(&format!("MADEUP{number}"), "/elsewhere").send();
@@ -109,7 +109,7 @@ fn a_made_up_method_makes_no_label_of_its_own() {
 }
 
 #[test]
-fn statistics_have_their_shape() {
+fn stats_have_the_documented_members() {
     let (_origin, gateway) = scene();
     for _ in 0..4 {
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);
@@ -132,7 +132,7 @@ fn statistics_have_their_shape() {
 }
 
 #[test]
-fn what_is_stored_is_dropped_by_scope() {
+fn purge_removes_responses_of_its_scope() {
     let (origin, gateway) = scene();
     origin.knows("tok-b", "VIEWER", DUCK);
     let get = |id: &str, token: &str| gateway.client().get(&name_of(id)).bearer(token).send();
@@ -160,14 +160,14 @@ fn what_is_stored_is_dropped_by_scope() {
 }
 
 #[test]
-fn what_it_does_not_know_is_not_found() {
+fn unknown_path_gets_404() {
     let (_origin, gateway) = scene();
     gateway.admin().get("/nothing").send().assert_status(404);
     gateway.admin().get(P).send().assert_status(404);
 }
 
 #[test]
-fn other_methods_get_405_with_the_allowed_ones() {
+fn other_methods_get_405_with_allow() {
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
@@ -202,7 +202,7 @@ fn other_methods_get_405_with_the_allowed_ones() {
 }
 
 #[test]
-fn a_purge_needs_an_id_of_24_hexadecimal_digits() {
+fn purge_with_a_malformed_id_gets_400() {
     let (_origin, gateway) = scene();
     let id = "73469a52f4fd7f77ec7b28cc";
     for kind in ["customers", "employees"] {
@@ -216,23 +216,23 @@ fn a_purge_needs_an_id_of_24_hexadecimal_digits() {
 }
 
 #[test]
-fn the_public_port_has_no_admin_paths() {
+fn public_port_forwards_admin_paths() {
     let (origin, gateway) = scene();
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
     for path in ["/livez", "/readyz", "/metrics", "/stats", "/"] {
-        assert_eq!(client.get(path).send().assert_status(200).json()["target"], path, "the API's own");
+        assert_eq!(client.get(path).send().assert_status(200).json()["target"], path, "the API serves it");
     }
     for path in ["/cache".to_owned(), format!("/cache/customers/{DUCK}")] {
         assert_eq!(client.delete(&path).send().assert_status(200).json()["method"], "DELETE");
     }
     assert_eq!(client.post("/reload").body("").send().assert_status(200).json()["target"], "/reload");
-    assert!(client.get(P).bearer("tok-a").send().is_hit(), "nothing was dropped");
+    assert!(client.get(P).bearer("tok-a").send().is_hit(), "nothing was purged");
     assert_eq!(origin.fetches(DUCK), 1);
 }
 
 #[test]
-fn with_a_token_file_all_but_health_asks_for_the_token() {
+fn token_file_protects_all_but_health_checks() {
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
@@ -256,14 +256,14 @@ fn with_a_token_file_all_but_health_asks_for_the_token() {
     admin.delete("/cache").bearer("tok-operator").send().assert_status(200);
 }
 
-/// Writes the configuration anew, with one more line at its end or with what it was.
+/// Rewrites the configuration file.
 fn rewrite(gateway: &Gateway, change: impl Fn(&str) -> String) {
     let before = std::fs::read_to_string(gateway.config_file()).expect("the configuration");
     std::fs::write(gateway.config_file(), change(&before)).expect("the configuration");
 }
 
 #[test]
-fn a_reload_puts_the_new_configuration_in_force() {
+fn reload_applies_the_new_configuration() {
     let (_origin, gateway) = scene();
     let generation = gateway.stats()["config_generation"].as_u64();
     gateway.client().get("/newly/blocked").send().assert_status(200);
@@ -275,7 +275,7 @@ fn a_reload_puts_the_new_configuration_in_force() {
 }
 
 #[test]
-fn a_hangup_reloads_as_well() {
+fn sighup_reloads() {
     let (_origin, gateway) = scene();
     rewrite(&gateway, |config| format!("{config}\n[forward]\nblocked = [\"/newly/blocked\"]\n"));
     gateway.signal(nix::sys::signal::Signal::SIGHUP);
@@ -283,7 +283,7 @@ fn a_hangup_reloads_as_well() {
 }
 
 #[test]
-fn a_wrong_configuration_changes_nothing() {
+fn reload_of_an_invalid_configuration_changes_nothing() {
     let (_origin, gateway) = scene();
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     rewrite(&gateway, |config| format!("{config}\n[forward]\nblockd = []\n[redaction]\nreveal_to = \"KING\"\n"));
@@ -294,4 +294,100 @@ fn a_wrong_configuration_changes_nothing() {
     assert!(gateway.client().get(P).bearer("tok-a").send().is_hit());
     gateway.client().get("/tools/realtime").send().assert_error(403, "access_denied");
     assert_eq!(gateway.metric("config_last_reload_successful", &[]), 0.0);
+}
+
+/// The audit line of a request.
+fn audit_line(gateway: &Gateway, request_id: &str) -> serde_json::Value {
+    gateway.wait_for_log(request_id);
+    let log = gateway.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let lines: Vec<_> = lines.filter(|line| line["http.request.id"] == request_id).collect();
+    assert_eq!(lines.len(), 1, "{request_id}: {log}");
+    lines[0].clone()
+}
+
+#[test]
+fn every_change_by_an_operator_has_one_audit_line() {
+    const TOKEN: &str = "tok-operator-PLANTED";
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
+    let config = "admin.token_file = \"{dir}/admin-token\"\nlog = { level = \"error\", access = \"off\" }";
+    let gateway = setup.config(config).start();
+    let employee = employee_of("tok-a");
+    let changes = [
+        ("DELETE", "/cache".to_owned(), 200, "purge", "all", None),
+        ("DELETE", format!("/cache/customers/{DUCK}"), 200, "purge", "customer", Some(DUCK)),
+        ("DELETE", format!("/cache/employees/{employee}"), 200, "purge", "employee", Some(employee.as_str())),
+        ("DELETE", format!("/cache/customers/{TOKEN}"), 400, "purge", "customer", None),
+        ("POST", "/reload".to_owned(), 200, "reload", "", None),
+    ];
+    for (number, (method, path, status, action, scope, id)) in changes.iter().enumerate() {
+        let send = |kind: &str, token: &str, fields: &[(&str, &str)]| {
+            let request_id = format!("{kind}-{number}");
+            let call = gateway.admin().call(method, path).bearer(token).header("X-Request-Id", &request_id);
+            let call = fields.iter().fold(call, |call, (name, value)| call.header(name, value));
+            let response = call.send();
+            assert_eq!(response.header("x-request-id"), Some(request_id.as_str()), "{response:#?}");
+            let line = audit_line(&gateway, &request_id);
+            assert_eq!((&line["target"], &line["action"]), (&"audit".into(), &(*action).into()), "{line}");
+            assert_eq!(line["http.response.status_code"], response.status, "{line}");
+            assert_eq!(line["client.address"], "127.0.0.1", "{line}");
+            assert_eq!(line["scope"].as_str().unwrap_or_default(), *scope, "{line}");
+            assert_eq!(line["id"].as_str(), *id, "{line}");
+            (response.status, line["outcome"].clone())
+        };
+        let outcome = if *status == 200 { "permitted" } else { "refused" };
+        assert_eq!(send("permitted", TOKEN, &[]), (*status, outcome.into()));
+        assert_eq!(send("wrong-token", "tok-wrong", &[]), (401, "refused".into()));
+        assert_eq!(send("other-page", TOKEN, &[("Origin", "https://page.example")]), (403, "refused".into()));
+    }
+    // A request id that contains the token is replaced.
+    let response = gateway.admin().delete("/cache").bearer(TOKEN).header("X-Request-Id", &format!("a-{TOKEN}")).send();
+    audit_line(&gateway, response.header("x-request-id").expect("a request id"));
+    assert!(!gateway.log().contains("PLANTED"), "{}", gateway.log());
+}
+
+#[test]
+fn cpu_seconds_have_fractions() {
+    let (_origin, gateway) = scene();
+    let scrape = || {
+        let metrics = gateway.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+        line.and_then(|value| value.parse::<f64>().ok()).expect("the CPU time")
+    };
+    let first = scrape();
+    wait_until("CPU time has grown by a fraction", || {
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+        let increase = scrape() - first;
+        increase > 0.0 && increase.fract() != 0.0
+    });
+}
+
+#[test]
+fn counters_with_fixed_labels_start_at_zero() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&origin);
+    let metrics = gateway.metrics();
+    for series in [
+        "requests_total{cache=\"none\",error_source=\"gateway\",method=\"GET\",route=\"customer_name\",status=\"502\"}",
+        "requests_total{cache=\"none\",error_source=\"gateway\",method=\"POST\",route=\"forward\",status=\"502\"}",
+        "requests_total{cache=\"bypass\",error_source=\"api\",method=\"GET\",route=\"forward\",status=\"500\"}",
+        "upstream_errors_total{kind=\"connect\"}",
+        "upstream_errors_total{kind=\"queue_full\"}",
+        "upstream_error_causes_total{cause=\"tls_expired\"}",
+        "redaction_failures_total{reason=\"not_json\"}",
+        "redactions_total{role=\"VIEWER\"}",
+        "cache_evictions_total{cause=\"size\"}",
+        "cache_not_stored_total{reason=\"no_store\"}",
+        "cache_invalidations_total{scope=\"customer\",trigger=\"admin\"}",
+        "cache_stale_served_total{reason=\"error\"}",
+        "identity_validations_total{result=\"invalid\"}",
+        "identity_lookups_total{result=\"refused\"}",
+        "over_limit_total{limit=\"requests\"}",
+        "accept_errors_total{listener=\"public\",reason=\"descriptors\"}",
+        "upstream_request_duration_seconds_count{kind=\"fetch\"}",
+    ] {
+        let line = format!("telecomx_gateway_{series} 0");
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
+    }
 }

@@ -1,4 +1,5 @@
-//! The log on its way out: nobody waits for whoever reads it, what is dropped is counted, and what is not dropped comes.
+//! Log output: no request waits for the reader of the log, dropped lines are counted, and all other
+//! lines are written.
 
 use nix::sys::signal::Signal;
 
@@ -7,12 +8,12 @@ use crate::support::*;
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const DROPPED: &str = "log_lines_dropped_total";
 
-/// Lines about requests.
+/// The number of access log lines.
 fn requests(log: &str) -> usize {
     log.lines().filter(|line| line.contains("\"target\":\"telecomx_gateway::access\"")).count()
 }
 
-/// Asks until lines are dropped. How many requests that took.
+/// Sends requests until lines are dropped. Returns the number of requests.
 fn fill(gateway: &Gateway, client: &Client) -> usize {
     let mut connection = client.connect();
     let mut asked = 0;
@@ -27,14 +28,14 @@ fn fill(gateway: &Gateway, client: &Client) -> usize {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() {
+fn unread_log_delays_no_request_and_counts_dropped_lines() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
     let client = gateway.client();
     assert_eq!(gateway.metric(DROPPED, &[]), 0.0);
     let mut asked = fill(&gateway, &client);
-    // Neither forwards nor hits wait, nor does what an operator asks.
+    // Forwards, hits and requests of an operator do not wait.
     let before = gateway.metric(DROPPED, &[]);
     for _ in 0..50 {
         assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
@@ -43,13 +44,13 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
     asked += 100;
     gateway.admin().post("/reload").send().assert_status(200);
     gateway.admin().get("/readyz").send().assert_status(200);
-    // A shorter line may have found the last of the room.
+    // A shorter line may still have fitted into the queue.
     gateway.wait_for_metric(DROPPED, &[], before + 90.0);
 
-    // Somebody reads again: what waited comes, then what is new.
+    // The log is read again: queued lines are written, then new ones.
     gateway.read_log();
     gateway.wait_for_log("ready: serving");
-    wait_until("a new line comes", || {
+    wait_until("a new line is written", || {
         let id = format!("once-it-is-read-{asked}");
         client.get("/elsewhere").header("X-Request-Id", &id).send().assert_status(200);
         asked += 1;
@@ -59,7 +60,7 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
     let dropped = gateway.metric(DROPPED, &[]);
     client.get("/elsewhere").header("X-Request-Id", "the-last").send().assert_status(200);
     asked += 1;
-    // The record of a request ends behind its response.
+    // The record of a request ends after its response.
     wait_until("every request is counted", || {
         let metrics = gateway.metrics();
         let requests = metrics.lines().filter(|line| line.starts_with("telecomx_gateway_requests_total{"));
@@ -71,9 +72,9 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
     assert!(run.stderr.contains("the-last") && run.stderr.contains("all requests finished"), "{}", run.stderr);
     for line in run.stderr.lines() {
         let json: Result<serde_json::Value, _> = serde_json::from_str(line);
-        assert!(json.is_ok_and(|json| json.is_object()), "no whole line: {line}");
+        assert!(json.is_ok_and(|json| json.is_object()), "not a whole line: {line}");
     }
-    // The other lines may be among the dropped: what was told of the reload and of changes.
+    // Other lines, such as those of the reload, may be among the dropped ones.
     let written = requests(&run.stderr);
     let others = 10.0;
     assert!(written < asked, "{written} of {asked}");
@@ -85,7 +86,7 @@ fn a_log_that_nobody_reads_holds_no_request_up_and_what_is_dropped_is_counted() 
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_up_a_stop() {
+fn unread_log_does_not_delay_shutdown() {
     let origin = Origin::start();
     let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
     fill(&gateway, &gateway.client());
@@ -94,7 +95,7 @@ fn a_log_that_nobody_reads_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn no_line_is_lost_at_an_ordinary_end() {
+fn shutdown_writes_every_line() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let origin = Origin::start();
         let mut gateway = Gateway::start(&origin);
@@ -114,7 +115,7 @@ fn no_line_is_lost_at_an_ordinary_end() {
 }
 
 #[test]
-fn what_was_logged_before_it_could_not_start_comes_before_the_reason() {
+fn warnings_precede_the_reason_of_a_failed_start() {
     let origin = Origin::start();
     let dir = TempDir::new();
     let (taken, free, missing) = (origin.address(), unused_port(), dir.path().join("missing").display().to_string());
@@ -126,12 +127,12 @@ fn what_was_logged_before_it_could_not_start_comes_before_the_reason() {
     assert_eq!(run.code, Some(1), "{run:#?}");
     let lines: Vec<_> = run.stderr.lines().collect();
     let warned = lines.iter().position(|line| line.contains("upgrades without downtime are unavailable"));
-    let told = lines.iter().position(|line| line.contains("in use"));
-    assert!(warned.is_some() && warned < told, "{run:#?}");
+    let reason = lines.iter().position(|line| line.contains("in use"));
+    assert!(warned.is_some() && warned < reason, "{run:#?}");
 }
 
 #[test]
-fn a_full_disk_for_logs_stops_nothing() {
+fn full_disk_for_the_log_fails_no_request() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let mut gateway = Gateway::set_up(&origin).config("log.level = \"trace\"").full_disk().start();
@@ -151,4 +152,176 @@ fn a_full_disk_for_logs_stops_nothing() {
     gateway.wait_for_metric(DROPPED, &[], 800.0);
     let run = gateway.terminate();
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:#?}");
+}
+
+/// The access lines of a log.
+fn access_lines(log: &str) -> Vec<serde_json::Value> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    lines.filter(|line| line["target"] == "telecomx_gateway::access").collect()
+}
+
+fn access_line(gateway: &Gateway, request_id: &str) -> serde_json::Value {
+    gateway.wait_for_log(request_id);
+    let lines = access_lines(&gateway.log());
+    lines.into_iter().find(|line| line["http.request.id"] == request_id).expect("an access line")
+}
+
+#[test]
+fn access_lines_follow_log_access_whatever_the_level() {
+    for access in ["all", "errors", "off"] {
+        for level in ["error", "warn", "info", "debug", "trace"] {
+            let origin = Origin::start();
+            origin.knows("tok-a", "VIEWER", DUCK);
+            let mut gateway =
+                Gateway::with(&origin, &format!("log = {{ level = \"{level}\", access = \"{access}\" }}"));
+            let client = gateway.client();
+            let send = |path: &str, id: &str| client.get(path).bearer("tok-a").header("X-Request-Id", id).send();
+            send(P, "a-miss").assert_status(200);
+            send(P, "a-hit").assert_status(200);
+            origin.missing(OTHER);
+            send(&name_of(OTHER), "a-404").assert_status(404);
+            origin.stop();
+            send(&name_of(THIRD), "a-502").assert_status(502);
+            send("/elsewhere", "a-forwarded-502").assert_status(502);
+            let run = gateway.terminate();
+            let lines = access_lines(&run.stderr);
+            let level_of = |id: &str| {
+                let line = lines.iter().find(|line| line["http.request.id"] == id)?;
+                line["level"].as_str().map(str::to_owned)
+            };
+            let of_all = |level: &str| (access == "all").then(|| level.to_owned());
+            let of_failed = (access != "off").then(|| "ERROR".to_owned());
+            let combination = format!("{level} {access}: {}", run.stderr);
+            assert_eq!(level_of("a-hit"), of_all("INFO"), "{combination}");
+            assert_eq!(level_of("a-404"), of_all("WARN"), "{combination}");
+            assert_eq!(level_of("a-502"), of_failed, "{combination}");
+            assert_eq!(level_of("a-forwarded-502"), of_failed, "{combination}");
+        }
+    }
+}
+
+/// The value of the label of `upstream_error_causes_total` that was counted since `before`.
+fn counted_causes(gateway: &Gateway) -> std::collections::BTreeMap<String, u64> {
+    let metrics = gateway.metrics();
+    let lines = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix("telecomx_gateway_upstream_error_causes_total{cause=\"")?;
+        let (cause, count) = rest.split_once("\"} ")?;
+        Some((cause.to_owned(), count.parse().ok()?))
+    });
+    lines.collect()
+}
+
+#[test]
+fn failed_request_has_the_counted_cause_in_its_line() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "RESELLER", DUCK);
+    origin.knows("tok-b", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "upstream = { timeout = \"1s\", max_body = \"64KiB\" }");
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").revealed().send().assert_status(200);
+    client.get(P).bearer("tok-b").send().assert_status(200);
+    let gate = Gate::closed();
+    let rule = || Rule::on("/customer/");
+    let failures = [
+        ("garbage", rule().raw("SSH-2.0-x\r\n\r\n")),
+        ("no-response", rule().close()),
+        ("truncated", rule().cut_body_after(20)),
+        ("body-timeout", rule().hold_body(&gate)),
+        ("head-timeout", rule().hold(&gate)),
+        ("refused", rule()),
+    ];
+    for (number, (failure, rule)) in failures.into_iter().enumerate() {
+        origin.when(rule);
+        if failure == "refused" {
+            origin.stop();
+        }
+        for (token, level) in [("tok-a", "reseller"), ("tok-b", "viewer")] {
+            let before = counted_causes(&gateway);
+            let id = format!("{failure}-{level}");
+            let path = name_of(&customer(number));
+            let response = client.get(&path).bearer(token).header("X-Request-Id", &id).revealed().send();
+            assert!(matches!(response.status, 502..=504), "{id}: {response:#?}");
+            assert_eq!(response.json()["error"]["requestId"], id.as_str(), "{response:#?}");
+            let line = access_line(&gateway, &id);
+            let cause = line["cause"].as_str().unwrap_or_else(|| panic!("no cause: {line}"));
+            let after = counted_causes(&gateway);
+            let earlier = before.get(cause).copied().unwrap_or_default();
+            assert!(after.get(cause).copied().unwrap_or_default() > earlier, "{cause}: {before:?} {after:?}");
+            assert!(line["api.duration_us"].is_u64(), "{line}");
+            assert!(line["api.status"].is_null(), "{line}");
+        }
+        origin.behave();
+    }
+    gate.open();
+    assert!(!gateway.log().contains(TOKEN_MARKER));
+}
+
+#[test]
+fn access_line_has_status_and_time_of_the_api() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")).times(1));
+    let send = |path: &str, id: &str| client.get(path).bearer("tok-a").header("X-Request-Id", id).send();
+    send(P, "failed").assert_status(500);
+    send(P, "miss").assert_status(200);
+    send(P, "hit").assert_status(200);
+    origin.when(Rule::on("/elsewhere").answer(Answer::error(503, "unavailable")));
+    send("/elsewhere", "forwarded").assert_status(503);
+    for (id, status) in [("failed", 500), ("miss", 200), ("forwarded", 503)] {
+        let line = access_line(&gateway, id);
+        assert_eq!(line["api.status"], status, "{line}");
+        let (api, total) = (line["api.duration_us"].as_u64(), line["duration_us"].as_u64());
+        assert!(api > Some(0) && api <= total, "{line}");
+    }
+    let hit = access_line(&gateway, "hit");
+    assert!(hit.get("api.status").is_none() && hit.get("api.duration_us").is_none(), "{hit}");
+    let source = |source| gateway.metric("requests_total", &[("error_source", source)]);
+    assert_eq!((source("api"), source("gateway")), (2.0, 0.0));
+}
+
+#[test]
+fn customer_id_is_logged_only_if_configured() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "log.customer = false");
+    let below = format!("/customer/{DUCK}/subscriptions");
+    let send = |round: &str| {
+        for (path, id) in [(P, "miss"), (P, "hit"), (below.as_str(), "below"), ("/elsewhere", "elsewhere")] {
+            let id = format!("{round}-{id}");
+            gateway.client().get(path).bearer("tok-a").header("X-Request-Id", &id).send().assert_status(200);
+            gateway.wait_for_log(&id);
+        }
+        gateway.client().get(P).header("X-Request-Id", &format!("{round}-401")).send().assert_status(401);
+        gateway.wait_for_log(&format!("{round}-401"));
+    };
+    send("off");
+    assert!(!gateway.log().contains(DUCK), "{}", gateway.log());
+    let config = std::fs::read_to_string(gateway.config_file()).expect("the configuration");
+    gateway.rewrite("gateway.toml", &config.replace("customer = false", "customer = true"));
+    gateway.admin().post("/reload").send().assert_status(200);
+    assert_eq!(gateway.metric("fast_path_hits_total", &[]), 1.0);
+    send("on");
+    assert_eq!(gateway.metric("fast_path_hits_total", &[]), 3.0);
+    for id in ["on-miss", "on-hit", "on-below", "on-401"] {
+        assert_eq!(access_line(&gateway, id)["customer"], DUCK, "{id}");
+    }
+    assert!(access_line(&gateway, "on-elsewhere").get("customer").is_none());
+}
+
+#[test]
+fn full_queue_drops_no_audit_line() {
+    let origin = Origin::start();
+    let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
+    fill(&gateway, &gateway.client());
+    for number in 0..20 {
+        let id = format!("purge-{number}");
+        gateway.admin().delete("/cache").header("X-Request-Id", &id).send().assert_status(200);
+    }
+    gateway.read_log();
+    let run = gateway.terminate();
+    for number in 0..20 {
+        assert_eq!(run.stderr.matches(&format!("\"purge-{number}\"")).count(), 1, "{number}");
+    }
 }

@@ -1,10 +1,10 @@
-//! Requests as spans, in builds with the feature `otlp`; others refuse to be told of a collector.
+//! Export of spans in builds with the feature `otlp`. Other builds reject `otlp.endpoint`.
 
 use crate::support::*;
 
 #[cfg(not(feature = "otlp"))]
 #[test]
-fn a_build_that_cannot_export_says_so_before_it_starts() {
+fn build_without_otlp_rejects_an_endpoint() {
     let dir = TempDir::new();
     dir.write("gateway.toml", "upstream.url = \"http://127.0.0.1:1\"\notlp.endpoint = \"http://127.0.0.1:4318\"\n");
     let path = dir.path().join("gateway.toml").display().to_string();
@@ -30,39 +30,39 @@ mod with_a_collector {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const PARENT: &str = "00f067aa0ba902b7";
 
-    /// The head and the body of each request.
-    type Seen = Mutex<Vec<(String, Vec<u8>)>>;
+    /// Head and body of each request.
+    type Received = Mutex<Vec<(String, Vec<u8>)>>;
 
-    /// A stand-in that keeps what it is sent.
+    /// A collector that keeps the requests that it receives.
     struct Collector {
         address: String,
-        seen: Arc<Seen>,
+        received: Arc<Received>,
     }
 
     impl Collector {
         fn start(status: &'static str) -> Collector {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = format!("http://{}", listener.local_addr().expect("an address"));
-            let seen: Arc<Seen> = Arc::default();
-            let keeps = seen.clone();
+            let received: Arc<Received> = Arc::default();
+            let kept = received.clone();
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let keeps = keeps.clone();
+                    let kept = kept.clone();
                     std::thread::spawn(
-                        move || while serve(stream.as_ref().expect("a stream"), &keeps, status).is_some() {},
+                        move || while serve(stream.as_ref().expect("a stream"), &kept, status).is_some() {},
                     );
                 }
             });
-            Collector { address, seen }
+            Collector { address, received }
         }
 
-        /// Whether any body holds these bytes.
-        fn holds(&self, bytes: &[u8]) -> bool {
-            self.seen.lock().iter().any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
+        /// Whether any body contains these bytes.
+        fn contains(&self, bytes: &[u8]) -> bool {
+            self.received.lock().iter().any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
         }
     }
 
-    fn serve(mut stream: &TcpStream, keeps: &Seen, status: &str) -> Option<()> {
+    fn serve(mut stream: &TcpStream, kept: &Received, status: &str) -> Option<()> {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {
@@ -73,7 +73,7 @@ mod with_a_collector {
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
         let mut body = vec![0; length.expect("a length")];
         stream.read_exact(&mut body).ok()?;
-        keeps.lock().push((head, body));
+        kept.lock().push((head, body));
         write!(stream, "HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()
     }
 
@@ -93,42 +93,46 @@ mod with_a_collector {
     }
 
     #[test]
-    fn a_request_is_a_span_in_its_callers_trace_and_tells_no_more_than_its_line() {
+    fn span_belongs_to_the_clients_trace_and_has_no_secret() {
         let collector = Collector::start("200 OK");
         let (_origin, gateway) = scene(&collector, "0.0");
         let untraced = gateway.client().get(P).bearer("tok-a").header("X-Request-Id", "untraced").send();
         untraced.assert_status(200);
         let traced = format!("00-{TRACE}-{PARENT}-01");
         gateway.client().get(P).bearer("tok-a").header("traceparent", &traced).send().assert_status(200);
-        let not = traced.replace("4bf9", "5bf9").replace("-01", "-00");
-        gateway.client().get(P).bearer("tok-a").header("traceparent", &not).send().assert_status(200);
-        wait_until("the span is there", || collector.holds(&bytes(TRACE)));
-        assert!(collector.holds(&bytes(PARENT)), "below the caller's span");
+        let unsampled = traced.replace("4bf9", "5bf9").replace("-01", "-00");
+        gateway.client().get(P).bearer("tok-a").header("traceparent", &unsampled).send().assert_status(200);
+        wait_until("the span is received", || collector.contains(&bytes(TRACE)));
+        assert!(collector.contains(&bytes(PARENT)), "its parent is the client's span");
         for text in ["telecomx-gateway", "service.name", "GET customer_name", "http.route", "VIEWER", "hit"] {
-            assert!(collector.holds(text.as_bytes()), "{text}");
+            assert!(collector.contains(text.as_bytes()), "{text}");
         }
-        let (head, _) = collector.seen.lock()[0].clone();
+        let (head, _) = collector.received.lock()[0].clone();
         assert!(head.starts_with("post /v1/traces http/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
         gateway.wait_for_metric("otlp_spans_total", &[("result", "sent")], 1.0);
-        assert_eq!(gateway.metric("otlp_spans_total", &[]), 1.0, "the caller decides, and 0.0 of the others");
+        assert_eq!(
+            gateway.metric("otlp_spans_total", &[]),
+            1.0,
+            "the client decides for its trace; no other request is sampled"
+        );
         for secret in ["tok-a", DUCK, MARKER, "untraced"] {
-            assert!(!collector.holds(secret.as_bytes()), "{secret}");
+            assert!(!collector.contains(secret.as_bytes()), "{secret}");
         }
-        assert!(!collector.holds(&bytes(&not[3..35])));
+        assert!(!collector.contains(&bytes(&unsampled[3..35])));
     }
 
     #[test]
-    fn what_waits_is_sent_when_the_process_ends() {
+    fn queued_spans_are_sent_at_exit() {
         let collector = Collector::start("200 OK");
         let (_origin, mut gateway) = scene(&collector, "1.0");
         gateway.client().get(P).bearer("tok-a").header("X-Request-Id", "the-last-one").send().assert_status(200);
         gateway.signal(Signal::SIGTERM);
         assert_eq!(gateway.wait().code, Some(0));
-        assert!(collector.holds(b"the-last-one"));
+        assert!(collector.contains(b"the-last-one"));
     }
 
     #[test]
-    fn a_collector_that_fails_costs_no_request() {
+    fn failing_collector_fails_no_request() {
         let collector = Collector::start("503 Service Unavailable");
         let (_origin, gateway) = scene(&collector, "1.0");
         gateway.client().get(P).bearer("tok-a").send().assert_status(200);

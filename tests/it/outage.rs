@@ -1,5 +1,6 @@
-//! The API fails, hangs, is gone, or comes back: stale answers or quick refusals, never a pile of waiting callers, and never
-//! more questions than one per entry.
+//! Outages of the API: it fails, hangs, is unreachable, or recovers. The gateway serves stale
+//! responses or refuses quickly, lets no queue of waiting clients grow, and sends one request per
+//! entry.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ fn get(gateway: &Gateway, token: &str, id: &str) -> Response {
     gateway.client().get(&name_of(id)).bearer(token).send()
 }
 
-/// It is a stale answer, given since the API fails.
+/// Whether a stale response was served because the API fails.
 fn is_stale_if_error(response: &Response) -> bool {
     let rest = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=-");
     rest.and_then(|rest| rest.strip_suffix("; detail=stale-if-error"))
@@ -32,7 +33,7 @@ fn assert_unavailable(response: &Response) {
 }
 
 #[test]
-fn each_way_of_failing_is_met_with_the_stale_answer() {
+fn every_failure_of_the_api_gets_a_stale_response() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(
@@ -47,8 +48,8 @@ fn each_way_of_failing_is_met_with_the_stale_answer() {
         ("500", rule().answer(Answer::error(500, "internal_error"))),
         ("502", rule().answer(Answer::error(502, "bad_gateway"))),
         ("429", rule().answer(Answer::error(429, "slow_down"))),
-        ("no answer", rule().close()),
-        ("a cut answer", rule().cut_body_after(20)),
+        ("no response", rule().close()),
+        ("a truncated response", rule().cut_body_after(20)),
         ("not HTTP", rule().raw("SSH-2.0-x\r\n\r\n")),
         ("no head in time", rule().hold(&gate)),
         ("no body in time", rule().hold_body(&gate)),
@@ -58,7 +59,7 @@ fn each_way_of_failing_is_met_with_the_stale_answer() {
         assert_eq!(get(&gateway, "tok-a", &customer(number)).cache_status(), STORED);
     }
     get(&gateway, "tok-a", DUCK).assert_status(200);
-    wait_until("all are past their time", || !get(&gateway, "tok-a", DUCK).is_hit());
+    wait_until("all entries are stale", || !get(&gateway, "tok-a", DUCK).is_hit());
     for (number, (fault, rule)) in faults.into_iter().enumerate() {
         let id = customer(number);
         origin.when(rule);
@@ -75,9 +76,9 @@ fn each_way_of_failing_is_met_with_the_stale_answer() {
         for _ in 0..3 {
             let (asked_by_now, now) = ask();
             let again = now - failed > Duration::from_secs(1);
-            assert!(again || asked_by_now == asked, "{fault}: asked again within a second");
+            assert!(again || asked_by_now == asked, "{fault}: a second request within a second");
         }
-        // Who has nothing stored gets the error.
+        // Without a stored response the client gets the error.
         let nothing_stored = get(&gateway, "tok-a", &customer(100 + number));
         assert!(matches!(nothing_stored.status, 429 | 500..=504), "{fault}: {nothing_stored:#?}");
         origin.behave();
@@ -85,7 +86,7 @@ fn each_way_of_failing_is_met_with_the_stale_answer() {
     gate.open();
 }
 
-/// Prepares callers with stale answers, and an API that hangs until the circuit is open.
+/// Stores stale responses, and lets the API hang until the circuit is open.
 fn opened(origin: &Origin, stored: usize) -> (Gateway, Gate) {
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(
@@ -101,7 +102,7 @@ fn opened(origin: &Origin, stored: usize) -> (Gateway, Gate) {
     assert_eq!(gateway.metric("circuit_open", &[]), 0.0);
     let gate = Gate::closed();
     origin.when(Rule::on("/").hold(&gate));
-    // Eight times silence in a row.
+    // Eight consecutive timeouts open the circuit.
     let pending: Vec<_> =
         (0..8).map(|number| gateway.client().get(&name_of(&customer(900 + number))).bearer("tok-a").start()).collect();
     for pending in pending {
@@ -113,7 +114,7 @@ fn opened(origin: &Origin, stored: usize) -> (Gateway, Gate) {
 }
 
 #[test]
-fn while_the_circuit_is_open_nobody_waits_for_an_api_that_hangs() {
+fn open_circuit_answers_at_once_while_the_api_hangs() {
     let origin = Origin::start();
     let (gateway, gate) = opened(&origin, 30);
     let (before, began) = (origin.requests(), Instant::now());
@@ -124,22 +125,22 @@ fn while_the_circuit_is_open_nobody_waits_for_an_api_that_hangs() {
         assert!(is_stale_if_error(stale.assert_status(200)), "{stale:#?}");
         let none = get(&gateway, "tok-a", &customer(500 + number));
         match none.status {
-            504 => {} // The one that found out.
+            504 => {} // The probe.
             _ => assert_unavailable(&none),
         }
         quick += usize::from(asked.elapsed() < Duration::from_millis(500));
     }
-    // One finds out every now and then, and waits for it: after a second, two, four, then five.
+    // A probe waits for the API: after one second, two, four, then every five.
     let probes = origin.requests() - before;
-    assert!(probes <= 1 + began.elapsed().as_secs() as usize / 3, "{probes} questions in {:?}", began.elapsed());
-    assert!(quick >= 25, "{quick} of 30 pairs were answered at once");
-    // An unknown token cannot be asked about either: that is no verdict on it.
+    assert!(probes <= 1 + began.elapsed().as_secs() as usize / 3, "{probes} requests in {:?}", began.elapsed());
+    assert!(quick >= 25, "{quick} of 30 pairs were served at once");
+    // An unknown token cannot be validated, which does not make it invalid.
     let unknown = get(&gateway, "tok-b", DUCK);
     assert!(matches!(unknown.status, 503 | 504), "{unknown:#?}");
     gate.open();
     origin.behave();
     let back = Instant::now();
-    wait_until("the API is asked again", || get(&gateway, "tok-a", DUCK).status == 200);
+    wait_until("requests reach the API again", || get(&gateway, "tok-a", DUCK).status == 200);
     assert!(back.elapsed() < Duration::from_secs(5 + 2 + 3), "{:?}", back.elapsed());
     assert_eq!(gateway.stats()["upstream"]["circuit"], "closed");
     assert_eq!(gateway.metric("circuit_open", &[]), 0.0);
@@ -147,9 +148,9 @@ fn while_the_circuit_is_open_nobody_waits_for_an_api_that_hangs() {
 }
 
 #[test]
-fn past_the_queue_callers_are_refused_at_once_and_who_waits_is_served_in_turn() {
-    const PLACES: usize = 2;
-    const QUEUE: usize = 16 * PLACES;
+fn full_queue_refuses_at_once_and_serves_waiting_requests() {
+    const PERMITS: usize = 2;
+    const QUEUE: usize = 16 * PERMITS;
     const TOO_MANY: usize = 10;
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
@@ -157,10 +158,10 @@ fn past_the_queue_callers_are_refused_at_once_and_who_waits_is_served_in_turn() 
     get(&gateway, "tok-a", DUCK).assert_status(200);
     let gate = Gate::closed();
     origin.when(Rule::on("/customer/").hold(&gate));
-    let (answered, answers) = mpsc::sync_channel(PLACES + QUEUE + TOO_MANY);
+    let (answered, answers) = mpsc::sync_channel(PERMITS + QUEUE + TOO_MANY);
     std::thread::scope(|scope| {
         let began = Instant::now();
-        for number in 0..PLACES + QUEUE + TOO_MANY {
+        for number in 0..PERMITS + QUEUE + TOO_MANY {
             let (answered, call) = (answered.clone(), gateway.client().get(&name_of(&customer(number))));
             scope.spawn(move || {
                 let response = call.bearer("tok-a").send();
@@ -170,23 +171,23 @@ fn past_the_queue_callers_are_refused_at_once_and_who_waits_is_served_in_turn() 
         for _ in 0..TOO_MANY {
             assert_unavailable(&answers.recv_timeout(PATIENCE).expect("a refusal"));
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "long before anybody's time is up: {:?}", began.elapsed());
-        // What is stored needs no place.
+        assert!(began.elapsed() < Duration::from_secs(20), "long before any timeout: {:?}", began.elapsed());
+        // A hit needs no permit.
         assert!(get(&gateway, "tok-a", DUCK).assert_status(200).is_hit());
-        let at_the_api = || origin.count(|seen| seen.path() != P && seen.path().starts_with("/customer/"));
-        // Refusals may be quicker than the first who got a place.
-        wait_until("every place is taken", || {
-            gateway.stats()["upstream"]["in_flight"] == PLACES && at_the_api() == PLACES
+        let at_api = || origin.count(|seen| seen.path() != P && seen.path().starts_with("/customer/"));
+        // Refusals may be quicker than the first request that got a permit.
+        wait_until("every permit is taken", || {
+            gateway.stats()["upstream"]["in_flight"] == PERMITS && at_api() == PERMITS
         });
         gate.open();
-        for _ in 0..PLACES + QUEUE {
+        for _ in 0..PERMITS + QUEUE {
             answers.recv_timeout(PATIENCE).expect("an answer").assert_status(200);
         }
     });
 }
 
 #[test]
-fn with_one_place_an_open_circuit_still_keeps_nobody_waiting() {
+fn open_circuit_refuses_at_once_while_a_probe_holds_the_permit() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream = { timeout = "3s", max_in_flight = 1 }"#);
@@ -196,15 +197,15 @@ fn with_one_place_an_open_circuit_still_keeps_nobody_waiting() {
         get(&gateway, "tok-a", OTHER);
         gateway.stats()["upstream"]["circuit"] == "open"
     });
-    // The API takes connections again and says nothing: the one who finds out holds the only place.
+    // The API accepts connections again and does not respond: the probe holds the only permit.
     let gate = Gate::closed();
     origin.when(Rule::on("/").hold(&gate));
     origin.resume();
-    let finding_out = origin.requests() + 1;
-    let callers = Mutex::new(Vec::new());
-    wait_until("one finds out", || {
-        callers.lock().push(gateway.client().get(&name_of(OTHER)).bearer("tok-a").start());
-        origin.requests() >= finding_out
+    let with_probe = origin.requests() + 1;
+    let pending = Mutex::new(Vec::new());
+    wait_until("a probe is sent", || {
+        pending.lock().push(gateway.client().get(&name_of(OTHER)).bearer("tok-a").start());
+        origin.requests() >= with_probe
     });
     let began = Instant::now();
     assert_unavailable(&get(&gateway, "tok-a", THIRD));
@@ -213,7 +214,7 @@ fn with_one_place_an_open_circuit_still_keeps_nobody_waiting() {
 }
 
 #[test]
-fn guessed_tokens_are_bounded_by_address_and_good_users_are_not_punished() {
+fn invalid_tokens_are_limited_per_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let config = r#"identity = { max_invalid_per_minute = 5, ttl = "300ms", refresh_after = "300ms" }"#;
@@ -232,14 +233,14 @@ fn guessed_tokens_are_bounded_by_address_and_good_users_are_not_punished() {
         let wait: u64 = refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("a Retry-After");
         assert!((1..=60).contains(&wait), "{refused:#?}");
     }
-    assert_eq!(origin.validations(), asked, "the API hears nothing of it");
-    // Who is known goes on, and is asked about again.
-    wait_until("a known token is asked about again", || {
+    assert_eq!(origin.validations(), asked, "no refused token reaches the API");
+    // A cached identity is served and revalidated.
+    wait_until("a known token is revalidated", || {
         from(guesser, "tok-a").assert_status(200);
         origin.validations_of("tok-a") >= 3
     });
-    // Another address is another matter. Good users, however many, are none; nor is one bad token, however often; nor are
-    // sessions that ended.
+    // Another address has its own limit. Valid tokens do not count, one invalid token counts once,
+    // and ended sessions do not count.
     for number in 0..50 {
         let token = format!("tok-good-{number}");
         origin.knows(&token, "VIEWER", DUCK);
@@ -247,7 +248,7 @@ fn guessed_tokens_are_bounded_by_address_and_good_users_are_not_punished() {
         origin.forgets(&token);
         from(frontend, "tok-bad").assert_error(401, "invalid_token");
     }
-    wait_until("all the sessions ended", || {
+    wait_until("every session has ended", || {
         (0..50).all(|number| from(frontend, &format!("tok-good-{number}")).status == 401)
     });
     origin.knows("tok-new", "VIEWER", DUCK);
@@ -256,7 +257,7 @@ fn guessed_tokens_are_bounded_by_address_and_good_users_are_not_punished() {
 }
 
 #[test]
-fn a_failure_is_shared_by_those_who_waited_for_the_same_and_by_nobody_else() {
+fn failure_is_shared_by_the_waiting_requests_of_its_entry() {
     let origin = Origin::start();
     for token in ["tok-a", "tok-b"] {
         origin.knows(token, "VIEWER", DUCK);
@@ -266,35 +267,35 @@ fn a_failure_is_shared_by_those_who_waited_for_the_same_and_by_nobody_else() {
         get(&gateway, token, THIRD).assert_status(200);
     }
     let gate = Gate::closed();
-    // One answer alone fails: of tok-a for DUCK.
+    // Only the response to tok-a for DUCK fails.
     origin.when(Rule::on("/customer/").hold(&gate).made(|seen| match (seen.token().as_deref(), seen.path()) {
         (Some("tok-a"), P) => Answer::error(500, "internal_error"),
         (_, path) => Answer::json(upstream_document(path.split('/').nth(2).unwrap_or_default())),
     }));
     let ask = |token, id: &str| gateway.client().get(&name_of(id)).bearer(token).start();
-    let fails: Vec<_> = (0..10).map(|_| ask("tok-a", DUCK)).collect();
+    let failing: Vec<_> = (0..10).map(|_| ask("tok-a", DUCK)).collect();
     let others: Vec<_> =
         [("tok-b", DUCK), ("tok-a", OTHER)].into_iter().flat_map(|(t, id)| [ask(t, id), ask(t, id)]).collect();
     origin.wait_for_fetches(DUCK, 2);
     origin.wait_for_fetches(OTHER, 1);
-    // Those who had not come by then would ask for themselves.
+    // Requests that arrive later would start a fetch themselves.
     gateway.wait_for_metric("upstream_in_flight", &[], 3.0);
     gate.open();
-    let failed = fails.len();
-    for pending in fails {
+    let failed = failing.len();
+    for pending in failing {
         assert_eq!(pending.finish().status, 500);
     }
     let asked = origin.fetched(DUCK).iter().filter(|seen| seen.token().as_deref() == Some("tok-a")).count();
-    assert!(asked < failed, "{asked} questions for {failed} failures");
+    assert!(asked < failed, "{asked} fetches for {failed} failures");
     for pending in others {
         pending.finish().assert_status(200);
     }
     origin.behave();
-    assert_eq!(get(&gateway, "tok-a", DUCK).assert_status(200).cache_status(), STORED, "it is remembered by nobody");
+    assert_eq!(get(&gateway, "tok-a", DUCK).assert_status(200).cache_status(), STORED, "the failure is not stored");
 }
 
 #[test]
-fn a_leader_who_leaves_or_hangs_costs_the_others_no_more_than_their_time() {
+fn followers_wait_no_longer_than_the_timeout_of_the_leader() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, r#"upstream.timeout = "2s""#);
@@ -308,22 +309,23 @@ fn a_leader_who_leaves_or_hangs_costs_the_others_no_more_than_their_time() {
     drop(leader);
     for waiter in waiters {
         let response = waiter.finish();
-        // Who came after the end of it asked for themselves.
+        // A request that arrives after the failure starts a fetch itself.
         assert!(matches!(response.status, 504 | 200), "{response:#?}");
     }
     assert!(began.elapsed() < Duration::from_secs(2 + 3), "{:?}", began.elapsed());
     assert_eq!(get(&gateway, "tok-a", DUCK).assert_status(200).text(), redacted_document(DUCK));
-    assert_eq!(origin.fetches(DUCK), 2, "the one that hung, and one more");
+    assert_eq!(origin.fetches(DUCK), 2, "the fetch that hung, and one more");
     gate.open();
 }
 
-/// A hundred callers of ten customers each.
+/// A hundred callers with ten customers each.
 const CALLERS: usize = 100;
 const CUSTOMERS: usize = 10;
 
-/// Fifty connections ask for every caller's every customer, two at about the same time, for as long as `goes_on` says
-/// after each round. Every answer is that customer's. Gives the number of answers.
-fn crowd(gateway: &Gateway, goes_on: impl Fn() -> bool + Sync) -> usize {
+/// Fifty connections request every customer of every caller, each entry twice at about the same
+/// time, until `continues` returns false after a round. Checks the customer of every response.
+/// Returns the number of responses.
+fn request_all(gateway: &Gateway, continues: impl Fn() -> bool + Sync) -> usize {
     let (next, done, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let client = gateway.client();
     std::thread::scope(|scope| {
@@ -333,7 +335,7 @@ fn crowd(gateway: &Gateway, goes_on: impl Fn() -> bool + Sync) -> usize {
                 while !over.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed) / 2;
                     let entry = number % (CALLERS * CUSTOMERS);
-                    if entry == 0 && number > 0 && !goes_on() {
+                    if entry == 0 && number > 0 && !continues() {
                         return over.store(true, Ordering::Relaxed);
                     }
                     let (caller, id) = (entry % CALLERS, customer(entry / CALLERS));
@@ -348,7 +350,7 @@ fn crowd(gateway: &Gateway, goes_on: impl Fn() -> bool + Sync) -> usize {
     done.into_inner()
 }
 
-fn crowded(origin: &Origin, config: &str) -> Gateway {
+fn start_with_callers(origin: &Origin, config: &str) -> Gateway {
     for caller in 0..CALLERS {
         origin.knows(&format!("tok-{caller}"), "VIEWER", DUCK);
     }
@@ -357,10 +359,10 @@ fn crowded(origin: &Origin, config: &str) -> Gateway {
 }
 
 #[test]
-fn of_a_thousand_entries_that_expire_each_is_fetched_once_in_its_time() {
+fn expired_entries_are_fetched_once_per_lifetime() {
     let origin = Origin::start();
     let ttl = Duration::from_secs(2);
-    let gateway = crowded(
+    let gateway = start_with_callers(
         &origin,
         r#"cache = { ttl = "2s", stale_while_revalidate = "10m" }
         identity = { ttl = "10m", refresh_after = "10m", session = "1h" }"#,
@@ -374,35 +376,35 @@ fn of_a_thousand_entries_that_expire_each_is_fetched_once_in_its_time() {
     };
     let each_expired = || fetches().values().all(|fetches| *fetches >= 2);
     let began = Instant::now();
-    let answers = crowd(&gateway, || !each_expired() && began.elapsed() < PATIENCE);
+    let responses = request_all(&gateway, || !each_expired() && began.elapsed() < PATIENCE);
     let most = 1 + (began.elapsed().as_millis() / ttl.as_millis()) as usize;
     let fetches = fetches();
     assert_eq!(fetches.len(), CALLERS * CUSTOMERS);
-    assert!(each_expired() && answers >= CALLERS * CUSTOMERS * 4, "{answers} answers");
+    assert!(each_expired() && responses >= CALLERS * CUSTOMERS * 4, "{responses} responses");
     let greatest = fetches.values().max().copied();
     assert!(greatest <= Some(most), "{greatest:?} fetches of one in {:?}", began.elapsed());
-    assert_eq!(origin.validations(), CALLERS, "and each caller was asked about once");
+    assert_eq!(origin.validations(), CALLERS, "each caller is validated once");
 }
 
-/// How long the API is dead: long enough to be past every time, or `OUTAGE_SECONDS` for whoever wants to see more of it.
+/// Duration of the outage: longer than every lifetime, or `OUTAGE_SECONDS`.
 fn outage() -> Duration {
     Duration::from_secs(std::env::var("OUTAGE_SECONDS").map_or(4, |seconds| seconds.parse().expect("a number")))
 }
 
 #[test]
-fn with_the_api_dead_no_known_caller_with_a_stored_answer_gets_an_error() {
+fn outage_fails_no_request_with_a_stored_response() {
     let origin = Origin::start();
-    let gateway = crowded(
+    let gateway = start_with_callers(
         &origin,
         r#"cache = { ttl = "1s", stale_while_revalidate = "1s", stale_if_error = "10m" }
         identity = { ttl = "1s", refresh_after = "500ms", stale_if_error = "10m" }"#,
     );
-    crowd(&gateway, || false);
+    request_all(&gateway, || false);
     origin.stop();
-    let dead = Instant::now();
-    // Past the time of every entry and of every identity. A status other than 200 would have failed in the crowd.
-    let answers = crowd(&gateway, || dead.elapsed() < outage());
-    assert!(answers >= CALLERS * CUSTOMERS * 2, "{answers}");
+    let outage_start = Instant::now();
+    // Every entry and every identity has expired. `request_all` fails on a status other than 200.
+    let responses = request_all(&gateway, || outage_start.elapsed() < outage());
+    assert!(responses >= CALLERS * CUSTOMERS * 2, "{responses}");
     assert!(gateway.metric("cache_stale_served_total", &[("reason", "error")]) >= 1000.0);
     assert!(gateway.metric("identity_lookups_total", &[("result", "stale")]) >= 100.0);
     assert_eq!(gateway.metric("circuit_open", &[]), 1.0);
@@ -414,6 +416,56 @@ fn with_the_api_dead_no_known_caller_with_a_stored_answer_gets_an_error() {
         gateway.stats()["upstream"]["circuit"] == "closed"
     });
     assert!(back.elapsed() < Duration::from_secs(5 + 3), "{:?}", back.elapsed());
-    wait_until("answers are fresh again", || get(&gateway, "tok-1", &customer(1)).assert_status(200).is_hit());
+    wait_until("responses are fresh again", || get(&gateway, "tok-1", &customer(1)).assert_status(200).is_hit());
     assert!(origin.requests() > seen);
+}
+
+#[test]
+fn outage_logs_its_start_and_its_end_once() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "upstream.timeout = \"2s\"");
+    get(&gateway, "tok-a", DUCK).assert_status(200);
+    origin.stop();
+    let outage_start = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                let client = gateway.client();
+                let mut number = 0;
+                while outage_start.elapsed() < Duration::from_secs(4) {
+                    let (token, id) = (format!("tok-unknown-{thread}-{number}"), customer(100 * thread + number));
+                    client.get(&name_of(&id)).bearer(&token).send();
+                    client.get(&name_of(&id)).bearer("tok-a").send();
+                    client.get("/elsewhere").send();
+                    number += 1;
+                }
+            });
+        }
+    });
+    origin.resume();
+    wait_until("the circuit is closed", || {
+        get(&gateway, "tok-a", OTHER);
+        gateway.stats()["upstream"]["circuit"] == "closed"
+    });
+    gateway.wait_for_log("circuit breaker closed");
+    let log = gateway.log();
+    let lines = || log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let access = lines().filter(|line| line["target"] == "telecomx_gateway::access").count();
+    let others = lines().filter(|line| line["target"] != "telecomx_gateway::access").count();
+    assert!(access > 200, "{access} requests");
+    let seconds = usize::try_from(outage_start.elapsed().as_secs()).expect("a duration") + 1;
+    assert!(others <= 10 * seconds, "{others} lines in {seconds} s: {log}");
+    let with = |text: &str| lines().filter(|line| line["message"].to_string().contains(text)).collect::<Vec<_>>();
+    let (opened, closed) = (with("circuit breaker opened"), with("circuit breaker closed"));
+    assert_eq!((opened.len(), closed.len()), (1, 1), "{log}");
+    assert_eq!((&opened[0]["level"], &opened[0]["target"]), (&"WARN".into(), &"audit".into()), "{}", opened[0]);
+    assert_eq!(opened[0]["cause"], "connect", "{}", opened[0]);
+    assert_eq!(opened[0]["address"], origin.address().to_string(), "{}", opened[0]);
+    assert!(opened[0]["failures"].as_u64() >= Some(8), "{}", opened[0]);
+    assert!(closed[0]["open_seconds"].as_f64() >= Some(3.0), "{}", closed[0]);
+    // The reason of a single refusal is in the access line.
+    let refused = lines().filter(|line| line["cause"] == "circuit_open").count();
+    assert!(refused > 50, "{refused} refusals");
 }

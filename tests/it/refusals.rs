@@ -14,6 +14,7 @@ fn assert_recorded(gateway: &Gateway, response: &Response, status: u16, route: &
     assert_eq!(json["error"]["status"], status, "{response:#?}");
     assert!(json["error"]["code"].is_string() && json["error"]["message"].is_string(), "{response:#?}");
     let id = response.header("x-request-id").expect("a request id").to_owned();
+    assert_eq!(json["error"]["requestId"], id.as_str(), "{response:#?}");
     gateway.wait_for_log(&id);
     let log = gateway.log();
     let line = log.lines().find(|line| line.contains(&id) && line.contains("\"http.route\"")).expect("an access line");

@@ -41,7 +41,8 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with the configuration of the compose file; paths, target and intervals are replaced.
+    /// Starts it with the configuration of the compose file; paths, target and intervals are
+    /// replaced.
     fn start(target: SocketAddr, token: &str) -> Prometheus {
         let (dir, address) = (TempDir::new(), unused_port());
         let token = dir.write("token", token).display().to_string();
@@ -224,7 +225,10 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     let known = &prometheus.api("metadata?metric=telecomx_gateway_requests_total")["telecomx_gateway_requests_total"];
     assert_eq!(
         (&known[0]["type"], &known[0]["help"]),
-        (&"counter".into(), &"Requests with a response, by route, method, status and cache result.".into()),
+        (
+            &"counter".into(),
+            &"Requests with a response, by route, method, status, cache result and source of a 5xx response.".into()
+        ),
         "{known}"
     );
 

@@ -88,7 +88,7 @@ impl Oracle {
         let result = self.api.with(|state| self.check(state, observation));
         if let Err(problem) = result {
             let Observation { request, gateway, began, ended, reply, level } = observation;
-            let body = reply.body();
+            let body = reply.body("");
             let log = self.api.with(|state| state.log());
             self.findings.lock().problem.get_or_insert(format!(
                 "{problem}\n{request:?} of gateway {gateway} as {level:?} got {} {:?} {:?}\n\

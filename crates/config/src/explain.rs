@@ -342,12 +342,19 @@ impl Page {
             LogLevel::Trace => "trace",
         };
         let access: String = match log.access.which {
-            AccessLog::All if log.access.hits >= 1.0 => "one line per request".into(),
-            AccessLog::All => format!("one line per request, for a fraction of {} of the hits", log.access.hits),
-            AccessLog::Errors => "one line per failed request".into(),
+            AccessLog::All if log.access.hits >= 1.0 => "one line per request, whatever the level".into(),
+            AccessLog::All => {
+                format!("one line per request, for a fraction of {} of the hits, whatever the level", log.access.hits)
+            }
+            AccessLog::Errors => "one line per request with a 5xx response, whatever the level".into(),
             AccessLog::Off => "no access lines".into(),
         };
-        self.item("lines", &format!("{format}, from level {level} on; {access}"));
+        self.item("lines", &format!("{format}, from level {level} on"));
+        self.item("access", &access);
+        if log.access.customer {
+            self.item("", "access lines contain customer ids, which are personal data");
+        }
+        self.item("audit", "every purge, reload and change of the service, whatever the level");
         self.item("buffer", &format!("{}; lines that do not fit are dropped and counted", size(log.buffer)));
         if let Some(Otlp { endpoint, sample }) = otlp {
             let part = format!("{} % of those without a traceparent", (sample * 1000.0).round() / 10.0);

@@ -730,6 +730,15 @@ pub(super) const KEYS: &[Key] = &[
          other requests get one each. Metrics count every request.",
     ),
     default(
+        "log.customer",
+        Kind::Flag,
+        "false",
+        "Whether access log lines contain the customer id of the path, for requests of \
+         /customer/{id} and below. The id is personal data: with it, the log shows which employee's \
+         requests concerned which customer, and its retention and access must be governed like \
+         those of customer data. Without it, no access log line contains an id.",
+    ),
+    default(
         "log.buffer",
         Kind::Size { min: 64 * KIB, max: GIB },
         r#""4MiB""#,

@@ -395,6 +395,8 @@ pub struct Access {
     pub which: AccessLog,
     /// The part of hits, from 0 to 1.
     pub hits: f64,
+    /// Whether lines contain the id of the customer.
+    pub customer: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -155,7 +155,11 @@ impl<'g> Reader<'g> {
         let log = Log {
             format: self.word("log.format", self.values, &FORMATS),
             level: self.word("log.level", self.values, &LOG_LEVELS),
-            access: Access { which: self.word("log.access", self.values, &ACCESS_LOGS), hits: self.get("log.hits") },
+            access: Access {
+                which: self.word("log.access", self.values, &ACCESS_LOGS),
+                hits: self.get("log.hits"),
+                customer: self.get("log.customer"),
+            },
             buffer: self.get("log.buffer"),
         };
         Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp }

@@ -43,6 +43,19 @@ impl Circuit {
     }
 }
 
+/// Change of the circuit, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitChange {
+    Opened {
+        /// Consecutive failures, those of one source counted once.
+        failures: usize,
+    },
+    Closed {
+        /// Time since it opened.
+        duration: Duration,
+    },
+}
+
 #[derive(Debug)]
 enum State {
     Closed {
@@ -51,11 +64,14 @@ enum State {
     Open {
         until: Instant,
         open_time: Duration,
+        /// When the circuit was closed last.
+        since: Instant,
     },
     /// A probe is under way. If it has no result at `until`, another request may probe.
     HalfOpen {
         until: Instant,
         open_time: Duration,
+        since: Instant,
     },
 }
 
@@ -98,8 +114,8 @@ impl Breaker {
         let mut state = self.state.lock();
         let is_probe = match *state {
             State::Closed { .. } => false,
-            State::Open { until, open_time } | State::HalfOpen { until, open_time } if now >= until => {
-                *state = State::HalfOpen { until: now + self.probe_timeout, open_time };
+            State::Open { until, open_time, since } | State::HalfOpen { until, open_time, since } if now >= until => {
+                *state = State::HalfOpen { until: now + self.probe_timeout, open_time, since };
                 true
             }
             _ => return None,
@@ -118,26 +134,28 @@ impl Breaker {
     /// Records the outcome of a request. `source`: consecutive failures of one source count once,
     /// so that one caller cannot open the circuit for others.
     ///
-    /// Returns the new state when the circuit opens or closes, each once.
-    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
+    /// Returns the change when the circuit opens or closes.
+    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<CircuitChange> {
         let mut state = self.state.lock();
         match (&mut *state, outcome) {
             (State::Closed { failures }, Outcome::Reached) => *failures = Failures::default(),
-            (_, Outcome::Reached) => {
+            (State::Open { since, .. } | State::HalfOpen { since, .. }, Outcome::Reached) => {
+                let duration = now.saturating_duration_since(*since);
                 *state = State::Closed { failures: Failures::default() };
-                return Some(Circuit::Closed);
+                return Some(CircuitChange::Closed { duration });
             }
             (State::Closed { failures }, Outcome::Unreachable) => {
                 if failures.add(source) {
-                    *state = State::Open { until: now + OPEN_TIME_MIN, open_time: OPEN_TIME_MIN };
-                    return Some(Circuit::Open);
+                    let failures = failures.count;
+                    *state = State::Open { until: now + OPEN_TIME_MIN, open_time: OPEN_TIME_MIN, since: now };
+                    return Some(CircuitChange::Opened { failures });
                 }
             }
             // The request was sent before the circuit opened.
             (State::Open { .. }, Outcome::Unreachable) => {}
-            (State::HalfOpen { open_time, .. }, Outcome::Unreachable) => {
-                let open_time = (*open_time * 2).min(OPEN_TIME_MAX);
-                *state = State::Open { until: now + open_time, open_time };
+            (State::HalfOpen { open_time, since, .. }, Outcome::Unreachable) => {
+                let (open_time, since) = ((*open_time * 2).min(OPEN_TIME_MAX), *since);
+                *state = State::Open { until: now + open_time, open_time, since };
             }
         }
         None
@@ -164,7 +182,7 @@ impl BreakerPermit<'_> {
     /// Records the outcome of the request.
     ///
     /// Returns what [`Breaker::record`] does.
-    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<Circuit> {
+    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<CircuitChange> {
         self.is_probe = false;
         self.breaker.record(outcome, source, now)
     }
@@ -176,9 +194,10 @@ impl Drop for BreakerPermit<'_> {
             return;
         }
         let mut state = self.breaker.state.lock();
-        if let State::HalfOpen { until, open_time } = *state {
+        if let State::HalfOpen { until, open_time, since } = *state {
             // The open time had ended when the probe began.
-            *state = State::Open { until: until.checked_sub(self.breaker.probe_timeout).unwrap_or(until), open_time };
+            let until = until.checked_sub(self.breaker.probe_timeout).unwrap_or(until);
+            *state = State::Open { until, open_time, since };
         }
     }
 }
@@ -215,7 +234,8 @@ mod tests {
         assert!(breaker.try_acquire(later).is_none());
         probe.record(Outcome::Unreachable, None, later);
         assert!(!admits(&breaker, later + OPEN_TIME_MIN) && admits(&breaker, later + 2 * OPEN_TIME_MIN));
-        breaker.record(Outcome::Reached, None, later + 2 * OPEN_TIME_MIN);
+        let change = breaker.record(Outcome::Reached, None, later + 2 * OPEN_TIME_MIN);
+        assert_eq!(change, Some(CircuitChange::Closed { duration: 3 * OPEN_TIME_MIN }));
         assert_eq!(breaker.circuit(later), Circuit::Closed);
     }
 

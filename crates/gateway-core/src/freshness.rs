@@ -51,6 +51,19 @@ pub enum NotStored {
 }
 
 impl NotStored {
+    pub const ALL: [NotStored; 10] = [
+        NotStored::Status,
+        NotStored::SetCookie,
+        NotStored::Vary,
+        NotStored::NoStore,
+        NotStored::NoCache,
+        NotStored::Expired,
+        NotStored::Disabled,
+        NotStored::NotAnObject,
+        NotStored::Changed,
+        NotStored::RequestNoStore,
+    ];
+
     /// Label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -247,16 +247,26 @@ impl ApiError {
         }
     }
 
-    /// The body: `{"error": {"message", "code", "status"}}`, as the API writes its own.
-    pub fn body(self) -> String {
+    /// The body: `{"error": {"message", "code", "status", "requestId"}}`. The first three members are
+    /// those of the API's errors.
+    pub fn body(self, request_id: &str) -> String {
         let (status, code, message) = self.parts();
-        serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
+        json_body(status, code, message, request_id)
     }
 }
 
+/// JSON with a newline at its end, for terminals.
+fn json_body(status: StatusCode, code: &str, message: &str, request_id: &str) -> String {
+    let mut error = serde_json::json!({"message": message, "code": code, "status": status.as_u16()});
+    if !request_id.is_empty() {
+        error["requestId"] = request_id.into();
+    }
+    format!("{}\n", serde_json::json!({ "error": error }))
+}
+
 /// Returns a body with the given status, in place of an error body of the API that may not be
-/// shown.
-pub fn error_body(status: StatusCode) -> String {
+/// shown. Without a request id for a body that several requests share.
+pub fn error_body(status: StatusCode, request_id: &str) -> String {
     let code = match status.as_u16() {
         401 => "credentials_invalid",
         403 => "access_denied",
@@ -270,7 +280,7 @@ pub fn error_body(status: StatusCode) -> String {
         _ => "bad_request",
     };
     let message = "The API sent an error without a readable description";
-    serde_json::json!({"error": {"message": message, "code": code, "status": status.as_u16()}}).to_string()
+    json_body(status, code, message, request_id)
 }
 
 #[cfg(test)]
@@ -279,7 +289,10 @@ mod tests {
 
     #[test]
     fn body_has_the_shape_of_the_api() {
-        let body: serde_json::Value = serde_json::from_str(&ApiError::NotBearer.body()).unwrap();
+        let text = ApiError::NotBearer.body("r-1");
+        assert!(text.ends_with("}\n"), "{text:?}");
+        let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["error"]["requestId"], "r-1");
         assert_eq!(body["error"]["code"], "format_error");
         assert_eq!(body["error"]["status"], 401);
         assert_eq!(body["error"]["message"], "Authorization header format is Authorization: Bearer <token>");

@@ -108,7 +108,7 @@ impl InvalidationStream {
         let is_connected = self.shared.is_connected.load(Ordering::Relaxed);
         let waiting = self.shared.queue.len();
         let silence = self.shared.silence();
-        self.shared.metrics.stands(is_connected, self.is_isolated(), waiting, silence);
+        self.shared.metrics.set_state(is_connected, self.is_isolated(), waiting, silence);
     }
 
     /// Waits until all changes are published, at most for `timeout`. Blocks the thread.
@@ -126,7 +126,7 @@ impl InvalidationStream {
 
     fn publish(&self, scope: &Scope) {
         if self.shared.queue.push(scope, &self.shared.change_index, clock::now()) {
-            self.shared.metrics.dropped("overflow");
+            self.shared.metrics.count_drop("overflow");
             tracing::warn!("invalidation queue is full; other gateways will purge their whole cache");
         }
     }

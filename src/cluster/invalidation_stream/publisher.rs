@@ -37,7 +37,7 @@ impl Publisher {
                         tracing::info!("invalidation publishing resumed");
                     }
                     backoff.reset();
-                    self.shared.metrics.messages("told", changes.len());
+                    self.shared.metrics.count_messages("told", changes.len());
                     queue.acknowledge(changes.last().map_or(0, |change| change.number));
                 }
                 Err(error) => {

@@ -117,7 +117,7 @@ impl Reader {
         };
         let limit = self.shared.connect_timeout + self.shared.timeout;
         let result = within(limit, recreating).await;
-        self.shared.metrics.dropped("unusable");
+        self.shared.metrics.count_drop("unusable");
         match &result {
             Ok(()) => tracing::error!(%error, key, "recreated the unusable invalidation stream"),
             Err(failed) => tracing::error!(
@@ -223,7 +223,7 @@ impl Reader {
         let progress = self.read_back(stream, info, epoch).await?;
         if let Some(gap) = gap {
             let reason = gap.as_str();
-            self.shared.metrics.dropped(reason);
+            self.shared.metrics.count_drop(reason);
             tracing::warn!(reason, "purged the whole cache: invalidations of other gateways may have been missed");
         }
         // Entries stored while the stream was not read may precede any of these changes.
@@ -276,7 +276,7 @@ impl Reader {
             match payload {
                 Payload::Change(_) if is_own => {
                     if let Some(seen) = self.shared.queue.read_back(number) {
-                        metrics.spread(clock::now().saturating_duration_since(seen));
+                        metrics.observe_spread(clock::now().saturating_duration_since(seen));
                     }
                 }
                 Payload::Change(scope) => {
@@ -293,9 +293,9 @@ impl Reader {
                 Payload::Policy { .. } | Payload::Hello | Payload::OtherEnvironment => {}
             }
         }
-        metrics.messages("heard", received);
+        metrics.count_messages("heard", received);
         if has_unreadable {
-            metrics.dropped("unreadable");
+            metrics.count_drop("unreadable");
             tracing::warn!(
                 "purged the whole cache: a message of the invalidation stream cannot be decoded; it was written with another key, by another version or by another program"
             );

@@ -145,7 +145,7 @@ impl SharedState {
     }
 
     pub fn record_error(&self, error: &RedisError) {
-        self.metrics.failed(error.as_str());
+        self.metrics.count_error(error.as_str());
     }
 
     /// The encrypted message of this gateway.
@@ -160,7 +160,7 @@ impl SharedState {
         match self.cipher.decrypt(&self.aead_context, encrypted) {
             Ok(bytes) => Message::from_bytes(&bytes, &self.context),
             Err(error) => {
-                self.metrics.failed(error.as_str());
+                self.metrics.count_error(error.as_str());
                 None
             }
         }

@@ -231,7 +231,7 @@ impl Tier {
         let started = clock::now();
         let lookup = self.search(key, started, evaluate).await;
         let duration = clock::now().saturating_duration_since(started);
-        self.metrics.tier_lookup_took(key.kind.as_str(), duration);
+        self.metrics.observe_tier_lookup(key.kind.as_str(), duration);
         lookup
     }
 
@@ -241,7 +241,7 @@ impl Tier {
         match self.store.get(&key.value, self.timeout).await {
             Ok((_, requested_at)) => Some(self.write_lease(key, Origin { position, requested_at }, false)),
             Err(error) => {
-                self.metrics.tier_failed(error.as_str());
+                self.metrics.count_tier_error(error.as_str());
                 None
             }
         }
@@ -260,15 +260,15 @@ impl Tier {
         loop {
             // Taken before a request that follows a miss is sent to the API.
             let Some(position) = self.change_index.position() else {
-                self.metrics.tier_asked(kind, "skipped");
+                self.metrics.count_tier_lookup(kind, "skipped");
                 return lookup;
             };
             let local = clock::now();
             let (value, server) = match self.store.get(&key.value, self.timeout).await {
                 Ok(read) => read,
                 Err(error) => {
-                    self.metrics.tier_failed(error.as_str());
-                    self.metrics.tier_asked(kind, "error");
+                    self.metrics.count_tier_error(error.as_str());
+                    self.metrics.count_tier_lookup(kind, "error");
                     return lookup;
                 }
             };
@@ -282,7 +282,7 @@ impl Tier {
                     "stale"
                 }
                 Some(Ok(Verdict::Fresh(value))) => {
-                    self.metrics.tier_asked(kind, if has_waited { "waited" } else { "hit" });
+                    self.metrics.count_tier_lookup(kind, if has_waited { "waited" } else { "hit" });
                     lookup.fresh = Some(value);
                     return lookup;
                 }
@@ -293,14 +293,14 @@ impl Tier {
                 Ok(is_leased) => is_leased,
                 // A request does not wait for a server that does not reply.
                 Err(error) => {
-                    self.metrics.tier_failed(error.as_str());
-                    self.metrics.tier_asked(kind, result);
+                    self.metrics.count_tier_error(error.as_str());
+                    self.metrics.count_tier_lookup(kind, result);
                     return lookup.with_lease(self.write_lease(key, origin, false));
                 }
             };
             let left = give_up_at.saturating_duration_since(clock::now());
             if is_leased || left.is_zero() {
-                self.metrics.tier_asked(kind, if is_leased { result } else { "in_vain" });
+                self.metrics.count_tier_lookup(kind, if is_leased { result } else { "in_vain" });
                 return lookup.with_lease(self.write_lease(key, origin, is_leased));
             }
             has_waited = true;
@@ -321,7 +321,7 @@ impl Tier {
             Err(error) => {
                 let reason = error.as_str();
                 tracing::warn!(reason, "failed to decrypt a value of the shared tier");
-                self.metrics.tier_failed(reason);
+                self.metrics.count_tier_error(reason);
                 Err(reason)
             }
         }
@@ -370,17 +370,17 @@ impl WriteLease {
     {
         let (tier, kind) = (self.tier.clone(), self.key.kind.as_str());
         let Ok(permit) = tier.writes.clone().try_acquire_owned() else {
-            tier.metrics.tier_failed("too_many");
-            tier.metrics.tier_wrote(kind, operation, "error");
+            tier.metrics.count_tier_error("too_many");
+            tier.metrics.count_tier_write(kind, operation, "error");
             return;
         };
         let write = write(tier.clone(), self.key.clone());
         tokio::spawn(async move {
             let result = write.await;
             if let Err(reason) = result {
-                tier.metrics.tier_failed(reason);
+                tier.metrics.count_tier_error(reason);
             }
-            tier.metrics.tier_wrote(kind, operation, if result.is_ok() { "ok" } else { "error" });
+            tier.metrics.count_tier_write(kind, operation, if result.is_ok() { "ok" } else { "error" });
             drop(permit);
         });
     }

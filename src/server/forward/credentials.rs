@@ -238,11 +238,15 @@ impl Proxy {
             // The API may find another token in what the gateway cannot read.
             Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
             Ok(caller) => Ok(caller.identity.level),
-            Err(ApiError::InvalidToken) => {
+            Err(failure) if failure.error == ApiError::InvalidToken => {
                 context.is_judged_invalid = true;
                 Ok(AccessLevel::LOWEST)
             }
-            Err(error) => Err(error),
+            Err(failure) => {
+                context.record.cause = failure.cause;
+                context.record.api = failure.exchange;
+                Err(failure.error)
+            }
         }
     }
 
@@ -410,7 +414,8 @@ impl Proxy {
             for token in tokens {
                 let caller = state.gateway.caller_of(&token);
                 let identified = state.gateway.identities().identify(caller, &token, address, None, clock::now()).await;
-                if !matches!(identified, Err(ApiError::InvalidToken | ApiError::TooManyRequests)) {
+                let error = identified.err().map(|failure| failure.error);
+                if !matches!(error, Some(ApiError::InvalidToken | ApiError::TooManyRequests)) {
                     return unsettle(&state, scopes);
                 }
             }

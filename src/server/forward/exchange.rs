@@ -26,6 +26,7 @@ use crate::reply::Reply;
 use crate::server::http::client_failure::ClientFailure;
 use crate::server::http::client_session::{ClientSession, WriteProgress};
 use crate::server::http::forwarded_head::ForwardedHead;
+use crate::telemetry;
 use crate::upstream::{self, Event, FAILURE_STATUS, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError, is_failure};
 
 /// Maximum time for which the rest of a request body is discarded, so that the response is not lost
@@ -242,7 +243,7 @@ impl Proxy {
             Err(Failure::Switched) => Some(UpstreamError::Protocol.labels()),
             Err(_) => None,
         };
-        metrics.upstream_exchange("forward", started.elapsed(), failed);
+        metrics.record_upstream_exchange("forward", started.elapsed(), failed);
         let Err(failure) = result else { return Ok(()) };
         let is_open = matches!(
             failure,
@@ -263,7 +264,7 @@ impl Proxy {
                 ApiError::from(error)
             }
             Failure::Unredactable(reason) => {
-                metrics.redaction_failed(reason);
+                metrics.count_redaction_failure(reason);
                 context.record.cause = Some(reason);
                 ApiError::RedactionFailed
             }
@@ -288,7 +289,13 @@ impl Proxy {
         context: &mut RequestContext,
         redact_for: Option<&RedactFor>,
     ) -> Result<StatusCode, Failure> {
-        let (mut side, head) = self.send_request(session, context, redact_for).await?;
+        let started = clock::now();
+        let sent = self.send_request(session, context, redact_for).await;
+        context.record.api = Some(telemetry::ApiExchange {
+            status: sent.as_ref().ok().map(|(_, head)| head.status),
+            duration: clock::now().saturating_duration_since(started),
+        });
+        let (mut side, head) = sent?;
         let status = head.status;
         if let Some(origin) = context.state.gateway.forwarded_origin(&session.request().fields) {
             context.state.gateway.learn_cors(origin, &head.fields.to_map());

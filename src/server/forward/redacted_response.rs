@@ -59,7 +59,7 @@ impl Proxy {
             Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
                 // A failure of the API is not a failure of the redaction.
                 if !is_failure(head.status) {
-                    context.state.gateway.metrics().redaction_failed(reason);
+                    context.state.gateway.metrics().count_redaction_failure(reason);
                 }
                 context.record.cause = Some(reason);
                 self.pass_error(session, context, side, head).await
@@ -170,7 +170,7 @@ impl Proxy {
             fields.remove(name);
         }
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-        let body = error_body(head.status);
+        let body = error_body(head.status, &context.record.request_id);
         fields.insert(CONTENT_LENGTH, body.len().into());
         self.on_upstream_end(context);
         end_if_draining(session, context);
@@ -198,7 +198,7 @@ impl Proxy {
         if kind == Kind::OtherJson && is_string_with_json(&body) {
             return Err(Failure::Unredactable("json_in_a_string"));
         }
-        context.state.gateway.metrics().redacted(redact_for.role());
+        context.state.gateway.metrics().count_redaction(redact_for.role());
         let mut response = Self::restricted_head(head, context);
         if removed {
             remove_digests(&mut response);

@@ -118,7 +118,7 @@ impl<A: Application> ConnectionHandler<A> {
     fn count_refusal(&self, limit: Limit) -> Option<OpenConnection> {
         let state = self.active.load();
         if self.kind == ListenerKind::Public {
-            state.process.metrics.over_limit(limit.as_str());
+            state.process.metrics.count_over_limit(limit.as_str());
             state.process.admission.record_refused_connection(limit);
         }
         if limit == Limit::Descriptors
@@ -311,7 +311,7 @@ impl<A: Application> ConnectionHandler<A> {
         let streams = admission.streams();
         let served = http2_connection::serve(&self.app, io, client, times, streams, fast_path, draining);
         if served.await {
-            self.active.process.metrics.over_limit("http2_frames");
+            self.active.process.metrics.count_over_limit("http2_frames");
         }
     }
 }

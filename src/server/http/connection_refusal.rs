@@ -55,20 +55,19 @@ impl<A: Application> ConnectionHandler<A> {
 
     /// Records a refused connection that gets no response. `head`: the received bytes.
     pub(super) fn record_refusal(&self, error: ApiError, head: &[u8]) {
-        let record = self.record(error, &Reply::from(error), method_of(head));
-        self.end_record(&Record { body_bytes: 0, ..record });
+        let record = self.record(error, method_of(head));
+        self.end_record(&record);
     }
 
     /// Returns the record of a refused request.
-    fn record(&self, error: ApiError, reply: &Reply, method: Option<Method>) -> Record {
+    fn record(&self, error: ApiError, method: Option<Method>) -> Record {
         let mut record = Record::begin(clock::now());
-        record.status = reply.status();
+        record.status = error.status();
         record.error = Some(error);
         if let ApiError::BadRequest(refusal) = error {
             record.cause = Some(refusal.as_str());
         }
         record.request_id = self.active.load().new_request_id();
-        record.body_bytes = reply.body().len();
         record.method = method.unwrap_or(record.method);
         record
     }
@@ -86,18 +85,18 @@ impl<A: Application> ConnectionHandler<A> {
         let io = Http2Io::new(stream, received, self.active.clone(), false);
         http2_connection::refuse(io, LINGER, |request| {
             let reply = Reply::from(error);
-            let mut record = self.record(error, &reply, Some(request.method.clone()));
+            let mut record = self.record(error, Some(request.method.clone()));
             let mut response = http::Response::new(());
             *response.status_mut() = reply.status();
             let headers = response.headers_mut();
             let state = self.active.load();
-            reply.fields(&state.gateway.cors, origin_of(&request.headers), |name, value| {
+            reply.fields(&state.gateway.cors, origin_of(&request.headers), &record.request_id, |name, value| {
                 headers.insert(name, value.to_header());
             });
             headers.extend(HeaderValue::try_from(&record.request_id).map(|id| (X_REQUEST_ID, id)));
             headers.insert(DATE, get_cached_date());
             let is_head_request = request.method == Method::HEAD;
-            let body = if is_head_request { Bytes::new() } else { reply.body() };
+            let body = if is_head_request { Bytes::new() } else { reply.body(&record.request_id) };
             record.body_bytes = body.len();
             self.end_record(&record);
             (response, body)
@@ -115,14 +114,15 @@ impl<A: Application> ConnectionHandler<A> {
     pub(super) async fn refuse(&self, stream: Stream, error: ApiError, head: &[u8]) {
         let reply = Reply::from(error);
         let method = method_of(head);
-        let body = if method == Some(Method::HEAD) { Bytes::new() } else { reply.body() };
-        let mut record = self.record(error, &reply, method);
+        let is_head_request = method == Some(Method::HEAD);
+        let mut record = self.record(error, method);
+        let body = if is_head_request { Bytes::new() } else { reply.body(&record.request_id) };
         record.body_bytes = body.len();
         let is_public = self.kind == ListenerKind::Public;
         let origin = if is_public { origin_in(head) } else { None };
         let mut response = Vec::new();
         let mut writer = HeadWriter::begin(&mut response, reply.status());
-        reply.fields(&self.active.load().gateway.cors, origin.as_ref(), |name, value| {
+        reply.fields(&self.active.load().gateway.cors, origin.as_ref(), &record.request_id, |name, value| {
             writer.field_with(name, |out| value.append_to(out));
         });
         writer.field(&X_REQUEST_ID, record.request_id.as_bytes());

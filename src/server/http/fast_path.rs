@@ -82,6 +82,7 @@ impl<'a> FastPathExchange<'a> {
         };
         let origin = head.origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let NameRequestHead { method, customer, credential, if_none_match, requested_fields, .. } = head;
+        record.customer = Some(customer);
         let wants = CacheControl::from_request_values(head.cache_control, head.pragma);
         let (token, refused) = match credential {
             Ok(token) => (token, None),
@@ -162,7 +163,7 @@ impl FastPath {
                 }
             }
         };
-        let error = reply.error().map(ApiError::body);
+        let error = reply.error().map(|error| error.body(&pending.record.request_id));
         let body = pending.record_response(&reply, error.as_deref());
         // While the process drains, responses announce the end of their connection.
         let is_switched = framing.asks_for_upgrade && !self.behind.is_empty();
@@ -196,7 +197,7 @@ impl FastPath {
         let permit = match state.process.admission.request(state.limits.requests, limited, Some(caller)) {
             Ok(permit) => permit,
             Err(limit) => {
-                state.gateway.metrics().over_limit(limit.as_str());
+                state.gateway.metrics().count_over_limit(limit.as_str());
                 pending.record.cause = Some(limit.as_str());
                 pending.record.error = Some(ApiError::Unavailable);
                 return Some((Reply::from(ApiError::Unavailable), UnderWay { _busy: busy, _permit: None }));
@@ -247,7 +248,7 @@ impl FastPath {
     fn write_head(&mut self, state: &RequestState, reply: &Reply, pending: &FastPathExchange<'_>, ends: bool) {
         self.head.clear();
         let mut head = HeadWriter::begin(&mut self.head, reply.status());
-        reply.fields(&state.gateway.cors, pending.origin.as_ref(), |name, value| {
+        reply.fields(&state.gateway.cors, pending.origin.as_ref(), &pending.record.request_id, |name, value| {
             head.field_with(name, |out| value.append_to(out));
         });
         head.field(&X_REQUEST_ID, pending.record.request_id.as_bytes());

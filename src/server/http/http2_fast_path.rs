@@ -23,7 +23,7 @@ use super::client_session::{ClientConnection, WriteProgress};
 use super::fast_path::{FastPathExchange, Lookup, end_failed};
 use super::http2_session::Http2Session;
 use super::request_head::passes_check_http2;
-use crate::api::{ApiError, NameRequestHead};
+use crate::api::NameRequestHead;
 use crate::reply::Reply;
 use crate::server::state::RequestState;
 use crate::telemetry::Record;
@@ -124,15 +124,18 @@ fn read<'r>(state: &RequestState, request: &'r Request<RecvStream>) -> Option<Na
 
 /// Returns the body of the response and records its length.
 fn body(reply: &Reply, pending: &mut FastPathExchange<'_>) -> Bytes {
-    let error = reply.error().map(ApiError::body);
-    if pending.record_response(reply, error.as_deref()).is_empty() { Bytes::new() } else { reply.body() }
+    let error = reply.error().map(|error| error.body(&pending.record.request_id));
+    if pending.record_response(reply, error.as_deref()).is_empty() {
+        return Bytes::new();
+    }
+    reply.body(&pending.record.request_id)
 }
 
 fn response(state: &RequestState, reply: &Reply, pending: &FastPathExchange<'_>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = reply.status();
     let mut fields = HeaderMap::with_capacity(RESPONSE_FIELDS);
-    reply.fields(&state.gateway.cors, pending.origin.as_ref(), |name, value| {
+    reply.fields(&state.gateway.cors, pending.origin.as_ref(), &pending.record.request_id, |name, value| {
         // Appended: a field of the API may occur several times.
         fields.append(name.clone(), value.to_header());
     });

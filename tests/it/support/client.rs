@@ -530,6 +530,10 @@ impl Response {
         assert_eq!(json["error"]["code"], code, "{self:#?}");
         assert_eq!(json["error"]["status"], status, "{self:#?}");
         assert!(json["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:#?}");
+        // An error of the API itself has none.
+        if let Some(id) = json["error"]["requestId"].as_str() {
+            assert_eq!(Some(id), self.header("x-request-id"), "{self:#?}");
+        }
         self
     }
 

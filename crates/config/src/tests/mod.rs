@@ -157,7 +157,7 @@ fn defaults_are_those_of_the_contract() {
         Log {
             format: LogFormat::Json,
             level: LogLevel::Info,
-            access: Access { which: AccessLog::All, hits: 1.0 },
+            access: Access { which: AccessLog::All, hits: 1.0, customer: false },
             buffer: 4 << 20
         }
     );

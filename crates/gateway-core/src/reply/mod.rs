@@ -202,11 +202,12 @@ impl Reply {
         }
     }
 
-    /// Body of the response to GET. A response to HEAD has its length only.
-    pub fn body(&self) -> Bytes {
+    /// Body of the response to GET. A response to HEAD has its length only. An error contains the
+    /// request id.
+    pub fn body(&self, request_id: &str) -> Bytes {
         match &self.content {
             Content::Whole(representation) => Bytes::from_owner(Body(representation.clone())),
-            Content::Error(error) => error.body().into(),
+            Content::Error(error) => error.body(request_id).into(),
             Content::NotModified(_) | Content::Preflight(_) => Bytes::new(),
         }
     }
@@ -221,7 +222,13 @@ impl Reply {
 
     /// Passes every field of the response except `X-Request-Id` to `put`, in order. A field of the
     /// API may occur several times. `cors`: the CORS fields for `origin`, that of the request.
-    pub fn fields(&self, cors: &Cors, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, Value<'_>)) {
+    pub fn fields(
+        &self,
+        cors: &Cors,
+        origin: Option<&HeaderValue>,
+        request_id: &str,
+        mut put: impl FnMut(&HeaderName, Value<'_>),
+    ) {
         match &self.content {
             // No content, and therefore no length (RFC 9110 section 8.6).
             Content::Whole(representation) if representation.status() == StatusCode::NO_CONTENT => {}
@@ -246,7 +253,7 @@ impl Reply {
             Content::NotModified(representation) => put(&ETAG, Value::Tag(representation.etag())),
             Content::Error(error) => {
                 put(&CONTENT_TYPE, Value::Text(JSON));
-                put(&CONTENT_LENGTH, Value::Number(error.body().len() as u64));
+                put(&CONTENT_LENGTH, Value::Number(error.body(request_id).len() as u64));
                 if let Some(retry_after) = error.retry_after().filter(|_| !self.exchange_fields.contains(&RETRY_AFTER))
                 {
                     put(&RETRY_AFTER, Value::Bytes(retry_after.to_string().as_bytes()));
