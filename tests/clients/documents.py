@@ -24,7 +24,7 @@ VARYING = [
     (r"(?m)^(age|date|x-request-id): .*", r"\1: …"),
     (r"\bttl=\d+", "ttl=…"),
     (r'"(uptime_seconds|open|idle|duration_us)":\d+', r'"\1":…'),
-    (r'"(timestamp|http\.request\.id|trace_id|span_id)":"[^"]*"', r'"\1":…'),
+    (r'"(timestamp|http\.request\.id|requestId|trace_id|span_id|host|url)":"[^"]*"', r'"\1":…'),
     (r'"name":"[0-9a-f]{8}","address":"[^"]*"', '"name":…,"address":…'),
 ]
 
