@@ -21,6 +21,7 @@ pub mod identity;
 mod offload;
 mod process;
 pub mod sandbox;
+mod secret_file;
 pub mod server;
 pub mod telemetry;
 pub mod upstream;

@@ -3,4 +3,4 @@
 mod cursor;
 mod poller;
 
-pub use poller::{ChangeLogPoller, GatewaySource};
+pub use poller::{ChangeLogPoller, GatewaySource, read_token};

@@ -1,6 +1,5 @@
 //! Polls the API's change log and invalidates what changed.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +15,7 @@ use crate::clock;
 use crate::cluster::{LeaderLease, Leadership};
 use crate::config;
 use crate::gateway::Gateway;
+use crate::secret_file::SecretText;
 use crate::telemetry::ChangeLogMetrics;
 use crate::upstream::UpstreamError;
 
@@ -26,10 +26,10 @@ const RETRY_INTERVAL_MAX: Duration = Duration::from_mins(1);
 const TRIGGER: &str = "change_log";
 
 /// The reason why a poll failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum PollError {
-    /// The file contains no token, or cannot be read.
-    Token,
+    /// The file contains no usable token, or cannot be read.
+    Token(String),
     /// 401: the API does not accept the token.
     Unauthorized,
     /// 403: the access level of the token is too low for the change log.
@@ -42,9 +42,9 @@ enum PollError {
 }
 
 impl PollError {
-    const fn as_str(self) -> &'static str {
+    const fn as_str(&self) -> &'static str {
         match self {
-            PollError::Token => "token",
+            PollError::Token(_) => "token",
             PollError::Unauthorized => "unauthorized",
             PollError::Forbidden => "forbidden",
             PollError::Status(_) => "status",
@@ -53,10 +53,18 @@ impl PollError {
         }
     }
 
-    /// What the operator can do.
-    const fn remedy(self) -> &'static str {
+    /// The fault of the token file.
+    fn problem(&self) -> Option<&str> {
         match self {
-            PollError::Token => {
+            PollError::Token(problem) => Some(problem),
+            _ => None,
+        }
+    }
+
+    /// What the operator can do.
+    const fn remedy(&self) -> &'static str {
+        match self {
+            PollError::Token(_) => {
                 "write only a token of the API to change_log.token_file, readable by this process's user"
             }
             PollError::Unauthorized => {
@@ -112,11 +120,12 @@ impl BackgroundService for ChangeLogPoller {
                 }
                 Err(error) => {
                     self.metrics.count_failure(error.as_str());
-                    let times = failed.map_or(1, |(_, times)| times.saturating_add(1));
+                    let times = failed.as_ref().map_or(1, |(_, times)| times.saturating_add(1));
                     // Logged once for each reason, not at each poll.
-                    if failed.is_none_or(|(before, _)| before != error) {
+                    if failed.as_ref().is_none_or(|(before, _)| *before != error) {
                         tracing::error!(
                             why = error.as_str(),
+                            problem = error.problem(),
                             right = error.remedy(),
                             "failed to poll the change log; changes made elsewhere apply when responses expire"
                         );
@@ -173,7 +182,7 @@ impl ChangeLogPoller {
     }
 
     async fn fetch(&self, cursor: &mut Cursor) -> Result<(), PollError> {
-        let token = read_token(&self.config.token_file).ok_or(PollError::Token)?;
+        let token = read_token(&self.config).map_err(PollError::Token)?;
         let gateway = (self.gateway)();
         let sent = RequestTime::new(clock::now(), SystemTime::now());
         let new = match gateway.change_log(&cursor.target(), &token).await {
@@ -222,8 +231,15 @@ fn scope(change: &Change) -> Option<Scope> {
     }
 }
 
-/// Reads the token in a file, without surrounding white space.
-fn read_token(file: &Path) -> Option<Token> {
-    let bytes = zeroize::Zeroizing::new(std::fs::read(file).ok()?);
-    Token::parse(bytes.trim_ascii())
+/// Reads the token in `change_log.token_file`.
+///
+/// # Errors
+/// The file contains no usable token.
+pub fn read_token(config: &config::ChangeLog) -> Result<Token, String> {
+    let problem =
+        |text: &dyn std::fmt::Display| format!("change_log.token_file: {}: {text}", config.token_file.display());
+    let text = SecretText::read(&config.token_file).map_err(|error| problem(&error))?;
+    let line = text.line().map_err(|error| problem(&error))?;
+    Token::parse(line.as_bytes())
+        .ok_or_else(|| problem(&"contains no token of the API: visible ASCII, at most 4096 bytes"))
 }

@@ -25,6 +25,7 @@ use super::reply_limit::{LimitedStream, TOO_LARGE};
 use crate::clock;
 use crate::config::{self, RedisPlace, RedisUrl};
 use crate::crypto;
+use crate::secret_file::{SecretFileError, SecretText};
 use crate::upstream::{Breaker, Circuit, Outcome};
 
 /// How long a failed attempt to connect is the result of further ones, which would only fail one
@@ -264,23 +265,18 @@ fn system_roots() -> Result<RootCertStore, ConnectorError> {
 #[derive(Debug, Error)]
 enum PasswordError {
     #[error(transparent)]
-    Read(#[from] io::Error),
-    #[error("is not text")]
-    NotText,
-    #[error("is empty")]
-    Empty,
+    File(#[from] SecretFileError),
     #[error("contains more than {PASSWORD_BYTES_MAX} bytes; check that it is the right file")]
     TooLong,
 }
 
 fn read_password(file: &Path) -> Result<Zeroizing<String>, PasswordError> {
-    let bytes = Zeroizing::new(std::fs::read(file)?);
-    let text = std::str::from_utf8(&bytes).map_err(|_| PasswordError::NotText)?.trim();
-    match text.len() {
-        0 => Err(PasswordError::Empty),
-        1..=PASSWORD_BYTES_MAX => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(PasswordError::TooLong),
+    let text = SecretText::read(file)?;
+    let password = text.line()?;
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Err(PasswordError::TooLong);
     }
+    Ok(Zeroizing::new(password.to_owned()))
 }
 
 /// A connection that many tasks share. It is opened when it is needed, and again after it broke.

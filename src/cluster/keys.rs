@@ -4,7 +4,6 @@
 //! then remove the old key on every gateway.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -13,9 +12,7 @@ use zeroize::Zeroizing;
 use super::aead::{Cipher, KEY_ID_BYTES_MAX};
 use super::environment::Environment;
 use crate::cache::CallerIds;
-
-/// Size above which a file is not read, since it cannot be a key file.
-const FILE_BYTES_MAX: usize = 64 << 10;
+use crate::secret_file::{SecretFileError, SecretText};
 
 /// Separates the key of caller ids from other uses of the first key. Part of the key, so the text
 /// never changes.
@@ -36,11 +33,7 @@ pub struct KeyFileError {
 #[derive(Debug, Error)]
 enum KeyFileProblem {
     #[error(transparent)]
-    Read(#[from] io::Error),
-    #[error("contains more than {FILE_BYTES_MAX} bytes; check that it is the right file")]
-    TooLarge,
-    #[error("is not text")]
-    NotText,
+    File(#[from] SecretFileError),
     #[error("contains no key; for example write the output of `echo \"a $(openssl rand -hex 32)\"`")]
     Empty,
     #[error("line {number}: {problem}")]
@@ -91,11 +84,7 @@ impl Keys {
     }
 
     fn read(path: &Path) -> Result<Self, KeyFileProblem> {
-        let text = Zeroizing::new(std::fs::read(path)?);
-        if text.len() > FILE_BYTES_MAX {
-            return Err(KeyFileProblem::TooLarge);
-        }
-        Self::parse(std::str::from_utf8(&text).map_err(|_| KeyFileProblem::NotText)?)
+        Self::parse(SecretText::read(path)?.as_str())
     }
 
     fn parse(text: &str) -> Result<Self, KeyFileProblem> {
@@ -133,6 +122,12 @@ impl Keys {
     /// Derives a key from the first. `context` is a text that no other use has.
     pub fn derive(&self, context: &str) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(blake3::derive_key(context, &*self.first.secret))
+    }
+
+    /// Derives a key from each key, the first one first.
+    pub fn derive_all(&self, context: &str) -> Vec<Zeroizing<[u8; 32]>> {
+        let keys = std::iter::once(&self.first).chain(&self.others);
+        keys.map(|key| Zeroizing::new(blake3::derive_key(context, &*key.secret))).collect()
     }
 
     /// Caller ids that are equal on every gateway with the same first key.

@@ -215,7 +215,7 @@ impl Lifecycle {
                     drain_seconds = drain.as_secs_f64(),
                     "draining: finishing requests under way"
                 );
-                systemd::stopping();
+                systemd::stopping(delay + drain);
                 let close = now + delay;
                 Deadlines { close_listeners: close, close_idle: close, exit: close + drain }
             }

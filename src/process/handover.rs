@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,10 @@ const CHANGED: &[u8; 1] = b"!";
 #[error("{0}")]
 pub struct HandoverError(String);
 
+/// Variable that names the running process's socket to a successor that it starts. A changed
+/// configuration may give the successor another socket.
+const PREDECESSOR_VARIABLE: &str = "TELECOMX_UPGRADE_FROM";
+
 /// The place where a running process and its successor meet.
 pub struct UpgradeSocket {
     socket: PathBuf,
@@ -127,6 +132,23 @@ impl UpgradeSocket {
         };
         let opened = UpgradeSocket::open(socket);
         opened.map(Some).map_err(|error| HandoverError(format!("server.upgrade_socket: {error}")))
+    }
+
+    /// Opens the socket of the process that started this one as its successor; `None` if it was not
+    /// started in this way, or the socket is its own.
+    ///
+    /// # Errors
+    /// Other users can access the folder.
+    pub fn find_predecessors(&self) -> Result<Option<Self>, HandoverError> {
+        match std::env::var_os(PREDECESSOR_VARIABLE).map(PathBuf::from) {
+            Some(socket) if socket != self.socket => UpgradeSocket::open(socket).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Names this socket to a successor.
+    pub fn pass_to_successor(&self, command: &mut Command) {
+        command.env(PREDECESSOR_VARIABLE, &self.socket);
     }
 
     fn open(socket: PathBuf) -> Result<Self, HandoverError> {

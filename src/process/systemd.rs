@@ -27,9 +27,16 @@ pub fn reloading() {
     }
 }
 
-/// Reports that the process stops.
-pub fn stopping() {
-    notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests under way")]);
+/// Margin beyond the drain before the service manager may kill the process: the log is written in
+/// it.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// Reports that the process stops, and for how long it may drain: the service manager must not kill
+/// it before.
+pub fn stopping(drain: Duration) {
+    let limit = format!("EXTEND_TIMEOUT_USEC={}", (drain + STOP_MARGIN).as_micros());
+    let status = NotifyState::Status("finishing requests under way");
+    notify(&[NotifyState::Stopping, NotifyState::Custom(&limit), status]);
 }
 
 /// Reports the process that is the service from now on.

@@ -21,6 +21,7 @@ use access::{AccessRules, Denial};
 use request::{AdminRequest, Requester, Resource};
 use service_state::{Observations, ProcessState, ServiceState};
 
+use super::admin_token::AdminTokens;
 use super::forward::exchange::Failure;
 use super::http::client_session::{Application, ClientSession};
 use super::listener_kind::ListenerKind;
@@ -97,13 +98,13 @@ impl Admin {
         active: Arc<ActiveState>,
         lifecycle: Arc<Lifecycle>,
         reloader: Arc<Reloader>,
-        token: Option<blake3::Hash>,
+        tokens: Option<Arc<AdminTokens>>,
         started: Instant,
     ) -> Self {
         let history = Arc::new(History::default());
         spawn_sampler(active.clone(), history.clone());
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let access = AccessRules::new(token, host_name.clone());
+        let access = AccessRules::new(tokens, host_name.clone());
         Admin { active, lifecycle, reloader, access, host_name, started, history }
     }
 

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::reload::Reloader;
 use super::start_error::StartError;
 use super::state::ActiveState;
+use super::tls::TicketKeys;
 use crate::cache::CallerIds;
 use crate::cluster::{
     ChangeIndex, Connection, Connector, Environment, InvalidationStream, Keys, LeaderLease, OnPolicyChange, StreamDeps,
@@ -16,6 +17,9 @@ use crate::cluster::{
 };
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
+
+/// The purpose of the ticket keys, which no other use of the cluster's keys has.
+const TICKETS: &str = "telecomx-gateway 2026-11-29 TLS session tickets of a cluster";
 
 /// The problems of the files that the configuration names.
 pub fn problems(cluster: &config::Cluster) -> impl Iterator<Item = String> + use<> {
@@ -51,6 +55,11 @@ impl ClusterMember {
     /// The derivation of caller ids: equal on all members.
     pub fn callers(&self) -> CallerIds {
         self.bound_keys.caller_ids()
+    }
+
+    /// The keys of TLS session tickets: equal on all members.
+    pub fn ticket_keys(&self) -> TicketKeys {
+        TicketKeys::new(self.keys.derive_all(TICKETS))
     }
 
     /// The lease for polling the API's change log. It outlasts two polls.

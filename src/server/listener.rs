@@ -16,7 +16,6 @@ use pingora_core::services::Service;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::certificate::Certificate;
 use super::descriptors::{AcceptFailures, Spares};
 use super::http::client_session::Application;
 use super::http::client_stream::ClientStream;
@@ -24,6 +23,7 @@ use super::http::connection::{AdmitDecision, ConnectionHandler};
 use super::listener_kind::ListenerKind;
 use super::start_error::StartError;
 use super::state::ActiveState;
+use super::tls::ListenerTls;
 use crate::clock;
 use crate::process::{Lifecycle, port_owner, systemd};
 
@@ -102,13 +102,13 @@ pub struct Acceptor<A> {
     active: Arc<ActiveState>,
     kind: ListenerKind,
     /// On a TLS listener.
-    certificate: Option<Arc<Certificate>>,
+    tls: Option<Arc<ListenerTls>>,
 }
 
 impl<A> Clone for Acceptor<A> {
     fn clone(&self) -> Self {
-        let Acceptor { handler, active, kind, certificate } = self;
-        Acceptor { handler: handler.clone(), active: active.clone(), kind: *kind, certificate: certificate.clone() }
+        let Acceptor { handler, active, kind, tls } = self;
+        Acceptor { handler: handler.clone(), active: active.clone(), kind: *kind, tls: tls.clone() }
     }
 }
 
@@ -117,9 +117,9 @@ impl<A> Acceptor<A> {
         handler: Arc<ConnectionHandler<A>>,
         active: Arc<ActiveState>,
         kind: ListenerKind,
-        certificate: Option<Arc<Certificate>>,
+        tls: Option<Arc<ListenerTls>>,
     ) -> Self {
-        Acceptor { handler, active, kind, certificate }
+        Acceptor { handler, active, kind, tls }
     }
 }
 
@@ -130,7 +130,7 @@ impl<A: Application> Acceptor<A> {
         let _connection = (self.kind == ListenerKind::Public).then(|| lifecycle.begin_connection());
         // Signals the time from which responses announce the end of their connection, which is
         // later than the end of accepting.
-        self.handler.serve(Box::new(stream), admitted, self.certificate.as_deref(), &lifecycle.draining()).await;
+        self.handler.serve(Box::new(stream), admitted, self.tls.as_deref(), &lifecycle.draining()).await;
     }
 }
 

@@ -1,10 +1,12 @@
 //! The server: listeners, connections, sessions, forwarding, the admin listener, signals and drain.
 
 mod admin;
+mod admin_token;
 mod admission;
-mod certificate;
 mod cluster_member;
 mod descriptors;
+mod file_digests;
+mod file_watch;
 mod forward;
 mod http;
 mod listener;
@@ -19,7 +21,7 @@ mod signal_actions;
 mod start;
 mod start_error;
 mod state;
-mod tls_sessions;
+mod tls;
 
 #[cfg(test)]
 #[expect(dead_code, reason = "the oracle reads heads of HTTP/2 too")]

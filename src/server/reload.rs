@@ -1,15 +1,18 @@
 //! Reload: replaces the configuration of a running process, all of it or nothing.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::certificate::Certificate;
+use super::admin_token::AdminTokens;
 use super::descriptors;
+use super::file_digests::FileDigests;
 use super::state::{ActiveState, RequestState};
-use crate::config::Config;
+use super::tls::ListenerTls;
+use crate::config::{self, Config};
 use crate::telemetry::LogLevels;
 
 /// Reads the configuration again: the configuration, or the text of its errors.
@@ -23,14 +26,22 @@ pub struct Reload {
     pub result: Result<Vec<&'static str>, String>,
 }
 
+/// The parts outside the request state that a reload changes.
+pub struct ReloadedParts {
+    pub levels: LogLevels,
+    pub tls: Option<Arc<ListenerTls>>,
+    pub admin_tokens: Option<Arc<AdminTokens>>,
+}
+
 /// Applies a changed configuration.
 pub struct Reloader {
     source: Source,
     active: Arc<ActiveState>,
-    levels: LogLevels,
+    parts: ReloadedParts,
     /// The configuration that the process started with.
     started: Config,
-    certificate: Option<Arc<Certificate>>,
+    /// The files that are read at the start only, as they were then.
+    start_files: FileDigests,
     /// Locked while the state is replaced, so that reloads are sequential.
     lock: Mutex<()>,
     generation: AtomicU64,
@@ -38,19 +49,13 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    pub fn new(
-        source: Source,
-        active: Arc<ActiveState>,
-        levels: LogLevels,
-        config: Config,
-        certificate: Option<Arc<Certificate>>,
-    ) -> Self {
+    pub fn new(source: Source, active: Arc<ActiveState>, config: Config, parts: ReloadedParts) -> Self {
         Reloader {
             source,
             active,
-            levels,
+            parts,
+            start_files: FileDigests::of_start_files(&config),
             started: config,
-            certificate,
             lock: Mutex::new(()),
             generation: AtomicU64::new(1),
             last: Mutex::new(None),
@@ -85,19 +90,27 @@ impl Reloader {
             let applied = applied(&self.started, &new);
             let gateway = |policy| before.gateway.reconfigured(&applied, policy);
             let state = RequestState::new(&applied, process.clone(), gateway).map_err(|error| error.to_string())?;
-            let certificate = self.certificate.as_deref().map(|active| active.reload().map(|loaded| (active, loaded)));
-            let certificate = certificate.transpose().map_err(|problems| problems.join("\n"))?;
+            let tls = self.parts.tls.as_deref().zip(applied.server.tls.as_ref());
+            let tls = tls.map(|(active, files)| active.prepare(files).map(|loaded| (active, loaded)));
+            let tls = tls.transpose().map_err(|problems| problems.join("\n"))?;
+            let tokens = self.parts.admin_tokens.as_deref();
+            let tokens = tokens.map(|active| active.read().map(|digests| (active, digests)));
+            let tokens = tokens.transpose()?;
             let upstream = &self.started.upstream;
             process.connector.reload_tls(upstream).map_err(|error| error.to_string())?;
-            Ok((new, state, certificate))
+            Ok((new, state, tls, tokens))
         });
         match result {
-            Ok((new, state, certificate)) => {
-                if let Some((active, loaded)) = certificate {
-                    active.store(loaded);
+            Ok((new, state, tls, tokens)) => {
+                if let Some((active, loaded)) = tls {
+                    active.apply(loaded);
                 }
-                let restart = needs_restart(&self.started, &new);
-                self.levels.set(new.log.level);
+                if let Some((active, digests)) = tokens {
+                    active.store(digests);
+                }
+                let mut restart = needs_restart(&self.started, &new);
+                restart.extend(FileDigests::of_start_files(&self.started).changed_since(&self.start_files));
+                self.parts.levels.set(new.log.level);
                 descriptors::warn_if_low(&new.server);
                 let policy = state.gateway.policy_id();
                 self.active.store(state);
@@ -131,7 +144,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.listen", old_server.listen != new_server.listen),
         ("server.threads", old_server.threads != new_server.threads),
         ("server.upgrade_socket", old_server.upgrade_socket != new_server.upgrade_socket),
-        ("server.tls", old_server.tls != new_server.tls),
+        ("server.tls.listen", tls_listen(old_server) != tls_listen(new_server)),
         ("admin", old.admin != new.admin),
         ("upstream", old.upstream != new.upstream),
         ("change_log", old.change_log != new.change_log),
@@ -144,13 +157,21 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }
 
+fn tls_listen(server: &config::Server) -> Option<&[SocketAddr]> {
+    server.tls.as_ref().map(|tls| tls.listen.as_slice())
+}
+
 /// The new configuration with the keys of [`needs_restart`] as they were at the start.
 fn applied(started: &Config, new: &Config) -> Config {
     let mut applied = new.clone();
     let old = started.clone();
     applied.server.listen = old.server.listen;
     applied.server.threads = old.server.threads;
-    applied.server.tls = old.server.tls;
+    // The addresses need a restart, the files do not. A table that appears or disappears does.
+    applied.server.tls = match (old.server.tls, applied.server.tls) {
+        (Some(old), Some(new)) => Some(config::Tls { listen: old.listen, ..new }),
+        (old, _) => old,
+    };
     applied.server.upgrade_socket = old.server.upgrade_socket;
     applied.admin = old.admin;
     applied.upstream = old.upstream;
@@ -168,7 +189,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config;
 
     #[test]
     fn keys_that_need_a_restart_are_not_applied_by_a_reload() {

@@ -1,46 +1,30 @@
-//! What `check` and the start say of secrets: which are refused, and which an operator should keep
-//! better.
+//! Warnings about secrets that other users or machines can read.
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::config::{Admin, Config, RedisPlace};
+use crate::config::{self, Config, RedisPlace};
 
-/// The shortest admin token beyond loopback: 16 characters of base64 are 96 bits.
-const SHORTEST_ADMIN_TOKEN: usize = 16;
-
-/// Below these the service manager decides who may read.
+/// Folders in which the service manager or the container runtime decides on the access.
 const MANAGED: [&str; 2] = ["/run/secrets", "/run/credentials"];
 
-/// Reads the digest of the admin token.
-///
-/// # Errors
-/// The file cannot be read, or any client could guess what it holds.
-pub fn admin_token(admin: &Admin) -> Result<Option<blake3::Hash>, String> {
-    let Some(file) = &admin.token_file else { return Ok(None) };
-    let wrong = |what: String| format!("admin.token_file: {}: {what}", file.display());
-    let token = std::fs::read(file).map(zeroize::Zeroizing::new).map_err(|error| wrong(error.to_string()))?;
-    let token = token.trim_ascii();
-    if token.len() < SHORTEST_ADMIN_TOKEN && !admin.listen.ip().to_canonical().is_loopback() {
-        return Err(wrong(format!(
-            "the token has fewer than {SHORTEST_ADMIN_TOKEN} characters and admin.listen is not a loopback address; generate one with \
-             `openssl rand -hex 32`"
-        )));
-    }
-    Ok(Some(blake3::hash(token)))
-}
-
-/// What works and should be kept better; a line each.
+/// The warnings about a configuration, which `check`, the start and a reload report.
 pub fn warnings(config: &Config) -> Vec<String> {
-    let files = [
-        ("admin.token_file", config.admin.token_file.as_deref()),
-        ("server.tls.key_file", config.server.tls.as_ref().map(|tls| tls.key_file.as_path())),
-        ("change_log.token_file", config.change_log.as_ref().map(|log| log.token_file.as_path())),
-        ("cluster.key_file", config.cluster.as_ref().map(|cluster| cluster.key_file.as_path())),
-        ("cluster.password_file", config.cluster.as_ref().and_then(|cluster| cluster.password_file.as_deref())),
+    let Config { admin, server, change_log, cluster, .. } = config;
+    let cluster = cluster.as_ref();
+    let mut files = vec![
+        ("admin.token_file", admin.token_file.clone()),
+        ("change_log.token_file", change_log.as_ref().map(|log| log.token_file.clone())),
+        ("cluster.key_file", cluster.map(|cluster| cluster.key_file.clone())),
+        ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.clone())),
     ];
-    let readable = files.into_iter().filter_map(|(key, file)| readable_by_others(key, file?));
+    let certificates = server.tls.iter().flat_map(config::Tls::certificate_files);
+    files.extend(certificates.enumerate().map(|(index, files)| {
+        let key = if index == 0 { "server.tls.key_file" } else { "server.tls.certificates.key_file" };
+        (key, Some(files.key_file))
+    }));
+    let readable = files.into_iter().filter_map(|(key, file)| readable_by_others(key, &file?));
     readable.chain(plain_password(config)).collect()
 }
 

@@ -115,10 +115,10 @@ impl SignalActions for GatewaySignals {
     /// Starts a successor with the same environment and arguments, from the program file that is
     /// installed now.
     fn start_successor(&self) {
-        if self.upgrade_socket.is_none() {
+        let Some(socket) = self.upgrade_socket.clone() else {
             tracing::error!("SIGUSR2 ignored: no upgrade socket; set server.upgrade_socket");
             return;
-        }
+        };
         if self.active.process.lifecycle.is_draining() {
             tracing::info!("SIGUSR2 ignored: shutdown is under way");
             return;
@@ -129,7 +129,7 @@ impl SignalActions for GatewaySignals {
         }
         let has_successor = self.has_successor.clone();
         run_blocking(move || {
-            run_successor();
+            run_successor(&socket);
             has_successor.store(false, Ordering::Release);
         });
     }
@@ -166,11 +166,11 @@ impl Handover {
         });
         match handed_over {
             Ok(process) => {
-                tracing::info!(process, "handed over");
+                tracing::info!(target: "audit", process, "handed over");
                 lifecycle.stop(Stop::HandedOver { drain: state.drain.max });
             }
             Err(error) => {
-                tracing::error!(error, "handover failed; this process continues to serve");
+                tracing::error!(target: "audit", error, "handover failed; this process continues to serve");
             }
         }
     }
@@ -203,7 +203,7 @@ impl Handover {
 
 /// Starts a successor and waits for it. It returns only if the upgrade fails, since otherwise this
 /// process exits first.
-fn run_successor() {
+fn run_successor(socket: &UpgradeSocket) {
     let mut arguments = std::env::args_os();
     let Some(program) = arguments.next() else { return };
     let kept = arguments.filter(|argument| argument != "--upgrade");
@@ -214,11 +214,13 @@ fn run_successor() {
     for variable in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(variable);
     }
+    socket.pass_to_successor(&mut command);
     match command.spawn() {
         Ok(mut successor) => {
-            tracing::info!(process = successor.id(), "started a successor after SIGUSR2");
+            let process = successor.id();
+            tracing::info!(target: "audit", process, "started a successor after SIGUSR2");
             if let Ok(status) = successor.wait() {
-                tracing::error!(%status, "successor exited; this process continues to serve");
+                tracing::error!(target: "audit", %status, "successor exited; this process continues to serve");
             }
         }
         Err(error) => tracing::error!(%error, "failed to start a successor after SIGUSR2"),

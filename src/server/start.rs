@@ -10,7 +10,7 @@ use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 
 use super::admin::Admin;
-use super::certificate::{self, Certificate};
+use super::admin_token::AdminTokens;
 use super::cluster_member::{self, ClusterMember};
 use super::descriptors::{self, AcceptFailures, Division, Spares};
 use super::forward::request_context::Proxy;
@@ -19,13 +19,14 @@ use super::listener::{Acceptor, ListenerGroup, ListenerService, Sockets};
 use super::listener_kind::ListenerKind;
 use super::load_metrics::LoadMetrics;
 use super::random_ids::RandomIds;
-use super::reload::{Reloader, Source};
+use super::reload::{ReloadedParts, Reloader, Source};
 use super::secrets;
 use super::signal_actions::GatewaySignals;
 use super::start_error::StartError;
 use super::state::{ActiveState, ProcessState, RequestState};
+use super::tls::{self, ListenerTls};
 use crate::cache::{CallerIds, Scope};
-use crate::change_log::ChangeLogPoller;
+use crate::change_log::{ChangeLogPoller, read_token};
 use crate::clock;
 use crate::cluster::InvalidationStream;
 use crate::config::Config;
@@ -53,12 +54,13 @@ fn environment(error: impl fmt::Display) -> StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     let mut problems = Vec::new();
     problems.extend(upstream::check_files(&config.upstream).err().map(|error| error.to_string()));
-    let certificate = config.server.tls.as_ref().map(certificate::check);
-    problems.extend(certificate.and_then(Result::err).into_iter().flatten());
+    let tls = config.server.tls.as_ref().map(tls::check);
+    problems.extend(tls.and_then(Result::err).into_iter().flatten());
     if let Some(cluster) = &config.cluster {
         problems.extend(cluster_member::problems(cluster));
     }
-    problems.extend(secrets::admin_token(&config.admin).err());
+    problems.extend(AdminTokens::load(&config.admin).err());
+    problems.extend(config.change_log.as_ref().and_then(|log| read_token(log).err()));
     problems.extend(export_spans(config, None).err().map(|error| error.to_string()));
     if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
 }
@@ -114,23 +116,33 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     let active = Arc::new(ActiveState::new(request_state(&config, &metrics, member.as_ref())?));
     let load = LoadMetrics::new(active.clone()).and_then(|load| metrics.register(load));
     load.map_err(environment)?;
-    let token = secrets::admin_token(&config.admin).map_err(StartError::Configuration)?;
+    let tokens = AdminTokens::load(&config.admin).map_err(StartError::Configuration)?;
+    if let Some(change_log) = &config.change_log {
+        read_token(change_log).map_err(StartError::Configuration)?;
+    }
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "insecure handling of a secret");
     }
-    let certificate = match &config.server.tls {
-        Some(tls) => Some(Arc::new(Certificate::load(tls, metrics.register_tls().map_err(environment)?)?)),
+    let tls = match &config.server.tls {
+        Some(files) => {
+            let tickets = member.as_ref().map(ClusterMember::ticket_keys);
+            let metrics = metrics.register_tls().map_err(environment)?;
+            Some(Arc::new(ListenerTls::load(files, tickets, metrics)?))
+        }
         None => None,
     };
-    let reloader = Reloader::new(source, active.clone(), levels, config.clone(), certificate.clone());
-    let reloader = Arc::new(reloader);
+    let parts = ReloadedParts { levels, tls: tls.clone(), admin_tokens: tokens.clone() };
+    let reloader = Arc::new(Reloader::new(source, active.clone(), config.clone(), parts));
 
     // Everything that can fail without the sockets is done: a process that cannot serve must not
     // take them from one that does.
     let mut listeners = Listeners::open(&config, start)?;
     let addresses = Addresses::new(&config, &listeners.sockets)?;
-    if let Some(certificate) = &certificate {
-        certificate.watch();
+    if let Some(tls) = &tls {
+        tls.watch();
+    }
+    if let Some(tokens) = &tokens {
+        tokens.watch();
     }
     let lease = member.as_ref().map(|member| member.leader_lease(&config)).transpose()?.flatten();
     if let Some(member) = member {
@@ -138,9 +150,9 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     }
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
-    server.add_service(public_service(&active, certificate, &listeners.sockets, &addresses));
+    server.add_service(public_service(&active, tls, &listeners.sockets, &addresses));
     let lifecycle = active.process.lifecycle.clone();
-    let admin = Admin::new(active.clone(), lifecycle, reloader.clone(), token, started);
+    let admin = Admin::new(active.clone(), lifecycle, reloader.clone(), tokens, started);
     server.add_service(admin_service(admin, &listeners.sockets, &addresses).map_err(environment)?);
     if let Some(change_log) = config.change_log.clone() {
         let metrics = metrics.register_change_log().map_err(environment)?;
@@ -207,6 +219,8 @@ fn request_state(
 struct Listeners {
     sockets: Arc<Sockets>,
     upgrade_socket: Option<Arc<UpgradeSocket>>,
+    /// The socket at which the predecessor was met, if the configuration has another one by now.
+    predecessor_socket: Option<Arc<UpgradeSocket>>,
     /// The process that handed the sockets over.
     predecessor: Option<Predecessor>,
 }
@@ -215,20 +229,32 @@ impl Listeners {
     /// Binds the sockets, or takes them over.
     fn open(config: &Config, start: Start) -> Result<Self, StartError> {
         let upgrade_socket = upgrade_socket(config, start)?;
+        let mut predecessor_socket = None;
         let taken_over = match (start, &upgrade_socket) {
-            (Start::Upgrade, Some(socket)) => Some(socket.take_over().map_err(environment)?),
+            (Start::Upgrade, Some(own)) => {
+                let other = own.find_predecessors().map_err(environment)?.map(Arc::new);
+                let taken_over = other.as_ref().unwrap_or(own).take_over().map_err(environment)?;
+                predecessor_socket = other;
+                Some(taken_over)
+            }
             _ => None,
         };
         let (inherited, predecessor) = taken_over.unzip();
         let sockets = Sockets::bind(&listen_addresses(config), inherited.unwrap_or_default())?;
-        Ok(Listeners { sockets: Arc::new(sockets), upgrade_socket, predecessor })
+        Ok(Listeners { sockets: Arc::new(sockets), upgrade_socket, predecessor_socket, predecessor })
     }
 
     /// Takes the serving lock from a predecessor. A process that cannot must exit before it accepts
     /// a connection.
     fn take_serving_lock(&mut self, active: &Arc<ActiveState>) -> Result<(), StartError> {
-        if let (Some(predecessor), Some(socket)) = (&mut self.predecessor, &self.upgrade_socket) {
-            let changes = predecessor.take_serving_lock(socket).map_err(environment)?;
+        if let (Some(predecessor), Some(own)) = (&mut self.predecessor, &self.upgrade_socket) {
+            let met_at = self.predecessor_socket.take();
+            if met_at.is_some() {
+                // Both locks, so that no process with the new configuration serves as well.
+                own.acquire_serving_lock().map_err(environment)?;
+            }
+            let met_at = met_at.as_ref().unwrap_or(own);
+            let changes = predecessor.take_serving_lock(met_at).map_err(environment)?;
             follow_changes(changes, active.clone()).map_err(environment)?;
         }
         Ok(())
@@ -299,17 +325,17 @@ fn server_conf(config: &Config) -> ServerConf {
 
 fn public_service(
     active: &Arc<ActiveState>,
-    certificate: Option<Arc<Certificate>>,
+    tls: Option<Arc<ListenerTls>>,
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
 ) -> ListenerService<Proxy> {
     let handler = Arc::new(ConnectionHandler::new(Proxy(active.clone()), active.clone(), ListenerKind::Public));
-    let group = |addresses: &Vec<SocketAddr>, certificate| ListenerGroup {
+    let group = |addresses: &Vec<SocketAddr>, tls| ListenerGroup {
         addresses: addresses.clone(),
-        acceptor: Acceptor::new(handler.clone(), active.clone(), ListenerKind::Public, certificate),
+        acceptor: Acceptor::new(handler.clone(), active.clone(), ListenerKind::Public, tls),
     };
     let mut groups = vec![group(&addresses.plain, None)];
-    groups.extend(certificate.map(|certificate| group(&addresses.tls, Some(certificate))));
+    groups.extend(tls.map(|tls| group(&addresses.tls, Some(tls))));
     let process = &active.process;
     let failures = AcceptFailures::new(ListenerKind::Public, process.metrics.clone(), None);
     ListenerService::new(failures, None, groups, sockets.clone(), process.lifecycle.clone())

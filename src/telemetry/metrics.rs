@@ -78,21 +78,24 @@ pub struct Metrics {
 /// Metrics of TLS listeners.
 pub struct TlsMetrics {
     expiry: IntGauge,
+    certificate_expiry: IntGaugeVec,
     load_successful: IntGauge,
     failures: Arc<SeriesCache<IntCounter, 2>>,
     handshakes: SeriesCache<IntCounter>,
 }
 
 impl TlsMetrics {
-    /// Records that the files were loaded. `expires` is in seconds since the epoch.
-    pub fn set_loaded(&self, expires: i64) {
-        self.expiry.set(expires);
-        self.load_successful.set(1);
-    }
-
-    /// Records that changed files could not be loaded.
-    pub fn set_load_failed(&self) {
-        self.load_successful.set(0);
+    /// Records the certificates in use, as label and expiry in seconds since the epoch, and whether
+    /// all files were loaded when they last changed.
+    pub fn set_loaded<'c>(&self, is_successful: bool, certificates: impl Iterator<Item = (&'c str, i64)>) {
+        self.load_successful.set(is_successful.into());
+        self.certificate_expiry.reset();
+        let mut earliest = i64::MAX;
+        for (label, expiry) in certificates {
+            self.certificate_expiry.with_label_values(&[label]).set(expiry);
+            earliest = earliest.min(expiry);
+        }
+        self.expiry.set(earliest);
     }
 
     /// Counts a failed handshake. `cause` says why a client certificate was rejected; it is empty
@@ -209,6 +212,10 @@ impl Registrar {
     fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, MetricsError> {
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+        self.register(IntGaugeVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
@@ -607,7 +614,12 @@ impl Metrics {
         Ok(TlsMetrics {
             expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
-                "Earliest expiry in the certificate chain, in seconds since the epoch.",
+                "Earliest expiry in the certificate chains, in seconds since the epoch.",
+            )?,
+            certificate_expiry: make.gauges(
+                "tls_server_certificate_expiry_timestamp_seconds",
+                "Earliest expiry in the chain of each certificate, in seconds since the epoch.",
+                &["certificate"],
             )?,
             load_successful: make.gauge(
                 "tls_last_load_successful",

@@ -190,3 +190,38 @@ fn connection_speaks_the_protocol_that_alpn_agreed_on() {
     let mut plain = gateway.client().connect();
     plain.send_raw(PREFACE);
 }
+
+#[test]
+fn session_resumes_at_other_gateways_of_the_cluster() {
+    let test = "tls_sessions::session_resumes_at_other_gateways_of_the_cluster";
+    let Some(redis) = Redis::start(test) else { return };
+    let origin = api();
+    let authority = Authority::new();
+    let (certificate, key) = authority.certificate().pem();
+    let cluster_key = |digit: &str| format!("a {}1f\n", digit.repeat(62));
+    let start = |keys: &str| {
+        let config = format!("{TLS}\n[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
+        let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key);
+        setup.variable("RUNTIME_DIRECTORY", "{dir}").file("keys", keys).config(&config).start()
+    };
+    let mut first = start(&cluster_key("0"));
+    let second = start(&cluster_key("0"));
+    let stranger = start(&cluster_key("3"));
+    let dir = TempDir::new();
+    for (index, way) in WAYS[..2].iter().enumerate() {
+        let file = dir.path().join(format!("session-{index}")).display().to_string();
+        assert!(!is_resumed(&openssl(&first, &with(way, &["-sess_out", &file]))), "{way:?}");
+        assert!(is_resumed(&openssl(&second, &with(way, &["-sess_in", &file]))), "{way:?}");
+        assert!(!is_resumed(&openssl(&stranger, &with(way, &["-sess_in", &file]))), "{way:?}");
+    }
+    assert_eq!(first.upgrade().code, Some(0));
+    for (index, way) in WAYS[..2].iter().enumerate() {
+        let file = dir.path().join(format!("session-{index}")).display().to_string();
+        assert!(is_resumed(&openssl(&first, &with(way, &["-sess_in", &file]))), "after an upgrade: {way:?}");
+    }
+    assert_eq!(first.terminate().code, Some(0));
+    drop(first);
+    let restarted = start(&cluster_key("0"));
+    let file = dir.path().join("session-0").display().to_string();
+    assert!(is_resumed(&openssl(&restarted, &with(WAYS[0], &["-sess_in", &file]))), "after a restart");
+}

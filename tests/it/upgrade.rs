@@ -365,3 +365,50 @@ fn tls_connection_outlives_a_change_of_its_certificate() {
     });
     assert!(exchange(&mut kept, &request).expect("an answer").starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn stop_extends_the_timeout_of_the_service_manager() {
+    let (origin, manager) = (Origin::start(), Manager::new());
+    let setup = Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path);
+    let mut gateway = setup.config("server = { drain_delay = \"100ms\", drain = \"2h\" }").start();
+    assert!(has(&manager.next_message(), "READY=1"));
+    assert_eq!(gateway.terminate().code, Some(0));
+    let stopping = manager.next_message();
+    assert!(has(&stopping, "STOPPING=1"), "{stopping:?}");
+    let extension = stopping.iter().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
+    let extension: u64 = extension.and_then(|text| text.parse().ok()).expect("an extension");
+    assert!(extension >= 7_200_100_000, "drain_delay and drain are covered: {extension}");
+}
+
+#[test]
+fn sigusr2_upgrades_after_a_change_of_the_upgrade_socket() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let mut gateway = Gateway::set_up(&origin).variable("RUNTIME_DIRECTORY", "{dir}").start();
+    // The default name of the socket contains the admin listener's address.
+    let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
+    let admin = gateway.admin_address();
+    let changed = unused_port();
+    gateway.rewrite("gateway.toml", &config.replace(&admin.to_string(), &changed.to_string()));
+    gateway.signal(Signal::SIGUSR2);
+    let _successor = successor_of(&gateway);
+    gateway.wait_for_log("all requests finished");
+    let ready = || Client::of_admin(changed).get("/readyz").try_send().is_some_and(|response| response.status == 200);
+    wait_until("the successor serves", || Client::of_admin(changed).try_connect().is_ok() && ready());
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    // The successor is found at its own socket.
+    let config = gateway.config_file().display().to_string();
+    let folder = gateway.config_file().parent().expect("a folder").display().to_string();
+    let mut next = std::process::Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"))
+        .args(["run", "--upgrade", "-c", &config])
+        .env("RUNTIME_DIRECTORY", folder)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_until("the first successor has exited", || gateway.log().matches("all requests finished").count() == 2);
+    gateway.client().get(P).bearer("tok-a").send().assert_status(200);
+    kill(Pid::from_raw(next.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+    assert_eq!(next.wait().expect("it ends").code(), Some(0));
+    gateway.wait();
+}

@@ -145,8 +145,26 @@ pub struct Tls {
     pub listen: Vec<SocketAddr>,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+    /// Further certificates, which clients select by SNI.
+    pub certificates: Vec<CertificateFiles>,
     /// `None`: callers are asked for no certificate.
     pub clients: Option<Clients>,
+}
+
+/// The files of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+impl Tls {
+    /// The files of all certificates, the default one first.
+    pub fn certificate_files(&self) -> impl Iterator<Item = CertificateFiles> + '_ {
+        let Tls { cert_file, key_file, certificates, .. } = self;
+        let default = CertificateFiles { cert_file: cert_file.clone(), key_file: key_file.clone() };
+        std::iter::once(default).chain(certificates.iter().cloned())
+    }
 }
 
 /// Certificates of callers.

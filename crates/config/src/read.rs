@@ -176,6 +176,7 @@ impl<'g> Reader<'g> {
             listen: self.find("server.tls.listen").unwrap_or_default(),
             cert_file: self.find("server.tls.cert_file").unwrap_or_default(),
             key_file: self.find("server.tls.key_file").unwrap_or_default(),
+            certificates: Vec::new(),
             clients: ca_file.map(|ca_file| Clients { ca_file, auth }),
         })
     }

@@ -8,10 +8,13 @@
 //! token too. A bearer token is sent by programs only.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, ORIGIN};
 use http::uri::Authority;
+
+use crate::server::admin_token::AdminTokens;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -45,15 +48,15 @@ enum Credential {
 
 /// The rules of access.
 pub struct AccessRules {
-    /// Digest of the admin token.
-    token: Option<blake3::Hash>,
+    /// The admin tokens; `None` if none is configured.
+    tokens: Option<Arc<AdminTokens>>,
     /// Name of this machine, which `Host` may contain.
     host_name: String,
 }
 
 impl AccessRules {
-    pub fn new(token: Option<blake3::Hash>, host_name: String) -> Self {
-        AccessRules { token, host_name }
+    pub fn new(tokens: Option<Arc<AdminTokens>>, host_name: String) -> Self {
+        AccessRules { tokens, host_name }
     }
 
     /// Decides on a request.
@@ -78,9 +81,9 @@ impl AccessRules {
 
     /// Compares digests, in constant time.
     fn credential(&self, authorization: Option<&[u8]>) -> Credential {
-        let Some(expected) = self.token else { return Credential::NotRequired };
+        let Some(tokens) = &self.tokens else { return Credential::NotRequired };
         let Some(authorization) = authorization else { return Credential::Invalid };
-        let matches = |token: &[u8]| blake3::hash(token) == expected;
+        let matches = |token: &[u8]| tokens.accepts(token);
         if bearer_token(authorization).is_some_and(matches) {
             return Credential::Bearer;
         }
@@ -107,7 +110,7 @@ impl AccessRules {
 
     /// Whether a client's request id contains the token of the request.
     pub fn is_credential(&self, id: &[u8], fields: &HeaderMap) -> bool {
-        if self.token.is_some_and(|token| blake3::hash(id) == token) {
+        if self.tokens.as_ref().is_some_and(|tokens| tokens.accepts(id)) {
             return true;
         }
         let Some(authorization) = fields.get(AUTHORIZATION).map(http::HeaderValue::as_bytes) else { return false };
@@ -187,7 +190,7 @@ mod tests {
     }
 
     fn rules(token: Option<&[u8]>) -> AccessRules {
-        AccessRules::new(token.map(blake3::hash), "gateway-1".into())
+        AccessRules::new(token.map(AdminTokens::for_test), "gateway-1".into())
     }
 
     #[test]

@@ -31,10 +31,10 @@ use super::timer::Timer;
 use crate::api::{ApiError, NameRequestHead, Refusal};
 use crate::clock;
 use crate::server::admission::{ConnectionCounts, ConnectionPermit, Limit, OpenConnection};
-use crate::server::certificate::Certificate;
 use crate::server::descriptors::BurstLog;
 use crate::server::listener_kind::ListenerKind;
 use crate::server::state::{ActiveState, Limits, RequestState};
+use crate::server::tls::ListenerTls;
 
 /// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
 pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -42,7 +42,7 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Last bytes of a connection that agreed on HTTP/2 and does not begin with the preface: empty
 /// SETTINGS, and GOAWAY with PROTOCOL_ERROR (RFC 9113 sections 3.4 and 6.8).
 const H2_PROTOCOL_ERROR: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
-    \x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01";
+    \x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01";
 
 /// Number of bytes read at once. A typical head is shorter.
 pub const READ_BYTES: usize = 4096;
@@ -172,10 +172,10 @@ impl<A: Application> ConnectionHandler<A> {
     pub(super) async fn terminate_tls(
         &self,
         connection: AcceptedConnection,
-        certificate: Option<&Certificate>,
+        tls: Option<&ListenerTls>,
     ) -> Option<(Stream, BytesMut)> {
         let AcceptedConnection { mut stream, mut received, .. } = connection;
-        let Some(certificate) = certificate else { return Some((stream, received)) };
+        let Some(tls) = tls else { return Some((stream, received)) };
         let deadline = clock::now() + self.active.load().limits.header_timeout;
         if received.is_empty() {
             received.reserve(READ_BYTES);
@@ -188,13 +188,13 @@ impl<A: Application> ConnectionHandler<A> {
             is_cleartext_request(&received).then_some(Refusal::RequiresTls)
         };
         if let Some(refusal) = refusal {
-            certificate.handshake_failed("protocol");
+            tls.handshake_failed("protocol");
             Box::pin(self.refuse(stream, ApiError::BadRequest(refusal), &received)).await;
             return None;
         }
         let remaining = deadline.saturating_duration_since(clock::now());
         // Boxed, because the future takes 12 KiB that an established connection does not need.
-        let stream = Box::pin(certificate.handshake(PrefixedStream::new(stream, received), remaining)).await?;
+        let stream = Box::pin(tls.handshake(PrefixedStream::new(stream, received), remaining)).await?;
         Some((stream, BytesMut::new()))
     }
 
@@ -207,10 +207,10 @@ impl<A: Application> ConnectionHandler<A> {
         &self,
         stream: Stream,
         decision: AdmitDecision,
-        certificate: Option<&Certificate>,
+        tls: Option<&ListenerTls>,
         draining: &ShutdownWatch,
     ) {
-        let is_tls = certificate.is_some();
+        let is_tls = tls.is_some();
         let mut connection = AcceptedConnection::new(stream);
         if self.kind == ListenerKind::Public && self.active.load().requires_proxy_header(connection.client) {
             let longest = match decision {
@@ -226,7 +226,7 @@ impl<A: Application> ConnectionHandler<A> {
         let open = match decision {
             AdmitDecision::Serve(open) => open,
             AdmitDecision::Refuse(_refusal) => {
-                return Box::pin(self.refuse_over_limit(connection, certificate)).await;
+                return Box::pin(self.refuse_over_limit(connection, tls)).await;
             }
         };
         let client = ClientConnection { peer: connection.client, is_tls };
@@ -235,11 +235,11 @@ impl<A: Application> ConnectionHandler<A> {
             Err(limit) => {
                 drop(open);
                 let Some(_refusal) = self.count_refusal(limit) else { return };
-                return Box::pin(self.refuse_over_limit(connection, certificate)).await;
+                return Box::pin(self.refuse_over_limit(connection, tls)).await;
             }
         };
         open.record_accepted();
-        let Some((stream, received)) = self.terminate_tls(connection, certificate).await else { return };
+        let Some((stream, received)) = self.terminate_tls(connection, tls).await else { return };
         self.serve_requests(stream, received, client, draining).await;
     }
 

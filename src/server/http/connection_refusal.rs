@@ -19,8 +19,8 @@ use super::proxy_header::AcceptedConnection;
 use crate::api::ApiError;
 use crate::clock;
 use crate::reply::{Reply, origin_in, origin_of};
-use crate::server::certificate::Certificate;
 use crate::server::listener_kind::ListenerKind;
+use crate::server::tls::ListenerTls;
 use crate::telemetry::Record;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,8 +30,8 @@ impl<A: Application> ConnectionHandler<A> {
     ///
     /// Waits up to [`LINGER`] for the request, whose head has the protocol and the origin, and
     /// responds without it after that.
-    pub(super) async fn refuse_over_limit(&self, connection: AcceptedConnection, certificate: Option<&Certificate>) {
-        let Some((mut stream, mut head)) = self.terminate_tls(connection, certificate).await else {
+    pub(super) async fn refuse_over_limit(&self, connection: AcceptedConnection, tls: Option<&ListenerTls>) {
+        let Some((mut stream, mut head)) = self.terminate_tls(connection, tls).await else {
             return;
         };
         let deadline = clock::now() + LINGER;

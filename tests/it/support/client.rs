@@ -27,7 +27,7 @@ impl Client {
         Client { address, origin: Some(origin), admin: false }
     }
 
-    pub(super) fn of_admin(address: SocketAddr) -> Client {
+    pub fn of_admin(address: SocketAddr) -> Client {
         Client { address, origin: None, admin: true }
     }
 

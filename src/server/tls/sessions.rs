@@ -8,22 +8,31 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemor
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{Error, ServerConfig, SignatureAlgorithm, SignatureScheme};
 
+use super::tickets::TicketKeys;
+
 /// Maximum number of stored sessions, for clients of TLS 1.2 without tickets: about 4 MiB.
 const STORED_SESSIONS_MAX: usize = 16_384;
 
 /// The resumable sessions of this process. They outlive a change of the certificate.
 pub struct TlsSessions {
-    /// Each key is used for six hours and accepted for six more.
+    /// The keys of the cluster, or keys of this process, each of which encrypts for six hours and
+    /// decrypts for six more.
     tickets: Arc<dyn ProducesTickets>,
     stored: Arc<dyn StoresServerSessions>,
 }
 
 impl TlsSessions {
+    /// `cluster`: the ticket keys that all gateways of a cluster derive.
+    ///
     /// # Errors
     ///
     /// The operating system provides no random bytes.
-    pub fn new() -> Result<Self, Error> {
-        Ok(TlsSessions { tickets: Ticketer::new()?, stored: ServerSessionMemoryCache::new(STORED_SESSIONS_MAX) })
+    pub fn new(cluster: Option<TicketKeys>) -> Result<Self, Error> {
+        let tickets = match cluster {
+            Some(keys) => Arc::new(keys),
+            None => Ticketer::new()?,
+        };
+        Ok(TlsSessions { tickets, stored: ServerSessionMemoryCache::new(STORED_SESSIONS_MAX) })
     }
 
     /// Permits clients of this configuration to resume sessions.
@@ -37,12 +46,12 @@ impl TlsSessions {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
+}
 
-    /// Returns a key whose signatures [`was_signed`] observes.
-    pub fn observe(&self, mut certified: CertifiedKey) -> CertifiedKey {
-        certified.key = Arc::new(ObservedKey(certified.key));
-        certified
-    }
+/// Returns a key whose signatures [`was_signed`] observes.
+pub fn observe(mut certified: CertifiedKey) -> CertifiedKey {
+    certified.key = Arc::new(ObservedKey(certified.key));
+    certified
 }
 
 tokio::task_local! {
