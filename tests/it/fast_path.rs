@@ -55,7 +55,7 @@ fn settled(answer: &[u8]) -> String {
         Some(("cache-status", _)) => ttl(line).unwrap_or_else(|| line.to_owned()),
         _ => line.to_owned(),
     };
-    text.split("\r\n").map(line).collect::<Vec<_>>().join("\r\n")
+    without_request_id(&text.split("\r\n").map(line).collect::<Vec<_>>().join("\r\n"))
 }
 
 /// The lines of one kind of log entry or metric, without what the clock and the process decide.
@@ -66,8 +66,10 @@ fn access_lines(gateway: &Gateway) -> Vec<String> {
         for unsettled in ["timestamp", "duration_us", "http.request.id"] {
             assert!(line.as_object_mut().expect("an object").remove(unsettled).is_some(), "{unsettled}: {line}");
         }
-        // Random, where the request has a trace.
-        line.as_object_mut().expect("an object").remove("span_id");
+        // Random, where the request has a trace, and absent, where the API was not asked.
+        for unsettled in ["span_id", "api.duration_us"] {
+            line.as_object_mut().expect("an object").remove(unsettled);
+        }
         line.to_string()
     });
     access.collect()

@@ -424,7 +424,7 @@ fn outage_fails_no_request_with_a_stored_response() {
 fn outage_logs_its_start_and_its_end_once() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateway = Gateway::with(&origin, "upstream.timeout = \"2s\"");
+    let gateway = Gateway::with(&origin, "upstream.timeout = \"2s\"\nlog.level = \"info\"");
     get(&gateway, "tok-a", DUCK).assert_status(200);
     origin.stop();
     let outage_start = Instant::now();

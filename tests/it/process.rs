@@ -449,11 +449,19 @@ fn reload_changes_log_level_and_access_mode() {
     reload(r#"access = "all""#, r#"access = "off""#);
     ask("unseen-1");
     reload(r#"access = "off""#, r#"access = "all""#);
+    let purge = || {
+        gateway.admin().delete("/cache").send().assert_status(200);
+    };
+    let invalidated = "\"message\":\"invalidated\"";
+    purge();
     reload(r#"level = "info""#, r#"level = "error""#);
-    ask("unseen-2");
-    reload(r#"level = "error""#, r#"level = "info""#);
+    // Access lines do not follow the level.
     ask("seen-2");
     gateway.wait_for_log("seen-2");
+    assert!(!gateway.log().contains(invalidated), "{}", gateway.log());
+    reload(r#"level = "error""#, r#"level = "debug""#);
+    purge();
+    gateway.wait_for_log(invalidated);
     assert!(!gateway.log().contains("unseen"), "{}", gateway.log());
 }
 

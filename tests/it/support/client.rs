@@ -556,3 +556,12 @@ impl fmt::Debug for Response {
         }
     }
 }
+
+/// A response without the request id that the gateway made for its error body.
+pub fn without_request_id(response: &str) -> String {
+    let name = "\"requestId\":\"";
+    match response.split_once(name) {
+        Some((before, rest)) if rest.find('"') == Some(32) => format!("{before}{name}{}", &rest[32..]),
+        _ => response.to_owned(),
+    }
+}
