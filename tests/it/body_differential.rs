@@ -431,7 +431,7 @@ fn pause(random: &mut Random) {
     }
 }
 
-/// Sends GETs with targets of their own until all bodies are sent, and compares each response with
+/// Sends GETs with different targets until all bodies are sent, and compares each response with
 /// its request; how many were compared, and how many received no response of the API.
 fn compare(client: &Client, recorder: &Recorder, reader: usize, done: &AtomicBool) -> (usize, usize) {
     let (mut compared, mut failed) = (0, 0);

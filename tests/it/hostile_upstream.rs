@@ -1,5 +1,5 @@
 //! An API that answers as no API should: every wait, head and body of it has a bound, what it says
-//! after an answer is nobody's answer, and a connection on which anything was odd is not used
+//! after an answer is no response, and a connection on which anything was odd is not used
 //! again. On all three ways to it: intercepted, passed on, and passed on redacted.
 
 use std::io::Write;

@@ -1,5 +1,5 @@
 //! What the gateway promises in its contract, stated from outside: the real binary, over real sockets, in front of a stand-in
-//! for the API that misbehaves as told. One binary, so that the support is built once.
+//! for the API that misbehaves on request. One binary, so that the support is built once.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, helpers included")]
 

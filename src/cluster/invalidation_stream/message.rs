@@ -27,7 +27,7 @@ const HEAD_BYTES: usize = 1 + ENVIRONMENT_BYTES + 8 + 8 + 1 + 1;
 /// Length of every message.
 const MESSAGE_BYTES: usize = HEAD_BYTES + BODY_BYTES;
 
-/// What a gateway's messages depend on beside their content.
+/// The inputs of a gateway's messages other than their content.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
     /// The API to which the gateway forwards.

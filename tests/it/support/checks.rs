@@ -74,7 +74,7 @@ pub(super) fn check(response: &Response, kind: Kind, revealed: bool, origin_sent
             }
             Kind::Admin => ADMIN.contains(&name.as_str()),
         };
-        // RFC 9110, sections 11.6.1 and 10.2.1: these two statuses call for a field of their own.
+        // RFC 9110, sections 11.6.1 and 10.2.1: each of these two statuses requires a field.
         let demanded = (response.status == 401 && name == "www-authenticate")
             || (response.status == 405 && name == "allow")
             || ((300..400).contains(&response.status) && name == "location");

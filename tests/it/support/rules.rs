@@ -24,7 +24,7 @@ pub enum Framing {
     Length,
     Chunked,
     UntilClose,
-    /// No field of our own: the headers given say it all, true or not.
+    /// Adds no field: the given headers are complete, true or not.
     AsGiven,
 }
 
