@@ -302,7 +302,8 @@ impl Metrics {
             )?),
             over_limit: SeriesCache::counters(make.counters(
                 "over_limit_total",
-                "Connections and requests refused (with or without a response), and HTTP/2 connections ended, because a limit was reached.",
+                "Connections and requests refused (with or without a response), and HTTP/2 connections \
+                 ended, because a limit was reached.",
                 &["limit"],
             )?),
             accept_errors: SeriesCache::counters(make.counters(
@@ -325,7 +326,8 @@ impl Metrics {
                 "Failed exchanges with the API, by exact cause such as a certificate error or the phase of a timeout.",
                 &["cause"],
             )?),
-            upstream_in_flight: make.gauge("upstream_in_flight", "Requests of the gateway's own to the API that are under way.")?,
+            upstream_in_flight: make
+                .gauge("upstream_in_flight", "Requests of the gateway's own to the API that are under way.")?,
             circuit_open: make.gauge("circuit_open", "1 while the circuit breaker is open, 0 otherwise.")?,
             tier_requests: SeriesCache::counters(make.counters(
                 "tier_requests_total",
@@ -347,7 +349,10 @@ impl Metrics {
                 "Failed operations of the shared tier and unusable values, by kind.",
                 &["kind"],
             )?),
-            reload_successful: make.gauge("config_last_reload_successful", "1 if the last configuration was applied, 0 if it was rejected.")?,
+            reload_successful: make.gauge(
+                "config_last_reload_successful",
+                "1 if the last configuration was applied, 0 if it was rejected.",
+            )?,
             reload_timestamp: make.gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "Time of the last applied configuration, in seconds since the epoch.",
@@ -657,14 +662,19 @@ impl Metrics {
         Ok(ChangeLogMetrics {
             last_read: make.gauge(
                 "change_log_last_read_timestamp_seconds",
-                "Time of the last successful poll of the change log, in seconds since the epoch; 0 before the first one.",
+                "Time of the last successful poll of the change log, in seconds since the epoch; 0 \
+                 before the first one.",
             )?,
             failures: make.counters(
                 "change_log_failures_total",
                 "Failed polls of the change log, by reason.",
                 &["reason"],
             )?,
-            entries: make.counters("change_log_entries_total", "New entries of the change log, by outcome.", &["outcome"])?,
+            entries: make.counters(
+                "change_log_entries_total",
+                "New entries of the change log, by outcome.",
+                &["outcome"],
+            )?,
         })
     }
 

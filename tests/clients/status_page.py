@@ -80,7 +80,10 @@ def works(that, tab, admin, url, customer, token):
     rows = tab.value("[...document.querySelectorAll('#durations tr')].map((row) => row.innerText)")
     answered = next((row for row in rows if row.startswith("Hits")), "")
     that("the duration of hits", "µs" in answered or "ms" in answered, rows)
-    pictured = "[...document.querySelectorAll('svg[role=img]')].every((chart) => chart.getAttribute('aria-label'))"
+    pictured = (
+        "[...document.querySelectorAll('svg[role=img]')]"
+        ".every((chart) => chart.getAttribute('aria-label'))"
+    )
     that("each chart has a label", tab.value(pictured), tab.value(pictured))
     tab.value("document.getElementById('configuration').open = true")
     tab.wait("document.getElementById('configuration-text').textContent.length > 1000")
@@ -100,7 +103,8 @@ def works(that, tab, admin, url, customer, token):
     wide = tab.value("document.documentElement.scrollWidth")
     that("a telephone needs no scrolling sideways", wide <= 360, wide)
     table = tab.value(
-        "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.querySelector('.scroll'))"
+        "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])"
+        "(document.querySelector('.scroll'))"
     )
     that("nor does the table of durations", table[0] <= table[1], table)
     tab.size(1280, 900)
@@ -161,7 +165,7 @@ def shows_the_state(that, tab, admin, url, customer, token, configuration):
     that("in the colour of failures", colour in ("rgb(192, 38, 31)", "rgb(255, 125, 116)"), colour)
     text = tab.value("document.getElementById('errors-card').innerText")
     that("the first card counts the failed requests", "100 % of 12 requests" in text, text)
-    that("and names the most frequent", "customer names (12)" in text or "customer names" in text, text)
+    that("and names the most frequent", "most frequent: 50" in text, text)
     tops = tab.value(
         "['errors-card', 'api-card', 'rate-chart'].map((id) => "
         "document.getElementById(id).getBoundingClientRect().top)"
@@ -192,14 +196,23 @@ def keeps_others_out(that, tab, admin, url, customer, token):
         before = generation()
         # These two need no preflight, so they arrive.
         tab.value(f"fetch('{admin}/reload', {{method: 'POST', mode: 'no-cors'}}).then(() => 1)")
-        form = "const form = document.createElement('form'); form.method = 'post'; form.target = 'frame'"
-        frame = "const frame = document.createElement('iframe'); frame.name = 'frame'; document.body.append(frame, form)"
+        form = (
+            "const form = document.createElement('form'); "
+            "form.method = 'post'; form.target = 'frame'"
+        )
+        frame = (
+            "const frame = document.createElement('iframe'); "
+            "frame.name = 'frame'; document.body.append(frame, form)"
+        )
         loaded = "new Promise((done) => { frame.onload = done; form.submit() }).then(() => 1)"
         tab.value(
             f"(() => {{ {form}; form.action = '{admin}/reload'; {frame}; return {loaded} }})()"
         )
         that("a page of another origin reloads nothing", generation() == before, generation())
-        outcome = f"fetch('{admin}/cache/customers/{customer}', {{method: 'DELETE'}}).then(() => 'done', (e) => e.name)"
+        outcome = (
+            f"fetch('{admin}/cache/customers/{customer}', {{method: 'DELETE'}})"
+            ".then(() => 'done', (e) => e.name)"
+        )
         seen = tab.value(outcome)
         that("and purges nothing", seen == "TypeError", seen)
         seen = tab.value(

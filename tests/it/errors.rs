@@ -134,3 +134,37 @@ fn error_reveals_neither_token_nor_address_of_the_api() {
         assert!(!text.contains(TOKEN_MARKER) && !text.contains(&address), "{response:#?}");
     }
 }
+
+#[test]
+fn every_error_body_contains_the_request_id() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").send().assert_status(200);
+    let http2 = Http2::connect(&client);
+    let check = |method: &str, path: &str, token: &str, expected: &[u16]| {
+        let http1 = client.call(method, path).bearer(token).header("X-Request-Id", "an-id").send();
+        let authorization = format!("Bearer {token}");
+        let fields = [("authorization", authorization.as_str()), ("x-request-id", "an-id")];
+        let http2 = http2.call(method, path, &fields, b"").expect("a response");
+        for response in [http1, http2] {
+            assert!(expected.contains(&response.status), "{method} {path}: {response:#?}");
+            assert_eq!(response.json()["error"]["requestId"], "an-id", "{method} {path}: {response:#?}");
+            assert!(response.text().ends_with("}\n"), "{response:#?}");
+        }
+    };
+    check("GET", P, "tok-unknown", &[401]);
+    check("GET", "/tools/realtime", "tok-a", &[403]);
+    check("GET", "/x/%zz", "tok-a", &[400]);
+    check("GET", "/Customer/x", "tok-a", &[400]);
+    origin.when(Rule::on("/").answer(Answer::new(500).header("Content-Type", "text/html").body("<p>failed</p>")));
+    check("GET", &name_of(OTHER), "tok-a", &[500]);
+    check("GET", &format!("/customer/{OTHER}/subscriptions"), "tok-a", &[500]);
+    origin.behave();
+    origin.stop();
+    for path in ["/elsewhere", &format!("/customer/{OTHER}/subscriptions"), &name_of(THIRD)] {
+        check("GET", path, "tok-a", &[502, 503]);
+    }
+    check("POST", "/elsewhere", "tok-a", &[502, 503]);
+}

@@ -120,7 +120,8 @@ fn warnings_precede_the_reason_of_a_failed_start() {
     let dir = TempDir::new();
     let (taken, free, missing) = (origin.address(), unused_port(), dir.path().join("missing").display().to_string());
     let toml = format!(
-        "server = {{ listen = [\"{taken}\"] }}\nadmin = {{ listen = \"{free}\" }}\nupstream = {{ url = \"http://{taken}\" }}\n"
+        "server = {{ listen = [\"{taken}\"] }}\nadmin = {{ listen = \"{free}\" }}\n\
+         upstream = {{ url = \"http://{taken}\" }}\n"
     );
     let config = dir.write("gateway.toml", &toml).display().to_string();
     let run = run_binary_with(&[("XDG_RUNTIME_DIR", &missing)], &["run", "-c", &config], b"");
