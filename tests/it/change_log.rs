@@ -192,7 +192,8 @@ fn log_is_not_polled_without_its_table() {
 fn reader(origin: &Origin, redis: &Redis, token: &str) -> Gateway {
     let fleet = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
     let keys = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
-    // The lease outlasts two polls, each up to the timeout of the API. A short timeout makes it expire soon.
+    // The lease outlasts two polls, each up to the timeout of the API. A short timeout makes it
+    // expire soon.
     let config = format!("upstream.timeout = \"400ms\"\n{CONFIG}{fleet}");
     Gateway::set_up(origin).file("log-token", token).file("keys", keys).config(&config).start()
 }

@@ -127,7 +127,8 @@ fn completions_contain_every_command() {
 #[test]
 fn bash_completes_a_command_and_its_options() {
     let script = said(&["completions", "bash"]);
-    // As bash does at the tab key: the words, the index of the current one, the registered function.
+    // As bash does at the tab key: the words, the index of the current one, the registered
+    // function.
     let ask = |words: &str, at: usize| {
         let asked = format!(
             "{script}\nCOMP_WORDS=({words}); COMP_CWORD={at}\n\

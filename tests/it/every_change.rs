@@ -83,7 +83,8 @@ fn every_change_invalidates_on_request_and_on_response() {
         origin.when(Rule::on(path).method(method).hold(&answer).times(1));
         let change = client.call(method, path).bearer(by).body(if *method == "GET" { "" } else { "{}" }).start();
         origin.wait_until(&what, |seen| seen.iter().any(|seen| seen.path() == path && seen.method == *method));
-        // The request arrived: stored entries are not served. A fetch now may return the old or new state.
+        // The request arrived: stored entries are not served. A fetch now may return the old or
+        // the new state.
         assert_eq!(get(&token, &id).assert_status(200).cache_status(), STORED, "{what} was seen");
         assert!(get(&token, &id).is_hit());
         let began_between = held(middle);

@@ -146,8 +146,8 @@ fn changed_level_never_gets_entries_of_the_other_level() {
         origin.behave();
         origin.knows(token, before, DUCK);
         assert_eq!(get(&gateway, token).assert_status(200).text(), seen_by(before));
-        // The API cannot be reached for the new level, and entries of the old level are not served to it,
-        // neither fresh nor stale.
+        // The API cannot be reached for the new level, and entries of the old level are not served
+        // to it, neither fresh nor stale.
         origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")));
         origin.knows(token, after, DUCK);
         let (_, failed) = trusted_until(|| get(&gateway, token));

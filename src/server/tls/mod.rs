@@ -5,7 +5,8 @@
 //!
 //! Sessions are resumed by tickets, whose keys rotate, or from a store; a renewed certificate keeps
 //! them. With client certificates no session is resumed: a resumed session keeps the chain of its
-//! first handshake without verifying it again, so it would outlive the certificate and its authority.
+//! first handshake without verifying it again, so it would outlive the certificate and its
+//! authority.
 
 mod certificate;
 mod failure;
