@@ -333,9 +333,9 @@ fn report(endpoint: &Endpoint, change: Option<EndpointState>, cause: &'static st
     let (address, host) = (endpoint.address, &endpoint.origin.host);
     match change {
         Some(EndpointState::Ejected) => {
-            tracing::warn!(%address, host, cause, "address of the API ejected after failures");
+            tracing::warn!(target: "audit", %address, host, cause, "address of the API ejected after failures");
         }
-        Some(_) => tracing::info!(%address, host, "address of the API recovered"),
+        Some(_) => tracing::info!(target: "audit", %address, host, "address of the API recovered"),
         None => {}
     }
 }

@@ -155,7 +155,7 @@ def shows_the_state(that, tab, admin, url, customer, token, configuration):
     tab.size(400, 800)
     tab.open(f"{admin}/")
     badge = "document.getElementById('state')"
-    tab.wait(f"{badge}.textContent.includes('API down')")
+    tab.wait(f"{badge}?.textContent.includes('API down') === true")
     state = tab.value(f"[{badge}.textContent, {badge}.dataset.state, document.title]")
     that("the badge is red while the API is down", state[1] == "failing", state)
     that("the badge says so", state[0].startswith("serving, API down"), state)
@@ -179,9 +179,29 @@ def shows_the_state(that, tab, admin, url, customer, token, configuration):
     configuration.write_text(configuration.read_text() + "\nnonsense = 1\n")
     request(f"{admin}/reload", method="POST")
     tab.open(f"{admin}/")
-    tab.wait(f"{badge}.textContent.startsWith('serving an old configuration')")
+    tab.wait(f"{badge}?.textContent.startsWith('serving an old configuration') === true")
     that("a refused reload is shown", True, None)
     tab.size(1280, 900)
+
+
+def asks_for_the_token(that, tab, admin, token):
+    """A browser sends the token as the password of Basic authentication."""
+    status, _ = request(f"{admin}/")
+    that("without the token the page is refused", status == 401, status)
+    tab.open(f"{admin.replace('://', f'://operator:{token}@')}/")
+    tab.wait("document.getElementById('state')?.textContent === 'serving'")
+    outcome = tab.value("ask('cache', { method: 'DELETE' }).then(({ status }) => status)")
+    that("the token as password opens the page, which may purge", outcome == 200, outcome)
+    with Stranger() as stranger:
+        tab.open(stranger.url)
+        tab.wait("document.title === 'elsewhere'")
+        entries = lambda: request(f"{admin}/stats", Authorization=f"Bearer {token}")[1]
+        before = json.loads(entries())["config_generation"]
+        post = f"fetch('{admin}/reload', {{method: 'POST', mode: 'no-cors', credentials: 'include'}})"
+        tab.value(f"{post}.then(() => 1, () => 0)")
+        after = json.loads(entries())["config_generation"]
+        that("a page of another origin changes nothing with it", before == after, after)
+        stranger.shutdown()
 
 
 def keeps_others_out(that, tab, admin, url, customer, token):

@@ -308,8 +308,11 @@ const showState = (level, text) => {
   document.title = [text, host, "telecomx-gateway"].filter(Boolean).join(" – ");
 };
 
+// Without credentials that the address of the page may contain, which fetch refuses.
+const base = location.origin + location.pathname;
+
 const ask = async (path, options = {}) => {
-  const answer = await fetch(path, {
+  const answer = await fetch(new URL(path, base), {
     cache: "no-store",
     signal: AbortSignal.timeout(10000),
     ...options,
