@@ -102,14 +102,19 @@ class Tab:
             )
         return params["result"].get("value")
 
+    def _is_true(self, expression):
+        try:
+            return self.value(expression)
+        except Failed:
+            return False
+
     def wait(self, expression):
-        """Waits until the expression is true in the page."""
+        """Waits until the expression is true in the page. It may fail while the page loads."""
         deadline = time.monotonic() + self._patience
-        while not self.value(expression):
+        while not self._is_true(expression):
             if time.monotonic() > deadline:
-                raise Failed(
-                    f"timed out waiting until {expression}; the page shows {self.value('document.body.innerText')!r}"
-                )
+                shown = self.value("document.body.innerText")
+                raise Failed(f"timed out waiting until {expression}; the page shows {shown!r}")
             time.sleep(0.05)
 
     def press(self, key, modifiers=0):
