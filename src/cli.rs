@@ -1,9 +1,17 @@
 //! The command line: arguments, configuration, exit codes.
 
-mod fleet;
-mod health;
-mod pages;
+mod check;
+mod check_connect;
+mod completions;
+mod demo;
+mod demo_cluster;
+mod healthcheck;
+mod manual_page;
+mod parent_death;
+mod status_line;
+mod version;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,10 +20,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser as _;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::api::AccessLevel;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::crypto;
 use crate::process;
 use crate::redact::{Policy, redact};
@@ -23,45 +33,67 @@ use crate::sandbox::{self, Sandbox};
 use crate::server::{self, Source, Start, StartError, Telemetry};
 use crate::telemetry::{self, Metrics};
 
-/// Failed while running.
-const FAILED: u8 = 1;
-/// Wrong usage.
-const USAGE: u8 = 2;
-/// Wrong configuration (`EX_CONFIG` of sysexits).
-const CONFIGURATION: u8 = 78;
+/// Exit code of a failure while running.
+const EXIT_FAILURE: u8 = 1;
+/// Exit code of an invalid command line.
+const EXIT_USAGE: u8 = 2;
+/// Exit code of an invalid configuration (`EX_CONFIG` of sysexits).
+const EXIT_CONFIG: u8 = 78;
 
-/// The configuration of `demo`, which needs no file.
-const DEMO: &str = include_str!("../config/demo.toml");
-const DEMO_NAME: &str = "config/demo.toml";
+/// Default configuration files: that of a working copy, then that of an installed package.
+const DEFAULT_CONFIGS: [&str; 2] = ["config/gateway.toml", "/etc/telecomx-gateway/gateway.toml"];
 
 #[derive(Parser)]
-#[command(name = "telecomx-gateway", version, about, max_term_width = 100)]
+#[command(name = "telecomx-gateway", version, long_version = version::LONG, about)]
+#[command(max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The option `-c`.
+#[derive(Args)]
+struct ConfigFile {
+    /// Configuration file [default: config/gateway.toml, else /etc/telecomx-gateway/gateway.toml]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The given file, or the first default that exists, or else the last one.
+    fn path(self) -> PathBuf {
+        let [local, installed] = DEFAULT_CONFIGS.map(PathBuf::from);
+        self.config.unwrap_or_else(|| if local.exists() { local } else { installed })
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway
     Run {
-        /// Configuration file
-        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
-        config: PathBuf,
-        /// Take over the listening sockets of the running process, which finishes its requests and exits
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Take over the listening sockets of the running process, which finishes its requests and
+        /// exits
         #[arg(long)]
         upgrade: bool,
     },
-    /// Run the gateway on 127.0.0.1:8080 in front of a bundled sandbox of the API, without network access
+    /// Run the gateway on 127.0.0.1:8080 in front of a bundled sandbox of the API, without network
+    /// access
     Demo {
-        /// Run N gateways that share one Redis, on free ports; redis-server is started if it is installed
+        /// Address of the gateway; the other listeners then use free ports
+        #[arg(long, value_name = "ADDR", value_parser = config::parse_listen_address)]
+        listen: Option<SocketAddr>,
+        /// Run N gateways (2 to 9) with one Redis, on free ports; requires redis-server
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
+        #[arg(conflicts_with = "listen")]
         fleet: Option<u8>,
     },
     /// Run only the sandbox of the API
     Sandbox {
         /// Address to listen on
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+        #[arg(value_parser = config::parse_listen_address)]
         listen: SocketAddr,
         /// Delay of each response in milliseconds
         #[arg(long, value_name = "MS", default_value_t = 0)]
@@ -69,20 +101,25 @@ enum Command {
     },
     /// Validate a configuration file, or explain what it does
     Check {
-        /// Configuration file
-        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
         /// Describe what is cached, redacted, forwarded and limited
         #[arg(long)]
         explain: bool,
+        /// Also test DNS, connection, TLS and token validation of the API, and the listening
+        /// addresses
+        #[arg(long)]
+        connect: bool,
+        /// List the keys whose values differ in the file OTHER, and whether a reload applies them
+        #[arg(long, value_name = "OTHER", conflicts_with_all = ["explain", "connect"])]
+        diff: Option<PathBuf>,
     },
     /// Redact a JSON document from standard input as the gateway would
     Redact {
-        /// Configuration file
-        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
-        config: PathBuf,
-        /// Access level of the reader, such as VIEWER
-        #[arg(long, value_name = "ROLE")]
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Access level of the reader
+        #[arg(long, value_name = "LEVEL", value_parser = access_level_parser())]
         role: AccessLevel,
     },
     /// Print the JSON Schema of the configuration, or its reference
@@ -93,9 +130,8 @@ enum Command {
     },
     /// Check whether the gateway that runs with a configuration is ready
     Healthcheck {
-        /// Configuration file
-        #[arg(short, long, value_name = "FILE", default_value = "config/gateway.toml")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
     },
     /// Print shell completions
     Completions {
@@ -105,183 +141,182 @@ enum Command {
     },
     /// Print the manual page
     Man,
+    /// Run a program that ends with the process PARENT
+    #[command(hide = true)]
+    WithParent { parent: u32, program: OsString, arguments: Vec<OsString> },
+    /// Remove a directory when standard input ends
+    #[command(hide = true)]
+    RemoveAtEnd { directory: PathBuf },
+}
+
+/// Lists the access levels in the help and in errors.
+fn access_level_parser() -> impl clap::builder::TypedValueParser<Value = AccessLevel> {
+    PossibleValuesParser::new(AccessLevel::ALL.map(AccessLevel::as_str)).try_map(|level| level.parse::<AccessLevel>())
 }
 
 /// The exit code and the message of a failed command.
-struct Ending(u8, String);
+struct CommandError {
+    exit_code: u8,
+    message: String,
+}
 
-impl Ending {
-    fn failed(what: impl fmt::Display) -> Self {
-        Ending(FAILED, format!("telecomx-gateway: {what}"))
+impl CommandError {
+    fn failure(cause: impl fmt::Display) -> Self {
+        CommandError { exit_code: EXIT_FAILURE, message: format!("telecomx-gateway: {cause}") }
     }
 
-    fn configuration(what: impl fmt::Display) -> Self {
-        Ending(CONFIGURATION, what.to_string())
+    fn config(problems: impl fmt::Display) -> Self {
+        CommandError { exit_code: EXIT_CONFIG, message: problems.to_string() }
     }
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command of the command line.
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let code = if error.use_stderr() { USAGE } else { 0 };
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
             // The reader may have closed the pipe.
             let _ = error.print();
             return code.into();
         }
     };
     crypto::install_provider();
-    let ended = obey(arguments.command);
+    let result = execute(arguments.command);
     // Log lines precede the error message.
     telemetry::flush();
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Ending(code, message)) => {
+        Err(CommandError { exit_code, message }) => {
             let _ = writeln!(std::io::stderr(), "{message}");
-            code.into()
+            exit_code.into()
         }
     }
 }
 
-fn obey(command: Command) -> Result<(), Ending> {
+fn execute(command: Command) -> Result<(), CommandError> {
     match command {
         Command::Run { config, upgrade } => {
-            process::ignore_signals_until_serving().map_err(Ending::failed)?;
-            let loaded = load(&config)?;
-            let start = if upgrade { Start::Upgrade } else { Start::Fresh };
-            serve(loaded, Box::new(move || load(&config).map_err(|Ending(_, problems)| problems)), start)
+            process::ignore_signals_until_serving().map_err(CommandError::failure)?;
+            run_gateway(config.path(), if upgrade { Start::Upgrade } else { Start::Fresh })
         }
-        Command::Demo { fleet: None } => demo(),
-        Command::Demo { fleet: Some(size) } => fleet::run(size.into()),
-        Command::Sandbox { listen, latency } => {
-            let options = sandbox::Options { latency: Duration::from_millis(latency), ..sandbox::Options::default() };
-            let (serving, address) = open_sandbox(listen, options)?;
-            say(format_args!("sandbox of the API on http://{address}/ (GET it for help)"))?;
-            serving.join().map_err(|_| Ending::failed("the sandbox stopped"))?.map_err(Ending::failed)
+        Command::Demo { listen, fleet: None } => demo::run(listen),
+        Command::Demo { fleet: Some(size), .. } => demo_cluster::run(size.into()),
+        Command::Sandbox { listen, latency } => run_sandbox(listen, Duration::from_millis(latency)),
+        Command::Check { config, diff: Some(other), .. } => check::diff(&config.path(), &other),
+        Command::Check { config, explain, connect, diff: None } => {
+            check::run(&config.path(), check::Options { explain, connect })
         }
-        Command::Check { config, explain } => {
-            let loaded = load(&config)?;
-            server::check(&loaded).map_err(Ending::configuration)?;
-            for warning in server::warnings(&loaded) {
-                // On standard error, so that scripts read only the result.
-                let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", config.display());
-            }
-            if explain {
-                say(config::explain(&loaded).trim_end())
-            } else {
-                say(format_args!("{}: ok", config.display()))
-            }
-        }
-        Command::Redact { config, role } => redact_input(&load(&config)?, role),
-        Command::Schema { markdown: true } => say(config::reference().trim_end()),
+        Command::Redact { config, role } => redact_input(&load(&config.path())?.config, role),
+        Command::Schema { markdown: true } => print_line(config::reference().trim_end()),
         Command::Schema { markdown: false } => {
-            let schema = serde_json::to_string_pretty(&config::schema()).map_err(Ending::failed)?;
-            say(schema)
+            let schema = serde_json::to_string_pretty(&config::schema());
+            print_line(schema.map_err(CommandError::failure)?)
         }
-        Command::Healthcheck { config } => health::ask(load(&config)?.admin.listen).map_err(Ending::failed),
-        Command::Completions { shell } => say(pages::completions(shell, Arguments::command()).trim_end()),
-        Command::Man => say(pages::manual(Arguments::command()).trim_end()),
+        Command::Healthcheck { config } => {
+            let admin = load(&config.path())?.config.admin.listen;
+            healthcheck::check(admin).map_err(CommandError::failure)
+        }
+        Command::Completions { shell } => print_line(completions::completions(shell, Arguments::command()).trim_end()),
+        Command::Man => print_line(manual_page::manual_page(Arguments::command()).trim_end()),
+        Command::WithParent { parent, program, arguments } => {
+            Err(CommandError::failure(parent_death::exec(parent, &program, &arguments)))
+        }
+        Command::RemoveAtEnd { directory } => {
+            parent_death::remove_at_end(&directory);
+            Ok(())
+        }
     }
 }
 
-/// Writes lines to standard output. A reader that closed the pipe is not an error.
-fn say(what: impl fmt::Display) -> Result<(), Ending> {
-    match writeln!(std::io::stdout().lock(), "{what}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Ending::failed(error)),
+/// Writes to standard output. A reader that closed the pipe is not an error.
+fn print_line(text: impl fmt::Display) -> Result<(), CommandError> {
+    let mut output = std::io::stdout().lock();
+    match writeln!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::failure(error)),
         _ => Ok(()),
     }
 }
 
-fn load(path: &Path) -> Result<Config, Ending> {
-    config::load(
-        path,
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-    )
-    .map_err(Ending::configuration)
+fn load(path: &Path) -> Result<Loaded, CommandError> {
+    config::load(path, std::env::vars_os()).map_err(CommandError::config)
 }
 
-fn serve(config: Config, source: Source, start: Start) -> Result<(), Ending> {
-    let metrics = Arc::new(Metrics::new().map_err(Ending::failed)?);
-    let levels = telemetry::install(&config.log, &metrics).map_err(Ending::failed)?;
-    server::run(config, source, Telemetry { levels, metrics }, start).map_err(|error| match error {
-        StartError::Configuration(what) => Ending::configuration(what),
-        StartError::Environment(what) => Ending::failed(what),
+fn run_gateway(path: PathBuf, start: Start) -> Result<(), CommandError> {
+    let loaded = load(&path)?;
+    let config = loaded.config.clone();
+    let file = path.clone();
+    let source: Source = Box::new(move || load(&path).map(|loaded| loaded.config).map_err(|error| error.message));
+    let telemetry = install_telemetry(&config)?;
+    let variables: Vec<&str> = loaded.overrides.iter().map(|setting| setting.key).collect();
+    // The source of each setting: a variable of an image may override the file that an operator
+    // mounted.
+    tracing::info!(
+        file = %file.display(),
+        keys_from_variables = variables.join(", "),
+        "read the configuration"
+    );
+    let located =
+        |problems: &str| -> String { problems.lines().map(|line| loaded.locate(line)).collect::<Vec<_>>().join("\n") };
+    server::run(config, source, telemetry, start, None).map_err(|error| match error {
+        StartError::Configuration(problems) => CommandError::config(located(&problems)),
+        StartError::Environment(cause) => CommandError::failure(cause),
     })
 }
 
-fn redact_input(config: &Config, role: AccessLevel) -> Result<(), Ending> {
-    let policy = Policy::compile(&config.redaction.rules()).map_err(|errors| {
-        Ending::configuration(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
-    let mut document = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut document).map_err(Ending::failed)?;
-    let redacted = redact(&policy, role, document.into())
-        .map_err(|refusal| Ending::failed(format_args!("cannot redact the document safely: {refusal}")))?;
-    let mut output = std::io::stdout().lock();
-    output.write_all(redacted.bytes()).and_then(|()| output.write_all(b"\n")).map_err(Ending::failed)
+fn install_telemetry(config: &Config) -> Result<Telemetry, CommandError> {
+    let metrics = Arc::new(Metrics::new().map_err(CommandError::failure)?);
+    let levels = telemetry::install(&config.log, &metrics).map_err(CommandError::failure)?;
+    Ok(Telemetry { levels, metrics })
 }
 
-type Serving = std::thread::JoinHandle<std::io::Result<()>>;
+fn redact_input(config: &Config, level: AccessLevel) -> Result<(), CommandError> {
+    let policy = Policy::compile(&config.redaction.rules()).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        CommandError::config(lines.join("\n"))
+    })?;
+    let mut document = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut document).map_err(CommandError::failure)?;
+    let redacted = redact(&policy, level, document.into())
+        .map_err(|refusal| CommandError::failure(format_args!("cannot redact the document safely: {refusal}")))?;
+    let mut output = std::io::stdout().lock();
+    let written = output.write_all(redacted.bytes()).and_then(|()| output.write_all(b"\n"));
+    written.map_err(CommandError::failure)
+}
 
-/// Serves the sandbox in another thread; returns its address.
-fn open_sandbox(address: SocketAddr, options: sandbox::Options) -> Result<(Serving, SocketAddr), Ending> {
-    let busy = |error| Ending::failed(server::cannot_listen(address, &error));
-    let listener = std::net::TcpListener::bind(address).map_err(busy)?;
-    listener.set_nonblocking(true).map_err(busy)?;
-    let address = listener.local_addr().map_err(busy)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(Ending::failed)?;
-    let serving = std::thread::spawn(move || {
+fn run_sandbox(listen: SocketAddr, latency: Duration) -> Result<(), CommandError> {
+    let options = sandbox::Options { latency, ..sandbox::Options::default() };
+    let (listener, address) = bind_sandbox(listen)?;
+    let serving = serve_sandbox(listener, options)?;
+    print_line(format_args!("sandbox of the API on http://{address}/ (GET it for help)"))?;
+    let result = serving.join().map_err(|_| CommandError::failure("the sandbox stopped"))?;
+    result.map_err(CommandError::failure)
+}
+
+type SandboxThread = std::thread::JoinHandle<std::io::Result<()>>;
+
+fn bind_sandbox(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), CommandError> {
+    let failure = |error| CommandError::failure(server::cannot_listen(address, &error));
+    let listener = std::net::TcpListener::bind(address).map_err(failure)?;
+    listener.set_nonblocking(true).map_err(failure)?;
+    let address = listener.local_addr().map_err(failure)?;
+    Ok((listener, address))
+}
+
+/// Serves the sandbox in another thread.
+fn serve_sandbox(listener: std::net::TcpListener, options: sandbox::Options) -> Result<SandboxThread, CommandError> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().map_err(CommandError::failure)?;
+    Ok(std::thread::spawn(move || {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             Sandbox::new(options).serve(listener).await
         })
-    });
-    Ok((serving, address))
+    }))
 }
 
-fn demo() -> Result<(), Ending> {
-    let parse = || config::parse(DEMO_NAME, DEMO, []).map_err(|problems| problems.to_string());
-    let config = parse().map_err(Ending::configuration)?;
-    let url = config.upstream.urls.first().ok_or_else(|| Ending::failed("the demo has no upstream.url"))?;
-    let upstream = SocketAddr::new(url.host.parse().map_err(Ending::failed)?, url.port);
-    let (_serving, _) = open_sandbox(upstream, sandbox::Options::default())?;
-    say(demo_lines(&config))?;
-    serve(config, Box::new(parse), Start::Fresh)
-}
-
-/// Commands to paste into another terminal.
-fn demo_lines(config: &Config) -> String {
-    let address = config.server.listen.first().map(ToString::to_string).unwrap_or_default();
-    let (admin, customer) = (config.admin.listen, sandbox::DEMO_CUSTOMER);
-    let name = format!("http://{address}/customer/{customer}/name");
-    let token = |level: AccessLevel| {
-        sandbox::demo_callers().iter().find(|caller| caller.role == level).map_or("", |caller| caller.token)
-    };
-    let curl = |level| format!("curl -si -H 'Authorization: Bearer {}'", token(level));
-    let (viewer, owner) = (curl(AccessLevel::Viewer), curl(AccessLevel::Owner));
-    let (reseller, administrator) = (curl(AccessLevel::Reseller), curl(AccessLevel::Admin));
-    format!(
-        "telecomx-gateway listens on http://{address}/ in front of a sandbox of the API; admin listener: http://{admin}/\n\
-         Try in another terminal:\n\n\
-         # VIEWER: a miss, then a hit; both without secrets\n\
-         {viewer} {name}\n\
-         {viewer} {name}\n\n\
-         # with the entity tag of the response: 304\n\
-         {viewer} -H \"If-None-Match: $({viewer} {name} | tr -d '\\r' | sed -n 's/^etag: //Ip')\" {name}\n\n\
-         # RESELLER: the bytes of the API, cached separately\n\
-         {reseller} {name}\n\n\
-         # ADMIN\n\
-         {administrator} {name}\n\n\
-         # OWNER: an update is forwarded and invalidates the cache; VIEWER: a miss again\n\
-         {owner} -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' http://{address}/customer/{customer}\n\
-         {viewer} {name}\n\n\
-         # no token: 401 in the format of the API\n\
-         curl -si {name}\n\n\
-         # operators: status page http://{admin}/, metrics, statistics, and a purge of one customer\n\
-         curl -s http://{admin}/metrics | grep '^telecomx_gateway_requests_total'\n\
-         curl -s http://{admin}/stats\n\
-         curl -si -X DELETE http://{admin}/cache/customers/{customer}\n"
-    )
+/// The token of the demo caller with this access level.
+fn demo_token(level: AccessLevel) -> &'static str {
+    let mut callers = sandbox::demo_callers().iter();
+    callers.find(|caller| caller.access_level == level).map_or("", |caller| caller.token)
 }

@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use config::{Config, Place, Problems, explain, parse};
+use config::{Config, Location, Problems, explain, parse};
 use libfuzzer_sys::fuzz_target;
 use redact::Policy;
 use telecomx_api::PathPattern;
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn use_all(config: &Config) {
-    assert!(!explain(config).is_empty());
+    assert!(!explain(config, &[]).is_empty());
     let Ok(policy) = Policy::compile(&config.redaction.rules()) else { panic!("its rules cannot be used") };
     for rule in &config.forward.redact {
         assert!(policy.for_forward(&rule.secret_names, true).is_ok());
@@ -43,15 +43,15 @@ fn inspect(text: &str, problems: &Problems) {
     assert!(problems.iter().len() > 0);
     let lines: Vec<&str> = text.split('\n').collect();
     for problem in problems.iter() {
-        assert!(!problem.wrong.is_empty() && problem.to_string().starts_with('f'));
-        match &problem.place {
-            Place::File { file } => assert_eq!(file, "f"),
-            Place::Line { file, line, column } => {
+        assert!(!problem.cause.is_empty() && problem.to_string().starts_with('f'));
+        match &problem.location {
+            Location::File { file } => assert_eq!(file, "f"),
+            Location::Line { file, line, column } => {
                 assert_eq!(file, "f");
                 let characters = lines[line.checked_sub(1).expect("lines count from 1")].chars().count();
                 assert!((1..=characters + 1).contains(column), "line {line} has no column {column}");
             }
-            Place::Variable { name } => panic!("there is no variable {name}"),
+            Location::Variable { name } => panic!("there is no variable {name}"),
         }
     }
 }

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::reply_limit::{LimitedStream, TOO_LARGE};
 use crate::clock;
-use crate::config::{self, RedisPlace, RedisUrl};
+use crate::config::{self, RedisEndpoint, RedisUrl};
 use crate::crypto;
 use crate::secret_file::{SecretFileError, SecretText};
 use crate::upstream::{Breaker, Circuit, Outcome};
@@ -152,8 +152,8 @@ impl Connector {
     /// # Errors
     /// A file that the configuration names cannot be used.
     pub fn new(config: &config::Cluster) -> Result<Self, ConnectorError> {
-        let tls = match &config.url.place {
-            RedisPlace::Host { tls: true, host, .. } => Some(Tls::new(host, config.ca_file.as_deref())?),
+        let tls = match &config.url.endpoint {
+            RedisEndpoint::Host { tls: true, host, .. } => Some(Tls::new(host, config.ca_file.as_deref())?),
             _ => None,
         };
         let connector = Connector {
@@ -193,9 +193,11 @@ impl Connector {
 
     async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
         let unreachable = |error: io::Error| RedisError::Unreachable(error.to_string());
-        match (&self.url.place, &self.tls) {
-            (RedisPlace::Socket(path), _) => self.log_in(UnixStream::connect(path).await.map_err(unreachable)?).await,
-            (RedisPlace::Host { host, port, .. }, tls) => {
+        match (&self.url.endpoint, &self.tls) {
+            (RedisEndpoint::Socket(path), _) => {
+                self.log_in(UnixStream::connect(path).await.map_err(unreachable)?).await
+            }
+            (RedisEndpoint::Host { host, port, .. }, tls) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
                 stream.set_nodelay(true).map_err(unreachable)?;
                 let Some(Tls { connector, server }) = tls else { return self.log_in(stream).await };

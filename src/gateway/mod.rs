@@ -72,7 +72,7 @@ impl<T: Transport> Gateway<T> {
         };
         let identities = Identities::new(&config.identity, deps);
         let shared = SharedState {
-            cache: Arc::new(Cache::new(config.cache.max_bytes, config.cache.longest(), on_eviction)),
+            cache: Arc::new(Cache::new(config.cache.max_bytes, config.cache.max_lifetime(), on_eviction)),
             identities: Arc::new(identities),
             metrics,
             generations,

@@ -1,26 +1,29 @@
-//! A stand-in for the TelecomX API inside the binary: good enough to develop a frontend against without a network.
+//! A stand-in for the TelecomX API in the binary, with which a frontend can be developed without a
+//! network.
 //!
-//! What it is for: `telecomx-gateway sandbox` serves it alone, `telecomx-gateway demo` serves it behind the gateway. It
-//! answers the endpoints that the gateway knows about, in the API's own shapes, from made-up data that is the same at
-//! every start. Like the API, it gives every caller who may see a customer that customer's integration secrets: taking
-//! them out is the gateway's business, and a sandbox that did it too would hide a gateway that does not.
+//! `telecomx-gateway sandbox` serves it alone, `telecomx-gateway demo` serves it behind the
+//! gateway. It serves the endpoints that the gateway knows, in the API's shapes, from fictional
+//! data that is the same at each start. Like the API it does not redact: every caller who may see a
+//! customer receives its integration secrets. A sandbox that redacted would hide a gateway that
+//! does not.
 //!
-//! What it refuses: to keep anything. All state is in memory and bounded; a restart brings back the first state, the
-//! demo callers' tokens included (a logout ends them, as it ends every token of an employee). It takes the word of
-//! `X-Forwarded-For` and has passwords that anybody can read here, so it belongs on a loopback address.
+//! State is in memory and bounded, and a restart restores the initial state, the tokens of the demo
+//! callers included (a logout ends them, like every token of an employee). The sandbox trusts
+//! `X-Forwarded-For` and its passwords are public, so it belongs on a loopback address.
 //!
-//! Rooms: `data` (who and what there is), `state` (a request in, an answer out; no socket, the clock is an argument),
-//! `http` (the glue to hyper).
+//! `data`: the initial data. `state`: requests to responses, without sockets, with the time as an
+//! argument. `http`: hyper.
 
-mod answer;
 mod auth;
-mod changelog;
+mod change_log;
 mod changes;
+mod cors;
 mod customers;
 mod data;
 mod employees;
 mod http;
-mod received;
+mod request;
+mod response;
 mod session;
 mod state;
 
@@ -34,13 +37,14 @@ use parking_lot::Mutex;
 
 pub use data::{DEMO_CUSTOMER, DemoCaller, FOREIGN_CUSTOMER, OTHER_CUSTOMER, demo_callers};
 
-/// How the sandbox behaves.
+/// Options of the sandbox.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Added to every answer, to see what a slow API does to a frontend. Zero unless set.
+    /// Delay of each response, to see how a frontend behaves with a slow API.
     pub latency: Duration,
-    /// How long a login lasts after its last protected call, when the login asks for no other time. The API's 15
-    /// minutes unless set; shorter to see what a frontend does when its session ends.
+    /// Lifetime of a session after its last protected request, if the login does not set another.
+    /// Default: the API's 15 minutes. Shorten it to see how a frontend behaves when its session
+    /// ends.
     pub session: Duration,
 }
 
@@ -50,16 +54,16 @@ impl Default for Options {
     }
 }
 
-/// The sandbox and everything in it. One value may serve several listeners; they share its state.
+/// The sandbox. One value may serve several listeners, which share its state.
 pub struct Sandbox {
     latency: Duration,
     state: Mutex<state::State>,
 }
 
 impl Sandbox {
-    /// A sandbox in its first state.
+    /// Creates a sandbox in its initial state.
     pub fn new(options: Options) -> Arc<Self> {
         let Options { latency, session } = options;
-        Arc::new(Sandbox { latency, state: Mutex::new(state::State::new(data::World::first(), session)) })
+        Arc::new(Sandbox { latency, state: Mutex::new(state::State::new(data::Dataset::initial(), session)) })
     }
 }

@@ -178,7 +178,7 @@ impl Admin {
             Resource::Metrics => self.metrics(requester),
             Resource::Stats => json_response(StatusCode::OK, &self.stats()),
             Resource::History => json_response(StatusCode::OK, &self.history()),
-            Resource::Config => response(StatusCode::OK, TEXT, config::explain(&self.active.load().config)),
+            Resource::Config => response(StatusCode::OK, TEXT, config::explain(&self.active.load().config, &[])),
             Resource::Cache => self.purge(Ok(Scope::All), json!("all"), requester),
             Resource::Customer(id) => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);

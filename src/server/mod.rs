@@ -31,5 +31,5 @@ mod request_head_oracle;
 pub use listener::cannot_listen;
 pub use reload::Source;
 pub use secrets::warnings;
-pub use start::{Start, Telemetry, check, run};
+pub use start::{Addresses, ListeningHook, Start, Telemetry, check, run};
 pub use start_error::StartError;

@@ -112,6 +112,7 @@ impl Reloader {
                 restart.extend(FileDigests::of_start_files(&self.started).changed_since(&self.start_files));
                 self.parts.levels.set(new.log.level);
                 descriptors::warn_if_low(&new.server);
+                log_warnings(&new);
                 let policy = state.gateway.policy_id();
                 self.active.store(state);
                 // A reload that another gateway requested must not be announced again.
@@ -134,6 +135,13 @@ impl Reloader {
                 Err(problems)
             }
         }
+    }
+}
+
+/// Logs the dangerous settings of a configuration, each once.
+pub(super) fn log_warnings(config: &Config) {
+    for config::Warning { key, cause, remedy } in config::warnings(config) {
+        tracing::warn!(key, cause, remedy, "dangerous setting");
     }
 }
 

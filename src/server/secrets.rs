@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::config::{self, Config, RedisPlace};
+use crate::config::{self, Config, RedisEndpoint};
 
 /// Folders in which the service manager or the container runtime decides on the access.
 const MANAGED: [&str; 2] = ["/run/secrets", "/run/credentials"];
@@ -44,7 +44,7 @@ fn readable_by_others(key: &str, file: &Path) -> Option<String> {
 fn plain_password(config: &Config) -> Option<String> {
     let cluster = config.cluster.as_ref()?;
     cluster.password_file.as_ref()?;
-    let RedisPlace::Host { tls: false, host, .. } = &cluster.url.place else { return None };
+    let RedisEndpoint::Host { tls: false, host, .. } = &cluster.url.endpoint else { return None };
     let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
     (!loopback).then(|| format!("cluster.url: the password is sent to {host} in cleartext; use rediss:// (TLS)"))
 }

@@ -19,7 +19,7 @@ use super::listener::{Acceptor, ListenerGroup, ListenerService, Sockets};
 use super::listener_kind::ListenerKind;
 use super::load_metrics::LoadMetrics;
 use super::random_ids::RandomIds;
-use super::reload::{ReloadedParts, Reloader, Source};
+use super::reload::{ReloadedParts, Reloader, Source, log_warnings};
 use super::secrets;
 use super::signal_actions::GatewaySignals;
 use super::start_error::StartError;
@@ -93,7 +93,13 @@ pub enum Start {
     Fresh,
     /// The running process hands its sockets over, and exits.
     Upgrade,
+    /// The process binds its own sockets and never hands them over.
+    Standalone,
 }
+
+/// A function that runs when all listeners are bound, so that connections are accepted or queued.
+/// Its error ends the start.
+pub type ListeningHook = Box<dyn FnOnce(&Addresses) -> Result<(), String>>;
 
 /// The log and the metrics of the process.
 pub struct Telemetry {
@@ -106,7 +112,13 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// A listener, a certificate or a trust anchor cannot be used, or no process hands its sockets over.
-pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -> Result<(), StartError> {
+pub fn run(
+    config: Config,
+    source: Source,
+    telemetry: Telemetry,
+    start: Start,
+    on_listening: Option<ListeningHook>,
+) -> Result<(), StartError> {
     let started = clock::now();
     let Telemetry { levels, metrics } = telemetry;
     descriptors::raise_limit();
@@ -123,6 +135,7 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     for warning in secrets::warnings(&config) {
         tracing::warn!(warning, "insecure handling of a secret");
     }
+    log_warnings(&config);
     let tls = match &config.server.tls {
         Some(files) => {
             let tickets = member.as_ref().map(ClusterMember::ticket_keys);
@@ -163,6 +176,9 @@ pub fn run(config: Config, source: Source, telemetry: Telemetry, start: Start) -
     }
     let status = status_line(&config, &addresses);
     listeners.take_serving_lock(&active)?;
+    if let Some(hook) = on_listening {
+        hook(&addresses).map_err(environment)?;
+    }
     let process = active.process.clone();
     server.run(RunArgs {
         shutdown_signal: Box::new(SignalWatch(GatewaySignals {
@@ -274,6 +290,9 @@ fn follow_changes(mut changes: PredecessorChanges, active: Arc<ActiveState>) -> 
 /// Opens the meeting point with a successor. If the environment names it and it cannot be used,
 /// only upgrades are unavailable.
 fn upgrade_socket(config: &Config, start: Start) -> Result<Option<Arc<UpgradeSocket>>, StartError> {
+    if start == Start::Standalone {
+        return Ok(None);
+    }
     let is_configured = config.server.upgrade_socket.is_some();
     match UpgradeSocket::find(config) {
         Ok(None) if start == Start::Upgrade => Err(StartError::Configuration(
@@ -358,10 +377,11 @@ fn admin_service(
 }
 
 /// The addresses of the listeners, with the assigned port where the configuration has port 0.
-struct Addresses {
-    plain: Vec<SocketAddr>,
-    tls: Vec<SocketAddr>,
-    admin: SocketAddr,
+pub struct Addresses {
+    /// Cleartext listeners for clients.
+    pub plain: Vec<SocketAddr>,
+    pub tls: Vec<SocketAddr>,
+    pub admin: SocketAddr,
 }
 
 impl Addresses {

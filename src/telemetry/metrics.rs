@@ -381,7 +381,7 @@ impl Metrics {
             Opts::new(format!("{PREFIX}build_info"), "Version of the running gateway; always 1."),
             &["version", "revision"],
         )?)?;
-        let revision = option_env!("TELECOMX_GATEWAY_REVISION").unwrap_or("unknown");
+        let revision = env!("TELECOMX_GATEWAY_REVISION");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
         metrics.register(ProcessMetrics::new()?)?;
         metrics.set_reload_applied();

@@ -31,7 +31,7 @@ pub use exchange::{Event, Exchange};
 pub use fair_queue::QueueKey;
 pub use gateway_core::breaker::{Breaker, Circuit, Outcome};
 pub use metrics::AddressMetrics;
-pub use tls::{TlsFailure, check_files};
+pub use tls::{TlsFailure, check_files, client_config};
 pub use transport::{Connections, STALE_CONNECTIONS_MAX};
 
 use crate::api::ApiError;

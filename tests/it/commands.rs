@@ -46,9 +46,13 @@ fn every_help_fits_80_by_24() {
 
 #[test]
 fn version_is_one_line() {
-    for option in ["-V", "--version"] {
-        assert_eq!(said(&[option]), format!("telecomx-gateway {}\n", env!("CARGO_PKG_VERSION")));
-    }
+    let number = format!("telecomx-gateway {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(said(&["-V"]), format!("{number}\n"));
+    let version = said(&["--version"]);
+    let rest = version.strip_prefix(&number).expect("the number").trim_end();
+    let features = if cfg!(feature = "otlp") { "otlp" } else { "none" };
+    assert!(rest.starts_with(" (commit ") && !rest.contains('\n'), "{version}");
+    assert!(rest.ends_with(&format!(", features: {features}, allocator: mimalloc)")), "{version}");
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     let client = gateway.client();
     let path = format!("/customer/{}/name", sandbox::DEMO_CUSTOMER);
     let callers = sandbox::demo_callers();
-    let caller = callers.iter().find(|caller| caller.role.as_str() == "VIEWER").expect("a viewer");
+    let caller = callers.iter().find(|caller| caller.access_level.as_str() == "VIEWER").expect("a viewer");
     for _ in 0..5 {
         client.get(&path).bearer(caller.token).send().assert_status(200);
     }

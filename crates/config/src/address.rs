@@ -1,109 +1,141 @@
-//! Addresses as the operator writes them: of the API, of listeners, of networks, of web origins. Each is read here once,
-//! into its own type, and what is not quite one is refused with the spelling that was probably meant.
+//! Addresses: of the API, of Redis, of listeners, networks and web origins. Each is parsed once,
+//! into its own type. A fault shows the spelling that was probably meant.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::problem::Wrong;
-use super::{RedisPlace, RedisUrl, UpstreamUrl};
+use super::diagnostic::Fault;
+use super::model::{RedisEndpoint, RedisUrl, UpstreamUrl};
 
-/// Reads `https://host` or `http://host:port`. A path, a query, a fragment or user information is refused: the gateway
-/// adds none to a request, so they would be lost silently. The text is never repeated in the error: it may hold a password.
-pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Wrong> {
-    const RIGHT: &str = r#"for example "https://api.telecomx.dk""#;
+/// Reads `https://host` or `http://host:port`. A path, a query, a fragment or user information is
+/// refused: the gateway would ignore it. The text is not repeated in the error, because it may hold
+/// a password.
+pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Fault> {
+    const EXAMPLE: &str = r#"for example "https://api.telecomx.dk""#;
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("the URL has no scheme", RIGHT));
+        return Err(Fault::new("the URL has no scheme", EXAMPLE));
     };
+    let mut faults = UrlFaults::default();
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "https" => true,
         "http" => false,
-        _ => return Err(Wrong::new("unsupported scheme", format!("expected https or http, {RIGHT}"))),
+        _ => {
+            faults.add("unsupported scheme", "expected https or http");
+            true
+        }
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
-    let extra = if authority.contains('@') {
-        "user information"
-    } else if path.contains('#') {
-        "a fragment"
-    } else if path.contains('?') {
-        "a query"
-    } else if !matches!(path, "" | "/") {
-        "a path"
-    } else {
-        ""
-    };
-    if !extra.is_empty() {
-        return Err(Wrong::new(
-            format!("the URL contains {extra}"),
-            format!("expected only scheme, host and port, {RIGHT}"),
-        ));
+    let extras = [
+        ("user information", authority.contains('@')),
+        ("a fragment", path.contains('#')),
+        ("a query", path.split('#').next().is_some_and(|path| path.contains('?'))),
+        ("a path", !matches!(path.split(['?', '#']).next(), Some("" | "/"))),
+    ];
+    for (extra, _) in extras.iter().filter(|(_, is_present)| *is_present) {
+        faults.add(&format!("the URL contains {extra}"), "expected only scheme, host and port");
     }
-    let (host, port) = split_port(authority);
+    let (host, port) = split_port(authority.rsplit('@').next().unwrap_or(authority));
     let port = match port {
-        None => {
-            if tls {
-                443
-            } else {
-                80
-            }
-        }
-        Some(port) => {
-            parse_port(port).ok_or_else(|| Wrong::new("invalid port", format!("expected 1 to 65535, {RIGHT}")))?
-        }
+        None if tls => Some(443),
+        None => Some(80),
+        Some(port) => parse_port(port),
     };
+    if port.is_none() {
+        faults.add("invalid port", "expected 1 to 65535");
+    }
     let is_absolute = host.ends_with('.') && !host.ends_with("..");
     let parsed = parse_host(host.strip_suffix('.').filter(|_| is_absolute).unwrap_or(host));
-    // Only a name can be absolute: an address behind which a dot was written is neither.
-    let Some(host) = parsed.filter(|host| !is_absolute || host.parse::<IpAddr>().is_err()) else {
-        return Err(Wrong::new("invalid host", format!("expected a DNS name or an IP address, {RIGHT}")));
-    };
-    Ok(UpstreamUrl { tls, host, is_absolute, port })
+    // Only a name can be absolute: an address followed by a dot is invalid.
+    let host = parsed.filter(|host| !is_absolute || host.parse::<IpAddr>().is_err());
+    if host.is_none() {
+        faults.add("invalid host", "expected a DNS name or an IP address");
+    }
+    match (host, port) {
+        (Some(host), Some(port)) if faults.is_empty() => Ok(UpstreamUrl { tls, host, is_absolute, port }),
+        _ => Err(faults.into_fault(EXAMPLE)),
+    }
 }
 
-/// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. Names and passwords have keys of their own:
-/// the text is never repeated in the error, since it may hold one.
-pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
-    const RIGHT: &str =
+/// The faults of a URL, reported together.
+#[derive(Default)]
+struct UrlFaults {
+    causes: Vec<String>,
+    remedies: Vec<&'static str>,
+}
+
+impl UrlFaults {
+    fn add(&mut self, cause: &str, remedy: &'static str) {
+        self.causes.push(cause.to_owned());
+        if !self.remedies.contains(&remedy) {
+            self.remedies.push(remedy);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+
+    fn into_fault(self, example: &'static str) -> Fault {
+        let remedies = self.remedies.into_iter().chain([example]).collect::<Vec<_>>().join(", ");
+        Fault::new(self.causes.join(", "), remedies)
+    }
+}
+
+/// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. User name and
+/// password are keys of their own. The text is not repeated in the error, because it may hold them.
+pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Fault> {
+    const EXAMPLE: &str =
         r#"for example "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("the URL has no scheme", RIGHT));
+        return Err(Fault::new("the URL has no scheme", EXAMPLE));
     };
+    let mut faults = UrlFaults::default();
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "rediss" => true,
         "redis" => false,
         "unix" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#', '\0']) => {
-            return Ok(RedisUrl { place: RedisPlace::Socket(rest.into()), database: 0 });
+            return Ok(RedisUrl { endpoint: RedisEndpoint::Socket(rest.into()), database: 0 });
         }
-        "unix" => return Err(Wrong::new("the socket is not an absolute path", RIGHT)),
-        _ => return Err(Wrong::new("unsupported scheme", format!("expected redis, rediss or unix, {RIGHT}"))),
+        "unix" => return Err(Fault::new("the socket is not an absolute path", EXAMPLE)),
+        _ => {
+            faults.add("unsupported scheme", "expected redis, rediss or unix");
+            true
+        }
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        let right = "set cluster.username and cluster.password_file instead";
-        return Err(Wrong::new("the URL contains user information", right));
+        faults.add("the URL contains user information", "set cluster.username and cluster.password_file instead");
     }
     let database = match path.strip_prefix('/').unwrap_or(path) {
         "" => Some(0),
         digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
         _ => None,
     };
-    let Some(database) = database else {
-        return Err(Wrong::new("invalid database number", RIGHT));
-    };
-    let (host, port) = split_port(authority);
-    let Some(port) = port.map_or(Some(REDIS_PORT), parse_port) else {
-        return Err(Wrong::new("invalid port", format!("expected 1 to 65535, {RIGHT}")));
-    };
-    let Some(host) = parse_host(host) else {
-        return Err(Wrong::new("invalid host", format!("expected a DNS name or an IP address, {RIGHT}")));
-    };
-    Ok(RedisUrl { place: RedisPlace::Host { tls, host, port }, database })
+    if database.is_none() {
+        faults.add("invalid database number", "expected a number after the slash");
+    }
+    let (host, port) = split_port(authority.rsplit('@').next().unwrap_or(authority));
+    let port = port.map_or(Some(REDIS_PORT), parse_port);
+    if port.is_none() {
+        faults.add("invalid port", "expected 1 to 65535");
+    }
+    let host = parse_host(host);
+    if host.is_none() {
+        faults.add("invalid host", "expected a DNS name or an IP address");
+    }
+    match (host, port, database) {
+        (Some(host), Some(port), Some(database)) if faults.is_empty() => {
+            Ok(RedisUrl { endpoint: RedisEndpoint::Host { tls, host, port }, database })
+        }
+        _ => Err(faults.into_fault(EXAMPLE)),
+    }
 }
 
-/// Where a Redis listens if nothing else is said.
+/// The default port of Redis.
 const REDIS_PORT: u16 = 6379;
 
-/// Splits `host:port`; the colons of `[::1]` belong to the host.
+/// Splits `host:port`. The colons of `[::1]` belong to the host.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -116,12 +148,14 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| digits && *port != 0)
 }
 
-/// A DNS name in lower case, an IPv4 address, or an IPv6 address that stood in brackets.
+/// Parses a DNS name, an IPv4 address, or an IPv6 address in brackets. Returns it in lower case
+/// without brackets.
 fn parse_host(text: &str) -> Option<String> {
     if let Some(inner) = text.strip_prefix('[') {
         return inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(|address| address.to_string());
     }
-    // A last label of digits makes it an address for every resolver, so it must be a whole one.
+    // Resolvers read a host whose last label has only digits as an address, so it must be a
+    // complete one.
     if text.rsplit('.').next()?.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse::<Ipv4Addr>().ok().map(|address| address.to_string());
     }
@@ -134,13 +168,13 @@ fn parse_host(text: &str) -> Option<String> {
     (text.len() <= 253 && text.split('.').all(label)).then(|| text.to_ascii_lowercase())
 }
 
-/// Reads an address to listen on: an IP address and a port. Names are refused, since what they mean may change
-/// between two starts. Port 0 lets the system choose.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
+/// Reads the address of a listener: an IP address and a port. Names are refused, because they may
+/// resolve to another address at the next start. With port 0 the system chooses the port.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let (wrong, right) = if let Ok(address) = text.parse::<IpAddr>() {
+    let (cause, example) = if let Ok(address) = text.parse::<IpAddr>() {
         ("the port is missing, or the brackets of IPv6", SocketAddr::new(address, 8080).to_string())
     } else if let Some(port) = parse_port(text) {
         ("the IP address is missing", format!("127.0.0.1:{port}"))
@@ -155,33 +189,35 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
             },
         }
     };
-    Err(Wrong::new(format!("invalid address {text:?}: {wrong}"), format!("for example {right:?}")))
+    Err(Fault::new(format!("invalid address {text:?}: {cause}"), format!("for example {example:?}")))
 }
 
-/// Whether both cannot be bound in one process: the same port, and the same address or one that includes the other.
-/// (`[::]` includes the IPv4 addresses too, as Linux binds it.) Port 0 is another port each time.
+/// Whether two listeners conflict: they have the same port, and the same address or one that
+/// includes the other (on Linux `[::]` includes the IPv4 addresses). Port 0 is a different port
+/// each time.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let includes = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
 }
 
-/// Reads a network (`10.0.0.0/8`) or a single address. An IPv4-mapped one (`::ffff:10.0.0.0/104`) is the IPv4 network,
-/// since addresses of clients are compared in that form.
-pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+/// Reads a network (`10.0.0.0/8`) or a single address. An IPv4-mapped one (`::ffff:10.0.0.0/104`)
+/// becomes the IPv4 network, because client addresses are compared in that form.
+pub(super) fn network(text: &str) -> Result<IpNet, Fault> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address.to_canonical()));
     }
     match text.parse::<IpNet>() {
         Ok(network) if network == network.trunc() => Ok(unmapped(network)),
-        Ok(network) => Err(Wrong::new(
+        Ok(network) => Err(Fault::new(
             format!("{text:?} has bits set after the prefix"),
             format!("expected {:?} or {:?}", network.trunc().to_string(), network.addr().to_string()),
         )),
-        Err(_) => Err(Wrong::new(format!("invalid network {text:?}"), r#"for example "10.0.0.0/8" or "192.0.2.7""#)),
+        Err(_) => Err(Fault::new(format!("invalid network {text:?}"), r#"for example "10.0.0.0/8" or "192.0.2.7""#)),
     }
 }
 
-/// The IPv4 network of an IPv4-mapped one (RFC 4291 section 2.5.5.2); any other as it is.
+/// Returns the IPv4 network of an IPv4-mapped one (RFC 4291 section 2.5.5.2), and any other
+/// unchanged.
 fn unmapped(network: IpNet) -> IpNet {
     /// Length of `::ffff:0:0`, the prefix of mapped addresses.
     const MAPPED: u8 = 96;
@@ -191,9 +227,9 @@ fn unmapped(network: IpNet) -> IpNet {
     unmapped.map_or(network, IpNet::V4)
 }
 
-/// Reads an origin exactly as browsers write it in `Origin` (RFC 6454, section 6.2): `scheme://host[:port]`, lower case,
-/// no trailing slash, no port that is the scheme's own. What a browser never sends would never match.
-pub(super) fn origin(text: &str) -> Result<String, Wrong> {
+/// Reads an origin as browsers send it (RFC 6454 section 6.2): `scheme://host[:port]`, lower case,
+/// no trailing slash, no default port. Other spellings would never match.
+pub(super) fn origin(text: &str) -> Result<String, Fault> {
     if is_origin(text) {
         return Ok(text.to_owned());
     }
@@ -204,7 +240,21 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
         meant = format!("{scheme}://{}", authority.strip_suffix(default_port).unwrap_or(authority));
     }
     let meant = if is_origin(&meant) { meant } else { "https://app.example".to_owned() };
-    Err(Wrong::new(format!("{text:?} is not an origin as browsers send it"), format!("for example {meant:?}")))
+    Err(Fault::new(format!("{text:?} is not an origin as browsers send it"), format!("for example {meant:?}")))
+}
+
+/// Whether an origin is a page of this machine: `http` or `https`, and `localhost`, a name below
+/// it, or a loopback address (RFC 6761 section 6.3).
+pub fn is_loopback_origin(origin: &[u8]) -> bool {
+    let Ok(origin) = std::str::from_utf8(origin) else { return false };
+    let Some(("http" | "https", authority)) = origin.split_once("://") else { return false };
+    let (host, _) = split_port(authority);
+    let is_name = host == "localhost" || host.ends_with(".localhost");
+    let is_address = || {
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+    };
+    is_origin(origin) && (is_name || is_address())
 }
 
 fn is_origin(text: &str) -> bool {
@@ -227,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstream_is_scheme_host_and_port_alone() {
+    fn upstream_url_has_only_scheme_host_and_port() {
         let url = |tls, host: &str, port| UpstreamUrl { tls, host: host.to_owned(), is_absolute: false, port };
         for (text, value) in [
             ("https://api.telecomx.dk", url(true, "api.telecomx.dk", 443)),
@@ -239,7 +289,7 @@ mod tests {
         ] {
             assert_eq!(upstream_url(text), Ok(value), "{text}");
         }
-        for (text, wrong) in [
+        for (text, cause) in [
             ("api.telecomx.dk", "no scheme"),
             ("ftp://api.telecomx.dk", "scheme"),
             ("https://api.telecomx.dk/v1", "a path"),
@@ -260,15 +310,30 @@ mod tests {
             ("https://bücher.example", "host"),
         ] {
             let error = upstream_url(text).unwrap_err();
-            assert!(error.wrong.contains(wrong), "{text}: {error:?}");
+            assert!(error.cause.contains(cause), "{text}: {error:?}");
             assert!(!format!("{error:?}").contains("pw"));
         }
     }
 
     #[test]
-    fn a_redis_is_a_host_with_a_database_or_a_socket() {
+    fn url_reports_all_faults() {
+        let fault = upstream_url("ftp://me:hunter2@a..b:0/v1?x=1").unwrap_err();
+        assert_eq!(
+            fault.cause,
+            "unsupported scheme, the URL contains user information, the URL contains a query, \
+             the URL contains a path, invalid port, invalid host"
+        );
+        let fault = redis_url("http://me@redis:0/x").unwrap_err();
+        assert_eq!(
+            fault.cause,
+            "unsupported scheme, the URL contains user information, invalid database number, invalid port"
+        );
+    }
+
+    #[test]
+    fn redis_url_is_host_with_database_or_socket() {
         let host = |tls, host: &str, port, database| RedisUrl {
-            place: RedisPlace::Host { tls, host: host.to_owned(), port },
+            endpoint: RedisEndpoint::Host { tls, host: host.to_owned(), port },
             database,
         };
         for (text, value, shown) in [
@@ -279,9 +344,9 @@ mod tests {
             assert_eq!(redis_url(text), Ok(value.clone()), "{text}");
             assert_eq!(value.to_string(), shown);
         }
-        let socket = RedisUrl { place: RedisPlace::Socket("/run/redis/s".into()), database: 0 };
+        let socket = RedisUrl { endpoint: RedisEndpoint::Socket("/run/redis/s".into()), database: 0 };
         assert_eq!(redis_url("unix:///run/redis/s"), Ok(socket));
-        for (text, wrong) in [
+        for (text, cause) in [
             ("127.0.0.1:6379", "no scheme"),
             ("http://127.0.0.1", "scheme"),
             ("redis://me:pw@127.0.0.1", "user information"),
@@ -292,16 +357,16 @@ mod tests {
             ("unix://socket", "absolute path"),
         ] {
             let error = redis_url(text).unwrap_err();
-            assert!(error.wrong.contains(wrong), "{text}: {error:?}");
+            assert!(error.cause.contains(cause), "{text}: {error:?}");
             assert!(!format!("{error:?}").contains("pw"));
         }
     }
 
     #[test]
-    fn listeners_are_addresses_with_ports() {
+    fn listen_address_requires_ip_and_port() {
         assert_eq!(listen_address("127.0.0.1:0").unwrap().port(), 0);
         assert!(listen_address("[::]:8080").unwrap().is_ipv6());
-        for (text, right) in [
+        for (text, example) in [
             ("localhost:80", "127.0.0.1:80"),
             ("127.0.0.1", "127.0.0.1:8080"),
             ("::1", "[::1]:8080"),
@@ -311,13 +376,13 @@ mod tests {
             ("", "127.0.0.1:8080"),
         ] {
             let error = listen_address(text).unwrap_err();
-            assert_eq!(error.right, format!("for example {right:?}"), "{text}");
-            assert!(listen_address(right).is_ok(), "{right}");
+            assert_eq!(error.remedy, format!("for example {example:?}"), "{text}");
+            assert!(listen_address(example).is_ok(), "{example}");
         }
     }
 
     #[test]
-    fn addresses_that_include_each_other_overlap() {
+    fn including_addresses_overlap() {
         let overlaps = |a: &str, b: &str| overlap(a.parse().unwrap(), b.parse().unwrap());
         assert!(overlaps("127.0.0.1:80", "127.0.0.1:80"));
         assert!(overlaps("127.0.0.1:80", "0.0.0.0:80"));
@@ -329,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_whole() {
+    fn network_has_no_host_bits() {
         assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(network("192.0.2.7").unwrap().to_string(), "192.0.2.7/32");
         assert_eq!(network("::1").unwrap().to_string(), "::1/128");
@@ -338,14 +403,45 @@ mod tests {
         assert_eq!(network("::ffff:0:0/96").unwrap().to_string(), "0.0.0.0/0");
         assert_eq!(network("::/0").unwrap().to_string(), "::/0");
         assert!(network("::ffff:10.1.0.0/104").is_err());
-        assert!(network("10.1.0.0/8").unwrap_err().right.contains(r#""10.0.0.0/8""#));
+        assert!(network("10.1.0.0/8").unwrap_err().remedy.contains(r#""10.0.0.0/8""#));
         for text in ["", "10.0.0.0/33", "private", "10.0.0"] {
             assert!(network(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn origins_are_as_browsers_send_them() {
+    fn loopback_origin_is_a_page_of_this_machine() {
+        let is_loopback = |origin: &str| is_loopback_origin(origin.as_bytes());
+        for origin in [
+            "http://localhost",
+            "http://localhost:5173",
+            "https://app.localhost:8443",
+            "http://127.0.0.1:3000",
+            "http://127.9.9.9:1",
+            "http://[::1]:3000",
+        ] {
+            assert!(is_loopback(origin), "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "http://localhost.example",
+            "http://evil-localhost",
+            "http://192.0.2.1",
+            "http://localhost:5173/",
+            "http://localhost@evil.example",
+            "http://evil.example#.localhost",
+            "file://localhost",
+            "http://127.0.0.1.evil.example",
+            "http://[::2]",
+            "HTTP://LOCALHOST",
+        ] {
+            assert!(!is_loopback(origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn origin_is_as_browsers_send_it() {
         for text in ["https://app.example", "http://localhost:3000", "http://[::1]:3000", "capacitor://localhost"] {
             assert_eq!(origin(text).as_deref(), Ok(text));
         }
@@ -359,7 +455,7 @@ mod tests {
             ("https://*.example", "https://app.example"),
             ("https://app.example:0080", "https://app.example"),
         ] {
-            assert_eq!(origin(text).unwrap_err().right, format!("for example {meant:?}"), "{text}");
+            assert_eq!(origin(text).unwrap_err().remedy, format!("for example {meant:?}"), "{text}");
         }
     }
 }

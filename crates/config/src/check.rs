@@ -1,50 +1,51 @@
-//! What must hold between several keys, and of the files that they name. A key that is wrong in itself was told before;
-//! nothing is said here of what it stands with.
+//! Relations between keys, and the files that keys name. A relation is not checked if one of its
+//! keys has a fault.
 
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::problem::{Problem, Wrong};
-use super::read::Places;
+use super::address;
+use super::diagnostic::{Fault, Problem};
+use super::model::{Config, RedisEndpoint};
+use super::resolve::KeyLocations;
 use super::units::show_duration;
-use super::{Config, RedisPlace, address};
 use redact::{Policy, Rule, RuleError};
 
-/// The most that is read of a file to see whether it is empty.
-const ENOUGH: u64 = 64 << 10;
+/// Maximum number of bytes that are read to find out whether a file is empty.
+const MAX_PROBE_BYTES: u64 = 64 << 10;
 
-/// Whether the keys fit together. Pure.
-pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
+/// Checks the relations between keys. Pure.
+pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut refuse = |paths: &[&'static str], holds: bool, wrong: &dyn Fn() -> Wrong| {
-        if !holds && places.are_sound(paths) {
-            problems.push(Problem::new(places.of(paths), paths[0], wrong()));
+    let mut require = |paths: &[&'static str], holds: bool, fault: &dyn Fn() -> Fault| {
+        if !holds && locations.are_valid(paths) {
+            problems.push(Problem::new(locations.first_of(paths), paths[0], fault()));
         }
     };
     let encrypted = config.otlp.as_ref().is_some_and(|otlp| otlp.endpoint.tls);
-    refuse(&["otlp.endpoint"], !encrypted, &|| {
-        Wrong::new("https is not supported", "use the http URL of a collector on this machine")
+    require(&["otlp.endpoint"], !encrypted, &|| {
+        Fault::new("https is not supported", "use the http URL of a collector on this machine")
     });
     let identity = &config.identity;
-    // With no remembering there is nothing to refresh.
-    refuse(
+    // Without a cache of validations there is nothing to refresh.
+    require(
         &["identity.refresh_after", "identity.ttl"],
         identity.ttl.is_zero() || identity.refresh_after <= identity.ttl,
         &|| {
             let (after, ttl) = (show_duration(identity.refresh_after), show_duration(identity.ttl));
-            Wrong::new(format!("{after:?} is longer than identity.ttl ({ttl:?})"), format!("expected at most {ttl:?}"))
+            Fault::new(format!("{after:?} is longer than identity.ttl ({ttl:?})"), format!("expected at most {ttl:?}"))
         },
     );
     let cache = &config.cache;
-    let alone = cache.ttl + cache.stale_while_revalidate;
+    let max_silence = cache.ttl + cache.stale_while_revalidate;
     let paths = ["cache.ttl", "cache.stale_while_revalidate", "identity.session"];
-    refuse(&paths, alone < identity.session, &|| {
-        let (alone, session) = (show_duration(alone), show_duration(identity.session));
-        Wrong::new(
+    require(&paths, max_silence < identity.session, &|| {
+        let (silence, session) = (show_duration(max_silence), show_duration(identity.session));
+        Fault::new(
             format!(
-                "the sum with cache.stale_while_revalidate, {alone:?}, is not less than identity.session ({session:?})"
+                "the sum with cache.stale_while_revalidate, {silence:?}, is not less than identity.session ({session:?})"
             ),
             "shorten one of them; otherwise the API logs out a caller who is served from the cache only",
         )
@@ -55,54 +56,53 @@ pub(super) fn between_keys(config: &Config, places: &Places) -> Vec<Problem> {
         (pair[0], pair[1], upstream.client_cert_file.is_some(), upstream.client_key_file.is_some()),
         (pair[1], pair[0], upstream.client_key_file.is_some(), upstream.client_cert_file.is_some()),
     ] {
-        refuse(&[this], !is_set || other_is_set, &|| {
-            Wrong::new(format!("requires {that}"), format!("set {that}, or remove {this}"))
+        require(&[this], !is_set || other_is_set, &|| {
+            Fault::new(format!("requires {that}"), format!("set {that}, or remove {this}"))
         });
     }
     let admin = &config.admin;
-    let guarded = admin.listen.ip().to_canonical().is_loopback() || admin.token_file.is_some();
-    refuse(&["admin.listen", "admin.token_file"], guarded, &|| {
-        let right = "set admin.token_file, or listen on loopback, for example \"127.0.0.1:9090\"";
-        Wrong::new(format!("\"{}\" is not a loopback address and admin.token_file is not set", admin.listen), right)
+    let is_protected = admin.listen.ip().to_canonical().is_loopback() || admin.token_file.is_some();
+    require(&["admin.listen", "admin.token_file"], is_protected, &|| {
+        let remedy = "set admin.token_file, or listen on loopback, for example \"127.0.0.1:9090\"";
+        Fault::new(format!("\"{}\" is not a loopback address and admin.token_file is not set", admin.listen), remedy)
     });
-    let asked = config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let verifies_clients = config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
     let paths = ["server.tls.client_auth", "server.tls.client_ca_file"];
-    refuse(&paths, asked || config.server.tls.is_none() || !places.is_given(paths[0]), &|| {
-        Wrong::new("has no effect without client_ca_file", "set client_ca_file, or remove client_auth")
+    require(&paths, verifies_clients || config.server.tls.is_none() || !locations.is_set(paths[0]), &|| {
+        Fault::new("has no effect without client_ca_file", "set client_ca_file, or remove client_auth")
     });
     let listeners: Vec<(&'static str, SocketAddr)> = listeners(config);
     for (index, (path, address)) in listeners.iter().enumerate() {
         for (other_path, other) in &listeners[..index] {
-            refuse(&[path, other_path], !address::overlap(*address, *other), &|| {
-                let wrong = format!("\"{address}\" overlaps with \"{other}\" of {other_path}");
-                Wrong::new(wrong, "give each listener its own address or port")
+            require(&[path, other_path], !address::overlap(*address, *other), &|| {
+                let cause = format!("\"{address}\" overlaps with \"{other}\" of {other_path}");
+                Fault::new(cause, "give each listener its own address or port")
             });
         }
     }
     if let Some(cluster) = &config.cluster {
-        let tls = matches!(cluster.url.place, RedisPlace::Host { tls: true, .. });
-        refuse(&["cluster.ca_file", "cluster.url"], tls || cluster.ca_file.is_none(), &|| {
-            Wrong::new("has no effect without TLS", "use rediss:// in cluster.url, or remove ca_file")
+        let tls = matches!(cluster.url.endpoint, RedisEndpoint::Host { tls: true, .. });
+        require(&["cluster.ca_file", "cluster.url"], tls || cluster.ca_file.is_none(), &|| {
+            Fault::new("has no effect without TLS", "use rediss:// in cluster.url, or remove ca_file")
         });
-        let named = cluster.username.is_none() || cluster.password_file.is_some();
-        refuse(&["cluster.username", "cluster.password_file"], named, &|| {
-            Wrong::new("requires cluster.password_file", "set cluster.password_file, or remove username")
+        let has_password = cluster.username.is_none() || cluster.password_file.is_some();
+        require(&["cluster.username", "cluster.password_file"], has_password, &|| {
+            Fault::new("requires cluster.password_file", "set cluster.password_file, or remove username")
         });
     }
-    problems.extend(redaction_policy(config, places));
+    problems.extend(redaction_policy(config, locations));
     problems
 }
 
-/// Where the redaction module says whether it can work by these rules (`Policy::compile`), each of its errors placed at
-/// the key that it names. What can be said of a selector or pattern by itself was checked when it was read.
-fn redaction_policy(config: &Config, places: &Places) -> Vec<Problem> {
+/// Compiles the redaction rules; each error has the location of its key.
+fn redaction_policy(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
     let policy = match Policy::compile(&config.redaction.rules()) {
         Ok(policy) => policy,
-        Err(errors) => return errors.iter().map(|error| rule_problem(error, key_of(error), places)).collect(),
+        Err(errors) => return errors.iter().map(|error| rule_problem(error, key_of(error), locations)).collect(),
     };
     let rules = config.forward.redact.iter().map(|rule| policy.for_forward(&rule.secret_names, false));
     let errors = rules.filter_map(Result::err).flatten();
-    errors.map(|error| rule_problem(&error, "forward.redact", places)).collect()
+    errors.map(|error| rule_problem(&error, "forward.redact", locations)).collect()
 }
 
 fn key_of(error: &RuleError) -> &'static str {
@@ -113,9 +113,9 @@ fn key_of(error: &RuleError) -> &'static str {
     }
 }
 
-fn rule_problem(error: &RuleError, key: &'static str, places: &Places) -> Problem {
-    let wrong = format!("invalid rule \"{}\"", error.text);
-    Problem::new(places.of(&[key]), key, Wrong::new(wrong, error.reason.clone()))
+fn rule_problem(error: &RuleError, key: &'static str, locations: &KeyLocations) -> Problem {
+    let cause = format!("invalid rule \"{}\"", error.text);
+    Problem::new(locations.first_of(&[key]), key, Fault::new(cause, error.reason.clone()))
 }
 
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
@@ -124,8 +124,8 @@ fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     plain.chain(tls).chain([("admin.listen", config.admin.listen)]).collect()
 }
 
-/// Whether every file that is named can be read and holds something. Reads files; what is in them is not kept.
-pub(super) fn files(config: &Config, places: &Places) -> Vec<Problem> {
+/// Checks that each named file can be read and is not empty. The contents are not kept.
+pub(super) fn files(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
     let tls = config.server.tls.as_ref();
     let cluster = config.cluster.as_ref();
     let named = [
@@ -139,22 +139,22 @@ pub(super) fn files(config: &Config, places: &Places) -> Vec<Problem> {
         ("cluster.ca_file", cluster.and_then(|cluster| cluster.ca_file.as_ref())),
         ("change_log.token_file", config.change_log.as_ref().map(|change_log| &change_log.token_file)),
     ];
-    // One that is missing or wrong was told before, and is empty here.
+    // A path that is missing or invalid is a problem already, and empty here.
     let named =
         named.into_iter().filter_map(|(key, path)| Some((key, path.filter(|path| !path.as_os_str().is_empty())?)));
-    let unreadable = named.filter_map(|(key, path)| Some((key, unreadable(path)?)));
-    unreadable.map(|(key, wrong)| Problem::new(places.of(&[key]), key, wrong)).collect()
+    let faults = named.filter_map(|(key, path)| Some((key, file_fault(path)?)));
+    faults.map(|(key, fault)| Problem::new(locations.first_of(&[key]), key, fault)).collect()
 }
 
-fn unreadable(path: &Path) -> Option<Wrong> {
+fn file_fault(path: &Path) -> Option<Fault> {
     let shown = path.display();
     let mut start = Vec::new();
-    match File::open(path).and_then(|file| file.take(ENOUGH).read_to_end(&mut start)) {
+    match File::open(path).and_then(|file| file.take(MAX_PROBE_BYTES).read_to_end(&mut start)) {
         Err(error) => {
-            Some(Wrong::new(format!("cannot read \"{shown}\": {error}"), "set a file that the gateway's user can read"))
+            Some(Fault::new(format!("cannot read \"{shown}\": {error}"), "set a file that the gateway's user can read"))
         }
         Ok(_) if start.trim_ascii().is_empty() => {
-            Some(Wrong::new(format!("\"{shown}\" is empty"), "write the file, or remove the key"))
+            Some(Fault::new(format!("\"{shown}\" is empty"), "write the file, or remove the key"))
         }
         Ok(_) => None,
     }

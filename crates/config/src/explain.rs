@@ -2,43 +2,56 @@
 
 use std::time::Duration;
 
+use super::diagnostic::Warning;
+use super::model::*;
+use super::resolve::VariableOverride;
 use super::units::{show_duration as time, show_size as size};
-use super::*;
+use super::warnings::warnings;
 use redact::Action;
+use telecomx_api::AccessLevel;
 
 /// Columns of the text, for a terminal of 80.
 const WIDTH: usize = 78;
 
-/// Describes listeners, identities, caching, redaction, forwarding and limits. Names files with
-/// secrets, never their content.
-pub fn explain(config: &Config) -> String {
-    let mut page = Page::default();
+/// Describes listeners, identities, caching, redaction, forwarding, limits and warnings, and names
+/// the keys that environment variables set. Names files with secrets, never their contents.
+pub fn explain(config: &Config, overrides: &[VariableOverride]) -> String {
+    let mut page = Page { text: String::new(), warnings: warnings(config) };
+    page.environment(overrides);
     let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
         config;
     page.listeners(server, admin, upstream);
     page.identities(identity);
-    page.answers(cache, identity, change_log.as_ref());
-    page.roles(redaction);
+    page.responses(cache, identity, change_log.as_ref());
+    page.access_levels(redaction);
     page.forwarded(forward, redaction);
-    page.browsers(cors);
-    page.fleet(cluster.as_ref());
+    page.cross_origin(cors);
+    page.cluster(cluster.as_ref());
     page.limits(server, upstream, cache, identity);
     page.logs(log, otlp.as_ref());
     page.text
 }
 
-#[derive(Default)]
 struct Page {
     text: String,
+    warnings: Vec<Warning>,
 }
 
 impl Page {
+    fn environment(&mut self, overrides: &[VariableOverride]) {
+        if overrides.is_empty() {
+            return;
+        }
+        self.title("Environment");
+        for VariableOverride { key, variable } in overrides {
+            self.item(if *key == overrides[0].key { "variables" } else { "" }, &format!("{variable} sets {key}"));
+        }
+    }
+
     fn listeners(&mut self, server: &Server, admin: &Admin, upstream: &Upstream) {
         self.title("Where");
         self.item("API", &upstream.display_urls());
-        if !upstream.is_tls() {
-            self.warn("The connection to the API is not encrypted: tokens and secrets are sent in cleartext.");
-        }
+        self.warn_about("upstream.url");
         if let Some(file) = &upstream.ca_file {
             self.item("", &format!("additional trusted certificate authorities: {}", file.display()));
         }
@@ -46,9 +59,7 @@ impl Page {
             self.item("", &format!("client certificate for the API: {}", file.display()));
         }
         self.item("clients", &format!("{}, HTTP/1.1 and h2c, cleartext", list(&server.listen)));
-        if server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback()) {
-            self.warn("A cleartext listener can be reached from other machines.");
-        }
+        self.warn_about("server.listen");
         if let Some(tls) = &server.tls {
             self.item("", &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()));
             if let Some(Clients { ca_file, auth }) = &tls.clients {
@@ -70,9 +81,7 @@ impl Page {
         if !server.proxy_protocol.is_empty() {
             self.item("PROXY", &format!("a PROXY header is required from {}", list(&server.proxy_protocol)));
         }
-        if server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
-            self.warn("Every address is a trusted proxy: any client can claim any address.");
-        }
+        self.warn_about("server.trusted_proxies");
     }
 
     fn identities(&mut self, identity: &Identity) {
@@ -80,7 +89,7 @@ impl Page {
         let cookie = identity.cookie.as_ref().map_or(String::new(), |name| format!(", cookie `{name}`"));
         self.item(
             "token",
-            &format!("from Authorization: Bearer, X-API-Key, ?token={cookie}; the first one present is used"),
+            &format!("from Authorization: Bearer, X-API-KeySpec, ?token={cookie}; the first one present is used"),
         );
         let address = if identity.send_client_ip { "with" } else { "without" };
         if identity.ttl.is_zero() {
@@ -116,7 +125,7 @@ impl Page {
         );
     }
 
-    fn answers(&mut self, cache: &Cache, identity: &Identity, change_log: Option<&ChangeLog>) {
+    fn responses(&mut self, cache: &Cache, identity: &Identity, change_log: Option<&ChangeLog>) {
         self.title("Cache");
         self.item(
             "responses",
@@ -162,19 +171,14 @@ impl Page {
         self.item("session", &format!("an active caller reaches the API before its session of {session} ends"));
     }
 
-    fn roles(&mut self, redaction: &Redaction) {
+    fn access_levels(&mut self, redaction: &Redaction) {
         self.title("Redaction");
         let Redaction { reveal_to, roots, public, secret_names, action } = redaction;
         for level in AccessLevel::ALL {
             let sees = if level >= *reveal_to { "receives the API's bytes unchanged" } else { "redacted, see below" };
             self.item(level.as_str(), sees);
         }
-        if *reveal_to < AccessLevel::Reseller {
-            self.warn(&format!("Access levels below RESELLER see integration secrets: reveal_to is {reveal_to}."));
-        }
-        if *reveal_to == AccessLevel::LOWEST {
-            self.warn("Nothing is redacted for any access level.");
-        }
+        self.warn_about("redaction.reveal_to");
         self.line("");
         self.line("Redacted responses:");
         self.item("under", &format!("{}, at any depth, only these members are visible:", list(roots)));
@@ -184,9 +188,7 @@ impl Page {
         for selector in public {
             self.item("", selector);
         }
-        if public.iter().any(|selector| selector == "**") {
-            self.warn("The selector ** reveals everything under the roots, secrets included.");
-        }
+        self.warn_about("redaction.public");
         let names = if secret_names.is_empty() {
             "no other names are secret".to_owned()
         } else {
@@ -223,26 +225,24 @@ impl Page {
         }
         let shown = format!("below {}; the first matching path applies", redaction.reveal_to);
         self.item("", if forward.redact.is_empty() { "" } else { &shown });
-        for usual in ["/customer/**", "/auth/**", "/log/**"] {
-            if !forward.redact.iter().any(|rule| rule.path == usual || rule.path == "/**") {
-                self.warn(&format!("No rule for {usual}, where responses of the API hold the same secrets."));
-            }
-        }
+        self.warn_about("forward.redact");
         for path in &forward.blocked {
             self.item("blocked", &format!("{path}: 403"));
         }
-        if forward.blocked.is_empty() {
-            self.warn("Nothing is blocked: clients can use paths that the API protects by source address.");
-        }
+        self.warn_about("forward.blocked");
     }
 
-    fn browsers(&mut self, cors: &Cors) {
+    fn cross_origin(&mut self, cors: &Cors) {
         self.title("Cross-origin pages");
         self.item(
             "CORS",
             &match &cors.allowed_origins {
                 AllowedOrigins::Any => {
                     "any origin may read the gateway's own responses, without credentials".to_owned()
+                }
+                AllowedOrigins::Loopback => {
+                    "pages of this machine may read the gateway's own responses, with credentials; for development"
+                        .to_owned()
                 }
                 AllowedOrigins::Listed(origins) if origins.is_empty() => {
                     "no fields are added; preflights are forwarded".to_owned()
@@ -252,7 +252,7 @@ impl Page {
         );
     }
 
-    fn fleet(&mut self, cluster: Option<&Cluster>) {
+    fn cluster(&mut self, cluster: Option<&Cluster>) {
         self.title("Cluster");
         let Some(cluster) = cluster else {
             self.item("none", "changes that pass through another gateway do not apply here before a response expires");
@@ -324,7 +324,7 @@ impl Page {
             self.item("shutdown", &format!("accepts connections for {} after SIGTERM", time(server.drain_delay)));
         }
         self.item("shutdown", &format!("requests under way have {} to finish", time(server.drain)));
-        let threads = if server.threads == 0 { "one per core".to_owned() } else { server.threads.to_string() };
+        let threads = if server.threads == 0 { "one per usable core".to_owned() } else { server.threads.to_string() };
         self.item("threads", &threads);
     }
 
@@ -372,11 +372,18 @@ impl Page {
         self.line(&title.to_uppercase());
     }
 
-    fn warn(&mut self, text: &str) {
-        self.item("!", text);
+    /// Writes the warnings about a key as sentences.
+    fn warn_about(&mut self, key: &str) {
+        let causes: Vec<String> =
+            self.warnings.iter().filter(|warning| warning.key == key).map(|warning| warning.cause.clone()).collect();
+        for cause in causes {
+            let mut letters = cause.chars();
+            let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+            self.item("!", &format!("{}{}.", first.map(String::from).unwrap_or_default(), letters.as_str()));
+        }
     }
 
-    /// A label and a text, which wraps under itself.
+    /// Writes a label and a text, which is wrapped with an indent.
     fn item(&mut self, label: &str, text: &str) {
         const INDENT: usize = 18;
         let mut line = format!("  {label:<width$}", width = INDENT - 2);

@@ -1,14 +1,14 @@
-//! The small languages of the configuration: path patterns, selectors, member names, cookie names. They are checked
-//! here for what can be said without knowing how they are matched; the redaction module compiles its own.
+//! Grammars of the configuration: path patterns, selectors, names of members, cookies and fields.
 
-use super::problem::Wrong;
+use super::diagnostic::Fault;
 use telecomx_api::MediaTypePattern;
 
-/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them), a name, or `name.*`
-/// (the name with any suffix). Nothing that a path in normal form cannot hold, or the pattern would never match.
-pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
+/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them),
+/// a name, or `name.*` (the name with any suffix). Nothing that a path in normal form cannot hold,
+/// or the pattern would never match.
+pub(super) fn path_pattern(text: &str) -> Result<(), Fault> {
     let fail =
-        |wrong: &str| Err(Wrong::new(format!("{text:?} {wrong}"), r#"for example "/customer/*/name" or "/log/**""#));
+        |cause: &str| Err(Fault::new(format!("{text:?} {cause}"), r#"for example "/customer/*/name" or "/log/**""#));
     let Some(segments) = text.strip_prefix('/') else {
         return fail("does not start with `/`");
     };
@@ -24,7 +24,7 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
             "*" | "**" => {}
             "" => return fail("has a segment `.*` without a name before it"),
             _ if name.contains('*') => return fail("mixes `*` with other characters in one segment"),
-            _ if !name.bytes().all(is_plain_in_path) => {
+            _ if !name.bytes().all(is_path_character) => {
                 return fail("contains a character that a path in normal form cannot contain");
             }
             _ => {}
@@ -33,8 +33,8 @@ pub(super) fn path_pattern(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Response fields that a list of fields to keep must not name, in lower case, and why.
-const NOT_KEPT: [(&str, &[&str]); 4] = [
+/// Response fields that `cache.keep_fields` must not name, in lower case, with the reason.
+const FORBIDDEN_FIELDS: [(&str, &[&str]); 4] = [
     (
         "is a hop-by-hop field",
         &[
@@ -86,33 +86,34 @@ const NOT_KEPT: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Checks the name of a response field that may pass: a token (RFC 9110 section 5.1) that is not one of [`NOT_KEPT`].
-pub(super) fn kept_field(text: &str) -> Result<(), Wrong> {
-    let right = r#"for example "Link""#;
+/// Checks the name of a response field that may pass: a token (RFC 9110 section 5.1) that is not
+/// one of [`FORBIDDEN_FIELDS`].
+pub(super) fn kept_field(text: &str) -> Result<(), Fault> {
+    let remedy = r#"for example "Link""#;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_token) {
-        return Err(Wrong::new(format!("invalid field name {text:?}"), right));
+        return Err(Fault::new(format!("invalid field name {text:?}"), remedy));
     }
     let name = text.to_ascii_lowercase();
     if name.starts_with("access-control-") {
-        return Err(Wrong::new(format!("{text:?} is set by [cors], or passes without it"), "remove it"));
+        return Err(Fault::new(format!("{text:?} is set by [cors], or passes without it"), "remove it"));
     }
-    match NOT_KEPT.iter().find(|(_, names)| names.contains(&name.as_str())) {
-        Some((why, _)) => Err(Wrong::new(format!("{text:?} {why}"), "remove it")),
+    match FORBIDDEN_FIELDS.iter().find(|(_, names)| names.contains(&name.as_str())) {
+        Some((why, _)) => Err(Fault::new(format!("{text:?} {why}"), "remove it")),
         None => Ok(()),
     }
 }
 
-/// RFC 3986 `pchar` without the escape and without `;`, which the gateway takes for the start of parameters.
-fn is_plain_in_path(byte: u8) -> bool {
+/// RFC 3986 `pchar` without escapes and without `;`, which starts parameters.
+fn is_path_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
 }
 
 /// Checks a selector: steps with dots between, each `*`, `**`, a member name, or `{a,b}` of names.
-pub(super) fn selector(text: &str) -> Result<(), Wrong> {
-    let fail = |wrong: &str| {
-        Err(Wrong::new(
-            format!("{text:?} {wrong}"),
+pub(super) fn selector(text: &str) -> Result<(), Fault> {
+    let fail = |cause: &str| {
+        Err(Fault::new(
+            format!("{text:?} {cause}"),
             r#"for example "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
         ))
     };
@@ -158,18 +159,18 @@ pub(super) fn selector(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Checks a pattern of member names: any characters, `*` for any number of them.
-pub(super) fn name_pattern(text: &str) -> Result<(), Wrong> {
+/// Checks a pattern of member names, in which `*` matches any number of characters.
+pub(super) fn name_pattern(text: &str) -> Result<(), Fault> {
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Wrong::new(format!("invalid name pattern {text:?}"), r#"for example "*password*""#));
+        return Err(Fault::new(format!("invalid name pattern {text:?}"), r#"for example "*password*""#));
     }
     Ok(())
 }
 
-/// Checks the name of a member, in full: no pattern.
-pub(super) fn member_name(text: &str) -> Result<(), Wrong> {
+/// Checks the name of a member, which is not a pattern.
+pub(super) fn member_name(text: &str) -> Result<(), Fault> {
     if text.is_empty() || text.contains(['*', '{', '}', '.', ',']) || text.chars().any(char::is_control) {
-        return Err(Wrong::new(
+        return Err(Fault::new(
             format!("invalid member name {text:?}"),
             r#"expected a whole name, for example "integrations""#,
         ));
@@ -178,31 +179,31 @@ pub(super) fn member_name(text: &str) -> Result<(), Wrong> {
 }
 
 /// Checks the name of a cookie: a token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
-pub(super) fn cookie_name(text: &str) -> Result<(), Wrong> {
+pub(super) fn cookie_name(text: &str) -> Result<(), Fault> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.bytes().all(is_token) {
         return Ok(());
     }
-    Err(Wrong::new(
+    Err(Fault::new(
         format!("invalid cookie name {text:?}"),
         r#"expected letters, digits, `-` and `_`, for example "token", or "" for none"#,
     ))
 }
 
-/// A name of something that is named here alone.
-pub(super) fn name(text: &str, sample: &str) -> Result<(), Wrong> {
+/// Checks a name that only the configuration defines.
+pub(super) fn name(text: &str, example: &str) -> Result<(), Fault> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
     if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
         return Ok(());
     }
-    let right = format!("expected up to 64 letters, digits, `.`, `_`, `:` and `-`, for example {sample}");
-    Err(Wrong::new(format!("invalid name {text:?}"), right))
+    let remedy = format!("expected up to 64 letters, digits, `.`, `_`, `:` and `-`, for example {example}");
+    Err(Fault::new(format!("invalid name {text:?}"), remedy))
 }
 
 /// Checks a media type that may pass a redacted route.
-pub(super) fn media_type(text: &str) -> Result<(), Wrong> {
-    let right = r#"expected a type and a subtype, for example "text/csv" or "image/*""#;
-    MediaTypePattern::parse(text).map(drop).map_err(|wrong| Wrong::new(format!("{text:?} {wrong}"), right))
+pub(super) fn media_type(text: &str) -> Result<(), Fault> {
+    let remedy = r#"expected a type and a subtype, for example "text/csv" or "image/*""#;
+    MediaTypePattern::parse(text).map(drop).map_err(|cause| Fault::new(format!("{text:?} {cause}"), remedy))
 }
 
 #[cfg(test)]
@@ -210,11 +211,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_patterns() {
+    fn path_pattern_accepts_normal_paths_only() {
         for text in ["/customer/**", "/porting/*/notify", "/**", "/tools/realtime", "/auth/validateToken", "/a:b"] {
             assert_eq!(path_pattern(text), Ok(()), "{text}");
         }
-        for (text, wrong) in [
+        for (text, cause) in [
             ("customer/**", "start"),
             ("", "start"),
             ("/", "empty"),
@@ -230,12 +231,12 @@ mod tests {
             ("/a\\b", "normal form"),
             ("/ø", "normal form"),
         ] {
-            assert!(path_pattern(text).unwrap_err().wrong.contains(wrong), "{text}");
+            assert!(path_pattern(text).unwrap_err().cause.contains(cause), "{text}");
         }
     }
 
     #[test]
-    fn selectors() {
+    fn selector_grammar_is_checked() {
         for text in ["**.enabled", "a", "**", "a.*.b", "**.ms365.{tenantId,verified}", "{a,b}.c", "a-b._id"] {
             assert_eq!(selector(text), Ok(()), "{text}");
         }
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn name_grammars_are_checked() {
         assert!(name_pattern("*password*").is_ok() && name_pattern("*").is_ok());
         assert!(name_pattern("").is_err() && name_pattern("a\n").is_err());
         assert!(member_name("customerIntegrations").is_ok());

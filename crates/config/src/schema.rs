@@ -1,13 +1,13 @@
-//! The JSON Schema of the configuration (draft 2020-12), for editors and for checks before a deployment. It is made from
-//! the list of keys; `config/gateway.schema.json` is its committed text.
+//! The JSON Schema of the configuration (draft 2020-12), for editors and for checks before a
+//! deployment, generated from the schema table. `config/gateway.schema.json` is its committed text.
 
 use serde_json::{Map, Value as Json, json};
 use toml::de::DeValue;
 
-use super::keys::{Key, Need, Presence, TABLES, Table, keys_of};
-use super::kind::Kind;
+use super::schema_table::{KeySpec, Presence, Requirement, TABLES, TableSpec, keys_of};
+use super::value_type::ValueType;
 
-/// The schema. It says less than `load` checks: nothing of what must hold between keys, nothing of files.
+/// Returns the schema. It checks less than `load`: no relations between keys, no files.
 pub fn schema() -> Json {
     let mut schema =
         object("", "Configuration of telecomx-gateway. Durations such as \"30s\", sizes such as \"256MiB\".");
@@ -27,16 +27,16 @@ fn object(path: &str, doc: &str) -> Json {
     let mut required = Vec::new();
     for key in keys_of(path) {
         properties.insert(key.name().to_owned(), property(key));
-        if matches!(key.need, Need::Required { .. }) {
+        if matches!(key.requirement, Requirement::Required { .. }) {
             required.push(key.name());
         }
     }
     for table in TABLES.iter().filter(|table| parent(table) == path) {
         let name = table.path.rsplit('.').next().unwrap_or(table.path);
         properties.insert(name.to_owned(), table_schema(table));
-        // A table that is as good as there, with a key that must be written, must be written too.
+        // A required key makes its table required.
         if matches!(table.presence, Presence::Always)
-            && keys_of(table.path).any(|key| matches!(key.need, Need::Required { .. }))
+            && keys_of(table.path).any(|key| matches!(key.requirement, Requirement::Required { .. }))
         {
             required.push(name);
         }
@@ -49,7 +49,7 @@ fn object(path: &str, doc: &str) -> Json {
     schema
 }
 
-fn table_schema(table: &Table) -> Json {
+fn table_schema(table: &TableSpec) -> Json {
     let Presence::Repeated { default } = table.presence else { return object(table.path, table.doc) };
     json!({
         "description": table.doc,
@@ -59,32 +59,34 @@ fn table_schema(table: &Table) -> Json {
     })
 }
 
-fn parent(table: &Table) -> &'static str {
+fn parent(table: &TableSpec) -> &'static str {
     table.path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
-fn property(key: &Key) -> Json {
+fn property(key: &KeySpec) -> Json {
     let mut schema = json!({ "description": key.doc });
-    if let (Json::Object(all), Json::Object(mut kind)) = (&mut schema, key.kind.schema()) {
+    if let (Json::Object(all), Json::Object(mut kind)) = (&mut schema, key.value_type.schema()) {
         all.append(&mut kind);
     }
-    match key.need {
-        Need::Default(text) => schema["default"] = json_of_toml(text),
-        Need::Optional { example } | Need::Required { example } => schema["examples"] = json!([json_of_toml(example)]),
+    match key.requirement {
+        Requirement::Default(text) => schema["default"] = json_of_toml(text),
+        Requirement::Optional { example } | Requirement::Required { example } => {
+            schema["examples"] = json!([json_of_toml(example)])
+        }
     }
-    if let Kind::Duration { .. } = key.kind {
+    if let ValueType::Duration { .. } = key.value_type {
         schema["examples"] = json!(["250ms", "30s", "1h30m"]);
     }
     schema
 }
 
-/// A default or example of the list of keys, as JSON.
+/// A default or example as JSON.
 fn json_of_toml(text: &str) -> Json {
-    // A test makes the whole schema.
-    json_of(DeValue::parse(text).expect("the list of keys holds TOML").get_ref())
+    // A test generates the whole schema.
+    json_of(DeValue::parse(text).expect("the schema table holds TOML").get_ref())
 }
 
-/// TOML as JSON, as schema validators see it.
+/// TOML as JSON.
 pub(super) fn json_of(value: &DeValue) -> Json {
     match value {
         DeValue::String(text) => json!(text),

@@ -1,20 +1,20 @@
-//! Durations and sizes as the operator writes them: a number and its unit, never a bare number, because a `60` that one
-//! reader takes for seconds another takes for milliseconds.
+//! Durations and sizes: a number with a unit. A bare number is refused, because `60` could be
+//! seconds or milliseconds.
 
 use std::time::Duration;
 
-/// The longest duration that is read: a year of 365 days. Longer ones are typing errors, and an instant plus this much
-/// always exists.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Maximum duration: a year of 365 days. A longer one is a typing error, and an `Instant` plus this
+/// much does not overflow.
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a duration looks like, as a regular expression for the schema.
+/// Regular expression of a duration, for the schema.
 pub(super) const DURATION_PATTERN: &str = "^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
-/// What a size looks like.
+/// Regular expression of a size, for the schema.
 pub(super) const SIZE_PATTERN: &str = "^[0-9]+(B|KB|KiB|MB|MiB|GB|GiB)$";
 
-/// In milliseconds, largest first: the order in which they are written.
+/// Units in milliseconds, in the order in which they are written: largest first.
 const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-/// In bytes.
+/// Units in bytes, largest first.
 const SIZE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
@@ -25,8 +25,8 @@ const SIZE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads `250ms`, `30s`, `2m`, `1h`, `1h30m`: whole numbers, each with its unit, the larger unit first, no unit twice.
-/// `None` for everything else, for a bare number too.
+/// Parses `250ms`, `30s`, `2m`, `1h`, `1h30m`: whole numbers with units, larger units first, no
+/// unit twice.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = DURATION_UNITS.iter();
@@ -35,28 +35,29 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
         let (number, unit);
         (number, rest) = split_number(rest)?;
         (unit, rest) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
-        // The iterator goes on from where it stopped, so a unit cannot come twice or after a smaller one.
-        let (_, worth) = units.find(|(name, _)| *name == unit)?;
-        milliseconds = milliseconds.checked_add(number.checked_mul(*worth)?)?;
+        // The iterator continues after the previous unit, so a unit can neither repeat nor follow a
+        // smaller one.
+        let (_, factor) = units.find(|(name, _)| *name == unit)?;
+        milliseconds = milliseconds.checked_add(number.checked_mul(*factor)?)?;
     }
     if text.is_empty() { None } else { Some(Duration::from_millis(milliseconds)) }
 }
 
-/// Reads `512B`, `32KiB`, `1MB`: a whole number and its unit, in that spelling. `None` for everything else.
+/// Parses `512B`, `32KiB`, `1MB`: a whole number and a unit in this spelling.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text)?;
-    let (_, worth) = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?;
-    number.checked_mul(*worth)
+    let (_, factor) = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor)
 }
 
-/// The number at the start, and what follows it.
+/// The number at the start and the rest.
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// Writes a duration so that it reads back the same, milliseconds being the finest. Below two minutes it counts in
-/// seconds, as people do (`60s`, not `1m`).
+/// Formats a duration in whole milliseconds such that `parse_duration` returns it. Below two
+/// minutes it uses seconds (`60s`, not `1m`).
 pub(super) fn show_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if rest == 0 {
@@ -64,20 +65,20 @@ pub(super) fn show_duration(duration: Duration) -> String {
     }
     let mut text = String::new();
     let units = if rest < 120_000 { &DURATION_UNITS[2..] } else { &DURATION_UNITS[..] };
-    for (unit, worth) in units {
-        if rest >= *worth {
-            text.push_str(&format!("{}{unit}", rest / worth));
-            rest %= worth;
+    for (unit, factor) in units {
+        if rest >= *factor {
+            text.push_str(&format!("{}{unit}", rest / factor));
+            rest %= factor;
         }
     }
     text
 }
 
-/// Writes a size in the largest unit that divides it.
+/// Formats a size in the largest unit that divides it.
 pub(super) fn show_size(bytes: u64) -> String {
-    let (unit, worth) =
-        SIZE_UNITS.iter().find(|(_, worth)| bytes >= *worth && bytes.is_multiple_of(*worth)).unwrap_or(&("B", 1));
-    format!("{}{unit}", bytes / worth)
+    let (unit, factor) =
+        SIZE_UNITS.iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor)).unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / factor)
 }
 
 #[cfg(test)]
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_need_units_in_order() {
+    fn duration_requires_units_in_order() {
         let ms = Duration::from_millis;
         for (text, value) in [
             ("250ms", ms(250)),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_need_units() {
+    fn size_requires_unit() {
         for (text, value) in
             [("512B", 512), ("32KiB", 32 << 10), ("1MB", 1_000_000), ("256MiB", 256 << 20), ("2GiB", 2 << 30)]
         {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back() {
+    fn shown_value_parses_back() {
         for milliseconds in [0, 1, 999, 1_000, 60_000, 90_000, 120_000, 900_000, 5_400_001] {
             let duration = Duration::from_millis(milliseconds);
             assert_eq!(parse_duration(&show_duration(duration)), Some(duration));

@@ -1,26 +1,26 @@
-//! The callers of the demo: one per access level, with constants for everything that a `curl` line needs.
+//! The demo callers: one per access level, with constant credentials for `curl` examples.
 
-use super::{DEMO_CUSTOMER, DEMO_RESELLER_HOUSE, PLATFORM_HOUSE};
+use super::{DEMO_CUSTOMER, DEMO_RESELLER_CUSTOMER, PLATFORM_CUSTOMER};
 use crate::api::AccessLevel;
 
-/// Someone to be in the demo. Name, password and token are constants that anybody can read: they are worth nothing
-/// outside the sandbox.
+/// A demo caller. Its credentials are public and valid only in the sandbox.
 #[derive(Clone, Copy, Debug)]
 pub struct DemoCaller {
-    pub role: AccessLevel,
+    pub access_level: AccessLevel,
     pub login: &'static str,
     pub password: &'static str,
-    /// Persistent and bound to no address. A logout of this caller ends it; a restart of the sandbox brings it back.
+    /// Persistent and valid from any address. A logout of this caller ends it; a restart of the
+    /// sandbox restores it.
     pub token: &'static str,
     pub employee: &'static str,
     pub customer: &'static str,
 }
 
-/// One caller per access level, lowest first. `NO_LOGIN` has a token but, as its name says, cannot log in.
+/// One caller per access level, lowest first. `NO_LOGIN` has a token but cannot log in.
 pub fn demo_callers() -> &'static [DemoCaller] {
     &[
         DemoCaller {
-            role: AccessLevel::NoLogin,
+            access_level: AccessLevel::NoLogin,
             login: "no-login@sandbox.example",
             password: "demo-no-login",
             token: "sandbox-demo-no-login",
@@ -28,7 +28,7 @@ pub fn demo_callers() -> &'static [DemoCaller] {
             customer: DEMO_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Personal,
+            access_level: AccessLevel::Personal,
             login: "personal@sandbox.example",
             password: "demo-personal",
             token: "sandbox-demo-personal",
@@ -36,7 +36,7 @@ pub fn demo_callers() -> &'static [DemoCaller] {
             customer: DEMO_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Viewer,
+            access_level: AccessLevel::Viewer,
             login: "viewer@sandbox.example",
             password: "demo-viewer",
             token: "sandbox-demo-viewer",
@@ -44,7 +44,7 @@ pub fn demo_callers() -> &'static [DemoCaller] {
             customer: DEMO_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Manager,
+            access_level: AccessLevel::Manager,
             login: "manager@sandbox.example",
             password: "demo-manager",
             token: "sandbox-demo-manager",
@@ -52,7 +52,7 @@ pub fn demo_callers() -> &'static [DemoCaller] {
             customer: DEMO_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Owner,
+            access_level: AccessLevel::Owner,
             login: "owner@sandbox.example",
             password: "demo-owner",
             token: "sandbox-demo-owner",
@@ -60,28 +60,28 @@ pub fn demo_callers() -> &'static [DemoCaller] {
             customer: DEMO_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Reseller,
+            access_level: AccessLevel::Reseller,
             login: "reseller@sandbox.example",
             password: "demo-reseller",
             token: "sandbox-demo-reseller",
             employee: "5a0dbe000000000000000006",
-            customer: DEMO_RESELLER_HOUSE,
+            customer: DEMO_RESELLER_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::ResellerAdmin,
+            access_level: AccessLevel::ResellerAdmin,
             login: "reseller-admin@sandbox.example",
             password: "demo-reseller-admin",
             token: "sandbox-demo-reseller-admin",
             employee: "5a0dbe000000000000000007",
-            customer: DEMO_RESELLER_HOUSE,
+            customer: DEMO_RESELLER_CUSTOMER,
         },
         DemoCaller {
-            role: AccessLevel::Admin,
+            access_level: AccessLevel::Admin,
             login: "admin@sandbox.example",
             password: "demo-admin",
             token: "sandbox-demo-admin",
             employee: "5a0dbe000000000000000008",
-            customer: PLATFORM_HOUSE,
+            customer: PLATFORM_CUSTOMER,
         },
     ]
 }

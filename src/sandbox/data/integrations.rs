@@ -1,11 +1,12 @@
-//! Features and integrations of made-up customers, in varied combinations: as documented, misplaced as in the example of
-//! the API's wiki, unknown to the documentation, empty, or missing.
+//! Features and integrations of the fictional customers, in varied combinations: as documented,
+//! misplaced as in the example of the API's wiki, undocumented, empty or missing.
 
 use serde_json::{Map, Value, json};
 
 use super::Random;
 
-/// Every so many customers has this oddity. No two of the numbers share a factor, so the oddities also meet.
+/// Each n-th customer has this deviation. The numbers are coprime, so that deviations also occur
+/// together.
 const MISPLACED_EVERY: usize = 7;
 const UNKNOWN_EVERY: usize = 9;
 const EMPTY_EVERY: usize = 17;
@@ -17,7 +18,7 @@ pub fn features(random: &mut Random) -> Value {
     json!(features)
 }
 
-/// The integrations of the customer with this number; `None` for one whose document has no such member.
+/// The integrations of the customer with this number; `None` if its document has no such member.
 pub fn integrations(number: usize, random: &mut Random) -> Option<Value> {
     if number.is_multiple_of(MISSING_EVERY) {
         return None;
@@ -33,22 +34,22 @@ pub fn integrations(number: usize, random: &mut Random) -> Option<Value> {
     if random.one_in(2) {
         all.insert("criipto".to_owned(), criipto(number, random));
     }
-    let mut beside = Map::new();
+    let mut others = Map::new();
     if random.one_in(2) {
-        beside.insert("licenses".to_owned(), json!({"also": also(number, random)}));
+        others.insert("licenses".to_owned(), json!({"also": also(number, random)}));
     }
     if random.one_in(2) {
-        beside.insert("ms365".to_owned(), ms365(number, random));
+        others.insert("ms365".to_owned(), ms365(number, random));
     }
     if random.one_in(3) {
         let portal = format!("https://telefoni.kunde-{number:03}.sandbox.example");
-        beside.insert("mvnoPrivate".to_owned(), json!({"enabled": random.one_in(2), "portal": portal}));
+        others.insert("mvnoPrivate".to_owned(), json!({"enabled": random.one_in(2), "portal": portal}));
     }
-    let misplaced = number.is_multiple_of(MISPLACED_EVERY) && !beside.is_empty();
+    let misplaced = number.is_multiple_of(MISPLACED_EVERY) && !others.is_empty();
     match all.get_mut("billing").and_then(Value::as_object_mut).filter(|_| misplaced) {
-        Some(billing) => billing.append(&mut beside),
-        None if misplaced => _ = all.insert("billing".to_owned(), Value::Object(beside)),
-        None => all.append(&mut beside),
+        Some(billing) => billing.append(&mut others),
+        None if misplaced => _ = all.insert("billing".to_owned(), Value::Object(others)),
+        None => all.append(&mut others),
     }
     if number.is_multiple_of(UNKNOWN_EVERY) {
         let list = json!([{"k": secret("fortnox-nested", number)}]);

@@ -1,7 +1,8 @@
-//! Who and what there is when the sandbox starts: resellers, customers, employees and the callers of the demo.
+//! The initial data: resellers, customers, employees and the demo callers.
 //!
-//! Everything is made up and comes from a fixed seed, so that two starts, and two developers, see the same. Every secret
-//! but those of the documented example contains `sandbox-secret`, so that one that got out is recognised at once.
+//! All of it is fictional and generated from a fixed seed, so that it is the same at each start and
+//! for each developer. Every secret except those of the documented example contains
+//! `sandbox-secret`, so that a leaked one is recognised.
 
 mod callers;
 mod integrations;
@@ -14,41 +15,43 @@ use crate::api::{AccessLevel, CustomerId};
 
 pub use callers::{DemoCaller, demo_callers};
 
-/// Customers, resellers and employees have ids of one shape. The sandbox looks them up in different maps, so one type
-/// serves for all three.
+/// The id of a customer, reseller or employee. The three have the same shape and are kept in
+/// different maps.
 pub type Id = CustomerId;
 
-/// "Anders And & Co", the example of the API's own documentation. VIEWER, MANAGER and OWNER of the demo belong to it.
+/// "Anders And & Co", the example of the API's documentation. The demo callers up to OWNER belong
+/// to it.
 pub const DEMO_CUSTOMER: &str = "73469a52f4fd7f77ec7b28cc";
-/// A customer of the same reseller: refused to the VIEWER, MANAGER and OWNER of the demo, shown to its RESELLER.
+/// Another customer of the same reseller. The RESELLER of the demo sees it; VIEWER, MANAGER and
+/// OWNER do not.
 pub const OTHER_CUSTOMER: &str = "73469a52f4fd7f77ec7b28cd";
-/// A customer of another reseller: refused to all callers of the demo but the ADMIN.
+/// A customer of another reseller. Of the demo callers only ADMIN sees it.
 pub const FOREIGN_CUSTOMER: &str = "73469a52f4fd7f77ec7b28ce";
 
 /// The reseller of `DEMO_CUSTOMER`.
 pub(super) const DEMO_RESELLER: &str = "1234567890123457890abcde";
 pub(super) const FOREIGN_RESELLER: &str = "1234567890123457890abcdf";
-const DEMO_RESELLER_HOUSE: &str = "73469a52f4fd7f77ec7b28c0";
+const DEMO_RESELLER_CUSTOMER: &str = "73469a52f4fd7f77ec7b28c0";
 const PLATFORM_RESELLER: &str = "1234567890123457890abc00";
-const PLATFORM_HOUSE: &str = "73469a52f4fd7f77ec7b2800";
+const PLATFORM_CUSTOMER: &str = "73469a52f4fd7f77ec7b2800";
 
-/// The password of every employee who is not a caller of the demo.
-pub(super) const PASSWORD: &str = "sandbox-password";
+/// The password of every employee except the demo callers.
+pub(super) const EMPLOYEE_PASSWORD: &str = "sandbox-password";
 
 const CUSTOMERS_PER_RESELLER: usize = 40;
 
-/// What `GET /customer/{id}/name` answers for `DEMO_CUSTOMER`, byte for byte.
+/// The response to `GET /customer/{id}/name` for `DEMO_CUSTOMER`, byte for byte.
 const ANDERS_AND: &str = include_str!("anders_and.json");
 
-/// A customer as the API knows it.
+/// A customer.
 pub struct Customer {
-    /// The reseller it belongs to; `parentReseller` of the document says the same.
+    /// The reseller of the customer; equals `parentReseller` of the document.
     pub reseller: Id,
-    /// The whole document, as `GET /customer/{id}` gives it.
+    /// The response to `GET /customer/{id}`.
     pub document: Map<String, Value>,
 }
 
-/// Someone who may have tokens. What reseller an employee belongs to is its customer's affair.
+/// An employee. Its reseller is that of its customer.
 pub struct Employee {
     pub customer: Id,
     pub login: String,
@@ -58,55 +61,64 @@ pub struct Employee {
     pub level: AccessLevel,
 }
 
-/// Everything that the sandbox holds but sessions and log.
-pub struct World {
+/// Everything in the sandbox except sessions and change log.
+pub struct Dataset {
     pub resellers: BTreeMap<Id, String>,
     pub customers: BTreeMap<Id, Customer>,
     pub employees: BTreeMap<Id, Employee>,
 }
 
-impl World {
-    /// The world as it is at every start.
-    pub fn first() -> World {
-        let mut world = World { resellers: BTreeMap::new(), customers: BTreeMap::new(), employees: BTreeMap::new() };
+impl Dataset {
+    /// Generates the data of the start.
+    pub fn initial() -> Dataset {
+        let mut dataset =
+            Dataset { resellers: BTreeMap::new(), customers: BTreeMap::new(), employees: BTreeMap::new() };
         let mut random = Random(0x5ead_b0c5_7e1e_c0a1);
         let mut number = 0;
-        for (reseller, name, house) in resellers(&mut random) {
-            world.resellers.insert(reseller, name.to_owned());
-            world.add_customer(house, reseller, &format!("{name} A/S"), &mut number, &mut random);
+        for Reseller { id: reseller, name, own_customer } in resellers(&mut random) {
+            dataset.resellers.insert(reseller, name.to_owned());
+            dataset.add_customer(own_customer, reseller, &format!("{name} A/S"), &mut number, &mut random);
             for _ in 0..CUSTOMERS_PER_RESELLER {
                 let id = random.id();
                 let name = company(&mut random);
-                world.add_customer(id, reseller, &name, &mut number, &mut random);
+                dataset.add_customer(id, reseller, &name, &mut number, &mut random);
             }
         }
-        let and = own_id(DEMO_RESELLER);
-        world.add_customer(own_id(OTHER_CUSTOMER), and, "Joakim von And Holding A/S", &mut number, &mut random);
-        let foreign = own_id(FOREIGN_RESELLER);
-        world.add_customer(
-            own_id(FOREIGN_CUSTOMER),
+        let demo_reseller = constant_id(DEMO_RESELLER);
+        dataset.add_customer(
+            constant_id(OTHER_CUSTOMER),
+            demo_reseller,
+            "Joakim von And Holding A/S",
+            &mut number,
+            &mut random,
+        );
+        let foreign = constant_id(FOREIGN_RESELLER);
+        dataset.add_customer(
+            constant_id(FOREIGN_CUSTOMER),
             foreign,
             "Georg Gearløs Opfindelser ApS",
             &mut number,
             &mut random,
         );
         let name = json_object(ANDERS_AND);
-        world.customers.insert(own_id(DEMO_CUSTOMER), Customer { reseller: and, document: with_details(name, 0) });
+        dataset
+            .customers
+            .insert(constant_id(DEMO_CUSTOMER), Customer { reseller: demo_reseller, document: with_details(name, 0) });
         for caller in demo_callers() {
             let employee = Employee {
-                customer: own_id(caller.customer),
+                customer: constant_id(caller.customer),
                 login: caller.login.to_owned(),
                 password: caller.password.to_owned(),
-                name: format!("Demo {}", caller.role),
+                name: format!("Demo {}", caller.access_level),
                 language: "da".to_owned(),
-                level: caller.role,
+                level: caller.access_level,
             };
-            world.employees.insert(own_id(caller.employee), employee);
+            dataset.employees.insert(constant_id(caller.employee), employee);
         }
-        world
+        dataset
     }
 
-    /// A customer with its two employees, `owner@` and `viewer@`.
+    /// Adds a customer with two employees, `owner@` and `viewer@`.
     fn add_customer(&mut self, id: Id, reseller: Id, name: &str, number: &mut usize, random: &mut Random) {
         *number += 1;
         let number = *number;
@@ -123,7 +135,7 @@ impl World {
             let employee = Employee {
                 customer: id,
                 login: format!("{word}@kunde-{number:03}.sandbox.example"),
-                password: PASSWORD.to_owned(),
+                password: EMPLOYEE_PASSWORD.to_owned(),
                 name: person(random),
                 language: random.one_of(&["da", "en"]).to_owned(),
                 level,
@@ -133,20 +145,34 @@ impl World {
     }
 }
 
-/// Reseller, its name, and the customer that its own staff belongs to.
-fn resellers(random: &mut Random) -> Vec<(Id, &'static str, Id)> {
+struct Reseller {
+    id: Id,
+    name: &'static str,
+    /// The customer to which the reseller's own employees belong.
+    own_customer: Id,
+}
+
+fn resellers(random: &mut Random) -> Vec<Reseller> {
     let mut all = vec![
-        (own_id(PLATFORM_RESELLER), "Sandkasse Telecom", own_id(PLATFORM_HOUSE)),
-        (own_id(DEMO_RESELLER), "Andeby Tele", own_id(DEMO_RESELLER_HOUSE)),
-        (own_id(FOREIGN_RESELLER), "Gåserød Telefoni", random.id()),
+        Reseller {
+            id: constant_id(PLATFORM_RESELLER),
+            name: "Sandkasse Telecom",
+            own_customer: constant_id(PLATFORM_CUSTOMER),
+        },
+        Reseller {
+            id: constant_id(DEMO_RESELLER),
+            name: "Andeby Tele",
+            own_customer: constant_id(DEMO_RESELLER_CUSTOMER),
+        },
+        Reseller { id: constant_id(FOREIGN_RESELLER), name: "Gåserød Telefoni", own_customer: random.id() },
     ];
     for name in ["Krikkebæk Net", "Tangsø Erhverv", "Vibeholt Kommunikation", "Lærkerup Fiber", "Mosevang IP"] {
-        all.push((random.id(), name, random.id()));
+        all.push(Reseller { id: random.id(), name, own_customer: random.id() });
     }
     all
 }
 
-/// What the whole document has beyond the answer of `/name`.
+/// Adds the members that `/name` does not have.
 fn with_details(mut document: Map<String, Value>, number: usize) -> Map<String, Value> {
     document.insert("email".to_owned(), json!(format!("kontakt@kunde-{number:03}.sandbox.example")));
     document.insert("phone".to_owned(), json!(format!("+45 00 00 {:02} {:02}", number / 100, number % 100)));
@@ -179,18 +205,18 @@ fn person(random: &mut Random) -> String {
     format!("{first} {}", random.one_of(&["Sandager", "Kassebæk", "Prøvelund", "Øvegaard", "Legholt"]))
 }
 
-/// An id that stands in this room's constants.
-pub(super) fn own_id(text: &str) -> Id {
-    // The constants are 24 hexadecimal characters; a test builds the world from all of them.
-    Id::parse(text.as_bytes()).expect("an id of the sandbox's own")
+/// Parses an id of this module's constants.
+pub(super) fn constant_id(text: &str) -> Id {
+    // Tests parse all of them.
+    Id::parse(text.as_bytes()).expect("ids in the source are 24 hexadecimal characters")
 }
 
 fn json_object(text: &str) -> Map<String, Value> {
-    // The text is compiled in; a test builds the world from it.
-    serde_json::from_str(text).expect("a document of the sandbox's own")
+    // Tests parse it.
+    serde_json::from_str(text).expect("documents in the source are JSON objects")
 }
 
-/// Numbers that look random and are the same at every start (splitmix64). Nothing that must be secret comes from here.
+/// Deterministic pseudo-random numbers (splitmix64). Not for secrets.
 pub struct Random(u64);
 
 impl Random {
@@ -211,6 +237,6 @@ impl Random {
     }
 
     fn id(&mut self) -> Id {
-        own_id(&format!("{:016x}{:08x}", self.next(), self.next() as u32))
+        constant_id(&format!("{:016x}{:08x}", self.next(), self.next() as u32))
     }
 }

@@ -1,14 +1,14 @@
-//! `/auth`, and where a token may stand.
+//! `/auth`, and the places of a token.
 
 use bytes::Bytes;
 use http::Request;
 
 use super::*;
 use crate::sandbox::data::{DEMO_CUSTOMER, DEMO_RESELLER, FOREIGN_CUSTOMER, FOREIGN_RESELLER, OTHER_CUSTOMER};
-use crate::sandbox::session::{Life, MOST_SESSIONS, Session, Sessions};
+use crate::sandbox::session::{Expiry, MAX_SESSIONS, Session, Sessions};
 
 #[test]
-fn a_login_says_who_logged_in_and_sets_the_cookie() {
+fn login_describes_caller_and_sets_cookie() {
     let mut api = Api::new();
     let owner = demo(AccessLevel::Owner);
     let by_query = api.get_with(
@@ -17,12 +17,12 @@ fn a_login_says_who_logged_in_and_sets_the_cookie() {
     );
     let body = json!({"username": owner.login, "password": owner.password});
     let by_body = api.send(Request::post("/auth/login").body(Bytes::from(body.to_string())).unwrap());
-    for answer in [&by_query, &by_body] {
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        let json = answer.json();
+    for response in [&by_query, &by_body] {
+        assert_eq!(response.status, 200, "{}", response.text);
+        let json = response.json();
         let token = json["token"].as_str().unwrap();
         assert!(token.len() >= 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit()), "{token}");
-        assert_eq!(answer.header("set-cookie"), format!("token={token}; HttpOnly; Path=/"));
+        assert_eq!(response.header("set-cookie"), format!("token={token}; HttpOnly; Path=/"));
         assert_eq!(json["success"], true);
         assert_eq!(json["employee"], owner.employee);
         assert_eq!(json["customer"], owner.customer);
@@ -35,12 +35,12 @@ fn a_login_says_who_logged_in_and_sets_the_cookie() {
 }
 
 #[test]
-fn every_caller_of_the_demo_but_no_login_can_log_in() {
+fn every_demo_caller_except_no_login_logs_in() {
     let mut api = Api::new();
-    for role in AccessLevel::ALL.into_iter().filter(|role| *role != AccessLevel::NoLogin) {
-        let token = api.login(role, "");
+    for access_level in AccessLevel::ALL.into_iter().filter(|access_level| *access_level != AccessLevel::NoLogin) {
+        let token = api.login(access_level, "");
         let validated = api.get_with(&format!("/auth/validateToken?token={token}"), &[]).json();
-        assert_eq!(validated["accessLevel"], role.as_str());
+        assert_eq!(validated["accessLevel"], access_level.as_str());
     }
     let caller = demo(AccessLevel::NoLogin);
     let path = format!("/auth/login?username={}&password={}", caller.login, caller.password);
@@ -48,7 +48,7 @@ fn every_caller_of_the_demo_but_no_login_can_log_in() {
 }
 
 #[test]
-fn a_wrong_login_is_refused() {
+fn wrong_login_is_refused() {
     let mut api = Api::new();
     for query in
         ["", "?username=viewer@sandbox.example", "?username=viewer@sandbox.example&password=x", "?password=demo-viewer"]
@@ -58,47 +58,47 @@ fn a_wrong_login_is_refused() {
     let caller = demo(AccessLevel::Viewer);
     for minutes in ["0", "-2", "x", "", "525601", "99999999999999999999"] {
         let query = format!("username={}&password={}&expiresInMinutes={minutes}", caller.login, caller.password);
-        let answer = api.get_with(&format!("/auth/login?{query}"), &[]);
-        assert_refused(&answer, 422, "validation");
-        assert_eq!(answer.json()["error"]["check"], "expiresInMinutes");
+        let response = api.get_with(&format!("/auth/login?{query}"), &[]);
+        assert_refused(&response, 422, "validation");
+        assert_eq!(response.json()["error"]["check"], "expiresInMinutes");
     }
     let garbage = Request::post("/auth/login").body(Bytes::from_static(b"username=x")).unwrap();
     assert_refused(&api.send(garbage), 400, "bad_request");
 }
 
 #[test]
-fn a_session_slides_with_protected_calls_and_ends_without() {
+fn session_expires_without_protected_requests() {
     let mut api = Api::new();
     let name = format!("/customer/{DEMO_CUSTOMER}/name");
     let session = api.login(AccessLevel::Viewer, "");
     for _ in 0..3 {
-        api.pass(14);
+        api.advance_minutes(14);
         assert_eq!(api.get(&session, &name).status, 200);
     }
-    api.pass(14);
+    api.advance_minutes(14);
     assert!(api.is_valid(&session, ""), "still alive");
-    api.pass(1);
+    api.advance_minutes(1);
     assert!(!api.is_valid(&session, ""), "a validation does not prolong");
     assert_refused(&api.get(&session, &name), 401, "expired");
     assert_refused(&api.get(&session, &name), 401, "expired");
 }
 
 #[test]
-fn a_login_chooses_its_length() {
+fn login_sets_session_duration() {
     let mut api = Api::new();
     let short = api.login(AccessLevel::Viewer, "&expiresInMinutes=2");
     let persistent = api.login(AccessLevel::Viewer, "&expiresInMinutes=-1");
-    api.pass(1);
+    api.advance_minutes(1);
     assert_eq!(api.get(&short, "/customer").status, 200);
-    api.pass(2);
+    api.advance_minutes(2);
     assert_refused(&api.get(&short, "/customer"), 401, "expired");
-    api.pass(60 * 24 * 365);
+    api.advance_minutes(60 * 24 * 365);
     assert_eq!(api.get(&persistent, "/customer").status, 200);
     assert_eq!(api.get(token(AccessLevel::Viewer), "/customer").status, 200);
 }
 
 #[test]
-fn validation_describes_a_valid_token_and_denies_an_invalid_one() {
+fn validation_describes_valid_token_and_denies_invalid_one() {
     let mut api = Api::new();
     let caller = demo(AccessLevel::Manager);
     let path = format!("/auth/validateToken?token={}", caller.token);
@@ -114,15 +114,15 @@ fn validation_describes_a_valid_token_and_denies_an_invalid_one() {
     assert_eq!(extended["customerFeatures"], json!(["CUSTOMER", "SIP", "MVNO"]));
     assert_eq!(extended["customerIntegrations"]["criipto"]["clientSecret"], "s3cr3t-criipto");
 
-    assert_eq!(api.get_with("/auth/validateToken?token=nobody", &[]).json(), json!({"success": false}));
-    assert_refused(&api.get_with("/auth/validateToken?token=nobody&simple=true", &[]), 403, "access_denied");
+    assert_eq!(api.get_with("/auth/validateToken?token=unknown", &[]).json(), json!({"success": false}));
+    assert_refused(&api.get_with("/auth/validateToken?token=unknown&simple=true", &[]), 403, "access_denied");
     for missing in ["/auth/validateToken", "/auth/validateToken?token=", "/auth/validateToken?extend=true"] {
         assert_refused(&api.get_with(missing, &[]), 401, "credentials_invalid");
     }
 }
 
 #[test]
-fn a_login_is_bound_to_its_address_and_a_demo_token_is_not() {
+fn login_is_bound_to_address_and_demo_token_is_not() {
     let mut api = Api::new();
     let session = api.login(AccessLevel::Viewer, "");
     assert!(api.is_valid(&session, "&ip=192.0.2.1"));
@@ -140,13 +140,13 @@ fn a_login_is_bound_to_its_address_and_a_demo_token_is_not() {
 }
 
 #[test]
-fn a_logout_ends_all_tokens_of_the_employee_and_no_others() {
+fn logout_ends_all_tokens_of_the_employee_only() {
     let mut api = Api::new();
     let (one, two) = (api.login(AccessLevel::Owner, ""), api.login(AccessLevel::Owner, "&expiresInMinutes=-1"));
     let other = api.login(AccessLevel::Viewer, "");
-    let answer = api.get(&one, "/auth/logout");
-    assert_eq!((answer.status, answer.json()), (200, json!({"success": true})));
-    assert!(answer.header("set-cookie").contains("Max-Age=0"));
+    let response = api.get(&one, "/auth/logout");
+    assert_eq!((response.status, response.json()), (200, json!({"success": true})));
+    assert!(response.header("set-cookie").contains("Max-Age=0"));
     for ended in [one.as_str(), two.as_str(), token(AccessLevel::Owner)] {
         assert!(!api.is_valid(ended, ""));
         assert_refused(&api.get(ended, "/customer"), 401, "invalid_token");
@@ -156,20 +156,23 @@ fn a_logout_ends_all_tokens_of_the_employee_and_no_others() {
 }
 
 #[test]
-fn a_switch_changes_what_the_same_token_sees() {
+fn reseller_switch_changes_visible_customers() {
     let mut api = Api::new();
     let (own, foreign) = (format!("/customer/{OTHER_CUSTOMER}/name"), format!("/customer/{FOREIGN_CUSTOMER}/name"));
     let switch = "POST /auth/organizationreseller";
-    for (role, own_before, foreign_before) in [(AccessLevel::ResellerAdmin, 200, 403), (AccessLevel::Admin, 200, 200)] {
-        let statuses = |api: &mut Api| (api.get(token(role), &own).status, api.get(token(role), &foreign).status);
-        assert_eq!(statuses(&mut api), (own_before, foreign_before), "{role}");
-        let answer = api.call(token(role), switch, json!({"reseller": FOREIGN_RESELLER.to_uppercase()}));
-        assert_eq!(answer.json(), json!({"success": true, "reseller": FOREIGN_RESELLER}));
-        assert_eq!(statuses(&mut api), (403, 200), "{role}");
-        api.call(token(role), switch, json!({"reseller": DEMO_RESELLER}));
-        assert_eq!(statuses(&mut api), (200, 403), "{role}");
-        api.call(token(role), switch, json!({"reseller": null}));
-        assert_eq!(statuses(&mut api), (own_before, foreign_before), "{role}");
+    for (access_level, own_before, foreign_before) in
+        [(AccessLevel::ResellerAdmin, 200, 403), (AccessLevel::Admin, 200, 200)]
+    {
+        let statuses =
+            |api: &mut Api| (api.get(token(access_level), &own).status, api.get(token(access_level), &foreign).status);
+        assert_eq!(statuses(&mut api), (own_before, foreign_before), "{access_level}");
+        let response = api.call(token(access_level), switch, json!({"reseller": FOREIGN_RESELLER.to_uppercase()}));
+        assert_eq!(response.json(), json!({"success": true, "reseller": FOREIGN_RESELLER}));
+        assert_eq!(statuses(&mut api), (403, 200), "{access_level}");
+        api.call(token(access_level), switch, json!({"reseller": DEMO_RESELLER}));
+        assert_eq!(statuses(&mut api), (200, 403), "{access_level}");
+        api.call(token(access_level), switch, json!({"reseller": null}));
+        assert_eq!(statuses(&mut api), (own_before, foreign_before), "{access_level}");
     }
     let other_token = api.login(AccessLevel::Admin, "");
     api.call(token(AccessLevel::Admin), switch, json!({"reseller": DEMO_RESELLER}));
@@ -177,7 +180,7 @@ fn a_switch_changes_what_the_same_token_sees() {
 }
 
 #[test]
-fn a_switch_is_refused_below_reseller_admin_and_to_nowhere() {
+fn invalid_reseller_switch_is_refused() {
     let mut api = Api::new();
     let switch = "POST /auth/organizationreseller";
     let body = json!({"reseller": FOREIGN_RESELLER});
@@ -190,7 +193,7 @@ fn a_switch_is_refused_below_reseller_admin_and_to_nowhere() {
 }
 
 #[test]
-fn a_token_is_read_wherever_it_may_stand() {
+fn token_is_read_from_every_credential_place() {
     let mut api = Api::new();
     let viewer = token(AccessLevel::Viewer);
     let name = format!("/customer/{DEMO_CUSTOMER}/name");
@@ -203,24 +206,24 @@ fn a_token_is_read_wherever_it_may_stand() {
 
     let owner = json!({"token": token(AccessLevel::Owner), "phone": "+45 11 11 11 11"});
     let post = Request::post(format!("/customer/{DEMO_CUSTOMER}")).body(Bytes::from(owner.to_string())).unwrap();
-    let answer = api.send(post);
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    assert_eq!(answer.json()["phone"], "+45 11 11 11 11");
-    assert!(!answer.text.contains(token(AccessLevel::Owner)), "the caller's token is no property of the customer");
+    let response = api.send(post);
+    assert_eq!(response.status, 200, "{}", response.text);
+    assert_eq!(response.json()["phone"], "+45 11 11 11 11");
+    assert!(!response.text.contains(token(AccessLevel::Owner)), "the caller's token is not stored in the customer");
 }
 
 #[test]
-fn the_first_place_that_holds_a_token_decides() {
+fn first_credential_place_decides() {
     let mut api = Api::new();
-    let (admin, bad) = (token(AccessLevel::Admin), "nobody");
+    let (admin, bad) = (token(AccessLevel::Admin), "unknown");
     let path = format!("/customer/{FOREIGN_CUSTOMER}/name?token={admin}");
-    assert_refused(&api.get_with(&path, &[("Authorization", "Bearer nobody")]), 401, "invalid_token");
+    assert_refused(&api.get_with(&path, &[("Authorization", "Bearer unknown")]), 401, "invalid_token");
     assert_refused(&api.get_with(&path, &[("X-API-Key", bad)]), 401, "invalid_token");
-    assert_eq!(api.get_with(&path, &[("Cookie", "token=nobody")]).status, 200);
+    assert_eq!(api.get_with(&path, &[("Cookie", "token=unknown")]).status, 200);
 }
 
 #[test]
-fn no_token_and_a_wrong_scheme_are_told_apart() {
+fn missing_token_and_wrong_scheme_have_different_codes() {
     let mut api = Api::new();
     let name = format!("/customer/{DEMO_CUSTOMER}/name");
     assert_refused(&api.get_with(&name, &[]), 401, "credentials_invalid");
@@ -231,18 +234,18 @@ fn no_token_and_a_wrong_scheme_are_told_apart() {
 }
 
 #[test]
-fn sessions_are_bounded_and_those_that_are_over_make_room() {
+fn full_sessions_evict_expired_ones() {
     let start = SystemTime::UNIX_EPOCH;
     let minute = Duration::from_mins(1);
-    let employee = data::own_id(demo(AccessLevel::Viewer).employee);
+    let employee = data::constant_id(demo(AccessLevel::Viewer).employee);
     let session = || {
-        let life = Life::Sliding { length: minute, ends: start + minute };
-        Session { employee, life, address: None, reseller: None }
+        let expiry = Expiry::Sliding { length: minute, ends: start + minute };
+        Session { employee, expiry, address: None, reseller: None }
     };
     let mut sessions = Sessions::default();
-    for _ in 0..MOST_SESSIONS {
-        sessions.open(session(), start).unwrap();
+    for _ in 0..MAX_SESSIONS {
+        sessions.create(session(), start).unwrap();
     }
-    assert!(sessions.open(session(), start).is_err());
-    assert!(sessions.open(session(), start + minute).is_ok());
+    assert!(sessions.create(session(), start).is_err());
+    assert!(sessions.create(session(), start + minute).is_ok());
 }

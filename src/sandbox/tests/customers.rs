@@ -15,22 +15,22 @@ fn post(id: &str) -> String {
 }
 
 #[test]
-fn the_name_of_the_demo_customer_is_the_documented_example() {
+fn demo_customer_is_the_documented_example() {
     let mut api = Api::new();
     for id in [DEMO_CUSTOMER.to_owned(), DEMO_CUSTOMER.to_uppercase()] {
-        let answer = api.get(token(AccessLevel::Viewer), &format!("/customer/{id}/name"));
-        assert_eq!((answer.status, answer.header("content-type")), (200, "application/json; charset=utf-8"));
-        assert_eq!(answer.text, include_str!("../data/anders_and.json"));
+        let response = api.get(token(AccessLevel::Viewer), &format!("/customer/{id}/name"));
+        assert_eq!((response.status, response.header("content-type")), (200, "application/json; charset=utf-8"));
+        assert_eq!(response.text, include_str!("../data/anders_and.json"));
     }
     let request = Request::head(format!("/customer/{DEMO_CUSTOMER}/name?token={OWNER}")).body(Bytes::new()).unwrap();
     assert_eq!(api.send(request).status, 200);
 }
 
 #[test]
-fn who_sees_a_customer_is_the_documented_table() {
+fn visible_customers_follow_the_documented_table() {
     use AccessLevel::*;
     let mut api = Api::new();
-    for (role, statuses) in [
+    for (access_level, statuses) in [
         (NoLogin, [403, 403, 403]),
         (Personal, [403, 403, 403]),
         (Viewer, [200, 403, 403]),
@@ -42,10 +42,10 @@ fn who_sees_a_customer_is_the_documented_table() {
     ] {
         for (id, status) in [DEMO_CUSTOMER, OTHER_CUSTOMER, FOREIGN_CUSTOMER].into_iter().zip(statuses) {
             for page in ["/name", "", "/export"] {
-                let answer = api.get(token(role), &format!("/customer/{id}{page}"));
-                assert_eq!(answer.status, status, "{role} {id} {page}");
+                let response = api.get(token(access_level), &format!("/customer/{id}{page}"));
+                assert_eq!(response.status, status, "{access_level} {id} {page}");
                 if status == 403 {
-                    assert_refused(&answer, 403, "access_denied");
+                    assert_refused(&response, 403, "access_denied");
                 }
             }
         }
@@ -53,7 +53,7 @@ fn who_sees_a_customer_is_the_documented_table() {
 }
 
 #[test]
-fn a_customer_that_is_none_is_404() {
+fn unknown_customer_is_404() {
     let mut api = Api::new();
     for id in ["000000000000000000000000", "x", "73469a52f4fd7f77ec7b28c", "%00"] {
         for page in ["/name", "", "/export"] {
@@ -63,11 +63,11 @@ fn a_customer_that_is_none_is_404() {
 }
 
 #[test]
-fn the_list_holds_what_the_caller_sees() {
+fn customer_list_has_visible_customers() {
     let mut api = Api::new();
     let mut list = |token: &str, query: &str| {
-        let answer = api.get(token, &format!("/customer{query}")).json();
-        answer["customers"].as_array().unwrap().clone()
+        let response = api.get(token, &format!("/customer{query}")).json();
+        response["customers"].as_array().unwrap().clone()
     };
     let own = list(OWNER, "?full=true");
     assert_eq!(own.len(), 1);
@@ -82,7 +82,7 @@ fn the_list_holds_what_the_caller_sees() {
 }
 
 #[test]
-fn the_world_is_varied_and_the_same_at_every_start() {
+fn dataset_is_varied_and_deterministic() {
     let all = || Api::new().get(ADMIN, "/customer?full=true").text;
     let text = all();
     assert_eq!(text, all());
@@ -132,18 +132,18 @@ fn the_world_is_varied_and_the_same_at_every_start() {
 }
 
 #[test]
-fn the_export_is_csv() {
+fn export_is_csv() {
     let mut api = Api::new();
     api.call(OWNER, &post(DEMO_CUSTOMER), json!({"name": "And, \"Anders\" & Co"}));
-    let answer = api.get(OWNER, &format!("{}/export", path(DEMO_CUSTOMER)));
-    assert_eq!(answer.header("content-type"), "text/csv; charset=utf-8");
-    let lines: Vec<_> = answer.text.split("\r\n").collect();
+    let response = api.get(OWNER, &format!("{}/export", path(DEMO_CUSTOMER)));
+    assert_eq!(response.header("content-type"), "text/csv; charset=utf-8");
+    let lines: Vec<_> = response.text.split("\r\n").collect();
     assert_eq!(lines[0], "_id,name,parentReseller,email,phone,vat");
     assert!(lines[1].starts_with(&format!("\"{DEMO_CUSTOMER}\",\"And, \"\"Anders\"\" & Co\",")), "{}", lines[1]);
 }
 
 #[test]
-fn an_update_merges_objects_and_replaces_the_rest() {
+fn update_merges_objects_and_replaces_other_values() {
     let mut api = Api::new();
     let before = api.get(OWNER, &path(DEMO_CUSTOMER)).json();
     let patch = json!({
@@ -151,24 +151,24 @@ fn an_update_merges_objects_and_replaces_the_rest() {
         "features": ["CUSTOMER"],
         "integrations": {"billing": {"economic": {"accrual": true}}, "ms365": {"calendarShowAsMappings": {"busy": null}}},
     });
-    let answer = api.call(OWNER, &post(DEMO_CUSTOMER), patch);
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    let response = api.call(OWNER, &post(DEMO_CUSTOMER), patch);
+    assert_eq!(response.status, 200, "{}", response.text);
     let mut expected = before;
     expected["name"] = json!("Andeby & Co");
     expected["features"] = json!(["CUSTOMER"]);
     expected["integrations"]["billing"]["economic"]["accrual"] = json!(true);
     expected["integrations"]["ms365"]["calendarShowAsMappings"]["busy"] = Value::Null;
-    assert_eq!(answer.json(), expected);
+    assert_eq!(response.json(), expected);
     assert_eq!(api.get(OWNER, &path(DEMO_CUSTOMER)).json(), expected);
 }
 
 #[test]
-fn an_update_that_is_not_allowed_changes_nothing() {
+fn refused_update_changes_nothing() {
     let mut api = Api::new();
     let before = api.get(ADMIN, &path(DEMO_CUSTOMER)).text;
-    for role in [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager] {
-        let answer = api.call(token(role), &post(DEMO_CUSTOMER), json!({"name": "Mine"}));
-        assert_refused(&answer, 403, "access_denied");
+    for access_level in [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager] {
+        let response = api.call(token(access_level), &post(DEMO_CUSTOMER), json!({"name": "Mine"}));
+        assert_refused(&response, 403, "access_denied");
     }
     assert_refused(&api.call(OWNER, &post(OTHER_CUSTOMER), json!({"name": "Mine"})), 403, "access_denied");
     assert_refused(&api.call(OWNER, &post("000000000000000000000000"), json!({})), 404, "customer");
@@ -184,9 +184,9 @@ fn an_update_that_is_not_allowed_changes_nothing() {
         ("_id", json!(OTHER_CUSTOMER)),
         ("parentReseller", json!(DEMO_CUSTOMER)),
     ] {
-        let answer = api.call(OWNER, &post(DEMO_CUSTOMER), json!({property: value}));
-        assert_refused(&answer, 422, "validation");
-        assert_eq!(answer.json()["error"]["check"], property);
+        let response = api.call(OWNER, &post(DEMO_CUSTOMER), json!({property: value}));
+        assert_refused(&response, 422, "validation");
+        assert_eq!(response.json()["error"]["check"], property);
     }
     assert_refused(&api.call(OWNER, &post(DEMO_CUSTOMER), json!({"note": "x".repeat(70_000)})), 422, "validation");
     for body in ["{", "[]", "\"x\"", "{}{}"] {
@@ -198,17 +198,17 @@ fn an_update_that_is_not_allowed_changes_nothing() {
 }
 
 #[test]
-fn an_admin_moves_a_customer_to_another_reseller() {
+fn admin_moves_customer_to_another_reseller() {
     let mut api = Api::new();
     let reseller = token(AccessLevel::Reseller);
     assert_eq!(api.get(reseller, &path(OTHER_CUSTOMER)).status, 200);
-    let answer = api.call(ADMIN, &post(OTHER_CUSTOMER), json!({"parentReseller": data::FOREIGN_RESELLER}));
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    let response = api.call(ADMIN, &post(OTHER_CUSTOMER), json!({"parentReseller": data::FOREIGN_RESELLER}));
+    assert_eq!(response.status, 200, "{}", response.text);
     assert_refused(&api.get(reseller, &path(OTHER_CUSTOMER)), 403, "access_denied");
 }
 
 #[test]
-fn a_delete_takes_the_customer_its_employees_and_their_tokens() {
+fn customer_delete_removes_employees_and_tokens() {
     let mut api = Api::new();
     let delete = format!("DELETE {}", path(DEMO_CUSTOMER));
     assert_refused(&api.call(OWNER, &delete, Value::Null), 403, "access_denied");
@@ -226,10 +226,10 @@ fn a_delete_takes_the_customer_its_employees_and_their_tokens() {
 }
 
 #[test]
-fn changes_are_logged_for_those_who_see_what_changed() {
+fn change_log_lists_changes_of_visible_customers() {
     let mut api = Api::new();
     api.call(OWNER, &post(DEMO_CUSTOMER), json!({"phone": "1"}));
-    api.pass(60);
+    api.advance_minutes(60);
     api.call(ADMIN, &post(FOREIGN_CUSTOMER), json!({"phone": "2"}));
     api.call(ADMIN, &format!("DELETE {}", path(OTHER_CUSTOMER)), Value::Null);
     let mut log = |token: &str, query: &str| api.get(token, &format!("/log/changeloglite{query}")).json();
@@ -256,6 +256,6 @@ fn changes_are_logged_for_those_who_see_what_changed() {
         assert_refused(&api.get(ADMIN, &format!("/log/changeloglite{wrong}")), 400, "bad_request");
     }
     assert_refused(&api.get(token(AccessLevel::Personal), "/log/changeloglite"), 403, "access_denied");
-    api.pass(5 * 24 * 60);
+    api.advance_minutes(5 * 24 * 60);
     assert_eq!(ids(api.get(ADMIN, "/log/changeloglite").json()), [FOREIGN_CUSTOMER, OTHER_CUSTOMER], "kept for 5 days");
 }

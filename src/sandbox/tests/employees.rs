@@ -4,22 +4,22 @@ use super::*;
 
 const OWNER: &str = "sandbox-demo-owner";
 
-fn employee(role: AccessLevel) -> String {
-    format!("/employee/{}", demo(role).employee)
+fn employee(access_level: AccessLevel) -> String {
+    format!("/employee/{}", demo(access_level).employee)
 }
 
 #[test]
-fn an_owner_changes_the_level_of_an_employee_and_it_counts_at_once() {
+fn access_level_change_applies_at_once() {
     let mut api = Api::new();
     let post = format!("POST {}", employee(AccessLevel::Viewer));
     let body = json!({"accessLevel": "PERSONAL", "name": "Rip", "language": "en"});
-    let answer = api.call(OWNER, &post, body).json();
+    let response = api.call(OWNER, &post, body).json();
     let viewer = demo(AccessLevel::Viewer);
     let expected = json!({
         "_id": viewer.employee, "customer": viewer.customer, "username": viewer.login, "name": "Rip", "language": "en",
         "accessLevel": "PERSONAL",
     });
-    assert_eq!(answer, expected);
+    assert_eq!(response, expected);
     let validated = api.get_with(&format!("/auth/validateToken?token={}", viewer.token), &[]).json();
     assert_eq!(validated["accessLevel"], "PERSONAL");
     let name = format!("/customer/{}/name", viewer.customer);
@@ -30,14 +30,14 @@ fn an_owner_changes_the_level_of_an_employee_and_it_counts_at_once() {
 }
 
 #[test]
-fn rights_over_an_employee_end_at_the_callers_own() {
+fn employee_rights_end_at_the_callers_level() {
     let mut api = Api::new();
     let viewer = format!("POST {}", employee(AccessLevel::Viewer));
     let admin = format!("POST {}", employee(AccessLevel::Admin));
     let reseller = format!("POST {}", employee(AccessLevel::Reseller));
-    let above_in_the_same_house = format!("POST {}", employee(AccessLevel::ResellerAdmin));
+    let above_in_the_same_reseller = format!("POST {}", employee(AccessLevel::ResellerAdmin));
     for (caller, call, body) in [
-        (token(AccessLevel::Reseller), &above_in_the_same_house, json!({"name": "x"})),
+        (token(AccessLevel::Reseller), &above_in_the_same_reseller, json!({"name": "x"})),
         (token(AccessLevel::Manager), &viewer, json!({"name": "x"})),
         (token(AccessLevel::Viewer), &viewer, json!({"accessLevel": "OWNER"})),
         (OWNER, &viewer, json!({"accessLevel": "RESELLER"})),
@@ -56,7 +56,7 @@ fn rights_over_an_employee_end_at_the_callers_own() {
 }
 
 #[test]
-fn a_delete_takes_the_employee_and_its_tokens() {
+fn employee_delete_removes_tokens() {
     let mut api = Api::new();
     let delete = format!("DELETE {}", employee(AccessLevel::Viewer));
     assert_refused(&api.call(token(AccessLevel::Manager), &delete, Value::Null), 403, "access_denied");
@@ -68,15 +68,15 @@ fn a_delete_takes_the_employee_and_its_tokens() {
 }
 
 #[test]
-fn a_machine_token_has_the_employees_access_until_it_is_deleted() {
+fn machine_token_has_employee_access_until_deleted() {
     let mut api = Api::new();
     let viewer = demo(AccessLevel::Viewer);
     let make = format!("POST {}/token", employee(AccessLevel::Viewer));
     for maker in [viewer.token, OWNER, token(AccessLevel::Admin)] {
-        let answer = api.call(maker, &make, Value::Null);
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        let machine = answer.json()["token"].as_str().unwrap().to_owned();
-        api.pass(60 * 24);
+        let response = api.call(maker, &make, Value::Null);
+        assert_eq!(response.status, 200, "{}", response.text);
+        let machine = response.json()["token"].as_str().unwrap().to_owned();
+        api.advance_minutes(60 * 24);
         assert!(api.is_valid(&machine, "&ip=203.0.113.9"));
         assert_eq!(api.get(&machine, &format!("/customer/{}/name", viewer.customer)).status, 200);
         assert_eq!(api.get(&machine, &format!("/customer/{}/name", data::OTHER_CUSTOMER)).status, 403);
@@ -91,12 +91,12 @@ fn a_machine_token_has_the_employees_access_until_it_is_deleted() {
 }
 
 #[test]
-fn tokens_are_made_and_deleted_only_by_those_with_rights_over_the_employee() {
+fn machine_tokens_require_rights_over_the_employee() {
     let mut api = Api::new();
     let make = format!("POST {}/token", employee(AccessLevel::Owner));
     assert_refused(&api.call(token(AccessLevel::Viewer), &make, Value::Null), 403, "access_denied");
     assert_refused(&api.call(OWNER, "POST /employee/x/token", Value::Null), 404, "employee");
-    // A token of somebody else's is no token of this employee's.
+    // A token of another employee.
     let delete = format!("DELETE {}/token/{}", employee(AccessLevel::Viewer), token(AccessLevel::Admin));
     assert_refused(&api.call(OWNER, &delete, Value::Null), 404, "token");
     assert!(api.is_valid(token(AccessLevel::Admin), ""));

@@ -1,4 +1,5 @@
-//! The sandbox as a frontend meets it, without a socket (but in `socket`) and with a clock that the test moves.
+//! The sandbox as a frontend uses it, without a socket (except in `socket`) and with a clock that
+//! the test advances.
 
 mod auth;
 mod customers;
@@ -12,24 +13,24 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 
-use super::data::{self, World};
+use super::data::{self, Dataset};
 use super::state::State;
 use crate::api::AccessLevel;
 
-/// A sandbox, a clock and an address to call from.
+/// A sandbox, its clock and the address of its client.
 struct Api {
     state: State,
     now: SystemTime,
     peer: IpAddr,
 }
 
-struct Answer {
+struct TestResponse {
     status: u16,
     headers: http::HeaderMap,
     text: String,
 }
 
-impl Answer {
+impl TestResponse {
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
@@ -41,88 +42,88 @@ impl Answer {
 
 impl Api {
     fn new() -> Api {
-        let state = State::new(World::first(), Duration::from_mins(15));
+        let state = State::new(Dataset::initial(), Duration::from_mins(15));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_000_000);
         Api { state, now, peer: [192, 0, 2, 1].into() }
     }
 
-    fn send(&mut self, request: Request<Bytes>) -> Answer {
-        let response: Response<Bytes> = self.state.answer(&request, self.peer, self.now);
+    fn send(&mut self, request: Request<Bytes>) -> TestResponse {
+        let response: Response<Bytes> = self.state.respond(&request, self.peer, self.now);
         let (head, body) = response.into_parts();
         let text = String::from_utf8(body.to_vec()).unwrap();
-        Answer { status: head.status.as_u16(), headers: head.headers, text }
+        TestResponse { status: head.status.as_u16(), headers: head.headers, text }
     }
 
-    /// `call` is a method and a path, such as `GET /customer`.
-    fn call(&mut self, token: &str, call: &str, body: Value) -> Answer {
-        let (method, path) = call.split_once(' ').unwrap();
+    /// Sends a request line without its version, such as `GET /customer`.
+    fn call(&mut self, token: &str, request_line: &str, body: Value) -> TestResponse {
+        let (method, path) = request_line.split_once(' ').unwrap();
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         let request = Request::builder().method(method).uri(path).header("Authorization", format!("Bearer {token}"));
         self.send(request.body(body).unwrap())
     }
 
-    fn get(&mut self, token: &str, path: &str) -> Answer {
+    fn get(&mut self, token: &str, path: &str) -> TestResponse {
         self.call(token, &format!("GET {path}"), Value::Null)
     }
 
     /// A GET with these fields and no others.
-    fn get_with(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    fn get_with(&mut self, path: &str, fields: &[(&str, &str)]) -> TestResponse {
         let request = fields.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
         self.send(request.body(Bytes::new()).unwrap())
     }
 
-    fn login(&mut self, role: AccessLevel, more: &str) -> String {
-        let caller = demo(role);
+    fn login(&mut self, access_level: AccessLevel, more: &str) -> String {
+        let caller = demo(access_level);
         let path = format!("/auth/login?username={}&password={}{more}", caller.login, caller.password);
-        let answer = self.get_with(&path, &[]);
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json()["token"].as_str().unwrap().to_owned()
+        let response = self.get_with(&path, &[]);
+        assert_eq!(response.status, 200, "{}", response.text);
+        response.json()["token"].as_str().unwrap().to_owned()
     }
 
     fn is_valid(&mut self, token: &str, more: &str) -> bool {
-        let answer = self.get_with(&format!("/auth/validateToken?token={token}{more}"), &[]);
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json()["success"].as_bool().unwrap()
+        let response = self.get_with(&format!("/auth/validateToken?token={token}{more}"), &[]);
+        assert_eq!(response.status, 200, "{}", response.text);
+        response.json()["success"].as_bool().unwrap()
     }
 
-    fn pass(&mut self, minutes: u64) {
+    fn advance_minutes(&mut self, minutes: u64) {
         self.now += Duration::from_mins(minutes);
     }
 }
 
-fn demo(role: AccessLevel) -> &'static data::DemoCaller {
-    data::demo_callers().iter().find(|caller| caller.role == role).unwrap()
+fn demo(access_level: AccessLevel) -> &'static data::DemoCaller {
+    data::demo_callers().iter().find(|caller| caller.access_level == access_level).unwrap()
 }
 
-fn token(role: AccessLevel) -> &'static str {
-    demo(role).token
+fn token(access_level: AccessLevel) -> &'static str {
+    demo(access_level).token
 }
 
-/// The status, and the body in the API's error shape with the status in it.
+/// Asserts the status and an error body in the API's shape.
 #[track_caller]
-fn assert_refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text);
-    let error = &answer.json()["error"];
-    assert_eq!((&error["status"], &error["code"]), (&json!(status), &json!(code)), "{}", answer.text);
-    assert!(error["message"].is_string(), "{}", answer.text);
+fn assert_refused(response: &TestResponse, status: u16, code: &str) {
+    assert_eq!(response.status, status, "{}", response.text);
+    let error = &response.json()["error"];
+    assert_eq!((&error["status"], &error["code"]), (&json!(status), &json!(code)), "{}", response.text);
+    assert!(error["message"].is_string(), "{}", response.text);
 }
 
 #[test]
-fn the_help_names_every_caller_of_the_demo() {
-    let answer = Api::new().get_with("/", &[]);
-    assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; charset=utf-8"));
+fn help_names_every_demo_caller() {
+    let response = Api::new().get_with("/", &[]);
+    assert_eq!((response.status, response.header("content-type")), (200, "text/plain; charset=utf-8"));
     assert_eq!(data::demo_callers().len(), AccessLevel::ALL.len());
     for caller in data::demo_callers() {
-        let data::DemoCaller { role, login, password, token, employee, customer } = caller;
-        for text in [role.as_str(), login, password, token, employee, customer] {
-            assert!(answer.text.contains(text), "{text}");
+        let data::DemoCaller { access_level, login, password, token, employee, customer } = caller;
+        for text in [access_level.as_str(), login, password, token, employee, customer] {
+            assert!(response.text.contains(text), "{text}");
         }
     }
-    assert!(answer.text.contains("GET      /customer/ID/name"));
+    assert!(response.text.contains("GET      /customer/ID/name"));
 }
 
 #[test]
-fn an_unknown_path_is_404_with_and_without_a_token() {
+fn unknown_path_is_404_with_and_without_token() {
     let mut api = Api::new();
     for path in ["/nowhere", "/customer/", "/Customer", "/customer/a/b/c", "//"] {
         assert_refused(&api.get_with(path, &[]), 404, "not_found");
@@ -133,10 +134,10 @@ fn an_unknown_path_is_404_with_and_without_a_token() {
 }
 
 #[test]
-fn endpoints_that_trust_the_address_show_that_they_were_reached() {
+fn address_trusted_endpoints_show_the_address() {
     let mut api = Api::new();
     for path in ["/tools/realtime", "/porting/123/notify", "/pbx/app/notification/send/callerid"] {
-        let answer = api.get_with(path, &[]).json();
-        assert_eq!(answer, json!({"success": true, "reached": path, "trustedAddress": "192.0.2.1"}));
+        let response = api.get_with(path, &[]).json();
+        assert_eq!(response, json!({"success": true, "reached": path, "trustedAddress": "192.0.2.1"}));
     }
 }

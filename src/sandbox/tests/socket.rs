@@ -1,4 +1,4 @@
-//! Over a real socket: keep-alive, the bound of a body, and the latency.
+//! Over a socket: keep-alive, the bound of a body, latency.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ fn with_connection<F: Future>(options: Options, client: impl FnOnce(TcpStream) -
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(Sandbox::new(options).serve(listener));
         let stream = TcpStream::connect(address).await.unwrap();
-        let output = tokio::time::timeout(Duration::from_secs(20), client(stream)).await.expect("an answer in time");
+        let output = tokio::time::timeout(Duration::from_secs(20), client(stream)).await.expect("an response in time");
         server.abort();
         output
     })
 }
 
-/// One response: head and body. It reads what the sandbox's own responses are: framed by `content-length`.
+/// Reads a response, head and body, that is framed by `content-length`.
 async fn response(stream: &mut TcpStream) -> (String, String) {
     let head = response_head(stream).await;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
@@ -32,7 +32,7 @@ async fn response(stream: &mut TcpStream) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
-/// In lower case, with its empty line.
+/// Reads a response head, in lower case, with its empty line.
 async fn response_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -42,7 +42,7 @@ async fn response_head(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn requests_follow_each_other_on_one_connection() {
+fn connection_serves_several_requests() {
     with_connection(Options::default(), async |mut stream| {
         let path = format!("/customer/{DEMO_CUSTOMER}/name");
         let get = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sandbox-demo-viewer\r\n\r\n");
@@ -55,7 +55,7 @@ fn requests_follow_each_other_on_one_connection() {
         let head = response_head(&mut stream).await;
         assert!(head.starts_with("http/1.1 200"), "{head}");
 
-        // Bytes of a body after the HEAD would stand where this answer begins.
+        // A body after the response to HEAD would be read as the start of this response.
         let post = "POST /auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
         let login = r#"{"username":"viewer@sandbox.example","password":"demo-viewer"}"#;
         let post = format!("{post}{:x}\r\n{login}\r\n0\r\n\r\n", login.len());
@@ -72,8 +72,58 @@ fn requests_follow_each_other_on_one_connection() {
     });
 }
 
+/// Sends a request with these lines of fields and returns the head of the response.
+async fn request(stream: &mut TcpStream, request_line: &str, fields: &str) -> String {
+    let head = format!("{request_line} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    if request_line.starts_with("OPTIONS") { response_head(stream).await } else { response(stream).await.0 }
+}
+
 #[test]
-fn a_body_over_the_bound_is_refused_and_the_connection_closed() {
+fn pages_of_this_machine_may_use_the_sandbox() {
+    with_connection(Options::default(), async |mut stream| {
+        for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "https://[::1]", "http://a.localhost:1"] {
+            let preflight = format!(
+                "Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
+                 Access-Control-Request-Headers: authorization,content-type\r\n"
+            );
+            let head = request(&mut stream, "OPTIONS /auth/login", &preflight).await;
+            assert!(head.starts_with("http/1.1 204"), "{head}");
+            let allowed = format!("\r\naccess-control-allow-origin: {origin}\r\n");
+            for field in [
+                allowed.as_str(),
+                "\r\naccess-control-allow-credentials: true\r\n",
+                "\r\naccess-control-allow-headers: authorization,content-type\r\n",
+                "\r\naccess-control-allow-methods: get, head, post, delete\r\n",
+                "\r\nvary: origin\r\n",
+            ] {
+                assert!(head.contains(field), "{field} is not in {head}");
+            }
+            for path in ["/", "/nowhere", "/customer"] {
+                let head = request(&mut stream, &format!("GET {path}"), &format!("Origin: {origin}\r\n")).await;
+                let credentials = "\r\naccess-control-allow-credentials: true\r\n";
+                assert!(head.contains(&allowed) && head.contains(credentials), "{path}: {head}");
+            }
+        }
+    });
+}
+
+#[test]
+fn other_origins_may_not_use_the_sandbox() {
+    with_connection(Options::default(), async |mut stream| {
+        for origin in ["https://app.example", "null", "http://localhost.example", "http://192.0.2.1:5173"] {
+            let preflight = format!("Origin: {origin}\r\nAccess-Control-Request-Method: GET\r\n");
+            let head = request(&mut stream, "OPTIONS /customer", &preflight).await;
+            assert!(head.starts_with("http/1.1 403"), "{head}");
+            let plain = request(&mut stream, "GET /", &format!("Origin: {origin}\r\n")).await;
+            assert!(plain.contains("\r\nvary: origin\r\n"), "{plain}");
+            assert!(!format!("{head}{plain}").contains("access-control-allow"), "{head}{plain}");
+        }
+    });
+}
+
+#[test]
+fn too_large_body_is_413_and_closes_connection() {
     with_connection(Options::default(), async |mut stream| {
         let over = (1 << 20) + 1;
         let head = format!("POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: {over}\r\n\r\n");
@@ -87,7 +137,7 @@ fn a_body_over_the_bound_is_refused_and_the_connection_closed() {
 }
 
 #[test]
-fn the_latency_is_added_to_every_answer() {
+fn latency_delays_every_response() {
     let latency = Duration::from_millis(50);
     let options = Options { latency, ..Options::default() };
     with_connection(options, async |mut stream| {
@@ -101,7 +151,7 @@ fn the_latency_is_added_to_every_answer() {
 }
 
 #[test]
-fn dropping_the_server_ends_its_connections() {
+fn dropped_server_closes_connections() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -1,9 +1,9 @@
-//! What must hold between keys.
+//! Relations between keys.
 
 use super::*;
 
 #[test]
-fn a_caller_served_from_the_cache_alone_keeps_its_session() {
+fn cache_lifetime_must_be_shorter_than_the_session() {
     let problem = problem_of("[cache]\nttl = \"14m30s\"\n");
     assert_eq!(
         problem,
@@ -11,13 +11,13 @@ fn a_caller_served_from_the_cache_alone_keeps_its_session() {
          (\"15m\"); shorten one of them; otherwise the API logs out a caller who is served from the cache only"
     );
     with("[cache]\nttl = \"14m29s\"\n").unwrap();
-    // The line is that of the key that was written.
+    // The line is that of the key that is set.
     assert!(problem_of("[cache]\nstale_while_revalidate = \"1h\"").starts_with("gateway.toml:2: cache.ttl: "));
     assert!(problem_of("[identity]\n\nsession = \"90s\"").starts_with("gateway.toml:3: cache.ttl: "));
 }
 
 #[test]
-fn identities_are_refreshed_before_they_end() {
+fn refresh_after_must_not_exceed_identity_ttl() {
     let problem = problem_of("[identity]\nttl = \"20s\"");
     assert_eq!(
         problem,
@@ -28,7 +28,7 @@ fn identities_are_refreshed_before_they_end() {
 }
 
 #[test]
-fn admin_beyond_loopback_needs_a_token() {
+fn admin_listener_beyond_loopback_requires_token() {
     let problem = problem_of("[admin]\nlisten = \"0.0.0.0:9090\"");
     assert!(
         problem.starts_with("gateway.toml:2: admin.listen: \"0.0.0.0:9090\" is not a loopback address"),
@@ -39,7 +39,7 @@ fn admin_beyond_loopback_needs_a_token() {
 }
 
 #[test]
-fn listeners_do_not_collide() {
+fn overlapping_listeners_are_refused() {
     for extra in [
         "[admin]\nlisten = \"127.0.0.1:8080\"",
         "\n[server]\nlisten = [\"0.0.0.0:1\", \"127.0.0.1:1\"]".trim_start(),
@@ -52,7 +52,7 @@ fn listeners_do_not_collide() {
 }
 
 #[test]
-fn certificates_of_callers_need_an_authority() {
+fn client_auth_requires_client_ca_file() {
     let tls = |more: &str| {
         format!("[server]\ntls = {{ listen = [\"[::]:1\"], cert_file = \"c\", key_file = \"k\", {more} }}")
     };
@@ -63,14 +63,14 @@ fn certificates_of_callers_need_an_authority() {
     );
     let clients = |more: &str| with(&tls(more)).unwrap().server.tls.unwrap().clients.map(|clients| clients.auth);
     assert_eq!(clients(""), None);
-    // Who names an authority means that it is asked for.
+    // An authority alone makes the certificate required.
     assert_eq!(clients("client_ca_file = \"a\""), Some(ClientAuth::Required));
     assert_eq!(clients("client_ca_file = \"a\", client_auth = \"required\""), Some(ClientAuth::Required));
     assert_eq!(clients("client_ca_file = \"a\", client_auth = \"optional\""), Some(ClientAuth::Optional));
 }
 
 #[test]
-fn what_a_fleet_is_told_fits_together() {
+fn cluster_keys_must_fit_together() {
     let cluster = |url: &str, more: &str| format!("[cluster]\nurl = {url:?}\nkey_file = \"k\"\n{more}");
     let problem = problem_of(&cluster("redis://r", "ca_file = \"a\""));
     assert!(problem.starts_with("gateway.toml:4: cluster.ca_file: has no effect without TLS"), "{problem}");
@@ -90,8 +90,8 @@ fn what_a_fleet_is_told_fits_together() {
 }
 
 #[test]
-fn nothing_is_said_of_what_stands_with_a_wrong_key() {
-    // The default of a key that cannot be read must not be blamed on the operator.
+fn relations_of_an_invalid_key_are_not_checked() {
+    // The default of an invalid key must not be reported.
     let problem = problem_of("[cache]\nttl = \"14m\"\nstale_while_revalidate = \"x\"\n[identity]\nsession = \"10m\"");
     assert!(problem.starts_with("gateway.toml:3: cache.stale_while_revalidate: invalid duration \"x\""), "{problem}");
     let problem = problem_of("[identity]\nttl = \"20s\"\nrefresh_after = 20s");
@@ -99,7 +99,7 @@ fn nothing_is_said_of_what_stands_with_a_wrong_key() {
 }
 
 #[test]
-fn a_missing_url_hides_no_other_problem() {
+fn missing_url_hides_no_other_problem() {
     let problems = parse("f", "[identity]\nttl = \"20s\"", []).unwrap_err();
     let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["upstream.url", "identity.refresh_after"]);

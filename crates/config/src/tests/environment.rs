@@ -9,7 +9,7 @@ fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, Problems> {
 const URL: (&str, &str) = ("TELECOMX_GATEWAY__UPSTREAM__URL", "http://127.0.0.1:8081");
 
 #[test]
-fn variables_override_keys_as_toml_or_as_they_are() {
+fn variable_overrides_key_as_toml_or_text() {
     let config = with_env(
         "[cache]\nttl = \"5s\"",
         &[
@@ -48,12 +48,12 @@ fn variables_override_keys_as_toml_or_as_they_are() {
 }
 
 #[test]
-fn problems_name_the_variable() {
+fn problem_names_the_variable() {
     for (name, value, expected) in [
         (
             "TELECOMX_GATEWAY__CACHE__TTL",
             "30",
-            "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: invalid duration \"30\"; for example \"30s\"",
+            "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: invalid duration \"30\"; expected a whole number with h, m, s or ms; for example \"30s\"",
         ),
         (
             "TELECOMX_GATEWAY__CACHE__TLL",
@@ -108,7 +108,54 @@ fn problems_name_the_variable() {
 }
 
 #[test]
-fn a_variable_mends_what_is_wrong_in_the_file() {
+fn variable_replaces_invalid_value_of_the_file() {
     let env = [URL, ("TELECOMX_GATEWAY__CACHE__TTL", "1s")];
     with_env("[cache]\nttl = \"wrong\"", &env).unwrap();
+}
+
+#[test]
+fn misspelled_variable_names_the_right_one() {
+    for spec in schema_table::KEYS {
+        let right = variables::variable_name(spec.path);
+        let single = right.replace("__", "_");
+        for name in [single.clone(), single.to_lowercase(), right.to_lowercase(), right.replace("__", "___")] {
+            let problem = with_env("", &[URL, (&name, "1")]).expect_err(&name).to_string();
+            let expected = if spec.table() == "forward.redact" { "use [[forward.redact]] in the file" } else { &right };
+            assert!(problem.starts_with(&name) && problem.contains(expected), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn variables_of_a_kubernetes_service_pass() {
+    let names = [
+        "TELECOMX_GATEWAY_SERVICE_HOST",
+        "TELECOMX_GATEWAY_SERVICE_PORT",
+        "TELECOMX_GATEWAY_SERVICE_PORT_HTTP",
+        "TELECOMX_GATEWAY_PORT",
+        "TELECOMX_GATEWAY_PORT_8080_TCP",
+        "TELECOMX_GATEWAY_PORT_8080_TCP_PROTO",
+        "TELECOMX_GATEWAY_PORT_8080_TCP_PORT",
+        "TELECOMX_GATEWAY_PORT_8080_TCP_ADDR",
+        "TELECOMX_GATEWAY_ADMIN_SERVICE_HOST",
+        "TELECOMX_GATEWAY_ADMIN_PORT_9090_TCP_ADDR",
+        "TELECOMX_GATEWAY_VERSION",
+        "telecomx_gateway_home",
+    ];
+    let env: Vec<_> = names.into_iter().map(|name| (name, "10.0.0.1")).chain([URL]).collect();
+    with_env("", &env).unwrap();
+}
+
+#[test]
+fn variable_that_is_not_utf8_is_a_problem() {
+    use std::os::unix::ffi::OsStringExt;
+    let not_utf8 = || OsString::from_vec(b"\xff".to_vec());
+    let folder = std::env::temp_dir().join(format!("telecomx-gateway-utf8-{}", std::process::id()));
+    std::fs::write(&folder, "upstream.url = \"https://api.telecomx.dk\"").unwrap();
+    let refused = load(&folder, [("TELECOMX_GATEWAY__CACHE__TTL".into(), not_utf8())]);
+    let unrelated = load(&folder, [("TELECOMX_GATEWAY_SERVICE_HOST".into(), not_utf8()), (not_utf8(), not_utf8())]);
+    std::fs::remove_file(&folder).unwrap();
+    let problem = refused.unwrap_err().to_string();
+    assert!(problem.starts_with("TELECOMX_GATEWAY__CACHE__TTL: name or value is not UTF-8"), "{problem}");
+    unrelated.unwrap();
 }

@@ -1,23 +1,23 @@
-//! What `check --explain` says.
+//! The text of `check --explain`.
 
 use super::*;
 
-/// The words, however the lines are broken.
+/// The explanation without line breaks.
 fn explained(extra: &str) -> String {
-    explain(&with(extra).unwrap()).split_whitespace().collect::<Vec<_>>().join(" ")
+    explain(&with(extra).unwrap(), &[]).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[track_caller]
-fn says(text: &str, sentences: &[&str]) {
+fn contains_all(text: &str, sentences: &[&str]) {
     for sentence in sentences {
-        assert!(text.contains(sentence), "{sentence:?} is not said in\n{text}");
+        assert!(text.contains(sentence), "{sentence:?} is not in\n{text}");
     }
 }
 
 #[test]
-fn the_defaults_in_words() {
+fn explain_describes_the_defaults() {
     let text = explained("");
-    says(
+    contains_all(
         &text,
         &[
             "API https://api.telecomx.dk",
@@ -48,7 +48,7 @@ fn the_defaults_in_words() {
 }
 
 #[test]
-fn what_is_dangerous_is_pointed_out() {
+fn explain_shows_warnings() {
     let text = explained(
         r#"
         [server]
@@ -63,7 +63,7 @@ fn what_is_dangerous_is_pointed_out() {
         path = "/log/**"
         "#,
     );
-    says(
+    contains_all(
         &text,
         &[
             "! A cleartext listener can be reached from other machines.",
@@ -80,7 +80,7 @@ fn what_is_dangerous_is_pointed_out() {
 }
 
 #[test]
-fn what_is_switched_off_is_said_to_be() {
+fn explain_describes_disabled_features() {
     let text = explained(
         r#"
         [identity]
@@ -95,7 +95,7 @@ fn what_is_switched_off_is_said_to_be() {
         stale_if_error = "0s"
         "#,
     );
-    says(
+    contains_all(
         &text,
         &[
             "by the API for every request",
@@ -110,8 +110,8 @@ fn what_is_switched_off_is_said_to_be() {
 }
 
 #[test]
-fn it_fits_a_terminal() {
-    let text = explain(&with("").unwrap());
+fn explain_fits_80_columns() {
+    let text = explain(&with("").unwrap(), &[]);
     for line in text.lines() {
         // Only one word may be longer than the rest of a line.
         assert!(line.chars().count() <= 80 || line.split_whitespace().count() == 1, "{line}");

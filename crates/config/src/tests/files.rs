@@ -3,7 +3,7 @@
 use super::*;
 use std::fs;
 
-/// A folder of the test's own, gone when the test ends.
+/// A temporary directory that is removed when the test ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -29,27 +29,35 @@ impl Drop for Folder {
 const URL: &str = "upstream.url = \"https://api.telecomx.dk\"\n";
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_problem_with_the_reason() {
+fn unreadable_file_is_a_problem_with_the_reason() {
     let folder = Folder::new("missing");
     let path = folder.0.join("none.toml");
     let problem = load(&path, []).unwrap_err().to_string();
     assert!(problem.starts_with(&format!("{}: cannot read the file: No such file", path.display())), "{problem}");
     let latin1 = folder.file("latin1.toml", b"# one\n# sm\xf8rrebr\xf8d\n");
     let problem = load(&latin1, []).unwrap_err().to_string();
-    assert!(problem.contains("cannot read the file: line 2 is not UTF-8"), "{problem}");
+    assert!(problem.contains("line 2 is not UTF-8 (byte 0xf8); save the file in the encoding UTF-8"), "{problem}");
     assert!(load(&folder.0, []).is_err());
 }
 
 #[test]
-fn load_reads_the_file_and_the_variables() {
+fn load_reads_file_and_variables() {
     let folder = Folder::new("load");
     let path = folder.file("gateway.toml", URL);
-    let env = [("TELECOMX_GATEWAY__CACHE__TTL".to_owned(), "7s".to_owned())];
-    assert_eq!(load(&path, env).unwrap().cache.ttl, seconds(7));
+    let env = [("TELECOMX_GATEWAY__CACHE__TTL".into(), "7s".into())];
+    let loaded = load(&path, env).unwrap();
+    assert_eq!(loaded.config.cache.ttl, seconds(7));
+    let variable = "TELECOMX_GATEWAY__CACHE__TTL".to_owned();
+    assert_eq!(loaded.overrides, [VariableOverride { key: "cache.ttl", variable }]);
+    assert_eq!(loaded.locate("upstream.url: x"), format!("{}:1: upstream.url: x", path.display()));
+    assert_eq!(loaded.locate("cache.ttl: x"), "TELECOMX_GATEWAY__CACHE__TTL: cache.ttl: x");
+    assert_eq!(loaded.locate("otlp: x"), "otlp: x");
+    let text = explain(&loaded.config, &loaded.overrides);
+    assert!(text.contains("TELECOMX_GATEWAY__CACHE__TTL sets cache.ttl"), "{text}");
 }
 
 #[test]
-fn files_that_are_named_must_be_there_and_not_empty() {
+fn named_files_must_exist_and_not_be_empty() {
     let folder = Folder::new("named");
     let there = folder.file("there", "hunter2\n");
     let empty = folder.file("empty", " \n");
@@ -62,13 +70,13 @@ fn files_that_are_named_must_be_there_and_not_empty() {
     };
     let right = folder.file("right.toml", text(&there, &there, &there, &there));
     let config = load(&right, []).unwrap();
-    // What is in the files is not in the configuration, and so not in its Debug.
+    // The contents of the files are not part of the configuration.
     assert!(!format!("{config:?}").contains("hunter2"));
 
     let wrong_text = text(&empty, &none, &none, &folder.0);
     let wrong = folder.file("wrong.toml", &wrong_text);
     let problems = load(&wrong, []).unwrap_err();
-    let found: Vec<(Option<usize>, &str)> = problems.iter().map(|p| (p.place.line(), p.key.as_str())).collect();
+    let found: Vec<(Option<usize>, &str)> = problems.iter().map(|p| (p.location.line(), p.key.as_str())).collect();
     assert_eq!(
         found,
         [

@@ -1,4 +1,4 @@
-//! What a configuration may say, and what is answered to one that is wrong.
+//! Valid and invalid configurations.
 
 mod between;
 mod environment;
@@ -7,19 +7,26 @@ mod files;
 mod problems;
 mod shipped;
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redact::Action;
+use telecomx_api::AccessLevel;
+
 use super::*;
 
-/// A configuration in which only what `extra` says is not the default.
+/// A configuration with defaults, except for `extra`.
 fn with(extra: &str) -> Result<Config, Problems> {
     parse("gateway.toml", &format!("{extra}\n[upstream]\nurl = \"https://api.telecomx.dk\"\n"), [])
 }
 
-/// The problems of such a configuration, a line each.
+/// The problems of such a configuration, one per line.
 fn problems_of(extra: &str) -> Vec<String> {
     with(extra).expect_err(extra).iter().map(Problem::to_string).collect()
 }
 
-/// The one problem of such a configuration.
+/// The only problem of such a configuration.
 fn problem_of(extra: &str) -> String {
     let problems = problems_of(extra);
     assert_eq!(problems.len(), 1, "{extra}: {problems:#?}");
@@ -164,7 +171,7 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn what_is_written_is_what_is_meant() {
+fn set_values_are_used() {
     let config = with(
         r#"
         [server]
@@ -178,7 +185,7 @@ fn what_is_written_is_what_is_meant() {
         key_file = "key.pem"
         [identity]
         cookie = ""
-        ttl = "0s"                       # so that refresh_after, longer by default, means nothing
+        ttl = "0s"                       # so that refresh_after, longer by default, has no effect
         send_client_ip = false
         [cache]
         ttl = "1m30s"
@@ -208,7 +215,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(config.cache.ttl_jitter, 0.0);
     assert!(config.redaction.public.is_empty());
     assert_eq!(config.cors.allowed_origins, AllowedOrigins::Listed(vec!["https://app.example".to_owned()]));
-    // A rule that names no secrets hides those of the redaction section: forgetting the key does not open anything.
+    // A rule without secret_names hides those of [redaction]: a forgotten key reveals nothing.
     assert_eq!(config.forward.redact[0].secret_names, config.redaction.secret_names);
     assert_eq!(config.forward.redact[1].secret_names, ["x*"]);
     assert_eq!(config.forward.redact[0].pass_types, ["text/csv", "image/*", "application/pdf", "application/zip"]);
@@ -217,10 +224,13 @@ fn what_is_written_is_what_is_meant() {
 }
 
 #[test]
-fn a_fleet_needs_an_address_and_keys_and_has_defaults_for_the_rest() {
+fn cluster_requires_url_and_key_file() {
     let text = "[cluster]\nurl = \"redis://127.0.0.1\"\nkey_file = \"keys\"";
     let cluster = Cluster {
-        url: RedisUrl { place: RedisPlace::Host { tls: false, host: "127.0.0.1".to_owned(), port: 6379 }, database: 0 },
+        url: RedisUrl {
+            endpoint: RedisEndpoint::Host { tls: false, host: "127.0.0.1".to_owned(), port: 6379 },
+            database: 0,
+        },
         username: None,
         password_file: None,
         ca_file: None,
@@ -244,10 +254,10 @@ fn a_fleet_needs_an_address_and_keys_and_has_defaults_for_the_rest() {
 }
 
 #[test]
-fn every_word_that_is_allowed_has_a_meaning() {
+fn every_allowed_word_has_a_meaning() {
     let mut words_read = 0;
-    for key in keys::KEYS {
-        let kind::Kind::Word(words) = key.kind else { continue };
+    for key in schema_table::KEYS {
+        let value_type::ValueType::Word(words) = key.value_type else { continue };
         for word in words {
             let table = if key.table() == "forward.redact" {
                 "[[forward.redact]]\npath = \"/a\"".to_owned()
@@ -265,17 +275,21 @@ fn every_word_that_is_allowed_has_a_meaning() {
 }
 
 #[test]
-fn any_origin_is_a_star_alone() {
+fn star_must_be_the_only_origin() {
     for text in [r#""*""#, r#"["*"]"#] {
         let config = with(&format!("[cors]\nallowed_origins = {text}")).unwrap();
         assert_eq!(config.cors.allowed_origins, AllowedOrigins::Any);
+    }
+    for text in [r#""loopback""#, r#"["loopback"]"#] {
+        let config = with(&format!("[cors]\nallowed_origins = {text}")).unwrap();
+        assert_eq!(config.cors.allowed_origins, AllowedOrigins::Loopback);
     }
     let problem = problem_of("[cors]\nallowed_origins = [\"*\", \"https://app.example\"]");
     assert!(problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" must be the only item"), "{problem}");
 }
 
 #[test]
-fn host_is_written_as_in_a_request() {
+fn authority_omits_default_port() {
     for (url, authority) in [
         ("https://api.telecomx.dk", "api.telecomx.dk"),
         ("https://api.telecomx.dk:443", "api.telecomx.dk"),

@@ -1,5 +1,5 @@
-//! The files that are shipped: what they say is what the program does. After a change of the list of keys,
-//! `UPDATE_SHIPPED=1 cargo test --lib made_from_the_list` writes them anew.
+//! The shipped files. After a change of the schema table,
+//! `UPDATE_SHIPPED=1 cargo test -p config generated_from_the_schema_table` writes them again.
 
 use super::*;
 use serde_json::Value as Json;
@@ -17,10 +17,10 @@ fn is_committed_as(name: &str, text: &str) {
         fs::write(&path, text).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    // Not `assert_eq`: nobody reads both texts.
+    // Not `assert_eq`: its message would hold both texts.
     assert!(
         committed == text,
-        "{name} is not what the list of keys gives; UPDATE_SHIPPED=1 cargo test --lib made_from_the_list"
+        "{name} is not generated from the schema table; run UPDATE_SHIPPED=1 cargo test -p config generated_from_the_schema_table"
     );
 }
 
@@ -30,28 +30,29 @@ fn json(toml: &str) -> Json {
 }
 
 #[test]
-fn the_committed_files_are_made_from_the_list_of_keys() {
-    is_committed_as("config/gateway.toml", &sample::gateway_toml());
+fn committed_files_are_generated_from_the_schema_table() {
+    is_committed_as("config/gateway.toml", &example::gateway_toml());
     is_committed_as("config/gateway.schema.json", &format!("{:#}\n", schema()));
     is_committed_as("docs/CONFIGURATION.md", &reference());
 }
 
 #[test]
-fn shipped_configurations_are_right() {
-    let gateway = load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+fn shipped_configurations_are_valid() {
+    let gateway = load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
     assert_eq!(gateway, with("").unwrap());
-    let demo = load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}"));
+    let demo = load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
+    assert_eq!((warnings(&gateway), warnings(&demo)), (vec![], vec![]));
     let host = "127.0.0.1".to_owned();
     assert_eq!(demo.upstream.urls, [UpstreamUrl { tls: false, host, is_absolute: false, port: 8081 }]);
     assert_eq!(demo.server.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(demo.admin.listen, "127.0.0.1:9090".parse().unwrap());
 }
 
-/// `config/gateway.toml` with every default taken at its word.
+/// `config/gateway.toml` with every default set.
 fn uncommented() -> String {
     let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
     let bare = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') || line.starts_with("#  \"") => rest.to_owned(),
+        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', ':']) || line.starts_with("#  \"") => rest.to_owned(),
         _ => line.to_owned(),
     };
     text.lines().map(|line| bare(line) + "\n").collect()
@@ -61,7 +62,7 @@ fn uncommented() -> String {
 fn commented_defaults_are_the_defaults() {
     let text = uncommented();
     let mut config = parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-    // These have no default, and are shown with an example.
+    // These have an example instead of a default.
     assert!(config.server.upgrade_socket.take().is_some());
     assert!(config.server.max_connections_per_address.take().is_some());
     assert!(config.server.tls.take().is_some());
@@ -76,12 +77,12 @@ fn commented_defaults_are_the_defaults() {
 }
 
 #[test]
-fn every_key_stands_in_the_shipped_file_with_its_words() {
+fn shipped_file_documents_every_key() {
     let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
     let words = |text: &str| text.split_whitespace().filter(|word| *word != "#").collect::<Vec<_>>().join(" ");
     let prose = words(&text);
     let all = json(&uncommented());
-    for key in keys::KEYS {
+    for key in schema_table::KEYS {
         assert!(prose.contains(&words(key.doc)), "{} is not explained", key.path);
         let pointer = format!("/{}", key.path.replace('.', "/")).replace("/redact/", "/redact/1/");
         assert!(all.pointer(&pointer).is_some(), "{} is not shown", key.path);
@@ -89,19 +90,19 @@ fn every_key_stands_in_the_shipped_file_with_its_words() {
 }
 
 #[test]
-fn every_default_is_of_its_kind() {
+fn every_default_has_its_type() {
     let mut read = 0;
-    for key in keys::KEYS {
-        let value = toml::de::DeValue::parse(key.sample()).unwrap();
-        assert!(key.kind.read(&value, "").is_ok(), "{}", key.path);
-        assert!(keys::table(key.table()).is_some(), "{} stands in no table", key.path);
+    for key in schema_table::KEYS {
+        let value = toml::de::DeValue::parse(key.example()).unwrap();
+        assert!(key.value_type.read(&value, "").is_ok(), "{}", key.path);
+        assert!(schema_table::table_spec(key.table()).is_some(), "{} has no table", key.path);
         read += 1;
     }
     assert!(read > 40);
 }
 
 #[test]
-fn the_schema_agrees_with_the_reader() {
+fn schema_agrees_with_the_reader() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     assert!(jsonschema::draft202012::meta::is_valid(&schema()));
     for name in ["gateway.toml", "demo.toml"] {

@@ -135,6 +135,7 @@ impl Cors {
     pub fn allows(&self, origin: &HeaderValue) -> bool {
         match &self.allowed {
             AllowedOrigins::Any => true,
+            AllowedOrigins::Loopback => config::is_loopback_origin(origin.as_bytes()),
             AllowedOrigins::Listed(listed) => listed.iter().any(|listed| listed.as_bytes() == origin.as_bytes()),
         }
     }

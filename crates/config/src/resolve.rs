@@ -1,17 +1,19 @@
-//! From what was given to the `Config`: each key read as its kind, with its default where it is not written. A key that
-//! cannot be read is a problem, and its default stands in so that the reading goes on and finds the others.
+//! Resolves the raw configuration to a `Config`: each value read as its type, or its default. A key
+//! with a fault becomes a problem and has its default meanwhile, so that all faults are found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::given::{Given, Origin, Text, Values};
-use super::keys::{self, Key, Need, Presence};
-use super::kind::FromValue;
-use super::problem::{Place, Problem, Wrong};
-use super::*;
+use super::diagnostic::{Fault, Location, Problem};
+use super::model::*;
+use super::raw::{RawConfig, RawRule, RawValue, RawValues, SourceText, ValueSource};
+use super::schema_table::{self, KeySpec, Presence, Requirement};
+use super::value_type::{FaultAt, FromValue, TypedValue};
 use redact::Action;
+use telecomx_api::AccessLevel;
 
 pub(super) const ACTIONS: [(&str, Action); 3] =
     [("remove", Action::Remove), ("null", Action::Null), ("mask", Action::Mask)];
@@ -27,61 +29,97 @@ pub(super) const LOG_LEVELS: [(&str, LogLevel); 5] = [
 pub(super) const ACCESS_LOGS: [(&str, AccessLog); 3] =
     [("all", AccessLog::All), ("errors", AccessLog::Errors), ("off", AccessLog::Off)];
 
-/// The configuration as far as it could be read, and what stood in the way.
-pub(super) struct Reading {
-    /// To be used only if there is no problem at all: what could not be read has a stand-in here.
+/// A key that an environment variable sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariableOverride {
+    pub key: &'static str,
+    pub variable: String,
+}
+
+/// The configuration with its problems.
+pub(super) struct Resolution {
+    /// Valid only without problems: an invalid value is replaced by its default.
     pub config: Config,
-    pub places: Places,
-    /// Whether the text is TOML throughout: what stands in the rest may be anything, so nothing is to be said of what
-    /// should stand beside it.
-    pub whole: bool,
+    pub locations: KeyLocations,
+    /// Whether the whole text is TOML. A broken line may be the definition of any key, so that
+    /// relations between keys cannot be checked.
+    pub is_complete: bool,
     pub problems: Vec<Problem>,
 }
 
-/// Where the keys stand, for problems that show themselves only between several of them.
-pub(super) struct Places {
-    file: Place,
-    given: BTreeMap<&'static str, Place>,
-    /// Keys that could not be read: a default stands in for them, of which nothing should be said.
-    broken: BTreeSet<&'static str>,
+/// The locations of the keys.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeyLocations {
+    file: Location,
+    set: BTreeMap<&'static str, Location>,
+    tables: BTreeMap<&'static str, Location>,
+    /// Keys with a fault. They have their defaults, which must not be blamed on the operator.
+    invalid: BTreeSet<&'static str>,
 }
 
-impl Places {
-    /// The place of the first of these keys that was written.
-    pub(super) fn of(&self, paths: &[&str]) -> Place {
-        paths.iter().find_map(|path| self.given.get(path)).unwrap_or(&self.file).clone()
+impl KeyLocations {
+    /// The location of the first of these keys that is set.
+    pub(super) fn first_of(&self, paths: &[&str]) -> Location {
+        paths.iter().find_map(|path| self.set.get(path)).unwrap_or(&self.file).clone()
     }
 
-    pub(super) fn is_given(&self, path: &str) -> bool {
-        self.given.contains_key(path)
+    /// The location of a key or table, or else of its table; `None` if it is not set.
+    pub(super) fn find(&self, path: &str) -> Option<&Location> {
+        let table = path.rsplit_once('.').map_or(path, |(table, _)| table);
+        let tables = || self.tables.get(path).or_else(|| self.tables.get(table));
+        self.set.get(path).or_else(tables)
     }
 
-    /// Whether what these keys say is what the operator, or the default, means.
-    pub(super) fn are_sound(&self, paths: &[&str]) -> bool {
-        !paths.iter().any(|path| self.broken.contains(path))
+    /// The keys that environment variables set, in the order of the schema table.
+    pub(super) fn overrides(&self) -> Vec<VariableOverride> {
+        let keys = schema_table::KEYS.iter().filter_map(|spec| match self.set.get(spec.path) {
+            Some(Location::Variable { name }) => Some(VariableOverride { key: spec.path, variable: name.clone() }),
+            _ => None,
+        });
+        keys.collect()
+    }
+
+    pub(super) fn is_set(&self, path: &str) -> bool {
+        self.set.contains_key(path)
+    }
+
+    /// Whether none of these keys has a fault.
+    pub(super) fn are_valid(&self, paths: &[&str]) -> bool {
+        !paths.iter().any(|path| self.invalid.contains(path))
     }
 }
 
-pub(super) fn read(given: Given<'_>) -> Reading {
-    let Given { text, values, tables, rules, broken_lines, problems } = given;
-    let given_at = |(path, entry): (&&'static str, &given::Entry)| (*path, entry.place(&text));
-    let places = Places { file: text.whole(), given: values.iter().map(given_at).collect(), broken: BTreeSet::new() };
-    let mut reader = Reader { text, values: &values, tables: &tables, broken_lines: &broken_lines, problems, places };
-    let config = reader.config(rules.as_deref());
-    Reading { config, places: reader.places, whole: broken_lines.is_empty(), problems: reader.problems }
+pub(super) fn resolve(raw: RawConfig<'_>) -> Resolution {
+    let RawConfig { text, values, tables, rules, broken_lines, problems } = raw;
+    let location = |(path, value): (&&'static str, &RawValue)| (*path, value.location(&text));
+    let locations = KeyLocations {
+        file: text.whole(),
+        set: values.iter().map(location).collect(),
+        tables: tables.clone(),
+        invalid: BTreeSet::new(),
+    };
+    let mut resolver =
+        Resolver { text, values: &values, tables: &tables, broken_lines: &broken_lines, problems, locations };
+    let config = resolver.config(rules.as_deref());
+    Resolution {
+        config,
+        locations: resolver.locations,
+        is_complete: broken_lines.is_empty(),
+        problems: resolver.problems,
+    }
 }
 
-struct Reader<'g> {
-    text: Text<'g>,
-    values: &'g Values<'g>,
-    tables: &'g BTreeMap<&'static str, Place>,
+struct Resolver<'g> {
+    text: SourceText<'g>,
+    values: &'g RawValues<'g>,
+    tables: &'g BTreeMap<&'static str, Location>,
     broken_lines: &'g BTreeSet<usize>,
     problems: Vec<Problem>,
-    places: Places,
+    locations: KeyLocations,
 }
 
-impl<'g> Reader<'g> {
-    fn config(&mut self, rules: Option<&'g [(Place, Values<'g>)]>) -> Config {
+impl<'g> Resolver<'g> {
+    fn config(&mut self, rules: Option<&'g [RawRule<'g>]>) -> Config {
         let tls = self.tls();
         let server = Server {
             listen: self.get("server.listen"),
@@ -148,8 +186,11 @@ impl<'g> Reader<'g> {
         let redact = self.rules(rules, &redaction.secret_names);
         let forward = Forward { blocked: self.get("forward.blocked"), redact };
         let origins: Vec<String> = self.get("cors.allowed_origins");
-        let any = origins == ["*"];
-        let allowed_origins = if any { AllowedOrigins::Any } else { AllowedOrigins::Listed(origins) };
+        let allowed_origins = match origins.as_slice() {
+            [origin] if origin == "*" => AllowedOrigins::Any,
+            [origin] if origin == "loopback" => AllowedOrigins::Loopback,
+            _ => AllowedOrigins::Listed(origins),
+        };
         let cors = Cors { allowed_origins, max_age: self.get("cors.max_age") };
         let cluster = self.cluster();
         let log = Log {
@@ -165,12 +206,11 @@ impl<'g> Reader<'g> {
         Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp }
     }
 
-    /// All three keys that it needs, or no table.
     fn tls(&mut self) -> Option<Tls> {
         self.tables.get("server.tls")?;
         let ca_file: Option<PathBuf> = self.find("server.tls.client_ca_file");
         let auth: Option<String> = self.find("server.tls.client_auth");
-        // Read whether or not it counts, so that it is checked.
+        // Read even without client_ca_file, so that an invalid value is reported.
         let auth = if auth.as_deref() == Some("optional") { ClientAuth::Optional } else { ClientAuth::Required };
         Some(Tls {
             listen: self.find("server.tls.listen").unwrap_or_default(),
@@ -181,12 +221,11 @@ impl<'g> Reader<'g> {
         })
     }
 
-    /// With the two keys that it needs, or no table.
     fn cluster(&mut self) -> Option<Cluster> {
         self.tables.get("cluster")?;
-        let nowhere = RedisUrl { place: RedisPlace::Socket(PathBuf::new()), database: 0 };
+        let placeholder = RedisUrl { endpoint: RedisEndpoint::Socket(PathBuf::new()), database: 0 };
         Some(Cluster {
-            url: self.find("cluster.url").unwrap_or(nowhere),
+            url: self.find("cluster.url").unwrap_or(placeholder),
             username: self.find("cluster.username"),
             password_file: self.find("cluster.password_file"),
             ca_file: self.find("cluster.ca_file"),
@@ -203,8 +242,8 @@ impl<'g> Reader<'g> {
 
     fn otlp(&mut self) -> Option<Otlp> {
         self.tables.get("otlp")?;
-        let nowhere = UpstreamUrl { tls: false, host: String::new(), is_absolute: false, port: 4318 };
-        let endpoint = self.find("otlp.endpoint").unwrap_or(nowhere);
+        let placeholder = UpstreamUrl { tls: false, host: String::new(), is_absolute: false, port: 4318 };
+        let endpoint = self.find("otlp.endpoint").unwrap_or(placeholder);
         Some(Otlp { endpoint, sample: self.get("otlp.sample") })
     }
 
@@ -217,7 +256,7 @@ impl<'g> Reader<'g> {
         })
     }
 
-    fn rules(&mut self, rules: Option<&'g [(Place, Values<'g>)]>, secret_names: &[String]) -> Vec<ForwardRedact> {
+    fn rules(&mut self, rules: Option<&'g [RawRule<'g>]>, secret_names: &[String]) -> Vec<ForwardRedact> {
         let default;
         let rules = match rules {
             Some(rules) => rules,
@@ -226,63 +265,65 @@ impl<'g> Reader<'g> {
                 &default
             }
         };
-        let mut read = Vec::new();
-        for (place, values) in rules {
-            let path = self.find_in("forward.redact.path", values, Some(place));
+        let mut resolved = Vec::new();
+        for RawRule { location, values } in rules {
+            let path = self.find_in("forward.redact.path", values, Some(location));
             let role = self.word("forward.redact.role", values, &ROLES);
-            let names = self.find_in("forward.redact.secret_names", values, Some(place));
-            // A rule that does not say hides what is hidden elsewhere: closed by default.
+            let names = self.find_in("forward.redact.secret_names", values, Some(location));
+            // Closed by default: a rule without the key hides the same names as
+            // redaction.secret_names.
             let secret_names = names.unwrap_or_else(|| secret_names.to_vec());
             let pass_types = self.get_in("forward.redact.pass_types", values);
-            read.extend(path.map(|path| ForwardRedact { path, role, secret_names, pass_types }));
+            resolved.extend(path.map(|path| ForwardRedact { path, role, secret_names, pass_types }));
         }
-        read
+        resolved
     }
 
-    /// The value of a key that has a default.
+    /// The value of a key with a default.
     fn get<T: FromValue>(&mut self, path: &'static str) -> T {
         self.get_in(path, self.values)
     }
 
-    fn get_in<T: FromValue>(&mut self, path: &'static str, values: &Values) -> T {
+    fn get_in<T: FromValue>(&mut self, path: &'static str, values: &RawValues) -> T {
         self.find_in(path, values, None).unwrap_or_else(|| default_of(path))
     }
 
-    /// The value of one of these words.
-    fn word<T: Copy>(&mut self, path: &'static str, values: &Values, words: &[(&str, T)]) -> T {
-        let written: String = self.get_in(path, values);
-        let found = words.iter().find(|(word, _)| *word == written);
-        // A test reads every word that the list of keys allows.
-        found.map(|(_, meaning)| *meaning).expect("the list of keys allows only words that have a meaning")
+    /// The meaning of a word.
+    fn word<T: Copy>(&mut self, path: &'static str, values: &RawValues, words: &[(&str, T)]) -> T {
+        let text: String = self.get_in(path, values);
+        let found = words.iter().find(|(word, _)| *word == text);
+        // A test reads every word that the schema table allows.
+        found.map(|(_, meaning)| *meaning).expect("the schema table allows only words with a meaning")
     }
 
     fn find<T: FromValue>(&mut self, path: &'static str) -> Option<T> {
-        let table = keys::key(path).and_then(|key| self.tables.get(key.table()));
+        let table = schema_table::key_spec(path).and_then(|key| self.tables.get(key.table()));
         self.find_in(path, self.values, table)
     }
 
-    /// The value as written; `None` where it is not, or is wrong. `table`: where the key would have to be.
-    fn find_in<T: FromValue>(&mut self, path: &'static str, values: &Values, table: Option<&Place>) -> Option<T> {
-        let key = known(path);
-        let Some(entry) = values.get(path) else {
-            // In a file that is not TOML throughout, the key may be there in what could not be read.
-            if matches!(key.need, Need::Required { .. }) && self.broken_lines.is_empty() {
-                let place = table.cloned().unwrap_or(self.text.whole());
-                let right = format!("for example {} = {}", key.name(), key.sample());
-                self.problems.push(Problem::new(place, path, Wrong::new("missing required key", right)));
+    /// The value that is set; `None` if it is not set or invalid. `table`: the location for a
+    /// required key that is missing.
+    fn find_in<T: FromValue>(&mut self, path: &'static str, values: &RawValues, table: Option<&Location>) -> Option<T> {
+        let spec = spec_of(path);
+        let Some(raw) = values.get(path) else {
+            // A broken line may define the key.
+            if matches!(spec.requirement, Requirement::Required { .. }) && self.broken_lines.is_empty() {
+                let location = table.cloned().unwrap_or(self.text.whole());
+                let remedy = format!("for example {} = {}", spec.name(), spec.example());
+                self.problems.push(Problem::new(location, path, Fault::new("missing required key", remedy)));
             }
             return None;
         };
-        match key.kind.read(&entry.value, key.sample()) {
+        match spec.value_type.read(&raw.value, spec.example()) {
             Ok(value) => Some(typed(path, value)),
-            Err(wrong) => {
-                self.places.broken.insert(path);
-                for (span, wrong) in wrong {
-                    let place = entry.place_of(&self.text, span);
-                    let caused = matches!(entry.origin, Origin::File)
-                        && place.line().is_some_and(|line| self.broken_lines.contains(&line));
-                    if !caused {
-                        self.problems.push(Problem::new(place, path, wrong));
+            Err(faults) => {
+                self.locations.invalid.insert(path);
+                for FaultAt { span, fault } in faults {
+                    let location = raw.location_of(&self.text, span);
+                    let is_consequence = matches!(raw.source, ValueSource::File)
+                        && location.line().is_some_and(|line| self.broken_lines.contains(&line));
+                    if !is_consequence {
+                        self.problems.push(Problem::new(location, path, fault));
                     }
                 }
                 None
@@ -291,36 +332,37 @@ impl<'g> Reader<'g> {
     }
 }
 
-fn known(path: &str) -> &'static Key {
-    // Every key is read in every reading, so no test passes while one is missing.
-    keys::key(path).expect("the program reads only keys of the list")
+fn spec_of(path: &str) -> &'static KeySpec {
+    // Each resolution reads every key, so that every test fails while one is missing.
+    schema_table::key_spec(path).expect("the program reads only keys of the schema table")
 }
 
-fn typed<T: FromValue>(path: &str, value: kind::Value) -> T {
-    // As above: a key of another kind would fail every test.
-    T::from_value(value).unwrap_or_else(|| unreachable!("{path} is of another kind in the list of keys"))
+fn typed<T: FromValue>(path: &str, value: TypedValue) -> T {
+    // As above: another type would fail every test.
+    T::from_value(value).unwrap_or_else(|| unreachable!("{path} has another type in the schema table"))
 }
 
 fn default_of<T: FromValue>(path: &str) -> T {
-    let key = known(path);
-    let value = key.kind.read(&default_toml(key.sample()), "");
+    let spec = spec_of(path);
+    let value = spec.value_type.read(&default_toml(spec.example()), "");
     // A test reads every default.
-    typed(path, value.expect("defaults are right"))
+    typed(path, value.expect("defaults are valid"))
 }
 
-fn default_rules() -> Vec<(Place, Values<'static>)> {
-    let Some(Presence::Repeated { default }) = keys::table("forward.redact").map(|table| &table.presence) else {
-        unreachable!("the list of keys gives forward.redact a default");
+fn default_rules() -> Vec<RawRule<'static>> {
+    let Some(Presence::Repeated { default }) = schema_table::table_spec("forward.redact").map(|table| &table.presence)
+    else {
+        unreachable!("the schema table has a default for forward.redact");
     };
     let value = default_toml(default);
-    let place = || Place::File { file: "the default".to_owned() };
-    let entry = |value: &Spanned<DeValue<'static>>| given::Entry { value: value.clone(), origin: Origin::File };
+    let location = Location::File { file: "the default".to_owned() };
+    let raw_value = |value: &Spanned<DeValue<'static>>| RawValue { value: value.clone(), source: ValueSource::File };
     let tables = value.get_ref().as_array().into_iter().flat_map(|items| items.iter());
     let fields = |item: &Spanned<DeValue<'static>>| {
-        let rule = keys::keys_of("forward.redact");
-        rule.filter_map(|key| Some((key.path, entry(item.get_ref().get(key.name())?)))).collect()
+        let rule = schema_table::keys_of("forward.redact");
+        rule.filter_map(|key| Some((key.path, raw_value(item.get_ref().get(key.name())?)))).collect()
     };
-    tables.map(|item| (place(), fields(item))).collect()
+    tables.map(|item| RawRule { location: location.clone(), values: fields(item) }).collect()
 }
 
 fn default_toml(text: &'static str) -> Spanned<DeValue<'static>> {

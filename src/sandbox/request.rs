@@ -1,4 +1,4 @@
-//! A request as the endpoints read it: decoded path and query, JSON body, and the caller's token wherever it stands.
+//! A parsed request: decoded path and query, JSON body, the caller's token and address.
 
 use std::net::IpAddr;
 
@@ -8,11 +8,11 @@ use http::{HeaderMap, Method, Request};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use super::answer::Refusal;
+use super::response::ErrorResponse;
 
-pub struct Received<'a> {
+pub struct ApiRequest<'a> {
     pub method: Method,
-    /// The path's segments, percent-decoded; none for `/`.
+    /// Percent-decoded segments of the path; empty for `/`.
     pub segments: Vec<String>,
     query: Vec<(String, String)>,
     headers: &'a HeaderMap,
@@ -21,27 +21,29 @@ pub struct Received<'a> {
     peer: IpAddr,
 }
 
-impl<'a> Received<'a> {
-    /// Errors: 400 for the body of a POST that is not a JSON object.
-    pub fn read(request: &'a Request<Bytes>, peer: IpAddr) -> Result<Received<'a>, Refusal> {
+impl<'a> ApiRequest<'a> {
+    /// Parses the path, the query and the body.
+    ///
+    /// Errors: 400 for a POST whose body is not a JSON object.
+    pub fn parse(request: &'a Request<Bytes>, peer: IpAddr) -> Result<ApiRequest<'a>, ErrorResponse> {
         let path = request.uri().path();
         let segments = match path.strip_prefix('/').unwrap_or(path) {
             "" => Vec::new(),
-            rest => rest.split('/').map(decoded).collect(),
+            rest => rest.split('/').map(percent_decoded).collect(),
         };
         let query = request.uri().query().unwrap_or("");
         let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(&name.replace('+', " ")), decoded(&value.replace('+', " ")))
+            (percent_decoded(&name.replace('+', " ")), percent_decoded(&value.replace('+', " ")))
         });
         let body = match (request.method(), request.body().as_ref()) {
             (&Method::POST, body) if !body.is_empty() => {
-                serde_json::from_slice(body).map_err(|_| Refusal::BadRequest("The body is not a JSON object"))?
+                serde_json::from_slice(body).map_err(|_| ErrorResponse::BadRequest("The body is not a JSON object"))?
             }
             _ => Map::new(),
         };
         let method = request.method().clone();
-        Ok(Received { method, segments, query: query.collect(), headers: request.headers(), body, peer })
+        Ok(ApiRequest { method, segments, query: query.collect(), headers: request.headers(), body, peer })
     }
 
     /// The first query parameter of this name.
@@ -50,11 +52,11 @@ impl<'a> Received<'a> {
     }
 
     /// Whether the query has `name=true`.
-    pub fn asks(&self, name: &str) -> bool {
+    pub fn has_flag(&self, name: &str) -> bool {
         self.query(name) == Some("true")
     }
 
-    /// A parameter that may stand in the body or in the query; the body's decides. Numbers are read as their text.
+    /// A parameter of the body or else of the query. A number is returned as its text.
     pub fn parameter(&self, name: &str) -> Option<String> {
         match self.body.get(name) {
             Some(Value::String(text)) => Some(text.clone()),
@@ -64,14 +66,16 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// The caller's token: `Authorization`, `X-API-Key`, query, cookie, body, in this order.
+    /// The token: from `Authorization`, `X-API-Key`, query, cookie or body, in this order.
     ///
-    /// Errors: 401 `format_error` for an `Authorization` that is not `Bearer TOKEN`, 401 `credentials_invalid` for none.
-    pub fn token(&self) -> Result<String, Refusal> {
+    /// Errors: 401 `format_error` for an `Authorization` that is not `Bearer TOKEN`, 401
+    /// `credentials_invalid` without a token.
+    pub fn token(&self) -> Result<String, ErrorResponse> {
         if let Some(value) = self.headers.get(AUTHORIZATION) {
-            let (scheme, token) = value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or(Refusal::FormatError)?;
-            let plain = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ');
-            return if plain { Ok(token.to_owned()) } else { Err(Refusal::FormatError) };
+            let (scheme, token) =
+                value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or(ErrorResponse::FormatError)?;
+            let is_valid = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ');
+            return if is_valid { Ok(token.to_owned()) } else { Err(ErrorResponse::FormatError) };
         }
         let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let cookie = || header(COOKIE.as_str())?.split(';').find_map(|pair| pair.trim().strip_prefix("token="));
@@ -82,17 +86,18 @@ impl<'a> Received<'a> {
             .or_else(|| self.body.get("token")?.as_str())
             .filter(|token| !token.is_empty())
             .map(str::to_owned)
-            .ok_or(Refusal::CredentialsInvalid)
+            .ok_or(ErrorResponse::CredentialsInvalid)
     }
 
-    /// The caller's address: the first of `X-Forwarded-For` if there is one, so that a login through the gateway is
-    /// bound to the address that the gateway will ask about; the peer's otherwise. Anybody may claim any address here.
-    pub fn address(&self) -> IpAddr {
+    /// The client's address: the first of `X-Forwarded-For`, or else the peer's. A login through
+    /// the gateway is thereby bound to the address that the gateway sends with a validation. Any
+    /// client can claim any address.
+    pub fn client_address(&self) -> IpAddr {
         let claimed = self.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()?.split(',').next());
         claimed.and_then(|text| text.trim().parse().ok()).unwrap_or(self.peer).to_canonical()
     }
 }
 
-fn decoded(text: &str) -> String {
+fn percent_decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

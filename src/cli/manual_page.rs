@@ -1,9 +1,9 @@
-//! Shell completions and the manual page, generated from the command line arguments.
+//! The manual page, generated from the command line arguments.
 
 use clap::Command;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-/// What the arguments do not show. `docs/CONFIGURATION.md` describes the configuration.
+/// Sections that clap does not generate. `docs/CONFIGURATION.md` describes the configuration.
 const EXIT_STATUS: [(&str, &str); 4] = [
     ("0", "Success. For a server: every request was finished, or SIGINT stopped it."),
     ("1", "Failure while running, or requests were aborted after server.drain. For healthcheck: not ready."),
@@ -21,19 +21,8 @@ const FILES: [(&str, &str); 2] = [
     ("/etc/telecomx-gateway/gateway.toml", "Configuration file of the packaged service."),
 ];
 
-/// The completions of a shell, to be sourced by it.
-pub(super) fn completions(shell: clap_complete::Shell, mut command: Command) -> String {
-    let mut text = Vec::new();
-    let name = command.get_name().to_owned();
-    clap_complete::generate(shell, &mut command, &name, &mut text);
-    let text = String::from_utf8_lossy(&text);
-    // For bash, a hyphen in the name is written in two ways, and no option of a command would be found
-    // (clap-rs/clap#6421, open as of clap_complete 4.6.11).
-    text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
-}
-
-/// The manual page, as roff.
-pub(super) fn manual(mut command: Command) -> String {
+/// Returns the manual page in roff.
+pub(super) fn manual_page(mut command: Command) -> String {
     command.build();
     let name = command.get_name().to_owned();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -45,7 +34,7 @@ pub(super) fn manual(mut command: Command) -> String {
     roff.control("SH", ["DESCRIPTION"]).text([roman(DESCRIPTION)]);
     roff.control("SH", ["COMMANDS"]);
     for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        one_command(&mut roff, command);
+        command_section(&mut roff, command);
     }
     section(&mut roff, "EXIT STATUS", &EXIT_STATUS);
     section(&mut roff, "SIGNALS", &SIGNALS);
@@ -60,11 +49,11 @@ const DESCRIPTION: &str = "A caching reverse proxy for the TelecomX API. It cach
 const ENVIRONMENT: &str =
     "Overrides a key of the configuration file: TELECOMX_GATEWAY__CACHE__TTL=30s sets ttl of [cache].";
 
-fn one_command(roff: &mut Roff, command: &Command) {
+fn command_section(roff: &mut Roff, command: &Command) {
     roff.control("SS", [command.get_name()]);
     roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
-    let written = command.get_arguments().filter(|argument| argument.get_id() != "help" && !argument.is_hide_set());
-    for argument in written {
+    let shown = command.get_arguments().filter(|argument| argument.get_id() != "help" && !argument.is_hide_set());
+    for argument in shown {
         let mut term = Vec::new();
         if let Some(short) = argument.get_short() {
             term.extend([bold(format!("-{short}")), roman(", ")]);

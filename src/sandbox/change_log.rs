@@ -1,4 +1,4 @@
-//! The entries of the change log: the newest ones, in memory.
+//! The change log: the newest changes, in memory.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -24,47 +24,55 @@ impl Subject {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum ChangeKind {
     Update,
     Delete,
 }
 
-impl Change {
+impl ChangeKind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Change::Update => "UPDATE",
-            Change::Delete => "DELETE",
+            ChangeKind::Update => "UPDATE",
+            ChangeKind::Delete => "DELETE",
         }
     }
 }
 
-/// One change.
-pub(super) struct Entry {
-    pub number: u64,
+/// A change of a customer or an employee.
+pub(super) struct ChangeEntry {
+    pub sequence: u64,
     pub subject: Subject,
     pub id: Id,
     pub customer: Id,
     pub reseller: Id,
-    pub change: Change,
+    pub change: ChangeKind,
     pub when: SystemTime,
 }
 
 /// The entries, oldest first.
 #[derive(Default)]
 pub struct ChangeLog {
-    pub(super) entries: VecDeque<Entry>,
-    last_number: u64,
+    pub(super) entries: VecDeque<ChangeEntry>,
+    last_sequence: u64,
 }
 
 impl ChangeLog {
-    /// Adds an entry: `id` of this customer and reseller changed.
-    pub fn note(&mut self, subject: Subject, id: Id, customer: Id, reseller: Id, change: Change, when: SystemTime) {
+    /// Appends an entry: `id`, of this customer and reseller, changed. The oldest entry makes room.
+    pub fn record(
+        &mut self,
+        subject: Subject,
+        id: Id,
+        customer: Id,
+        reseller: Id,
+        change: ChangeKind,
+        when: SystemTime,
+    ) {
         if self.entries.len() == MAX_ENTRIES {
             self.entries.pop_front();
         }
-        self.last_number += 1;
-        let number = self.last_number;
-        self.entries.push_back(Entry { number, subject, id, customer, reseller, change, when });
+        self.last_sequence += 1;
+        let sequence = self.last_sequence;
+        self.entries.push_back(ChangeEntry { sequence, subject, id, customer, reseller, change, when });
     }
 }
 
@@ -77,9 +85,9 @@ mod tests {
         let mut log = ChangeLog::default();
         let id = Id::parse(&[b'0'; 24]).unwrap();
         for _ in 0..=MAX_ENTRIES {
-            log.note(Subject::Customer, id, id, id, Change::Update, SystemTime::UNIX_EPOCH);
+            log.record(Subject::Customer, id, id, id, ChangeKind::Update, SystemTime::UNIX_EPOCH);
         }
         assert_eq!(log.entries.len(), MAX_ENTRIES);
-        assert_eq!(log.entries.front().unwrap().number, 2);
+        assert_eq!(log.entries.front().unwrap().sequence, 2);
     }
 }

@@ -1,10 +1,13 @@
-//! Which key stands at an offset of a TOML text. The parser names no key in its errors, and drops what is defined twice.
+//! Path and first definition of a key that is defined twice. The parser names no key in its errors,
+//! and drops the second definition.
 
 use std::ops::Range;
 
-/// What encloses the current position.
+use toml::de::{DeTable, DeValue};
+
+/// An enclosure of the current position.
 enum Scope {
-    /// The top of the file, or what follows a `[header]`: that header.
+    /// The top of the file, or the lines after a `[header]`: that header.
     Table(String),
     /// `{ … }`, the value of that key.
     Inline(String),
@@ -12,9 +15,42 @@ enum Scope {
     Array(String),
 }
 
-/// The path of the key whose name, or the last part of whose name, has that span; empty if there is no such key.
+/// The path of the key whose name, or the last part of its name, has a span; empty if there is no
+/// such key.
 pub(super) fn key_path(text: &str, span: &Range<usize>) -> String {
     Scanner { text, at: 0, scopes: vec![Scope::Table(String::new())], key: String::new(), name_at: 0 }.find(span)
+}
+
+/// The offset of the last definition of a key or table before another one.
+pub(super) fn first_definition(text: &str, document: &DeTable, path: &str, before: usize) -> Option<usize> {
+    // The parser keeps the position of the last header of a table.
+    let headers = text.split_inclusive('\n').scan(0, |next, line| {
+        let start = *next;
+        *next += line.len();
+        Some((start, line))
+    });
+    let is_header = |line: &str| {
+        let inner = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next());
+        inner.is_some_and(|inner| dotted_name(inner.trim_start_matches('[')) == path)
+    };
+    let header = headers.filter(|(start, line)| *start < before && is_header(line)).map(|(start, _)| start);
+    let header = header.filter(|start| !text[*start..before].trim_matches(['[', ' ']).is_empty()).last();
+    header.max(key_definition(document, path, before))
+}
+
+fn key_definition(document: &DeTable, path: &str, before: usize) -> Option<usize> {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let definitions = document.iter().filter(|(key, _)| key.get_ref() == name);
+    let offsets = definitions.flat_map(|(key, value)| match (rest, value.get_ref()) {
+        (None, _) => vec![key.span().start],
+        (Some(rest), DeValue::Table(table)) => key_definition(table, rest, before).into_iter().collect(),
+        (Some(rest), DeValue::Array(items)) => {
+            let tables = items.iter().filter_map(|item| item.get_ref().as_table());
+            tables.filter_map(|table| key_definition(table, rest, before)).collect()
+        }
+        _ => vec![],
+    });
+    offsets.filter(|offset| *offset < before).max()
 }
 
 struct Scanner<'t> {
@@ -24,7 +60,7 @@ struct Scanner<'t> {
     scopes: Vec<Scope>,
     /// The key whose value is being read; empty while a name is expected.
     key: String,
-    /// Where the name that is being read began.
+    /// Start of the name that is being read.
     name_at: usize,
 }
 
@@ -37,17 +73,17 @@ impl Scanner<'_> {
                 b'"' | b'\'' => self.skip_string(byte),
                 b'\n' => self.end_line(),
                 b'=' if self.key.is_empty() => {
-                    self.key = names(&self.text[self.name_at..self.at]);
+                    self.key = dotted_name(&self.text[self.name_at..self.at]);
                     self.at += 1;
                 }
                 b'[' if self.is_line_start() => {
                     let end = self.text[self.at..].find(['\n', '#']).map_or(self.text.len(), |end| self.at + end);
                     if end > span.start {
                         let header = &self.text[self.at..end];
-                        return names(header.trim_start_matches('[').split(']').next().unwrap_or_default());
+                        return dotted_name(header.trim_start_matches('[').split(']').next().unwrap_or_default());
                     }
                     let header = self.text[self.at..end].trim_start_matches('[').split(']').next().unwrap_or_default();
-                    self.scopes = vec![Scope::Table(names(header))];
+                    self.scopes = vec![Scope::Table(dotted_name(header))];
                     self.at = end;
                 }
                 b'[' => self.open(Scope::Array),
@@ -66,7 +102,7 @@ impl Scanner<'_> {
                 _ => self.at += 1,
             }
         }
-        let name = names(self.text.get(self.name_at..span.end).unwrap_or_default());
+        let name = dotted_name(self.text.get(self.name_at..span.end).unwrap_or_default());
         let outer = self.scopes.iter().map(|scope| match scope {
             Scope::Table(path) | Scope::Inline(path) | Scope::Array(path) => path.as_str(),
         });
@@ -89,7 +125,7 @@ impl Scanner<'_> {
         self.name_at = self.at;
     }
 
-    /// A line ends a key and its value, except within brackets.
+    /// Ends a key and its value, except within brackets.
     fn end_line(&mut self) {
         self.at += 1;
         match self.scopes.as_slice() {
@@ -104,7 +140,7 @@ impl Scanner<'_> {
         self.at += memchr::memmem::find(rest, end).unwrap_or(rest.len());
     }
 
-    /// A string of one line ends with its line, closed or not.
+    /// Skips a string. One of a single line ends with the line, closed or not.
     fn skip_string(&mut self, quote: u8) {
         let bytes = self.text.as_bytes();
         let triple = [quote; 3];
@@ -130,7 +166,7 @@ impl Scanner<'_> {
 }
 
 /// A dotted name without blanks and quotes.
-fn names(text: &str) -> String {
+fn dotted_name(text: &str) -> String {
     let parts = text.split('.').map(|part| part.trim().trim_matches(['"', '\'']));
     parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
 }
@@ -139,7 +175,7 @@ fn names(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The path of the key that `^` stands in front of.
+    /// The path of the key after `^`.
     fn at_mark(text: &str) -> String {
         let start = text.find('^').unwrap();
         let text = text.replacen('^', "", 1);
@@ -148,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn key_paths_have_their_tables() {
+    fn key_path_includes_its_tables() {
         for (text, path) in [
             ("^a = 1", "a"),
             ("[cache]\nttl = \"1s\"\n^ttl = \"2s\"", "cache.ttl"),
