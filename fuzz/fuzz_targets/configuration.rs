@@ -27,7 +27,8 @@ fn use_all(config: &Config) {
     }
     let rules = config.forward.redact.iter().map(|rule| &rule.path);
     for pattern in config.forward.blocked.iter().chain(rules) {
-        PathPattern::parse(pattern).expect("a pattern that was accepted");
+        let again = PathPattern::parse(&pattern.to_string()).expect("a pattern that was accepted");
+        assert_eq!(again, *pattern);
     }
     for url in &config.upstream.urls {
         let scheme = if url.tls { "https" } else { "http" };

@@ -93,7 +93,8 @@ fn commands(addresses: &Addresses) -> String {
          # ADMIN\n\
          {administrator} {name}\n\n\
          # OWNER: an update is forwarded and invalidates the cache; VIEWER: a miss again\n\
-         {owner} -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' http://{address}/customer/{customer}\n\
+         {owner} -X POST -d '{{\"name\":\"Andeby A/S\"}}' -H 'Content-Type: application/json' \
+         http://{address}/customer/{customer}\n\
          {viewer} {name}\n\n\
          # no token: 401 in the format of the API\n\
          curl -si {name}\n\n\

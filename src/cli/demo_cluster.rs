@@ -211,7 +211,8 @@ fn commands(gateways: &[DemoGateway], api: SocketAddr, redis: &Path) -> String {
     let customer = sandbox::DEMO_CUSTOMER;
     let [viewer, owner] = [AccessLevel::Viewer, AccessLevel::Owner].map(demo_token);
     let mut text = format!(
-        "{} gateways, one Redis on {}, one sandbox of the API on http://{api}/.\nCtrl-C ends the demo. Try in another terminal:\n\n\
+        "{} gateways, one Redis on {}, one sandbox of the API on http://{api}/.\n\
+         Ctrl-C ends the demo. Try in another terminal:\n\n\
          # each of them: the second response is a hit\n",
         gateways.len(),
         redis.display()

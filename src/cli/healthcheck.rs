@@ -25,7 +25,7 @@ pub(super) enum HealthcheckError {
 /// Requests `/readyz`, which needs no token, from the gateway whose admin listener is `admin`.
 ///
 /// # Errors
-/// The response is not 200, or there is none.
+/// No response, or one other than 200.
 pub(super) fn check(admin: SocketAddr) -> Result<(), HealthcheckError> {
     let address = reachable(admin);
     let status_line = request_status_line(address).map_err(|error| HealthcheckError::NoResponse { address, error })?;

@@ -44,7 +44,8 @@ pub(super) fn manual_page(mut command: Command) -> String {
     roff.to_roff()
 }
 
-const DESCRIPTION: &str = "A caching reverse proxy for the TelecomX API. It caches GET /customer/{id}/name per caller, removes \
+const DESCRIPTION: &str = "A caching reverse proxy for the TelecomX API. It caches GET /customer/{id}/name per \
+    caller, removes \
     integration secrets from responses for access levels below RESELLER, and forwards all other requests.";
 const ENVIRONMENT: &str =
     "Overrides a key of the configuration file: TELECOMX_GATEWAY__CACHE__TTL=30s sets ttl of [cache].";

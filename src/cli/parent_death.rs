@@ -38,8 +38,8 @@ pub(super) fn exec(parent: u32, program: &OsStr, arguments: &[OsString]) -> io::
     Command::new(program).args(arguments).exec()
 }
 
-/// Starts a process that removes a directory when this process ends. It is in a process group of
-/// its own, so that Ctrl-C does not end it first.
+/// Starts a process that removes a directory when this process ends. It has a separate process
+/// group, so that Ctrl-C does not end it first.
 pub(super) fn remove_directory_at_end(directory: &Path) -> io::Result<std::process::Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("remove-at-end").arg(directory);

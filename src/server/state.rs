@@ -95,17 +95,13 @@ impl ForwardRedactRule {
             pattern.map_err(|error| StartError::Configuration(format!("{text:?} {error}")))
         });
         Ok(ForwardRedactRule {
-            path: path_pattern(&rule.path)?,
+            path: rule.path.clone(),
             role: rule.role,
             policy: compile(false)?,
             changes: compile(true)?,
             pass_types: pass_types.collect::<Result<_, _>>()?,
         })
     }
-}
-
-fn path_pattern(text: &str) -> Result<PathPattern, StartError> {
-    PathPattern::parse(text).map_err(StartError::Configuration)
 }
 
 /// The state of the process, which reloads keep.
@@ -156,8 +152,7 @@ impl RequestState {
     ) -> Result<Self, StartError> {
         let policy = Policy::compile(&config.redaction.rules()).map_err(rule_errors)?;
         let server = &config.server;
-        let blocked = config.forward.blocked.iter();
-        let blocked = blocked.map(|text| path_pattern(text)).collect::<Result<Vec<_>, _>>()?;
+        let blocked = config.forward.blocked.clone();
         let may_block_names = |path: &PathPattern| path.may_match(&["customer", "*", "name"]);
         let rules = config.forward.redact.iter();
         let redact_rules =

@@ -83,7 +83,7 @@ impl UrlFaults {
 }
 
 /// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. User name and
-/// password are keys of their own. The text is not repeated in the error, because it may hold them.
+/// password have separate keys. The text is not repeated in the error, because it may hold them.
 pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Fault> {
     const EXAMPLE: &str =
         r#"for example "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;

@@ -45,7 +45,8 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
         let (silence, session) = (show_duration(max_silence), show_duration(identity.session));
         Fault::new(
             format!(
-                "the sum with cache.stale_while_revalidate, {silence:?}, is not less than identity.session ({session:?})"
+                "the sum with cache.stale_while_revalidate, {silence:?}, is not less than \
+                 identity.session ({session:?})"
             ),
             "shorten one of them; otherwise the API logs out a caller who is served from the cache only",
         )

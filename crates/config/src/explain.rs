@@ -115,7 +115,11 @@ impl Page {
             format!("while the API is unreachable, a cached token is accepted for at most {longest}")
         };
         self.item("outage", &outage);
-        self.item("invalidated", "by logout, token deletion, reseller switch and employee changes that pass through the gateway, and by any 401 of the API");
+        self.item(
+            "invalidated",
+            "by logout, token deletion, reseller switch and employee changes that pass through the \
+             gateway, and by any 401 of the API",
+        );
         self.item(
             "invalid",
             &match identity.negative_ttl {
@@ -276,7 +280,8 @@ impl Page {
         let answers = if cluster.tier {
             let most = time(cluster.tier_timeout);
             format!(
-                "invalidations, responses and validations; a request waits at most {most} for them, then the API is asked"
+                "invalidations, responses and validations; a request waits at most {most} for them, \
+                 then the API is asked"
             )
         } else {
             "invalidations only; each gateway fetches its own responses".to_owned()
@@ -290,7 +295,8 @@ impl Page {
         self.item(
             "clients",
             &format!(
-                "{} connections; {} requests under way; heads of {head} within {}; idle for {}; writes without progress for {}",
+                "{} connections; {} requests under way; heads of {head} within {}; idle for {}; \
+                 writes without progress for {}",
                 server.max_connections,
                 server.max_requests,
                 time(server.header_timeout),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use redact::{Action, Rules};
-use telecomx_api::AccessLevel;
+use telecomx_api::{AccessLevel, PathPattern};
 
 /// A checked configuration. Field names are the keys of the TOML file.
 #[derive(Clone, Debug, PartialEq)]
@@ -219,14 +219,13 @@ pub struct Redaction {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forward {
-    /// Path patterns.
-    pub blocked: Vec<String>,
+    pub blocked: Vec<PathPattern>,
     pub redact: Vec<ForwardRedact>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForwardRedact {
-    pub path: String,
+    pub path: PathPattern,
     pub role: ForwardRole,
     pub secret_names: Vec<String>,
     /// Media types that pass without redaction below `redaction.reveal_to`.

@@ -1,37 +1,8 @@
 //! Grammars of the configuration: path patterns, selectors, names of members, cookies and fields.
 
 use super::diagnostic::Fault;
-use telecomx_api::MediaTypePattern;
-
-/// Checks a path pattern: `/`, then segments that are `*` (one segment), `**` (any number of them),
-/// a name, or `name.*` (the name with any suffix). Nothing that a path in normal form cannot hold,
-/// or the pattern would never match.
-pub(super) fn path_pattern(text: &str) -> Result<(), Fault> {
-    let fail =
-        |cause: &str| Err(Fault::new(format!("{text:?} {cause}"), r#"for example "/customer/*/name" or "/log/**""#));
-    let Some(segments) = text.strip_prefix('/') else {
-        return fail("does not start with `/`");
-    };
-    for segment in segments.split('/') {
-        match segment {
-            "*" | "**" => {}
-            "" => return fail("has an empty segment or a trailing slash"),
-            "." | ".." => return fail("has a dot segment, which a path in normal form cannot contain"),
-            _ => {}
-        }
-        let name = segment.strip_suffix(".*").unwrap_or(segment);
-        match name {
-            "*" | "**" => {}
-            "" => return fail("has a segment `.*` without a name before it"),
-            _ if name.contains('*') => return fail("mixes `*` with other characters in one segment"),
-            _ if !name.bytes().all(is_path_character) => {
-                return fail("contains a character that a path in normal form cannot contain");
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
+use redact::Rule;
+use telecomx_api::{MediaTypePattern, PathPattern};
 
 /// Response fields that `cache.keep_fields` must not name, in lower case, with the reason.
 const FORBIDDEN_FIELDS: [(&str, &[&str]); 4] = [
@@ -104,78 +75,20 @@ pub(super) fn kept_field(text: &str) -> Result<(), Fault> {
     }
 }
 
-/// RFC 3986 `pchar` without escapes and without `;`, which starts parameters.
-fn is_path_character(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
-}
-
-/// Checks a selector: steps with dots between, each `*`, `**`, a member name, or `{a,b}` of names.
-pub(super) fn selector(text: &str) -> Result<(), Fault> {
-    let fail = |cause: &str| {
-        Err(Fault::new(
-            format!("{text:?} {cause}"),
-            r#"for example "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
-        ))
+/// Checks a rule of the redaction by the grammar of the redactor.
+pub(super) fn redaction_rule(text: &str, rule: Rule) -> Result<(), Fault> {
+    let example = match rule {
+        Rule::Root => r#"for example "integrations""#,
+        Rule::Public => r#"for example "**.economic.accrual" or "**.ms365.{tenantId,verified}""#,
+        Rule::SecretName => r#"for example "*password*""#,
     };
-    if text.contains(['[', ']']) {
-        return fail("contains brackets, which arrays do not need");
-    }
-    let mut inside = false;
-    for character in text.chars() {
-        match (character, inside) {
-            ('{', false) => inside = true,
-            ('}', true) => inside = false,
-            ('{' | '}', _) => return fail("has unbalanced braces"),
-            ('.', true) => return fail("has a dot inside braces"),
-            (',', false) => return fail("has a comma outside braces"),
-            (other, _) if other.is_control() => return fail("contains a control character"),
-            _ => {}
-        }
-    }
-    if inside {
-        return fail("has unbalanced braces");
-    }
-    for step in text.split('.') {
-        let names = match step.strip_prefix('{') {
-            Some(rest) => match rest.strip_suffix('}') {
-                Some(names) => names,
-                None => return fail("has braces in a part of a step"),
-            },
-            None if matches!(step, "*" | "**") => continue,
-            None => step,
-        };
-        for name in names.split(',') {
-            if name.is_empty() {
-                return fail("has an empty step or name");
-            }
-            if name.contains(['*', '{', '}']) {
-                return fail("mixes `*` or braces with other characters in one step");
-            }
-            if name.trim() != name {
-                return fail("has a space around a name");
-            }
-        }
-    }
-    Ok(())
+    rule.check(text).map_err(|cause| Fault::new(format!("invalid rule {text:?}: {cause}"), example))
 }
 
-/// Checks a pattern of member names, in which `*` matches any number of characters.
-pub(super) fn name_pattern(text: &str) -> Result<(), Fault> {
-    if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Fault::new(format!("invalid name pattern {text:?}"), r#"for example "*password*""#));
-    }
-    Ok(())
-}
-
-/// Checks the name of a member, which is not a pattern.
-pub(super) fn member_name(text: &str) -> Result<(), Fault> {
-    if text.is_empty() || text.contains(['*', '{', '}', '.', ',']) || text.chars().any(char::is_control) {
-        return Err(Fault::new(
-            format!("invalid member name {text:?}"),
-            r#"expected a whole name, for example "integrations""#,
-        ));
-    }
-    Ok(())
+/// Parses a path pattern by the grammar of the router.
+pub(super) fn path_pattern(text: &str) -> Result<PathPattern, Fault> {
+    let example = r#"for example "/customer/*/name" or "/log/**""#;
+    PathPattern::parse(text).map_err(|cause| Fault::new(format!("{text:?} {cause}"), example))
 }
 
 /// Checks the name of a cookie: a token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
@@ -213,7 +126,7 @@ mod tests {
     #[test]
     fn path_pattern_accepts_normal_paths_only() {
         for text in ["/customer/**", "/porting/*/notify", "/**", "/tools/realtime", "/auth/validateToken", "/a:b"] {
-            assert_eq!(path_pattern(text), Ok(()), "{text}");
+            assert_eq!(path_pattern(text).unwrap().to_string(), text);
         }
         for (text, cause) in [
             ("customer/**", "start"),
@@ -238,23 +151,23 @@ mod tests {
     #[test]
     fn selector_grammar_is_checked() {
         for text in ["**.enabled", "a", "**", "a.*.b", "**.ms365.{tenantId,verified}", "{a,b}.c", "a-b._id"] {
-            assert_eq!(selector(text), Ok(()), "{text}");
+            assert_eq!(redaction_rule(text, Rule::Public), Ok(()), "{text}");
         }
         for text in [
             "", ".a", "a.", "a..b", "a.{b", "a.b}", "a.{b,}", "a.{}", "a.{b.c}", "a.{{b}}", "x{a,b}", "{a,b}x", "a*",
             "***", "{*}", "a,b", "a. b", "a[0]", "a\n",
         ] {
-            assert!(selector(text).is_err(), "{text}");
+            assert!(redaction_rule(text, Rule::Public).is_err(), "{text}");
         }
     }
 
     #[test]
     fn name_grammars_are_checked() {
-        assert!(name_pattern("*password*").is_ok() && name_pattern("*").is_ok());
-        assert!(name_pattern("").is_err() && name_pattern("a\n").is_err());
-        assert!(member_name("customerIntegrations").is_ok());
+        assert!(redaction_rule("*password*", Rule::SecretName).is_ok());
+        assert!(redaction_rule("", Rule::SecretName).is_err() && redaction_rule("*", Rule::SecretName).is_err());
+        assert!(redaction_rule("customerIntegrations", Rule::Root).is_ok());
         for text in ["", "*", "a.b", "a,b", "{a}"] {
-            assert!(member_name(text).is_err(), "{text}");
+            assert!(redaction_rule(text, Rule::Root).is_err(), "{text}");
         }
         assert!(cookie_name("").is_ok() && cookie_name("__Host-token").is_ok());
         for text in ["a b", "a;b", "a=b", "tøken", "a\"b"] {

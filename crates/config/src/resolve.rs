@@ -288,7 +288,7 @@ impl<'g> Resolver<'g> {
         self.find_in(path, values, None).unwrap_or_else(|| default_of(path))
     }
 
-    /// The meaning of a word.
+    /// The meaning of one of the permitted words.
     fn word<T: Copy>(&mut self, path: &'static str, values: &RawValues, words: &[(&str, T)]) -> T {
         let text: String = self.get_in(path, values);
         let found = words.iter().find(|(word, _)| *word == text);

@@ -51,7 +51,7 @@ pub(super) enum Presence {
     Always,
     /// Its absence disables a feature.
     Optional,
-    /// `[[path]]`, any number of times. `default`: its value, as TOML, if there is none.
+    /// `[[path]]`, any number of times. `default`: its value, as TOML, without any.
     Repeated { default: &'static str },
 }
 

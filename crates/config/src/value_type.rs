@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use redact::Rule;
 use serde_json::{Value as Json, json};
+use telecomx_api::PathPattern;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -78,6 +80,7 @@ pub(super) enum TypedValue {
     Network(IpNet),
     UpstreamUrl(UpstreamUrl),
     RedisUrl(RedisUrl),
+    PathPattern(PathPattern),
     List(Vec<TypedValue>),
 }
 
@@ -206,10 +209,10 @@ impl ValueType {
             }
             ValueType::File => Ok(as_text()),
             ValueType::Cookie => pattern::cookie_name(text).map(|()| as_text()),
-            ValueType::Member => pattern::member_name(text).map(|()| as_text()),
-            ValueType::NamePattern => pattern::name_pattern(text).map(|()| as_text()),
-            ValueType::Selector => pattern::selector(text).map(|()| as_text()),
-            ValueType::PathPattern => pattern::path_pattern(text).map(|()| as_text()),
+            ValueType::Member => pattern::redaction_rule(text, Rule::Root).map(|()| as_text()),
+            ValueType::NamePattern => pattern::redaction_rule(text, Rule::SecretName).map(|()| as_text()),
+            ValueType::Selector => pattern::redaction_rule(text, Rule::Public).map(|()| as_text()),
+            ValueType::PathPattern => pattern::path_pattern(text).map(TypedValue::PathPattern),
             ValueType::MediaType => pattern::media_type(text).map(|()| as_text()),
             ValueType::KeptField => pattern::kept_field(text).map(|()| as_text()),
             ValueType::Origin if ORIGIN_WORDS.contains(&text) => Ok(as_text()),
@@ -497,6 +500,12 @@ impl FromValue for IpNet {
 impl FromValue for UpstreamUrl {
     fn from_value(value: TypedValue) -> Option<Self> {
         if let TypedValue::UpstreamUrl(url) = value { Some(url) } else { None }
+    }
+}
+
+impl FromValue for PathPattern {
+    fn from_value(value: TypedValue) -> Option<Self> {
+        if let TypedValue::PathPattern(pattern) = value { Some(pattern) } else { None }
     }
 }
 

@@ -248,7 +248,8 @@ impl Values {
                 ForwardRole::Answer => "answer",
             };
             format!(
-                "{{ path = {path:?}, role = {role:?}, secret_names = {}, pass_types = {} }}",
+                "{{ path = {}, role = {role:?}, secret_names = {}, pass_types = {} }}",
+                quoted(path),
                 list(secret_names),
                 list(pass_types)
             )

@@ -83,7 +83,7 @@ fn redaction(redaction: &Redaction, warnings: &mut Vec<Warning>) {
 
 fn forward(forward: &Forward, warnings: &mut Vec<Warning>) {
     for path in SECRET_PATHS {
-        if !forward.redact.iter().any(|rule| rule.path == path || rule.path == "/**") {
+        if !forward.redact.iter().any(|rule| [path, "/**"].contains(&rule.path.to_string().as_str())) {
             warnings.push(Warning {
                 key: "forward.redact",
                 cause: format!("no rule for {path}, where responses of the API hold the same secrets"),

@@ -157,6 +157,18 @@ impl Rule {
             Rule::SecretName => "secret_names",
         }
     }
+
+    /// Checks the grammar of a rule.
+    ///
+    /// # Errors
+    /// The mistake.
+    pub fn check(self, text: &str) -> Result<(), String> {
+        match self {
+            Rule::Root => Pattern::root(text).map(drop),
+            Rule::Public => Selector::parse(text).map(drop),
+            Rule::SecretName => Pattern::glob(text).map(drop),
+        }
+    }
 }
 
 /// A rule that cannot be compiled, with the reason.

@@ -61,6 +61,12 @@ impl Segment {
             (None, _) => vec![text],
         };
         for name in &names {
+            if name.contains(['[', ']']) {
+                return Err(format!("`{name}` contains brackets, which arrays do not need"));
+            }
+            if name.contains(char::is_control) {
+                return Err("contains a control character".into());
+            }
             if name.is_empty() {
                 return Err("empty name; expected member names separated by dots, such as \"criipto.domain\"".into());
             }

@@ -7,6 +7,7 @@
 //! Every other path passes unchanged. `readings.rs` enumerates the readings.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
@@ -55,20 +56,10 @@ impl PathPattern {
     ///
     /// # Errors
     /// The mistake in the pattern.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix('/').ok_or("a path pattern must start with /")?;
-        let segments: Vec<String> = rest.split('/').map(str::to_owned).collect();
-        let is_right = |segment: &str| {
-            let stem = segment.strip_suffix(".*").unwrap_or(segment);
-            matches!(segment, "*" | "**") || (!stem.is_empty() && !stem.contains('*'))
-        };
-        match segments.iter().find(|segment| !is_right(segment)) {
-            Some(segment) if segment.is_empty() => Err("a path pattern must not have an empty segment".into()),
-            Some(segment) => Err(format!(
-                "invalid segment `{segment}`; expected a name, `name.*`, `*` (one segment) or `**` (any number)"
-            )),
-            None => Ok(PathPattern(segments)),
-        }
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let rest = text.strip_prefix('/').ok_or("does not start with `/`")?;
+        rest.split('/').try_for_each(check_segment)?;
+        Ok(PathPattern(rest.split('/').map(str::to_owned).collect()))
     }
 
     /// Whether the segments match, including letter case.
@@ -89,6 +80,36 @@ impl PathPattern {
     fn begins_with_wildcard(&self) -> bool {
         self.0.first().is_some_and(|segment| segment.starts_with('*'))
     }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|segment| write!(f, "/{segment}"))
+    }
+}
+
+/// Checks a segment of a pattern: `*`, `**`, a name, or `name.*`. A segment that no path in normal
+/// form has is refused, because the pattern would never match.
+fn check_segment(segment: &str) -> Result<(), &'static str> {
+    match segment {
+        "*" | "**" => return Ok(()),
+        "" => return Err("has an empty segment or a trailing slash"),
+        "." | ".." => return Err("has a dot segment, which a path in normal form cannot contain"),
+        _ => {}
+    }
+    match segment.strip_suffix(".*").unwrap_or(segment) {
+        "" => Err("has a segment `.*` without a name before it"),
+        name if name.contains('*') => Err("mixes `*` with other characters in one segment"),
+        name if !name.bytes().all(is_segment_byte) => {
+            Err("contains a character that a path in normal form cannot contain")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// RFC 3986 `pchar` without escapes and without `;`, which starts parameters.
+fn is_segment_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
 }
 
 fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -> bool {

@@ -110,7 +110,8 @@ fn ms365(number: usize, random: &mut Random) -> Value {
         json!(random.one_of(&names))
     };
     let show_as = json!({
-        "free": presence(), "tentative": presence(), "busy": presence(), "oof": presence(), "workingElsewhere": presence(),
+        "free": presence(), "tentative": presence(), "busy": presence(), "oof": presence(),
+        "workingElsewhere": presence(),
     });
     json!({
         "enabled": random.one_in(2),

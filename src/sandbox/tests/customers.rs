@@ -149,7 +149,10 @@ fn update_merges_objects_and_replaces_other_values() {
     let patch = json!({
         "name": "Andeby & Co",
         "features": ["CUSTOMER"],
-        "integrations": {"billing": {"economic": {"accrual": true}}, "ms365": {"calendarShowAsMappings": {"busy": null}}},
+        "integrations": {
+            "billing": {"economic": {"accrual": true}},
+            "ms365": {"calendarShowAsMappings": {"busy": null}},
+        },
     });
     let response = api.call(OWNER, &post(DEMO_CUSTOMER), patch);
     assert_eq!(response.status, 200, "{}", response.text);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redact::Action;
-use telecomx_api::AccessLevel;
+use telecomx_api::{AccessLevel, PathPattern};
 
 use super::*;
 
@@ -129,7 +129,7 @@ fn defaults_are_those_of_the_contract() {
     );
     assert_eq!(redaction.action, Action::Remove);
     assert_eq!(
-        forward.blocked,
+        forward.blocked.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
             "/tools/realtime",
             "/tools/realtime/**",
@@ -144,7 +144,7 @@ fn defaults_are_those_of_the_contract() {
     );
     let pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"].map(str::to_owned).to_vec();
     let rule = |path: &str, role| ForwardRedact {
-        path: path.to_owned(),
+        path: PathPattern::parse(path).unwrap(),
         role,
         secret_names: vec![],
         pass_types: pass_types.clone(),

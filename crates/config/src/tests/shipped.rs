@@ -20,7 +20,8 @@ fn is_committed_as(name: &str, text: &str) {
     // Not `assert_eq`: its message would hold both texts.
     assert!(
         committed == text,
-        "{name} is not generated from the schema table; run UPDATE_SHIPPED=1 cargo test -p config generated_from_the_schema_table"
+        "{name} is not generated from the schema table; run UPDATE_SHIPPED=1 cargo test -p config \
+         generated_from_the_schema_table"
     );
 }
 
