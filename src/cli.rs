@@ -172,6 +172,13 @@ impl CommandError {
 
 /// Runs the command of the command line.
 pub fn run() -> ExitCode {
+    // Before anything else, since a signal would end the process.
+    if std::env::args_os().nth(1).is_some_and(|command| command == "run")
+        && let Err(error) = process::ignore_signals_until_serving()
+    {
+        let _ = writeln!(std::io::stderr(), "telecomx-gateway: cannot install signal handlers: {error}");
+        return EXIT_FAILURE.into();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -197,7 +204,6 @@ pub fn run() -> ExitCode {
 fn execute(command: Command) -> Result<(), CommandError> {
     match command {
         Command::Run { config, upgrade } => {
-            process::ignore_signals_until_serving().map_err(CommandError::failure)?;
             run_gateway(config.path(), if upgrade { Start::Upgrade } else { Start::Fresh })
         }
         Command::Demo { listen, fleet: None } => demo::run(listen),

@@ -1,6 +1,5 @@
 //! Reload: replaces the configuration of a running process, all of it or nothing.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -10,8 +9,9 @@ use parking_lot::Mutex;
 use super::admin_token::AdminTokens;
 use super::descriptors;
 use super::file_digests::FileDigests;
+use super::secrets;
 use super::state::{ActiveState, RequestState};
-use super::tls::ListenerTls;
+use super::tls::{ListenerTls, LoadedTls};
 use crate::config::{self, Config};
 use crate::telemetry::LogLevels;
 
@@ -84,89 +84,106 @@ impl Reloader {
     }
 
     fn apply(&self) -> Result<Vec<&'static str>, String> {
-        let before = self.active.load();
-        let process = &self.active.process;
-        let result = (self.source)().and_then(|new| {
-            let applied = applied(&self.started, &new);
-            let gateway = |policy| before.gateway.reconfigured(&applied, policy);
-            let state = RequestState::new(&applied, process.clone(), gateway).map_err(|error| error.to_string())?;
-            let tls = self.parts.tls.as_deref().zip(applied.server.tls.as_ref());
-            let tls = tls.map(|(active, files)| active.prepare(files).map(|loaded| (active, loaded)));
-            let tls = tls.transpose().map_err(|problems| problems.join("\n"))?;
-            let tokens = self.parts.admin_tokens.as_deref();
-            let tokens = tokens.map(|active| active.read().map(|digests| (active, digests)));
-            let tokens = tokens.transpose()?;
-            let upstream = &self.started.upstream;
-            process.connector.reload_tls(upstream).map_err(|error| error.to_string())?;
-            Ok((new, state, tls, tokens))
-        });
-        match result {
-            Ok((new, state, tls, tokens)) => {
-                if let Some((active, loaded)) = tls {
-                    active.apply(loaded);
-                }
-                if let Some((active, digests)) = tokens {
-                    active.store(digests);
-                }
-                let mut restart = needs_restart(&self.started, &new);
-                restart.extend(FileDigests::of_start_files(&self.started).changed_since(&self.start_files));
-                self.parts.levels.set(new.log.level);
-                descriptors::warn_if_low(&new.server);
-                log_warnings(&new);
-                let policy = state.gateway.policy_id();
-                self.active.store(state);
-                // A reload that another gateway requested must not be announced again.
-                let is_new = policy != before.gateway.policy_id();
-                if let Some(stream) = process.invalidation_stream.get().filter(|_| is_new) {
-                    stream.publish_policy(policy);
-                }
-                self.generation.fetch_add(1, Ordering::Relaxed);
-                process.metrics.set_reload_applied();
-                tracing::info!(
-                    target: "audit",
-                    restart_needed_for = restart.join(", "),
-                    "applied the configuration"
-                );
+        let metrics = &self.active.process.metrics;
+        match self.prepare() {
+            Ok(prepared) => {
+                let restart = self.activate(prepared);
+                metrics.set_reload_applied();
                 Ok(restart)
             }
             Err(problems) => {
-                process.metrics.set_reload_rejected();
+                metrics.set_reload_rejected();
                 tracing::error!(target: "audit", problems, "rejected the configuration; the current one stays in force");
                 Err(problems)
             }
         }
     }
+
+    /// Reads everything that a reload changes, without using it yet.
+    fn prepare(&self) -> Result<Prepared, String> {
+        let new = (self.source)()?;
+        let process = &self.active.process;
+        let applied = applied(&self.started, &new);
+        let before = self.active.load();
+        let gateway = |policy| before.gateway.reconfigured(&applied, policy);
+        let state = RequestState::new(&applied, process.clone(), gateway);
+        let state = state.map_err(|error| error.to_string())?;
+        let tls = match (&self.parts.tls, &applied.server.tls) {
+            (Some(active), Some(files)) => Some(active.prepare(files).map_err(|problems| problems.join("\n"))?),
+            _ => None,
+        };
+        let admin_tokens = self.parts.admin_tokens.as_ref().map(|active| active.read()).transpose()?;
+        let upstream = &self.started.upstream;
+        process.connector.reload_tls(upstream).map_err(|error| error.to_string())?;
+        Ok(Prepared { new, state, tls, admin_tokens })
+    }
+
+    /// Uses what was read; returns the changed keys that need a restart.
+    fn activate(&self, prepared: Prepared) -> Vec<&'static str> {
+        let Prepared { new, state, tls, admin_tokens } = prepared;
+        if let (Some(active), Some(loaded)) = (&self.parts.tls, tls) {
+            active.apply(loaded);
+        }
+        if let (Some(active), Some(digests)) = (&self.parts.admin_tokens, admin_tokens) {
+            active.store(digests);
+        }
+        self.parts.levels.set(new.log.level);
+        let before = self.active.load();
+        let changes = config::changes(&before.config, &state.config);
+        let changed: Vec<&str> = changes.iter().map(|change| change.key).collect();
+        let policy = state.gateway.policy_id();
+        self.active.store(state);
+        // A reload that another gateway requested must not be announced again.
+        let is_new = policy != before.gateway.policy_id();
+        if let Some(stream) = self.active.process.invalidation_stream.get().filter(|_| is_new) {
+            stream.publish_policy(policy);
+        }
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        let mut restart = needs_restart(&self.started, &new);
+        let start_files = FileDigests::of_start_files(&self.started);
+        restart.extend(start_files.changed_since(&self.start_files));
+        tracing::info!(
+            target: "audit",
+            changed = changed.join(", "),
+            restart_needed_for = restart.join(", "),
+            "applied the configuration"
+        );
+        descriptors::warn_if_low(&new.server);
+        log_warnings(&new);
+        restart
+    }
 }
 
-/// Logs the dangerous settings of a configuration, each once.
+/// What a reload has read and not yet used.
+struct Prepared {
+    new: Config,
+    state: RequestState,
+    tls: Option<LoadedTls>,
+    admin_tokens: Option<Vec<blake3::Hash>>,
+}
+
+/// Tables that are named as a whole if one of their keys needs a restart.
+const RESTART_TABLES: [&str; 5] = ["admin", "upstream", "change_log", "cluster", "otlp"];
+
+/// The keys that differ from the configuration at the start and that only a restart applies, or
+/// their tables.
+fn needs_restart(started: &Config, new: &Config) -> Vec<&'static str> {
+    let changes = config::changes(started, new).into_iter();
+    let changes = changes.filter(|change| change.reload == config::Reload::NeedsRestart);
+    let table = |key: &str| RESTART_TABLES.into_iter().find(|table| key.split('.').next() == Some(*table));
+    let mut names: Vec<&str> = changes.map(|change| table(change.key).unwrap_or(change.key)).collect();
+    names.dedup();
+    names
+}
+
+/// Logs the warnings about a configuration, which `check` prints too.
 pub(super) fn log_warnings(config: &Config) {
     for config::Warning { key, cause, remedy } in config::warnings(config) {
         tracing::warn!(key, cause, remedy, "dangerous setting");
     }
-}
-
-/// The keys that differ from the configuration at the start and that only a restart applies.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let (old_server, new_server) = (&old.server, &new.server);
-    let differs = [
-        ("server.listen", old_server.listen != new_server.listen),
-        ("server.threads", old_server.threads != new_server.threads),
-        ("server.upgrade_socket", old_server.upgrade_socket != new_server.upgrade_socket),
-        ("server.tls.listen", tls_listen(old_server) != tls_listen(new_server)),
-        ("admin", old.admin != new.admin),
-        ("upstream", old.upstream != new.upstream),
-        ("change_log", old.change_log != new.change_log),
-        ("cache.max_bytes", old.cache.max_bytes != new.cache.max_bytes),
-        ("cluster", old.cluster != new.cluster),
-        ("otlp", old.otlp != new.otlp),
-        ("log.format", old.log.format != new.log.format),
-        ("log.buffer", old.log.buffer != new.log.buffer),
-    ];
-    differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
-}
-
-fn tls_listen(server: &config::Server) -> Option<&[SocketAddr]> {
-    server.tls.as_ref().map(|tls| tls.listen.as_slice())
+    for warning in secrets::warnings(config) {
+        tracing::warn!(warning, "insecure handling of a secret");
+    }
 }
 
 /// The new configuration with the keys of [`needs_restart`] as they were at the start.
@@ -222,9 +239,12 @@ mod tests {
             key_file = "k"
             "#,
         );
-        assert_eq!(needs_restart(&started, &new).len(), 12, "every such key is changed here");
         let applied = applied(&started, &new);
+        // A reload applies exactly the changes that the table of keys says.
         assert_eq!(needs_restart(&started, &applied), Vec::<&str>::new());
+        for change in config::changes(&applied, &new) {
+            assert_eq!(change.reload, config::Reload::NeedsRestart, "{}", change.key);
+        }
         assert_eq!(applied.cache.ttl, Duration::from_secs(7));
         assert_eq!(applied.server.max_connections, 7);
     }

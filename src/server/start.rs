@@ -20,7 +20,6 @@ use super::listener_kind::ListenerKind;
 use super::load_metrics::LoadMetrics;
 use super::random_ids::RandomIds;
 use super::reload::{ReloadedParts, Reloader, Source, log_warnings};
-use super::secrets;
 use super::signal_actions::GatewaySignals;
 use super::start_error::StartError;
 use super::state::{ActiveState, ProcessState, RequestState};
@@ -131,9 +130,6 @@ pub fn run(
     let tokens = AdminTokens::load(&config.admin).map_err(StartError::Configuration)?;
     if let Some(change_log) = &config.change_log {
         read_token(change_log).map_err(StartError::Configuration)?;
-    }
-    for warning in secrets::warnings(&config) {
-        tracing::warn!(warning, "insecure handling of a secret");
     }
     log_warnings(&config);
     let tls = match &config.server.tls {

@@ -33,8 +33,8 @@ pub(super) fn first_definition(text: &str, document: &DeTable, path: &str, befor
         let inner = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next());
         inner.is_some_and(|inner| dotted_name(inner.trim_start_matches('[')) == path)
     };
-    let header = headers.filter(|(start, line)| *start < before && is_header(line)).map(|(start, _)| start);
-    let header = header.filter(|start| !text[*start..before].trim_matches(['[', ' ']).is_empty()).last();
+    let earlier = headers.filter(|(start, line)| start + line.len() <= before && is_header(line));
+    let header = earlier.map(|(start, _)| start).last();
     header.max(key_definition(document, path, before))
 }
 

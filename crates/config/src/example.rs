@@ -28,7 +28,7 @@ pub(super) fn gateway_toml() -> String {
     for table in TABLES {
         text.push('\n');
         match table.presence {
-            Presence::Repeated { .. } => write_rules(&mut text, table),
+            Presence::Repeated { .. } => write_repeated(&mut text, table),
             Presence::Always | Presence::Optional => write_table(&mut text, table),
         }
     }
@@ -56,13 +56,22 @@ fn setting(text: &mut String, key: &KeySpec, prefix: &str) {
     }
 }
 
-fn write_rules(text: &mut String, table: &TableSpec) {
+fn write_repeated(text: &mut String, table: &TableSpec) {
     comment(text, table.doc);
     for key in keys_of(table.path) {
         comment(text, &format!("- {}: {}", key.name(), key.doc));
     }
-    text.push_str(
-        r##"#[[forward.redact]]
+    text.push_str(repeated_example(table));
+}
+
+fn repeated_example(table: &TableSpec) -> &'static str {
+    if table.path != "forward.redact" {
+        return r##"#[[server.tls.certificates]]
+#cert_file = "/etc/telecomx-gateway/tls/other.pem"
+#key_file = "/etc/telecomx-gateway/tls/other.key"
+"##;
+    }
+    r##"#[[forward.redact]]
 #path = "/customer/**"
 #secret_names = []
 #pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"]
@@ -75,8 +84,7 @@ fn write_rules(text: &mut String, table: &TableSpec) {
 #path = "/log/**"
 #secret_names = []
 #pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"]
-"##,
-    );
+"##
 }
 
 fn comment(text: &mut String, doc: &str) {

@@ -62,6 +62,10 @@ impl Page {
         self.warn_about("server.listen");
         if let Some(tls) = &server.tls {
             self.item("", &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()));
+            for certificate in &tls.certificates {
+                let file = certificate.cert_file.display();
+                self.item("", &format!("certificate by server name (SNI): {file}"));
+            }
             if let Some(Clients { ca_file, auth }) = &tls.clients {
                 let must = if *auth == ClientAuth::Required { "must" } else { "may" };
                 self.item(

@@ -22,16 +22,16 @@ pub(super) struct RawConfig<'a> {
     pub values: RawValues<'a>,
     /// The tables that are set, with their locations.
     pub tables: BTreeMap<&'static str, Location>,
-    /// The tables of `[[forward.redact]]`; `None` if the key is absent.
-    pub rules: Option<Vec<RawRule<'a>>>,
+    /// The tables of each repeated table that is set, such as `[[forward.redact]]`.
+    pub repeated: BTreeMap<&'static str, Vec<RawTable<'a>>>,
     /// Lines that are not TOML. Other problems of these lines are consequences and are not
     /// reported.
     pub broken_lines: BTreeSet<usize>,
     pub problems: Vec<Problem>,
 }
 
-/// A table of `[[forward.redact]]`.
-pub(super) struct RawRule<'a> {
+/// One table of a repeated table.
+pub(super) struct RawTable<'a> {
     pub location: Location,
     pub values: RawValues<'a>,
 }
@@ -93,7 +93,7 @@ pub(super) fn read_raw<'a>(file: &'a str, text: &'a str, env: &'a [(String, Stri
         text: SourceText { file, text },
         values: RawValues::new(),
         tables: BTreeMap::new(),
-        rules: None,
+        repeated: BTreeMap::new(),
         broken_lines: BTreeSet::new(),
         problems: Vec::new(),
     };
@@ -115,7 +115,7 @@ impl<'a> RawConfig<'a> {
                     self.check_commented_header(name, prefix);
                     self.values.insert(key.path, RawValue { value: value.clone(), source: ValueSource::File });
                 }
-                (_, Some(table), _) if is_repeated(table.path) => self.read_rules(table.path, value),
+                (_, Some(table), _) if is_repeated(table.path) => self.read_repeated(table.path, value),
                 (_, Some(table), DeValue::Table(inner)) => {
                     self.tables.insert(table.path, self.text.location(start));
                     self.read_table(inner, table.path);
@@ -129,15 +129,15 @@ impl<'a> RawConfig<'a> {
         }
     }
 
-    fn read_rules(&mut self, path: &'static str, value: &Spanned<DeValue<'a>>) {
+    fn read_repeated(&mut self, path: &'static str, value: &Spanned<DeValue<'a>>) {
         let location = self.text.location(value.span().start);
         let not_tables = || Fault::new("expected a list of tables", format!("use [[{path}]], with double brackets"));
-        let DeValue::Array(items) = value.get_ref() else {
+        let DeValue::Array(array) = value.get_ref() else {
             self.problems.push(Problem::new(location, path, not_tables()));
             return;
         };
-        let mut rules = Vec::new();
-        for item in items.iter() {
+        let mut items = Vec::new();
+        for item in array.iter() {
             let location = self.text.location(item.span().start);
             let DeValue::Table(table) = item.get_ref() else {
                 self.problems.push(Problem::new(location, path, not_tables()));
@@ -152,9 +152,9 @@ impl<'a> RawConfig<'a> {
                     None => self.report_unknown_key(name, path),
                 }
             }
-            rules.push(RawRule { location, values });
+            items.push(RawTable { location, values });
         }
-        self.rules = Some(rules);
+        self.repeated.insert(path, items);
     }
 
     /// Reports an unknown key. The value is not repeated: it may be a secret under a misspelled

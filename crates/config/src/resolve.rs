@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::diagnostic::{Fault, Location, Problem};
 use super::model::*;
-use super::raw::{RawConfig, RawRule, RawValue, RawValues, SourceText, ValueSource};
+use super::raw::{RawConfig, RawTable, RawValue, RawValues, SourceText, ValueSource};
 use super::schema_table::{self, KeySpec, Presence, Requirement};
 use super::value_type::{FaultAt, FromValue, TypedValue};
 use redact::Action;
@@ -90,7 +90,7 @@ impl KeyLocations {
 }
 
 pub(super) fn resolve(raw: RawConfig<'_>) -> Resolution {
-    let RawConfig { text, values, tables, rules, broken_lines, problems } = raw;
+    let RawConfig { text, values, tables, repeated, broken_lines, problems } = raw;
     let location = |(path, value): (&&'static str, &RawValue)| (*path, value.location(&text));
     let locations = KeyLocations {
         file: text.whole(),
@@ -100,7 +100,7 @@ pub(super) fn resolve(raw: RawConfig<'_>) -> Resolution {
     };
     let mut resolver =
         Resolver { text, values: &values, tables: &tables, broken_lines: &broken_lines, problems, locations };
-    let config = resolver.config(rules.as_deref());
+    let config = resolver.config(&repeated);
     Resolution {
         config,
         locations: resolver.locations,
@@ -119,8 +119,9 @@ struct Resolver<'g> {
 }
 
 impl<'g> Resolver<'g> {
-    fn config(&mut self, rules: Option<&'g [RawRule<'g>]>) -> Config {
-        let tls = self.tls();
+    fn config(&mut self, repeated: &'g BTreeMap<&'static str, Vec<RawTable<'g>>>) -> Config {
+        let items = |path| repeated.get(path).map(Vec::as_slice);
+        let tls = self.tls(items("server.tls.certificates").unwrap_or_default());
         let server = Server {
             listen: self.get("server.listen"),
             threads: self.get("server.threads"),
@@ -183,7 +184,7 @@ impl<'g> Resolver<'g> {
             secret_names: self.get("redaction.secret_names"),
             action: self.word("redaction.action", self.values, &ACTIONS),
         };
-        let redact = self.rules(rules, &redaction.secret_names);
+        let redact = self.rules(items("forward.redact"), &redaction.secret_names);
         let forward = Forward { blocked: self.get("forward.blocked"), redact };
         let origins: Vec<String> = self.get("cors.allowed_origins");
         let allowed_origins = match origins.as_slice() {
@@ -206,17 +207,24 @@ impl<'g> Resolver<'g> {
         Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp }
     }
 
-    fn tls(&mut self) -> Option<Tls> {
+    fn tls(&mut self, certificates: &'g [RawTable<'g>]) -> Option<Tls> {
         self.tables.get("server.tls")?;
         let ca_file: Option<PathBuf> = self.find("server.tls.client_ca_file");
         let auth: Option<String> = self.find("server.tls.client_auth");
         // Read even without client_ca_file, so that an invalid value is reported.
         let auth = if auth.as_deref() == Some("optional") { ClientAuth::Optional } else { ClientAuth::Required };
+        let mut files = Vec::new();
+        for RawTable { location, values } in certificates {
+            let cert_file = self.find_in("server.tls.certificates.cert_file", values, Some(location));
+            let key_file = self.find_in("server.tls.certificates.key_file", values, Some(location));
+            let both = cert_file.zip(key_file);
+            files.extend(both.map(|(cert_file, key_file)| CertificateFiles { cert_file, key_file }));
+        }
         Some(Tls {
             listen: self.find("server.tls.listen").unwrap_or_default(),
             cert_file: self.find("server.tls.cert_file").unwrap_or_default(),
             key_file: self.find("server.tls.key_file").unwrap_or_default(),
-            certificates: Vec::new(),
+            certificates: files,
             clients: ca_file.map(|ca_file| Clients { ca_file, auth }),
         })
     }
@@ -256,7 +264,7 @@ impl<'g> Resolver<'g> {
         })
     }
 
-    fn rules(&mut self, rules: Option<&'g [RawRule<'g>]>, secret_names: &[String]) -> Vec<ForwardRedact> {
+    fn rules(&mut self, rules: Option<&'g [RawTable<'g>]>, secret_names: &[String]) -> Vec<ForwardRedact> {
         let default;
         let rules = match rules {
             Some(rules) => rules,
@@ -266,7 +274,7 @@ impl<'g> Resolver<'g> {
             }
         };
         let mut resolved = Vec::new();
-        for RawRule { location, values } in rules {
+        for RawTable { location, values } in rules {
             let path = self.find_in("forward.redact.path", values, Some(location));
             let role = self.word("forward.redact.role", values, &ROLES);
             let names = self.find_in("forward.redact.secret_names", values, Some(location));
@@ -349,7 +357,7 @@ fn default_of<T: FromValue>(path: &str) -> T {
     typed(path, value.expect("defaults are valid"))
 }
 
-fn default_rules() -> Vec<RawRule<'static>> {
+fn default_rules() -> Vec<RawTable<'static>> {
     let Some(Presence::Repeated { default }) = schema_table::table_spec("forward.redact").map(|table| &table.presence)
     else {
         unreachable!("the schema table has a default for forward.redact");
@@ -362,7 +370,7 @@ fn default_rules() -> Vec<RawRule<'static>> {
         let rule = schema_table::keys_of("forward.redact");
         rule.filter_map(|key| Some((key.path, raw_value(item.get_ref().get(key.name())?)))).collect()
     };
-    tables.map(|item| RawRule { location: location.clone(), values: fields(item) }).collect()
+    tables.map(|item| RawTable { location: location.clone(), values: fields(item) }).collect()
 }
 
 fn default_toml(text: &'static str) -> Spanned<DeValue<'static>> {

@@ -54,7 +54,7 @@ fn table_schema(table: &TableSpec) -> Json {
     json!({
         "description": table.doc,
         "type": "array",
-        "items": object(table.path, "One rule."),
+        "items": object(table.path, "One table."),
         "default": json_of_toml(default),
     })
 }

@@ -134,6 +134,14 @@ pub(super) const TABLES: &[TableSpec] = &[
         doc: "A TLS listener for HTTP/1.1 and HTTP/2, next to the cleartext one. Omit the table if a \
          load balancer terminates TLS.",
     },
+    TableSpec {
+        path: "server.tls.certificates",
+        presence: Presence::Repeated { default: "[]" },
+        doc: "Further certificates of the TLS listener. A client selects one by its server name \
+         (SNI); a certificate is used for the DNS names in its subjectAltName. For other names, and \
+         without SNI, the gateway presents server.tls.cert_file. With several certificates for a name, \
+         such as one with an RSA and one with an ECDSA key, the first that the client supports is used.",
+    },
     always(
         "admin",
         "The admin listener: health, metrics, status page, cache purge, reload. Do not expose it \
@@ -290,9 +298,10 @@ pub(super) const KEYS: &[KeySpec] = &[
     default(
         "server.keepalive_timeout",
         TIMEOUT,
-        r#""60s""#,
+        r#""75s""#,
         "Close a client connection that is idle for this time. Set it longer than the idle \
-         timeout of a load balancer in front; otherwise the load balancer sends requests on \
+         timeout of a load balancer in front, such as 60 s for AWS ALB and ingress-nginx or 600 s for \
+         Google Cloud; otherwise the load balancer sends requests on \
          connections that are being closed.",
     ),
     default(
@@ -318,16 +327,14 @@ pub(super) const KEYS: &[KeySpec] = &[
         r#""/etc/telecomx-gateway/tls/cert.pem""#,
         "Certificate chain in PEM format, leaf first. It is reloaded when the file changes, \
          without a restart.",
-    )
-    .needs_restart(),
+    ),
     required(
         "server.tls.key_file",
         ValueType::File,
         r#""/etc/telecomx-gateway/tls/key.pem""#,
         "Private key of the certificate in PEM format. Only the gateway's user should be able to \
          read it.",
-    )
-    .needs_restart(),
+    ),
     optional(
         "server.tls.client_ca_file",
         ValueType::File,
@@ -335,8 +342,7 @@ pub(super) const KEYS: &[KeySpec] = &[
         "Certificate authorities for client certificates in PEM format. If set, a TLS client must \
          present a certificate signed by one of them. It is reloaded when the file changes. The \
          certificate only admits the client; the token still identifies the caller.",
-    )
-    .needs_restart(),
+    ),
     optional(
         "server.tls.client_auth",
         ValueType::Word(&["required", "optional"]),
@@ -344,8 +350,19 @@ pub(super) const KEYS: &[KeySpec] = &[
         "Whether client_ca_file makes a client certificate \"required\" (default) or \
          \"optional\". With \"optional\" a client may omit the certificate, but an invalid one is \
          refused; use it while clients are being migrated.",
-    )
-    .needs_restart(),
+    ),
+    required(
+        "server.tls.certificates.cert_file",
+        ValueType::File,
+        r#""/etc/telecomx-gateway/tls/other.pem""#,
+        "Certificate chain in PEM format, leaf first. It is reloaded when the file changes.",
+    ),
+    required(
+        "server.tls.certificates.key_file",
+        ValueType::File,
+        r#""/etc/telecomx-gateway/tls/other.key""#,
+        "Private key of the certificate in PEM format.",
+    ),
     default(
         "admin.listen",
         ValueType::Listen,

@@ -136,8 +136,10 @@ impl Values {
     }
 
     fn tls(&mut self, tls: Option<&Tls>) {
-        let Some(Tls { listen, cert_file, key_file, clients }) = tls else {
-            return self.absent("server.tls");
+        let Some(Tls { listen, cert_file, key_file, certificates, clients }) = tls else {
+            self.absent("server.tls");
+            self.0.push(KeyValue { key: "server.tls.certificates", toml: None });
+            return;
         };
         self.set("server.tls.listen", list(listen));
         self.file("server.tls.cert_file", Some(cert_file));
@@ -148,6 +150,10 @@ impl Values {
             ClientAuth::Optional => "\"optional\"",
         });
         self.optional("server.tls.client_auth", auth);
+        let certificates = certificates.iter().map(|CertificateFiles { cert_file, key_file }| {
+            format!("{{ cert_file = {cert_file:?}, key_file = {key_file:?} }}")
+        });
+        self.set("server.tls.certificates", format!("[{}]", certificates.collect::<Vec<_>>().join(", ")));
     }
 
     fn admin(&mut self, Admin { listen, token_file }: &Admin) {
@@ -330,6 +336,7 @@ fn list<T: Display>(items: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::load::parse;
+    use super::super::schema_table::is_repeated;
     use super::*;
 
     #[test]
@@ -337,7 +344,7 @@ mod tests {
         let config = parse("f", "upstream.url = \"https://api.telecomx.dk\"", []).unwrap();
         let shown: Vec<&str> = key_values(&config).iter().map(|value| value.key).collect();
         let mut expected: Vec<&str> =
-            KEYS.iter().map(|spec| if spec.table() == "forward.redact" { spec.table() } else { spec.path }).collect();
+            KEYS.iter().map(|spec| if is_repeated(spec.table()) { spec.table() } else { spec.path }).collect();
         expected.dedup();
         assert_eq!(shown, expected);
     }

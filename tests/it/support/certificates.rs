@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, StreamOwned};
 
 use super::PATIENCE;
@@ -60,6 +60,11 @@ impl Authority {
         self.sign(&["127.0.0.1", "localhost"], (2020, 4000))
     }
 
+    /// A certificate for these names.
+    pub fn certificate_for(&self, names: &[&str]) -> Certificate {
+        self.sign(names, (2020, 4000))
+    }
+
     pub fn certificate_for_another_name(&self) -> Certificate {
         self.sign(&["elsewhere.invalid"], (2020, 4000))
     }
@@ -90,6 +95,12 @@ impl Authority {
     /// address. The request must ask for the connection to be closed.
     pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
         exchange(self.connect(address)?, request)
+    }
+
+    /// The same, with this name as SNI. The certificate must be valid for it.
+    pub fn exchange_with_name(&self, name: &str, address: SocketAddr, request: &str) -> io::Result<String> {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        exchange(connect_to(self.trusting(), name, address)?, request)
     }
 
     /// The same for a client that presents a certificate.
@@ -168,7 +179,11 @@ impl Certificate {
 }
 
 fn connect(config: ClientConfig, address: SocketAddr) -> io::Result<TlsConnection> {
-    let session = ClientConnection::new(Arc::new(config), address.ip().into()).map_err(io::Error::other)?;
+    connect_to(config, address.ip().into(), address)
+}
+
+fn connect_to(config: ClientConfig, name: ServerName<'static>, address: SocketAddr) -> io::Result<TlsConnection> {
+    let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(StreamOwned::new(session, stream))

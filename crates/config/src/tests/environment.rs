@@ -120,7 +120,8 @@ fn misspelled_variable_names_the_right_one() {
         let single = right.replace("__", "_");
         for name in [single.clone(), single.to_lowercase(), right.to_lowercase(), right.replace("__", "___")] {
             let problem = with_env("", &[URL, (&name, "1")]).expect_err(&name).to_string();
-            let expected = if spec.table() == "forward.redact" { "use [[forward.redact]] in the file" } else { &right };
+            let in_file = format!("use [[{}]] in the file", spec.table());
+            let expected = if schema_table::is_repeated(spec.table()) { &in_file } else { &right };
             assert!(problem.starts_with(&name) && problem.contains(expected), "{problem}");
         }
     }

@@ -39,7 +39,7 @@ fn explain_describes_the_defaults() {
             "/customer/** by the caller's access level: under the roots",
             "/auth/** by the access level in the response: under the roots",
             "blocked /porting/*/notify: 403",
-            "10000 connections; 2048 requests under way; heads of 32KiB within 10s; idle for 60s",
+            "10000 connections; 2048 requests under way; heads of 32KiB within 10s; idle for 75s",
             "descriptors at least 22048 (LimitNOFILE, ulimits); fewer reduce the connections",
             "memory 256MiB for the cache",
         ],

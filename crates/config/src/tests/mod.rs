@@ -56,7 +56,7 @@ fn defaults_are_those_of_the_contract() {
             write_timeout: seconds(60),
             max_connections_per_address: None,
             max_requests: 2048,
-            keepalive_timeout: seconds(60),
+            keepalive_timeout: seconds(75),
             max_header_bytes: 32 * 1024,
             fast_path: true,
             tls: None,

@@ -277,9 +277,12 @@ fn duration_and_size_faults_list_the_units() {
     }
 }
 
+/// Line and name of a commented key, and line and path of its commented header.
+type CommentedKey = (usize, String, Option<(usize, String)>);
+
 /// The lines of the shipped file that set a key when their `#` is removed, with the last header
 /// before them.
-fn commented_keys(text: &str) -> Vec<(usize, String, Option<(usize, String)>)> {
+fn commented_keys(text: &str) -> Vec<CommentedKey> {
     let mut header = None;
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
