@@ -2,7 +2,7 @@
 //! ends the record of each request. It makes no decision about caching or redaction.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::api::{
     ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
     request_id_text,
 };
+use crate::clock;
 use crate::gateway::NameRequest;
 use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
 use crate::telemetry::{Record, Route, TRACEPARENT, Trace};
@@ -161,8 +162,8 @@ impl Proxy {
         let (shared, address) = (context.state.clone(), context.address);
         match shared.route(request, &mut context.record) {
             Ok((RouteTarget::CustomerName(customer), _)) => {
-                let answered = self.answer_name(session, context, customer, address).await;
-                answered.map_or(Action::ClientClosed, Action::Reply)
+                let reply = self.respond_to_name(session, context, customer, address).await;
+                reply.map_or(Action::ClientClosed, Action::Reply)
             }
             Ok((RouteTarget::Forward(changes, rule), _)) => {
                 match self.prepare_forward(session, context, changes, rule, address).await {
@@ -181,7 +182,7 @@ impl Proxy {
     }
 
     /// Returns the response to a request for a customer's name; `None` if the client disconnects.
-    async fn answer_name(
+    async fn respond_to_name(
         &self,
         session: &mut ClientSession,
         context: &mut RequestContext,
@@ -339,7 +340,7 @@ impl Proxy {
         let busy = state.process.lifecycle.begin_request();
         session.set_write_timeout(state.limits.write_timeout);
         let request_id = state.request_id(session.request());
-        let mut record = Record::begin(Instant::now());
+        let mut record = Record::begin(clock::now());
         record.method = session.request().method.clone();
         record.request_id = request_id.to_str().unwrap_or_default().to_owned();
         record.trace = state.trace(session.request());

@@ -197,6 +197,47 @@ fn haproxy_snippet_forwards_requests_and_upgrades() {
     serves_through("haproxy");
 }
 
+/// The gateway terminates TLS behind HAProxy, which states the client's address in a PROXY header.
+#[test]
+fn haproxy_in_tcp_mode_states_the_client_address() {
+    for version in ["send-proxy-v2", "send-proxy"] {
+        let origin = Origin::start();
+        let authority = Authority::new();
+        let (certificate, key) = authority.certificate().pem();
+        let setup = Gateway::set_up(&origin).file("c.pem", &certificate).file("k.pem", &key);
+        let gateway = setup
+            .config(
+                r#"[server]
+                proxy_protocol = ["127.0.0.1"]
+                trusted_proxies = []
+                tls = { listen = ["{tls}"], cert_file = "{dir}/c.pem", key_file = "{dir}/k.pem" }"#,
+            )
+            .start();
+        let (dir, address) = (TempDir::new(), unused_port());
+        let changes = [
+            ("bind :443", format!("bind {address}")),
+            ("127.0.0.1:8443 ", format!("{} ", gateway.tls_address())),
+            ("port 9090", format!("port {}", gateway.admin_address().port())),
+            ("send-proxy-v2", version.to_owned()),
+        ];
+        let config = dir.write("haproxy.cfg", &adapted(snippet("haproxy-tcp.cfg"), &changes));
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(config);
+        let Some(_haproxy) = Running::start(&mut command, address) else {
+            println!("skipped: behind::haproxy: haproxy is not installed");
+            return;
+        };
+        let request =
+            "GET /tcp HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n";
+        wait_until("HAProxy passes connections on", || {
+            let response = authority.exchange_from([127, 0, 0, 2], address, request);
+            response.is_ok_and(|response| response.starts_with("HTTP/1.1 200"))
+        });
+        let seen = origin.last("/tcp").expect("it was forwarded");
+        assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.2"), "{version}");
+    }
+}
+
 #[test]
 fn envoy_snippet_forwards_requests_and_upgrades() {
     serves_through("envoy");

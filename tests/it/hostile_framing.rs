@@ -204,7 +204,8 @@ fn unread_chunked_body_is_checked_or_ends_the_connection() {
     for (body, status) in [("5\r\nabcde\r\n0\r\n\r\n", 200), ("\r\nabcde\r\n0\r\n\r\n", 400)] {
         let mut connection = gateway.client().connect();
         connection.send_raw(format!(
-            "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nTransfer-Encoding: chunked\r\n\r\n{body}{HIDDEN}"
+            "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{body}{HIDDEN}"
         ));
         let answer = connection.read("GET", Kind::Intercepted).expect("an answer");
         assert_eq!(answer.status, status, "{body:?}: {answer:#?}");
@@ -269,7 +270,8 @@ fn request_trailers_do_not_become_fields() {
         let path = format!("/trailer/{number}");
         let mut connection = gateway.client().connect();
         connection.send_raw(format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n5\r\nabcde\r\n0\r\n{trailer}\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n\
+             5\r\nabcde\r\n0\r\n{trailer}\r\n\r\n"
         ));
         let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
         assert!(matches!(answer.status, 200 | 400), "{trailer}: {answer:#?}");
@@ -372,8 +374,9 @@ fn upgrade_to_another_protocol_is_not_a_tunnel() {
             let before = origin.count(|seen| seen.path() == "/x");
             let mut connection = gateway.client().connect();
             connection.send_raw(format!(
-                "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
-                 Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{HIDDEN}"
+                "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\
+                 Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n\
+                 PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{HIDDEN}"
             ));
             connection.wait_for(b"\r\n\r\n");
             connection.end_of_sending();
@@ -410,7 +413,8 @@ fn declined_websocket_is_not_a_tunnel() {
     for _ in 0..2 {
         let mut connection = gateway.client().connect();
         connection.send_raw(format!(
-            "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n{HIDDEN}"
+            "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n{HIDDEN}"
         ));
         let answer = connection.read("GET", Kind::Intercepted).expect("an answer");
         assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));

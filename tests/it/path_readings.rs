@@ -141,7 +141,11 @@ fn scene() -> (Origin, Gateway) {
     origin.when(Rule::on("/auth/validateToken"));
     let gateway = Gateway::with(
         &origin,
-        r#"forward.redact = [{path = "/reseller/*/customers"}, {path = "/customer/**"}, {path = "/auth/**", role = "answer"}]"#,
+        r#"forward.redact = [
+            {path = "/reseller/*/customers"},
+            {path = "/customer/**"},
+            {path = "/auth/**", role = "answer"},
+        ]"#,
     );
     (origin, gateway)
 }

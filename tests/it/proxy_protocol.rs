@@ -199,6 +199,9 @@ fn header_of_another_peer_gets_400_with_its_cause() {
             assert!(line.contains(r#""cause":"unexpected_proxy_header""#), "{line}");
             assert!(line.contains(r#""http.route":"none""#), "{line}");
         }
+        let log = gateway.log();
+        let warning = log.lines().find(|line| line.contains("because of their PROXY header"));
+        assert!(warning.is_some_and(|line| line.contains("127.0.0.1")), "{log}");
         // Empty lines in front of a request are permitted.
         send(&gateway, &[b"\r\n\r\n", get("/y").as_bytes()].concat(), 1).expect("a response").assert_status(200);
         assert_eq!(origin.count(|seen| seen.path() == "/x"), 0);

@@ -69,8 +69,8 @@ fn hop_by_hop_fields_of_a_request_are_removed() {
 #[test]
 fn announced_trailers_are_dropped_with_their_announcement() {
     let (origin, gateway) = scene();
-    let raw = "HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nTrailer: Server-Timing\r\nTransfer-Encoding: chunked\r\n\r\n\
-               3\r\na;b\r\n0\r\nServer-Timing: t\r\n\r\n";
+    let raw = "HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nTrailer: Server-Timing\r\n\
+               Transfer-Encoding: chunked\r\n\r\n3\r\na;b\r\n0\r\nServer-Timing: t\r\n\r\n";
     origin.when(Rule::on("/").raw_kept_open(raw));
     for target in [PLAIN, REDACTED] {
         for response in both(&gateway, target) {
@@ -135,7 +135,8 @@ fn informational_responses_depend_on_the_version() {
     let (origin, gateway) = scene();
     for status in ["103 Early Hints", "102 Processing", "100 Continue"] {
         let raw = format!(
-            "HTTP/1.1 {status}\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nContent-Length: 5\r\n\r\nhello"
+            "HTTP/1.1 {status}\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n\
+             Content-Type: text/csv\r\nContent-Length: 5\r\n\r\nhello"
         );
         origin.when(Rule::on("/").raw_kept_open(raw));
         for more in ["", "Expect: 100-continue\r\n"] {

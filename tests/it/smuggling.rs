@@ -14,7 +14,8 @@ fn request_with_ambiguous_framing_is_refused() {
         format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{hidden}"),
         format!(
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\
+             Content-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"
         ),
         format!("Transfer-Encoding: xchunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Transfer-Encoding : chunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),

@@ -413,10 +413,12 @@ mod tests {
             fields in proptest::collection::vec(
                 (
                     proptest::sample::select(&[
-                        ":method", ":scheme", ":authority", ":path", ":status", "host", "content-length", "te", "connection", "X", "x", "",
+                        ":method", ":scheme", ":authority", ":path", ":status", "host",
+                        "content-length", "te", "connection", "X", "x", "",
                     ][..]),
                     proptest::sample::select(&[
-                        "GET", "http", "HTTPS", "x", "X", "/", "/a b", "5", "6", "trailers", " y", "y\t", "", "a@x", "a\0", "CONNECT",
+                        "GET", "http", "HTTPS", "x", "X", "/", "/a b", "5", "6", "trailers",
+                        " y", "y\t", "", "a@x", "a\0", "CONNECT",
                     ][..]),
                 ),
                 0..6,

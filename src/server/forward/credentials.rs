@@ -1,9 +1,9 @@
-//! Which credential of a forwarded request decides and travels, and when the request's changes are
-//! obeyed.
+//! Credentials and changes of forwarded requests: which credential decides the identity and is
+//! forwarded, and when the changes of the request invalidate entries.
 //!
-//! Where the response depends on the caller's access level, exactly one credential is forwarded:
-//! the one that decided. A change is obeyed when its request is received, if the caller is known,
-//! and again when the response is complete, unless the API refused it.
+//! If the response depends on the access level, the credential that decided is forwarded alone. A
+//! change invalidates when its request is received, if the caller is known, and again when the
+//! response is complete, unless the API refused it.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -31,38 +31,38 @@ use crate::server::state::RequestState;
 
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The largest JSON body that is read before it is forwarded.
+/// Maximum length of a JSON body that is read before it is forwarded.
 const MAX_READ_AHEAD: usize = 64 << 10;
 
-/// How long the next piece of such a body may take.
+/// Maximum time without a byte of such a body.
 const READ_AHEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the beginning of a body of no stated type may take: it is forwarded unread after that,
-/// and the response redacted as for a body that cannot be read.
+/// Maximum time for the first byte of a body without a media type. After that the body is forwarded
+/// unread, and the response is redacted as for a body that the gateway cannot read.
 const SNIFF_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// For how long a write may be executed after its client left or the API fell silent: as long as a
-/// forwarded exchange may be silent.
+/// Time for which the API may execute a write after its client disconnected or the API became
+/// silent: the silence that a forwarded exchange permits.
 const UNSETTLED: Duration = Duration::from_secs(75);
 
-/// How often the other gateways of a cluster invalidate what such a write changes.
+/// Interval at which the other gateways of a cluster repeat the invalidation for such a write.
 const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
 
 /// Media types that are never JSON; a body of any other type is JSON if it begins with `{`.
 const NEVER_JSON: [&str; 5] = ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
 
-/// The token in a request's body.
+/// Token in a request body.
 enum BodyToken {
     None,
     One(Token),
-    /// The API may find one where the gateway cannot.
+    /// The gateway cannot read the body; the API may find a token in it.
     Unknown,
 }
 
 /// The credentials of a request as the API receives them.
 pub struct ForwardedCredentials<'a> {
     forwarded: Forwarded,
-    /// Name of the cookie that holds a token.
+    /// Name of the token cookie.
     cookie: Option<&'a str>,
 }
 
@@ -73,12 +73,12 @@ impl RequestContext {
 }
 
 impl ForwardedCredentials<'_> {
-    /// Whether every credential travels.
+    /// Whether every credential is forwarded.
     pub const fn is_all(&self) -> bool {
         matches!(self.forwarded, Forwarded::All)
     }
 
-    /// Writes the one credential that travels, if it does so in a field other than a cookie.
+    /// Writes the credential that is forwarded alone, if it is in a field other than a cookie.
     pub fn push_single(&self, lines: &mut FieldLines, fields: &HeaderMap) {
         let name = match self.forwarded {
             Forwarded::Only(Some(CredentialPlace::Authorization)) => AUTHORIZATION,
@@ -90,7 +90,7 @@ impl ForwardedCredentials<'_> {
         }
     }
 
-    /// The cookies that travel, by field.
+    /// Returns the cookies that are forwarded, by field.
     pub fn cookies<'f>(&self, fields: &'f HeaderMap) -> Vec<Cow<'f, [u8]>> {
         let values = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
         match (self.forwarded, self.cookie) {
@@ -102,7 +102,7 @@ impl ForwardedCredentials<'_> {
         }
     }
 
-    /// The target without the tokens that do not travel.
+    /// Returns the target without the tokens that are not forwarded.
     pub fn target<'t>(&self, target: &'t str) -> Cow<'t, str> {
         let Forwarded::Only(kept) = self.forwarded else { return Cow::Borrowed(target) };
         let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
@@ -117,10 +117,11 @@ impl ForwardedCredentials<'_> {
     }
 }
 
-/// The credential that decides, of what the head and the body hold.
+/// Returns the credential that decides, of those in head and body.
 ///
 /// # Errors
-/// They differ, or the one in the head cannot be read.
+///
+/// They differ, or the one in the head is malformed.
 fn decide(found: Result<Credential, CredentialError>, body: &BodyToken) -> Result<Option<Credential>, ApiError> {
     match (found, body) {
         (Ok(found), BodyToken::One(token)) if *token != found.token => {
@@ -135,7 +136,7 @@ fn decide(found: Result<Credential, CredentialError>, body: &BodyToken) -> Resul
     }
 }
 
-/// What a body may be, by the fields that describe it.
+/// Class of a request body by its media type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Media {
     Json,
@@ -157,22 +158,23 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether a body begins as a JSON object does. `None`: it has only blanks so far.
+/// Whether a body begins as a JSON object. `None`: it is blank so far.
 fn begins_as_object(body: &[u8]) -> Option<bool> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))?;
     Some(*first == b'{')
 }
 
-/// Whether the API refused to execute a request with that status.
+/// Whether the API refused to execute the request, by its status.
 fn is_refusal(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 404 | 405)
 }
 
 impl Proxy {
-    /// Decides how a forwarded request is redacted, which credential travels with it, and what it
+    /// Decides the redaction of a forwarded request, the credential that is forwarded, and the
     /// changes.
     ///
     /// # Errors
+    ///
     /// The request is not forwarded.
     pub async fn prepare_forward(
         &self,
@@ -189,7 +191,7 @@ impl Proxy {
             .is_some_and(|rule| rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST));
         context.depends_on_level = rule.is_some();
         let own = changes.iter().any(Change::is_callers_own);
-        // Of other writes the token in a short body is of use only if their client leaves.
+        // For other writes the token in a short body is needed only if their client disconnects.
         let unattended = !changes.is_empty()
             && content_length(&session.request().fields).is_some_and(|length| length <= MAX_READ_AHEAD)
             && head_tokens(session, &state).is_ok_and(|tokens| tokens.is_empty());
@@ -218,8 +220,8 @@ impl Proxy {
         Ok(redact_for)
     }
 
-    /// The access level that a forwarded response is redacted for: the lowest for a client without
-    /// a valid token. Of a client that cannot be identified it is never guessed.
+    /// Returns the access level for the redaction of a forwarded response: the lowest without a
+    /// valid token. If the API cannot be asked about a token, the request fails.
     async fn level(
         &self,
         session: &ClientSession,
@@ -235,7 +237,7 @@ impl Proxy {
         let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
         let caller = gateway.caller_of(&token);
         match gateway.identities().identify(caller, &token, address, None, clock::now()).await {
-            // The API may find another token in what the gateway cannot read.
+            // The API may find another token in a body that the gateway cannot read.
             Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
             Ok(caller) => Ok(caller.identity.level),
             Err(failure) if failure.error == ApiError::InvalidToken => {
@@ -250,8 +252,8 @@ impl Proxy {
         }
     }
 
-    /// Obeys what a request changes, if its caller is known, and notes it for when the response is
-    /// complete.
+    /// Invalidates for the changes of a request if its caller is known, and stores the changes for
+    /// the end of the response.
     async fn invalidate_before(
         &self,
         session: &ClientSession,
@@ -272,7 +274,7 @@ impl Proxy {
             BodyToken::Unknown | BodyToken::None => {}
         }
         if own {
-            // The API's cookie may have another name than the gateway was configured with.
+            // The API may use another cookie name than the gateway's configuration.
             let known = |token: &Token| state.gateway.is_any_known(std::slice::from_ref(token), address);
             tokens.extend(find_cookie_tokens(&session.request().fields).filter(known));
         }
@@ -342,7 +344,7 @@ impl Proxy {
         }
     }
 
-    /// The head of the API's response to a forwarded request has come.
+    /// Handles the head of the response to a forwarded request.
     pub fn on_upstream_head(&self, session: &ClientSession, context: &mut RequestContext, status: StatusCode) {
         context.record.cache = Some(CacheStatus::Bypass);
         context.changes.status = Some(status);
@@ -370,7 +372,7 @@ impl Proxy {
         }
     }
 
-    /// A piece of the body of the API's response to a forwarded request has come.
+    /// Handles a piece of the response body of a forwarded request.
     pub fn on_upstream_body(&self, context: &mut RequestContext, piece: &[u8]) {
         let ForwardedValidation { permit: Some(_), body } = &mut context.validation else { return };
         if body.len() + piece.len() <= MAX_READ_AHEAD {
@@ -378,8 +380,8 @@ impl Proxy {
         }
     }
 
-    /// The API's response is complete, and its last piece not forwarded yet: a request that begins
-    /// when the client has it meets nothing from before.
+    /// Handles the end of a response before its last piece is forwarded, so that a request that
+    /// begins after it is not served an older entry.
     pub fn on_upstream_end(&self, context: &mut RequestContext) {
         if let Some(permit) = context.validation.permit.take()
             && read_validation(&context.validation.body) == Some(Validation::Invalid)
@@ -394,8 +396,7 @@ impl Proxy {
         }
     }
 
-    /// There is no response, or not the whole of one. `is_open`: the API may execute the request
-    /// later, since it was not seen to end.
+    /// Handles a missing or incomplete response. `is_open`: the API may execute the request later.
     pub fn on_upstream_failure(&self, context: &mut RequestContext, is_open: bool) {
         let PendingChanges { scopes, tokens, address, status, is_settled } = &mut context.changes;
         if std::mem::replace(is_settled, true) || scopes.is_empty() || status.is_some_and(is_refusal) {
@@ -423,7 +424,7 @@ impl Proxy {
     }
 }
 
-/// Every token in the head of a request.
+/// Returns every token in the head of a request.
 fn head_tokens(session: &ClientSession, state: &RequestState) -> Result<Vec<Token>, CredentialError> {
     let request = session.request();
     let query = Query::unvalidated(request.query());
@@ -436,7 +437,7 @@ fn invalidate(state: &RequestState, scopes: &[Scope], trigger: &'static str) {
     }
 }
 
-/// Stores nothing for these scopes until the write to them must be over.
+/// Blocks storing for these scopes until the write to them must have ended.
 fn unsettle(state: &Arc<RequestState>, scopes: Vec<Scope>) {
     let until = clock::now() + UNSETTLED;
     invalidate(state, &scopes, "unsettled");
@@ -444,7 +445,7 @@ fn unsettle(state: &Arc<RequestState>, scopes: Vec<Scope>) {
     if state.process.invalidation_stream.get().is_none() || scopes.is_empty() {
         return;
     }
-    // The other gateways do not know that it is unsettled, and store what they fetch.
+    // The other gateways do not know about the pending write and store what they fetch.
     let state = state.clone();
     tokio::spawn(async move {
         while clock::now() < until {
@@ -454,8 +455,8 @@ fn unsettle(state: &Arc<RequestState>, scopes: Vec<Scope>) {
     });
 }
 
-/// Reads a body into `context.read_ahead` as long as it is `wanted` and no longer than it may be;
-/// whether that is all of it. `None`: it did not begin in time.
+/// Reads a body into `context.read_ahead` while it is `wanted` and short enough. Returns whether it
+/// is complete; `None` if it did not begin in time.
 async fn read_ahead(
     session: &mut ClientSession,
     context: &mut RequestContext,
@@ -475,7 +476,7 @@ async fn read_ahead(
             break false;
         }
         let reading = session.read_body();
-        // Once it began as JSON does, the rest of it is worth waiting for.
+        // The gateway waits longer for a body that has begun as JSON.
         let wait = if begins_as_object(&body).is_some() { READ_AHEAD_TIMEOUT } else { patience };
         let Ok(read) = timeout(wait, reading).await else {
             context.read_ahead = body.freeze();
@@ -490,7 +491,7 @@ async fn read_ahead(
     Ok(Some(is_whole))
 }
 
-/// Takes what was read of the body before the exchange with the API.
+/// Takes the part of the body that was read before the exchange with the API.
 pub fn take_read_ahead(context: &mut RequestContext) -> Bytes {
     std::mem::take(&mut context.read_ahead)
 }

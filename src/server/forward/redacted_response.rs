@@ -4,7 +4,7 @@
 //! Redaction needs the complete body, so the head waits for it. A body that is neither redacted
 //! JSON nor of a listed media type does not reach the client.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
@@ -17,6 +17,7 @@ use super::exchange::{ApiExchange, ApiHead, Failure, response_of, unless_closed}
 use super::redact_for::{Content, RedactFor, restrict_caching};
 use super::request_context::{Proxy, RequestContext, end_if_draining};
 use crate::api::{Query, error_body};
+use crate::clock;
 use crate::offload::MAX_IN_PLACE;
 use crate::redact::Kind;
 use crate::server::http::client_session::ClientSession;
@@ -28,6 +29,13 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Fields that describe the bytes of a body, and thereby its removed parts.
 const DIGEST_FIELDS: [&str; 5] = ["etag", "content-md5", "digest", "content-digest", "repr-digest"];
+
+/// The part of a response body that was read so far.
+#[derive(Default)]
+struct BodyStart {
+    bytes: BytesMut,
+    is_complete: bool,
+}
 
 impl Proxy {
     /// Returns the API's head as the client receives it, except for the fields of the body.
@@ -102,34 +110,33 @@ impl Proxy {
             self.begin_stream(session, context, side, head).await?;
             session.flush().await?;
         }
-        let mut held = BytesMut::new();
-        let mut ended = false;
+        let mut start = BodyStart::default();
         // The first byte that is not blank decides whether the body is JSON.
-        while looks_like_json(&held).is_none() && held.len() < MAX_IN_PLACE {
+        while looks_like_json(&start.bytes).is_none() && start.bytes.len() < MAX_IN_PLACE {
             match self.receive_body(session, context, side).await? {
-                Some(chunk) => held.extend_from_slice(&chunk),
+                Some(piece) => start.bytes.extend_from_slice(&piece),
                 None => {
-                    ended = true;
+                    start.is_complete = true;
                     break;
                 }
             }
         }
-        let is_json = match looks_like_json(&held) {
+        let is_json = match looks_like_json(&start.bytes) {
             Some(json) => json || content == Content::Json,
             // A long run of blanks may precede JSON.
-            None => !held.is_empty() && (content == Content::Json || !ended),
+            None => !start.bytes.is_empty() && (content == Content::Json || !start.is_complete),
         };
         if is_json {
             if session.status_written().is_some() {
                 return Err(Failure::Unredactable("media_type"));
             }
-            return self.pass_redacted(session, context, redact_for, side, head, (held, ended)).await;
+            return self.pass_redacted(session, context, redact_for, side, head, start).await;
         }
         match content {
-            Content::Passing { .. } => self.pass_stream(session, context, side, head, (held.freeze(), ended)).await,
+            Content::Passing { .. } => self.pass_stream(session, context, side, head, start).await,
             // An empty body reveals nothing.
-            _ if held.is_empty() && head.status.as_u16() < 400 => {
-                self.pass_stream(session, context, side, head, (Bytes::new(), ended)).await
+            _ if start.bytes.is_empty() && head.status.as_u16() < 400 => {
+                self.pass_stream(session, context, side, head, start).await
             }
             _ => Err(Failure::Unredactable("media_type")),
         }
@@ -186,9 +193,9 @@ impl Proxy {
         redact_for: &RedactFor,
         side: &mut ApiExchange,
         head: &ApiHead,
-        (held, ended): (BytesMut, bool),
+        start: BodyStart,
     ) -> Result<(), Failure> {
-        let (before, reserved) = self.read_whole(session, context, side, head, (held, ended)).await?;
+        let (before, reserved) = self.read_whole(session, context, side, head, start).await?;
         self.on_upstream_body(context, &before);
         let redacted = unless_closed(session, redact_for.redact(before)).await?;
         let redacted = redacted.map_err(|refusal| Failure::Unredactable(refusal.as_str()))?;
@@ -217,37 +224,38 @@ impl Proxy {
         context: &mut RequestContext,
         side: &mut ApiExchange,
         head: &ApiHead,
-        (mut held, ended): (BytesMut, bool),
+        start: BodyStart,
     ) -> Result<(Bytes, Option<Reservation>), Failure> {
-        if ended {
-            return Ok((held.freeze(), None));
+        let BodyStart { bytes: mut body, is_complete } = start;
+        if is_complete {
+            return Ok((body.freeze(), None));
         }
         let declared = head.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if declared.is_some_and(|length| length > MAX_BODY) {
             return Err(Failure::Unredactable("too_large"));
         }
         let clients = context.clients(session);
-        let deadline = Instant::now() + READ_TIMEOUT;
+        let deadline = clock::now() + READ_TIMEOUT;
         let mut reserved = None;
         let reading = async {
-            while let Some(chunk) = self.receive_body(session, context, side).await? {
-                if held.len() + chunk.len() > MAX_BODY {
+            while let Some(piece) = self.receive_body(session, context, side).await? {
+                if body.len() + piece.len() > MAX_BODY {
                     return Err(Failure::Unredactable("too_large"));
                 }
-                if reserved.is_none() && held.len() + chunk.len() > MAX_IN_PLACE {
+                if reserved.is_none() && body.len() + piece.len() > MAX_IN_PLACE {
                     let budget = &context.state.process.responses;
                     let room = budget.reserve(&clients, declared.unwrap_or(MAX_BODY));
                     reserved = Some(unless_closed(session, room).await?.map_err(|_| Failure::Internal)?);
                 }
-                held.extend_from_slice(&chunk);
+                body.extend_from_slice(&piece);
             }
             Ok(())
         };
         timeout_at(deadline.into(), reading).await.unwrap_or(Err(Failure::Upstream(UpstreamError::BodyTimeout)))?;
         if let Some(reserved) = reserved.as_mut() {
-            reserved.shrink_to(held.len());
+            reserved.shrink_to(body.len());
         }
-        Ok((held.freeze(), reserved))
+        Ok((body.freeze(), reserved))
     }
 
     /// Writes the head of a response that is passed through.
@@ -269,12 +277,12 @@ impl Proxy {
         context: &mut RequestContext,
         side: &mut ApiExchange,
         head: &ApiHead,
-        (first, ended): (Bytes, bool),
+        start: BodyStart,
     ) -> Result<(), Failure> {
         if session.status_written().is_none() {
             self.begin_stream(session, context, side, head).await?;
         }
-        self.pass_pieces(session, context, side, first, ended).await
+        self.pass_pieces(session, context, side, start.bytes.freeze(), start.is_complete).await
     }
 }
 

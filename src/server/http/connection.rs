@@ -65,6 +65,8 @@ pub struct ConnectionHandler<A> {
     refusals: Arc<ConnectionCounts>,
     /// Log of refusals because few descriptors are left.
     shortages: BurstLog,
+    /// Log of refused PROXY headers.
+    proxy_headers: BurstLog,
 }
 
 /// Outcome of reading one head.
@@ -88,7 +90,14 @@ pub enum AdmitDecision {
 
 impl<A: Application> ConnectionHandler<A> {
     pub fn new(app: A, active: Arc<ActiveState>, kind: ListenerKind) -> Self {
-        ConnectionHandler { app: Arc::new(app), active, kind, refusals: Arc::default(), shortages: BurstLog::default() }
+        ConnectionHandler {
+            app: Arc::new(app),
+            active,
+            kind,
+            refusals: Arc::default(),
+            shortages: BurstLog::default(),
+            proxy_headers: BurstLog::default(),
+        }
     }
 
     /// Decides on a connection with this descriptor. `None`: it is closed without a response.
@@ -154,8 +163,9 @@ impl<A: Application> ConnectionHandler<A> {
             HeaderOutcome::Closed => {}
             HeaderOutcome::TimedOut => self.record_timeout(&connection.received),
             HeaderOutcome::Malformed => {
+                let AcceptedConnection { stream, received, client: peer } = connection;
+                self.warn_of_proxy_header(Refusal::MissingProxyHeader, peer);
                 let error = ApiError::BadRequest(Refusal::MissingProxyHeader);
-                let AcceptedConnection { stream, received, .. } = connection;
                 // A TLS client could not read a response in cleartext.
                 if is_tls && !is_cleartext_request(&received) {
                     self.record_refusal(error, &received);
@@ -167,14 +177,26 @@ impl<A: Application> ConnectionHandler<A> {
         None
     }
 
-    /// Does the TLS handshake on a TLS listener. Returns the stream and the bytes that were read of it.
-    /// `None`: the handshake failed, or a request without TLS was refused.
+    /// Logs the peer of a refused PROXY header, which may be a load balancer that is not listed.
+    fn warn_of_proxy_header(&self, refusal: Refusal, peer: IpAddr) {
+        if let Some(refused) = self.proxy_headers.record(clock::now()) {
+            tracing::warn!(
+                refused,
+                %peer,
+                cause = refusal.as_str(),
+                "refused connections because of their PROXY header; check server.proxy_protocol"
+            );
+        }
+    }
+
+    /// Does the TLS handshake on a TLS listener. Returns the stream and the bytes that were read of
+    /// it. `None`: the handshake failed, or a request without TLS was refused.
     pub(super) async fn terminate_tls(
         &self,
         connection: AcceptedConnection,
         tls: Option<&ListenerTls>,
     ) -> Option<(Stream, BytesMut)> {
-        let AcceptedConnection { mut stream, mut received, .. } = connection;
+        let AcceptedConnection { mut stream, mut received, client } = connection;
         let Some(tls) = tls else { return Some((stream, received)) };
         let deadline = clock::now() + self.active.load().limits.header_timeout;
         if received.is_empty() {
@@ -189,6 +211,9 @@ impl<A: Application> ConnectionHandler<A> {
         };
         if let Some(refusal) = refusal {
             tls.handshake_failed("protocol");
+            if refusal == Refusal::UnexpectedProxyHeader {
+                self.warn_of_proxy_header(refusal, client);
+            }
             Box::pin(self.refuse(stream, ApiError::BadRequest(refusal), &received)).await;
             return None;
         }
@@ -198,11 +223,11 @@ impl<A: Application> ConnectionHandler<A> {
         Some((stream, BytesMut::new()))
     }
 
-    /// Serves a connection to its end. `draining`: from then on, responses announce the end of their
-    /// connection.
+    /// Serves a connection to its end. `draining`: from then on, responses announce the end of
+    /// their connection.
     ///
-    /// PROXY header and TLS handshake are read here, so that they count as a connection and have the
-    /// deadline of a head.
+    /// PROXY header and TLS handshake are read here, so that they count as a connection and have
+    /// the deadline of a head.
     pub async fn serve(
         &self,
         stream: Stream,
@@ -279,6 +304,9 @@ impl<A: Application> ConnectionHandler<A> {
                     return Box::pin(self.serve_http2(stream, client, buffer, draining)).await;
                 }
                 HeadOutcome::Refused(error) => {
+                    if error == ApiError::BadRequest(Refusal::UnexpectedProxyHeader) {
+                        self.warn_of_proxy_header(Refusal::UnexpectedProxyHeader, client.peer);
+                    }
                     return Box::pin(self.refuse(stream, error, &connection.buffer)).await;
                 }
                 HeadOutcome::TimedOut => return self.record_timeout(&connection.buffer),
@@ -467,8 +495,8 @@ fn is_blank(bytes: &[u8]) -> bool {
     bytes.chunks(2).all(|line| line == b"\r\n")
 }
 
-/// Whether a client sent a request without TLS: methods begin with a letter, TLS records do not (RFC
-/// 8446 section 5.1).
+/// Whether a client sent a request without TLS: methods begin with a letter, TLS records do not
+/// (RFC 8446 section 5.1).
 fn is_cleartext_request(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(u8::is_ascii_uppercase)
 }

@@ -18,6 +18,7 @@ use super::client_failure::ClientFailure;
 use super::forwarded_head::ForwardedHead;
 use super::head_writer::{ConnectionOption, HeadWriter};
 use super::timer::Timer;
+use crate::clock;
 
 /// Maximum number of bytes behind a request that are read before its response. Further bytes wait
 /// in the kernel.
@@ -239,7 +240,7 @@ impl Http1Session {
             if state == Some(TCP_CLOSED) {
                 return Poll::Ready(());
             }
-            check.as_mut().reset(tokio::time::Instant::now() + RESET_CHECK_INTERVAL);
+            check.as_mut().reset((clock::now() + RESET_CHECK_INTERVAL).into());
         }
         Poll::Pending
     }

@@ -149,6 +149,7 @@ impl FrameLimiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn frame(kind: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn flood_of_any_control_frame_is_detected() {
-        let now = Instant::now();
+        let now = clock::now();
         for kind in (2..=255).filter(|kind| *kind != 5) {
             let count = accepted(&mut opened(now), &[frame(kind, 8)], now);
             assert!((20..=1000).contains(&count), "{count} frames of type {kind}");
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn steady_use_is_not_a_flood() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut frames = opened(start);
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn frame_in_pieces_counts_once() {
-        let now = Instant::now();
+        let now = clock::now();
         let mut bytes = vec![b'P'; PREFACE_BYTES];
         // A payload that looks like a frame head does not count.
         bytes.extend(frame(DATA, 5000));

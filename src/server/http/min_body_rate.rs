@@ -40,6 +40,7 @@ impl MinBodyRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn body_of_single_bytes_ends_after_the_grace() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut body = MinBodyRate::default();
         assert!((0..60).all(|second| body.record(1, start + seconds(second))));
         assert!(!body.record(1, start + seconds(61)));
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn burst_covers_at_most_the_grace() {
-        let start = Instant::now();
+        let start = clock::now();
         for burst in [1, 1 << 20, 1 << 30] {
             let mut body = MinBodyRate::default();
             assert!(body.record(burst, start), "{burst}");
@@ -66,14 +67,14 @@ mod tests {
 
     #[test]
     fn slow_steady_body_does_not_end() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut body = MinBodyRate::default();
         assert!((0..6000).all(|second| body.record(257, start + seconds(second))));
     }
 
     #[test]
     fn body_that_stalls_for_less_than_the_grace_continues() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut body = MinBodyRate::default();
         assert!((0..100).all(|minute| body.record(16 << 10, start + seconds(59 * minute))));
     }

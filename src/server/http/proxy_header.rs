@@ -1,5 +1,5 @@
-//! PROXY headers of load balancers. Peers in `server.proxy_protocol` must send one; from other peers
-//! a header is refused.
+//! PROXY headers of load balancers. Peers in `server.proxy_protocol` must send one; from other
+//! peers a header is refused.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};

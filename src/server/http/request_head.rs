@@ -102,9 +102,11 @@ mod tests {
             ),
             version in proptest::sample::select(&["1.1", "1.0", "1.2"][..]),
         ) {
-            let fields: String = fields.iter().map(|(name, colon, value)| format!("{name}{colon}{value}\r\n")).collect();
+            let line = |(name, colon, value): &(&str, &str, &str)| format!("{name}{colon}{value}\r\n");
+            let fields: String = fields.iter().map(line).collect();
             let head = format!("POST /x HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
-            let Ok(Some(end)) = find_request_end(&mut HeadScan::default(), head.as_bytes(), 1 << 10) else { return Ok(()) };
+            let found = find_request_end(&mut HeadScan::default(), head.as_bytes(), 1 << 10);
+            let Ok(Some(end)) = found else { return Ok(()) };
             let mut slots = FieldSlots::new();
             if let Ok(read) = RequestHeadRef::parse(&head.as_bytes()[..end], &mut slots) {
                 let framing = oracle::framing(&head.as_bytes()[..end]);

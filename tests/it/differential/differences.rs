@@ -264,7 +264,7 @@ pub const ALL: &[Difference] = &[
     Difference {
         name: "HAProxy ends a response without a length by closing",
         source: "RFC 9112 section 6.3",
-        reason: "the gateway sends it to HTTP/1.1 clients in chunks, so that its end is certain and the connection is kept",
+        reason: "the gateway sends it in chunks over HTTP/1.1: its end is certain, the connection is kept",
         applies: |pair, mismatch| {
             pair.proxy == Proxy::Haproxy
                 && pair.exchange.script.framing == Framing::UntilClose

@@ -233,7 +233,8 @@ impl fmt::Display for Exchange {
         let Script { status, framing: response, timing, fault, .. } = script;
         write!(
             f,
-            "{protocol:?} {method} {target}, {framing:?}, {leaving:?}, {next:?}; {status}, {response:?}, {timing:?}, {fault:?}"
+            "{protocol:?} {method} {target}, {framing:?}, {leaving:?}, {next:?}; {status}, \
+             {response:?}, {timing:?}, {fault:?}"
         )
     }
 }

@@ -128,7 +128,8 @@ fn nginx_config(dir: &TempDir, api: &Api, http1: SocketAddr, http2: SocketAddr) 
         daemon off; master_process off; pid {at}/pid; error_log stderr crit; events {{ worker_connections 1024; }}
         http {{
             access_log off; {temporary}
-            keepalive_requests 1000000; client_max_body_size 0; client_body_buffer_size 1m; large_client_header_buffers 8 64k;
+            keepalive_requests 1000000; client_max_body_size 0; client_body_buffer_size 1m;
+            large_client_header_buffers 8 64k;
             underscores_in_headers on; ignore_invalid_headers off;
             upstream api {{ server {api} max_fails=0; keepalive 64; keepalive_requests 1000000; }}
             server {{
@@ -138,7 +139,8 @@ fn nginx_config(dir: &TempDir, api: &Api, http1: SocketAddr, http2: SocketAddr) 
                     proxy_set_header Host {api}; proxy_set_header X-Forwarded-For $remote_addr;
                     proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header Connection "";
                     proxy_pass_header Server; proxy_pass_header Date; proxy_redirect off;
-                    proxy_request_buffering off; proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
+                    proxy_request_buffering off; proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k;
+                    proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
                 }}
             }}
         }}

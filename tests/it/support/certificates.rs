@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
@@ -101,6 +102,16 @@ impl Authority {
     pub fn exchange_with_name(&self, name: &str, address: SocketAddr, request: &str) -> io::Result<String> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         exchange(connect_to(self.trusting(), name, address)?, request)
+    }
+
+    /// The same from another address of this machine.
+    pub fn exchange_from(&self, from: [u8; 4], address: SocketAddr, request: &str) -> io::Result<String> {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddr::from((from, 0)))?;
+        rustix::net::connect(&socket, &address)?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        exchange(self.connect_over(stream), request)
     }
 
     /// The same for a client that presents a certificate.
