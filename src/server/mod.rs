@@ -16,6 +16,7 @@ mod proxy;
 mod random_ids;
 mod reload;
 mod response_budget;
+mod routing;
 mod secrets;
 mod signal_actions;
 mod start;

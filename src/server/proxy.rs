@@ -1,5 +1,5 @@
-//! The application of the public listener: routes requests, writes the gateway's own responses, and
-//! ends the record of each request. It makes no decision about caching or redaction.
+//! The application of the public listener: serves a request by its route, writes the gateway's own
+//! responses, and ends the record of each request. It makes no decision about caching or redaction.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,22 +14,19 @@ use tokio::time::timeout;
 
 use super::admission::Limit;
 use super::forward::exchange::Failure;
-use super::forward::redact_for::{RedactFor, RedactRule};
+use super::forward::redact_for::RedactFor;
 use super::forward::request_context::{
     Forwarded, ForwardedValidation, PendingChanges, Proxy, RequestContext, end_if_draining,
 };
 use super::http::client_failure::{ClientFailure, client_closed_request};
 use super::http::client_session::{Application, ClientSession};
-use super::http::request_head::{check_http2, head_refusal};
+use super::routing::RouteTarget;
 use super::state::RequestState;
-use crate::api::{
-    ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree, holds_credential,
-    request_id_text,
-};
+use crate::api::{ApiError, CustomerId, Query, Refusal, holds_credential, request_id_text};
 use crate::clock;
 use crate::gateway::NameRequest;
-use crate::reply::{CacheStatus, Preflight, Reply, is_preflight, origin_of, requested_fields};
-use crate::telemetry::{Record, Route, TRACEPARENT, Trace};
+use crate::reply::{CacheStatus, Preflight, Reply, origin_of, requested_fields};
+use crate::telemetry::{Record, TRACEPARENT, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -39,15 +36,6 @@ const REPLY_FIELDS: usize = 16;
 
 /// Maximum time to write the response to a request over a limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Route of a request.
-enum RouteTarget {
-    CustomerName(CustomerId),
-    Preflight,
-    /// The changes that the request makes if the API accepts it, and the redaction rule of its
-    /// response.
-    Forward(Vec<Change>, Option<RedactRule>),
-}
 
 /// How the gateway responds to a request.
 enum Action {
@@ -59,79 +47,6 @@ enum Action {
 }
 
 impl RequestState {
-    /// Checks the head of a request of either protocol, and returns its route and query.
-    fn route<'r>(&self, request: &'r RequestHead, record: &mut Record) -> Result<(RouteTarget, Query<'r>), ApiError> {
-        if request.version == Version::HTTP_2
-            && let Some(error) = http2_fields::refusal(&request.fields)
-        {
-            return Err(head_refusal(error));
-        }
-        if matches!(request.method, Method::TRACE | Method::CONNECT) {
-            return Err(ApiError::MethodNotAllowed);
-        }
-        if request.version == Version::HTTP_2 {
-            check_http2(request, self.limits.max_header_bytes)?;
-        }
-        let (path, query) = (request.path(), request.query());
-        let query = Query::unvalidated(query);
-        credentials_agree(&request.fields).map_err(ApiError::from)?;
-        if path == "*" && request.method == Method::OPTIONS {
-            record.route = Route::Forward;
-            return Ok((RouteTarget::Forward(Vec::new(), None), query));
-        }
-        record.route = Route::Blocked;
-        let protected = Protected { blocked: &self.blocked, redacted: &self.redacted };
-        let path = NormalPath::parse(path, protected).map_err(ApiError::BadRequest)?;
-        if self.blocked.iter().any(|pattern| path.is(pattern)) {
-            return Err(ApiError::Blocked);
-        }
-        record.route = Route::Forward;
-        if let [root, id, ..] = path.exact()
-            && root == "customer"
-        {
-            record.customer = CustomerId::parse(id.as_bytes());
-        }
-        let (changes, rule) = (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
-        let name_of = match path.exact() {
-            [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
-            _ => None,
-        };
-        if name_of.is_some() || rule.is_some() || !changes.is_empty() {
-            query.validate().map_err(ApiError::BadRequest)?;
-        }
-        let forward = || RouteTarget::Forward(changes, rule);
-        let Some(id) = name_of else { return Ok((forward(), query)) };
-        let target = match request.method {
-            Method::GET | Method::HEAD => {
-                record.route = Route::CustomerName;
-                RouteTarget::CustomerName(id)
-            }
-            Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.fields) => {
-                record.route = Route::CustomerName;
-                RouteTarget::Preflight
-            }
-            _ => forward(),
-        };
-        Ok((target, query))
-    }
-
-    /// Whether a preflight for a path that the gateway refuses is permitted, so that a page can
-    /// read the refusal.
-    fn permits_preflight_of_refused(&self, error: ApiError, request: &RequestHead) -> bool {
-        let cors = &self.gateway.cors;
-        is_refused_path(error)
-            && cors.is_on()
-            && is_preflight(&request.method, &request.fields)
-            && origin_of(&request.fields).is_some_and(|origin| cors.allows(origin))
-    }
-
-    fn redact_rule(&self, path: &NormalPath) -> Option<RedactRule> {
-        let rule = self.redact_rules.iter().find(|rule| path.is(&rule.path))?;
-        let log = path.folded().first().is_some_and(|root| root == "log");
-        let policy = if log { rule.changes.clone() } else { rule.policy.clone() };
-        Some(RedactRule { role: rule.role, policy, pass_types: rule.pass_types.clone() })
-    }
-
     /// Returns the client's request id, or a new one if the client's is invalid or holds a
     /// credential.
     fn request_id(&self, request: &RequestHead) -> HeaderValue {
@@ -161,19 +76,17 @@ impl Proxy {
         let request = session.request();
         let (shared, address) = (context.state.clone(), context.address);
         match shared.route(request, &mut context.record) {
-            Ok((RouteTarget::CustomerName(customer), _)) => {
+            Ok(RouteTarget::CustomerName(customer)) => {
                 let reply = self.respond_to_name(session, context, customer, address).await;
                 reply.map_or(Action::ClientClosed, Action::Reply)
             }
-            Ok((RouteTarget::Forward(changes, rule), _)) => {
+            Ok(RouteTarget::Forward(changes, rule)) => {
                 match self.prepare_forward(session, context, changes, rule, address).await {
                     Ok(redact_for) => Action::Forward(redact_for),
                     Err(error) => Action::Reply(self.refuse(error, context)),
                 }
             }
-            Ok((RouteTarget::Preflight, _)) => {
-                Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into())
-            }
+            Ok(RouteTarget::Preflight) => Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into()),
             Err(error) if shared.permits_preflight_of_refused(error, request) => {
                 Action::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
             }
@@ -204,6 +117,7 @@ impl Proxy {
     /// Records an error and returns its response.
     fn refuse(&self, error: ApiError, context: &mut RequestContext) -> Reply {
         context.record.error = Some(error);
+        context.record.cause = context.record.cause.or(error.cause());
         Reply::from(error)
     }
 
@@ -282,14 +196,6 @@ impl Proxy {
 /// Returns names and values of fields.
 fn listed(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
-}
-
-/// Whether an error refuses every request for its path.
-const fn is_refused_path(error: ApiError) -> bool {
-    matches!(
-        error,
-        ApiError::Blocked | ApiError::BadRequest(Refusal::AliasPath | Refusal::BrokenEscape | Refusal::PathTooLong)
-    )
 }
 
 /// Whether a request announces a body. Over HTTP/2 no field is needed for one.

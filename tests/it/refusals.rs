@@ -23,6 +23,7 @@ fn assert_recorded(gateway: &Gateway, response: &Response, status: u16, route: &
     assert_eq!(line["http.response.status_code"], status, "{line}");
     assert_eq!(line["http.response.body.size"], response.body.len(), "{line}");
     assert_eq!(line["error.code"], json["error"]["code"], "{line}");
+    assert_eq!(line["cause"].is_string(), status == 400, "{line}");
 }
 
 #[test]

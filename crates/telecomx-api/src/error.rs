@@ -152,6 +152,14 @@ impl Refusal {
 }
 
 impl ApiError {
+    /// Returns the reason of a 400 as the log states it.
+    pub const fn cause(self) -> Option<&'static str> {
+        match self {
+            ApiError::BadRequest(refusal) => Some(refusal.as_str()),
+            _ => None,
+        }
+    }
+
     /// Returns status, code and message.
     pub const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
