@@ -1,7 +1,7 @@
 //! telecomx-gateway: a caching, redacting reverse proxy in front of the TelecomX API.
 //!
-//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `gateway-core`, `http1`): they know
-//! no socket, runtime or clock, and their dependencies prove it.
+//! Pure parts are crates of the workspace (`telecomx-api`, `redact`, `config`, `gateway-core`,
+//! `http1`): they know no socket, runtime or clock, and their dependencies prove it.
 
 pub use config;
 pub use gateway_core::reply;

@@ -39,7 +39,7 @@ impl<T: Transport> Gateway<T> {
         let FastPathRequest { customer, ref token, if_none_match, origin, ref wants, .. } = *request;
         let caller = self.shared.callers.id_of(token);
         let address = self.shared.identities.bound_address(request.address);
-        let key = L1Key { caller, customer, address, policy: self.key_policy(origin) };
+        let key = L1Key { caller, customer, address, policy: self.lookup_policy(origin) };
         let digest = self.shared.cache.slot_digest(&caller, &customer);
         let (level, entry) = self
             .shared

@@ -123,8 +123,8 @@ impl<T: Transport> Gateway<T> {
         self.policy_id
     }
 
-    /// The policy component of cache keys for a request. Without `[cors]` the API's response may
-    /// depend on the `Origin`, which is then part of the key.
+    /// Policy component of the key of a fetch. Without `[cors]` the API's response may depend on the
+    /// `Origin`, which is then part of the key.
     fn key_policy(&self, origin: Option<&[u8]>) -> u64 {
         match origin {
             Some(origin) if !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX => {
@@ -133,6 +133,13 @@ impl<T: Transport> Gateway<T> {
             }
             _ => self.policy_id,
         }
+    }
+
+    /// As [`Gateway::key_policy`], to look up a hit: without the digest while every response serves
+    /// every origin.
+    fn lookup_policy(&self, origin: Option<&[u8]>) -> u64 {
+        let is_dependent = origin.is_some() && self.shared.api_cors.is_origin_dependent();
+        if is_dependent { self.key_policy(origin) } else { self.policy_id }
     }
 
     /// The `Origin` of a request that the API is to receive: without `[cors]`, the API's CORS

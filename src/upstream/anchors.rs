@@ -47,7 +47,9 @@ pub fn require_system_store() -> Result<(RootCertStore, usize), TrustError> {
     let (store, skipped) = system_store();
     if store.is_empty() {
         return Err(TrustError(
-            "upstream.url: https requires trust anchors, and the system has no usable ones; install its package of CA certificates (or set SSL_CERT_FILE or SSL_CERT_DIR), or set upstream.ca_file"
+            "upstream.url: https requires trust anchors, and the system has no usable ones; install \
+             its package of CA certificates (or set SSL_CERT_FILE or SSL_CERT_DIR), or set \
+             upstream.ca_file"
                 .into(),
         ));
     }

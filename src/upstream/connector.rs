@@ -286,13 +286,7 @@ impl Connector {
                 next = self.endpoints.choose(&tried, clock::now());
             }
             if next.is_none() && attempts.is_empty() {
-                // Every known address failed. The name may have others by now.
-                let now = clock::now();
-                let wait = deadline.min(now + REFRESH_WAIT);
-                if !has_refreshed && self.resolver.refresh(wait, now).await {
-                    has_refreshed = true;
-                    next = self.endpoints.choose(&tried, clock::now());
-                }
+                next = self.choose_after_refresh(&tried, deadline, &mut has_refreshed).await;
                 if next.is_none() {
                     return Err(error);
                 }
@@ -301,6 +295,23 @@ impl Connector {
                 tried.push(endpoint.id);
             }
         }
+    }
+
+    /// Chooses another address after every known one has failed: the name may have others by now. At
+    /// most one refresh per request.
+    async fn choose_after_refresh(
+        &self,
+        tried: &[u64],
+        deadline: Instant,
+        has_refreshed: &mut bool,
+    ) -> Option<Arc<Endpoint>> {
+        let now = clock::now();
+        let wait = deadline.min(now + REFRESH_WAIT);
+        if *has_refreshed || !self.resolver.refresh(wait, now).await {
+            return None;
+        }
+        *has_refreshed = true;
+        self.endpoints.choose(tried, clock::now())
     }
 
     /// Opens one connection, TLS included.

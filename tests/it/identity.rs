@@ -222,7 +222,12 @@ fn identity_is_bound_to_the_validated_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.when(Rule::on("/auth/validateToken").made(|seen| match seen.query("ip").as_deref() {
-        Some("203.0.113.7") => Answer::json(r#"{"success":true,"employee":"ee0000000000000000000001","customer":"73469a52f4fd7f77ec7b28cc","accessLevel":"VIEWER"}"#),
+        Some("203.0.113.7") => {
+            let employee = "ee0000000000000000000001";
+            Answer::json(format!(
+                r#"{{"success":true,"employee":"{employee}","customer":"{DUCK}","accessLevel":"VIEWER"}}"#
+            ))
+        }
         _ => Answer::json(r#"{"success":false}"#),
     }));
     let gateway = Gateway::start(&origin);

@@ -91,6 +91,9 @@ fn failure_of_the_api_is_not_a_redaction_failure() {
     gateway.client().get(CUSTOMER).bearer("tok-low").send().assert_error(404, "not_found");
     assert_eq!(gateway.metric("redaction_failures_total", &[]), 1.0);
     assert_eq!(gateway.metric("upstream_errors_total", &[]), 20.0);
+    origin.when(Rule::on("/x").answer(typed("text/html", "<html>").status(502)));
+    assert_eq!(gateway.client().get("/x").bearer("tok-low").send().assert_status(502).text(), "<html>");
+    assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), 21.0);
 }
 
 #[test]

@@ -358,14 +358,11 @@ fn ranges_and_codings_are_not_forwarded() {
 #[test]
 fn access_level_of_a_login_is_that_of_its_response() {
     let (origin, gateway) = scene();
-    let login = |level: &str| {
-        format!(
-            r#"{{"success":true,"token":"session-1",{level}"customerIntegrations":{{"x":{{"enabled":true,"key":"PLANTED"}}}}}}"#
-        )
+    let response = |level: &str, integration: &str| {
+        format!(r#"{{"success":true,"token":"session-1",{level}"customerIntegrations":{{"x":{integration}}}}}"#)
     };
-    let redacted = |level: &str| {
-        format!(r#"{{"success":true,"token":"session-1",{level}"customerIntegrations":{{"x":{{"enabled":true}}}}}}"#)
-    };
+    let login = |level: &str| response(level, r#"{"enabled":true,"key":"PLANTED"}"#);
+    let redacted = |level: &str| response(level, r#"{"enabled":true}"#);
     for path in ["/auth/login?username=u&password=p", "/auth/impersonate/ee0000000000000000000001"] {
         for level in ["\"accessLevel\":\"OWNER\",", "", "\"accessLevel\":\"KING\",", "\"accessLevel\":7,"] {
             origin.when(Rule::on("/auth/").answer(Answer::json(login(level))));
@@ -386,7 +383,12 @@ fn access_level_of_a_login_is_that_of_its_response() {
 #[test]
 fn change_log_shows_no_old_or_new_secret() {
     let (origin, gateway) = scene();
-    let log = r#"{"changes":[{"path":"integrations.billing.economic.agreementGrantToken","oldValue":"PLANTED-1","newValue":"PLANTED-2","oldDisplayValue":"PLANTED-3","newDisplayValue":"PLANTED-4"},{"path":"name","oldValue":"a","newValue":"b"}],"data":{"integrations":{"k":"PLANTED"}}}"#;
+    let log = concat!(
+        r#"{"changes":[{"path":"integrations.billing.economic.agreementGrantToken","#,
+        r#""oldValue":"PLANTED-1","newValue":"PLANTED-2","#,
+        r#""oldDisplayValue":"PLANTED-3","newDisplayValue":"PLANTED-4"},"#,
+        r#"{"path":"name","oldValue":"a","newValue":"b"}],"data":{"integrations":{"k":"PLANTED"}}}"#,
+    );
     origin.when(Rule::on("/log/").answer(Answer::json(log)));
     let low = gateway.client().get("/log/changelog/1?includeChanges=true&includeData=true").bearer("tok-low").send();
     let low = low.assert_status(200).json();

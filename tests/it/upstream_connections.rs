@@ -279,13 +279,15 @@ fn every_framing_of_a_response_is_read() {
         ),
         (
             format!(
-                "HTTP/1.1 200 OK\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n7;a={long_extension};b=\"c\"\r\n{{\"a\":1}}\r\n0\r\nX-T: 1\r\n\r\n"
+                "HTTP/1.1 200 OK\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n\
+                 7;a={long_extension};b=\"c\"\r\n{{\"a\":1}}\r\n0\r\nX-T: 1\r\n\r\n"
             ),
             true,
         ),
         (
             format!(
-                "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n{JSON}Content-Length: 7\r\n\r\n{{\"a\":1}}"
+                "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n\
+                 HTTP/1.1 200 OK\r\n{JSON}Content-Length: 7\r\n\r\n{{\"a\":1}}"
             ),
             true,
         ),

@@ -82,6 +82,8 @@ impl BodyInterner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::{HeaderValue, StatusCode};
 
     use super::*;
@@ -89,10 +91,14 @@ mod tests {
 
     use redact::{Policy, redact};
 
-    fn representation(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Representation {
+    /// Compiled once: 20,000 times take half a minute in a debug build.
+    static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         let config = config::parse("test", "upstream.url = \"https://api.example\"", []).unwrap();
-        let policy = Policy::compile(&config.redaction.rules()).unwrap();
-        let redacted = redact(&policy, AccessLevel::Admin, format!("{{\"name\":\"{number}\"}}").into()).unwrap();
+        Policy::compile(&config.redaction.rules()).unwrap()
+    });
+
+    fn representation(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Representation {
+        let redacted = redact(&POLICY, AccessLevel::Admin, format!("{{\"name\":\"{number}\"}}").into()).unwrap();
         Representation::new(status, own_type.map(HeaderValue::from_static).as_ref(), redacted)
     }
 

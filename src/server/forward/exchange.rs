@@ -238,7 +238,7 @@ impl Proxy {
         let result = self.exchange(session, context, redact_for).await;
         let metrics = context.state.gateway.metrics().clone();
         let failed = match &result {
-            Ok(status) => (redact_for.is_some() && is_failure(*status)).then_some(FAILURE_STATUS),
+            Ok(status) => is_failure(*status).then_some(FAILURE_STATUS),
             Err(Failure::Upstream(error)) => Some(error.labels()),
             Err(Failure::Switched) => Some(UpstreamError::Protocol.labels()),
             Err(_) => None,

@@ -50,12 +50,17 @@ impl ApiCors {
         }
     }
 
+    /// Whether a response of the API named one origin or `Vary: Origin` so far.
+    pub fn is_origin_dependent(&self) -> bool {
+        self.is_origin_dependent.load(Ordering::Relaxed)
+    }
+
     /// Whether a response with these fields serves every origin: it allows all, or the API sent no
     /// CORS fields for any origin so far.
     pub fn serves_every_origin(&self, fields: &ApiFields) -> bool {
         match fields.get(&ACCESS_CONTROL_ALLOW_ORIGIN) {
             Some(value) => value == "*",
-            None => !self.is_origin_dependent.load(Ordering::Relaxed),
+            None => !self.is_origin_dependent(),
         }
     }
 

@@ -32,8 +32,8 @@ const PERMITTED: [&str; 9] = [
 ];
 
 /// [`PERMITTED`] as a list.
-const PERMITTED_LIST: &str = "Authorization, X-API-Key, If-None-Match, Cache-Control, Content-Type, Pragma, X-Request-Id, \
-     Traceparent, Tracestate";
+const PERMITTED_LIST: &str = "Authorization, X-API-Key, If-None-Match, Cache-Control, Content-Type, \
+     Pragma, X-Request-Id, Traceparent, Tracestate";
 
 /// Maximum number of further fields that a preflight permits. A page sends a handful.
 const MAX_REQUESTED: usize = 64;
