@@ -123,8 +123,8 @@ impl<T: Transport> Gateway<T> {
         self.policy_id
     }
 
-    /// Policy component of the key of a fetch. Without `[cors]` the API's response may depend on the
-    /// `Origin`, which is then part of the key.
+    /// Policy component of the key of a fetch. Without `[cors]` the API's response may depend on
+    /// the `Origin`, which is then part of the key.
     fn key_policy(&self, origin: Option<&[u8]>) -> u64 {
         match origin {
             Some(origin) if !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX => {

@@ -297,8 +297,8 @@ impl Connector {
         }
     }
 
-    /// Chooses another address after every known one has failed: the name may have others by now. At
-    /// most one refresh per request.
+    /// Chooses another address after every known one has failed: the name may have others by now.
+    /// At most one refresh per request.
     async fn choose_after_refresh(
         &self,
         tried: &[u64],
