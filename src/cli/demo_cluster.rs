@@ -146,10 +146,14 @@ impl DemoProcesses {
     ) -> Result<(), CommandError> {
         let DemoGateway { public, admin } = gateway;
         let keys = self.directory.join("keys");
+        // In this directory, so that a killed demo leaves nothing in $XDG_RUNTIME_DIR.
+        let upgrade_socket = self.directory.join(format!("upgrade-{number}/socket"));
         let config = format!(
-            "[server]\nlisten = [\"{public}\"]\n[admin]\nlisten = \"{admin}\"\n[upstream]\nurl = \"http://{api}\"\n\
+            "[server]\nlisten = [\"{public}\"]\nupgrade_socket = {:?}\n[admin]\nlisten = \"{admin}\"\n\
+             [upstream]\nurl = \"http://{api}\"\n\
              [cluster]\nurl = \"unix://{}\"\nkey_file = {:?}\n\
              [log]\nformat = \"text\"\nlevel = \"warn\"\naccess = \"off\"\n",
+            upgrade_socket.display().to_string(),
             redis.display(),
             keys.display().to_string(),
         );
