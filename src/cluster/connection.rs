@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -77,6 +78,12 @@ impl RedisError {
         }
     }
 
+    /// Whether a key holds a value of another type than the command is for.
+    pub fn is_wrong_type(&self) -> bool {
+        // The error of a pipeline has no code, only the text of its first error.
+        self.to_string().contains("WRONGTYPE")
+    }
+
     const fn outcome(&self) -> Outcome {
         match self {
             RedisError::CircuitOpen | RedisError::Unreachable(_) | RedisError::Timeout | RedisError::Denied(_) => {
@@ -141,6 +148,9 @@ pub struct Connector {
     /// Set for `rediss://`.
     tls: Option<Tls>,
     timeout: Duration,
+    /// Number of times at which `cluster.url` led to another server than before. A connection that
+    /// was opened at an earlier count is not used.
+    server_changes: AtomicU64,
 }
 
 struct Tls {
@@ -162,6 +172,7 @@ impl Connector {
             password_file: config.password_file.clone(),
             tls,
             timeout: config.connect_timeout,
+            server_changes: AtomicU64::new(0),
         };
         connector.login()?;
         Ok(connector)
@@ -181,6 +192,17 @@ impl Connector {
             login = login.set_password(password.as_str());
         }
         Ok(login)
+    }
+
+    /// Number of times at which `cluster.url` led to another server than before.
+    pub fn server_changes(&self) -> u64 {
+        self.server_changes.load(Ordering::Acquire)
+    }
+
+    /// Ends the use of all connections that are open now, since `cluster.url` leads to another
+    /// server.
+    pub fn record_server_change(&self) {
+        self.server_changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Opens a connection and logs in.
@@ -284,10 +306,16 @@ fn read_password(file: &Path) -> Result<Zeroizing<String>, PasswordError> {
 /// A connection that many tasks share. It is opened when it is needed, and again after it broke.
 pub struct Connection {
     connector: Arc<Connector>,
-    open: Mutex<Option<MultiplexedConnection>>,
+    open: Mutex<Option<OpenConnection>>,
     /// Locked by the task that connects. Holds how and when the last attempt failed.
     connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
     breaker: Breaker,
+}
+
+struct OpenConnection {
+    connection: MultiplexedConnection,
+    /// [`Connector::server_changes`] before it was opened.
+    server_changes: u64,
 }
 
 impl Connection {
@@ -332,8 +360,8 @@ impl Connection {
     }
 
     async fn get(self: &Arc<Self>) -> Result<MultiplexedConnection, RedisError> {
-        if let Some(connection) = &*self.open.lock() {
-            return Ok(connection.clone());
+        if let Some(connection) = self.usable() {
+            return Ok(connection);
         }
         // A separate task, since connecting may take longer than the deadline of this query.
         let shared = self.clone();
@@ -341,20 +369,30 @@ impl Connection {
         connecting.await.unwrap_or_else(|error| Err(RedisError::Unreachable(error.to_string())))
     }
 
+    /// The open connection, unless it is one to an earlier server.
+    fn usable(&self) -> Option<MultiplexedConnection> {
+        let open = self.open.lock();
+        let open = open.as_ref()?;
+        let is_current = open.server_changes == self.connector.server_changes();
+        is_current.then(|| open.connection.clone())
+    }
+
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
         let mut last_failure = self.connecting.lock().await;
-        if let Some(connection) = &*self.open.lock() {
-            return Ok(connection.clone());
+        if let Some(connection) = self.usable() {
+            return Ok(connection);
         }
         if let Some((at, error)) = &*last_failure
             && clock::now().saturating_duration_since(*at) < FAILURE_TTL
         {
             return Err(error.clone());
         }
+        let server_changes = self.connector.server_changes();
         match self.connector.connect().await {
             Ok(connection) => {
                 *last_failure = None;
-                *self.open.lock() = Some(connection.clone());
+                let open = OpenConnection { connection: connection.clone(), server_changes };
+                *self.open.lock() = Some(open);
                 Ok(connection)
             }
             Err(error) => {

@@ -1,4 +1,4 @@
-//! The cluster's keys, from a file that every gateway has: lines of an id and 64 hexadecimal digits.
+//! The cluster's keys, from a file on every gateway: lines of an id and 64 hexadecimal digits.
 //! The first key encrypts and every key decrypts, so that gateways understand each other at each
 //! step of a rotation: append the new key on every gateway, then put it first on every gateway,
 //! then remove the old key on every gateway.

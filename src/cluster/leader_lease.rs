@@ -63,7 +63,7 @@ impl Progress {
 }
 
 impl LeaderLease {
-    /// `task`: prefix of the keys in Redis. `duration`: how long a lease lasts unless it is renewed.
+    /// `task`: prefix of the keys in Redis. `duration`: how long a lease lasts without renewal.
     /// `timeout`: deadline of a reply of Redis.
     ///
     /// # Errors
@@ -100,7 +100,10 @@ impl LeaderLease {
         // Not GET, since another client may have written a value of any length.
         query.cmd("GETRANGE").arg(key).arg(0).arg(VALUE_BYTES_MAX);
         query.cmd("GETRANGE").arg(&self.progress_key).arg(0).arg(VALUE_BYTES_MAX);
-        let (current, done): (Vec<u8>, Vec<u8>) = self.connection.query(&query, self.timeout).await?;
+        let (current, done): (Vec<u8>, Vec<u8>) = match self.connection.query(&query, self.timeout).await {
+            Err(error) if error.is_wrong_type() => return self.replace(&error).await,
+            reply => reply?,
+        };
         let done = self.decrypt_progress(&done);
         let is_holder = current == holder.as_bytes();
         let mut update = Pipeline::new();
@@ -114,6 +117,19 @@ impl LeaderLease {
         self.connection.query::<()>(&update, self.timeout).await?;
         *self.observed.lock() = None;
         Ok(Leadership::Leader { done, overdue: !is_holder })
+    }
+
+    /// Takes over a lease whose keys hold values of another type, which no gateway wrote.
+    async fn replace(&self, error: &RedisError) -> Result<Leadership, RedisError> {
+        let (key, progress_key) = (&self.holder_key, &self.progress_key);
+        tracing::error!(%error, key, progress_key, "replaced the unusable lease of a task");
+        let millis = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
+        let mut update = Pipeline::new();
+        update.cmd("SET").arg(key).arg(&self.holder).arg("PX").arg(millis).ignore();
+        update.cmd("DEL").arg(progress_key).ignore();
+        self.connection.query::<()>(&update, self.timeout).await?;
+        *self.observed.lock() = None;
+        Ok(Leadership::Leader { done: None, overdue: true })
     }
 
     /// Whether the other holder made no progress for the duration of a lease.

@@ -60,6 +60,7 @@ mod race;
 mod redacted_exchange;
 mod redacted_types;
 mod redaction;
+mod redis_failover;
 mod redis_faults;
 mod refusals;
 mod reload;

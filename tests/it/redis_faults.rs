@@ -1,5 +1,5 @@
-//! Faults that another client causes in the cluster's Redis: gateways purge at most once, keep their
-//! memory bounded and continue.
+//! Faults that another client causes in the cluster's Redis: gateways purge at most once, keep
+//! their memory bounded and continue.
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,12 @@ fn ids(redis: &Redis, stream: &str) -> Vec<String> {
     let all = redis.command(&["XRANGE", stream, "-", "+"]);
     let is_id = |line: &&str| line.split_once('-').is_some_and(|(a, b)| a.len() > 9 && b.parse::<u64>().is_ok());
     all.lines().filter(is_id).map(str::to_owned).collect()
+}
+
+/// The server's clock, in seconds.
+fn server_seconds(redis: &Redis) -> u64 {
+    let time = redis.command(&["TIME"]);
+    time.lines().nth(2).and_then(|line| line.parse().ok()).expect("a time")
 }
 
 fn drops(gateway: &Gateway) -> f64 {
@@ -112,9 +118,8 @@ fn removed_messages_purge_once() {
             redis.command(&["XTRIM", &stream, "MAXLEN", "0"]);
         }),
         ("its last id is raised", &|| {
-            let later = redis.command(&["TIME"]);
-            let seconds: u64 = later.lines().nth(2).and_then(|line| line.parse().ok()).expect("a time");
-            redis.command(&["XSETID", &stream, &format!("{}-0", (seconds + 2) * 1000)]);
+            let later = (server_seconds(&redis) + 2) * 1000;
+            redis.command(&["XSETID", &stream, &format!("{later}-0")]);
         }),
         ("it is deleted", &|| {
             redis.command(&["DEL", &stream]);
@@ -203,14 +208,33 @@ fn unusable_stream_is_recreated() {
     let origin = api();
     let gateways = [start(&origin, &redis, ""), start(&origin, &redis, "")];
     let stream = stream(&redis);
-    let faults: [&[&str]; 3] = [
+    let largest = "18446744073709551615-18446744073709551615";
+    let tomorrow = format!("{}-0", (server_seconds(&redis) + 86_400) * 1000);
+    let list = "redis.call('DEL', KEYS[1]) redis.call('LPUSH', KEYS[1], 'x')";
+    let hash = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'm', 'x')";
+    let faults: [&[&str]; 9] = [
         &["XADD", &stream, "18446744073709551615-0", "x", "y"],
-        &["XADD", &stream, "18446744073709551615-18446744073709551615", "x", "y"],
+        &["XADD", &stream, largest, "x", "y"],
+        // Not the largest id, but later than any that the gateway can represent.
+        &["XADD", &stream, "99999999999999-0", "x", "y"],
+        // Later than the server's clock: the age of policy messages would be unknown.
+        &["XADD", &stream, &tomorrow, "x", "y"],
+        &["XSETID", &stream, &tomorrow],
+        &["XSETID", &stream, largest],
         &["SET", &stream, "x"],
+        &["EVAL", list, "1", &stream],
+        &["EVAL", hash, "1", &stream],
     ];
     for fault in faults {
-        redis.command(fault);
-        wait_until("the stream was recreated", || redis.names("stream").contains(&stream) && drops(&gateways[0]) > 0.0);
+        let before = gateways.each_ref().map(drops);
+        let reply = redis.command(fault);
+        assert!(!reply.starts_with('-'), "{fault:?}: {reply}");
+        wait_until("the stream was recreated", || {
+            let newest = ids(&redis, &stream).pop();
+            let millis = newest.and_then(|id| id.split_once('-')?.0.parse::<u64>().ok());
+            let is_recent = millis.is_some_and(|millis| millis <= (server_seconds(&redis) + 1) * 1000);
+            is_recent && gateways.iter().zip(before).all(|(gateway, before)| drops(gateway) > before)
+        });
         wait_until("messages can be added", || {
             change(&gateways[0]);
             gateways[0].stats()["cluster"]["waiting_changes"] == 0
@@ -244,7 +268,8 @@ fn copies_of_a_policy_message_cause_few_reloads() {
     let threads = || std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("a list of threads").count();
     let (threads_before, mut most) = (threads(), 0);
     let copy = "local all = redis.call('XRANGE', KEYS[1], '-', '+') \
-                for i = 1, ARGV[1] do for _, one in ipairs(all) do redis.call('XADD', KEYS[1], '*', unpack(one[2])) end end";
+                for i = 1, ARGV[1] do for _, one in ipairs(all) do \
+                redis.call('XADD', KEYS[1], '*', unpack(one[2])) end end";
     redis.command(&["EVAL", copy, "1", &stream, &COPIES.to_string()]);
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {
@@ -287,4 +312,55 @@ fn change_log_is_polled_despite_an_endless_lease() {
     let labelled = |gateway: &Gateway| gateway.metrics().contains("lease_overdue");
     assert!(gateways.iter().any(labelled), "the takeover is counted: {:?}", gateways.each_ref().map(overdue));
     assert!(gateways.iter().any(|gateway| gateway.log().contains("took over the change log lease")));
+}
+
+#[test]
+fn unusable_change_log_lease_is_replaced() {
+    let Some(redis) = Redis::start("redis_faults::unusable_change_log_lease_is_replaced") else { return };
+    let origin = api();
+    origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
+    let config = "max_isolation = \"10m\"\n[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n";
+    let gateways = [start(&origin, &redis, config), start(&origin, &redis, config)];
+    let name = |end: &str| redis.names("string").into_iter().find(|name| name.ends_with(end));
+    wait_until("progress is stored", || name(":turn").is_some() && name(":done").is_some());
+    let list = "redis.call('DEL', KEYS[1]) redis.call('LPUSH', KEYS[1], 'x')";
+    for end in [":turn", ":done"] {
+        let key = name(end).expect("a key");
+        let reply = redis.command(&["EVAL", list, "1", &key]);
+        assert!(!reply.starts_with('-'), "{reply}");
+        wait_until("the key is replaced", || name(end).as_ref() == Some(&key));
+        let logs = gateways.iter().map(Gateway::log).collect::<String>();
+        let line = logs.lines().find(|line| line.contains("replaced the unusable lease of a task"));
+        assert!(line.is_some_and(|line| line.contains(&key) && line.contains("ERROR")), "{line:?}");
+    }
+}
+
+#[test]
+fn unusable_tier_keys_are_replaced() {
+    let Some(redis) = Redis::start("redis_faults::unusable_tier_keys_are_replaced") else { return };
+    let origin = api();
+    let config = "max_isolation = \"10m\"\ntier = true\ntier_timeout = \"2s\"\n";
+    let first = start(&origin, &redis, config);
+    get(&first).assert_status(200);
+    let written = [("what", "answer"), ("operation", "write"), ("result", "ok")];
+    first.wait_for_metric("tier_writes_total", &written, 1.0);
+    wait_until("both values are written", || redis.names("string").len() == 2);
+    let names = redis.names("string");
+    let list = "redis.call('DEL', KEYS[1]) redis.call('LPUSH', KEYS[1], 'x')";
+    for name in &names {
+        redis.command(&["EVAL", list, "1", name]);
+    }
+    get(&start(&origin, &redis, config)).assert_status(200);
+    let is_replaced = || redis.names("list").is_empty() && redis.names("string").len() == 2;
+    wait_until("values of another type are replaced", is_replaced);
+    // Leases of no gateway, which never expire.
+    for name in &names {
+        redis.command(&["DEL", name]);
+        redis.command(&["SET", &format!("{name}:lease"), "x"]);
+    }
+    get(&start(&origin, &redis, config)).assert_status(200);
+    wait_until("leases without an expiry are released", || {
+        let left = redis.names("string");
+        left.len() == 2 && names.iter().all(|name| left.contains(name))
+    });
 }

@@ -1,5 +1,5 @@
-//! The shared tier: responses and identities that one gateway fetched serve the others, and a client
-//! that reads or writes the Redis learns and causes nothing that matters.
+//! The shared tier: responses and identities that one gateway fetched serve the others, and a
+//! client that reads or writes the Redis learns and causes nothing that matters.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ fn gateway(origin: &Origin, redis: &Redis) -> Gateway {
     gateway_with(origin, redis, TIER, A)
 }
 
-/// Starts a gateway with these keys and `more` in its `[cluster]` table, and waits until it has read
-/// the stream.
+/// Starts a gateway with these keys and `more` in its `[cluster]` table, and waits until it has
+/// read the stream.
 fn gateway_with(origin: &Origin, redis: &Redis, more: &str, keys: &str) -> Gateway {
     let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{more}", redis.url());
     let gateway = Gateway::set_up(origin).config(&config).file("keys", keys).start();
@@ -92,7 +92,7 @@ fn concurrent_misses_of_gateways_cause_one_fetch() {
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let gateways = [gateway(&origin, &redis), gateway(&origin, &redis), gateway(&origin, &redis)];
-    // The wait for another gateway is limited by the time of earlier fetches, so the first are slow.
+    // The time of earlier fetches limits the wait for another gateway, so the first are slow.
     let slow = |millis| {
         Rule::on("/customer/").made_slowly(move |seen| async move {
             tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -104,7 +104,7 @@ fn concurrent_misses_of_gateways_cause_one_fetch() {
     for (number, gateway) in gateways.iter().enumerate() {
         ok(gateway.client().get(&name_of(&customer(number))).bearer("tok-viewer"));
     }
-    // On a busy machine a gateway may wait for longer than that and fetch itself, so it is repeated.
+    // On a busy machine a gateway may wait too long and fetch itself, so this is repeated.
     let mut number = 100;
     wait_until("one fetch serves three gateways", || {
         number += 1;
@@ -245,7 +245,7 @@ fn key_rotation_causes_no_errors() {
     };
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
-    // Redis keys derive from the first key: after the swap a gateway starts with an empty tier, once.
+    // Redis keys derive from the first key: after the swap a gateway finds an empty tier, once.
     for (keys, is_found) in [
         ([A, ""], false),
         ([A, B], true),

@@ -6,6 +6,8 @@
 //! - Each gateway remembers its position. After a disconnection it continues from there; if it
 //!   cannot know what it missed (the stream was trimmed, the server was restarted), it invalidates
 //!   everything once and logs it.
+//! - A connection counts only while a new one leads to the same server: after a failover by name
+//!   the old server may continue to run.
 //! - While the stream is not read, the cache is used for `cluster.max_isolation` and no longer. The
 //!   bound is a point in time that every lookup compares with, so it also holds for a process that
 //!   was stopped.
@@ -17,6 +19,7 @@ mod publisher;
 mod queue;
 mod reader;
 mod redis_stream;
+mod server_check;
 mod state;
 
 use std::io;
@@ -28,6 +31,7 @@ use serde_json::json;
 
 use self::publisher::Publisher;
 use self::reader::Reader;
+use self::server_check::ServerCheck;
 use self::state::SharedState;
 pub use self::state::{OnPolicyChange, StreamDeps};
 use super::stream_id::StreamId;
@@ -62,11 +66,13 @@ impl InvalidationStream {
         let work = move || {
             let publisher = Publisher::new(shared.clone());
             let mut reader = Reader::new(shared.clone());
+            let server_check = ServerCheck::new(shared.clone());
             runtime.block_on(async {
                 tokio::join!(
                     publisher.publish_changes(),
                     publisher.publish_policies(),
                     reader.run(),
+                    server_check.run(),
                     shared.log_isolation(),
                 )
             });

@@ -8,6 +8,7 @@ use super::message::Payload;
 use super::queue::Change;
 use super::redis_stream::{self, RedisStream};
 use super::state::{Backoff, OwnPolicy, SharedState, within};
+use crate::clock;
 use crate::cluster::connection::RedisError;
 
 /// Most changes that are published at once.
@@ -28,17 +29,26 @@ impl Publisher {
         let queue = &self.shared.queue;
         let mut backoff = Backoff::new();
         let mut connection = None;
+        let mut server_changes = self.shared.connector.server_changes();
         let mut is_failing = false;
         loop {
             let changes = queue.peek(BATCH_CHANGES_MAX).await;
+            // Also checked before changes are acknowledged: the server of the connection that took
+            // them may have been replaced meanwhile, and then they are sent again.
+            let current = self.shared.connector.server_changes();
+            if std::mem::replace(&mut server_changes, current) != current {
+                connection = None;
+            }
             match self.send(&mut connection, &changes).await {
+                Ok(()) if self.shared.connector.server_changes() != server_changes => {}
                 Ok(()) => {
                     if std::mem::take(&mut is_failing) {
                         tracing::info!("invalidation publishing resumed");
                     }
                     backoff.reset();
                     self.shared.metrics.count_messages("told", changes.len());
-                    queue.acknowledge(changes.last().map_or(0, |change| change.number));
+                    let last = changes.last().map_or(0, |change| change.number);
+                    queue.acknowledge(last, clock::now());
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {

@@ -34,6 +34,7 @@ struct State {
     waiting: VecDeque<Change>,
     /// Number of the last change that the server confirmed.
     acknowledged: u64,
+    acknowledged_at: Option<Instant>,
     /// Changes that were not read back yet; not all, if they are many.
     unread: VecDeque<Unread>,
 }
@@ -79,8 +80,9 @@ impl Queue {
     }
 
     /// Removes the changes up to `number`, which the server confirmed.
-    pub fn acknowledge(&self, number: u64) {
+    pub fn acknowledge(&self, number: u64, now: Instant) {
         let mut state = self.state.lock();
+        state.acknowledged_at = Some(now);
         state.acknowledged = number.max(state.acknowledged);
         while state.waiting.front().is_some_and(|change| change.number <= number) {
             state.waiting.pop_front();
@@ -101,6 +103,11 @@ impl Queue {
     /// Number of the last change that the server confirmed.
     pub fn acknowledged(&self) -> u64 {
         self.state.lock().acknowledged
+    }
+
+    /// Whether the server confirmed changes since then.
+    pub fn has_acknowledged_since(&self, since: Instant) -> bool {
+        self.state.lock().acknowledged_at.is_some_and(|at| at >= since)
     }
 
     /// Number of changes that wait.
@@ -134,7 +141,7 @@ mod tests {
         assert_eq!(numbers(&queue.peek(2).await), [1, 2], "not acknowledged yet");
         assert_eq!(queue.read_back(2), Some(now));
         assert_eq!((queue.read_back(1), queue.read_back(2)), (None, None));
-        queue.acknowledge(2);
+        queue.acknowledge(2, now);
         assert_eq!((numbers(&queue.peek(2).await), queue.acknowledged()), (vec![3], 2));
     }
 
@@ -152,7 +159,7 @@ mod tests {
         assert_eq!(queue.len(), 2);
         // Earlier changes were being sent when the queue was full: their confirmation does not
         // remove the replacement.
-        queue.acknowledge(5);
+        queue.acknowledge(5, now);
         assert_eq!(queue.len(), 2);
     }
 }

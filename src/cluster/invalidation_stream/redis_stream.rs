@@ -64,8 +64,14 @@ impl RedisStream<'_> {
         command.query_async(self.connection).await.map_err(RedisError::from)
     }
 
-    /// A number that differs in each life of each server.
+    /// Identifies the server, which must be a primary: a replica takes no messages, and one that
+    /// lost its primary receives none. The number differs in each life of each server.
     pub async fn epoch(&mut self) -> Result<u64, RedisError> {
+        let replication: String = self.query(cmd("INFO").arg("replication")).await?;
+        if replication.lines().any(|line| line.trim() == "role:slave") {
+            let problem = "the server is a replica; cluster.url must lead to the primary";
+            return Err(RedisError::Refused(problem.into()));
+        }
         let info: String = self.query(cmd("INFO").arg("server")).await?;
         let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
         let run_id = run_id.ok_or_else(|| RedisError::Malformed("INFO server without a run_id".into()))?;

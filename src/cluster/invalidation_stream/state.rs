@@ -55,6 +55,14 @@ pub struct OwnPolicy {
     pub number: u64,
 }
 
+/// The server to which a new connection led.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifiedServer {
+    pub epoch: u64,
+    /// Before the connection was opened.
+    pub at: Instant,
+}
+
 /// State and configuration of the stream.
 pub struct SharedState {
     pub connector: Arc<Connector>,
@@ -76,8 +84,11 @@ pub struct SharedState {
     pub is_connected: AtomicBool,
     /// Bits of the [`super::StreamId`] of the last applied message.
     pub position: AtomicU64,
-    /// When the stream was last read to its end.
+    /// When the stream was last known to be read to its end, on the server to which
+    /// `cluster.url` leads.
     pub synced_at: Mutex<Instant>,
+    /// The server to which a new connection led last.
+    pub verified: watch::Sender<Option<VerifiedServer>>,
     /// The policy to be announced.
     pub policy: watch::Sender<Option<OwnPolicy>>,
     cipher: Cipher,
@@ -122,6 +133,7 @@ impl SharedState {
             is_connected: AtomicBool::new(false),
             position: AtomicU64::new(0),
             synced_at: Mutex::new(clock::now()),
+            verified: watch::Sender::new(None),
             policy: watch::Sender::new(None),
             cipher,
             context: Context { environment, caller_key_tag },
@@ -139,7 +151,7 @@ impl SharedState {
         !self.generations.is_synced(clock::now())
     }
 
-    /// Time since the stream was last read to its end.
+    /// Time since the stream was last known to be read to its end.
     pub fn silence(&self) -> Duration {
         clock::now().saturating_duration_since(*self.synced_at.lock())
     }

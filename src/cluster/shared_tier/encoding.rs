@@ -259,7 +259,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), at in 0..60_usize) {
+        fn any_bytes_are_decoded_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..400),
+            at in 0..60_usize,
+        ) {
             let _ = (StoredResponse::from_bytes(&bytes), StoredIdentity::from_bytes(&bytes));
             let mut whole = response().to_bytes();
             let length = bytes.len().min(whole.len() - at);

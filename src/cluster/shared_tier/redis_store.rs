@@ -68,7 +68,17 @@ impl Store for RedisStore {
         // value, so that its age is rather over- than underestimated.
         let mut commands = Pipeline::with_capacity(2);
         commands.cmd("GETRANGE").arg(key).arg(0).arg(ENCRYPTED_BYTES_MAX).cmd("TIME");
-        let (value, (seconds, micros)): (Vec<u8>, (u64, u64)) = self.connection.query(&commands, timeout).await?;
+        let (value, (seconds, micros)): (Vec<u8>, (u64, u64)) = match self.connection.query(&commands, timeout).await {
+            // A value that no gateway wrote, and that would remain forever.
+            Err(error) if error.is_wrong_type() => {
+                tracing::warn!(%error, key, "deleted a value of the shared tier");
+                let mut commands = Pipeline::with_capacity(2);
+                commands.cmd("DEL").arg(key).ignore().cmd("TIME");
+                let (time,) = self.connection.query(&commands, timeout).await?;
+                (Vec::new(), time)
+            }
+            reply => reply?,
+        };
         let time = seconds.checked_mul(1000).and_then(|time| time.checked_add(micros / 1000));
         // GETRANGE returns an empty value for a missing key; an encrypted value is never empty.
         let value = (!value.is_empty()).then_some(value);

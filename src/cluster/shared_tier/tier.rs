@@ -301,7 +301,9 @@ impl Tier {
             let left = give_up_at.saturating_duration_since(clock::now());
             if is_leased || left.is_zero() {
                 self.metrics.count_tier_lookup(kind, if is_leased { result } else { "in_vain" });
-                return lookup.with_lease(self.write_lease(key, origin, is_leased));
+                // A lease that outlasts a fetch is released with the value: its holder is gone, or
+                // no gateway took it.
+                return lookup.with_lease(self.write_lease(key, origin, true));
             }
             has_waited = true;
             tokio::time::sleep(retry_interval.min(left)).await;

@@ -55,7 +55,8 @@ impl Redis {
         format!("unix://{}", self.socket().display())
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The path of its socket.
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("s")
     }
 
