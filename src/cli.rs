@@ -151,7 +151,8 @@ enum Command {
 
 /// Lists the access levels in the help and in errors.
 fn access_level_parser() -> impl clap::builder::TypedValueParser<Value = AccessLevel> {
-    PossibleValuesParser::new(AccessLevel::ALL.map(AccessLevel::as_str)).try_map(|level| level.parse::<AccessLevel>())
+    PossibleValuesParser::new(AccessLevel::ALL.map(AccessLevel::as_str))
+        .try_map(|level| level.parse::<AccessLevel>())
 }
 
 /// The exit code and the message of a failed command.
@@ -176,7 +177,10 @@ pub fn run() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "run")
         && let Err(error) = process::ignore_signals_until_serving()
     {
-        let _ = writeln!(std::io::stderr(), "telecomx-gateway: cannot install signal handlers: {error}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "telecomx-gateway: cannot install signal handlers: {error}"
+        );
         return EXIT_FAILURE.into();
     }
     let arguments = match Arguments::try_parse() {
@@ -223,7 +227,9 @@ fn execute(command: Command) -> Result<(), CommandError> {
             let admin = load(&config.path())?.config.admin.listen;
             healthcheck::check(admin).map_err(CommandError::failure)
         }
-        Command::Completions { shell } => print_line(completions::completions(shell, Arguments::command()).trim_end()),
+        Command::Completions { shell } => {
+            print_line(completions::completions(shell, Arguments::command()).trim_end())
+        }
         Command::Man => print_line(manual_page::manual_page(Arguments::command()).trim_end()),
         Command::WithParent { parent, program, arguments } => {
             Err(CommandError::failure(parent_death::exec(parent, &program, &arguments)))
@@ -239,7 +245,9 @@ fn execute(command: Command) -> Result<(), CommandError> {
 fn print_line(text: impl fmt::Display) -> Result<(), CommandError> {
     let mut output = std::io::stdout().lock();
     match writeln!(output, "{text}").and_then(|()| output.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::failure(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CommandError::failure(error))
+        }
         _ => Ok(()),
     }
 }
@@ -252,7 +260,8 @@ fn run_gateway(path: PathBuf, start: Start) -> Result<(), CommandError> {
     let loaded = load(&path)?;
     let config = loaded.config.clone();
     let file = path.clone();
-    let source: Source = Box::new(move || load(&path).map(|loaded| loaded.config).map_err(|error| error.message));
+    let source: Source =
+        Box::new(move || load(&path).map(|loaded| loaded.config).map_err(|error| error.message));
     let telemetry = install_telemetry(&config)?;
     let variables: Vec<&str> = loaded.overrides.iter().map(|setting| setting.key).collect();
     // The source of each setting: a variable of an image may override the file that an operator
@@ -262,8 +271,9 @@ fn run_gateway(path: PathBuf, start: Start) -> Result<(), CommandError> {
         keys_from_variables = variables.join(", "),
         "read the configuration"
     );
-    let located =
-        |problems: &str| -> String { problems.lines().map(|line| loaded.locate(line)).collect::<Vec<_>>().join("\n") };
+    let located = |problems: &str| -> String {
+        problems.lines().map(|line| loaded.locate(line)).collect::<Vec<_>>().join("\n")
+    };
     server::run(config, source, telemetry, start, None).map_err(|error| match error {
         StartError::Configuration(problems) => CommandError::config(located(&problems)),
         StartError::Environment(cause) => CommandError::failure(cause),
@@ -283,8 +293,9 @@ fn redact_input(config: &Config, level: AccessLevel) -> Result<(), CommandError>
     })?;
     let mut document = Vec::new();
     std::io::stdin().lock().read_to_end(&mut document).map_err(CommandError::failure)?;
-    let redacted = redact(&policy, level, document.into())
-        .map_err(|refusal| CommandError::failure(format_args!("cannot redact the document safely: {refusal}")))?;
+    let redacted = redact(&policy, level, document.into()).map_err(|refusal| {
+        CommandError::failure(format_args!("cannot redact the document safely: {refusal}"))
+    })?;
     let mut output = std::io::stdout().lock();
     let written = output.write_all(redacted.bytes()).and_then(|()| output.write_all(b"\n"));
     written.map_err(CommandError::failure)
@@ -310,7 +321,10 @@ fn bind_sandbox(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAdd
 }
 
 /// Serves the sandbox in another thread.
-fn serve_sandbox(listener: std::net::TcpListener, options: sandbox::Options) -> Result<SandboxThread, CommandError> {
+fn serve_sandbox(
+    listener: std::net::TcpListener,
+    options: sandbox::Options,
+) -> Result<SandboxThread, CommandError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build().map_err(CommandError::failure)?;
     Ok(std::thread::spawn(move || {

@@ -68,7 +68,8 @@ const ADDRESS_SUFFIXES: [&str; 12] = [
 /// Prefixes of fields by which a server may take another URL or method than the one that the
 /// gateway checked. Proxies add them for the servers behind them, so they have no meaning from any
 /// client, trusted or not.
-const URL_OVERRIDES: [&str; 4] = ["x-original-", "x-rewrite-", "x-envoy-original-", "x-override-url"];
+const URL_OVERRIDES: [&str; 4] =
+    ["x-original-", "x-rewrite-", "x-envoy-original-", "x-override-url"];
 
 /// Networks of proxies that may state a client's address.
 pub struct TrustedProxies(Vec<IpNet>);
@@ -90,7 +91,8 @@ impl TrustedProxies {
         if !self.trusts(peer) {
             return peer.to_canonical();
         }
-        let fields: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+        let fields: Vec<&[u8]> =
+            headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
         self.client_address_from(peer, &fields)
     }
 
@@ -112,7 +114,11 @@ impl TrustedProxies {
 /// Parses an address as proxies write it: bare, with a port, or in brackets.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
-    bracketed.unwrap_or(text).parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
+    bracketed
+        .unwrap_or(text)
+        .parse()
+        .ok()
+        .or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
 }
 
 /// Whether a field is for one hop only, in requests and in responses, whatever `Connection` names
@@ -142,7 +148,9 @@ pub struct HopByHop<'a> {
 impl<'a> HopByHop<'a> {
     /// `connection`: the values of the `Connection` fields.
     pub fn new(connection: impl Iterator<Item = &'a [u8]>) -> Self {
-        let named = connection.flat_map(list_members).filter(|member| !member.eq_ignore_ascii_case(b"keep-alive"));
+        let named = connection
+            .flat_map(list_members)
+            .filter(|member| !member.eq_ignore_ascii_case(b"keep-alive"));
         HopByHop { named: named.collect() }
     }
 
@@ -156,7 +164,8 @@ impl<'a> HopByHop<'a> {
     pub fn contains(&self, name: &[u8]) -> bool {
         let is_named = |member: &&[u8]| member.eq_ignore_ascii_case(name);
         is_hop_by_hop(name)
-            || (self.named.iter().any(is_named) && !name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()))
+            || (self.named.iter().any(is_named)
+                && !name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()))
     }
 }
 
@@ -187,7 +196,8 @@ pub fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 /// treats `_` as `-`, so both count as `-`.
 fn is_removed(name: &HeaderName, trusted: bool) -> bool {
     let name = name.as_str();
-    let dashed = if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
+    let dashed =
+        if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
     if dashed.starts_with("x-") && URL_OVERRIDES.iter().any(|prefix| dashed.starts_with(prefix)) {
         return true;
     }
@@ -205,7 +215,8 @@ pub fn push_cookies(lines: &mut FieldLines, values: &[Cow<'_, [u8]>]) {
         [] => {}
         [one] => lines.push(&COOKIE, one),
         several => {
-            let crumbs = several.iter().map(|value| trim_crumb(value)).filter(|crumb| !crumb.is_empty());
+            let crumbs =
+                several.iter().map(|value| trim_crumb(value)).filter(|crumb| !crumb.is_empty());
             lines.push(&COOKIE, &crumbs.collect::<Vec<_>>().join(&b"; "[..]));
         }
     }
@@ -259,8 +270,15 @@ impl Hop<'_> {
         append_address(&mut value, self.peer.to_canonical());
         lines.push(&X_FORWARDED_FOR, &value);
         let own: &[u8] = if self.is_tls { b"https" } else { b"http" };
-        let stated = if self.is_trusted { fields.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) } else { None };
-        lines.push(&X_FORWARDED_PROTO, stated.filter(|stated| matches!(*stated, b"http" | b"https")).unwrap_or(own));
+        let stated = if self.is_trusted {
+            fields.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes)
+        } else {
+            None
+        };
+        lines.push(
+            &X_FORWARDED_PROTO,
+            stated.filter(|stated| matches!(*stated, b"http" | b"https")).unwrap_or(own),
+        );
         value.clear();
         append_members(&mut value, fields, &VIA);
         value.extend_from_slice(received_protocol(self.version).as_bytes());
@@ -309,7 +327,14 @@ mod tests {
     /// The lines as they are written.
     fn text(lines: &FieldLines) -> String {
         let (mut out, host) = (Vec::new(), HeaderValue::from_static("a"));
-        http1::write_request_head(&mut out, &http::Method::GET, "/", &host, lines, http1::RequestFraming::None);
+        http1::write_request_head(
+            &mut out,
+            &http::Method::GET,
+            "/",
+            &host,
+            lines,
+            http1::RequestFraming::None,
+        );
         let text = String::from_utf8(out).unwrap();
         let fields = text.strip_prefix("GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
         fields.strip_suffix("\r\n").unwrap().to_owned()
@@ -336,33 +361,55 @@ mod tests {
             ("x-two", "4"),
         ]);
         remove_hop_by_hop(&mut fields);
-        let left: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let left: Vec<_> =
+            fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(left.len(), 3, "{left:?}");
-        assert!([("x-two", "2"), ("content-length", "3"), ("x-two", "4")].iter().all(|field| left.contains(field)));
+        assert!(
+            [("x-two", "2"), ("content-length", "3"), ("x-two", "4")]
+                .iter()
+                .all(|field| left.contains(field))
+        );
     }
 
     #[test]
     fn client_address_needs_trusted_proxies() {
-        let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+        let trusted = TrustedProxies::new(vec![
+            "127.0.0.0/8".parse().unwrap(),
+            "10.0.0.0/8".parse().unwrap(),
+        ]);
         let client = |peer: &str, fields: &[(&'static str, &'static str)]| {
             trusted.client_address(peer.parse().unwrap(), &headers(fields)).to_string()
         };
         assert_eq!(client("192.0.2.1", &[("x-forwarded-for", "198.51.100.7")]), "192.0.2.1");
         assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "198.51.100.7")]), "198.51.100.7");
-        assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, 198.51.100.7, 10.1.2.3")]), "198.51.100.7");
         assert_eq!(
-            client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.2.3")]),
+            client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, 198.51.100.7, 10.1.2.3")]),
+            "198.51.100.7"
+        );
+        assert_eq!(
+            client(
+                "127.0.0.1",
+                &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.2.3")]
+            ),
             "203.0.113.9"
         );
-        assert_eq!(client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, nonsense")]), "127.0.0.1");
-        assert_eq!(client("::ffff:127.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]), "2001:db8::1");
+        assert_eq!(
+            client("127.0.0.1", &[("x-forwarded-for", "203.0.113.9, nonsense")]),
+            "127.0.0.1"
+        );
+        assert_eq!(
+            client("::ffff:127.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]),
+            "2001:db8::1"
+        );
         assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
     }
 
     #[test]
     fn empty_members_of_x_forwarded_for_are_ignored() {
         let trusted = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
-        let client = |fields: &[&[u8]]| trusted.client_address_from("127.0.0.1".parse().unwrap(), fields).to_string();
+        let client = |fields: &[&[u8]]| {
+            trusted.client_address_from("127.0.0.1".parse().unwrap(), fields).to_string()
+        };
         for fields in [
             &[&b"198.51.100.7, "[..]][..],
             &[b",198.51.100.7"],
@@ -391,7 +438,11 @@ mod tests {
                 version,
                 request_id: &value,
             };
-            let sent = headers(&[("x-forwarded-for", " ,198.51.100.7,, "), ("via", ""), ("via", "1.0 a,,2 b")]);
+            let sent = headers(&[
+                ("x-forwarded-for", " ,198.51.100.7,, "),
+                ("via", ""),
+                ("via", "1.0 a,,2 b"),
+            ]);
             let mut lines = FieldLines::default();
             hop.push_fields(&mut lines, &sent);
             assert_eq!(
@@ -409,7 +460,13 @@ mod tests {
         let names = |list: &[&'static str]| -> Vec<HeaderName> {
             list.iter().map(|name| HeaderName::from_static(name)).collect()
         };
-        for name in names(&["x-original-url", "x-rewrite-url", "x-original-uri", "x_original_url", "x-original-host"]) {
+        for name in names(&[
+            "x-original-url",
+            "x-rewrite-url",
+            "x-original-uri",
+            "x_original_url",
+            "x-original-host",
+        ]) {
             assert!(is_removed(&name, true) && is_removed(&name, false), "{name}");
         }
         for name in names(&[
@@ -431,9 +488,16 @@ mod tests {
         ]) {
             assert!(!is_removed(&name, true) && is_removed(&name, false), "{name}");
         }
-        for name in
-            names(&["accept", "referer", "x-recipient", "x-zip", "via", "x-ip-list", "original", "x-request-id"])
-        {
+        for name in names(&[
+            "accept",
+            "referer",
+            "x-recipient",
+            "x-zip",
+            "via",
+            "x-ip-list",
+            "original",
+            "x-request-id",
+        ]) {
             assert!(!is_removed(&name, false), "{name}");
         }
     }
@@ -441,7 +505,8 @@ mod tests {
     #[test]
     fn cookie_fields_join_to_one() {
         let joined = |values: &[&'static str]| {
-            let values: Vec<Cow<'_, [u8]>> = values.iter().map(|value| Cow::Borrowed(value.as_bytes())).collect();
+            let values: Vec<Cow<'_, [u8]>> =
+                values.iter().map(|value| Cow::Borrowed(value.as_bytes())).collect();
             let mut lines = FieldLines::default();
             push_cookies(&mut lines, &values);
             text(&lines)

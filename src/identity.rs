@@ -17,21 +17,24 @@ use tokio::sync::Notify;
 
 use crate::api::{AccessLevel, ApiError, Identity, RetryAfter, Token, Validation, read_validation};
 use crate::cache::{
-    CallerGenerations, CallerId, EmployeeSlot, Generations, IdHasher, IdentityGenerations, JoinOptions, Role, Scope,
-    SingleFlight, SlotVersions, ValidationGenerations, Waiter,
+    CallerGenerations, CallerId, EmployeeSlot, Generations, IdHasher, IdentityGenerations,
+    JoinOptions, Role, Scope, SingleFlight, SlotVersions, ValidationGenerations, Waiter,
 };
 use crate::clock;
 use crate::cluster::{IdentityTtl, Lookup, Tier, evaluate_identity};
 use crate::config;
 use crate::reply::ApiCors;
 use crate::telemetry::{ApiExchange, IdentityLookup, Metrics, ValidationOutcome};
-use crate::upstream::{ApiFailure, Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport};
+use crate::upstream::{
+    ApiFailure, Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport,
+};
 
 /// Maximum number of cached validations; about 300 bytes each. The least recently used is evicted.
 const MAX_IDENTITIES: u64 = 200_000;
 
 /// Characters of a token that are escaped in a query: all except the unreserved ones (RFC 3986).
-const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const QUERY_VALUE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Time for which invalid tokens from a network count.
 const INVALID_WINDOW: Duration = Duration::from_secs(60);
@@ -212,7 +215,8 @@ impl<T: Transport> Identities<T> {
     pub fn new(config: &config::Identity, deps: IdentityDeps<T>) -> Self {
         let IdentityDeps { client, generations, metrics, tier, api_cors } = deps;
         // A lookup checks the age; this only bounds the memory.
-        let retention = (config.ttl + config.stale_if_error).max(config.negative_ttl).max(RETENTION_MIN);
+        let retention =
+            (config.ttl + config.stale_if_error).max(config.negative_ttl).max(RETENTION_MIN);
         let validations = moka::sync::Cache::builder()
             .max_capacity(MAX_IDENTITIES)
             .eviction_policy(EvictionPolicy::lru())
@@ -308,7 +312,9 @@ impl<T: Transport> Identities<T> {
         now: Instant,
     ) -> Result<Caller, ApiFailure> {
         match self.identify(id, token, address, None, now).await {
-            Err(failure) if failure.error == ApiError::InvalidToken && self.config.load().send_client_ip => {
+            Err(failure)
+                if failure.error == ApiError::InvalidToken && self.config.load().send_client_ip =>
+            {
                 let key = IdentityKey { caller: id, address: None };
                 self.identify_by_key(key, token, address, None, clock::now()).await
             }
@@ -370,7 +376,8 @@ impl<T: Transport> Identities<T> {
         now: Instant,
     ) -> Result<Caller, ApiFailure> {
         let cached = self.lookup(&key, now);
-        let request = || ValidationRequest { key, token: token.clone(), address, origin: origin.cloned() };
+        let request =
+            || ValidationRequest { key, token: token.clone(), address, origin: origin.cloned() };
         match &cached {
             Some(Cached::Valid(identity, validity)) => {
                 let lookup_result = match validity {
@@ -407,10 +414,15 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Validates a token whose cached identity is usable only if the API fails.
-    async fn revalidate(self: &Arc<Self>, request: &ValidationRequest) -> Result<Caller, ApiFailure> {
+    async fn revalidate(
+        self: &Arc<Self>,
+        request: &ValidationRequest,
+    ) -> Result<Caller, ApiFailure> {
         match self.validated(request, false).await {
             // Looked up again: the identity may have been invalidated meanwhile.
-            Err(failure) if failure.error.is_caused_by_api() => self.cached_caller(&request.key).ok_or(failure),
+            Err(failure) if failure.error.is_caused_by_api() => {
+                self.cached_caller(&request.key).ok_or(failure)
+            }
             result => result?.ok_or(ApiError::InvalidToken.into()),
         }
     }
@@ -433,7 +445,8 @@ impl<T: Transport> Identities<T> {
         let (key, address) = (request.key, request.address);
         let began = self.generations.validation_generations(&key.caller);
         // A token that was valid once is not a guess.
-        let may_be_guessed = is_unknown && !matches!(self.validations.get(&key), Some(CachedValidation::Valid(_)));
+        let may_be_guessed =
+            is_unknown && !matches!(self.validations.get(&key), Some(CachedValidation::Valid(_)));
         loop {
             let permit = match may_be_guessed {
                 true => Some(self.invalid_permit(address).await.inspect_err(|_| {
@@ -446,12 +459,15 @@ impl<T: Transport> Identities<T> {
                 Role::Leader => IdentityLookup::Miss,
                 Role::Follower => IdentityLookup::Collapsed,
             });
-            let Some(validation) = waiter.result().await else { return Err(ApiError::Internal.into()) };
+            let Some(validation) = waiter.result().await else {
+                return Err(ApiError::Internal.into());
+            };
             let has_changed = |caller: &Caller| {
                 !validation.began.is_after(&began)
                     && self.generations.has_employee_changed(caller.employee, &validation.began)
             };
-            let is_outdated = role == Role::Follower && validation.result.iter().flatten().any(has_changed);
+            let is_outdated =
+                role == Role::Follower && validation.result.iter().flatten().any(has_changed);
             if !is_outdated {
                 return validation.result;
             }
@@ -493,16 +509,25 @@ impl<T: Transport> Identities<T> {
                 Some(Cached::Valid(identity, validity))
             }
             CachedValidation::Invalid { requested_at, generations } => {
-                let is_current = now.saturating_duration_since(requested_at) < self.config.load().negative_ttl
-                    && generations.same_caller(&self.generations.validation_generations(&key.caller));
+                let is_current = now.saturating_duration_since(requested_at)
+                    < self.config.load().negative_ttl
+                    && generations
+                        .same_caller(&self.generations.validation_generations(&key.caller));
                 is_current.then_some(Cached::Invalid)
             }
         }
     }
 
     /// Whether an identity may still be used. `None`: it may not.
-    fn validity(&self, identity: &ValidatedIdentity, caller: &CallerId, now: Instant) -> Option<Validity> {
-        if identity.generations != self.generations.identity_generations(caller, identity.caller.employee) {
+    fn validity(
+        &self,
+        identity: &ValidatedIdentity,
+        caller: &CallerId,
+        now: Instant,
+    ) -> Option<Validity> {
+        if identity.generations
+            != self.generations.identity_generations(caller, identity.caller.employee)
+        {
             return None;
         }
         let age = now.saturating_duration_since(identity.requested_at);
@@ -521,7 +546,11 @@ impl<T: Transport> Identities<T> {
         self.versions.bump(key.caller.slot().into());
     }
 
-    async fn validate(&self, request: &ValidationRequest, permit: Option<InvalidPermit>) -> ValidationResult {
+    async fn validate(
+        &self,
+        request: &ValidationRequest,
+        permit: Option<InvalidPermit>,
+    ) -> ValidationResult {
         let began = self.generations.validation_generations(&request.key.caller);
         let result = self.validate_since(&began, request, permit).await;
         ValidationResult { result, began }
@@ -538,7 +567,9 @@ impl<T: Transport> Identities<T> {
         let key = request.key;
         // A request that arrived just after the previous validation ended finds its result.
         match self.lookup(&key, clock::now()) {
-            Some(Cached::Valid(identity, Validity::Valid)) => return Ok(Some(identity.caller.clone())),
+            Some(Cached::Valid(identity, Validity::Valid)) => {
+                return Ok(Some(identity.caller.clone()));
+            }
             Some(Cached::Invalid) => return Ok(None),
             _ => {}
         }
@@ -562,10 +593,12 @@ impl<T: Transport> Identities<T> {
                 let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
                 // Read before the comparison: the next lookup detects a change after it.
                 let generations = self.generations.identity_generations(&key.caller, employee);
-                let is_unchanged = self.generations.validation_generations(&key.caller).same_caller(began)
-                    && !self.generations.has_employee_changed(employee, began);
+                let is_unchanged =
+                    self.generations.validation_generations(&key.caller).same_caller(began)
+                        && !self.generations.has_employee_changed(employee, began);
                 if !self.config.load().ttl.is_zero() && is_unchanged {
-                    let identity = ValidatedIdentity::new(caller.clone(), requested_at, generations);
+                    let identity =
+                        ValidatedIdentity::new(caller.clone(), requested_at, generations);
                     self.insert(key, CachedValidation::Valid(Arc::new(identity)));
                     if let Some(lease) = found.write_lease {
                         lease.put_identity(&caller.identity, self.ttl());
@@ -585,8 +618,12 @@ impl<T: Transport> Identities<T> {
             }
             Err(error) => {
                 if let Some(CachedValidation::Valid(identity)) = self.validations.get(&key) {
-                    let backoff = clock::now().saturating_duration_since(identity.requested_at) + FAILURE_BACKOFF;
-                    identity.backoff.store(u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                    let backoff = clock::now().saturating_duration_since(identity.requested_at)
+                        + FAILURE_BACKOFF;
+                    identity.backoff.store(
+                        u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX),
+                        Ordering::Relaxed,
+                    );
                 }
                 Err(error)
             }
@@ -595,13 +632,19 @@ impl<T: Transport> Identities<T> {
 
     /// Looks up the shared tier, and caches its identity if nothing of the caller's has changed
     /// since `began`.
-    async fn look_up_shared(&self, key: &IdentityKey, began: &ValidationGenerations) -> Lookup<Caller> {
+    async fn look_up_shared(
+        &self,
+        key: &IdentityKey,
+        began: &ValidationGenerations,
+    ) -> Lookup<Caller> {
         let Some(tier) = &self.tier else { return Lookup::skipped() };
         let ttl = self.ttl();
         // A refresh in the background needs a newer validation; a client that waits may use any
         // that this gateway would use.
-        let is_refresh =
-            matches!(self.lookup(key, clock::now()), Some(Cached::Valid(_, Validity::Valid | Validity::RefreshDue)));
+        let is_refresh = matches!(
+            self.lookup(key, clock::now()),
+            Some(Cached::Valid(_, Validity::Valid | Validity::RefreshDue))
+        );
         let ttl = if is_refresh {
             IdentityTtl { fresh: self.config.load().refresh_after.min(ttl.fresh), ..ttl }
         } else {
@@ -612,29 +655,40 @@ impl<T: Transport> Identities<T> {
         }
         let name = tier.keys.identity(&key.caller, key.address);
         let slot = |identity: &Identity| self.generations.employee_slot(&identity.employee);
-        let current = |identity: &Identity| self.generations.identity_generations(&key.caller, slot(identity));
-        let found = tier
-            .get_or_lease(&name, |value, read| evaluate_identity(tier, &key.caller, ttl, value, read, current))
-            .await;
-        let insert = |(identity, requested_at, generations): (Identity, Instant, IdentityGenerations)| {
-            let employee = slot(&identity);
-            let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
-            // A newer validation is cached here already.
-            let is_older = match self.validations.get(key) {
-                Some(CachedValidation::Valid(own)) => {
-                    own.requested_at >= requested_at && own.generations == generations
-                }
-                Some(CachedValidation::Invalid { requested_at: own, .. }) => own >= requested_at,
-                None => false,
-            };
-            // Another gateway may have validated before a write that it did not see.
-            let is_outdated = is_older || self.generations.is_unsettled(None, &key.caller, employee);
-            if !is_outdated && began.same_caller(&self.generations.validation_generations(&key.caller)) {
-                let identity = ValidatedIdentity::new(caller.clone(), requested_at, generations);
-                self.insert(*key, CachedValidation::Valid(Arc::new(identity)));
-            }
-            (!is_outdated).then_some(caller)
+        let current = |identity: &Identity| {
+            self.generations.identity_generations(&key.caller, slot(identity))
         };
+        let found = tier
+            .get_or_lease(&name, |value, read| {
+                evaluate_identity(tier, &key.caller, ttl, value, read, current)
+            })
+            .await;
+        let insert =
+            |(identity, requested_at, generations): (Identity, Instant, IdentityGenerations)| {
+                let employee = slot(&identity);
+                let caller = Caller { id: key.caller, identity: Arc::new(identity), employee };
+                // A newer validation is cached here already.
+                let is_older = match self.validations.get(key) {
+                    Some(CachedValidation::Valid(own)) => {
+                        own.requested_at >= requested_at && own.generations == generations
+                    }
+                    Some(CachedValidation::Invalid { requested_at: own, .. }) => {
+                        own >= requested_at
+                    }
+                    None => false,
+                };
+                // Another gateway may have validated before a write that it did not see.
+                let is_outdated =
+                    is_older || self.generations.is_unsettled(None, &key.caller, employee);
+                if !is_outdated
+                    && began.same_caller(&self.generations.validation_generations(&key.caller))
+                {
+                    let identity =
+                        ValidatedIdentity::new(caller.clone(), requested_at, generations);
+                    self.insert(*key, CachedValidation::Valid(Arc::new(identity)));
+                }
+                (!is_outdated).then_some(caller)
+            };
         let usable = found.fresh.and_then(insert);
         if usable.is_none() {
             found.stale.map(insert);
@@ -649,7 +703,12 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Caches that a token is invalid, and invalidates what is cached for it.
-    fn insert_invalid(&self, key: &IdentityKey, requested_at: Instant, began: ValidationGenerations) {
+    fn insert_invalid(
+        &self,
+        key: &IdentityKey,
+        requested_at: Instant,
+        began: ValidationGenerations,
+    ) {
         if let Some(CachedValidation::Valid(_)) = self.validations.get(key) {
             self.generations.invalidate(&Scope::Caller(key.caller));
             self.metrics.count_invalidation("caller", "unauthorized");
@@ -663,7 +722,10 @@ impl<T: Transport> Identities<T> {
     }
 
     /// Calls `validateToken`.
-    async fn request_validation(&self, request: &ValidationRequest) -> Result<Validation, ApiFailure> {
+    async fn request_validation(
+        &self,
+        request: &ValidationRequest,
+    ) -> Result<Validation, ApiFailure> {
         let ValidationRequest { key, token, address, origin } = request;
         let escaped = utf8_percent_encode(token.expose(), QUERY_VALUE);
         let target = zeroize::Zeroizing::new(match key.address {

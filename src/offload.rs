@@ -16,7 +16,9 @@ pub const MAX_IN_PLACE: usize = 64 << 10;
 /// Permits of concurrent computations: half of the cores, so that the others always serve requests.
 fn permits() -> &'static Semaphore {
     static PERMITS: OnceLock<Semaphore> = OnceLock::new();
-    PERMITS.get_or_init(|| Semaphore::new((available_parallelism().map_or(1, NonZero::get) / 2).max(1)))
+    PERMITS.get_or_init(|| {
+        Semaphore::new((available_parallelism().map_or(1, NonZero::get) / 2).max(1))
+    })
 }
 
 /// Runs `work` over a document of that length: in place if it is short, otherwise on another

@@ -91,7 +91,10 @@ impl SecretText {
     pub fn line(&self) -> Result<&str, SecretFileError> {
         match *self.lines()?.as_slice() {
             [line] => Ok(line),
-            ref lines => Err(SecretFileError::Lines { found: lines.len(), expected: "one line with one secret" }),
+            ref lines => Err(SecretFileError::Lines {
+                found: lines.len(),
+                expected: "one line with one secret",
+            }),
         }
     }
 
@@ -107,7 +110,10 @@ impl SecretText {
         }
         for (line, token) in (1..).zip(&lines) {
             if let Some(character) = invalid_token_character(token) {
-                return Err(SecretFileError::TokenCharacter { line, character: describe(character) });
+                return Err(SecretFileError::TokenCharacter {
+                    line,
+                    character: describe(character),
+                });
             }
         }
         Ok(lines)
@@ -144,7 +150,9 @@ pub fn check_encoding(bytes: &[u8]) -> Result<(), SecretFileError> {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err(SecretFileError::Utf16),
         [0xef, 0xbb, 0xbf, ..] => Err(SecretFileError::ByteOrderMark),
-        _ if bytes.len() > 2 && bytes.as_chunks::<2>().0.iter().all(is_utf16) => Err(SecretFileError::Utf16),
+        _ if bytes.len() > 2 && bytes.as_chunks::<2>().0.iter().all(is_utf16) => {
+            Err(SecretFileError::Utf16)
+        }
         _ => Ok(()),
     }
 }
@@ -155,7 +163,8 @@ fn invalid_token_character(token: &str) -> Option<char> {
     if body.is_empty() {
         return token.chars().next();
     }
-    body.chars().find(|character| !character.is_ascii_alphanumeric() && !"-._~+/".contains(*character))
+    body.chars()
+        .find(|character| !character.is_ascii_alphanumeric() && !"-._~+/".contains(*character))
 }
 
 /// Names a character: visible ASCII as it is, anything else by its code point.
@@ -193,8 +202,9 @@ mod tests {
 
     #[test]
     fn unusable_text_is_refused_with_its_reason() {
-        let utf16 =
-            |text: &str, to_bytes: fn(u16) -> [u8; 2]| -> Vec<u8> { text.encode_utf16().flat_map(to_bytes).collect() };
+        let utf16 = |text: &str, to_bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            text.encode_utf16().flat_map(to_bytes).collect()
+        };
         let cases: [(Vec<u8>, &str); 12] = [
             (b"\xef\xbb\xbftoken\n".to_vec(), "byte order mark"),
             (utf16("\u{feff}token", u16::to_le_bytes), "UTF-16"),
@@ -210,7 +220,11 @@ mod tests {
             (b"one\n\ntwo\n".to_vec(), "line 2 is blank"),
         ];
         for (bytes, reason) in cases {
-            assert!(tokens(&bytes).unwrap_err().contains(reason), "{bytes:?}: {:?}", tokens(&bytes));
+            assert!(
+                tokens(&bytes).unwrap_err().contains(reason),
+                "{bytes:?}: {:?}",
+                tokens(&bytes)
+            );
             assert!(line(&bytes).unwrap_err().contains(reason), "{bytes:?}: {:?}", line(&bytes));
         }
     }
@@ -218,8 +232,13 @@ mod tests {
     #[test]
     fn tokens_have_the_characters_of_rfc_6750() {
         assert_eq!(tokens(b"aZ09-._~+/==\n").unwrap(), ["aZ09-._~+/=="]);
-        for (token, named) in [("a b", "a blank"), ("a\u{e9}", "U+00E9"), ("a=b", "'='"), ("a,b", "','"), ("=", "'='")]
-        {
+        for (token, named) in [
+            ("a b", "a blank"),
+            ("a\u{e9}", "U+00E9"),
+            ("a=b", "'='"),
+            ("a,b", "','"),
+            ("=", "'='"),
+        ] {
             assert!(tokens(token.as_bytes()).unwrap_err().contains(named), "{token}");
         }
         assert!(tokens(b"one\ntwo\nthree\n").unwrap_err().contains("contains 3 lines"));

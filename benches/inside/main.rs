@@ -1,12 +1,12 @@
 //! Runs parts of the gateway in this process. Each prints one line of JSON;
 //! benches/compare/parts.py runs all of them.
 //!
-//!   inside memory ENTRIES        the cache, full of documents of a kilobyte: memory without the bodies
-//!   inside alike ENTRIES         the same, each document stored for ten callers
-//!   inside bare ENTRIES          moka alone, a key of 32 bytes and a body behind an Arc
-//!   inside bounded MEBIBYTES     memory of a cache of that `max_bytes` after far more was stored
-//!   inside lookup ENTRIES THREADS     nanoseconds of CPU for a hit's two lookups, any of the entries
-//!   inside count OPERATION TIMES      repeats an operation, for callgrind
+//!   inside memory ENTRIES        the cache, full of documents of a kilobyte: memory without the
+//!   bodies inside alike ENTRIES         the same, each document stored for ten callers inside bare
+//!   ENTRIES          moka alone, a key of 32 bytes and a body behind an Arc inside bounded
+//!   MEBIBYTES     memory of a cache of that `max_bytes` after far more was stored inside lookup
+//!   ENTRIES THREADS     nanoseconds of CPU for a hit's two lookups, any of the entries inside
+//!   count OPERATION TIMES      repeats an operation, for callgrind
 
 mod operations;
 mod store;
@@ -26,10 +26,12 @@ fn main() -> ExitCode {
         ["alike", entries] => number(entries).map(|entries| store::memory(entries, 10)),
         ["bare", entries] => number(entries).map(store::bare),
         ["bounded", mebibytes] => number(mebibytes).map(store::bounded),
-        ["lookup", entries, threads] => {
-            number(entries).zip(number(threads)).map(|(entries, threads)| store::lookup(entries, threads))
+        ["lookup", entries, threads] => number(entries)
+            .zip(number(threads))
+            .map(|(entries, threads)| store::lookup(entries, threads)),
+        ["count", operation, times] => {
+            number(times).and_then(|times| operations::count(operation, times))
         }
-        ["count", operation, times] => number(times).and_then(|times| operations::count(operation, times)),
         _ => None,
     };
     match said {

@@ -33,10 +33,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(max_bytes: u64) -> Self {
-        let config =
-            config::parse("bench", "upstream.url = \"https://api.example\"", []).expect("a valid configuration");
+        let config = config::parse("bench", "upstream.url = \"https://api.example\"", [])
+            .expect("a valid configuration");
         let generations = Generations::new(telecomx_gateway::clock::now);
-        let employee = generations.employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
+        let employee = generations
+            .employee_slot(&EmployeeId::parse("5f00000000000000000000aa").expect("an id"));
         Bench {
             cache: Arc::new(Cache::new(max_bytes, Duration::from_secs(86_400), |_, _| {})),
             policy: Policy::compile(&config.redaction.rules()).expect("sound rules"),
@@ -72,7 +73,8 @@ impl Bench {
         };
         let representation = self.cache.intern(self.representation(document));
         let fetched = FetchTime { at: Instant::now(), initial_age: Duration::ZERO };
-        let entry = Entry::new(representation, None, ApiFields::NONE, fetched, lifetime, self.marks(&key));
+        let entry =
+            Entry::new(representation, None, ApiFields::NONE, fetched, lifetime, self.marks(&key));
         self.cache.insert(key, Arc::new(entry));
     }
 
@@ -111,7 +113,9 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
             Box::new(move || drop(black_box(bench.look_up(black_box(&key)))))
         }
         "redact" => Box::new(move || {
-            drop(black_box(redact(&bench.policy, LEVEL, black_box(its_document.clone())).expect("sound")));
+            drop(black_box(
+                redact(&bench.policy, LEVEL, black_box(its_document.clone())).expect("sound"),
+            ));
         }),
         "reply" => {
             let representation = bench.representation(its_document);
@@ -121,7 +125,8 @@ pub fn operation(name: &str) -> Option<Box<dyn FnMut()>> {
                 let content = Content::Whole(black_box(&representation).clone());
                 let (api_fields, exchange_fields) = (ApiFields::NONE, ApiFields::NONE);
                 let cache_status = Some(CacheStatus::Hit { ttl: 59 });
-                let reply = Reply { content, cache_status, age: Some(1), api_fields, exchange_fields };
+                let reply =
+                    Reply { content, cache_status, age: Some(1), api_fields, exchange_fields };
                 reply.fields(&bench.cors, None, "", |name, value| {
                     head.extend_from_slice(name.as_str().as_bytes());
                     value.append_to(&mut head);

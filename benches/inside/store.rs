@@ -15,7 +15,11 @@ const LOOKUPS: usize = 4_000_000;
 fn resident() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
     let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kibibytes| kibibytes.parse::<usize>().ok()).unwrap_or_default() * 1024
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kibibytes| kibibytes.parse::<usize>().ok())
+        .unwrap_or_default()
+        * 1024
 }
 
 /// `alike`: callers with the same document.
@@ -53,7 +57,8 @@ pub fn bare(entries: usize) -> String {
     }
     cache.run_pending_tasks();
     let grown = resident().saturating_sub(before);
-    json!({ "overhead": grown.saturating_sub(bodies) as f64 / entries as f64, "resident": grown }).to_string()
+    json!({ "overhead": grown.saturating_sub(bodies) as f64 / entries as f64, "resident": grown })
+        .to_string()
 }
 
 pub fn bounded(mebibytes: usize) -> String {
@@ -76,7 +81,8 @@ pub fn bounded(mebibytes: usize) -> String {
 /// second with another key.
 pub fn lookup(entries: usize, threads: usize) -> String {
     let bench = Bench::new(1 << 40);
-    let keys: Vec<_> = (0..entries).map(|number| bench.key(&token(number), &customer(number))).collect();
+    let keys: Vec<_> =
+        (0..entries).map(|number| bench.key(&token(number), &customer(number))).collect();
     for (number, key) in keys.iter().enumerate() {
         bench.store(*key, document(number));
     }
@@ -96,7 +102,9 @@ pub fn lookup(entries: usize, threads: usize) -> String {
                             state ^= state << 13;
                             state ^= state >> 7;
                             state ^= state << 17;
-                            hits += u64::from(bench.look_up(&keys[state as usize % keys.len()]).is_some());
+                            hits += u64::from(
+                                bench.look_up(&keys[state as usize % keys.len()]).is_some(),
+                            );
                         }
                     }
                     assert_eq!(black_box(hits), 2 * each as u64, "every key is there");
@@ -106,11 +114,13 @@ pub fn lookup(entries: usize, threads: usize) -> String {
             .collect();
         running.into_iter().map(|thread| thread.join().expect("it does not panic")).sum()
     });
-    json!({ "entries": entries, "threads": threads, "ns": spent / (each * threads) as f64 * 1e9 }).to_string()
+    json!({ "entries": entries, "threads": threads, "ns": spent / (each * threads) as f64 * 1e9 })
+        .to_string()
 }
 
 /// Returns the CPU time of this thread in seconds.
 fn thread_cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default() / 1e9
+    stat.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default()
+        / 1e9
 }

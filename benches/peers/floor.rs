@@ -79,7 +79,10 @@ fn stored(id: &str) -> Stored {
 pub fn serve(workers: &str, address: &str, tls: Option<(&str, &str, &str)>) -> Outcome {
     let runtime = match workers.parse()? {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        workers => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
+        workers => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build()?,
     };
     let memory = Memory::new();
     if let Some((address, certificate, key)) = tls {
@@ -129,9 +132,14 @@ async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin, memory: Mem
         let mut request = httparse::Request::new(&mut fields);
         let httparse::Status::Complete(length) = request.parse(&buffer)? else { continue };
         let field = |name: &str| {
-            request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+            request
+                .headers
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case(name))
+                .map(|field| field.value)
         };
-        let stored = memory.answer(field("authorization").unwrap_or_default(), request.path.unwrap_or_default());
+        let stored = memory
+            .answer(field("authorization").unwrap_or_default(), request.path.unwrap_or_default());
         let stored = stored.ok_or("not a customer's name")?;
         let held = field("if-none-match") == Some(stored.etag.as_bytes());
         stream.write_all(if held { &stored.unchanged } else { &stored.whole }).await?;

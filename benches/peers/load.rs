@@ -12,10 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use tokio_rustls::rustls::{
+    self, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+};
 
 use crate::Outcome;
 
@@ -43,8 +47,11 @@ pub type Asked<'a> = (&'a str, &'a str, &'a str, &'a str);
 impl Work {
     pub fn read((requests, seed, _, address): Asked) -> Outcome<Arc<Self>> {
         let text = std::fs::read_to_string(requests)?;
-        let fields =
-            text.lines().filter_map(|line| line.strip_prefix('+')).map(|field| format!("{field}\r\n")).collect();
+        let fields = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('+'))
+            .map(|field| format!("{field}\r\n"))
+            .collect();
         let requests: Vec<Line> = text
             .lines()
             .filter(|line| !line.starts_with('+'))
@@ -56,7 +63,13 @@ impl Work {
         if requests.is_empty() {
             return Err("no requests".into());
         }
-        Ok(Arc::new(Work { requests, fields, seed: seed.into(), address: address.into(), fresh: AtomicUsize::new(0) }))
+        Ok(Arc::new(Work {
+            requests,
+            fields,
+            seed: seed.into(),
+            address: address.into(),
+            fresh: AtomicUsize::new(0),
+        }))
     }
 
     pub fn address(&self) -> &str {
@@ -82,7 +95,8 @@ impl Work {
     fn bytes(&self, number: usize) -> Vec<u8> {
         let Line { token, path, etag } = &self.requests[number % self.requests.len()];
         let (path, fields) = (self.filled(path), &self.fields);
-        let validator = etag.as_ref().map_or(String::new(), |etag| format!("If-None-Match: {etag}\r\n"));
+        let validator =
+            etag.as_ref().map_or(String::new(), |etag| format!("If-None-Match: {etag}\r\n"));
         format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n{validator}{fields}\r\n")
             .into_bytes()
     }
@@ -115,16 +129,25 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
         let mut answer = httparse::Response::new(&mut fields);
         if let httparse::Status::Complete(length) = answer.parse(&buffer[..filled])? {
             let status = answer.code.unwrap_or_default();
-            let body = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+            let body = answer
+                .headers
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case("content-length"));
             let body: usize = match body {
                 Some(field) if status != 304 => std::str::from_utf8(field.value)?.parse()?,
                 Some(_) => 0,
                 None if status == 304 => 0,
                 None => return Err("a response without a length".into()),
             };
-            let told = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("cache-status"));
-            let no_hit = told.is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
-            break (status, (length + body).checked_sub(filled).ok_or("more than one answer")?, no_hit);
+            let told =
+                answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("cache-status"));
+            let no_hit =
+                told.is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
+            break (
+                status,
+                (length + body).checked_sub(filled).ok_or("more than one answer")?,
+                no_hit,
+            );
         }
     };
     while missing > 0 {
@@ -177,12 +200,16 @@ pub fn paced(asked: Asked, rate: &str, seconds: &str, tls: bool, hits_alone: boo
     let planned = (rate * seconds) as usize;
     // Time for every connection to open.
     let begin = Instant::now() + Duration::from_millis(300 + connections as u64);
-    #[expect(clippy::disallowed_methods, reason = "each connection has its own thread, which waits for its time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each connection has its own thread, which waits for its time"
+    )]
     let threads: Vec<_> = (0..connections)
         .map(|which| {
             let (work, tls) = (work.clone(), tls.clone());
             std::thread::Builder::new().stack_size(1 << 18).spawn(move || -> Outcome<_> {
-                let (mut stream, mut buffer) = (connect(&work.address, tls.as_ref())?, vec![0; 1 << 14]);
+                let (mut stream, mut buffer) =
+                    (connect(&work.address, tls.as_ref())?, vec![0; 1 << 14]);
                 let (mut times, mut statuses) = (Vec::new(), BTreeMap::<u16, usize>::new());
                 for number in (which..planned).step_by(connections) {
                     let request = work.bytes(number);
@@ -237,7 +264,10 @@ pub fn clock(rate: &str, seconds: &str) -> Outcome {
     }
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
-    println!("{}", serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) }));
+    println!(
+        "{}",
+        serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) })
+    );
     Ok(())
 }
 

@@ -50,12 +50,18 @@ pub fn run(asked: Asked, seconds: &str, rate: Option<&str>) -> Outcome {
         }
         let begin = Instant::now();
         let end = begin + Duration::from_secs_f64(seconds);
-        let shared = Arc::new(Loop { work: work.clone(), next: AtomicUsize::new(0), begin, end, rate });
-        let tasks: Vec<_> = senders.into_iter().map(|sender| tokio::spawn(requests(sender, shared.clone()))).collect();
+        let shared =
+            Arc::new(Loop { work: work.clone(), next: AtomicUsize::new(0), begin, end, rate });
+        let tasks: Vec<_> = senders
+            .into_iter()
+            .map(|sender| tokio::spawn(requests(sender, shared.clone())))
+            .collect();
         for task in tasks {
             let its = task.await??;
             seen.times.extend(its.times);
-            its.statuses.iter().for_each(|(status, count)| *seen.statuses.entry(*status).or_default() += count);
+            its.statuses
+                .iter()
+                .for_each(|(status, count)| *seen.statuses.entry(*status).or_default() += count);
         }
         Outcome::Ok(begin.elapsed())
     })?;

@@ -35,7 +35,9 @@ fn main() -> ExitCode {
             floor::serve(workers, address, Some((tls, certificate, key)))
         }
         ["pingora", workers, address, origin] => plain::serve(workers, address, origin),
-        ["once", requests, seed, connections, address] => load::once(requests, seed, connections, address),
+        ["once", requests, seed, connections, address] => {
+            load::once(requests, seed, connections, address)
+        }
         ["paced", requests, seed, connections, address, rate, seconds] => {
             load::paced((requests, seed, connections, address), rate, seconds, false, false)
         }

@@ -62,7 +62,8 @@ fn head(bytes: &[u8]) -> Outcome<Option<Head>> {
     let mut request = httparse::Request::new(&mut fields);
     let httparse::Status::Complete(length) = request.parse(bytes)? else { return Ok(None) };
     let target = request.path.unwrap_or_default().to_owned();
-    let validator = request.headers.iter().find(|field| field.name.eq_ignore_ascii_case("if-none-match"));
+    let validator =
+        request.headers.iter().find(|field| field.name.eq_ignore_ascii_case("if-none-match"));
     let validator = validator.map(|field| String::from_utf8_lossy(field.value).into_owned());
     Ok(Some((length, target, validator)))
 }
@@ -98,7 +99,9 @@ fn json(body: &[u8]) -> Vec<u8> {
 }
 
 fn with_body(fields: &str, body: &[u8]) -> Vec<u8> {
-    let head =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }

@@ -30,11 +30,15 @@ impl ProxyHttp for Plain {
 
     async fn request_filter(&self, session: &mut Session, _: &mut ()) -> Result<bool> {
         let head = session.req_header();
-        let caller = head.headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        let caller =
+            head.headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         // With a query it is forwarded: a miss of a proxy without a cache.
         let path = head.uri.path_and_query().map_or("", |target| target.as_str());
         let Some(stored) = self.memory.answer(caller, path) else { return Ok(false) };
-        let held = head.headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == stored.etag.as_bytes());
+        let held = head
+            .headers
+            .get(IF_NONE_MATCH)
+            .is_some_and(|tag| tag.as_bytes() == stored.etag.as_bytes());
         let mut answer = ResponseHeader::build(if held { 304 } else { 200 }, Some(8))?;
         answer.insert_header(ETAG, &stored.etag)?;
         answer.insert_header("cache-status", "plain; hit")?;
@@ -52,14 +56,24 @@ impl ProxyHttp for Plain {
     }
 
     /// Sets the gateway's fields.
-    async fn upstream_request_filter(&self, _: &mut Session, request: &mut RequestHeader, _: &mut ()) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        _: &mut (),
+    ) -> Result<()> {
         request.insert_header("x-forwarded-for", "127.0.0.1")?;
         request.insert_header("x-forwarded-proto", "http")?;
         request.insert_header("via", "1.1 telecomx-gateway")?;
         request.insert_header("x-request-id", REQUEST_ID)
     }
 
-    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, _: &mut ()) -> Result<()>
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut (),
+    ) -> Result<()>
     where
         Self::CTX: Send + Sync,
     {

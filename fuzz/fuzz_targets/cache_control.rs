@@ -35,7 +35,9 @@ fuzz_target!(|data: &[u8]| {
     }
     let values = || headers.get_all("cache-control").iter();
     let words: Vec<String> = values().flat_map(|value| words(value.as_bytes())).collect();
-    let says = |name: &str| words.iter().any(|word| word.split('=').next().is_some_and(|word| word.trim() == name));
+    let says = |name: &str| {
+        words.iter().any(|word| word.split('=').next().is_some_and(|word| word.trim() == name))
+    };
 
     let control = CacheControl::from_response(&headers);
     assert!(control.no_store || !says("no-store"));
@@ -43,13 +45,16 @@ fuzz_target!(|data: &[u8]| {
     assert!(control.must_revalidate || !says("must-revalidate"));
     assert!(control.proxy_revalidate || !says("proxy-revalidate"));
     assert!(control.only_if_cached || !says("only-if-cached"));
-    let max_age = words.iter().filter_map(|word| word.strip_prefix("max-age=")?.parse::<u64>().ok()).min();
+    let max_age =
+        words.iter().filter_map(|word| word.strip_prefix("max-age=")?.parse::<u64>().ok()).min();
     assert!(max_age.is_none_or(|most| control.max_age.is_some_and(|seconds| seconds <= most)));
-    let s_maxage = words.iter().filter_map(|word| word.strip_prefix("s-maxage=")?.parse::<u64>().ok()).min();
+    let s_maxage =
+        words.iter().filter_map(|word| word.strip_prefix("s-maxage=")?.parse::<u64>().ok()).min();
     assert!(s_maxage.is_none_or(|most| control.s_maxage.is_some_and(|seconds| seconds <= most)));
 
     // A field without the letters of a directive, quoted or not, has no directive.
-    let letters: String = values().flat_map(|value| value.as_bytes()).map(|byte| char::from(*byte)).collect();
+    let letters: String =
+        values().flat_map(|value| value.as_bytes()).map(|byte| char::from(*byte)).collect();
     let letters = letters.to_ascii_lowercase().replace(['"', '\\'], "");
     assert!(!control.no_cache || letters.contains("no-cache"));
     let is_open = values().any(|value| value.as_bytes().contains(&b'"'));
@@ -58,7 +63,11 @@ fuzz_target!(|data: &[u8]| {
     let of_request = CacheControl::from_request(&headers);
     assert!(of_request.no_cache || !control.no_cache);
     assert!(!of_request.no_cache || !of_request.accepts(0, i64::MAX));
-    assert!(of_request.max_age.is_none_or(|most| most == u64::MAX || !of_request.accepts(most + 1, i64::MAX)));
+    assert!(
+        of_request
+            .max_age
+            .is_none_or(|most| most == u64::MAX || !of_request.accepts(most + 1, i64::MAX))
+    );
     assert!(initial_age(&headers) <= Duration::from_secs(1 << 31));
     assert!(!has_no_freshness_info(&headers) || words.is_empty());
 

@@ -21,7 +21,9 @@ fuzz_target!(|data: &[u8]| {
 
 fn use_all(config: &Config) {
     assert!(!explain(config, &[]).is_empty());
-    let Ok(policy) = Policy::compile(&config.redaction.rules()) else { panic!("its rules cannot be used") };
+    let Ok(policy) = Policy::compile(&config.redaction.rules()) else {
+        panic!("its rules cannot be used")
+    };
     for rule in &config.forward.redact {
         assert!(policy.for_forward(&rule.secret_names, true).is_ok());
     }
@@ -49,8 +51,12 @@ fn inspect(text: &str, problems: &Problems) {
             Location::File { file } => assert_eq!(file, "f"),
             Location::Line { file, line, column } => {
                 assert_eq!(file, "f");
-                let characters = lines[line.checked_sub(1).expect("lines count from 1")].chars().count();
-                assert!((1..=characters + 1).contains(column), "line {line} has no column {column}");
+                let characters =
+                    lines[line.checked_sub(1).expect("lines count from 1")].chars().count();
+                assert!(
+                    (1..=characters + 1).contains(column),
+                    "line {line} has no column {column}"
+                );
             }
             Location::Variable { name } => panic!("there is no variable {name}"),
         }

@@ -10,7 +10,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use telecomx_api::{CredentialError, Query, Token, credentials_agree, find_credential, holds_credential};
+use telecomx_api::{
+    CredentialError, Query, Token, credentials_agree, find_credential, holds_credential,
+};
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|&byte| byte == b'\n');
@@ -27,7 +29,10 @@ fuzz_target!(|data: &[u8]| {
     }
     for cookie in [None, Some("token")] {
         let found = find_credential(&headers, &parsed, cookie);
-        let outcome = found.as_ref().map(|found| found.token.expose().as_bytes().to_vec()).map_err(|error| *error);
+        let outcome = found
+            .as_ref()
+            .map(|found| found.token.expose().as_bytes().to_vec())
+            .map_err(|error| *error);
         assert_eq!(outcome, judge(&headers, query, cookie));
         let list = || headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         if let Ok(found) = found {
@@ -42,8 +47,14 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!((rest.token(), rest.token_aliases().next()), (Ok(None), None));
 });
 
-fn judge(headers: &HeaderMap, query: &str, cookie: Option<&str>) -> Result<Vec<u8>, CredentialError> {
-    let values = |name: &str| -> Vec<Vec<u8>> { headers.get_all(name).iter().map(|v| v.as_bytes().to_vec()).collect() };
+fn judge(
+    headers: &HeaderMap,
+    query: &str,
+    cookie: Option<&str>,
+) -> Result<Vec<u8>, CredentialError> {
+    let values = |name: &str| -> Vec<Vec<u8>> {
+        headers.get_all(name).iter().map(|v| v.as_bytes().to_vec()).collect()
+    };
     let (authorization, api_key) = (values("authorization"), values("x-api-key"));
     for place in [&authorization, &api_key] {
         one(place)?;
@@ -53,24 +64,33 @@ fn judge(headers: &HeaderMap, query: &str, cookie: Option<&str>) -> Result<Vec<u
     }
     let mut places = vec![api_key, query_tokens(query)];
     places.extend(cookie.map(|name| cookie_tokens(&values("cookie"), name)));
-    let place =
-        places.iter().find(|place| place.iter().any(|value| !value.is_empty())).ok_or(CredentialError::Missing)?;
+    let place = places
+        .iter()
+        .find(|place| place.iter().any(|value| !value.is_empty()))
+        .ok_or(CredentialError::Missing)?;
     one(place)?;
     visible(&place[0]).ok_or(CredentialError::Malformed)
 }
 
 fn one(place: &[Vec<u8>]) -> Result<(), CredentialError> {
-    if place.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(CredentialError::Ambiguous) }
+    if place.windows(2).all(|pair| pair[0] == pair[1]) {
+        Ok(())
+    } else {
+        Err(CredentialError::Ambiguous)
+    }
 }
 
 fn visible(token: &[u8]) -> Option<Vec<u8>> {
-    let right = !token.is_empty() && token.len() <= 4096 && !token.iter().any(|byte| *byte <= b' ' || *byte >= 127);
+    let right = !token.is_empty()
+        && token.len() <= 4096
+        && !token.iter().any(|byte| *byte <= b' ' || *byte >= 127);
     right.then(|| token.to_vec())
 }
 
 /// Two words with a space in between.
 fn bearer(value: &[u8]) -> Option<Vec<u8>> {
-    let words: Vec<&[u8]> = value.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&[u8]> =
+        value.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty()).collect();
     let scheme = String::from_utf8_lossy(value.get(..7)?).to_ascii_lowercase();
     if scheme == "bearer " && words.len() == 2 { visible(words[1]) } else { None }
 }
@@ -110,11 +130,17 @@ fn cookie_tokens(fields: &[Vec<u8>], name: &str) -> Vec<Vec<u8>> {
         }
         if key.trim_matches(blank) == name && !value.is_empty() {
             let escapes = value.split('%').skip(1);
-            let valid = |piece: &str| piece.len() >= 2 && piece.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+            let valid = |piece: &str| {
+                piece.len() >= 2 && piece.bytes().take(2).all(|digit| digit.is_ascii_hexdigit())
+            };
             let raw = || value.chars().map(|letter| letter as u8).collect();
             // Any byte is a character here, and back.
             let decoded = || decode(&value.replace(|letter: char| !letter.is_ascii(), "%ff"));
-            return vec![if escapes.clone().count() > 0 && escapes.into_iter().all(valid) { decoded() } else { raw() }];
+            return vec![if escapes.clone().count() > 0 && escapes.into_iter().all(valid) {
+                decoded()
+            } else {
+                raw()
+            }];
         }
     }
     Vec::new()

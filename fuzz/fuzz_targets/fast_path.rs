@@ -11,8 +11,8 @@ use http::HeaderMap;
 use http1::{FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
 use libfuzzer_sys::fuzz_target;
 use telecomx_api::{
-    CustomerId, NameRequestHead, NameRequestMethod, NameRequestRules, NormalPath, Protected, Query, find_credential,
-    holds_credential,
+    CustomerId, NameRequestHead, NameRequestMethod, NameRequestRules, NormalPath, Protected, Query,
+    find_credential, holds_credential,
 };
 
 const COOKIE: Option<&str> = Some("token");
@@ -20,8 +20,10 @@ const RULES: NameRequestRules<'_> = NameRequestRules { cookie: COOKIE, answers_p
 
 fuzz_target!(|data: &[u8]| {
     compare(data);
-    for line in ["GET /customer/73469a52f4fd7f77ec7b28cc/name", "HEAD /customer/73469a52f4fd7f77ec7b28cc/name?token=t"]
-    {
+    for line in [
+        "GET /customer/73469a52f4fd7f77ec7b28cc/name",
+        "HEAD /customer/73469a52f4fd7f77ec7b28cc/name?token=t",
+    ] {
         compare(&[line.as_bytes(), b" HTTP/1.1\r\nHost: a\r\n", data, b"\r\n"].concat());
     }
 });
@@ -30,7 +32,9 @@ fn compare(bytes: &[u8]) {
     let Ok(Some(end)) = find_request_end(&mut HeadScan::default(), bytes, 64 << 10) else { return };
     let mut slots = FieldSlots::new();
     let Ok(head) = RequestHeadRef::parse(&bytes[..end], &mut slots) else { return };
-    let Some(read) = NameRequestHead::read(head.method, head.target, head.fields(), RULES) else { return };
+    let Some(read) = NameRequestHead::read(head.method, head.target, head.fields(), RULES) else {
+        return;
+    };
     let request = head.to_head().expect("the http crate accepts what the parser accepts");
 
     let path = NormalPath::parse(request.path(), Protected::default()).expect("no alias");
@@ -44,7 +48,10 @@ fn compare(bytes: &[u8]) {
     };
     assert_eq!(request.method.as_str(), method);
     if read.method == NameRequestMethod::Preflight {
-        assert!(request.fields.contains_key("origin") && request.fields.contains_key("access-control-request-method"));
+        assert!(
+            request.fields.contains_key("origin")
+                && request.fields.contains_key("access-control-request-method")
+        );
         return;
     }
     compare_fields(&request, &read);

@@ -32,14 +32,16 @@ static POLICIES: LazyLock<Vec<Policy>> = LazyLock::new(|| {
 fuzz_target!(|document: &[u8]| {
     // The length selects the action, so that a document of a corpus is used unchanged.
     let policy = &POLICIES[document.len() % ACTIONS.len()];
-    let whole = redact(policy, AccessLevel::Reseller, document.to_vec().into()).expect("a RESELLER is not refused");
+    let whole = redact(policy, AccessLevel::Reseller, document.to_vec().into())
+        .expect("a RESELLER is not refused");
     assert_eq!(whole.bytes().as_ref(), document);
 
     let Ok(once) = redact(policy, AccessLevel::Viewer, document.to_vec().into()) else { return };
     let once = once.into_bytes();
     let read: Value = serde_json::from_slice(&once).expect("what is let through is JSON");
     inspect(&read, None, Place::Outside);
-    let twice = redact(policy, AccessLevel::Viewer, once.clone()).expect("what is let through is let through again");
+    let twice = redact(policy, AccessLevel::Viewer, once.clone())
+        .expect("what is let through is let through again");
     assert_eq!(twice.into_bytes(), once);
 });
 
@@ -73,7 +75,9 @@ fn inspect(value: &Value, name: Option<&str>, place: Place) {
             }
         }
         Value::Array(values) => values.iter().for_each(|value| inspect(value, name, place)),
-        _ if place == Place::Under && !is_hidden(value) => assert_eq!(name, Some("enabled"), "under a root"),
+        _ if place == Place::Under && !is_hidden(value) => {
+            assert_eq!(name, Some("enabled"), "under a root")
+        }
         _ => {}
     }
 }

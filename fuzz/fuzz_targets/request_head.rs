@@ -41,7 +41,8 @@ fn http2(bytes: &[u8]) {
         let tab = line.iter().position(|byte| *byte == b'\t').unwrap_or(line.len());
         (line[..tab].to_vec(), line.get(tab + 1..).unwrap_or_default().to_vec())
     };
-    let mut fields: Vec<(Vec<u8>, Vec<u8>)> = bytes.split(|byte| *byte == b'\n').map(pair).collect();
+    let mut fields: Vec<(Vec<u8>, Vec<u8>)> =
+        bytes.split(|byte| *byte == b'\n').map(pair).collect();
     compare(&fields);
     let head = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")];
     let head = head.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
@@ -55,7 +56,8 @@ fn compare(fields: &[(Vec<u8>, Vec<u8>)]) {
     let mut read = Fields::default();
     read.clear(usize::MAX);
     Decoder::default().decode(&section, &mut read).expect("an encoded section is valid");
-    let again: Vec<_> = read.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
+    let again: Vec<_> =
+        read.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect();
     assert_eq!(again, fields);
     let verdict = judge_request(read.iter());
     let fault = oracle::http2_fault(fields);

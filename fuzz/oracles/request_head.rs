@@ -47,8 +47,12 @@ pub fn framing(head: &[u8]) -> Option<Framing> {
     }
     match (&lengths[..], &codings[..]) {
         ([], []) => Some(Framing::None),
-        ([length], []) => length.parse::<u64>().ok().filter(|_| !length.starts_with('+')).map(|_| Framing::Length),
-        ([], [coding]) => (coding.eq_ignore_ascii_case("chunked") && !is_old).then_some(Framing::Chunked),
+        ([length], []) => {
+            length.parse::<u64>().ok().filter(|_| !length.starts_with('+')).map(|_| Framing::Length)
+        }
+        ([], [coding]) => {
+            (coding.eq_ignore_ascii_case("chunked") && !is_old).then_some(Framing::Chunked)
+        }
         _ => None,
     }
 }
@@ -57,14 +61,18 @@ pub fn framing(head: &[u8]) -> Option<Framing> {
 pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
     let text = |bytes: &[u8]| -> String { bytes.iter().map(|byte| char::from(*byte)).collect() };
     let fields: Vec<_> = fields.iter().map(|(name, value)| (text(name), text(value))).collect();
-    let values = |name: &str| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
+    let values = |name: &str| {
+        fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>()
+    };
     let pseudo = fields.iter().take_while(|(name, _)| name.starts_with(':')).count();
     for (place, (name, value)) in fields.iter().enumerate() {
         if value.contains(['\0', '\r', '\n']) {
             return Some("a line end or NUL in a value");
         }
         if place < pseudo {
-            if ![":method", ":scheme", ":authority", ":path"].contains(&name.as_str()) || values(name).len() > 1 {
+            if ![":method", ":scheme", ":authority", ":path"].contains(&name.as_str())
+                || values(name).len() > 1
+            {
                 return Some("an unknown or repeated pseudo-header field");
             }
             continue;
@@ -75,17 +83,26 @@ pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
         if value.trim_matches([' ', '\t']) != value {
             return Some("blanks around a value");
         }
-        let of_a_connection = ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
-        if of_a_connection.contains(&name.as_str()) || (name == "te" && !value.eq_ignore_ascii_case("trailers")) {
+        let of_a_connection =
+            ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
+        if of_a_connection.contains(&name.as_str())
+            || (name == "te" && !value.eq_ignore_ascii_case("trailers"))
+        {
             return Some("a field of one connection");
         }
     }
     let one = |name: &str| values(name).first().copied();
-    let (method, scheme, authority, path) = (one(":method"), one(":scheme"), one(":authority"), one(":path"));
+    let (method, scheme, authority, path) =
+        (one(":method"), one(":scheme"), one(":authority"), one(":path"));
     let hosts = values("host");
     let lengths = values("content-length");
-    let digits = |length: &&str| (1..=18).contains(&length.len()) && length.chars().all(|c| c.is_ascii_digit());
-    if hosts.len() > 1 || !lengths.iter().all(digits) || lengths.iter().any(|length| *length != lengths[0]) {
+    let digits = |length: &&str| {
+        (1..=18).contains(&length.len()) && length.chars().all(|c| c.is_ascii_digit())
+    };
+    if hosts.len() > 1
+        || !lengths.iter().all(digits)
+        || lengths.iter().any(|length| *length != lengths[0])
+    {
         return Some("a repeated host or the length");
     }
     match method {
@@ -95,7 +112,9 @@ pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
         Some(method) if is_token(method) && method != "CONNECT" && method.len() <= 32 => {}
         _ => return Some("the method"),
     }
-    if !scheme.is_some_and(|scheme| ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str())) {
+    if !scheme
+        .is_some_and(|scheme| ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()))
+    {
         return Some("the scheme");
     }
     let is_escaped = |path: &str| {
@@ -106,7 +125,8 @@ pub fn http2_fault(fields: &[(Vec<u8>, Vec<u8>)]) -> Option<&'static str> {
     if path.is_none_or(|path| path.is_empty() || !is_escaped(path)) {
         return Some("the path");
     }
-    let named: Vec<String> = authority.iter().chain(&hosts).map(|name| name.to_ascii_lowercase()).collect();
+    let named: Vec<String> =
+        authority.iter().chain(&hosts).map(|name| name.to_ascii_lowercase()).collect();
     if named.is_empty() || named.iter().any(|name| *name != named[0] || name.contains('@')) {
         return Some("the authority");
     }

@@ -14,11 +14,13 @@ use arc_swap::ArcSwap;
 use moka::notification::RemovalCause;
 
 pub use gateway_core::entry::{Entry, FetchTime, Freshness, Validators};
-pub use gateway_core::freshness::{CacheControl, Lifetime, NotStored, has_no_freshness_info, initial_age, lifetime};
+pub use gateway_core::freshness::{
+    CacheControl, Lifetime, NotStored, has_no_freshness_info, initial_age, lifetime,
+};
 use gateway_core::intern::BodyInterner;
 pub use gateway_core::invalidation::{
-    CallerGenerations, EmployeeSlot, EntryGenerations, Generations, IdentityGenerations, PublishInvalidation, Scope,
-    ValidationGenerations,
+    CallerGenerations, EmployeeSlot, EntryGenerations, Generations, IdentityGenerations,
+    PublishInvalidation, Scope, ValidationGenerations,
 };
 pub use gateway_core::key::{CallerId, CallerIds, IdHasher, Key};
 pub use gateway_core::versions::SlotVersions;
@@ -128,7 +130,11 @@ impl Cache {
 
     /// Removes all entries at once. Their memory is released in a separate thread.
     pub fn clear(&self) {
-        let before = self.store.swap(Arc::new(Store::new(self.capacity, self.time_to_idle, &self.on_eviction)));
+        let before = self.store.swap(Arc::new(Store::new(
+            self.capacity,
+            self.time_to_idle,
+            &self.on_eviction,
+        )));
         let on_eviction = self.on_eviction.clone();
         let release = move || {
             // Linux counts niceness per thread: threads that serve requests take precedence. If it

@@ -90,7 +90,11 @@ impl<K: Hash + Eq, V> Drop for Waiter<K, V> {
     fn drop(&mut self) {
         let FlightRef { shards, shard, key, demand } = &self.flight;
         let mut flights = shards[*shard].lock();
-        let Some(flight) = flights.get_mut(key).filter(|flight| Arc::ptr_eq(&flight.demand, demand)) else { return };
+        let Some(flight) =
+            flights.get_mut(key).filter(|flight| Arc::ptr_eq(&flight.demand, demand))
+        else {
+            return;
+        };
         flight.waiting -= 1;
         if flight.waiting > 0 || flight.in_background {
             return;
@@ -136,13 +140,15 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;
-        let reference = |demand| FlightRef { shards: self.shards.clone(), shard, key: key.clone(), demand };
+        let reference =
+            |demand| FlightRef { shards: self.shards.clone(), shard, key: key.clone(), demand };
         let mut flights = self.shards[shard].lock();
         if let Some(flight) = flights.get_mut(key) {
             flight.waiting += 1;
             flight.in_background |= options.in_background;
             flight.demand.store.fetch_or(options.store, Ordering::Relaxed);
-            let waiter = Waiter { result: flight.result.clone(), flight: reference(flight.demand.clone()) };
+            let waiter =
+                Waiter { result: flight.result.clone(), flight: reference(flight.demand.clone()) };
             return (Role::Follower, waiter);
         }
         let (sender, result) = watch::channel(None);
@@ -157,7 +163,13 @@ where
             let _ = sender.send(Some(output));
         });
         let (task, in_background) = (task.abort_handle(), options.in_background);
-        let flight = Flight { result: result.clone(), demand: demand.clone(), task, waiting: 1, in_background };
+        let flight = Flight {
+            result: result.clone(),
+            demand: demand.clone(),
+            task,
+            waiting: 1,
+            in_background,
+        };
         flights.insert(key.clone(), flight);
         (Role::Leader, Waiter { result, flight: reference(demand) })
     }
@@ -195,7 +207,8 @@ mod tests {
         };
         let (role, leader) = flights.join_or_spawn(&1, JoinOptions::FOREGROUND, work);
         assert_eq!(role, Role::Leader);
-        let waiters: Vec<_> = (0..10).map(|_| flights.join_or_spawn(&1, JoinOptions::FOREGROUND, work)).collect();
+        let waiters: Vec<_> =
+            (0..10).map(|_| flights.join_or_spawn(&1, JoinOptions::FOREGROUND, work)).collect();
         assert!(waiters.iter().all(|(role, _)| *role == Role::Follower));
         drop(leader);
         gate.notify_one();
@@ -209,7 +222,8 @@ mod tests {
     #[tokio::test]
     async fn panic_ends_the_wait_and_the_next_request_leads() {
         let flights: SingleFlight<u32, u32> = SingleFlight::default();
-        let (_, waiter) = flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { panic!("on purpose") });
+        let (_, waiter) =
+            flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { panic!("on purpose") });
         assert_eq!(waiter.result().await, None);
         let (role, waiter) = flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { 7 });
         assert_eq!((role, waiter.result().await), (Role::Leader, Some(7)));
@@ -237,7 +251,10 @@ mod tests {
         assert_eq!(role, Role::Follower);
         drop(first);
         tokio::task::yield_now().await;
-        assert_eq!(flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { 0 }).0, Role::Follower);
+        assert_eq!(
+            flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { 0 }).0,
+            Role::Follower
+        );
         drop(second);
         end.await.expect("the task is dropped");
         let (role, waiter) = flights.join_or_spawn(&1, JoinOptions::FOREGROUND, |_| async { 7 });

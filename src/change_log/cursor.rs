@@ -72,7 +72,13 @@ enum Clock {
 impl Cursor {
     /// A cursor at `now`: older entries do not matter, since the cache is empty.
     pub fn new(overlap: Duration, now: SystemTime) -> Self {
-        Cursor { overlap, position: now, clock: Clock::Own, api_time: None, last_ids: HashSet::new() }
+        Cursor {
+            overlap,
+            position: now,
+            clock: Clock::Own,
+            api_time: None,
+            last_ids: HashSet::new(),
+        }
     }
 
     /// Moves to the position of another gateway, by the API's clock.
@@ -95,7 +101,11 @@ impl Cursor {
 
     /// Advances past a response to the request of `sent`.
     pub fn advance(&mut self, entries: Vec<Entry>, sent: RequestTime) -> NewChanges {
-        let incomplete = if entries.len() >= MAX_ENTRIES { Some(Incomplete::TooMany) } else { self.gap_before(&sent) };
+        let incomplete = if entries.len() >= MAX_ENTRIES {
+            Some(Incomplete::TooMany)
+        } else {
+            self.gap_before(&sent)
+        };
         let last_ids = std::mem::take(&mut self.last_ids);
         let mut changes = Vec::new();
         let mut unknown = 0;
@@ -202,10 +212,16 @@ mod tests {
         let at = Instant::now();
         let mut cursor = Cursor::new(OVERLAP, noon());
         assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:00.000Z");
-        assert_eq!(counts(&cursor.advance(vec![entry("1"), entry("2"), entry("2")], sent(at, 5))), (2, 0));
+        assert_eq!(
+            counts(&cursor.advance(vec![entry("1"), entry("2"), entry("2")], sent(at, 5))),
+            (2, 0)
+        );
         assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:05.000Z");
         let unknown = Entry { id: "4".into(), change: None };
-        assert_eq!(counts(&cursor.advance(vec![entry("2"), entry("3"), unknown], sent(at, 10))), (1, 1));
+        assert_eq!(
+            counts(&cursor.advance(vec![entry("2"), entry("3"), unknown], sent(at, 10))),
+            (1, 1)
+        );
         assert_eq!(counts(&cursor.advance(vec![entry("3")], sent(at, 15))), (0, 0));
         // After days without a response, the poll still covers all of them.
         assert_eq!(counts(&cursor.advance(vec![entry("5")], sent(at, 4 * 24 * 3600))), (1, 0));
@@ -216,12 +232,21 @@ mod tests {
         let at = Instant::now();
         let many = || (0..MAX_ENTRIES).map(|n| entry(&n.to_string())).collect();
         let mut cursor = Cursor::new(OVERLAP, noon());
-        assert!(matches!(cursor.advance(many(), sent(at, 5)), NewChanges::Incomplete(Incomplete::TooMany)));
+        assert!(matches!(
+            cursor.advance(many(), sent(at, 5)),
+            NewChanges::Incomplete(Incomplete::TooMany)
+        ));
         assert_eq!(counts(&cursor.advance(vec![entry("77"), entry("new")], sent(at, 10))), (1, 0));
-        assert!(matches!(cursor.skip_oversized(sent(at, 15)), NewChanges::Incomplete(Incomplete::TooMany)));
+        assert!(matches!(
+            cursor.skip_oversized(sent(at, 15)),
+            NewChanges::Incomplete(Incomplete::TooMany)
+        ));
         assert_eq!(cursor.target(), "/log/changeloglite?date=2025-11-24T15:59:15.000Z");
         let late = 15 + 5 * 24 * 3600;
-        assert!(matches!(cursor.advance(Vec::new(), sent(at, late)), NewChanges::Incomplete(Incomplete::Gap)));
+        assert!(matches!(
+            cursor.advance(Vec::new(), sent(at, late)),
+            NewChanges::Incomplete(Incomplete::Gap)
+        ));
         assert_eq!(counts(&cursor.advance(Vec::new(), sent(at, late + 5))), (0, 0));
     }
 
@@ -234,7 +259,10 @@ mod tests {
         assert_eq!(counts(&cursor.advance(vec![entry("1")], sent(at, 3605))), (1, 0));
         assert_eq!(cursor.position(), noon() + Duration::from_secs(3605));
         cursor.move_to(noon());
-        assert!(matches!(cursor.advance(Vec::new(), sent(at, 5 * 24 * 3600)), NewChanges::Incomplete(Incomplete::Gap)));
+        assert!(matches!(
+            cursor.advance(Vec::new(), sent(at, 5 * 24 * 3600)),
+            NewChanges::Incomplete(Incomplete::Gap)
+        ));
     }
 
     #[test]
@@ -244,7 +272,10 @@ mod tests {
         let response = |headers: &HeaderMap, after: u64| {
             sent(at, after).with_response(headers, at + Duration::from_secs(after + 2))
         };
-        headers.insert(DATE, httpdate::fmt_http_date(noon() + Duration::from_secs(3607)).parse().unwrap());
+        headers.insert(
+            DATE,
+            httpdate::fmt_http_date(noon() + Duration::from_secs(3607)).parse().unwrap(),
+        );
         let mut cursor = Cursor::new(OVERLAP, noon());
         // The API is an hour ahead: the first poll requested the wrong time.
         assert!(matches!(

@@ -70,7 +70,9 @@ impl PollError {
             PollError::Unauthorized => {
                 "write a valid token of the API to change_log.token_file; it is read before each poll"
             }
-            PollError::Forbidden => "use a token whose access level may read GET /log/changeloglite",
+            PollError::Forbidden => {
+                "use a token whose access level may read GET /log/changeloglite"
+            }
             PollError::Status(_) | PollError::Unreadable => {
                 "check the response to GET /log/changeloglite with that token"
             }
@@ -111,7 +113,9 @@ impl BackgroundService for ChangeLogPoller {
                 Ok(poll) => {
                     match poll {
                         Poll::Done => self.metrics.set_last_read(SystemTime::now()),
-                        Poll::ByAnother(at) => at.into_iter().for_each(|at| self.metrics.set_last_read(at)),
+                        Poll::ByAnother(at) => {
+                            at.into_iter().for_each(|at| self.metrics.set_last_read(at))
+                        }
                     }
                     if let Some((_, times)) = failed.take() {
                         tracing::info!(failed = times, "polling of the change log resumed");
@@ -215,7 +219,10 @@ impl ChangeLogPoller {
             }
             NewChanges::Incomplete(reason) => {
                 let why = reason.as_str();
-                tracing::warn!(why, "purged the whole cache: changes in the change log may have been missed");
+                tracing::warn!(
+                    why,
+                    "purged the whole cache: changes in the change log may have been missed"
+                );
                 gateway.invalidate(&Scope::All, TRIGGER);
             }
         }
@@ -236,8 +243,9 @@ fn scope(change: &Change) -> Option<Scope> {
 /// # Errors
 /// The file contains no usable token.
 pub fn read_token(config: &config::ChangeLog) -> Result<Token, String> {
-    let problem =
-        |text: &dyn std::fmt::Display| format!("change_log.token_file: {}: {text}", config.token_file.display());
+    let problem = |text: &dyn std::fmt::Display| {
+        format!("change_log.token_file: {}: {text}", config.token_file.display())
+    };
     let text = SecretText::read(&config.token_file).map_err(|error| problem(&error))?;
     let line = text.line().map_err(|error| problem(&error))?;
     Token::parse(line.as_bytes())

@@ -62,7 +62,11 @@ pub(super) fn diff(path: &Path, other: &Path) -> Result<(), CommandError> {
     let (old, new) = (read(path)?, read(other)?);
     let changes = config::changes(&old.config, &new.config);
     if changes.is_empty() {
-        return print_line(format_args!("{} and {}: no differences", path.display(), other.display()));
+        return print_line(format_args!(
+            "{} and {}: no differences",
+            path.display(),
+            other.display()
+        ));
     }
     for KeyChange { key, old, new, reload } in changes {
         let show = |value: Option<String>| value.unwrap_or_else(|| "(not set)".to_owned());

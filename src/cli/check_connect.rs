@@ -55,7 +55,8 @@ pub(super) fn run(loaded: &Loaded) -> Result<Vec<String>, CommandError> {
     if failures.is_empty() {
         return Ok(successes);
     }
-    let lines: Vec<String> = failures.iter().map(|failure| loaded.locate(&failure.to_string())).collect();
+    let lines: Vec<String> =
+        failures.iter().map(|failure| loaded.locate(&failure.to_string())).collect();
     Err(CommandError { exit_code: super::EXIT_FAILURE, message: lines.join("\n") })
 }
 
@@ -74,36 +75,47 @@ fn test_api(config: &Config, url: &UpstreamUrl) -> Result<String, Failure> {
     let addresses: Vec<SocketAddr> = resolved.collect();
     let Some(first) = addresses.first() else {
         let cause = format!("{} has no address", url.host);
-        return Err(upstream_failure(cause, "check the name, and the DNS configuration of this machine"));
+        return Err(upstream_failure(
+            cause,
+            "check the name, and the DNS configuration of this machine",
+        ));
     };
     let mut failures = Vec::new();
     for address in &addresses {
         match test_address(config, url, *address) {
             Ok(code) => {
                 let tls = if url.tls { ", TLS" } else { "" };
-                return Ok(format!("upstream.url: {authority} at {address}{tls}: GET {PATH} returned {code}"));
+                return Ok(format!(
+                    "upstream.url: {authority} at {address}{tls}: GET {PATH} returned {code}"
+                ));
             }
             Err(failure) => failures.push(failure),
         }
     }
     // The gateway uses any address that works; the first failure is reported if none does.
-    Err(failures
-        .into_iter()
-        .next()
-        .unwrap_or_else(|| upstream_failure(format!("cannot connect to {first}"), "check the address")))
+    Err(failures.into_iter().next().unwrap_or_else(|| {
+        upstream_failure(format!("cannot connect to {first}"), "check the address")
+    }))
 }
 
 fn test_address(config: &Config, url: &UpstreamUrl, address: SocketAddr) -> Result<u16, Failure> {
     let upstream = &config.upstream;
     let connected = TcpStream::connect_timeout(&address, upstream.connect_timeout);
     let stream = connected.map_err(|error| {
-        let remedy = "check the address and port, and the firewall between this machine and the API";
-        upstream_failure(format!("cannot connect to {} ({address}): {}", url.authority(), short(&error)), remedy)
+        let remedy =
+            "check the address and port, and the firewall between this machine and the API";
+        upstream_failure(
+            format!("cannot connect to {} ({address}): {}", url.authority(), short(&error)),
+            remedy,
+        )
     })?;
     let set_timeouts = |timeout: Duration| {
-        stream.set_read_timeout(Some(timeout)).and_then(|()| stream.set_write_timeout(Some(timeout)))
+        stream
+            .set_read_timeout(Some(timeout))
+            .and_then(|()| stream.set_write_timeout(Some(timeout)))
     };
-    let local_failure = |error: io::Error| upstream_failure(format!("cannot set a timeout: {error}"), "try again");
+    let local_failure =
+        |error: io::Error| upstream_failure(format!("cannot set a timeout: {error}"), "try again");
     let line = if url.tls {
         set_timeouts(upstream.connect_timeout).map_err(local_failure)?;
         let mut tls = handshake(config, url, &stream)?;
@@ -116,13 +128,19 @@ fn test_address(config: &Config, url: &UpstreamUrl, address: SocketAddr) -> Resu
     let authority = url.authority();
     let line = line.map_err(|error| {
         let cause = format!("no response of {authority} to GET {PATH}: {}", short(&error));
-        upstream_failure(cause, "check that the URL is that of the API, with the right scheme and port")
+        upstream_failure(
+            cause,
+            "check that the URL is that of the API, with the right scheme and port",
+        )
     })?;
     match status_line::code(&line) {
         Some(code @ (200 | 401)) => Ok(code),
         Some(code) => {
             let cause = format!("{authority} returned {code} to GET {PATH}, expected 401");
-            Err(upstream_failure(cause, "check that the URL is that of the API and that the API works"))
+            Err(upstream_failure(
+                cause,
+                "check that the URL is that of the API and that the API works",
+            ))
         }
         None => {
             let cause = format!("{authority} does not speak HTTP/1.1");
@@ -155,7 +173,9 @@ fn handshake<'s>(
 fn tls_failure(url: &UpstreamUrl, error: &io::Error) -> Failure {
     let authority = url.authority();
     let (cause, key, remedy) = match TlsFailure::from_io(error) {
-        TlsFailure::Expired => ("the certificate has expired", "upstream.url", "renew it at the API"),
+        TlsFailure::Expired => {
+            ("the certificate has expired", "upstream.url", "renew it at the API")
+        }
         TlsFailure::NotYetValid => {
             ("the certificate is not valid yet", "upstream.url", "check the clock of this machine")
         }
@@ -164,10 +184,14 @@ fn tls_failure(url: &UpstreamUrl, error: &io::Error) -> Failure {
             "upstream.ca_file",
             "set upstream.ca_file to the certificate of that authority",
         ),
-        TlsFailure::WrongName => {
-            ("the certificate is for another name", "upstream.url", "use the name of the certificate")
+        TlsFailure::WrongName => (
+            "the certificate is for another name",
+            "upstream.url",
+            "use the name of the certificate",
+        ),
+        TlsFailure::NotTls => {
+            ("the server does not speak TLS", "upstream.url", "check scheme and port")
         }
-        TlsFailure::NotTls => ("the server does not speak TLS", "upstream.url", "check scheme and port"),
         TlsFailure::TimedOut | TlsFailure::Other => (
             "the connection ended or timed out",
             "upstream.url",
@@ -193,10 +217,16 @@ fn test_listener(key: &'static str, address: SocketAddr) -> Result<String, Failu
         }
         Err(error) => {
             let remedy = match error.kind() {
-                ErrorKind::PermissionDenied => "use a port from 1024 on, or give the process CAP_NET_BIND_SERVICE",
+                ErrorKind::PermissionDenied => {
+                    "use a port from 1024 on, or give the process CAP_NET_BIND_SERVICE"
+                }
                 _ => "use an address of this machine",
             };
-            Err(Failure { key, cause: format!("cannot listen on {address}: {}", short(&error)), remedy })
+            Err(Failure {
+                key,
+                cause: format!("cannot listen on {address}: {}", short(&error)),
+                remedy,
+            })
         }
     }
 }

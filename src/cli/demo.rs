@@ -30,9 +30,13 @@ pub(super) fn run(listen: Option<SocketAddr>) -> Result<(), CommandError> {
         None => default_sandbox_address()?,
     };
     // The sandbox is bound before the gateway, so that each printed command works at once.
-    let (sandbox_listener, sandbox_address) = bind_sandbox(sandbox_address).map_err(suggest_listen)?;
+    let (sandbox_listener, sandbox_address) =
+        bind_sandbox(sandbox_address).map_err(suggest_listen)?;
     set("UPSTREAM__URL", format!("http://{sandbox_address}"));
-    let parse = move || config::parse(CONFIG_NAME, CONFIG, variables.clone()).map_err(|problems| problems.to_string());
+    let parse = move || {
+        config::parse(CONFIG_NAME, CONFIG, variables.clone())
+            .map_err(|problems| problems.to_string())
+    };
     let config = parse().map_err(CommandError::config)?;
     let telemetry = install_telemetry(&config)?;
     let on_listening = move |addresses: &Addresses| {
@@ -41,7 +45,13 @@ pub(super) fn run(listen: Option<SocketAddr>) -> Result<(), CommandError> {
         }
         print_line(commands(addresses)).map_err(|error| error.message)
     };
-    let result = server::run(config, Box::new(parse), telemetry, Start::Standalone, Some(Box::new(on_listening)));
+    let result = server::run(
+        config,
+        Box::new(parse),
+        telemetry,
+        Start::Standalone,
+        Some(Box::new(on_listening)),
+    );
     result.map_err(|error| match error {
         StartError::Configuration(problems) => CommandError::config(problems),
         StartError::Environment(cause) => suggest_listen(CommandError::failure(cause)),

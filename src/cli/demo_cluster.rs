@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CommandError, bind_sandbox, demo_token, healthcheck, parent_death, print_line, serve_sandbox};
+use super::{
+    CommandError, bind_sandbox, demo_token, healthcheck, parent_death, print_line, serve_sandbox,
+};
 use crate::api::AccessLevel;
 use crate::{clock, sandbox};
 
@@ -71,17 +73,25 @@ impl Drop for DemoProcesses {
 /// Runs until a signal ends it.
 pub(super) fn run(size: usize) -> Result<(), CommandError> {
     // From here on a signal ends the demo in order, also during the start.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::failure)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::failure)?;
     let (mut interrupt, mut terminate) = {
         let _context = runtime.enter();
         let listen = |kind| signal(kind).map_err(CommandError::failure);
         (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
     };
-    let directory = std::env::temp_dir().join(format!("telecomx-gateway-demo-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("telecomx-gateway-demo-{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(&directory).map_err(|error| {
-        CommandError::failure(format_args!("cannot create the directory {}: {error}", directory.display()))
+        CommandError::failure(format_args!(
+            "cannot create the directory {}: {error}",
+            directory.display()
+        ))
     })?;
-    let cleanup = parent_death::remove_directory_at_end(&directory).map_err(CommandError::failure)?;
+    let cleanup =
+        parent_death::remove_directory_at_end(&directory).map_err(CommandError::failure)?;
     let mut processes = DemoProcesses { running: Vec::new(), directory, cleanup };
     let redis = processes.start_redis()?;
     let (listener, api) = bind_sandbox(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
@@ -113,7 +123,8 @@ pub(super) fn run(size: usize) -> Result<(), CommandError> {
 impl DemoProcesses {
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, CommandError> {
         let path = self.directory.join(name);
-        fs::write(&path, text).map_err(|error| CommandError::failure(format_args!("{}: {error}", path.display())))?;
+        fs::write(&path, text)
+            .map_err(|error| CommandError::failure(format_args!("{}: {error}", path.display())))?;
         Ok(path)
     }
 
@@ -127,11 +138,26 @@ impl DemoProcesses {
             )
         })?;
         let mut command = parent_death::command(program).map_err(CommandError::failure)?;
-        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocketperm", "700", "--unixsocket"]);
-        command.arg(&socket).arg("--dir").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command
-            .spawn()
-            .map_err(|error| CommandError::failure(format_args!("cannot start redis-server: {error}")))?;
+        command.args([
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--unixsocketperm",
+            "700",
+            "--unixsocket",
+        ]);
+        command
+            .arg(&socket)
+            .arg("--dir")
+            .arg(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let child = command.spawn().map_err(|error| {
+            CommandError::failure(format_args!("cannot start redis-server: {error}"))
+        })?;
         self.running.push(DemoProcess { name: REDIS.to_owned(), child });
         self.wait_until(|| socket.exists())?;
         Ok(socket)
@@ -200,14 +226,20 @@ impl DemoProcesses {
 /// Finds a program in the directories of `PATH`.
 fn find_program(name: &str) -> Option<PathBuf> {
     let directories = std::env::var_os("PATH")?;
-    std::env::split_paths(&directories).map(|directory| directory.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&directories)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
 }
 
 /// Finds free ports. Another process may take one before it is used; the gateway then reports it.
 fn free_ports(count: usize) -> Result<Vec<SocketAddr>, CommandError> {
     let probes = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let probes = probes.collect::<Result<Vec<_>, _>>().map_err(CommandError::failure)?;
-    probes.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(CommandError::failure)
+    probes
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()
+        .map_err(CommandError::failure)
 }
 
 /// Commands for another terminal.

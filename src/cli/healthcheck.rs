@@ -28,7 +28,8 @@ pub(super) enum HealthcheckError {
 /// No response, or one other than 200.
 pub(super) fn check(admin: SocketAddr) -> Result<(), HealthcheckError> {
     let address = reachable(admin);
-    let status_line = request_status_line(address).map_err(|error| HealthcheckError::NoResponse { address, error })?;
+    let status_line = request_status_line(address)
+        .map_err(|error| HealthcheckError::NoResponse { address, error })?;
     match status_line::code(&status_line) {
         Some(200) => Ok(()),
         _ => Err(HealthcheckError::NotReady { address, status_line }),

@@ -52,7 +52,10 @@ pub(super) fn remove_directory_at_end(directory: &Path) -> io::Result<std::proce
 pub(super) fn remove_at_end(directory: &Path) {
     let _ = io::stdin().lock().read_to_end(&mut Vec::new());
     let deadline = clock::now() + REMOVAL_TIMEOUT;
-    while directory.exists() && std::fs::remove_dir_all(directory).is_err() && clock::now() < deadline {
+    while directory.exists()
+        && std::fs::remove_dir_all(directory).is_err()
+        && clock::now() < deadline
+    {
         pause(RETRY_DELAY);
     }
 }

@@ -76,7 +76,10 @@ impl Key {
 impl Cipher {
     /// `first` encrypts; `first` and `others` decrypt. Ids are distinct and have at most
     /// [`KEY_ID_BYTES_MAX`] bytes.
-    pub fn new<'a>(first: (&str, &[u8; 32]), others: impl IntoIterator<Item = (&'a str, &'a [u8; 32])>) -> Self {
+    pub fn new<'a>(
+        first: (&str, &[u8; 32]),
+        others: impl IntoIterator<Item = (&'a str, &'a [u8; 32])>,
+    ) -> Self {
         let others = others.into_iter().map(|(id, secret)| Key::new(id, secret)).collect();
         Cipher { first: Key::new(first.0, first.1), others }
     }
@@ -92,7 +95,8 @@ impl Cipher {
         let associated_data = [header.as_slice(), context].concat();
         let payload = Payload { msg: value, aad: &associated_data };
         // Fails only for values of more than 256 GiB.
-        let ciphertext = self.first.cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
+        let ciphertext =
+            self.first.cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
         Ok([header.as_slice(), &nonce, &ciphertext].concat())
     }
 
@@ -101,12 +105,14 @@ impl Cipher {
     /// # Errors
     /// The value was encrypted for another context or with another key.
     pub fn decrypt(&self, context: &[u8], encrypted: &[u8]) -> Result<Vec<u8>, DecryptError> {
-        let (&[version, id_length], rest) = encrypted.split_first_chunk::<2>().ok_or(DecryptError::Malformed)?;
+        let (&[version, id_length], rest) =
+            encrypted.split_first_chunk::<2>().ok_or(DecryptError::Malformed)?;
         if version != VERSION {
             return Err(DecryptError::Malformed);
         }
         let (id, rest) = rest.split_at_checked(id_length.into()).ok_or(DecryptError::Malformed)?;
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(DecryptError::Malformed)?;
+        let (nonce, rest) =
+            rest.split_first_chunk::<NONCE_BYTES>().ok_or(DecryptError::Malformed)?;
         let mut keys = std::iter::once(&self.first).chain(&self.others);
         let key = keys.find(|key| key.id.as_bytes() == id).ok_or(DecryptError::UnknownKey)?;
         let associated_data = [header(&key.id).as_slice(), context].concat();
@@ -151,7 +157,10 @@ mod tests {
     #[test]
     fn equal_values_are_encrypted_differently() {
         let cipher = Cipher::new(("a", &OLD), []);
-        assert_ne!(cipher.encrypt(b"here", b"same").unwrap(), cipher.encrypt(b"here", b"same").unwrap());
+        assert_ne!(
+            cipher.encrypt(b"here", b"same").unwrap(),
+            cipher.encrypt(b"here", b"same").unwrap()
+        );
     }
 
     #[test]
@@ -162,7 +171,8 @@ mod tests {
             Cipher::new(("b", &NEW), [("a", &OLD)]),
             Cipher::new(("b", &NEW), []),
         ];
-        let [by_old, by_new] = [&before, &swapped].map(|cipher| cipher.encrypt(b"c", b"v").unwrap());
+        let [by_old, by_new] =
+            [&before, &swapped].map(|cipher| cipher.encrypt(b"c", b"v").unwrap());
         for (cipher, old, new) in [
             (&before, Ok(b"v".to_vec()), Err(DecryptError::UnknownKey)),
             (&both, Ok(b"v".to_vec()), Ok(b"v".to_vec())),
@@ -177,6 +187,9 @@ mod tests {
     #[test]
     fn id_of_another_key_decrypts_nothing() {
         let encrypted = Cipher::new(("a", &OLD), []).encrypt(b"c", b"v").unwrap();
-        assert_eq!(Cipher::new(("a", &NEW), []).decrypt(b"c", &encrypted), Err(DecryptError::Forged));
+        assert_eq!(
+            Cipher::new(("a", &NEW), []).decrypt(b"c", &encrypted),
+            Err(DecryptError::Forged)
+        );
     }
 }

@@ -185,7 +185,9 @@ impl ChangeIndex {
         let mut slots = slots.into_iter().flatten();
         position.epoch == epoch
             && position.at >= floor
-            && slots.all(|slot| *state.last_mut(slot) <= position.at && !state.pending.contains_key(&slot))
+            && slots.all(|slot| {
+                *state.last_mut(slot) <= position.at && !state.pending.contains_key(&slot)
+            })
     }
 
     fn slot(&self, scope: &Scope) -> Slot {
@@ -234,7 +236,11 @@ mod tests {
         }
 
         fn subject(&self) -> Subject<'_> {
-            Subject { customer: Some(&self.customer), caller: &self.caller, employee: &self.employee }
+            Subject {
+                customer: Some(&self.customer),
+                caller: &self.caller,
+                employee: &self.employee,
+            }
         }
 
         fn scopes(&self) -> [Scope; 4] {
@@ -278,7 +284,10 @@ mod tests {
         assert!(index.is_current(at(5), ids.subject()));
         index.record_message(&Scope::Customer(ids.customer), id(12), None);
         let identity = Subject { customer: None, ..ids.subject() };
-        assert!(index.is_current(at(5), identity), "a customer's change does not concern identities");
+        assert!(
+            index.is_current(at(5), identity),
+            "a customer's change does not concern identities"
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pingora_rustls::{
-    ClientConfig, RootCertStore, ServerName, TlsConnector, install_default_crypto_provider, load_native_certs,
+    ClientConfig, RootCertStore, ServerName, TlsConnector, install_default_crypto_provider,
+    load_native_certs,
 };
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo};
@@ -48,7 +49,9 @@ pub enum RedisError {
     #[error("no answer in time")]
     Timeout,
     /// The user, the password or the rights do not suffice.
-    #[error("permission denied: {0}; check cluster.username, cluster.password_file and the rights in docs/CLUSTER.md")]
+    #[error(
+        "permission denied: {0}; check cluster.username, cluster.password_file and the rights in docs/CLUSTER.md"
+    )]
     Denied(String),
     /// An error reply: out of memory, still loading, a replica.
     #[error("refuses: {0}")]
@@ -59,7 +62,9 @@ pub enum RedisError {
     #[error("unusable stream: {0}")]
     Unusable(String),
     /// The reply is longer than any that gateways cause. The connection was closed.
-    #[error("{0}; gateways do not write values of this size; delete the key and check which users may write to it")]
+    #[error(
+        "{0}; gateways do not write values of this size; delete the key and check which users may write to it"
+    )]
     TooLarge(String),
 }
 
@@ -86,12 +91,14 @@ impl RedisError {
 
     const fn outcome(&self) -> Outcome {
         match self {
-            RedisError::CircuitOpen | RedisError::Unreachable(_) | RedisError::Timeout | RedisError::Denied(_) => {
-                Outcome::Unreachable
-            }
-            RedisError::Refused(_) | RedisError::Malformed(_) | RedisError::Unusable(_) | RedisError::TooLarge(_) => {
-                Outcome::Reached
-            }
+            RedisError::CircuitOpen
+            | RedisError::Unreachable(_)
+            | RedisError::Timeout
+            | RedisError::Denied(_) => Outcome::Unreachable,
+            RedisError::Refused(_)
+            | RedisError::Malformed(_)
+            | RedisError::Unusable(_)
+            | RedisError::TooLarge(_) => Outcome::Reached,
         }
     }
 
@@ -99,7 +106,10 @@ impl RedisError {
     const fn breaks_connection(&self) -> bool {
         matches!(
             self,
-            RedisError::Unreachable(_) | RedisError::Denied(_) | RedisError::Malformed(_) | RedisError::TooLarge(_)
+            RedisError::Unreachable(_)
+                | RedisError::Denied(_)
+                | RedisError::Malformed(_)
+                | RedisError::TooLarge(_)
         )
     }
 }
@@ -163,7 +173,9 @@ impl Connector {
     /// A file that the configuration names cannot be used.
     pub fn new(config: &config::Cluster) -> Result<Self, ConnectorError> {
         let tls = match &config.url.endpoint {
-            RedisEndpoint::Host { tls: true, host, .. } => Some(Tls::new(host, config.ca_file.as_deref())?),
+            RedisEndpoint::Host { tls: true, host, .. } => {
+                Some(Tls::new(host, config.ca_file.as_deref())?)
+            }
             _ => None,
         };
         let connector = Connector {
@@ -187,8 +199,9 @@ impl Connector {
             login = login.set_username(name);
         }
         if let Some(file) = &self.password_file {
-            let password = read_password(file)
-                .map_err(|problem| ConnectorError::in_file("cluster.password_file", file, problem))?;
+            let password = read_password(file).map_err(|problem| {
+                ConnectorError::in_file("cluster.password_file", file, problem)
+            })?;
             login = login.set_password(password.as_str());
         }
         Ok(login)
@@ -220,7 +233,8 @@ impl Connector {
                 self.log_in(UnixStream::connect(path).await.map_err(unreachable)?).await
             }
             (RedisEndpoint::Host { host, port, .. }, tls) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                let stream =
+                    TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
                 stream.set_nodelay(true).map_err(unreachable)?;
                 let Some(Tls { connector, server }) = tls else { return self.log_in(stream).await };
                 let stream = connector.connect(server.clone(), stream).await;
@@ -236,7 +250,8 @@ impl Connector {
     {
         let login = self.login().map_err(|error| RedisError::Denied(error.to_string()))?;
         // Each request has a deadline.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let stream = LimitedStream::new(stream);
         let connecting = MultiplexedConnection::new_with_config(&login, stream, config);
         let (connection, driver) = connecting.await.map_err(RedisError::from)?;
@@ -263,7 +278,8 @@ impl Tls {
 }
 
 fn read_roots(file: &Path) -> Result<RootCertStore, ConnectorError> {
-    let invalid = |problem: &dyn fmt::Display| ConnectorError::in_file("cluster.ca_file", file, problem);
+    let invalid =
+        |problem: &dyn fmt::Display| ConnectorError::in_file("cluster.ca_file", file, problem);
     let text = std::fs::read(file).map_err(|error| invalid(&error))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
@@ -321,7 +337,12 @@ struct OpenConnection {
 impl Connection {
     pub fn new(connector: Arc<Connector>) -> Self {
         let breaker = Breaker::new(connector.timeout);
-        Connection { connector, open: Mutex::default(), connecting: tokio::sync::Mutex::default(), breaker }
+        Connection {
+            connector,
+            open: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            breaker,
+        }
     }
 
     /// Sends commands and waits for the replies, at most for `deadline`. Needs a tokio runtime, on

@@ -69,12 +69,19 @@ mod tests {
 
     fn environment(url: &str) -> Environment {
         let toml = format!("upstream.url = {url:?}");
-        Environment::from_upstream(&config::parse("test", &toml, []).expect("the configuration is valid").upstream)
+        Environment::from_upstream(
+            &config::parse("test", &toml, []).expect("the configuration is valid").upstream,
+        )
     }
 
     #[test]
     fn environment_differs_by_scheme_host_and_port() {
-        let urls = ["https://api.example", "https://api.example:444", "http://api.example", "https://staging.example"];
+        let urls = [
+            "https://api.example",
+            "https://api.example:444",
+            "http://api.example",
+            "https://staging.example",
+        ];
         let environments = urls.map(environment);
         for (index, one) in environments.iter().enumerate() {
             for other in &environments[index + 1..] {

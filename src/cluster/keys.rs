@@ -19,7 +19,8 @@ use crate::secret_file::{SecretFileError, SecretText};
 const CALLER_KEY_CONTEXT: &str = "telecomx-gateway 2026-11-26 digests of tokens in a fleet";
 /// Derives a public tag of the key of caller ids, by which gateways find out whether theirs are
 /// equal.
-const CALLER_TAG_CONTEXT: &str = "telecomx-gateway 2026-11-26 whether digests of tokens are of one key";
+const CALLER_TAG_CONTEXT: &str =
+    "telecomx-gateway 2026-11-26 whether digests of tokens are of one key";
 
 /// Why the key file cannot be used. A line is named by its number alone: an invalid line may begin
 /// with the secret.
@@ -34,20 +35,25 @@ pub struct KeyFileError {
 enum KeyFileProblem {
     #[error(transparent)]
     File(#[from] SecretFileError),
-    #[error("contains no key; for example write the output of `echo \"a $(openssl rand -hex 32)\"`")]
+    #[error(
+        "contains no key; for example write the output of `echo \"a $(openssl rand -hex 32)\"`"
+    )]
     Empty,
     #[error("line {number}: {problem}")]
     Line { number: usize, problem: LineProblem },
 }
 
 /// Expected form of a line.
-const LINE_FORMAT: &str = "expected an id, a space and 64 hexadecimal digits, for example from `openssl rand -hex 32`";
+const LINE_FORMAT: &str =
+    "expected an id, a space and 64 hexadecimal digits, for example from `openssl rand -hex 32`";
 
 #[derive(Debug, Error)]
 enum LineProblem {
     #[error("invalid line; {LINE_FORMAT}")]
     Line,
-    #[error("invalid id: expected up to {KEY_ID_BYTES_MAX} letters, digits, `.`, `_` and `-`; {LINE_FORMAT}")]
+    #[error(
+        "invalid id: expected up to {KEY_ID_BYTES_MAX} letters, digits, `.`, `_` and `-`; {LINE_FORMAT}"
+    )]
     Id,
     #[error("invalid key; {LINE_FORMAT}")]
     Key,
@@ -108,8 +114,10 @@ impl Keys {
 
     /// Derives the keys that only one environment uses, with the same ids.
     pub fn for_environment(&self, environment: &Environment) -> Keys {
-        let derive =
-            |key: &Key| Key { id: key.id.clone(), secret: Zeroizing::new(environment.derive_key(&key.secret)) };
+        let derive = |key: &Key| Key {
+            id: key.id.clone(),
+            secret: Zeroizing::new(environment.derive_key(&key.secret)),
+        };
         Keys { first: derive(&self.first), others: self.others.iter().map(derive).collect() }
     }
 
@@ -167,7 +175,8 @@ mod tests {
 
     #[test]
     fn gateways_understand_each_other_during_a_rotation() {
-        let steps = [A.to_owned(), format!("# both\n{A}\n\n{B}\n"), format!("{B}\n{A}"), B.to_owned()];
+        let steps =
+            [A.to_owned(), format!("# both\n{A}\n\n{B}\n"), format!("{B}\n{A}"), B.to_owned()];
         let keys = steps.map(|text| Keys::parse(&text).unwrap());
         for pair in keys.windows(2) {
             for (from, to) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {

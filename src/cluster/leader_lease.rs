@@ -100,10 +100,11 @@ impl LeaderLease {
         // Not GET, since another client may have written a value of any length.
         query.cmd("GETRANGE").arg(key).arg(0).arg(VALUE_BYTES_MAX);
         query.cmd("GETRANGE").arg(&self.progress_key).arg(0).arg(VALUE_BYTES_MAX);
-        let (current, done): (Vec<u8>, Vec<u8>) = match self.connection.query(&query, self.timeout).await {
-            Err(error) if error.is_wrong_type() => return self.replace(&error).await,
-            reply => reply?,
-        };
+        let (current, done): (Vec<u8>, Vec<u8>) =
+            match self.connection.query(&query, self.timeout).await {
+                Err(error) if error.is_wrong_type() => return self.replace(&error).await,
+                reply => reply?,
+            };
         let done = self.decrypt_progress(&done);
         let is_holder = current == holder.as_bytes();
         let mut update = Pipeline::new();

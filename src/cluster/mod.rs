@@ -22,7 +22,7 @@ pub use keys::Keys;
 pub use leader_lease::{LeaderLease, Leadership};
 pub use server_time::ServerTime;
 pub use shared_tier::{
-    IdentityTtl, KeyDeriver, Lookup, ResponseLookup, Store, StoreError, Tier, TierDeps, WriteLease, evaluate_identity,
-    redis_tier,
+    IdentityTtl, KeyDeriver, Lookup, ResponseLookup, Store, StoreError, Tier, TierDeps, WriteLease,
+    evaluate_identity, redis_tier,
 };
 pub use stream_id::StreamId;

@@ -83,7 +83,8 @@ impl ReplyParser {
             self.elements_left = 1;
         }
         // -1 is a null; the library rejects a line that holds no number.
-        let length = std::str::from_utf8(length).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let length =
+            std::str::from_utf8(length).ok().and_then(|text| text.trim().parse::<u64>().ok());
         match (kind, length) {
             (b'$' | b'=' | b'!', Some(length)) => {
                 self.count(length)?;
@@ -126,7 +127,11 @@ impl ReplyParser {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for LimitedStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         Poll::Ready(self.parser.read(&into.filled()[before..]))
@@ -134,7 +139,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -187,7 +196,13 @@ mod tests {
         assert!(ReplyParser::default().read(b"*1000000000\r\n").is_err());
         assert!(ReplyParser::default().read(b"%9223372036854775808\r\n").is_err());
         let string = [b"$900000\r\n".as_slice(), &vec![b'x'; 900_000], b"\r\n"].concat();
-        assert!(!is_accepted(&[b"*3\r\n".as_slice(), &string.repeat(3)].concat()), "all elements of a reply count");
-        assert!(ReplyParser::default().read(&vec![b'+'; 3 << 20]).is_err(), "a line without an end");
+        assert!(
+            !is_accepted(&[b"*3\r\n".as_slice(), &string.repeat(3)].concat()),
+            "all elements of a reply count"
+        );
+        assert!(
+            ReplyParser::default().read(&vec![b'+'; 3 << 20]).is_err(),
+            "a line without an end"
+        );
     }
 }

@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn ids_keep_their_text_and_order() {
-        let ids = ["0-0", "0-1", "1-0", "1732567890123-0", "1732567890123-1048575", "1732567890124-0"];
+        let ids =
+            ["0-0", "0-1", "1-0", "1732567890123-0", "1732567890123-1048575", "1732567890124-0"];
         let parsed = ids.map(|text| StreamId::parse(text).unwrap());
         assert!(parsed.is_sorted_by(|a, b| a < b));
         assert_eq!(parsed.map(|id| id.to_string()), ids.map(str::to_owned));

@@ -35,8 +35,13 @@ impl<T: Transport> Gateway<T> {
     ///
     /// # Errors
     /// The caller, for whom [`Gateway::respond_uncached`] must respond.
-    pub fn try_cached(&self, request: &FastPathRequest<'_>, now: Instant) -> Result<(AccessLevel, Reply), CallerId> {
-        let FastPathRequest { customer, ref token, if_none_match, origin, ref wants, .. } = *request;
+    pub fn try_cached(
+        &self,
+        request: &FastPathRequest<'_>,
+        now: Instant,
+    ) -> Result<(AccessLevel, Reply), CallerId> {
+        let FastPathRequest { customer, ref token, if_none_match, origin, ref wants, .. } =
+            *request;
         let caller = self.shared.callers.id_of(token);
         let address = self.shared.identities.bound_address(request.address);
         let key = L1Key { caller, customer, address, policy: self.lookup_policy(origin) };
@@ -72,26 +77,40 @@ impl<T: Transport> Gateway<T> {
         caller: CallerId,
         record: &mut Record,
     ) -> Result<Reply, ApiFailure> {
-        let FastPathRequest { customer, ref token, address, if_none_match, origin, wants } = *request;
-        let token = Token::parse(token.as_bytes()).ok_or(ApiError::from(CredentialError::Malformed))?;
+        let FastPathRequest { customer, ref token, address, if_none_match, origin, wants } =
+            *request;
+        let token =
+            Token::parse(token.as_bytes()).ok_or(ApiError::from(CredentialError::Malformed))?;
         let origin = origin.filter(|origin| !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX);
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let caller = self.identify(caller, &token, address, origin.as_ref(), record).await?;
-        let params = LookupParams { customer, wants, validators: ClientValidators::Value(if_none_match), origin };
+        let params = LookupParams {
+            customer,
+            wants,
+            validators: ClientValidators::Value(if_none_match),
+            origin,
+        };
         self.serve(&params, caller, token, record).await
     }
 
     /// Looks up identity and entry in the shared caches, and stores a fresh result in the L1 cache.
     fn look_up(&self, key: &L1Key, digest: u64, now: Instant) -> Option<(AccessLevel, Arc<Entry>)> {
         let L1Key { caller, customer, address, policy } = *key;
-        let (identity, identity_version) = self.shared.identities.try_cached(caller, address, now)?;
+        let (identity, identity_version) =
+            self.shared.identities.try_cached(caller, address, now)?;
         let level = identity.level();
-        let generations = self.shared.generations.entry_generations(&customer, &caller, identity.employee());
+        let generations =
+            self.shared.generations.entry_generations(&customer, &caller, identity.employee());
         let entry_version = self.shared.cache.version(digest);
         let key_of_entry = Key { caller, level, customer, policy };
         let entry = self.shared.find_entry(&key_of_entry, self.policy_id, generations);
         let entry = entry.filter(|entry| entry.freshness(now) == Freshness::Fresh)?;
-        let result = LookupResult { identity, identity_version, entry: Arc::downgrade(&entry), entry_version };
+        let result = LookupResult {
+            identity,
+            identity_version,
+            entry: Arc::downgrade(&entry),
+            entry_version,
+        };
         self.shared.l1.insert(key, digest, now, result);
         Some((level, entry))
     }
@@ -111,7 +130,11 @@ impl<T: Transport> Gateway<T> {
             return None;
         }
         let entry = entry.upgrade()?;
-        let generations = self.shared.generations.entry_generations(&key.customer, &key.caller, identity.employee());
+        let generations = self.shared.generations.entry_generations(
+            &key.customer,
+            &key.caller,
+            identity.employee(),
+        );
         let is_valid = entry.generations == generations && entry.freshness(now) == Freshness::Fresh;
         is_valid.then(|| (identity.level(), entry))
     }

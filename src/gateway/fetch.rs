@@ -11,10 +11,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::fetch_result::{FetchError, FetchSource, Fetched};
 use super::state::SharedState;
-use crate::api::{AccessLevel, ApiError, CustomerId, Token, error_body, holds_credential_or_secret};
+use crate::api::{
+    AccessLevel, ApiError, CustomerId, Token, error_body, holds_credential_or_secret,
+};
 use crate::cache::{
-    Demand, Entry, EntryGenerations, FetchTime, Freshness, Key, Lifetime, NotStored, Scope, Validators,
-    has_no_freshness_info, initial_age, lifetime,
+    Demand, Entry, EntryGenerations, FetchTime, Freshness, Key, Lifetime, NotStored, Scope,
+    Validators, has_no_freshness_info, initial_age, lifetime,
 };
 use crate::clock;
 use crate::cluster::{Lookup, ResponseLookup, WriteLease};
@@ -26,7 +28,8 @@ use crate::redact::{Kind as DocumentKind, Policy, Redacted, redact};
 use crate::reply::{ApiFields, FieldFilter, Representation};
 use crate::telemetry::ApiExchange;
 use crate::upstream::{
-    ApiFailure, ApiResponse, Connections, QueueKey, Request, RequestKind, Transport, has_content_coding, is_failure,
+    ApiFailure, ApiResponse, Connections, QueueKey, Request, RequestKind, Transport,
+    has_content_coding, is_failure,
 };
 
 /// Time for which an entry is not fetched again after a failure. A stale response is used
@@ -112,7 +115,8 @@ impl<T: Transport> Fetcher<T> {
         }
         // A stale entry of another gateway serves like one of this gateway: for revalidation, and
         // as a response if the API fails.
-        let stale = job.stale.clone().into_iter().chain(found.stale).max_by_key(|entry| entry.fetched_at);
+        let stale =
+            job.stale.clone().into_iter().chain(found.stale).max_by_key(|entry| entry.fetched_at);
         if let Some(entry) = stale.iter().find(|_| job.stale.is_none() && may_store()) {
             self.shared.cache.insert(job.key, entry.clone());
         }
@@ -129,7 +133,14 @@ impl<T: Transport> Fetcher<T> {
         if let (Some(tier), Ok(_)) = (&self.shared.tier, &result) {
             tier.record_fetch_time(clock::now().saturating_duration_since(requested_at));
         }
-        let completion = Completion { fetcher: self, job: &job, demand, stale, lease: found.write_lease, requested_at };
+        let completion = Completion {
+            fetcher: self,
+            job: &job,
+            demand,
+            stale,
+            lease: found.write_lease,
+            requested_at,
+        };
         match result {
             Ok(outcome) => completion.finish(outcome),
             Err(failure) => {
@@ -142,7 +153,10 @@ impl<T: Transport> Fetcher<T> {
     /// The entry that another fetch stored since this one was requested.
     fn cached(&self, job: &FetchJob) -> Option<Arc<Entry>> {
         // An entry that another fetch stored may come from the shared tier.
-        if job.is_forced || job.bypass_shared_tier || !self.shared.generations.is_synced(clock::now()) {
+        if job.is_forced
+            || job.bypass_shared_tier
+            || !self.shared.generations.is_synced(clock::now())
+        {
             return None;
         }
         let entry = self.shared.find_entry(&job.key, self.policy_id, job.generations);
@@ -152,15 +166,19 @@ impl<T: Transport> Fetcher<T> {
     /// Whether nothing that the response depends on has changed since the fetch began.
     fn is_current(&self, job: &FetchJob) -> bool {
         let FetchJob { key, caller, generations, .. } = job;
-        self.shared.generations.entry_generations(&key.customer, &key.caller, caller.employee) == *generations
+        self.shared.generations.entry_generations(&key.customer, &key.caller, caller.employee)
+            == *generations
     }
 
     /// Looks up the shared tier, unless the client's request excludes it. Without a usable entry it
     /// takes the lease to write what the API responds.
     async fn look_up_shared(&self, job: &FetchJob) -> Lookup<Arc<Entry>> {
         let FetchJob { key, caller, generations, .. } = job;
-        let is_enabled = !self.config.ttl.is_zero() && self.shared.generations.is_synced(clock::now());
-        let Some(tier) = self.shared.tier.as_ref().filter(|_| is_enabled) else { return Lookup::skipped() };
+        let is_enabled =
+            !self.config.ttl.is_zero() && self.shared.generations.is_synced(clock::now());
+        let Some(tier) = self.shared.tier.as_ref().filter(|_| is_enabled) else {
+            return Lookup::skipped();
+        };
         if self.shared.generations.is_unsettled(Some(&key.customer), &key.caller, caller.employee) {
             // Another gateway may have stored its entry before a write that it did not see.
             return Lookup::skipped();
@@ -201,7 +219,11 @@ impl<T: Transport> Fetcher<T> {
         let failed = |error, cause| ApiFailure { error, cause, exchange: Some(exchange) };
         let unusable = |error| {
             let status = exchange.status.map(|status| status.as_u16());
-            tracing::warn!(http.request.id = request_id, status, "the API sent a status that cannot be forwarded");
+            tracing::warn!(
+                http.request.id = request_id,
+                status,
+                "the API sent a status that cannot be forwarded"
+            );
             Err(failed(error, Some("status")).into())
         };
         self.shared.api_cors.learn(origin, &response.headers);
@@ -230,16 +252,19 @@ impl<T: Transport> Fetcher<T> {
             _ => {}
         }
         let lifetime = lifetime(status, &response.headers, &self.config, jitter());
-        let validators = Validators::from_headers(&response.headers).filter(|_| status == StatusCode::OK);
-        let exchange_fields = match self.location(status, &response.headers, level, token, request_id) {
-            Some(location) => exchange_fields.iter().cloned().chain([location]).collect(),
-            None => exchange_fields,
-        };
+        let validators =
+            Validators::from_headers(&response.headers).filter(|_| status == StatusCode::OK);
+        let exchange_fields =
+            match self.location(status, &response.headers, level, token, request_id) {
+                Some(location) => exchange_fields.iter().cloned().chain([location]).collect(),
+                None => exchange_fields,
+            };
         let represented = self.represent(response, level, request_id).await;
-        let (representation, kind) =
-            represented.map_err(|UnredactableBody { error, reason }| failed(error, Some(reason)))?;
+        let (representation, kind) = represented
+            .map_err(|UnredactableBody { error, reason }| failed(error, Some(reason)))?;
         let is_storable = status != StatusCode::OK || kind == DocumentKind::Object;
-        let lifetime = if is_storable { lifetime } else { lifetime.and(Err(NotStored::NotAnObject)) };
+        let lifetime =
+            if is_storable { lifetime } else { lifetime.and(Err(NotStored::NotAnObject)) };
         Ok(UpstreamOutcome::Response {
             representation,
             validators,
@@ -293,7 +318,9 @@ impl<T: Transport> Fetcher<T> {
         {
             response.body = Bytes::new();
         }
-        if response.body.is_empty() && (status.is_redirection() || (status.is_success() && status != StatusCode::OK)) {
+        if response.body.is_empty()
+            && (status.is_redirection() || (status.is_success() && status != StatusCode::OK))
+        {
             return Ok((Representation::empty(status), DocumentKind::NotJson));
         }
         let own_type = response.headers.get(CONTENT_TYPE).filter(|_| is_revealed).cloned();
@@ -307,7 +334,11 @@ impl<T: Transport> Fetcher<T> {
     }
 
     /// Redacts a body. On failure, returns the reason as a label.
-    async fn redact(&self, response: ApiResponse, level: AccessLevel) -> Result<Redacted, &'static str> {
+    async fn redact(
+        &self,
+        response: ApiResponse,
+        level: AccessLevel,
+    ) -> Result<Redacted, &'static str> {
         if has_content_coding(&response.headers) {
             return Err("content_coding");
         }
@@ -393,9 +424,12 @@ impl<T: Transport> Completion<'_, T> {
                 exchange,
             } => {
                 // Only a request with the validators of a stale entry is answered with 304.
-                let Some(entry) = self.stale.clone() else { return Err(ApiError::InvalidResponse.into()) };
+                let Some(entry) = self.stale.clone() else {
+                    return Err(ApiError::InvalidResponse.into());
+                };
                 // A 304 changes only what it states (RFC 9111 section 3.2).
-                let lifetime = lifetime.map(|new| if keeps_lifetime { entry.lifetime() } else { new });
+                let lifetime =
+                    lifetime.map(|new| if keeps_lifetime { entry.lifetime() } else { new });
                 let fields = entry.fields.updated(&fields);
                 let representation = entry.representation.clone();
                 let renewed = self.may_store(lifetime).map(|lifetime| {
@@ -451,7 +485,8 @@ impl<T: Transport> Completion<'_, T> {
                     )
                 });
                 let is_outdated = self.is_outdated_by(&representation, &entry);
-                let (requested_at, source, stale) = (self.requested_at, FetchSource::Api, self.stale.clone());
+                let (requested_at, source, stale) =
+                    (self.requested_at, FetchSource::Api, self.stale.clone());
                 let is_stored = self.store_or_evict(entry, is_outdated);
                 if !is_stored {
                     // Also after a success, so that a client's `no-cache` causes at most one
@@ -474,10 +509,15 @@ impl<T: Transport> Completion<'_, T> {
 
     /// Whether the cached entry may differ from what the API responds now. A request's `no-store`
     /// leaves an equal entry cached.
-    fn is_outdated_by(&self, representation: &Representation, entry: &Result<Entry, NotStored>) -> bool {
+    fn is_outdated_by(
+        &self,
+        representation: &Representation,
+        entry: &Result<Entry, NotStored>,
+    ) -> bool {
         let status = representation.status();
         let lost_access = matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
-        let is_same = self.stale.as_ref().is_some_and(|stale| stale.representation == *representation);
+        let is_same =
+            self.stale.as_ref().is_some_and(|stale| stale.representation == *representation);
         (status.is_success() || status.is_redirection() || lost_access)
             && !(is_same && matches!(entry, Err(NotStored::RequestNoStore)))
     }

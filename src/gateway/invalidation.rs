@@ -59,8 +59,15 @@ impl<T: Transport> Gateway<T> {
                 Change::CallersEmployee => {
                     for token in tokens {
                         let caller = self.caller_of(token);
-                        match self.shared.identities.owner(caller, token, address, clock::now()).await {
-                            Ok(caller) => scopes.push(Scope::Employee(caller.identity.employee.clone())),
+                        match self
+                            .shared
+                            .identities
+                            .owner(caller, token, address, clock::now())
+                            .await
+                        {
+                            Ok(caller) => {
+                                scopes.push(Scope::Employee(caller.identity.employee.clone()))
+                            }
                             // An invalid token has no employee: only what is cached for the token
                             // itself is invalidated.
                             Err(failure) if failure.error == ApiError::InvalidToken => {}
@@ -76,13 +83,16 @@ impl<T: Transport> Gateway<T> {
     /// Whether one of these tokens has a cached valid identity.
     pub fn is_any_known(&self, tokens: &[Token], address: IpAddr) -> bool {
         let now = clock::now();
-        tokens.iter().any(|token| self.shared.identities.is_known(self.caller_of(token), address, now))
+        tokens
+            .iter()
+            .any(|token| self.shared.identities.is_known(self.caller_of(token), address, now))
     }
 
     /// Marks these scopes as subject to a write that the API may execute at any time until `until`.
     /// Nothing is stored for them until then. Returns the scopes that were not marked before.
     pub fn unsettle(&self, scopes: &[Scope], until: Instant) -> Vec<Scope> {
-        let unsettled = scopes.iter().filter(|scope| self.shared.generations.unsettle(scope, until));
+        let unsettled =
+            scopes.iter().filter(|scope| self.shared.generations.unsettle(scope, until));
         unsettled.cloned().collect()
     }
 }
@@ -101,20 +111,26 @@ mod tests {
     struct Unreachable;
 
     impl Transport for Unreachable {
-        async fn exchange(&self, _request: &Request<'_>, _deadline: Instant) -> Result<ApiResponse, UpstreamError> {
+        async fn exchange(
+            &self,
+            _request: &Request<'_>,
+            _deadline: Instant,
+        ) -> Result<ApiResponse, UpstreamError> {
             Err(UpstreamError::Connect)
         }
     }
 
     #[test]
     fn remote_invalidation_is_applied_and_not_published() {
-        let config = crate::config::parse("test", "[upstream]\nurl = \"http://127.0.0.1:1\"", []).unwrap();
+        let config =
+            crate::config::parse("test", "[upstream]\nurl = \"http://127.0.0.1:1\"", []).unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let client = Arc::new(Client::new(Unreachable, &config.upstream, metrics.clone()));
         let policy = Arc::new(Policy::compile(&config.redaction.rules()).unwrap());
         let callers = CallerIds::with_key([7; 32]);
         let caller = callers.id_of("a");
-        let gateway = Gateway::new(&config, GatewayDeps { client, policy, callers, metrics, tier: None });
+        let gateway =
+            Gateway::new(&config, GatewayDeps { client, policy, callers, metrics, tier: None });
         let (sender, published) = std::sync::mpsc::sync_channel(8);
         gateway.generations().set_publisher(Box::new(move |scope| {
             let _ = sender.send(scope.as_str());

@@ -89,7 +89,9 @@ impl L1Cache {
         SLOTS.with_borrow_mut(|slots| {
             let set = &mut slots[set_index(digest)];
             let slot = set.iter_mut().flatten().find(|slot| slot.is_for(self.gateway, key))?;
-            if slot.uses_left == 0 || now.saturating_duration_since(slot.stored_at) >= RESULT_AGE_MAX {
+            if slot.uses_left == 0
+                || now.saturating_duration_since(slot.stored_at) >= RESULT_AGE_MAX
+            {
                 return None;
             }
             slot.uses_left -= 1;
@@ -101,7 +103,9 @@ impl L1Cache {
     pub fn insert(&self, key: &L1Key, digest: u64, now: Instant, result: LookupResult) {
         SLOTS.with_borrow_mut(|slots| {
             let [first, second] = &mut slots[set_index(digest)];
-            let is_usable = |slot: &Option<Slot>| slot.as_ref().is_none_or(|slot| slot.is_for(self.gateway, key));
+            let is_usable = |slot: &Option<Slot>| {
+                slot.as_ref().is_none_or(|slot| slot.is_for(self.gateway, key))
+            };
             // The slot of this key, else an empty one, else the older of the set.
             let stored_at = |slot: &Option<Slot>| slot.as_ref().map(|slot| slot.stored_at);
             let slot = match (is_usable(first), is_usable(second)) {
@@ -110,7 +114,13 @@ impl L1Cache {
                 (false, false) if stored_at(first) <= stored_at(second) => first,
                 (false, false) => second,
             };
-            *slot = Some(Slot { gateway: self.gateway, key: *key, result, stored_at: now, uses_left: USES_MAX });
+            *slot = Some(Slot {
+                gateway: self.gateway,
+                key: *key,
+                result,
+                stored_at: now,
+                uses_left: USES_MAX,
+            });
         });
     }
 }

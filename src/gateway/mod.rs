@@ -72,7 +72,11 @@ impl<T: Transport> Gateway<T> {
         };
         let identities = Identities::new(&config.identity, deps);
         let shared = SharedState {
-            cache: Arc::new(Cache::new(config.cache.max_bytes, config.cache.max_lifetime(), on_eviction)),
+            cache: Arc::new(Cache::new(
+                config.cache.max_bytes,
+                config.cache.max_lifetime(),
+                on_eviction,
+            )),
             identities: Arc::new(identities),
             metrics,
             generations,
@@ -98,8 +102,20 @@ impl<T: Transport> Gateway<T> {
         let fields = FieldFilter::new(&config.cache.keep_fields, !cors.is_on());
         // Both decide what an entry holds.
         let policy_id = policy.fingerprint() ^ fields.fingerprint();
-        let fetcher = Fetcher { shared: shared.clone(), policy, policy_id, config: config.cache.clone(), fields };
-        Gateway { policy_id, cors, fetcher: Arc::new(fetcher), shared, cookie: config.identity.cookie.clone() }
+        let fetcher = Fetcher {
+            shared: shared.clone(),
+            policy,
+            policy_id,
+            config: config.cache.clone(),
+            fields,
+        };
+        Gateway {
+            policy_id,
+            cors,
+            fetcher: Arc::new(fetcher),
+            shared,
+            cookie: config.identity.cookie.clone(),
+        }
     }
 
     pub fn cache(&self) -> &Cache {
@@ -129,7 +145,8 @@ impl<T: Transport> Gateway<T> {
         match origin {
             Some(origin) if !self.cors.is_on() && origin.len() <= ORIGIN_BYTES_MAX => {
                 let digest = blake3::hash(origin);
-                self.policy_id ^ digest.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+                self.policy_id
+                    ^ digest.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
             }
             _ => self.policy_id,
         }
@@ -161,7 +178,11 @@ impl<T: Transport> Gateway<T> {
     ///
     /// # Errors
     /// See [`CredentialError`].
-    pub fn credential(&self, headers: &HeaderMap, query: &Query<'_>) -> Result<Credential, CredentialError> {
+    pub fn credential(
+        &self,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+    ) -> Result<Credential, CredentialError> {
         find_credential(headers, query, self.cookie.as_deref())
     }
 
@@ -169,9 +190,20 @@ impl<T: Transport> Gateway<T> {
     ///
     /// # Errors
     /// There is no usable response.
-    pub async fn change_log(&self, target: &str, token: &Token) -> Result<upstream::ApiResponse, UpstreamError> {
+    pub async fn change_log(
+        &self,
+        target: &str,
+        token: &Token,
+    ) -> Result<upstream::ApiResponse, UpstreamError> {
         let (kind, queue_key) = (upstream::RequestKind::ChangeLog, QueueKey::Gateway);
-        let request = upstream::Request { kind, target, token: Some(token), validators: None, origin: None, queue_key };
+        let request = upstream::Request {
+            kind,
+            target,
+            token: Some(token),
+            validators: None,
+            origin: None,
+            queue_key,
+        };
         self.shared.client.get(request).await
     }
 

@@ -11,11 +11,14 @@ use super::fetch::{FetchJob, UpstreamOutcome, target};
 use super::fetch_result::{FetchError, FetchSource, Fetched};
 use super::state::FlightKey;
 use crate::api::{ApiError, CustomerId, Query, Token, find_credential};
-use crate::cache::{CacheControl, CallerId, Entry, Freshness, JoinOptions, Key, Role, Scope, Waiter};
+use crate::cache::{
+    CacheControl, CallerId, Entry, Freshness, JoinOptions, Key, Role, Scope, Waiter,
+};
 use crate::clock;
 use crate::identity::Caller;
 use crate::reply::{
-    ApiFields, CacheStatus, Content, ForwardReason, Reply, Representation, if_none_match, matches_etag,
+    ApiFields, CacheStatus, Content, ForwardReason, Reply, Representation, if_none_match,
+    matches_etag,
 };
 use crate::telemetry::{Record, StaleReason};
 use crate::upstream::{self, ApiFailure, Circuit, QueueKey, Transport, is_failure};
@@ -56,7 +59,9 @@ impl ClientValidators<'_> {
     fn matches(self, representation: &Representation) -> bool {
         match self {
             ClientValidators::Fields(headers) => if_none_match(headers, representation.etag()),
-            ClientValidators::Value(value) => value.is_some_and(|value| matches_etag(value, representation.etag())),
+            ClientValidators::Value(value) => {
+                value.is_some_and(|value| matches_etag(value, representation.etag()))
+            }
         }
     }
 }
@@ -68,11 +73,16 @@ impl<T: Transport> Gateway<T> {
         finish(result, record)
     }
 
-    async fn handle(&self, request: &NameRequest<'_>, record: &mut Record) -> Result<Reply, ApiFailure> {
+    async fn handle(
+        &self,
+        request: &NameRequest<'_>,
+        record: &mut Record,
+    ) -> Result<Reply, ApiFailure> {
         let credential = find_credential(request.headers, request.query, self.cookie.as_deref());
         let token = credential.map_err(ApiError::from)?.token;
         let origin = self.forwarded_origin(request.headers);
-        let caller = self.identify(self.caller_of(&token), &token, request.address, origin, record).await?;
+        let caller =
+            self.identify(self.caller_of(&token), &token, request.address, origin, record).await?;
         if request.has_body || !request.query.is_plain() {
             return self.bypass(request, &caller, &token, record).await;
         }
@@ -93,7 +103,8 @@ impl<T: Transport> Gateway<T> {
         origin: Option<&HeaderValue>,
         record: &mut Record,
     ) -> Result<Caller, ApiFailure> {
-        let caller = self.shared.identities.identify(id, token, address, origin, record.started).await?;
+        let caller =
+            self.shared.identities.identify(id, token, address, origin, record.started).await?;
         record.level = Some(caller.identity.level);
         Ok(caller)
     }
@@ -111,11 +122,15 @@ impl<T: Transport> Gateway<T> {
         let LookupParams { customer, wants, validators, ref origin } = *params;
         let policy = self.key_policy(origin.as_ref().map(HeaderValue::as_bytes));
         let key = Key { caller: caller.id, level: caller.identity.level, customer, policy };
-        let generations = self.shared.generations.entry_generations(&customer, &key.caller, caller.employee);
+        let generations =
+            self.shared.generations.entry_generations(&customer, &key.caller, caller.employee);
         // The cache is unusable while invalidations of other gateways may be missing.
         let is_synced = self.shared.generations.is_synced(now);
-        let cached = is_synced.then(|| self.shared.find_entry(&key, self.policy_id, generations)).flatten();
-        let plan = cached.as_deref().map_or(Plan::Fetch(ForwardReason::UriMiss), |entry| Plan::new(entry, &wants, now));
+        let cached =
+            is_synced.then(|| self.shared.find_entry(&key, self.policy_id, generations)).flatten();
+        let plan = cached
+            .as_deref()
+            .map_or(Plan::Fetch(ForwardReason::UriMiss), |entry| Plan::new(entry, &wants, now));
         let limits_age = wants.no_cache || wants.max_age.is_some() || wants.min_fresh.is_some();
         let bypass_shared_tier = self.shared.tier.is_some() && limits_age;
         let stale = cached.clone();
@@ -137,17 +152,27 @@ impl<T: Transport> Gateway<T> {
             (Plan::Refresh, Some(entry)) => {
                 if !entry.is_backing_off(now) {
                     // No client waits for it: the next request finds its response.
-                    drop(self.start_fetch(job, JoinOptions { store: !wants.no_store, ..JoinOptions::BACKGROUND }));
+                    drop(self.start_fetch(
+                        job,
+                        JoinOptions { store: !wants.no_store, ..JoinOptions::BACKGROUND },
+                    ));
                 }
                 self.shared.metrics.count_stale_response(StaleReason::Revalidating);
-                Ok(cached_reply(validators, &entry, now, CacheStatus::Revalidating { ttl: entry.ttl(now) }))
+                Ok(cached_reply(
+                    validators,
+                    &entry,
+                    now,
+                    CacheStatus::Revalidating { ttl: entry.ttl(now) },
+                ))
             }
             (Plan::StaleIfError, Some(entry)) => Ok(self.stale_reply(validators, &entry, now)),
             (Plan::Fetch(_), _) if wants.only_if_cached => Err(ApiError::OnlyIfCached.into()),
             (Plan::Fetch(reason), cached) => {
                 job.is_forced = reason == ForwardReason::Request;
                 let options = JoinOptions { store: !wants.no_store, ..JoinOptions::FOREGROUND };
-                let is_usable = |entry: &Arc<Entry>| self.circuit() != Circuit::Closed && entry.may_serve_on_error(now);
+                let is_usable = |entry: &Arc<Entry>| {
+                    self.circuit() != Circuit::Closed && entry.may_serve_on_error(now)
+                };
                 if let Some(entry) = cached.filter(is_usable) {
                     // The API is known to be down. If this fetch is the probe, no client waits for
                     // it.
@@ -183,9 +208,11 @@ impl<T: Transport> Gateway<T> {
             Ok(fetched) => is_failure(fetched.representation.status()),
         };
         if has_failed {
-            let current = || self.shared.generations.entry_generations(&key.customer, &key.caller, employee);
+            let current =
+                || self.shared.generations.entry_generations(&key.customer, &key.caller, employee);
             // A change during the fetch makes the entry wrong instead of stale.
-            let is_usable = |entry: &Entry| entry.may_serve_on_error(now) && entry.generations == current();
+            let is_usable =
+                |entry: &Entry| entry.may_serve_on_error(now) && entry.generations == current();
             // The fetch may have stored a stale entry of the shared tier.
             let from_tier = || {
                 self.shared.tier.as_ref().filter(|_| self.shared.generations.is_synced(now))?;
@@ -211,7 +238,9 @@ impl<T: Transport> Gateway<T> {
     ) -> (Role, Waiter<FlightKey, Result<Fetched, FetchError>>) {
         let fetcher = self.fetcher.clone();
         let key = (job.key, job.generations, job.bypass_shared_tier);
-        self.shared.fetches.join_or_spawn(&key, options, |demand| async move { fetcher.run(job, &demand).await })
+        self.shared
+            .fetches
+            .join_or_spawn(&key, options, |demand| async move { fetcher.run(job, &demand).await })
     }
 
     fn stale_reply(&self, validators: ClientValidators<'_>, entry: &Entry, now: Instant) -> Reply {
@@ -242,9 +271,18 @@ impl<T: Transport> Gateway<T> {
             origin: self.forwarded_origin(request.headers),
             queue_key,
         };
-        match self.fetcher.request(upstream_request, caller.identity.level, token, &record.request_id).await {
+        match self
+            .fetcher
+            .request(upstream_request, caller.identity.level, token, &record.request_id)
+            .await
+        {
             Ok(UpstreamOutcome::Response {
-                representation, initial_age, fields, exchange_fields, exchange, ..
+                representation,
+                initial_age,
+                fields,
+                exchange_fields,
+                exchange,
+                ..
             }) => {
                 record.api = Some(exchange);
                 let age = initial_age + clock::now().saturating_duration_since(requested_at);
@@ -303,7 +341,10 @@ impl Plan {
         let may_force = now.saturating_duration_since(entry.fetched_at) >= FORCED_FETCH_INTERVAL
             && !entry.is_backing_off(now)
             && !wants.only_if_cached;
-        if freshness != Freshness::Expired && may_force && !wants.accepts(entry.age(now).as_secs(), entry.ttl(now)) {
+        if freshness != Freshness::Expired
+            && may_force
+            && !wants.accepts(entry.age(now).as_secs(), entry.ttl(now))
+        {
             return Plan::Fetch(ForwardReason::Request);
         }
         match freshness {
@@ -336,7 +377,12 @@ fn fetched_reply(
 ) -> Reply {
     let status = match (role, &fetched.source) {
         (_, FetchSource::SharedTier(entry)) => {
-            return cached_reply(validators, entry, now, CacheStatus::Shared { ttl: entry.ttl(now) });
+            return cached_reply(
+                validators,
+                entry,
+                now,
+                CacheStatus::Shared { ttl: entry.ttl(now) },
+            );
         }
         (Role::Follower, _) | (_, FetchSource::Cache) => CacheStatus::Collapsed,
         (Role::Leader, FetchSource::Revalidated) if reason != ForwardReason::Request => {
@@ -359,7 +405,11 @@ fn reply(
     cache_status: CacheStatus,
 ) -> Reply {
     let is_not_modified = is_match && representation.status() == StatusCode::OK;
-    let content = if is_not_modified { Content::NotModified(representation) } else { Content::Whole(representation) };
+    let content = if is_not_modified {
+        Content::NotModified(representation)
+    } else {
+        Content::Whole(representation)
+    };
     let (cache_status, age) = (Some(cache_status), Some(age.as_secs()));
     Reply { content, cache_status, age, api_fields, exchange_fields: ApiFields::NONE }
 }

@@ -37,7 +37,12 @@ pub(super) struct SharedState<T> {
 
 impl<T> SharedState<T> {
     /// Returns the entry of a key, or that of `policy`, which serves every origin.
-    pub fn find_entry(&self, key: &Key, policy: u64, generations: EntryGenerations) -> Option<Arc<Entry>> {
+    pub fn find_entry(
+        &self,
+        key: &Key,
+        policy: u64,
+        generations: EntryGenerations,
+    ) -> Option<Arc<Entry>> {
         self.cache.get(key, generations).or_else(|| {
             if key.policy == policy {
                 return None;

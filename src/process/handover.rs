@@ -34,8 +34,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Flock, FlockType, Pid, Signal, fcntl_getlk, geteuid, kill_process};
 use thiserror::Error;
@@ -119,7 +119,8 @@ impl UpgradeSocket {
     /// # Errors
     /// Other users can access the folder.
     pub fn find(config: &Config) -> Result<Option<Self>, HandoverError> {
-        let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let folder =
+            |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         // Several gateways may run on a machine, each with its own admin listener.
         let name = format!("{}.socket", config.admin.listen);
         let socket = match &config.server.upgrade_socket {
@@ -185,8 +186,9 @@ impl UpgradeSocket {
     }
 
     fn release_serving_lock(&self) -> Result<(), HandoverError> {
-        fcntl_lock(&self.serving_lock, FlockOperation::Unlock)
-            .map_err(|error| HandoverError(format!("{}: cannot release the lock: {error}", self.socket.display())))
+        fcntl_lock(&self.serving_lock, FlockOperation::Unlock).map_err(|error| {
+            HandoverError(format!("{}: cannot release the lock: {error}", self.socket.display()))
+        })
     }
 
     fn acquire_upgrade_lock(self: &Arc<Self>) -> Result<UpgradeLock, HandoverError> {
@@ -221,7 +223,8 @@ impl UpgradeSocket {
     }
 
     fn listen(&self) -> Result<UnixListener, HandoverError> {
-        let failed = |error: io::Error| HandoverError(format!("{}: {error}", self.socket.display()));
+        let failed =
+            |error: io::Error| HandoverError(format!("{}: {error}", self.socket.display()));
         // The file of a process that ended while it waited: only the process with the upgrade lock
         // waits here.
         match std::fs::remove_file(&self.socket) {
@@ -233,7 +236,11 @@ impl UpgradeSocket {
         Ok(listener)
     }
 
-    fn receive_sockets(&self, listener: &UnixListener, running: Pid) -> Result<ReceivedSockets, HandoverError> {
+    fn receive_sockets(
+        &self,
+        listener: &UnixListener,
+        running: Pid,
+    ) -> Result<ReceivedSockets, HandoverError> {
         let process = running.as_raw_nonzero().get();
         tracing::info!(process, "requested the listening sockets of the running process");
         if let Err(error) = kill_process(running, Signal::QUIT) {
@@ -247,7 +254,8 @@ impl UpgradeSocket {
                 Ok((stream, _)) => match peer_process(&stream) {
                     Ok(id) if id == running => {
                         let received = receive(stream);
-                        return received.map_err(|error| HandoverError(format!("process {running}: {error}")));
+                        return received
+                            .map_err(|error| HandoverError(format!("process {running}: {error}")));
                     }
                     other => {
                         tracing::warn!(?other, "refused sockets from an unexpected process");
@@ -257,7 +265,9 @@ impl UpgradeSocket {
                     return Err(HandoverError(error.to_string()));
                 }
                 Err(_) if self.serving_process() != Some(running) => {
-                    return Err(HandoverError(format!("process {running} exited before it handed over its sockets")));
+                    return Err(HandoverError(format!(
+                        "process {running} exited before it handed over its sockets"
+                    )));
                 }
                 Err(_) if clock::now() > end => {
                     return Err(HandoverError(format!(
@@ -287,16 +297,19 @@ impl UpgradeSocket {
         }
         let mut stream = self.connect_to_successor()?;
         let id = peer_process(&stream)?;
-        let failed =
-            |error: io::Error| HandoverError(format!("process {id} took the sockets but did not serve: {error}"));
-        send(&stream, sockets)
-            .map_err(|error| HandoverError(format!("process {id} did not take the sockets: {error}")))?;
+        let failed = |error: io::Error| {
+            HandoverError(format!("process {id} took the sockets but did not serve: {error}"))
+        };
+        send(&stream, sockets).map_err(|error| {
+            HandoverError(format!("process {id} did not take the sockets: {error}"))
+        })?;
         expect_message(&mut stream, READY, MESSAGE_TIMEOUT).map_err(failed)?;
         let process = id.as_raw_nonzero().get().unsigned_abs();
         release(process, ChangeReports(stream.try_clone().map_err(failed)?));
         let handed_over = self.release_serving_lock().and_then(|()| {
             let sent = stream.write_all(RELEASED);
-            sent.and_then(|()| expect_message(&mut stream, ACQUIRED, CONFIRMATION_TIMEOUT)).map_err(failed)
+            sent.and_then(|()| expect_message(&mut stream, ACQUIRED, CONFIRMATION_TIMEOUT))
+                .map_err(failed)
         });
         match handed_over {
             Err(error) if self.acquire_serving_lock().is_ok() => {
@@ -314,7 +327,10 @@ impl UpgradeSocket {
             match UnixStream::connect(&self.socket) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if clock::now() > end => {
-                    return Err(HandoverError(format!("no successor at {}: {error}", self.socket.display())));
+                    return Err(HandoverError(format!(
+                        "no successor at {}: {error}",
+                        self.socket.display()
+                    )));
                 }
                 Err(_) => wait_before_retry(),
             }
@@ -327,9 +343,13 @@ impl Predecessor {
     ///
     /// # Errors
     /// The predecessor keeps the lock and continues to serve: this process must not serve.
-    pub fn take_serving_lock(&mut self, socket: &UpgradeSocket) -> Result<PredecessorChanges, HandoverError> {
-        let failed =
-            |error: io::Error| HandoverError(format!("the running process did not release the handover lock: {error}"));
+    pub fn take_serving_lock(
+        &mut self,
+        socket: &UpgradeSocket,
+    ) -> Result<PredecessorChanges, HandoverError> {
+        let failed = |error: io::Error| {
+            HandoverError(format!("the running process did not release the handover lock: {error}"))
+        };
         self.stream.write_all(READY).map_err(failed)?;
         expect_message(&mut self.stream, RELEASED, MESSAGE_TIMEOUT).map_err(failed)?;
         socket.acquire_serving_lock()?;
@@ -410,7 +430,8 @@ fn prepare_private_folder(folder: &Path) -> Result<(), HandoverError> {
         _ => {}
     }
     let metadata = std::fs::symlink_metadata(folder);
-    let metadata = metadata.map_err(|error| HandoverError(format!("directory {shown}: {error}")))?;
+    let metadata =
+        metadata.map_err(|error| HandoverError(format!("directory {shown}: {error}")))?;
     if !metadata.is_dir() {
         return Err(HandoverError(format!(
             "{shown} is not a directory or is a link; use a directory that only the gateway uses"

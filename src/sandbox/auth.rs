@@ -21,17 +21,23 @@ impl State {
     /// Errors: 401 `credentials_invalid` for a wrong or missing name or password, and for a
     /// `NO_LOGIN` employee; 422 for an `expiresInMinutes` that is neither -1 nor 1 to
     /// `MAX_LOGIN_MINUTES`.
-    pub(super) fn login(&mut self, request: &ApiRequest<'_>, now: SystemTime) -> Result<Success, ErrorResponse> {
+    pub(super) fn login(
+        &mut self,
+        request: &ApiRequest<'_>,
+        now: SystemTime,
+    ) -> Result<Success, ErrorResponse> {
         let login = request.parameter("username").ok_or(ErrorResponse::CredentialsInvalid)?;
         let password = request.parameter("password").ok_or(ErrorResponse::CredentialsInvalid)?;
-        let found = self.dataset.employees.iter().find(|(_, e)| e.login == login && e.password == password);
+        let found =
+            self.dataset.employees.iter().find(|(_, e)| e.login == login && e.password == password);
         let (&employee, found) = found.ok_or(ErrorResponse::CredentialsInvalid)?;
         if found.level == AccessLevel::NoLogin {
             return Err(ErrorResponse::CredentialsInvalid);
         }
         let name = found.name.clone();
         let expiry = self.expiry_after(request.parameter("expiresInMinutes").as_deref(), now)?;
-        let session = Session { employee, expiry, address: Some(request.client_address()), reseller: None };
+        let session =
+            Session { employee, expiry, address: Some(request.client_address()), reseller: None };
         let token = self.sessions.create(session, now)?;
         let caller = self.identify(token, employee, None)?;
         let mut description = json!({
@@ -42,11 +48,20 @@ impl State {
             "accessLevel": caller.level.as_str(),
             "name": name,
         });
-        self.copy_customer_members(&mut description, &caller, &[("customerIntegrations", "integrations")]);
-        Ok(Success::json(description).with_cookie(&format!("token={}; HttpOnly; Path=/", caller.token)))
+        self.copy_customer_members(
+            &mut description,
+            &caller,
+            &[("customerIntegrations", "integrations")],
+        );
+        Ok(Success::json(description)
+            .with_cookie(&format!("token={}; HttpOnly; Path=/", caller.token)))
     }
 
-    fn expiry_after(&self, minutes: Option<&str>, now: SystemTime) -> Result<Expiry, ErrorResponse> {
+    fn expiry_after(
+        &self,
+        minutes: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Expiry, ErrorResponse> {
         let length = match minutes {
             None => self.session_duration,
             Some("-1") => return Ok(Expiry::Never),
@@ -54,7 +69,10 @@ impl State {
                 Ok(minutes @ 1..=MAX_LOGIN_MINUTES) => Duration::from_mins(minutes),
                 _ => {
                     let message = "Neither -1 nor a number of minutes up to a year";
-                    return Err(ErrorResponse::Unprocessable { property: "expiresInMinutes", message });
+                    return Err(ErrorResponse::Unprocessable {
+                        property: "expiresInMinutes",
+                        message,
+                    });
                 }
             },
         };
@@ -65,11 +83,19 @@ impl State {
     ///
     /// Errors: 401 `credentials_invalid` without `token`; with `simple=true`, 403 for an invalid
     /// token.
-    pub(super) fn validate_token(&self, request: &ApiRequest<'_>, now: SystemTime) -> Result<Success, ErrorResponse> {
-        let token =
-            request.query("token").filter(|token| !token.is_empty()).ok_or(ErrorResponse::CredentialsInvalid)?;
+    pub(super) fn validate_token(
+        &self,
+        request: &ApiRequest<'_>,
+        now: SystemTime,
+    ) -> Result<Success, ErrorResponse> {
+        let token = request
+            .query("token")
+            .filter(|token| !token.is_empty())
+            .ok_or(ErrorResponse::CredentialsInvalid)?;
         match self.valid(token, request.query("ip"), now) {
-            Some(caller) => Ok(Success::json(self.description(&caller, request.has_flag("extend")))),
+            Some(caller) => {
+                Ok(Success::json(self.description(&caller, request.has_flag("extend"))))
+            }
             None if request.has_flag("simple") => Err(ErrorResponse::AccessDenied),
             None => Ok(Success::json(json!({"success": false}))),
         }
@@ -94,8 +120,11 @@ impl State {
         if extend && let Some(employee) = self.dataset.employees.get(&caller.employee) {
             description["name"] = json!(employee.name);
             description["language"] = json!(employee.language);
-            let members =
-                [("customerName", "name"), ("customerFeatures", "features"), ("customerIntegrations", "integrations")];
+            let members = [
+                ("customerName", "name"),
+                ("customerFeatures", "features"),
+                ("customerIntegrations", "integrations"),
+            ];
             self.copy_customer_members(&mut description, caller, &members);
         }
         description
@@ -133,10 +162,16 @@ impl State {
         let reseller = match request.body.get("reseller") {
             Some(Value::Null) => None,
             Some(Value::String(id)) => {
-                let id = Id::parse(id.as_bytes()).filter(|id| self.dataset.resellers.contains_key(id));
+                let id =
+                    Id::parse(id.as_bytes()).filter(|id| self.dataset.resellers.contains_key(id));
                 Some(id.ok_or(ErrorResponse::NotFound(Resource::Reseller))?)
             }
-            _ => return Err(ErrorResponse::Unprocessable { property: "reseller", message: "Neither an id nor null" }),
+            _ => {
+                return Err(ErrorResponse::Unprocessable {
+                    property: "reseller",
+                    message: "Neither an id nor null",
+                });
+            }
         };
         // `caller` was found by this token in the same call.
         if let Some(session) = self.sessions.get_mut(&caller.token) {

@@ -72,7 +72,15 @@ impl ChangeLog {
         }
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        self.entries.push_back(ChangeEntry { sequence, subject, id, customer, reseller, change, when });
+        self.entries.push_back(ChangeEntry {
+            sequence,
+            subject,
+            id,
+            customer,
+            reseller,
+            change,
+            when,
+        });
     }
 }
 

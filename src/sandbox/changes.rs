@@ -29,7 +29,9 @@ impl State {
     ) -> Result<Success, ErrorResponse> {
         caller.at_least(AccessLevel::Viewer)?;
         let id = |name, message| match request.query(name) {
-            Some(text) => Id::parse(text.as_bytes()).map(Some).ok_or(ErrorResponse::BadRequest(message)),
+            Some(text) => {
+                Id::parse(text.as_bytes()).map(Some).ok_or(ErrorResponse::BadRequest(message))
+            }
             None => Ok(None),
         };
         let customer = id("customer", "customer is not an id")?;
@@ -46,7 +48,9 @@ impl State {
                 && now.duration_since(entry.when).unwrap_or_default() <= ENTRY_AGE_MAX
         });
         // Both are UTC times in one notation, so their texts sort like the times.
-        let listed = visible.map(|entry| (timestamp(entry.when), entry)).filter(|(when, _)| when.as_str() >= since);
+        let listed = visible
+            .map(|entry| (timestamp(entry.when), entry))
+            .filter(|(when, _)| when.as_str() >= since);
         Ok(Success::json(listed.map(|(when, entry)| entry_json(&when, entry)).collect()))
     }
 }
@@ -68,7 +72,9 @@ fn entry_json(when: &str, entry: &ChangeEntry) -> Value {
 /// number.
 fn is_timestamp_prefix(text: &str) -> bool {
     const SHAPE: &[u8] = b"0000-00-00T00:00:00.000";
-    let fits = |(digit, shape): (u8, &u8)| if *shape == b'0' { digit.is_ascii_digit() } else { digit == *shape };
+    let fits = |(digit, shape): (u8, &u8)| {
+        if *shape == b'0' { digit.is_ascii_digit() } else { digit == *shape }
+    };
     matches!(text.len(), 0 | 10 | 16 | 19 | 23) && text.bytes().zip(SHAPE).all(fits)
 }
 
@@ -78,11 +84,19 @@ mod tests {
 
     #[test]
     fn date_parameter_accepts_one_notation() {
-        for date in ["", "2025-11-24", "2025-11-24T16:00", "2025-11-24T16:00:00", "2025-11-24T16:00:00.000"] {
+        for date in
+            ["", "2025-11-24", "2025-11-24T16:00", "2025-11-24T16:00:00", "2025-11-24T16:00:00.000"]
+        {
             assert!(is_timestamp_prefix(date), "{date}");
         }
-        for wrong in ["2025", "24-11-2025", "2025-11-24T", "2025-11-24T16:00:00.000+01:00", "2025-11-24 16:00", "today"]
-        {
+        for wrong in [
+            "2025",
+            "24-11-2025",
+            "2025-11-24T",
+            "2025-11-24T16:00:00.000+01:00",
+            "2025-11-24 16:00",
+            "today",
+        ] {
             assert!(!is_timestamp_prefix(wrong), "{wrong}");
         }
     }

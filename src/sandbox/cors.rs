@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
@@ -47,7 +47,8 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
 pub fn preflight_response(request: &HeaderMap) -> Response<Bytes> {
     let origin = allowed_origin(request);
     let mut response = Response::new(Bytes::new());
-    *response.status_mut() = if origin.is_some() { StatusCode::NO_CONTENT } else { StatusCode::FORBIDDEN };
+    *response.status_mut() =
+        if origin.is_some() { StatusCode::NO_CONTENT } else { StatusCode::FORBIDDEN };
     if origin.is_some() {
         let fields = response.headers_mut();
         fields.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));

@@ -18,7 +18,11 @@ const NAME_MEMBERS: [&str; 5] = ["_id", "name", "parentReseller", "features", "i
 const MAX_DOCUMENT_BYTES: usize = 64 << 10;
 
 impl State {
-    pub(super) fn customer_name(&self, caller: &Caller, id: &str) -> Result<Success, ErrorResponse> {
+    pub(super) fn customer_name(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Success, ErrorResponse> {
         let (_, customer) = self.visible_customer(caller, id, AccessLevel::Viewer)?;
         Ok(Success::json(pick_members(customer, &NAME_MEMBERS)))
     }
@@ -30,7 +34,11 @@ impl State {
 
     /// Lists the customers that the caller sees: whole documents, or ids and names.
     pub(super) fn customers(&self, caller: &Caller, full: bool) -> Success {
-        let seen = self.dataset.customers.iter().filter(|(id, customer)| caller.sees(**id, customer.reseller));
+        let seen = self
+            .dataset
+            .customers
+            .iter()
+            .filter(|(id, customer)| caller.sees(**id, customer.reseller));
         let shown = seen.map(|(_, customer)| match full {
             true => Value::Object(customer.document.clone()),
             false => pick_members(customer, &["_id", "name"]),
@@ -39,10 +47,15 @@ impl State {
     }
 
     /// The only endpoint whose response is not JSON, so that frontends can test a download.
-    pub(super) fn export_customer(&self, caller: &Caller, id: &str) -> Result<Success, ErrorResponse> {
+    pub(super) fn export_customer(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Success, ErrorResponse> {
         let (_, customer) = self.visible_customer(caller, id, AccessLevel::Viewer)?;
         let columns = ["_id", "name", "parentReseller", "email", "phone", "vat"];
-        let row = columns.map(|column| customer.document.get(column).map_or(String::new(), csv_field));
+        let row =
+            columns.map(|column| customer.document.get(column).map_or(String::new(), csv_field));
         Ok(Success::csv(format!("{}\r\n{}\r\n", columns.join(","), row.join(","))))
     }
 
@@ -66,13 +79,18 @@ impl State {
         merge(&mut document, patch);
         validate(&document)?;
         if document.get("_id") != customer.document.get("_id") {
-            return Err(ErrorResponse::Unprocessable { property: "_id", message: "The id cannot be changed" });
+            return Err(ErrorResponse::Unprocessable {
+                property: "_id",
+                message: "The id cannot be changed",
+            });
         }
         let reseller = document.get("parentReseller").and_then(Value::as_str);
         let reseller = reseller.and_then(|id| Id::parse(id.as_bytes()));
         let known = reseller.filter(|id| self.dataset.resellers.contains_key(id));
-        let reseller =
-            known.ok_or(ErrorResponse::Unprocessable { property: "parentReseller", message: "No such reseller" })?;
+        let reseller = known.ok_or(ErrorResponse::Unprocessable {
+            property: "parentReseller",
+            message: "No such reseller",
+        })?;
         if reseller != customer.reseller {
             caller.at_least(AccessLevel::Admin)?;
         }
@@ -95,9 +113,17 @@ impl State {
         if id == caller.customer {
             return Err(ErrorResponse::Conflict("The caller belongs to this customer"));
         }
-        let customer = self.dataset.customers.remove(&id).ok_or(ErrorResponse::NotFound(Resource::Customer))?;
-        let removed: Vec<Id> =
-            self.dataset.employees.extract_if(.., |_, e| e.customer == id).map(|(id, _)| id).collect();
+        let customer = self
+            .dataset
+            .customers
+            .remove(&id)
+            .ok_or(ErrorResponse::NotFound(Resource::Customer))?;
+        let removed: Vec<Id> = self
+            .dataset
+            .employees
+            .extract_if(.., |_, e| e.customer == id)
+            .map(|(id, _)| id)
+            .collect();
         removed.into_iter().for_each(|employee| self.sessions.remove_all_of(employee));
         self.log.record(Subject::Customer, id, id, customer.reseller, ChangeKind::Delete, now);
         Ok(Success::json(json!({"success": true})))
@@ -125,7 +151,8 @@ fn validate(document: &Map<String, Value>) -> Result<(), ErrorResponse> {
     if document.get("name").and_then(Value::as_str).is_none_or(|name| name.trim().is_empty()) {
         return invalid("name", "Expected a string that is not empty");
     }
-    let are_strings = |features: &Value| features.as_array().is_some_and(|all| all.iter().all(Value::is_string));
+    let are_strings =
+        |features: &Value| features.as_array().is_some_and(|all| all.iter().all(Value::is_string));
     if !document.get("features").is_none_or(are_strings) {
         return invalid("features", "Expected an array of strings");
     }

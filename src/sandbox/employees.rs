@@ -39,12 +39,17 @@ impl State {
         let (id, reseller) = self.managed_employee(caller, id, RequiredRight::Manage)?;
         let text = |property, message| match request.body.get(property) {
             None => Ok(None),
-            Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_NAME_BYTES => Ok(Some(text.as_str())),
+            Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_NAME_BYTES => {
+                Ok(Some(text.as_str()))
+            }
             Some(_) => Err(ErrorResponse::Unprocessable { property, message }),
         };
         let name = text("name", "A name is a string of 1 to 200 bytes")?;
         let language = text("language", "A language is a string of 1 to 200 bytes")?;
-        let wrong_level = ErrorResponse::Unprocessable { property: "accessLevel", message: "No such access level" };
+        let wrong_level = ErrorResponse::Unprocessable {
+            property: "accessLevel",
+            message: "No such access level",
+        };
         let level = match text("accessLevel", "No such access level")? {
             Some(word) => Some(word.parse::<AccessLevel>().map_err(|_| wrong_level)?),
             None => None,
@@ -52,7 +57,11 @@ impl State {
         if level.is_some_and(|level| level > caller.level) {
             return Err(ErrorResponse::AccessDenied);
         }
-        let employee = self.dataset.employees.get_mut(&id).ok_or(ErrorResponse::NotFound(Resource::Employee))?;
+        let employee = self
+            .dataset
+            .employees
+            .get_mut(&id)
+            .ok_or(ErrorResponse::NotFound(Resource::Employee))?;
         if let Some(name) = name {
             employee.name = name.to_owned();
         }
@@ -63,7 +72,14 @@ impl State {
             employee.level = level;
         }
         let reply = Success::json(description(id, employee));
-        self.log.record(Subject::Employee, id, employee.customer, reseller, ChangeKind::Update, now);
+        self.log.record(
+            Subject::Employee,
+            id,
+            employee.customer,
+            reseller,
+            ChangeKind::Update,
+            now,
+        );
         Ok(reply)
     }
 
@@ -80,9 +96,20 @@ impl State {
         if id == caller.employee {
             return Err(ErrorResponse::Conflict("The caller is this employee"));
         }
-        let employee = self.dataset.employees.remove(&id).ok_or(ErrorResponse::NotFound(Resource::Employee))?;
+        let employee = self
+            .dataset
+            .employees
+            .remove(&id)
+            .ok_or(ErrorResponse::NotFound(Resource::Employee))?;
         self.sessions.remove_all_of(id);
-        self.log.record(Subject::Employee, id, employee.customer, reseller, ChangeKind::Delete, now);
+        self.log.record(
+            Subject::Employee,
+            id,
+            employee.customer,
+            reseller,
+            ChangeKind::Delete,
+            now,
+        );
         Ok(Success::json(json!({"success": true})))
     }
 
@@ -103,7 +130,12 @@ impl State {
     /// Deletes one token of the employee, of any kind.
     ///
     /// Errors: 404 `employee`, 404 `token`, 403 `access_denied`.
-    pub(super) fn delete_token(&mut self, caller: &Caller, id: &str, token: &str) -> Result<Success, ErrorResponse> {
+    pub(super) fn delete_token(
+        &mut self,
+        caller: &Caller,
+        id: &str,
+        token: &str,
+    ) -> Result<Success, ErrorResponse> {
         let (employee, _) = self.managed_employee(caller, id, RequiredRight::ManageOrSelf)?;
         if self.sessions.remove(employee, token) {
             Ok(Success::json(json!({"success": true})))
@@ -116,7 +148,12 @@ impl State {
     /// customer.
     ///
     /// Errors: 404 `employee`, 403 `access_denied`.
-    fn managed_employee(&self, caller: &Caller, id: &str, required: RequiredRight) -> Result<(Id, Id), ErrorResponse> {
+    fn managed_employee(
+        &self,
+        caller: &Caller,
+        id: &str,
+        required: RequiredRight,
+    ) -> Result<(Id, Id), ErrorResponse> {
         let not_found = ErrorResponse::NotFound(Resource::Employee);
         let id = Id::parse(id.as_bytes()).ok_or(not_found)?;
         let employee = self.dataset.employees.get(&id).ok_or(not_found)?;

@@ -64,7 +64,10 @@ impl Sandbox {
         // hyper writes a whole response at once. If the option cannot be set, responses are only
         // slower.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.respond(request, peer).await) });
+        let service =
+            service_fn(
+                |request| async move { Ok::<_, Infallible>(self.respond(request, peer).await) },
+            );
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)

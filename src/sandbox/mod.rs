@@ -64,6 +64,9 @@ impl Sandbox {
     /// Creates a sandbox in its initial state.
     pub fn new(options: Options) -> Arc<Self> {
         let Options { latency, session } = options;
-        Arc::new(Sandbox { latency, state: Mutex::new(state::State::new(data::Dataset::initial(), session)) })
+        Arc::new(Sandbox {
+            latency,
+            state: Mutex::new(state::State::new(data::Dataset::initial(), session)),
+        })
     }
 }

@@ -25,7 +25,10 @@ impl<'a> ApiRequest<'a> {
     /// Parses the path, the query and the body.
     ///
     /// Errors: 400 for a POST whose body is not a JSON object.
-    pub fn parse(request: &'a Request<Bytes>, peer: IpAddr) -> Result<ApiRequest<'a>, ErrorResponse> {
+    pub fn parse(
+        request: &'a Request<Bytes>,
+        peer: IpAddr,
+    ) -> Result<ApiRequest<'a>, ErrorResponse> {
         let path = request.uri().path();
         let segments = match path.strip_prefix('/').unwrap_or(path) {
             "" => Vec::new(),
@@ -37,13 +40,19 @@ impl<'a> ApiRequest<'a> {
             (percent_decoded(&name.replace('+', " ")), percent_decoded(&value.replace('+', " ")))
         });
         let body = match (request.method(), request.body().as_ref()) {
-            (&Method::POST, body) if !body.is_empty() => {
-                serde_json::from_slice(body).map_err(|_| ErrorResponse::BadRequest("The body is not a JSON object"))?
-            }
+            (&Method::POST, body) if !body.is_empty() => serde_json::from_slice(body)
+                .map_err(|_| ErrorResponse::BadRequest("The body is not a JSON object"))?,
             _ => Map::new(),
         };
         let method = request.method().clone();
-        Ok(ApiRequest { method, segments, query: query.collect(), headers: request.headers(), body, peer })
+        Ok(ApiRequest {
+            method,
+            segments,
+            query: query.collect(),
+            headers: request.headers(),
+            body,
+            peer,
+        })
     }
 
     /// The first query parameter of this name.
@@ -72,13 +81,19 @@ impl<'a> ApiRequest<'a> {
     /// `credentials_invalid` without a token.
     pub fn token(&self) -> Result<String, ErrorResponse> {
         if let Some(value) = self.headers.get(AUTHORIZATION) {
-            let (scheme, token) =
-                value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or(ErrorResponse::FormatError)?;
-            let is_valid = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ');
+            let (scheme, token) = value
+                .to_str()
+                .ok()
+                .and_then(|v| v.split_once(' '))
+                .ok_or(ErrorResponse::FormatError)?;
+            let is_valid =
+                scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ');
             return if is_valid { Ok(token.to_owned()) } else { Err(ErrorResponse::FormatError) };
         }
         let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
-        let cookie = || header(COOKIE.as_str())?.split(';').find_map(|pair| pair.trim().strip_prefix("token="));
+        let cookie = || {
+            header(COOKIE.as_str())?.split(';').find_map(|pair| pair.trim().strip_prefix("token="))
+        };
         header("x-api-key")
             .filter(|key| !key.is_empty())
             .or_else(|| self.query("token"))
@@ -93,7 +108,10 @@ impl<'a> ApiRequest<'a> {
     /// the gateway is thereby bound to the address that the gateway sends with a validation. Any
     /// client can claim any address.
     pub fn client_address(&self) -> IpAddr {
-        let claimed = self.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()?.split(',').next());
+        let claimed = self
+            .headers
+            .get("x-forwarded-for")
+            .and_then(|value| value.to_str().ok()?.split(',').next());
         claimed.and_then(|text| text.trim().parse().ok()).unwrap_or(self.peer).to_canonical()
     }
 }

@@ -14,7 +14,11 @@ pub struct Success {
 
 impl Success {
     pub fn json(value: Value) -> Success {
-        Success { content_type: "application/json; charset=utf-8", body: value.to_string().into(), cookie: None }
+        Success {
+            content_type: "application/json; charset=utf-8",
+            body: value.to_string().into(),
+            cookie: None,
+        }
     }
 
     pub fn csv(text: String) -> Success {
@@ -83,19 +87,29 @@ impl ErrorResponse {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             ErrorResponse::BadRequest(message) => (StatusCode::BAD_REQUEST, "bad_request", message),
-            ErrorResponse::CredentialsInvalid => {
-                (StatusCode::UNAUTHORIZED, "credentials_invalid", "Authorization required, please login")
-            }
+            ErrorResponse::CredentialsInvalid => (
+                StatusCode::UNAUTHORIZED,
+                "credentials_invalid",
+                "Authorization required, please login",
+            ),
             ErrorResponse::FormatError => {
                 let message = "Authorization header format is Authorization: Bearer <token>";
                 (StatusCode::UNAUTHORIZED, "format_error", message)
             }
-            ErrorResponse::InvalidToken => (StatusCode::UNAUTHORIZED, "invalid_token", "Invalid token"),
-            ErrorResponse::Expired => (StatusCode::UNAUTHORIZED, "expired", "Session has expired, please login"),
-            ErrorResponse::AccessDenied => (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level"),
+            ErrorResponse::InvalidToken => {
+                (StatusCode::UNAUTHORIZED, "invalid_token", "Invalid token")
+            }
+            ErrorResponse::Expired => {
+                (StatusCode::UNAUTHORIZED, "expired", "Session has expired, please login")
+            }
+            ErrorResponse::AccessDenied => {
+                (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level")
+            }
             ErrorResponse::NotFound(resource) => {
                 let (code, message) = match resource {
-                    Resource::Path => ("not_found", "No such endpoint in the sandbox; GET / lists them"),
+                    Resource::Path => {
+                        ("not_found", "No such endpoint in the sandbox; GET / lists them")
+                    }
                     Resource::Customer => ("customer", "Customer not found"),
                     Resource::Reseller => ("reseller", "Reseller not found"),
                     Resource::Employee => ("employee", "Employee not found"),
@@ -107,9 +121,15 @@ impl ErrorResponse {
                 (StatusCode::REQUEST_TIMEOUT, "bad_request", "The request body took too long")
             }
             ErrorResponse::Conflict(message) => (StatusCode::CONFLICT, "conflict", message),
-            ErrorResponse::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "bad_request", "The request body is too large"),
-            ErrorResponse::Unprocessable { message, .. } => (StatusCode::UNPROCESSABLE_ENTITY, "validation", message),
-            ErrorResponse::Internal(message) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message),
+            ErrorResponse::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "bad_request", "The request body is too large")
+            }
+            ErrorResponse::Unprocessable { message, .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "validation", message)
+            }
+            ErrorResponse::Internal(message) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+            }
         }
     }
 }

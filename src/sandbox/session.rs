@@ -53,8 +53,9 @@ impl Sessions {
             return Err(ErrorResponse::Internal("Too many sessions; restart the sandbox"));
         }
         let mut random = [0_u8; 20];
-        getrandom::fill(&mut random)
-            .map_err(|_| ErrorResponse::Internal("The system provided no random bytes for a token"))?;
+        getrandom::fill(&mut random).map_err(|_| {
+            ErrorResponse::Internal("The system provided no random bytes for a token")
+        })?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.insert(token.clone(), session);
         Ok(token)

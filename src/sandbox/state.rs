@@ -44,10 +44,14 @@ impl Caller {
     pub fn sees(&self, customer: Id, reseller: Id) -> bool {
         match self.level {
             AccessLevel::NoLogin | AccessLevel::Personal => false,
-            AccessLevel::Viewer | AccessLevel::Manager | AccessLevel::Owner => self.customer == customer,
+            AccessLevel::Viewer | AccessLevel::Manager | AccessLevel::Owner => {
+                self.customer == customer
+            }
             AccessLevel::Reseller => self.reseller == reseller,
             AccessLevel::ResellerAdmin => self.switched_to.unwrap_or(self.reseller) == reseller,
-            AccessLevel::Admin => self.switched_to.is_none_or(|switched_to| switched_to == reseller),
+            AccessLevel::Admin => {
+                self.switched_to.is_none_or(|switched_to| switched_to == reseller)
+            }
         }
     }
 
@@ -64,19 +68,29 @@ impl State {
         let mut sessions = Sessions::default();
         for caller in data::demo_callers() {
             let employee = data::constant_id(caller.employee);
-            let session = Session { employee, expiry: Expiry::Never, address: None, reseller: None };
+            let session =
+                Session { employee, expiry: Expiry::Never, address: None, reseller: None };
             sessions.insert(caller.token.to_owned(), session);
         }
         State { dataset, sessions, log: ChangeLog::default(), session_duration }
     }
 
     /// Responds to a request that `peer` sent at `now`.
-    pub fn respond(&mut self, request: &Request<Bytes>, peer: IpAddr, now: SystemTime) -> Response<Bytes> {
+    pub fn respond(
+        &mut self,
+        request: &Request<Bytes>,
+        peer: IpAddr,
+        now: SystemTime,
+    ) -> Response<Bytes> {
         let result = ApiRequest::parse(request, peer).and_then(|request| self.route(request, now));
         result.map_or_else(Response::from, Response::from)
     }
 
-    fn route(&mut self, request: ApiRequest<'_>, now: SystemTime) -> Result<Success, ErrorResponse> {
+    fn route(
+        &mut self,
+        request: ApiRequest<'_>,
+        now: SystemTime,
+    ) -> Result<Success, ErrorResponse> {
         let path: Vec<&str> = request.segments.iter().map(String::as_str).collect();
         let method = match &request.method {
             // hyper omits the body.
@@ -92,8 +106,12 @@ impl State {
             ("GET", []) => return Ok(Success::text(help())),
             ("GET" | "POST", ["auth", "login"]) => return self.login(&request, now),
             ("GET", ["auth", "validateToken"]) => return self.validate_token(&request, now),
-            (_, ["tools", "realtime"] | ["porting", _, "notify"]) => return Ok(address_trusted_response(&request)),
-            (_, ["pbx", "app", "notification", "send", "callerid"]) => return Ok(address_trusted_response(&request)),
+            (_, ["tools", "realtime"] | ["porting", _, "notify"]) => {
+                return Ok(address_trusted_response(&request));
+            }
+            (_, ["pbx", "app", "notification", "send", "callerid"]) => {
+                return Ok(address_trusted_response(&request));
+            }
             _ => {}
         }
         // Protected. An unknown path is 404 with or without a token.
@@ -117,7 +135,11 @@ impl State {
     }
 
     /// Finds the caller of a protected request and extends its session.
-    fn caller(&mut self, request: &ApiRequest<'_>, now: SystemTime) -> Result<Caller, ErrorResponse> {
+    fn caller(
+        &mut self,
+        request: &ApiRequest<'_>,
+        now: SystemTime,
+    ) -> Result<Caller, ErrorResponse> {
         let token = request.token()?;
         let Session { employee, reseller, .. } = *self.sessions.touch(&token, now)?;
         self.identify(token, employee, reseller)
@@ -126,11 +148,24 @@ impl State {
     /// Describes the holder of a token.
     ///
     /// Errors: 401 `invalid_token` if the employee or its customer was deleted.
-    pub(super) fn identify(&self, token: String, id: Id, switched_to: Option<Id>) -> Result<Caller, ErrorResponse> {
+    pub(super) fn identify(
+        &self,
+        token: String,
+        id: Id,
+        switched_to: Option<Id>,
+    ) -> Result<Caller, ErrorResponse> {
         let employee = self.dataset.employees.get(&id).ok_or(ErrorResponse::InvalidToken)?;
-        let customer = self.dataset.customers.get(&employee.customer).ok_or(ErrorResponse::InvalidToken)?;
+        let customer =
+            self.dataset.customers.get(&employee.customer).ok_or(ErrorResponse::InvalidToken)?;
         let (level, reseller) = (employee.level, customer.reseller);
-        Ok(Caller { token, employee: id, level, customer: employee.customer, reseller, switched_to })
+        Ok(Caller {
+            token,
+            employee: id,
+            level,
+            customer: employee.customer,
+            reseller,
+            switched_to,
+        })
     }
 
     /// Finds a customer that the caller sees with at least this access level.
@@ -146,7 +181,11 @@ impl State {
         let id = Id::parse(id.as_bytes()).ok_or(not_found)?;
         let customer = self.dataset.customers.get(&id).ok_or(not_found)?;
         caller.at_least(level)?;
-        if caller.sees(id, customer.reseller) { Ok((id, customer)) } else { Err(ErrorResponse::AccessDenied) }
+        if caller.sees(id, customer.reseller) {
+            Ok((id, customer))
+        } else {
+            Err(ErrorResponse::AccessDenied)
+        }
     }
 }
 
@@ -154,7 +193,9 @@ impl State {
 /// reached; the gateway blocks them, so no client behind it should receive this response.
 fn address_trusted_response(request: &ApiRequest<'_>) -> Success {
     let path = format!("/{}", request.segments.join("/"));
-    Success::json(json!({"success": true, "reached": path, "trustedAddress": request.client_address().to_string()}))
+    Success::json(
+        json!({"success": true, "reached": path, "trustedAddress": request.client_address().to_string()}),
+    )
 }
 
 fn help() -> String {
@@ -187,7 +228,10 @@ Callers (access level, login, password, persistent token, employee, customer)
     for caller in data::demo_callers() {
         let data::DemoCaller { access_level, login, password, token, employee, customer } = caller;
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {access_level:14} {login:31} {password:20} {token:28} {employee} {customer}");
+        let _ = writeln!(
+            text,
+            "  {access_level:14} {login:31} {password:20} {token:28} {employee} {customer}"
+        );
     }
     let [own, other, foreign] = [data::DEMO_CUSTOMER, data::OTHER_CUSTOMER, data::FOREIGN_CUSTOMER];
     let _ = write!(

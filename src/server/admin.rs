@@ -12,7 +12,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -54,12 +55,18 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The challenges of a 401: programs send the token as a bearer token, browsers as the password of
 /// Basic authentication.
-const CHALLENGES: [&str; 2] =
-    ["Bearer", r#"Basic realm="telecomx-gateway: the admin token is the password", charset="UTF-8""#];
+const CHALLENGES: [&str; 2] = [
+    "Bearer",
+    r#"Basic realm="telecomx-gateway: the admin token is the password", charset="UTF-8""#,
+];
 
 type AdminResponse = Response<Vec<u8>>;
 
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Vec<u8>>) -> AdminResponse {
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Vec<u8>>,
+) -> AdminResponse {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let fields = response.headers_mut();
@@ -112,7 +119,8 @@ impl Admin {
     fn respond(&self, request: &AdminRequest<'_>) -> AdminResponse {
         let resource = Resource::find(request.path);
         let response = self.decide(request, resource.as_ref());
-        let is_change = |resource: &&Resource<'_>| resource.changes_state() && resource.allows(request.method);
+        let is_change =
+            |resource: &&Resource<'_>| resource.changes_state() && resource.allows(request.method);
         if let Some(resource) = resource.as_ref().filter(is_change) {
             audit::write(resource, request.requester, response.status());
         }
@@ -123,14 +131,25 @@ impl Admin {
         let AdminRequest { method, host, fields, requester, .. } = *request;
         if let Some(health @ (Resource::Live | Resource::Ready)) = resource {
             let is_allowed = health.allows(method);
-            return if is_allowed { self.health(health) } else { method_not_allowed(health.methods(), requester) };
+            return if is_allowed {
+                self.health(health)
+            } else {
+                method_not_allowed(health.methods(), requester)
+            };
         }
         if let Err(denial) = self.access.check(method, host, fields) {
             return self.deny(denial, requester);
         }
         match resource {
-            None => error(StatusCode::NOT_FOUND, "not_found", "Not found; GET / lists all paths", requester),
-            Some(resource) if !resource.allows(method) => method_not_allowed(resource.methods(), requester),
+            None => error(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "Not found; GET / lists all paths",
+                requester,
+            ),
+            Some(resource) if !resource.allows(method) => {
+                method_not_allowed(resource.methods(), requester)
+            }
             Some(resource) => self.serve(resource, requester),
         }
     }
@@ -149,9 +168,12 @@ impl Admin {
             Denial::Unauthorized => {
                 self.active.process.metrics.count_admin_refusal();
                 let message = "Authorization with the admin token is required: Bearer, or Basic with it as password";
-                let mut refusal = error(StatusCode::UNAUTHORIZED, "credentials_invalid", message, requester);
+                let mut refusal =
+                    error(StatusCode::UNAUTHORIZED, "credentials_invalid", message, requester);
                 for challenge in CHALLENGES {
-                    refusal.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+                    refusal
+                        .headers_mut()
+                        .append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
                 }
                 refusal
             }
@@ -178,7 +200,9 @@ impl Admin {
             Resource::Metrics => self.metrics(requester),
             Resource::Stats => json_response(StatusCode::OK, &self.stats()),
             Resource::History => json_response(StatusCode::OK, &self.history()),
-            Resource::Config => response(StatusCode::OK, TEXT, config::explain(&self.active.load().config, &[])),
+            Resource::Config => {
+                response(StatusCode::OK, TEXT, config::explain(&self.active.load().config, &[]))
+            }
             Resource::Cache => self.purge(Ok(Scope::All), json!("all"), requester),
             Resource::Customer(id) => {
                 let scope = CustomerId::parse(id.as_bytes()).map(Scope::Customer);
@@ -293,15 +317,27 @@ impl Admin {
             is_circuit_closed: state.gateway.circuit() == Circuit::Closed,
             api_failures: self.active.process.metrics.consecutive_upstream_failures(),
             is_configuration_old: self.reloader.last().is_some_and(|reload| reload.result.is_err()),
-            is_isolated: self.active.process.invalidation_stream.get().is_some_and(|stream| stream.is_isolated()),
+            is_isolated: self
+                .active
+                .process
+                .invalidation_stream
+                .get()
+                .is_some_and(|stream| stream.is_isolated()),
             recent: self.history.recent_outcomes(&self.active.process.metrics.families()),
         })
     }
 
-    fn purge(&self, scope: Result<Scope, &str>, named: Value, requester: Requester<'_>) -> AdminResponse {
+    fn purge(
+        &self,
+        scope: Result<Scope, &str>,
+        named: Value,
+        requester: Requester<'_>,
+    ) -> AdminResponse {
         let scope = match scope {
             Ok(scope) => scope,
-            Err(problem) => return error(StatusCode::BAD_REQUEST, "bad_request", problem, requester),
+            Err(problem) => {
+                return error(StatusCode::BAD_REQUEST, "bad_request", problem, requester);
+            }
         };
         self.active.load().gateway.invalidate(&scope, "admin");
         json_response(StatusCode::OK, &json!({ "scope": named }))
@@ -309,11 +345,15 @@ impl Admin {
 
     fn reload(&self, requester: Requester<'_>) -> AdminResponse {
         match self.reloader.reload() {
-            Ok(restart) => json_response(StatusCode::OK, &json!({"reloaded": true, "restart_needed_for": restart})),
+            Ok(restart) => json_response(
+                StatusCode::OK,
+                &json!({"reloaded": true, "restart_needed_for": restart}),
+            ),
             Err(problems) => {
                 let message = "The configuration was rejected; the current one stays in force";
                 let problems: Vec<&str> = problems.lines().collect();
-                let error = json!({"message": message, "code": "configuration", "problems": problems});
+                let error =
+                    json!({"message": message, "code": "configuration", "problems": problems});
                 error_with(StatusCode::UNPROCESSABLE_ENTITY, error, requester)
             }
         }
@@ -332,7 +372,9 @@ fn reload_json(reload: &Reload) -> Value {
     let at = reload.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match &reload.result {
         Ok(restart) => json!({"at": at, "successful": true, "restart_needed_for": restart}),
-        Err(problems) => json!({"at": at, "successful": false, "problems": problems.lines().collect::<Vec<_>>()}),
+        Err(problems) => {
+            json!({"at": at, "successful": false, "problems": problems.lines().collect::<Vec<_>>()})
+        }
     }
 }
 
@@ -356,7 +398,13 @@ impl Application for Admin {
         let request_id = self.request_id(&head.fields);
         let requester = Requester { address, request_id: &request_id };
         let host = head.fields.get(HOST).map(|host| host.to_str().unwrap_or_default());
-        let request = AdminRequest { method: &head.method, path: head.path(), host, fields: &head.fields, requester };
+        let request = AdminRequest {
+            method: &head.method,
+            path: head.path(),
+            host,
+            fields: &head.fields,
+            requester,
+        };
         let mut response = self.respond(&request);
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
@@ -371,7 +419,11 @@ impl Application for Admin {
     }
 }
 
-async fn write(session: &mut ClientSession, response: AdminResponse, is_head: bool) -> Result<(), Failure> {
+async fn write(
+    session: &mut ClientSession,
+    response: AdminResponse,
+    is_head: bool,
+) -> Result<(), Failure> {
     let (parts, body) = response.into_parts();
     let mut head = Response::from_parts(parts, ());
     head.headers_mut().insert(CONTENT_LENGTH, body.len().into());

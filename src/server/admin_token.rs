@@ -46,7 +46,9 @@ impl AdminTokens {
     /// # Errors
     /// As [`AdminTokens::load`].
     pub fn read(&self) -> Result<Vec<blake3::Hash>, String> {
-        let problem = |text: &dyn std::fmt::Display| format!("admin.token_file: {}: {text}", self.file.display());
+        let problem = |text: &dyn std::fmt::Display| {
+            format!("admin.token_file: {}: {text}", self.file.display())
+        };
         let text = SecretText::read(&self.file).map_err(|error| problem(&error))?;
         let tokens = text.tokens().map_err(|error| problem(&error))?;
         let is_loopback = self.admin.listen.ip().to_canonical().is_loopback();
@@ -89,7 +91,10 @@ impl AdminTokens {
                 }
                 Err(problem) => {
                     if logged.as_ref() != Some(&problem) {
-                        tracing::error!(problem, "failed to reload the admin token; the current one stays in use");
+                        tracing::error!(
+                            problem,
+                            "failed to reload the admin token; the current one stays in use"
+                        );
                     }
                     logged = Some(problem);
                     false

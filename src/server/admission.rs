@@ -37,7 +37,8 @@ pub enum Limit {
 
 impl Limit {
     /// The limits on connections.
-    pub const OF_CONNECTIONS: [Limit; 3] = [Limit::Connections, Limit::Descriptors, Limit::AddressConnections];
+    pub const OF_CONNECTIONS: [Limit; 3] =
+        [Limit::Connections, Limit::Descriptors, Limit::AddressConnections];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -68,7 +69,11 @@ pub struct RequestLimits {
 
 impl RequestLimits {
     pub const fn new(max_requests: usize) -> Self {
-        RequestLimits { all: max_requests, address: share(max_requests), caller: share(max_requests) }
+        RequestLimits {
+            all: max_requests,
+            address: share(max_requests),
+            caller: share(max_requests),
+        }
     }
 }
 
@@ -225,7 +230,11 @@ impl Admission {
     /// # Errors
     ///
     /// The address has used its share.
-    pub fn connection(self: &Arc<Self>, address: IpAddr, limit: usize) -> Result<ConnectionPermit, Limit> {
+    pub fn connection(
+        self: &Arc<Self>,
+        address: IpAddr,
+        limit: usize,
+    ) -> Result<ConnectionPermit, Limit> {
         let address = limited_address(address);
         if !self.connections.try_add(address, limit) {
             return Err(Limit::AddressConnections);
@@ -351,7 +360,10 @@ mod tests {
         assert_eq!(ask("192.0.2.1", 3).unwrap_err(), Limit::AddressRequests);
         assert_eq!(ask("::ffff:192.0.2.1", 3).unwrap_err(), Limit::AddressRequests);
         // Neither the address of a trusted proxy nor a request without a credential has a share.
-        let c = [admission.request(limits, None, None).unwrap(), admission.request(limits, None, None).unwrap()];
+        let c = [
+            admission.request(limits, None, None).unwrap(),
+            admission.request(limits, None, None).unwrap(),
+        ];
         assert_eq!(ask("192.0.2.2", 3).unwrap_err(), Limit::Requests);
         drop((a, b, c));
         // A refusal leaves no count behind.
@@ -365,7 +377,10 @@ mod tests {
     fn addresses_of_one_ipv6_network_share_a_limit() {
         let admission = Arc::new(Admission::default());
         let held = admission.connection(address("2001:db8:1:2::1"), 1).unwrap();
-        assert_eq!(admission.connection(address("2001:db8:1:2:ffff::9"), 1).unwrap_err(), Limit::AddressConnections);
+        assert_eq!(
+            admission.connection(address("2001:db8:1:2:ffff::9"), 1).unwrap_err(),
+            Limit::AddressConnections
+        );
         assert!(admission.connection(address("2001:db8:1:3::1"), 1).is_ok());
         drop(held);
         assert!(admission.connection(address("2001:db8:1:2:ffff::9"), 1).is_ok());

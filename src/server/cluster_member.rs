@@ -12,8 +12,8 @@ use super::state::ActiveState;
 use super::tls::TicketKeys;
 use crate::cache::CallerIds;
 use crate::cluster::{
-    ChangeIndex, Connection, Connector, Environment, InvalidationStream, Keys, LeaderLease, OnPolicyChange, StreamDeps,
-    Tier, redis_tier,
+    ChangeIndex, Connection, Connector, Environment, InvalidationStream, Keys, LeaderLease,
+    OnPolicyChange, StreamDeps, Tier, redis_tier,
 };
 use crate::config::{self, Config};
 use crate::telemetry::Metrics;
@@ -49,7 +49,13 @@ impl ClusterMember {
         let connector = Arc::new(Connector::new(cluster).map_err(configuration)?);
         let environment = Environment::from_upstream(&config.upstream);
         let bound_keys = keys.for_environment(&environment);
-        Ok(Some(ClusterMember { keys, bound_keys, environment, connector, change_index: Arc::default() }))
+        Ok(Some(ClusterMember {
+            keys,
+            bound_keys,
+            environment,
+            connector,
+            change_index: Arc::default(),
+        }))
     }
 
     /// The derivation of caller ids: equal on all members.
@@ -67,11 +73,19 @@ impl ClusterMember {
     /// # Errors
     /// The operating system provides no randomness.
     pub fn leader_lease(&self, config: &Config) -> Result<Option<LeaderLease>, StartError> {
-        let (Some(cluster), Some(change_log)) = (&config.cluster, &config.change_log) else { return Ok(None) };
+        let (Some(cluster), Some(change_log)) = (&config.cluster, &config.change_log) else {
+            return Ok(None);
+        };
         let duration = (change_log.interval + config.upstream.timeout) * 2;
         let connection = Arc::new(Connection::new(self.connector.clone()));
         let task = format!("{}:change-log", self.environment.prefix(&cluster.name));
-        let lease = LeaderLease::new(connection, self.bound_keys.cipher(), &task, duration, cluster.timeout);
+        let lease = LeaderLease::new(
+            connection,
+            self.bound_keys.cipher(),
+            &task,
+            duration,
+            cluster.timeout,
+        );
         lease.map(Some).map_err(|error| StartError::Environment(error.to_string()))
     }
 
@@ -80,7 +94,14 @@ impl ClusterMember {
         let cluster = config.cluster.as_ref().filter(|cluster| cluster.tier)?;
         let prefix = self.environment.prefix(&cluster.name);
         let (connector, change_index) = (self.connector.clone(), self.change_index.clone());
-        let tier = redis_tier(cluster, &prefix, connector, &self.bound_keys, change_index, metrics.clone());
+        let tier = redis_tier(
+            cluster,
+            &prefix,
+            connector,
+            &self.bound_keys,
+            change_index,
+            metrics.clone(),
+        );
         Some(Arc::new(tier))
     }
 
@@ -88,7 +109,12 @@ impl ClusterMember {
     ///
     /// # Errors
     /// A thread or a metric cannot be created.
-    pub fn start(self, config: &Config, active: &Arc<ActiveState>, reloader: &Arc<Reloader>) -> Result<(), StartError> {
+    pub fn start(
+        self,
+        config: &Config,
+        active: &Arc<ActiveState>,
+        reloader: &Arc<Reloader>,
+    ) -> Result<(), StartError> {
         let Some(cluster) = &config.cluster else { return Ok(()) };
         let process = &active.process;
         let cache = &config.cache;
@@ -100,14 +126,19 @@ impl ClusterMember {
             cipher: self.keys.cipher(),
             caller_key_tag: self.bound_keys.caller_key_tag(),
             generations: active.load().gateway.generations().clone(),
-            apply: Box::new(move |scope, trigger| receiver.load().gateway.apply_remote_invalidation(scope, trigger)),
-            on_policy_change: follow_policy(active.clone(), reloader.clone()).map_err(environment)?,
+            apply: Box::new(move |scope, trigger| {
+                receiver.load().gateway.apply_remote_invalidation(scope, trigger)
+            }),
+            on_policy_change: follow_policy(active.clone(), reloader.clone())
+                .map_err(environment)?,
             metrics: process.metrics.register_bus().map_err(environment)?,
             read_back: cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error),
         };
         let stream = InvalidationStream::start(cluster, deps).map_err(environment)?;
         let flushed = stream.clone();
-        process.lifecycle.before_exit(Box::new(move || flushed.flush(InvalidationStream::FLUSH_TIMEOUT)));
+        process
+            .lifecycle
+            .before_exit(Box::new(move || flushed.flush(InvalidationStream::FLUSH_TIMEOUT)));
         let _ = process.invalidation_stream.set(stream);
         Ok(())
     }
@@ -151,7 +182,10 @@ impl PendingPolicy {
 /// Reloads the configuration when another member redacts by another policy: a newly hidden value
 /// should be hidden by every member. One thread does it, since a reload reads files. However many
 /// messages arrive, at most one reload waits, and reloads begin a second apart.
-fn follow_policy(active: Arc<ActiveState>, reloader: Arc<Reloader>) -> std::io::Result<OnPolicyChange> {
+fn follow_policy(
+    active: Arc<ActiveState>,
+    reloader: Arc<Reloader>,
+) -> std::io::Result<OnPolicyChange> {
     let pending = Arc::new(PendingPolicy::default());
     let (waiting, reloaded) = (pending.clone(), active.clone());
     let work = move || {
@@ -161,7 +195,9 @@ fn follow_policy(active: Arc<ActiveState>, reloader: Arc<Reloader>) -> std::io::
             if reloaded.load().gateway.policy_id() == fingerprint {
                 continue;
             }
-            tracing::info!("reloading the configuration: another gateway uses a different redaction policy");
+            tracing::info!(
+                "reloading the configuration: another gateway uses a different redaction policy"
+            );
             let _ = reloader.reload();
             if reloaded.load().gateway.policy_id() != fingerprint {
                 tracing::warn!(

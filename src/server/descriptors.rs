@@ -49,7 +49,8 @@ pub fn raise_limit() {
             tracing::warn!(%error, "failed to raise the file descriptor limit");
         }
     }
-    let (before, limit, clients) = (to_number(before.current), limit(), Division::current().clients);
+    let (before, limit, clients) =
+        (to_number(before.current), limit(), Division::current().clients);
     if limit == before {
         tracing::info!(limit, clients, "the file descriptor limit is at its maximum");
     } else {
@@ -152,7 +153,8 @@ impl Spares {
     /// that no other thread can take its number.
     pub fn close(&self, mut connection: OwnedFd) {
         let mut held = self.held.lock();
-        if held.len() < self.size && dup3(&self.source, &mut connection, DupFlags::CLOEXEC).is_ok() {
+        if held.len() < self.size && dup3(&self.source, &mut connection, DupFlags::CLOEXEC).is_ok()
+        {
             held.push(connection);
         }
     }
@@ -205,8 +207,15 @@ impl AcceptFailures {
         }
         match (reason, error.kind()) {
             // Errors of one connection, which is closed.
-            (_, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused) => true,
-            (AcceptError::Descriptors, _) => self.spares.as_ref().is_some_and(|spares| spares.release()),
+            (
+                _,
+                ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionRefused,
+            ) => true,
+            (AcceptError::Descriptors, _) => {
+                self.spares.as_ref().is_some_and(|spares| spares.release())
+            }
             (AcceptError::Other, _) => false,
         }
     }

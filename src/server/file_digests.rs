@@ -23,8 +23,9 @@ impl FileDigests {
     /// The keys whose files have other contents now.
     pub fn changed_since(&self, before: &FileDigests) -> Vec<&'static str> {
         let find = |key| before.0.iter().find(|(other, _)| *other == key).map(|(_, digest)| digest);
-        let is_changed =
-            |(key, digest): &&(&'static str, Option<blake3::Hash>)| find(*key).is_some_and(|before| before != digest);
+        let is_changed = |(key, digest): &&(&'static str, Option<blake3::Hash>)| {
+            find(*key).is_some_and(|before| before != digest)
+        };
         self.0.iter().filter(is_changed).map(|(key, _)| *key).collect()
     }
 }

@@ -37,7 +37,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Returns the error message of an address that cannot be listened on, with the process that uses
 /// the port if the system reveals it.
 pub fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
-    let owner = (error.kind() == std::io::ErrorKind::AddrInUse).then(|| port_owner(address)).flatten();
+    let owner =
+        (error.kind() == std::io::ErrorKind::AddrInUse).then(|| port_owner(address)).flatten();
     let by = owner.map(|owner| format!(": {owner}")).unwrap_or_default();
     format!("cannot listen on {address}: {error}{by}")
 }
@@ -54,8 +55,10 @@ impl Sockets {
     ///
     /// An address is in use or is not an address of this machine.
     pub fn bind(addresses: &[SocketAddr], inherited: Vec<TcpListener>) -> Result<Self, StartError> {
-        let mut inherited: Vec<_> =
-            inherited.into_iter().filter_map(|socket| Some((socket.local_addr().ok()?, socket))).collect();
+        let mut inherited: Vec<_> = inherited
+            .into_iter()
+            .filter_map(|socket| Some((socket.local_addr().ok()?, socket)))
+            .collect();
         let mut socket = |address: &SocketAddr| {
             let wrong = |error| StartError::Environment(cannot_listen(*address, &error));
             let socket = match inherited.iter().position(|(local, _)| local == address) {
@@ -67,7 +70,11 @@ impl Sockets {
             rustix::net::listen(&socket, BACKLOG).map_err(|error| wrong(error.into()))?;
             Ok(socket)
         };
-        addresses.iter().map(&mut socket).collect::<Result<Vec<_>, _>>().map(|sockets| Sockets(Mutex::new(sockets)))
+        addresses
+            .iter()
+            .map(&mut socket)
+            .collect::<Result<Vec<_>, _>>()
+            .map(|sockets| Sockets(Mutex::new(sockets)))
     }
 
     /// Returns the addresses of the sockets, in the requested order.
@@ -90,7 +97,9 @@ impl Sockets {
 
     /// Removes and returns the sockets of these addresses.
     fn take(&self, addresses: &[SocketAddr]) -> Vec<TcpListener> {
-        let of_these = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|address| addresses.contains(&address));
+        let of_these = |socket: &mut TcpListener| {
+            socket.local_addr().is_ok_and(|address| addresses.contains(&address))
+        };
         self.0.lock().extract_if(.., of_these).collect()
     }
 }
@@ -130,7 +139,9 @@ impl<A: Application> Acceptor<A> {
         let _connection = (self.kind == ListenerKind::Public).then(|| lifecycle.begin_connection());
         // Signals the time from which responses announce the end of their connection, which is
         // later than the end of accepting.
-        self.handler.serve(Box::new(stream), admitted, self.tls.as_deref(), &lifecycle.draining()).await;
+        self.handler
+            .serve(Box::new(stream), admitted, self.tls.as_deref(), &lifecycle.draining())
+            .await;
     }
 }
 
@@ -171,7 +182,12 @@ impl<A: Application> ListenerService<A> {
         for socket in self.sockets.share()? {
             if group.addresses.contains(&socket.local_addr()?) {
                 let listener = tokio::net::TcpListener::from_std(socket)?;
-                accepting.spawn(Self::accept(listener, acceptor.clone(), self.failures.clone(), stop.clone()));
+                accepting.spawn(Self::accept(
+                    listener,
+                    acceptor.clone(),
+                    self.failures.clone(),
+                    stop.clone(),
+                ));
             }
         }
         Ok(())
@@ -205,7 +221,12 @@ impl<A: Application> ListenerService<A> {
     }
 
     /// Spawns the task that serves or refuses a connection, unless it is closed at once.
-    fn serve(acceptor: &Arc<Acceptor<A>>, stream: TcpStream, peer: SocketAddr, spares: Option<&Arc<Spares>>) {
+    fn serve(
+        acceptor: &Arc<Acceptor<A>>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        spares: Option<&Arc<Spares>>,
+    ) {
         let stream = ClientStream::new(stream, peer, spares.cloned());
         if let Some(admitted) = acceptor.handler.admit(stream.id()) {
             let acceptor = acceptor.clone();
@@ -217,7 +238,9 @@ impl<A: Application> ListenerService<A> {
     fn serve_rest(&self, socket: TcpListener, acceptor: &Acceptor<A>) {
         let acceptor = Arc::new(acceptor.clone());
         while let Ok((stream, peer)) = socket.accept() {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            if let Ok(stream) =
+                stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
+            {
                 Self::serve(&acceptor, stream, peer, self.failures.spares());
             }
         }
@@ -232,7 +255,12 @@ async fn stopped(stop: &mut ShutdownWatch) {
 
 #[async_trait]
 impl<A: Application> Service for ListenerService<A> {
-    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+    async fn start_service(
+        &mut self,
+        _fds: Option<ListenFds>,
+        _shutdown: ShutdownWatch,
+        _listeners_per_fd: usize,
+    ) {
         let kind = self.failures.kind();
         let stop = match kind {
             ListenerKind::Public => self.lifecycle.public_stop(),

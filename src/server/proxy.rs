@@ -53,9 +53,16 @@ impl RequestState {
         let wanted = request.fields.get(X_REQUEST_ID).filter(|value| {
             let text = value.as_bytes();
             request_id_text(text).is_some()
-                && !holds_credential(text, listed(&request.fields), request.query(), self.cookie.as_deref())
+                && !holds_credential(
+                    text,
+                    listed(&request.fields),
+                    request.query(),
+                    self.cookie.as_deref(),
+                )
         });
-        let own = || HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"));
+        let own = || {
+            HeaderValue::try_from(self.new_request_id()).unwrap_or(HeaderValue::from_static("0"))
+        };
         wanted.cloned().unwrap_or_else(own)
     }
 
@@ -86,7 +93,9 @@ impl Proxy {
                     Err(error) => Action::Reply(self.refuse(error, context)),
                 }
             }
-            Ok(RouteTarget::Preflight) => Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into()),
+            Ok(RouteTarget::Preflight) => {
+                Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into())
+            }
             Err(error) if shared.permits_preflight_of_refused(error, request) => {
                 Action::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
             }
@@ -105,7 +114,8 @@ impl Proxy {
         let has_body = context.has_body;
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
-        let request = NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
+        let request =
+            NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
         let gateway = context.state.gateway.clone();
         select! {
             biased;
@@ -130,7 +140,9 @@ impl Proxy {
         let request = session.request();
         let is_head_request = request.method == Method::HEAD;
         let origin = origin_of(&request.fields).cloned();
-        if context.has_body || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST) {
+        if context.has_body
+            || reply.error().is_some_and(|error| error.status() == StatusCode::BAD_REQUEST)
+        {
             // An unread body must not be parsed as the next request.
             session.close_after();
         }
@@ -139,15 +151,25 @@ impl Proxy {
         *response.status_mut() = reply.status();
         let fields = response.headers_mut();
         fields.reserve(REPLY_FIELDS);
-        reply.fields(&context.state.gateway.cors, origin.as_ref(), &context.record.request_id, |name, value| {
-            // Appended: a field of the API may occur several times.
-            fields.append(name, value.to_header());
-        });
+        reply.fields(
+            &context.state.gateway.cors,
+            origin.as_ref(),
+            &context.record.request_id,
+            |name, value| {
+                // Appended: a field of the API may occur several times.
+                fields.append(name, value.to_header());
+            },
+        );
         fields.insert(X_REQUEST_ID, context.request_id.clone());
-        let body = if is_head_request { Bytes::new() } else { reply.body(&context.record.request_id) };
+        let body =
+            if is_head_request { Bytes::new() } else { reply.body(&context.record.request_id) };
         context.record.body_bytes = body.len();
         session.write_head(response, body.is_empty()).await?;
-        if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
+        if body.is_empty() {
+            Ok(())
+        } else {
+            session.write_body(body, true).await.map_err(Failure::from)
+        }
     }
 }
 
@@ -201,7 +223,9 @@ fn listed(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
 /// Whether a request announces a body. Over HTTP/2 no field is needed for one.
 fn has_body(session: &ClientSession) -> bool {
     let request = session.request();
-    let is_empty = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0');
+    let is_empty = |value: &HeaderValue| {
+        !value.is_empty() && value.as_bytes().iter().all(|&digit| digit == b'0')
+    };
     let length = request.fields.get(CONTENT_LENGTH).is_some_and(|value| !is_empty(value));
     length
         || request.fields.contains_key(TRANSFER_ENCODING)
@@ -269,7 +293,11 @@ impl Proxy {
         }
     }
 
-    async fn respond(&self, session: &mut ClientSession, context: &mut RequestContext) -> Result<(), Failure> {
+    async fn respond(
+        &self,
+        session: &mut ClientSession,
+        context: &mut RequestContext,
+    ) -> Result<(), Failure> {
         if let Err(limit) = self.admit(session, context) {
             return self.refuse_over_limit(session, context, limit).await;
         }
@@ -279,13 +307,20 @@ impl Proxy {
         }
         match self.decide(session, context).await {
             Action::Reply(reply) => self.write(session, context, &reply).await,
-            Action::Forward(redact_for) => self.forward(session, context, redact_for.as_ref()).await,
+            Action::Forward(redact_for) => {
+                self.forward(session, context, redact_for.as_ref()).await
+            }
             Action::ClientClosed => Err(Failure::Client(ClientFailure::Closed)),
         }
     }
 
     /// Ends a request that failed on the client's side or within the gateway.
-    async fn fail(&self, session: &mut ClientSession, context: &mut RequestContext, failure: Failure) {
+    async fn fail(
+        &self,
+        session: &mut ClientSession,
+        context: &mut RequestContext,
+        failure: Failure,
+    ) {
         // Before the response: a later request of the client must not be served an entry from
         // before.
         self.on_upstream_failure(context, true);

@@ -49,7 +49,12 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    pub fn new(source: Source, active: Arc<ActiveState>, config: Config, parts: ReloadedParts) -> Self {
+    pub fn new(
+        source: Source,
+        active: Arc<ActiveState>,
+        config: Config,
+        parts: ReloadedParts,
+    ) -> Self {
         Reloader {
             source,
             active,
@@ -109,10 +114,13 @@ impl Reloader {
         let state = RequestState::new(&applied, process.clone(), gateway);
         let state = state.map_err(|error| error.to_string())?;
         let tls = match (&self.parts.tls, &applied.server.tls) {
-            (Some(active), Some(files)) => Some(active.prepare(files).map_err(|problems| problems.join("\n"))?),
+            (Some(active), Some(files)) => {
+                Some(active.prepare(files).map_err(|problems| problems.join("\n"))?)
+            }
             _ => None,
         };
-        let admin_tokens = self.parts.admin_tokens.as_ref().map(|active| active.read()).transpose()?;
+        let admin_tokens =
+            self.parts.admin_tokens.as_ref().map(|active| active.read()).transpose()?;
         let upstream = &self.started.upstream;
         process.connector.reload_tls(upstream).map_err(|error| error.to_string())?;
         Ok(Prepared { new, state, tls, admin_tokens })
@@ -170,8 +178,10 @@ const RESTART_TABLES: [&str; 5] = ["admin", "upstream", "change_log", "cluster",
 fn needs_restart(started: &Config, new: &Config) -> Vec<&'static str> {
     let changes = config::changes(started, new).into_iter();
     let changes = changes.filter(|change| change.reload == config::Reload::NeedsRestart);
-    let table = |key: &str| RESTART_TABLES.into_iter().find(|table| key.split('.').next() == Some(*table));
-    let mut names: Vec<&str> = changes.map(|change| table(change.key).unwrap_or(change.key)).collect();
+    let table =
+        |key: &str| RESTART_TABLES.into_iter().find(|table| key.split('.').next() == Some(*table));
+    let mut names: Vec<&str> =
+        changes.map(|change| table(change.key).unwrap_or(change.key)).collect();
     names.dedup();
     names
 }

@@ -68,7 +68,11 @@ impl ResponseBudget {
     /// # Errors
     ///
     /// Never: the semaphores are not closed.
-    pub async fn reserve(self: &Arc<Self>, clients: &[Client], bytes: usize) -> Result<Reservation, AcquireError> {
+    pub async fn reserve(
+        self: &Arc<Self>,
+        clients: &[Client],
+        bytes: usize,
+    ) -> Result<Reservation, AcquireError> {
         let units = units(bytes);
         let shares: Vec<ShareHandle> = clients.iter().map(|client| self.share(*client)).collect();
         let (mut large, mut sending) = (Vec::new(), Vec::new());
@@ -82,7 +86,8 @@ impl ResponseBudget {
     }
 
     fn share(self: &Arc<Self>, client: Client) -> ShareHandle {
-        let share = self.shares.lock().entry(client).or_insert_with(|| Arc::new(Share::new())).clone();
+        let share =
+            self.shares.lock().entry(client).or_insert_with(|| Arc::new(Share::new())).clone();
         ShareHandle { client, share, budget: self.clone() }
     }
 }
@@ -186,7 +191,11 @@ mod tests {
     fn small_responses_of_slow_readers_fit_the_share() {
         let budget = Arc::new(ResponseBudget::default());
         let held: Vec<_> = (0..100)
-            .map(|_| now(budget.reserve(&[address(1)], 300_000)).expect("room for 30 MB").into_send_reservation())
+            .map(|_| {
+                now(budget.reserve(&[address(1)], 300_000))
+                    .expect("room for 30 MB")
+                    .into_send_reservation()
+            })
             .collect();
         assert!(now(budget.reserve(&[address(1)], MAX_BODY)).is_none());
         assert!(now(budget.reserve(&[address(2)], MAX_BODY)).is_some());

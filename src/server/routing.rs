@@ -7,7 +7,9 @@ use http1::RequestHead;
 use super::forward::redact_for::RedactRule;
 use super::http::request_head::{check_http2, head_refusal};
 use super::state::RequestState;
-use crate::api::{ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree};
+use crate::api::{
+    ApiError, Change, CustomerId, NormalPath, Protected, Query, Refusal, changes, credentials_agree,
+};
 use crate::reply::{is_preflight, origin_of};
 use crate::telemetry::{Record, Route};
 
@@ -26,7 +28,11 @@ impl RequestState {
     /// # Errors
     ///
     /// The gateway refuses the request.
-    pub fn route(&self, request: &RequestHead, record: &mut Record) -> Result<RouteTarget, ApiError> {
+    pub fn route(
+        &self,
+        request: &RequestHead,
+        record: &mut Record,
+    ) -> Result<RouteTarget, ApiError> {
         if request.version == Version::HTTP_2
             && let Some(error) = http2_fields::refusal(&request.fields)
         {
@@ -56,9 +62,12 @@ impl RequestState {
         {
             record.customer = CustomerId::parse(id.as_bytes());
         }
-        let (changes, rule) = (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
+        let (changes, rule) =
+            (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
         let name_of = match path.exact() {
-            [customer, id, name] if customer == "customer" && name == "name" => CustomerId::parse(id.as_bytes()),
+            [customer, id, name] if customer == "customer" && name == "name" => {
+                CustomerId::parse(id.as_bytes())
+            }
             _ => None,
         };
         if name_of.is_some() || rule.is_some() || !changes.is_empty() {
@@ -71,7 +80,9 @@ impl RequestState {
                 record.route = Route::CustomerName;
                 RouteTarget::CustomerName(id)
             }
-            Method::OPTIONS if self.gateway.cors.is_on() && is_preflight(&request.method, &request.fields) => {
+            Method::OPTIONS
+                if self.gateway.cors.is_on() && is_preflight(&request.method, &request.fields) =>
+            {
                 record.route = Route::CustomerName;
                 RouteTarget::Preflight
             }
@@ -102,6 +113,9 @@ impl RequestState {
 const fn is_refused_path(error: ApiError) -> bool {
     matches!(
         error,
-        ApiError::Blocked | ApiError::BadRequest(Refusal::AliasPath | Refusal::BrokenEscape | Refusal::PathTooLong)
+        ApiError::Blocked
+            | ApiError::BadRequest(
+                Refusal::AliasPath | Refusal::BrokenEscape | Refusal::PathTooLong
+            )
     )
 }

@@ -21,7 +21,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
     ];
     let certificates = server.tls.iter().flat_map(config::Tls::certificate_files);
     files.extend(certificates.enumerate().map(|(index, files)| {
-        let key = if index == 0 { "server.tls.key_file" } else { "server.tls.certificates.key_file" };
+        let key =
+            if index == 0 { "server.tls.key_file" } else { "server.tls.certificates.key_file" };
         (key, Some(files.key_file))
     }));
     let readable = files.into_iter().filter_map(|(key, file)| readable_by_others(key, &file?));
@@ -45,6 +46,9 @@ fn plain_password(config: &Config) -> Option<String> {
     let cluster = config.cluster.as_ref()?;
     cluster.password_file.as_ref()?;
     let RedisEndpoint::Host { tls: false, host, .. } = &cluster.url.endpoint else { return None };
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
-    (!loopback).then(|| format!("cluster.url: the password is sent to {host} in cleartext; use rediss:// (TLS)"))
+    let loopback =
+        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+    (!loopback).then(|| {
+        format!("cluster.url: the password is sent to {host} in cleartext; use rediss:// (TLS)")
+    })
 }

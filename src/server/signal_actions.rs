@@ -12,7 +12,9 @@ use super::listener::Sockets;
 use super::reload::Reloader;
 use super::state::ActiveState;
 use crate::clock;
-use crate::process::{ChangeReports, Lifecycle, Predecessor, SignalActions, Stop, UpgradeSocket, systemd};
+use crate::process::{
+    ChangeReports, Lifecycle, Predecessor, SignalActions, Stop, UpgradeSocket, systemd,
+};
 
 /// Longer than any process runs.
 const FOREVER: Duration = Duration::from_hours(24 * 365 * 100);
@@ -234,7 +236,10 @@ fn acquire_serving_lock(socket: &UpgradeSocket, lifecycle: &Lifecycle) {
     while let Err(error) = socket.acquire_serving_lock() {
         if !std::mem::replace(&mut is_logged, true) {
             let error = error.to_string();
-            tracing::warn!(error, "upgrades without downtime are unavailable until the other process exits");
+            tracing::warn!(
+                error,
+                "upgrades without downtime are unavailable until the other process exits"
+            );
         }
         if lifecycle.is_draining() {
             return;

@@ -72,7 +72,8 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 fn export_spans(config: &Config, metrics: Option<&Metrics>) -> Result<(), StartError> {
     let (Some(otlp), Some(metrics)) = (&config.otlp, metrics) else { return Ok(()) };
     let metrics = metrics.register_export().map_err(environment)?;
-    telemetry::export(otlp, metrics).map_err(|error| StartError::Configuration(format!("otlp.endpoint: {error}")))
+    telemetry::export(otlp, metrics)
+        .map_err(|error| StartError::Configuration(format!("otlp.endpoint: {error}")))
 }
 
 #[cfg(not(feature = "otlp"))]
@@ -81,7 +82,8 @@ fn export_spans(config: &Config, _metrics: Option<&Metrics>) -> Result<(), Start
         return Ok(());
     }
     Err(StartError::Configuration(
-        "otlp: this build cannot export spans; build with `--features otlp`, or remove the table".into(),
+        "otlp: this build cannot export spans; build with `--features otlp`, or remove the table"
+            .into(),
     ))
 }
 
@@ -110,7 +112,8 @@ pub struct Telemetry {
 /// the configuration at a reload.
 ///
 /// # Errors
-/// A listener, a certificate or a trust anchor cannot be used, or no process hands its sockets over.
+/// A listener, a certificate or a trust anchor cannot be used, or no process hands its sockets
+/// over.
 pub fn run(
     config: Config,
     source: Source,
@@ -253,7 +256,12 @@ impl Listeners {
         };
         let (inherited, predecessor) = taken_over.unzip();
         let sockets = Sockets::bind(&listen_addresses(config), inherited.unwrap_or_default())?;
-        Ok(Listeners { sockets: Arc::new(sockets), upgrade_socket, predecessor_socket, predecessor })
+        Ok(Listeners {
+            sockets: Arc::new(sockets),
+            upgrade_socket,
+            predecessor_socket,
+            predecessor,
+        })
     }
 
     /// Takes the serving lock from a predecessor. A process that cannot must exit before it accepts
@@ -274,7 +282,10 @@ impl Listeners {
 }
 
 /// Purges the cache on every change that passes through a remaining connection of the predecessor.
-fn follow_changes(mut changes: PredecessorChanges, active: Arc<ActiveState>) -> std::io::Result<()> {
+fn follow_changes(
+    mut changes: PredecessorChanges,
+    active: Arc<ActiveState>,
+) -> std::io::Result<()> {
     let work = move || {
         while changes.wait() {
             active.load().gateway.apply_remote_invalidation(&Scope::All, "predecessor");
@@ -307,8 +318,14 @@ fn upgrade_socket(config: &Config, start: Start) -> Result<Option<Arc<UpgradeSoc
 
 /// One line for operators: listeners, redaction and blocked paths.
 fn status_line(config: &Config, addresses: &Addresses) -> String {
-    let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let tls = if addresses.tls.is_empty() { String::new() } else { format!(", TLS on {}", list(&addresses.tls)) };
+    let list = |addresses: &[SocketAddr]| {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let tls = if addresses.tls.is_empty() {
+        String::new()
+    } else {
+        format!(", TLS on {}", list(&addresses.tls))
+    };
     format!(
         "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; \
          {} paths are blocked",
@@ -344,7 +361,11 @@ fn public_service(
     sockets: &Arc<Sockets>,
     addresses: &Addresses,
 ) -> ListenerService<Proxy> {
-    let handler = Arc::new(ConnectionHandler::new(Proxy(active.clone()), active.clone(), ListenerKind::Public));
+    let handler = Arc::new(ConnectionHandler::new(
+        Proxy(active.clone()),
+        active.clone(),
+        ListenerKind::Public,
+    ));
     let group = |addresses: &Vec<SocketAddr>, tls| ListenerGroup {
         addresses: addresses.clone(),
         acceptor: Acceptor::new(handler.clone(), active.clone(), ListenerKind::Public, tls),

@@ -49,7 +49,8 @@ impl Limits {
             keepalive_timeout: server.keepalive_timeout,
             max_header_bytes,
             max_connections: server.max_connections,
-            address_connections: address_connections.unwrap_or_else(|| share(server.max_connections)),
+            address_connections: address_connections
+                .unwrap_or_else(|| share(server.max_connections)),
             descriptors: Division::current(),
             requests: RequestLimits::new(server.max_requests),
         }
@@ -155,8 +156,9 @@ impl RequestState {
         let blocked = config.forward.blocked.clone();
         let may_block_names = |path: &PathPattern| path.may_match(&["customer", "*", "name"]);
         let rules = config.forward.redact.iter();
-        let redact_rules =
-            rules.map(|rule| ForwardRedactRule::compile(rule, &policy)).collect::<Result<Vec<_>, StartError>>()?;
+        let redact_rules = rules
+            .map(|rule| ForwardRedactRule::compile(rule, &policy))
+            .collect::<Result<Vec<_>, StartError>>()?;
         Ok(RequestState {
             fast_path: server.fast_path && !blocked.iter().any(may_block_names),
             blocked,
@@ -193,7 +195,10 @@ impl RequestState {
 
     /// The settings of the fast path.
     pub fn fast_path_rules(&self) -> NameRequestRules<'_> {
-        NameRequestRules { cookie: self.cookie.as_deref(), answers_preflights: self.gateway.cors.is_on() }
+        NameRequestRules {
+            cookie: self.cookie.as_deref(),
+            answers_preflights: self.gateway.cors.is_on(),
+        }
     }
 
     /// A new request id of 32 hexadecimal digits.

@@ -117,7 +117,9 @@ impl Counts {
             let metrics = family.get_metric();
             let sum = || metrics.iter().map(counter_value).sum();
             match family.name() {
-                "telecomx_gateway_requests_total" => metrics.iter().for_each(|metric| counts.add_requests(metric)),
+                "telecomx_gateway_requests_total" => {
+                    metrics.iter().for_each(|metric| counts.add_requests(metric))
+                }
                 "telecomx_gateway_request_duration_seconds" => {
                     metrics.iter().for_each(|metric| counts.add_durations(metric));
                 }
@@ -141,7 +143,8 @@ impl Counts {
         let status = label_value(metric, "status");
         if status.starts_with('5') {
             self.failed += count;
-            let failure = Failure { status: status.into(), route: label_value(metric, "route").into() };
+            let failure =
+                Failure { status: status.into(), route: label_value(metric, "route").into() };
             *self.failures.entry(failure).or_default() += count;
         }
         match label_value(metric, "cache") {
@@ -254,7 +257,11 @@ impl History {
         let mut ring = self.0.lock();
         if let Some((then, before)) = &ring.last {
             let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let sample = Sample { at, duration: now.saturating_duration_since(*then), counts: counts.since(before) };
+            let sample = Sample {
+                at,
+                duration: now.saturating_duration_since(*then),
+                counts: counts.since(before),
+            };
             if ring.samples.len() == SAMPLES_MAX {
                 ring.samples.pop_front();
             }
@@ -269,7 +276,8 @@ impl History {
     /// the counters have the values in `families`.
     pub fn json(&self, families: &[MetricFamily], now: Instant) -> Value {
         let ring = self.0.lock();
-        let samples: Vec<Value> = ring.samples.iter().map(|sample| sample.json(&ring.bounds)).collect();
+        let samples: Vec<Value> =
+            ring.samples.iter().map(|sample| sample.json(&ring.bounds)).collect();
         let mut recent = Counts::default();
         let mut recent_duration = Duration::ZERO;
         if let Some((then, before)) = &ring.last {
@@ -302,7 +310,8 @@ impl History {
     /// `families`.
     pub fn recent_outcomes(&self, families: &[MetricFamily]) -> RecentOutcomes {
         let ring = self.0.lock();
-        let since_last = ring.last.as_ref().map(|(_, before)| Counts::from_families(families).since(before));
+        let since_last =
+            ring.last.as_ref().map(|(_, before)| Counts::from_families(families).since(before));
         let samples = ring.samples.iter().rev().take(MINUTE_SAMPLES).map(|sample| &sample.counts);
         let mut outcomes = RecentOutcomes::default();
         for counts in since_last.iter().chain(samples) {
@@ -315,8 +324,17 @@ impl History {
 
 impl Sample {
     fn json(&self, bounds: &[f64]) -> Value {
-        let Counts { requests, failed, hits, misses, upstream_errors, redaction_failures, hit, miss, .. } =
-            &self.counts;
+        let Counts {
+            requests,
+            failed,
+            hits,
+            misses,
+            upstream_errors,
+            redaction_failures,
+            hit,
+            miss,
+            ..
+        } = &self.counts;
         let mut name_requests = hit.clone();
         name_requests.merge(miss);
         json!({
@@ -336,7 +354,10 @@ impl Sample {
 
 fn bucket_bounds(families: &[MetricFamily]) -> Vec<f64> {
     let name = "telecomx_gateway_request_duration_seconds";
-    let durations = families.iter().find(|family| family.name() == name).and_then(|family| family.get_metric().first());
+    let durations = families
+        .iter()
+        .find(|family| family.name() == name)
+        .and_then(|family| family.get_metric().first());
     durations.map_or(Vec::new(), |metric| {
         metric.get_histogram().get_bucket().iter().map(|bucket| bucket.upper_bound()).collect()
     })
@@ -350,7 +371,13 @@ mod tests {
     use crate::reply::CacheStatus;
     use crate::telemetry::{Metrics, Record, Route};
 
-    fn record(metrics: &Metrics, route: Route, cache: Option<CacheStatus>, status: u16, took: Duration) {
+    fn record(
+        metrics: &Metrics,
+        route: Route,
+        cache: Option<CacheStatus>,
+        status: u16,
+        took: Duration,
+    ) {
         let mut record = Record::begin(Instant::now());
         (record.route, record.cache) = (route, cache);
         record.status = StatusCode::from_u16(status).unwrap();
@@ -367,15 +394,26 @@ mod tests {
         record(&metrics, Route::CustomerName, HIT, 200, Duration::from_micros(70));
         history.add_sample(&metrics.families(), start, calendar);
         let json = |now| history.json(&metrics.families(), now);
-        assert_eq!(json(start)["samples"], json!([]), "counts before the first reading belong to no interval");
+        assert_eq!(
+            json(start)["samples"],
+            json!([]),
+            "counts before the first reading belong to no interval"
+        );
         for _ in 0..3 {
             record(&metrics, Route::CustomerName, HIT, 200, Duration::from_micros(70));
         }
         record(&metrics, Route::Forward, None, 502, Duration::from_millis(3));
-        history.add_sample(&metrics.families(), start + Duration::from_secs(4), calendar + Duration::from_secs(4));
+        history.add_sample(
+            &metrics.families(),
+            start + Duration::from_secs(4),
+            calendar + Duration::from_secs(4),
+        );
         let json = json(start + Duration::from_secs(4));
         let sample = &json["samples"][0];
-        assert_eq!((&sample["requests"], &sample["failed"], &sample["hits"]), (&4.into(), &1.into(), &3.into()));
+        assert_eq!(
+            (&sample["requests"], &sample["failed"], &sample["hits"]),
+            (&4.into(), &1.into(), &3.into())
+        );
         assert_eq!((&sample["at"], &sample["seconds"]), (&1_004.into(), &4.0.into()));
         let median = sample["p50_seconds"].as_f64().unwrap();
         assert!(median > 0.000_05 && median <= 0.000_1, "{sample}");
@@ -391,13 +429,18 @@ mod tests {
         history.add_sample(&metrics.families(), start, UNIX_EPOCH);
         record(&metrics, Route::CustomerName, HIT, 200, Duration::from_micros(70));
         record(&metrics, Route::Forward, None, 504, Duration::from_millis(3));
-        history.add_sample(&metrics.families(), start + SAMPLE_INTERVAL, UNIX_EPOCH + SAMPLE_INTERVAL);
+        history.add_sample(
+            &metrics.families(),
+            start + SAMPLE_INTERVAL,
+            UNIX_EPOCH + SAMPLE_INTERVAL,
+        );
         for _ in 0..2 {
             record(&metrics, Route::CustomerName, None, 502, Duration::from_millis(3));
         }
         let json = history.json(&metrics.families(), start + SAMPLE_INTERVAL);
         let most_frequent = json!({"status": 502, "route": "customer_name", "count": 2});
-        let expected = json!({"count": 3, "requests": 4, "share": 0.75, "most_frequent": most_frequent});
+        let expected =
+            json!({"count": 3, "requests": 4, "share": 0.75, "most_frequent": most_frequent});
         assert_eq!(json["recent"]["failures"], expected);
         let outcomes = |metrics: &Metrics| history.recent_outcomes(&metrics.families());
         assert_eq!(outcomes(&metrics), RecentOutcomes { requests: 4, failed: 3 });
@@ -416,7 +459,10 @@ mod tests {
         let json = history.json(&metrics.families(), end);
         let samples = json["samples"].as_array().unwrap();
         assert_eq!(samples.len(), SAMPLES_MAX);
-        assert_eq!(samples.last().unwrap()["at"], (2 * SAMPLES_MAX as u64 - 1) * SAMPLE_INTERVAL.as_secs());
+        assert_eq!(
+            samples.last().unwrap()["at"],
+            (2 * SAMPLES_MAX as u64 - 1) * SAMPLE_INTERVAL.as_secs()
+        );
         assert_eq!(json["recent"]["seconds"], RECENT_SAMPLES as u64 * SAMPLE_INTERVAL.as_secs());
     }
 

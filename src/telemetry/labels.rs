@@ -72,8 +72,17 @@ pub(super) const EVICTION_CAUSES: [&str; 3] = ["size", "expired", "purged"];
 pub(super) const SCOPES: [&str; 4] = ["all", "customer", "employee", "caller"];
 
 /// Triggers of invalidations.
-pub(super) const TRIGGERS: [&str; 9] =
-    ["request", "answer", "failed", "unsettled", "unauthorized", "admin", "change_log", "fleet", "missed"];
+pub(super) const TRIGGERS: [&str; 9] = [
+    "request",
+    "answer",
+    "failed",
+    "unsettled",
+    "unauthorized",
+    "admin",
+    "change_log",
+    "fleet",
+    "missed",
+];
 
 /// Reasons of redaction failures that concern the response and not its document.
 pub(super) const RESPONSE_REFUSALS: [&str; 5] =

@@ -147,7 +147,8 @@ impl<'a> MakeWriter<'a> for LogOutput {
     }
 
     fn make_writer_for(&'a self, line: &Metadata<'_>) -> LineWriter<'a> {
-        let priority = if line.target() == AUDIT_TARGET { Priority::Audit } else { Priority::Normal };
+        let priority =
+            if line.target() == AUDIT_TARGET { Priority::Audit } else { Priority::Normal };
         LineWriter { writer: &self.0, priority }
     }
 }
@@ -261,7 +262,11 @@ mod tests {
         results.send(Ok(second.len())).unwrap();
         writer.flush(TEST_TIMEOUT, TEST_TIMEOUT);
         writer.push(&line, Priority::Normal);
-        assert_eq!((writes.recv().unwrap(), writer.dropped.get()), (line, 11), "the queue has room again");
+        assert_eq!(
+            (writes.recv().unwrap(), writer.dropped.get()),
+            (line, 11),
+            "the queue has room again"
+        );
     }
 
     #[test]
@@ -288,7 +293,10 @@ mod tests {
         let mut written = writes.recv().unwrap();
         writer.push(b"two\nthree\n", Priority::Normal);
         results.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
-        assert_eq!((written, writes.recv().unwrap()), (b"one\n".to_vec(), b"two\nthree\n".to_vec()));
+        assert_eq!(
+            (written, writes.recv().unwrap()),
+            (b"one\n".to_vec(), b"two\nthree\n".to_vec())
+        );
         assert_eq!(writer.dropped.get(), 1);
         results.send(Ok(4)).unwrap();
         written = writes.recv().unwrap();

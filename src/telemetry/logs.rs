@@ -73,7 +73,9 @@ pub fn install(config: &Log, metrics: &Metrics) -> Result<LogLevels, LogSetupErr
     let writer = Arc::new(LogWriter::new(config.buffer, metrics.log_lines_dropped()));
     let layer = subscriber_fmt::layer().with_writer(LogOutput(writer.clone()));
     let layer = match config.format {
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
         LogFormat::Text => layer.with_ansi(false).boxed(),
     };
     tracing_subscriber::registry()

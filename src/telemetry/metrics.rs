@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::labels::{
-    EVICTION_CAUSES, ExchangeKind, IdentityLookup, LIMITS, RESPONSE_REFUSALS, SCOPES, StaleReason, TRIGGERS,
-    ValidationOutcome,
+    EVICTION_CAUSES, ExchangeKind, IdentityLookup, LIMITS, RESPONSE_REFUSALS, SCOPES, StaleReason,
+    TRIGGERS, ValidationOutcome,
 };
 use super::process_metrics::ProcessMetrics;
 use super::record::Record;
@@ -28,8 +28,10 @@ pub const PREFIX: &str = "telecomx_gateway_";
 
 /// Upper bounds of histogram buckets, in seconds. The low ones resolve hits, the high ones
 /// exchanges with the API.
-const BUCKETS: [f64; 16] =
-    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const BUCKETS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 10.0,
+];
 
 /// Every metric of the gateway.
 pub struct Metrics {
@@ -87,7 +89,11 @@ pub struct TlsMetrics {
 impl TlsMetrics {
     /// Records the certificates in use, as label and expiry in seconds since the epoch, and whether
     /// all files were loaded when they last changed.
-    pub fn set_loaded<'c>(&self, is_successful: bool, certificates: impl Iterator<Item = (&'c str, i64)>) {
+    pub fn set_loaded<'c>(
+        &self,
+        is_successful: bool,
+        certificates: impl Iterator<Item = (&'c str, i64)>,
+    ) {
         self.load_successful.set(is_successful.into());
         self.certificate_expiry.reset();
         let mut earliest = i64::MAX;
@@ -198,7 +204,9 @@ pub struct ExportMetrics {
 impl ExportMetrics {
     /// Counts the spans of a batch.
     pub fn count_spans(&self, spans: usize, is_sent: bool) {
-        self.spans.with_label_values(&[if is_sent { "sent" } else { "failed" }]).inc_by(spans as u64);
+        self.spans
+            .with_label_values(&[if is_sent { "sent" } else { "failed" }])
+            .inc_by(spans as u64);
     }
 }
 
@@ -218,7 +226,12 @@ impl Registrar {
         self.register(IntGaugeVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, MetricsError> {
         self.register(IntCounterVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?)
     }
 
@@ -226,7 +239,12 @@ impl Registrar {
         self.register(IntGauge::new(format!("{PREFIX}{name}"), help)?)
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, MetricsError> {
         let options = HistogramOpts::new(format!("{PREFIX}{name}"), help).buckets(BUCKETS.to_vec());
         self.register(HistogramVec::new(options, labels)?)
     }
@@ -444,7 +462,8 @@ impl Metrics {
             hits: 0,
         };
         let new_counter = || self.requests.for_record(record).local();
-        self.fast_path_hits.with_current(new, |counters| counters.count(record, duration, new_counter));
+        self.fast_path_hits
+            .with_current(new, |counters| counters.count(record, duration, new_counter));
     }
 
     /// Adds the per-thread counts of fast path hits to the series.
@@ -519,7 +538,12 @@ impl Metrics {
     }
 
     /// Counts an exchange with the API. `kind` is its purpose.
-    pub fn record_upstream_exchange(&self, kind: &'static str, duration: Duration, failure: Option<UpstreamFailure>) {
+    pub fn record_upstream_exchange(
+        &self,
+        kind: &'static str,
+        duration: Duration,
+        failure: Option<UpstreamFailure>,
+    ) {
         self.upstream_duration.observe([kind], duration);
         let Some(UpstreamFailure { kind, cause }) = failure else {
             // Read first: a store would take the cache line from the other threads.
@@ -551,7 +575,12 @@ impl Metrics {
     }
 
     /// Counts a write to the shared tier.
-    pub fn count_tier_write(&self, what: &'static str, operation: &'static str, result: &'static str) {
+    pub fn count_tier_write(
+        &self,
+        what: &'static str,
+        operation: &'static str,
+        result: &'static str,
+    ) {
         self.tier_writes.inc([what, operation, result]);
     }
 
@@ -648,7 +677,11 @@ impl Metrics {
     pub fn register_export(&self) -> Result<ExportMetrics, MetricsError> {
         let make = Registrar(self.registry.clone());
         Ok(ExportMetrics {
-            spans: make.counters("otlp_spans_total", "Spans exported to the collector, by result.", &["result"])?,
+            spans: make.counters(
+                "otlp_spans_total",
+                "Spans exported to the collector, by result.",
+                &["result"],
+            )?,
         })
     }
 
@@ -701,12 +734,14 @@ impl Metrics {
             "Time since the invalidation stream was last read to its end, in seconds.",
         );
         Ok(BusMetrics {
-            connected: make.gauge("cluster_connected", "1 while the invalidation stream is read.")?,
+            connected: make
+                .gauge("cluster_connected", "1 while the invalidation stream is read.")?,
             isolated: make.gauge(
                 "cluster_isolated",
                 "1 while the cache is not used because the invalidation stream cannot be read.",
             )?,
-            waiting: make.gauge("cluster_waiting_changes", "Invalidations that are not published yet.")?,
+            waiting: make
+                .gauge("cluster_waiting_changes", "Invalidations that are not published yet.")?,
             silence: make.register(Gauge::with_opts(silence)?)?,
             messages: make.counters(
                 "cluster_messages_total",

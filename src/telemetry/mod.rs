@@ -20,7 +20,9 @@ pub use labels::{ExchangeKind, IdentityLookup, StaleReason, ValidationOutcome};
 pub use logs::{LogLevels, LogSetupError, exit, flush, install};
 #[cfg(feature = "otlp")]
 pub use metrics::ExportMetrics;
-pub use metrics::{BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics, UpstreamFailure};
+pub use metrics::{
+    BusMetrics, ChangeLogMetrics, Metrics, MetricsError, PREFIX, TlsMetrics, UpstreamFailure,
+};
 #[cfg(feature = "otlp")]
 pub use otlp::export;
 pub use record::{ApiExchange, Record, Route};

@@ -9,13 +9,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor,
+    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks,
+    SpanProcessor,
 };
 
 use super::metrics::ExportMetrics;
@@ -55,8 +58,10 @@ pub fn export(config: &config::Otlp, metrics: ExportMetrics) -> Result<(), Expor
         .with_max_export_batch_size(BATCH_MAX)
         .with_scheduled_delay(BATCH_INTERVAL)
         .build();
-    let mut processor =
-        BatchSpanProcessor::new(CountingExporter { exporter, metrics, is_failing: AtomicBool::new(false) }, batches);
+    let mut processor = BatchSpanProcessor::new(
+        CountingExporter { exporter, metrics, is_failing: AtomicBool::new(false) },
+        batches,
+    );
     let version = env!("CARGO_PKG_VERSION");
     let service = Resource::builder_empty().with_attributes([
         KeyValue::new("service.name", "telecomx-gateway"),
@@ -101,9 +106,12 @@ pub fn export_record(record: &Record, duration: Duration) {
 /// The context of the span and the id of its parent. `None` if the span is not exported. For a
 /// request with a trace, the client has decided that.
 fn span_context(record: &Record, sample: f64) -> Option<(SpanContext, SpanId)> {
-    let context = |trace, span| SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::default());
+    let context = |trace, span| {
+        SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::default())
+    };
     if let Some(trace) = &record.trace {
-        let (of, span) = (TraceId::from_hex(trace.trace_id()).ok()?, SpanId::from_hex(trace.span_id()).ok()?);
+        let (of, span) =
+            (TraceId::from_hex(trace.trace_id()).ok()?, SpanId::from_hex(trace.span_id()).ok()?);
         return trace.is_sampled().then(|| (context(of, span), SpanId::from(trace.parent())));
     }
     // As random as the request id, and derivable from it.
@@ -112,7 +120,8 @@ fn span_context(record: &Record, sample: f64) -> Option<(SpanContext, SpanId)> {
     let (span, rest) = rest.split_first_chunk::<8>()?;
     let draw = u64::from_be_bytes(*rest.first_chunk::<8>()?) as f64 / u64::MAX as f64;
     let is_sampled = sample >= 1.0 || draw < sample;
-    is_sampled.then(|| (context(TraceId::from_bytes(*trace), SpanId::from_bytes(*span)), SpanId::INVALID))
+    is_sampled
+        .then(|| (context(TraceId::from_bytes(*trace), SpanId::from_bytes(*span)), SpanId::INVALID))
 }
 
 /// The fields of the access log line.
@@ -131,7 +140,8 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
         ("error.type", record.error.map(|error| error.parts().1)),
         ("cause", record.cause),
     ];
-    attributes.extend(optional.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
+    attributes
+        .extend(optional.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));
     attributes
 }
 
@@ -200,13 +210,18 @@ mod tests {
 
     #[test]
     fn client_decides_for_its_trace_and_a_fraction_of_others_is_taken() {
-        let unsampled = record(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), "r");
+        let unsampled =
+            record(Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), "r");
         assert!(span_context(&unsampled, 1.0).is_none());
-        let taken =
-            |sample| (0..1000).filter(|n| span_context(&record(None, &n.to_string()), sample).is_some()).count();
+        let taken = |sample| {
+            (0..1000)
+                .filter(|n| span_context(&record(None, &n.to_string()), sample).is_some())
+                .count()
+        };
         assert_eq!((taken(0.0), taken(1.0)), (0, 1000));
         assert!((50..150).contains(&taken(0.1)));
-        let (context, parent) = span_context(&record(None, "r"), 1.0).expect("every request is sampled");
+        let (context, parent) =
+            span_context(&record(None, "r"), 1.0).expect("every request is sampled");
         assert!(context.is_valid() && parent == SpanId::INVALID);
     }
 }

@@ -23,8 +23,13 @@ impl ProcessMetrics {
     ///
     /// The name of the metric is not valid: an internal error.
     pub fn new() -> Result<Self, Error> {
-        let cpu_seconds = Counter::new(CPU_SECONDS, "Total user and system CPU time spent in seconds.")?;
-        Ok(ProcessMetrics { library: ProcessCollector::for_self(), cpu_seconds, collecting: Mutex::new(()) })
+        let cpu_seconds =
+            Counter::new(CPU_SECONDS, "Total user and system CPU time spent in seconds.")?;
+        Ok(ProcessMetrics {
+            library: ProcessCollector::for_self(),
+            cpu_seconds,
+            collecting: Mutex::new(()),
+        })
     }
 
     fn update_cpu_seconds(&self) {
@@ -45,7 +50,8 @@ impl Collector for ProcessMetrics {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.update_cpu_seconds();
-        let library = self.library.collect().into_iter().filter(|family| family.name() != CPU_SECONDS);
+        let library =
+            self.library.collect().into_iter().filter(|family| family.name() != CPU_SECONDS);
         library.chain(self.cpu_seconds.collect()).collect()
     }
 }
@@ -59,7 +65,8 @@ mod tests {
         let metrics = ProcessMetrics::new().unwrap();
         let cpu_seconds = || {
             let families = metrics.collect();
-            let cpu: Vec<_> = families.iter().filter(|family| family.name() == CPU_SECONDS).collect();
+            let cpu: Vec<_> =
+                families.iter().filter(|family| family.name() == CPU_SECONDS).collect();
             assert_eq!(cpu.len(), 1);
             cpu[0].get_metric()[0].get_counter().get_value()
         };

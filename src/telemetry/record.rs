@@ -24,7 +24,8 @@ pub enum Route {
 pub(super) const ROUTES: [&str; 4] = ["customer_name", "forward", "blocked", "none"];
 pub(super) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "OTHER"];
-pub(super) const CACHES: [&str; 7] = ["none", "hit", "stale", "miss", "collapsed", "bypass", "tier"];
+pub(super) const CACHES: [&str; 7] =
+    ["none", "hit", "stale", "miss", "collapsed", "bypass", "tier"];
 
 impl Route {
     pub const fn as_str(self) -> &'static str {

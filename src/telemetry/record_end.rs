@@ -23,7 +23,9 @@ impl Record {
         #[cfg(feature = "otlp")]
         otlp::export_record(self, duration);
         let wanted = match access.which {
-            AccessLog::All => !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits),
+            AccessLog::All => {
+                !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits)
+            }
             AccessLog::Errors => self.status.is_server_error(),
             AccessLog::Off => false,
         };

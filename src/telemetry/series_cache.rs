@@ -92,10 +92,12 @@ impl RequestCounters {
     }
 
     pub fn for_record(&self, record: &Record) -> &IntCounter {
-        let (route, method, cache) = (record.route as usize, record.method_index(), record.cache_index());
+        let (route, method, cache) =
+            (record.route as usize, record.method_index(), record.cache_index());
         let source = record.error_source() as usize;
-        let table = self.tables[Self::table_index(record.status)]
-            .get_or_init(|| Box::new(from_fn(|_| from_fn(|_| from_fn(|_| from_fn(|_| OnceLock::new()))))));
+        let table = self.tables[Self::table_index(record.status)].get_or_init(|| {
+            Box::new(from_fn(|_| from_fn(|_| from_fn(|_| from_fn(|_| OnceLock::new())))))
+        });
         table[route][method][cache][source].get_or_init(|| {
             self.family.with_label_values(&[
                 ROUTES[route],
@@ -110,7 +112,11 @@ impl RequestCounters {
     /// Creates the usual series at 0, so that ratios have a value and `increase` sees the first
     /// event.
     pub fn create_usual_series(&self) {
-        let create = |route: Route, methods: &[&str], statuses: &[&str], cache: &str, source: ErrorSource| {
+        let create = |route: Route,
+                      methods: &[&str],
+                      statuses: &[&str],
+                      cache: &str,
+                      source: ErrorSource| {
             let source = ERROR_SOURCES[source as usize];
             for method in methods {
                 for status in statuses {
@@ -160,7 +166,8 @@ impl RequestDurations {
 
     pub fn for_record(&self, record: &Record) -> &Histogram {
         let (route, cache) = (record.route as usize, record.cache_index());
-        self.cached[route][cache].get_or_init(|| self.family.with_label_values(&[ROUTES[route], CACHES[cache]]))
+        self.cached[route][cache]
+            .get_or_init(|| self.family.with_label_values(&[ROUTES[route], CACHES[cache]]))
     }
 }
 
@@ -192,7 +199,10 @@ mod tests {
             "Requests with a response, by route, method, status, cache result and source of a 5xx response.",
         );
         let expected = IntCounterVec::new(options, &labels).unwrap();
-        let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "MADEUP"];
+        let methods = [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+            "MADEUP",
+        ];
         let caches = [
             None,
             Some(CacheStatus::Hit { ttl: 1 }),
@@ -214,35 +224,45 @@ mod tests {
                         let method = if method == "MADEUP" { "OTHER" } else { method };
                         let cache = cache.map_or("none", CacheStatus::as_str);
                         let source = if status >= 500 { "api" } else { "none" };
-                        let values = [route.as_str(), method, record.status.as_str(), cache, source];
+                        let values =
+                            [route.as_str(), method, record.status.as_str(), cache, source];
                         expected.with_label_values(&values).inc();
                     }
                 }
             }
         }
         let text = metrics.text().unwrap();
-        let is_counted = |line: &&str| !line.ends_with(" 0") && line.starts_with("telecomx_gateway_requests_total{");
+        let is_counted = |line: &&str| {
+            !line.ends_with(" 0") && line.starts_with("telecomx_gateway_requests_total{")
+        };
         let counted: Vec<&str> = text.lines().filter(is_counted).collect();
         let expected = text_of(&expected);
         let expected: Vec<&str> = expected.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(counted.len(), 12 * 10 * 3 * 6);
         assert_eq!(counted, expected);
-        let durations =
-            text.lines().filter(|line| line.starts_with("telecomx_gateway_request_duration_seconds_count{"));
+        let durations = text
+            .lines()
+            .filter(|line| line.starts_with("telecomx_gateway_request_duration_seconds_count{"));
         assert_eq!(durations.filter(|line| !line.ends_with(" 0")).count(), 3 * 6);
     }
 
     #[test]
     fn more_series_than_cached_are_counted() {
-        const WORDS: [&str; 20] =
-            ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t"];
+        const WORDS: [&str; 20] = [
+            "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q",
+            "r", "s", "t",
+        ];
         let family = IntCounterVec::new(Opts::new("words", "Words."), &["word", "kind"]).unwrap();
         let words = SeriesCache::counters(family.clone());
         for round in 0..3 {
             for word in WORDS {
                 for kind in ["one", "other"] {
                     words.inc([word, kind]);
-                    assert_eq!(family.with_label_values(&[word, kind]).get(), round + 1, "{word} {kind}");
+                    assert_eq!(
+                        family.with_label_values(&[word, kind]).get(),
+                        round + 1,
+                        "{word} {kind}"
+                    );
                 }
             }
         }

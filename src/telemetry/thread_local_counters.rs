@@ -22,7 +22,12 @@ pub struct HitCounters {
 
 impl HitCounters {
     /// Counts one hit. `new_counter` makes the counter of a method and status that are new.
-    pub fn count(&mut self, record: &Record, duration: Duration, new_counter: impl FnOnce() -> LocalIntCounter) {
+    pub fn count(
+        &mut self,
+        record: &Record,
+        duration: Duration,
+        new_counter: impl FnOnce() -> LocalIntCounter,
+    ) {
         let matches_record = |(method, status, _): &&(Method, StatusCode, LocalIntCounter)| {
             *status == record.status && *method == record.method
         };
@@ -65,14 +70,21 @@ pub struct ThreadLocalCounters {
 impl Default for ThreadLocalCounters {
     fn default() -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        ThreadLocalCounters { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), threads: Mutex::default() }
+        ThreadLocalCounters {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            threads: Mutex::default(),
+        }
     }
 }
 
 impl ThreadLocalCounters {
     /// Calls `count` with the counters of the current thread, which only `flush` locks from other
     /// threads. `new` makes empty ones, once per thread.
-    pub fn with_current<R>(&self, new: impl FnOnce() -> HitCounters, count: impl FnOnce(&mut HitCounters) -> R) -> R {
+    pub fn with_current<R>(
+        &self,
+        new: impl FnOnce() -> HitCounters,
+        count: impl FnOnce(&mut HitCounters) -> R,
+    ) -> R {
         CURRENT.with_borrow_mut(|current| {
             let index = current.iter().position(|(id, _)| *id == self.id).unwrap_or_else(|| {
                 let counters = Arc::new(Mutex::new(new()));
@@ -131,7 +143,9 @@ mod tests {
             line.unwrap().rsplit_once(' ').unwrap().1.to_owned()
         };
         assert_eq!((status_count(200), status_count(304)), ("4000".into(), "70".into()));
-        for name in ["request_duration_seconds_count", "identity_lookups_total", "fast_path_hits_total"] {
+        for name in
+            ["request_duration_seconds_count", "identity_lookups_total", "fast_path_hits_total"]
+        {
             assert_eq!(total(&format!("telecomx_gateway_{name}")), 4070, "{name}");
         }
         record_hits(StatusCode::OK, 1);

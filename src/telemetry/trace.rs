@@ -42,12 +42,19 @@ impl Trace {
         } else {
             matches!(rest.as_bytes().get(VERSION_00_LENGTH - 2), None | Some(b'-'))
         };
-        let (trace, parent, flags) = (text.get(3..35)?, text.get(36..52)?, text.get(53..VERSION_00_LENGTH)?);
+        let (trace, parent, flags) =
+            (text.get(3..35)?, text.get(36..52)?, text.get(53..VERSION_00_LENGTH)?);
         let hyphens = [2, 35, 52].iter().all(|at| text.as_bytes()[*at] == b'-');
         let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let is_nonzero = |digits: &str| digits.bytes().any(|b| b != b'0');
         let all_hex = [version, trace, parent, flags].into_iter().all(is_hex);
-        if !(has_valid_end && hyphens && all_hex && version != "ff" && is_nonzero(trace) && is_nonzero(parent)) {
+        if !(has_valid_end
+            && hyphens
+            && all_hex
+            && version != "ff"
+            && is_nonzero(trace)
+            && is_nonzero(parent))
+        {
             return None;
         }
         // A later version may define further flags; level 2 defines sampled and random trace id.
@@ -101,7 +108,10 @@ mod tests {
         let expected = "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000ab-01";
         assert_eq!(forwarded(&[TRACEPARENT_VALUE]).as_deref(), Some(expected));
         let trace = Trace { text: expected.into(), parent: 0 };
-        assert_eq!((trace.trace_id(), trace.span_id()), ("4bf92f3577b34da6a3ce929d0e0e4736", "00000000000000ab"));
+        assert_eq!(
+            (trace.trace_id(), trace.span_id()),
+            ("4bf92f3577b34da6a3ce929d0e0e4736", "00000000000000ab")
+        );
         // Known parts of later versions are read; unknown flags are removed.
         for later in [
             TRACEPARENT_VALUE.replacen("00", "cc", 1),
@@ -109,7 +119,10 @@ mod tests {
         ] {
             assert_eq!(forwarded(&[&later]).as_deref(), Some(expected), "{later}");
         }
-        assert!(forwarded(&[&TRACEPARENT_VALUE.replace("-01", "-ff")]).is_some_and(|text| text.ends_with("-03")));
+        assert!(
+            forwarded(&[&TRACEPARENT_VALUE.replace("-01", "-ff")])
+                .is_some_and(|text| text.ends_with("-03"))
+        );
     }
 
     #[test]
@@ -132,6 +145,10 @@ mod tests {
         for wrong in wrong {
             assert_eq!(forwarded(&[wrong.trim_start()]), None, "{wrong:?}");
         }
-        assert_eq!(forwarded(&[TRACEPARENT_VALUE, TRACEPARENT_VALUE]), None, "two fields are ambiguous");
+        assert_eq!(
+            forwarded(&[TRACEPARENT_VALUE, TRACEPARENT_VALUE]),
+            None,
+            "two fields are ambiguous"
+        );
     }
 }

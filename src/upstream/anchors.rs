@@ -58,7 +58,9 @@ pub fn require_system_store() -> Result<(RootCertStore, usize), TrustError> {
 
 /// Reads the files that hold anchors.
 fn texts(file: Option<&Path>, folder: Option<&Path>) -> Vec<String> {
-    let read = |path: &Path| std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let read = |path: &Path| {
+        std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
     if file.is_none() && folder.is_none() {
         return BUNDLES.iter().find_map(|bundle| read(Path::new(bundle))).into_iter().collect();
     }
@@ -73,8 +75,10 @@ fn usable(texts: &[String]) -> (RootCertStore, usize) {
     let mut seen = std::collections::HashSet::new();
     for part in texts.iter().flat_map(|text| text.split(BEGIN).skip(1)) {
         let block = part.split_once(END).map(|(body, _)| format!("{BEGIN}{body}{END}\n"));
-        let certificate = block.and_then(|block| CertificateDer::from_pem_slice(block.as_bytes()).ok());
-        let is_usable = certificate.is_some_and(|der| !seen.insert(der.clone()) || store.add(der).is_ok());
+        let certificate =
+            block.and_then(|block| CertificateDer::from_pem_slice(block.as_bytes()).ok());
+        let is_usable =
+            certificate.is_some_and(|der| !seen.insert(der.clone()) || store.add(der).is_ok());
         skipped += usize::from(!is_usable);
     }
     (store, skipped)

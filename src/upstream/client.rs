@@ -85,7 +85,8 @@ pub struct Client<T> {
 
 impl<T: Transport> Client<T> {
     pub fn new(transport: T, config: &config::Upstream, metrics: Arc<Metrics>) -> Self {
-        let failures = UpstreamError::ALL.map(UpstreamError::labels).into_iter().chain([FAILURE_STATUS]);
+        let failures =
+            UpstreamError::ALL.map(UpstreamError::labels).into_iter().chain([FAILURE_STATUS]);
         metrics.create_upstream_errors(failures);
         Client {
             transport,
@@ -114,7 +115,11 @@ impl<T: Transport> Client<T> {
         result
     }
 
-    async fn send(&self, request: &Request<'_>, started: Instant) -> Result<ApiResponse, UpstreamError> {
+    async fn send(
+        &self,
+        request: &Request<'_>,
+        started: Instant,
+    ) -> Result<ApiResponse, UpstreamError> {
         let deadline = started + self.timeout;
         let _permit = self.acquire_permit(request.queue_key, deadline).await?;
         let counts = request.kind != RequestKind::Bypass;
@@ -129,21 +134,31 @@ impl<T: Transport> Client<T> {
         };
         let _counted = self.metrics.track_fetch();
         let sent = clock::now();
-        let exchange = timeout_at(deadline.into(), self.transport.exchange(request, deadline)).await;
+        let exchange =
+            timeout_at(deadline.into(), self.transport.exchange(request, deadline)).await;
         let result = exchange.unwrap_or(Err(UpstreamError::Timeout));
         // After a long wait for its permit, a request had too little time: that says nothing about
         // the API.
-        let had_no_time = result.as_ref().is_err_and(|e| e.as_str() == "timeout") && sent > started + self.timeout / 2;
+        let had_no_time = result.as_ref().is_err_and(|e| e.as_str() == "timeout")
+            && sent > started + self.timeout / 2;
         let is_local = matches!(result, Err(UpstreamError::Descriptors));
         if let Some(breaker_permit) = breaker_permit.filter(|_| !had_no_time && !is_local) {
-            let change = breaker_permit.record(outcome(&result), self.source(request, &result), clock::now());
+            let change = breaker_permit.record(
+                outcome(&result),
+                self.source(request, &result),
+                clock::now(),
+            );
             self.log_change(change, &result);
         }
         result
     }
 
     /// Writes the audit line of an outage's start or end.
-    fn log_change(&self, change: Option<CircuitChange>, result: &Result<ApiResponse, UpstreamError>) {
+    fn log_change(
+        &self,
+        change: Option<CircuitChange>,
+        result: &Result<ApiResponse, UpstreamError>,
+    ) {
         match change {
             Some(CircuitChange::Opened { failures }) => tracing::warn!(
                 target: "audit",
@@ -167,12 +182,20 @@ impl<T: Transport> Client<T> {
     /// once, for whichever customers, since a client may know several that cause them. Missing
     /// responses count once per caller and target. Failed connections have no source and count each
     /// time, since no client can cause them.
-    fn source(&self, request: &Request<'_>, result: &Result<ApiResponse, UpstreamError>) -> Option<u64> {
+    fn source(
+        &self,
+        request: &Request<'_>,
+        result: &Result<ApiResponse, UpstreamError>,
+    ) -> Option<u64> {
         let target = match result {
-            Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls(_)) => return None,
+            Err(UpstreamError::Resolve | UpstreamError::Connect | UpstreamError::Tls(_)) => {
+                return None;
+            }
             Err(_) => Some(request.target),
             // The target holds the token, which identifies the caller.
-            Ok(_) if request.kind == RequestKind::Validate => return Some(self.hasher.hash_one(request.target)),
+            Ok(_) if request.kind == RequestKind::Validate => {
+                return Some(self.hasher.hash_one(request.target));
+            }
             Ok(_) => None,
         };
         Some(self.hasher.hash_one((request.queue_key, target)))
@@ -193,7 +216,11 @@ impl<T: Transport> Client<T> {
     }
 
     /// Waits for a permit to send a request.
-    async fn acquire_permit(&self, queue_key: QueueKey, deadline: Instant) -> Result<Permit<'_>, UpstreamError> {
+    async fn acquire_permit(
+        &self,
+        queue_key: QueueKey,
+        deadline: Instant,
+    ) -> Result<Permit<'_>, UpstreamError> {
         // No request waits for a permit only to be rejected by the breaker.
         if self.breaker.is_open(clock::now()) {
             return Err(UpstreamError::CircuitOpen);

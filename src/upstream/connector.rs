@@ -79,9 +79,13 @@ impl Connector {
         let origins = config.urls.iter().map(origin).collect::<Result<Vec<_>, _>>()?;
         let tls = config.is_tls().then(|| tls::client_config(config)).transpose()?;
         let endpoints = Arc::new(Endpoints::default());
-        let resolver = Resolver::start(&origins, endpoints.clone(), lookup)
-            .map_err(|error| TrustError(format!("upstream.url: cannot start the resolver: {error}")))?;
-        let limits = PoolLimits { keepalive_timeout: config.keepalive_timeout, max_idle: config.max_idle_connections };
+        let resolver = Resolver::start(&origins, endpoints.clone(), lookup).map_err(|error| {
+            TrustError(format!("upstream.url: cannot start the resolver: {error}"))
+        })?;
+        let limits = PoolLimits {
+            keepalive_timeout: config.keepalive_timeout,
+            max_idle: config.max_idle_connections,
+        };
         Ok(Connector {
             endpoints,
             resolver,
@@ -212,8 +216,11 @@ impl Connector {
         loop {
             sleep(EJECTION_CHECK).await;
             let is_ejected = endpoint.state(clock::now()) == EndpointState::Ejected;
-            let is_next = |other: &&Arc<Endpoint>| other.id != endpoint.id && !tried.contains(&other.id);
-            if is_ejected && self.endpoints.load().iter().filter(is_next).any(|other| other.is_healthy()) {
+            let is_next =
+                |other: &&Arc<Endpoint>| other.id != endpoint.id && !tried.contains(&other.id);
+            if is_ejected
+                && self.endpoints.load().iter().filter(is_next).any(|other| other.is_healthy())
+            {
                 return;
             }
         }
@@ -323,7 +330,11 @@ impl Connector {
     async fn handshake(&self, attempt: &Attempt) -> Result<Stream, UpstreamError> {
         let Endpoint { address, origin, .. } = &*attempt.endpoint;
         let tcp = TcpStream::connect(address).await.map_err(|error| {
-            if is_descriptor_error(&error) { UpstreamError::Descriptors } else { UpstreamError::Connect }
+            if is_descriptor_error(&error) {
+                UpstreamError::Descriptors
+            } else {
+                UpstreamError::Connect
+            }
         })?;
         let open = attempt.endpoint.open_connection();
         set_options(&tcp);
@@ -331,7 +342,8 @@ impl Connector {
             return Ok(Stream::tcp(tcp, open));
         };
         attempt.is_in_tls.store(true, Ordering::Relaxed);
-        let name = ServerName::try_from(origin.host.clone()).map_err(|_| UpstreamError::Tls(TlsFailure::WrongName))?;
+        let name = ServerName::try_from(origin.host.clone())
+            .map_err(|_| UpstreamError::Tls(TlsFailure::WrongName))?;
         let connected = TlsConnector::from(tls.load_full()).connect(name, tcp).await;
         connected
             .map(|stream| Stream::tls(stream, open))
@@ -372,7 +384,10 @@ fn set_options(tcp: &TcpStream) {
     // Heads and chunks are written whole; waiting for more would only delay them.
     let _ = tcp.set_nodelay(true);
     // A peer that vanished is noticed although no response is due for a long time.
-    let _ = sockopt::set_tcp_user_timeout(tcp, u32::try_from(SILENT_PEER_TIMEOUT.as_millis()).unwrap_or(0));
+    let _ = sockopt::set_tcp_user_timeout(
+        tcp,
+        u32::try_from(SILENT_PEER_TIMEOUT.as_millis()).unwrap_or(0),
+    );
     let _ = sockopt::set_tcp_keepidle(tcp, SILENT_PEER_TIMEOUT);
     let _ = sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(1));
     let _ = sockopt::set_socket_keepalive(tcp, true);

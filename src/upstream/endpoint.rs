@@ -211,7 +211,8 @@ impl Endpoint {
         self.is_suspect.store(true, Ordering::Relaxed);
         health.failures += 1;
         let was_ejected = health.ejected_until.is_some();
-        let is_due = outcome == EndpointOutcome::ConnectFailed || health.failures >= EXCHANGE_FAILURES_MAX;
+        let is_due =
+            outcome == EndpointOutcome::ConnectFailed || health.failures >= EXCHANGE_FAILURES_MAX;
         if was_ejected || is_due {
             health.eject(now);
             return (!was_ejected).then_some(EndpointState::Ejected);
@@ -260,7 +261,8 @@ impl Endpoints {
         let known = self.load();
         let mut next: Vec<Arc<Endpoint>> = Vec::new();
         for (address, origin) in found {
-            let is_same = |e: &&Arc<Endpoint>| e.address == address && Arc::ptr_eq(&e.origin, &origin);
+            let is_same =
+                |e: &&Arc<Endpoint>| e.address == address && Arc::ptr_eq(&e.origin, &origin);
             if next.iter().any(|endpoint| is_same(&endpoint)) {
                 continue;
             }
@@ -280,10 +282,12 @@ impl Endpoints {
             return (!tried.contains(&only.id)).then(|| only.clone());
         }
         let untried: Vec<_> = all.iter().filter(|endpoint| !tried.contains(&endpoint.id)).collect();
-        let mut candidates: Vec<_> = untried.iter().copied().filter(|e| e.is_available(now)).collect();
+        let mut candidates: Vec<_> =
+            untried.iter().copied().filter(|e| e.is_available(now)).collect();
         let available_min = all.len().div_ceil(3).min(untried.len());
         if candidates.len() < available_min {
-            let mut ejected: Vec<_> = untried.iter().copied().filter(|e| !e.is_available(now)).collect();
+            let mut ejected: Vec<_> =
+                untried.iter().copied().filter(|e| !e.is_available(now)).collect();
             ejected.sort_by_key(|endpoint| endpoint.health.lock().ejected_until);
             let missing = available_min - candidates.len();
             candidates.extend(ejected.into_iter().take(missing));
@@ -336,7 +340,8 @@ mod tests {
             port: 80,
             authority: HeaderValue::from_static("api.example"),
         });
-        endpoints.replace((1..=count).map(|n| (SocketAddr::from(([10, 0, 0, n], 80)), origin.clone())));
+        endpoints
+            .replace((1..=count).map(|n| (SocketAddr::from(([10, 0, 0, n], 80)), origin.clone())));
         endpoints
     }
 
@@ -436,7 +441,11 @@ mod tests {
         before[0].record(EndpointOutcome::ConnectFailed, now);
         let origin = before[0].origin.clone();
         let new = SocketAddr::from(([10, 0, 0, 9], 80));
-        endpoints.replace([(new, origin.clone()), (before[0].address, origin.clone()), (new, origin)]);
+        endpoints.replace([
+            (new, origin.clone()),
+            (before[0].address, origin.clone()),
+            (new, origin),
+        ]);
         let after = endpoints.load();
         assert_eq!(after.len(), 2);
         assert!(Arc::ptr_eq(&after[1], &before[0]));

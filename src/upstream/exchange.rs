@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use http1::{
-    BodyLength, ChunkedDecoder, FieldLines, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming, ResponseHead,
-    write_chunk_head, write_request_head,
+    BodyLength, ChunkedDecoder, FieldLines, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming,
+    ResponseHead, write_chunk_head, write_request_head,
 };
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -95,8 +95,16 @@ impl Exchange {
         framing: RequestFraming,
     ) -> Self {
         let mut head = Vec::new();
-        write_request_head(&mut head, &method, target, &connection.endpoint().origin.authority, lines, framing);
-        let is_request_complete = matches!(framing, RequestFraming::None | RequestFraming::Length(0));
+        write_request_head(
+            &mut head,
+            &method,
+            target,
+            &connection.endpoint().origin.authority,
+            lines,
+            framing,
+        );
+        let is_request_complete =
+            matches!(framing, RequestFraming::None | RequestFraming::Length(0));
         Exchange {
             connection,
             method,
@@ -171,7 +179,9 @@ impl Exchange {
             RequestFraming::None | RequestFraming::Length(_) if self.outgoing.is_empty() => {
                 self.outgoing_data = data;
             }
-            RequestFraming::None | RequestFraming::Length(_) => self.outgoing.extend_from_slice(&data),
+            RequestFraming::None | RequestFraming::Length(_) => {
+                self.outgoing.extend_from_slice(&data)
+            }
         }
     }
 
@@ -200,7 +210,8 @@ impl Exchange {
         while !self.is_sent() && !self.has_send_failed {
             let stream = Pin::new(&mut self.connection.stream);
             let is_data = self.written == self.outgoing.len();
-            let mut bytes: &[u8] = if is_data { &self.outgoing_data } else { &self.outgoing[self.written..] };
+            let mut bytes: &[u8] =
+                if is_data { &self.outgoing_data } else { &self.outgoing[self.written..] };
             if !self.has_sent {
                 // Of several TLS records, the first may have been sent when a later one fails.
                 bytes = &bytes[..bytes.len().min(TLS_RECORD_BYTES_MAX)];
@@ -361,7 +372,8 @@ impl Exchange {
                 Ok(Some(Event::Data(self.received.split_to(take).freeze())))
             }
             Incoming::Chunked(decoder) => {
-                let decoded = decoder.decode(&self.received).map_err(|_| UpstreamError::Protocol)?;
+                let decoded =
+                    decoder.decode(&self.received).map_err(|_| UpstreamError::Protocol)?;
                 let mut piece = self.received.split_to(decoded.consumed);
                 if decoder.is_finished() {
                     let trailers = decoder.take_trailers();

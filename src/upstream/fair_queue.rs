@@ -117,8 +117,14 @@ impl FairQueue {
     ///
     /// # Errors
     /// [`UpstreamError::QueueFull`]: there is no room to wait, or no permit in time.
-    pub async fn acquire(&self, key: QueueKey, deadline: Instant) -> Result<Permit<'_>, UpstreamError> {
-        let Some((number, granted)) = self.enter(key)? else { return Ok(Permit { queue: self, key }) };
+    pub async fn acquire(
+        &self,
+        key: QueueKey,
+        deadline: Instant,
+    ) -> Result<Permit<'_>, UpstreamError> {
+        let Some((number, granted)) = self.enter(key)? else {
+            return Ok(Permit { queue: self, key });
+        };
         let mut ticket = Ticket { queue: self, key, number, granted, taken: false };
         match timeout_at(deadline.into(), &mut ticket.granted).await {
             Ok(Ok(())) => {
@@ -135,7 +141,8 @@ impl FairQueue {
         let mut locked = self.state.lock();
         let state = &mut *locked;
         let key_state = state.keys.get(&key);
-        let (in_flight, waiting) = key_state.map_or((0, 0), |key_state| (key_state.in_flight, key_state.waiting.len()));
+        let (in_flight, waiting) =
+            key_state.map_or((0, 0), |key_state| (key_state.in_flight, key_state.waiting.len()));
         // Requests wait only while all permits or all of their key's share are taken, so this
         // request overtakes none.
         if state.in_flight < self.max_in_flight && in_flight < self.share_of(key) {
@@ -167,7 +174,9 @@ impl FairQueue {
         let mut state = self.state.lock();
         let Some(key_state) = state.keys.get_mut(&key) else { return false };
         // Numbers grow along the queue.
-        let Ok(at) = key_state.waiting.binary_search_by_key(&number, |(number, _)| *number) else { return false };
+        let Ok(at) = key_state.waiting.binary_search_by_key(&number, |(number, _)| *number) else {
+            return false;
+        };
         key_state.waiting.remove(at);
         state.waiting -= 1;
         state.remove_if_idle(key);
@@ -220,18 +229,22 @@ impl State {
             return false;
         }
         let longest = self.keys.iter().max_by_key(|(_, key_state)| key_state.waiting.len());
-        let Some(key) = longest.filter(|(_, key_state)| key_state.waiting.len() > waiting + 1).map(|(key, _)| *key)
+        let Some(key) = longest
+            .filter(|(_, key_state)| key_state.waiting.len() > waiting + 1)
+            .map(|(key, _)| *key)
         else {
             return false;
         };
         // The waiting request notices the dropped sender.
-        let evicted = self.keys.get_mut(&key).and_then(|key_state| key_state.waiting.pop_back()).is_some();
+        let evicted =
+            self.keys.get_mut(&key).and_then(|key_state| key_state.waiting.pop_back()).is_some();
         self.waiting -= usize::from(evicted);
         evicted
     }
 
     fn remove_if_idle(&mut self, key: QueueKey) {
-        let is_idle = |key_state: &KeyState| key_state.in_flight == 0 && key_state.waiting.is_empty();
+        let is_idle =
+            |key_state: &KeyState| key_state.in_flight == 0 && key_state.waiting.is_empty();
         if self.keys.get(&key).is_some_and(is_idle) {
             let key_state = self.keys.remove(&key);
             if key_state.is_some_and(|key_state| key_state.has_turn) {
@@ -252,7 +265,8 @@ mod tests {
         QueueKey::Address(IpAddr::from([127, 0, 0, number]))
     }
 
-    type Waiting<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Permit<'a>, UpstreamError>> + 'a>>;
+    type Waiting<'a> =
+        std::pin::Pin<Box<dyn Future<Output = Result<Permit<'a>, UpstreamError>> + 'a>>;
 
     /// Polls once.
     fn now<'a>(waiting: &mut Waiting<'a>) -> Option<Result<Permit<'a>, UpstreamError>> {
@@ -264,7 +278,8 @@ mod tests {
 
     /// A request that has joined the queue.
     fn waiting(queue: &FairQueue, key: QueueKey) -> Waiting<'_> {
-        let mut waiting: Waiting<'_> = Box::pin(queue.acquire(key, Instant::now() + Duration::from_secs(3600)));
+        let mut waiting: Waiting<'_> =
+            Box::pin(queue.acquire(key, Instant::now() + Duration::from_secs(3600)));
         assert!(now(&mut waiting).is_none(), "it does not wait");
         waiting
     }
@@ -333,7 +348,10 @@ mod tests {
         // Granted, and dropped before it took the permit.
         drop(granted);
         let state = queue.state.lock();
-        assert_eq!((state.in_flight, state.waiting, state.keys.len(), state.turns.len()), (0, 0, 0, 0));
+        assert_eq!(
+            (state.in_flight, state.waiting, state.keys.len(), state.turns.len()),
+            (0, 0, 0, 0)
+        );
     }
 
     #[test]

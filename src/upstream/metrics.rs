@@ -11,7 +11,8 @@ use super::connector::Connector;
 use super::endpoint::EndpointState;
 use crate::telemetry::{MetricsError, PREFIX};
 
-const STATES: [EndpointState; 3] = [EndpointState::Healthy, EndpointState::Suspect, EndpointState::Ejected];
+const STATES: [EndpointState; 3] =
+    [EndpointState::Healthy, EndpointState::Suspect, EndpointState::Ejected];
 
 /// Collector over a [`Connector`].
 pub struct AddressMetrics {
@@ -52,7 +53,10 @@ impl AddressMetrics {
                 &["address"],
             )?,
             opened: counter("upstream_connections_opened_total", "Connections opened to the API.")?,
-            reused: counter("upstream_connections_reused_total", "Requests sent on a kept connection to the API.")?,
+            reused: counter(
+                "upstream_connections_reused_total",
+                "Requests sent on a kept connection to the API.",
+            )?,
             resolution_age: Gauge::with_opts(options(
                 "upstream_resolution_age_seconds",
                 "Time since every host name in upstream.url was last resolved.",
@@ -64,8 +68,14 @@ impl AddressMetrics {
 
 impl Collector for AddressMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        let vectors = [&self.state, &self.connections, &self.in_flight].into_iter().flat_map(Collector::desc);
-        let single = self.opened.desc().into_iter().chain(self.reused.desc()).chain(self.resolution_age.desc());
+        let vectors =
+            [&self.state, &self.connections, &self.in_flight].into_iter().flat_map(Collector::desc);
+        let single = self
+            .opened
+            .desc()
+            .into_iter()
+            .chain(self.reused.desc())
+            .chain(self.resolution_age.desc());
         vectors.chain(single).collect()
     }
 
@@ -80,17 +90,24 @@ impl Collector for AddressMetrics {
                 self.state.with_label_values(&[name, state.as_str()]).set(is_current);
             }
             let set = |state, count: usize| {
-                self.connections.with_label_values(&[name, state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+                self.connections
+                    .with_label_values(&[name, state])
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
             };
             set("idle", address.idle);
             set("active", address.open.saturating_sub(address.idle));
-            self.in_flight.with_label_values(&[name]).set(i64::try_from(address.in_flight).unwrap_or(i64::MAX));
+            self.in_flight
+                .with_label_values(&[name])
+                .set(i64::try_from(address.in_flight).unwrap_or(i64::MAX));
         }
         let (opened, reused) = self.connector.connection_counts();
         self.opened.inc_by(opened.saturating_sub(self.opened.get()));
         self.reused.inc_by(reused.saturating_sub(self.reused.get()));
-        let vectors = [&self.state, &self.connections, &self.in_flight].into_iter().flat_map(Collector::collect);
-        let mut families: Vec<_> = vectors.chain(self.opened.collect()).chain(self.reused.collect()).collect();
+        let vectors = [&self.state, &self.connections, &self.in_flight]
+            .into_iter()
+            .flat_map(Collector::collect);
+        let mut families: Vec<_> =
+            vectors.chain(self.opened.collect()).chain(self.reused.collect()).collect();
         if let Some(age) = self.connector.resolution_age() {
             self.resolution_age.set(age.as_secs_f64());
             families.extend(self.resolution_age.collect());

@@ -178,7 +178,10 @@ fn is_descriptor_error(error: &std::io::Error) -> bool {
 /// case, every field counts, and empty list members are ignored (RFC 9110 sections 8.4.1 and
 /// 5.6.1).
 pub fn has_content_coding(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
+    let mut codings = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','));
     codings.any(|coding| {
         let coding = coding.trim_ascii();
         !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
@@ -190,7 +193,9 @@ impl From<UpstreamError> for ApiError {
         match error {
             UpstreamError::Timeout | UpstreamError::BodyTimeout => ApiError::GatewayTimeout,
             UpstreamError::QueueFull | UpstreamError::CircuitOpen => ApiError::Unavailable,
-            UpstreamError::Protocol | UpstreamError::Truncated | UpstreamError::TooLarge => ApiError::InvalidResponse,
+            UpstreamError::Protocol | UpstreamError::Truncated | UpstreamError::TooLarge => {
+                ApiError::InvalidResponse
+            }
             UpstreamError::Resolve
             | UpstreamError::Connect
             | UpstreamError::Tls(_)
@@ -214,10 +219,18 @@ mod tests {
             }
             has_content_coding(&headers)
         };
-        for no in [&[][..], &["identity"], &["Identity"], &[""], &["identity, "], &["", "IDENTITY"]] {
+        for no in [&[][..], &["identity"], &["Identity"], &[""], &["identity, "], &["", "IDENTITY"]]
+        {
             assert!(!coded(no), "{no:?}");
         }
-        for yes in [&["gzip"][..], &["GZip"], &["identity", "gzip"], &["gzip", "identity"], &["identity, br"], &["x"]] {
+        for yes in [
+            &["gzip"][..],
+            &["GZip"],
+            &["identity", "gzip"],
+            &["gzip", "identity"],
+            &["identity, br"],
+            &["x"],
+        ] {
             assert!(coded(yes), "{yes:?}");
         }
     }

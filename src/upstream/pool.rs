@@ -48,7 +48,12 @@ pub struct Pool {
 impl Pool {
     pub fn new(limits: PoolLimits) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Arc::new(Pool { shards, idle: AtomicUsize::new(0), limits, has_sweeper: AtomicBool::new(false) })
+        Arc::new(Pool {
+            shards,
+            idle: AtomicUsize::new(0),
+            limits,
+            has_sweeper: AtomicBool::new(false),
+        })
     }
 
     /// Number of idle connections.
@@ -73,7 +78,8 @@ impl Pool {
         while let Some(at) = shard.iter().rposition(|idle| idle.endpoint == endpoint) {
             let mut idle = shard.remove(at);
             self.idle.fetch_sub(1, Ordering::Relaxed);
-            let is_young = now.saturating_duration_since(idle.since) < self.limits.keepalive_timeout;
+            let is_young =
+                now.saturating_duration_since(idle.since) < self.limits.keepalive_timeout;
             if is_young && idle.stream.is_idle() {
                 return Some(idle.stream);
             }
@@ -100,7 +106,8 @@ impl Pool {
             let mut shard = shard.lock();
             let before = shard.len();
             shard.retain_mut(|idle| {
-                now.saturating_duration_since(idle.since) < self.limits.keepalive_timeout && idle.stream.is_idle()
+                now.saturating_duration_since(idle.since) < self.limits.keepalive_timeout
+                    && idle.stream.is_idle()
             });
             self.idle.fetch_sub(before - shard.len(), Ordering::Relaxed);
         }

@@ -61,7 +61,11 @@ pub struct Records {
 /// Looks up the addresses of a name.
 pub trait Lookup: Send + Sync + 'static {
     /// `name` ends with a dot if it must not be completed by the search list of the system.
-    fn lookup(&self, name: &str, family: Family) -> impl Future<Output = io::Result<Records>> + Send;
+    fn lookup(
+        &self,
+        name: &str,
+        family: Family,
+    ) -> impl Future<Output = io::Result<Records>> + Send;
 }
 
 /// Lookup by DNS and the hosts file, as the system's configuration says.
@@ -81,7 +85,9 @@ impl Lookup for SystemLookup {
         options.cache_size = 0;
         let name = Name::from_ascii(name).map_err(io::Error::other)?;
         match builder.build().map_err(io::Error::other)?.lookup_ip(name).await {
-            Ok(found) => Ok(Records { addresses: found.iter().collect(), valid_until: found.valid_until() }),
+            Ok(found) => {
+                Ok(Records { addresses: found.iter().collect(), valid_until: found.valid_until() })
+            }
             Err(error) if error.is_no_records_found() => {
                 Ok(Records { addresses: Vec::new(), valid_until: clock::now() + INTERVAL_MAX })
             }
@@ -134,7 +140,11 @@ impl Resolver {
     /// # Errors
     ///
     /// The thread or its runtime cannot be created.
-    pub fn start(origins: &[Arc<Origin>], endpoints: Arc<Endpoints>, lookup: impl Lookup) -> io::Result<Self> {
+    pub fn start(
+        origins: &[Arc<Origin>],
+        endpoints: Arc<Endpoints>,
+        lookup: impl Lookup,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared { is_stopped: AtomicBool::new(false), wake: Notify::new() });
         let mut known: Vec<NamedOrigin> = origins.iter().map(NamedOrigin::new).collect();
         publish(&endpoints, &known);
@@ -217,7 +227,8 @@ impl NamedOrigin {
     /// addresses, and so does a name without any. Returns until when the result may be used; `None`
     /// if the lookup failed.
     fn replace(&mut self, found: Found) -> Option<Instant> {
-        let is_empty = |records: &Option<Records>| records.as_ref().is_none_or(|r| r.addresses.is_empty());
+        let is_empty =
+            |records: &Option<Records>| records.as_ref().is_none_or(|r| r.addresses.is_empty());
         if is_empty(&found.v4) && is_empty(&found.v6) {
             return None;
         }
@@ -235,7 +246,8 @@ impl NamedOrigin {
 
 /// Looks up both families of a name at once.
 async fn look_up(lookup: &impl Lookup, name: &str) -> Found {
-    let family = async |family| timeout(LOOKUP_TIMEOUT, lookup.lookup(name, family)).await.ok()?.ok();
+    let family =
+        async |family| timeout(LOOKUP_TIMEOUT, lookup.lookup(name, family)).await.ok()?.ok();
     let (v4, v6) = (pin!(family(Family::V4)), pin!(family(Family::V6)));
     match select(v4, v6).await {
         Either::Left((v4, v6)) => Found { v6: with_other(v4.as_ref(), v6).await, v4 },
@@ -244,7 +256,10 @@ async fn look_up(lookup: &impl Lookup, name: &str) -> Found {
 }
 
 /// Waits for the second family: only a moment if the first one has addresses.
-async fn with_other(first: Option<&Records>, second: impl Future<Output = Option<Records>>) -> Option<Records> {
+async fn with_other(
+    first: Option<&Records>,
+    second: impl Future<Output = Option<Records>>,
+) -> Option<Records> {
     let is_found = first.is_some_and(|records| !records.addresses.is_empty());
     timeout(if is_found { OTHER_FAMILY_WAIT } else { LOOKUP_TIMEOUT }, second).await.ok()?
 }
@@ -372,16 +387,20 @@ mod tests {
             let origins: Vec<_> = hosts.iter().map(|host| origin(host)).collect();
             let mut known: Vec<_> = origins.iter().map(NamedOrigin::new).collect();
             let endpoints = Arc::new(Endpoints::default());
-            let shared = Arc::new(Shared { is_stopped: AtomicBool::new(false), wake: Notify::new() });
+            let shared =
+                Arc::new(Shared { is_stopped: AtomicBool::new(false), wake: Notify::new() });
             let (sender, receiver) = watch::channel(Round::default());
             publish(&endpoints, &known);
             let (task_endpoints, task_shared) = (endpoints.clone(), shared.clone());
-            let resolver = Resolver { shared, rounds: Some(receiver), last_refresh: Mutex::new(None) };
+            let resolver =
+                Resolver { shared, rounds: Some(receiver), last_refresh: Mutex::new(None) };
             let scene = Scene { server: scene_server, endpoints, resolver };
             for (name, v4, v6) in replies {
                 scene.set(name, *v4, *v6);
             }
-            tokio::spawn(async move { run(&mut known, &task_endpoints, &server, &task_shared, &sender).await });
+            tokio::spawn(async move {
+                run(&mut known, &task_endpoints, &server, &task_shared, &sender).await
+            });
             scene
         }
 
@@ -392,7 +411,8 @@ mod tests {
         }
 
         fn addresses(&self) -> Vec<String> {
-            let mut all: Vec<_> = self.endpoints.load().iter().map(|e| e.address.ip().to_string()).collect();
+            let mut all: Vec<_> =
+                self.endpoints.load().iter().map(|e| e.address.ip().to_string()).collect();
             all.sort();
             all
         }
@@ -438,7 +458,9 @@ mod tests {
     async fn failed_or_empty_lookup_keeps_the_addresses() {
         let scene = Scene::start(&["a"], &[("a", found(&["10.0.0.1"]), found(&["::1"]))]);
         scene.first().await;
-        for (v4, v6) in [(FAILED, FAILED), (found(&[]), found(&[])), ((None, SILENT), (None, SILENT))] {
+        for (v4, v6) in
+            [(FAILED, FAILED), (found(&[]), found(&[])), ((None, SILENT), (None, SILENT))]
+        {
             scene.set("a", v4, v6);
             sleep(Duration::from_secs(20)).await;
             assert_eq!(scene.addresses(), ["10.0.0.1", "::1"]);
@@ -466,7 +488,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silent_lookup_of_one_name_delays_no_other_name() {
         let silent = (None, SILENT);
-        let scene = Scene::start(&["a", "b"], &[("a", silent, silent), ("b", found(&["10.0.0.2"]), found(&[]))]);
+        let scene = Scene::start(
+            &["a", "b"],
+            &[("a", silent, silent), ("b", found(&["10.0.0.2"]), found(&[]))],
+        );
         assert!(scene.first().await < Duration::from_millis(10));
         assert_eq!(scene.addresses(), ["10.0.0.2"]);
     }
@@ -522,7 +547,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn absolute_name_is_looked_up_with_its_dot() {
-        let scene = Scene::start(&["a.example."], &[("a.example.", found(&["10.0.0.1"]), found(&[]))]);
+        let scene =
+            Scene::start(&["a.example."], &[("a.example.", found(&["10.0.0.1"]), found(&[]))]);
         scene.first().await;
         assert_eq!(scene.addresses(), ["10.0.0.1"]);
     }

@@ -49,13 +49,18 @@ impl TlsFailure {
         let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match rustls {
             Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFailure::Expired,
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => TlsFailure::NotYetValid,
-                // An authority of the same name as a trusted one has another key.
-                CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFailure::UnknownAuthority,
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                    TlsFailure::WrongName
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    TlsFailure::Expired
                 }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    TlsFailure::NotYetValid
+                }
+                // An authority of the same name as a trusted one has another key.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    TlsFailure::UnknownAuthority
+                }
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => TlsFailure::WrongName,
                 _ => TlsFailure::Other,
             },
             Some(rustls::Error::InvalidMessage(_)) => TlsFailure::NotTls,
@@ -79,7 +84,9 @@ pub fn client_config(config: &config::Upstream) -> Result<Arc<ClientConfig>, Tru
         .with_root_certificates(roots);
     let mut client = match client_certificate(config)? {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-            TrustError(format!("upstream.client_cert_file: {error}; certificate and key must belong together"))
+            TrustError(format!(
+                "upstream.client_cert_file: {error}; certificate and key must belong together"
+            ))
         })?,
         None => builder.with_no_client_auth(),
     };
@@ -124,8 +131,9 @@ fn ca_file_error(file: &Path, cause: &dyn fmt::Display) -> TrustError {
 ///
 /// The file cannot be read or decoded, or holds no certificate.
 fn certificates_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let found: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| ca_file_error(file, &error))?;
+    let found: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| ca_file_error(file, &error))?;
     if found.is_empty() {
         return Err(ca_file_error(file, &"no certificate found"));
     }
@@ -141,7 +149,8 @@ type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 ///
 /// A file cannot be read or decoded.
 fn client_certificate(config: &config::Upstream) -> Result<Option<ClientCertificate>, TrustError> {
-    let (Some(cert_file), Some(key_file)) = (&config.client_cert_file, &config.client_key_file) else {
+    let (Some(cert_file), Some(key_file)) = (&config.client_cert_file, &config.client_key_file)
+    else {
         return Ok(None);
     };
     let wrong = |key: &str, file: &Path, cause: &dyn fmt::Display| {
@@ -153,6 +162,7 @@ fn client_certificate(config: &config::Upstream) -> Result<Option<ClientCertific
     if chain.is_empty() {
         return Err(wrong("client_cert_file", cert_file, &"no certificate found"));
     }
-    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| wrong("client_key_file", key_file, &error))?;
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| wrong("client_key_file", key_file, &error))?;
     Ok(Some((chain, key)))
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, USER_AGENT,
+};
 use http::{Method, StatusCode};
 use http1::{BodyLength, FieldLines, RequestFraming, ResponseHead};
 use tokio::time::timeout_at;
@@ -52,7 +54,11 @@ impl Transport for Connections {
     /// Repeats the request, which is a GET, while no byte of a response has arrived: on a fresh
     /// connection instead of kept ones, and once at each other address. An address that does not
     /// respond in half of the time is given up if another one is healthy.
-    async fn exchange(&self, request: &Request<'_>, deadline: Instant) -> Result<ApiResponse, UpstreamError> {
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+    ) -> Result<ApiResponse, UpstreamError> {
         let lines = field_lines(request);
         let mut tried = Vec::new();
         let mut stale = 0;
@@ -61,7 +67,13 @@ impl Transport for Connections {
             let is_reused = connection.is_reused;
             let endpoint = connection.endpoint().clone();
             tried.push(endpoint.id);
-            let mut exchange = Exchange::new(connection, Method::GET, request.target, &lines, RequestFraming::None);
+            let mut exchange = Exchange::new(
+                connection,
+                Method::GET,
+                request.target,
+                &lines,
+                RequestFraming::None,
+            );
             let slow_at = clock::now() + self.slow_after;
             let gives_up = slow_at < deadline && self.connector.has_healthy(&tried);
             let head_by = if gives_up { slow_at } else { deadline };
@@ -87,8 +99,10 @@ impl Transport for Connections {
                 }
                 Err(error) => error,
             };
-            let is_failure =
-                matches!(error, UpstreamError::NoResponse | UpstreamError::Timeout | UpstreamError::BodyTimeout);
+            let is_failure = matches!(
+                error,
+                UpstreamError::NoResponse | UpstreamError::Timeout | UpstreamError::BodyTimeout
+            );
             if counts && is_failure {
                 self.connector.record_failed_exchange(&endpoint, error.cause());
             }
@@ -119,7 +133,11 @@ impl Connections {
         Ok(ApiResponse { status: head.status, headers: head.fields.to_map(), body })
     }
 
-    async fn read_body(&self, exchange: &mut Exchange, head: &ResponseHead) -> Result<Bytes, UpstreamError> {
+    async fn read_body(
+        &self,
+        exchange: &mut Exchange,
+        head: &ResponseHead,
+    ) -> Result<Bytes, UpstreamError> {
         if matches!(head.body, BodyLength::Known(length) if length > self.max_body as u64) {
             return Err(UpstreamError::TooLarge);
         }
@@ -148,7 +166,9 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHead, UpstreamErro
                 return Err(UpstreamError::Protocol);
             }
             Event::Head(head) => return Ok(head),
-            Event::Data(_) | Event::Trailers(_) | Event::End => return Err(UpstreamError::Protocol),
+            Event::Data(_) | Event::Trailers(_) | Event::End => {
+                return Err(UpstreamError::Protocol);
+            }
         }
     }
 }
@@ -170,7 +190,9 @@ fn field_lines(request: &Request<'_>) -> FieldLines {
     if let Some(etag) = request.validators.and_then(|validators| validators.etag.as_ref()) {
         lines.push(&IF_NONE_MATCH, etag.as_bytes());
     }
-    if let Some(modified) = request.validators.and_then(|validators| validators.last_modified.as_ref()) {
+    if let Some(modified) =
+        request.validators.and_then(|validators| validators.last_modified.as_ref())
+    {
         lines.push(&IF_MODIFIED_SINCE, modified.as_bytes());
     }
     lines

@@ -26,7 +26,8 @@ fn health_checks_succeed_while_the_api_is_down() {
 fn metrics_contain_every_name_of_the_contract() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateway = Gateway::with(&origin, r#"cache = { ttl = "1s", stale_while_revalidate = "0s" }"#);
+    let gateway =
+        Gateway::with(&origin, r#"cache = { ttl = "1s", stale_while_revalidate = "0s" }"#);
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
     client.get("/elsewhere").send().assert_status(200);
@@ -36,7 +37,9 @@ fn metrics_contain_every_name_of_the_contract() {
     client.get(&name_of(OTHER)).bearer("tok-a").send().assert_status(502);
     origin.stop();
     client.get("/elsewhere").send().assert_status(502);
-    wait_until("a stale answer", || client.get(P).bearer("tok-a").send().cache_status().contains("stale-if-error"));
+    wait_until("a stale answer", || {
+        client.get(P).bearer("tok-a").send().cache_status().contains("stale-if-error")
+    });
     let metrics = gateway.metrics();
     let names = [
         "requests_total{",
@@ -64,9 +67,15 @@ fn metrics_contain_every_name_of_the_contract() {
         let name = format!("\ntelecomx_gateway_{name}");
         assert!(metrics.contains(&name), "{name:?} is missing in {metrics}");
     }
-    assert!(metrics.contains("\nprocess_") || metrics.contains("\ntelecomx_gateway_process_"), "{metrics}");
+    assert!(
+        metrics.contains("\nprocess_") || metrics.contains("\ntelecomx_gateway_process_"),
+        "{metrics}"
+    );
     assert!(metrics.contains("le=\"0.00005\""), "buckets from 50 microseconds: {metrics}");
-    assert!(!metrics.contains(DUCK) && !metrics.contains("/elsewhere"), "a label holds an id or a path: {metrics}");
+    assert!(
+        !metrics.contains(DUCK) && !metrics.contains("/elsewhere"),
+        "a label holds an id or a path: {metrics}"
+    );
     let described = metrics.lines().filter(|line| line.starts_with("# HELP ")).count();
     let typed = metrics.lines().filter(|line| line.starts_with("# TYPE ")).count();
     assert!(described > 15 && described == typed, "{metrics}");
@@ -87,11 +96,30 @@ fn requests_are_counted_by_route_method_status_and_cache() {
     gateway.wait_for_metric("requests_total", &[], 7.0);
     let count = |labels: &[(&str, &str)]| gateway.metric("requests_total", labels);
     assert_eq!(count(&[]), 7.0);
-    assert_eq!(count(&[("route", "customer_name"), ("method", "GET"), ("status", "200"), ("cache", "miss")]), 1.0);
-    assert_eq!(count(&[("route", "customer_name"), ("method", "GET"), ("status", "200"), ("cache", "hit")]), 2.0);
+    assert_eq!(
+        count(&[
+            ("route", "customer_name"),
+            ("method", "GET"),
+            ("status", "200"),
+            ("cache", "miss")
+        ]),
+        1.0
+    );
+    assert_eq!(
+        count(&[
+            ("route", "customer_name"),
+            ("method", "GET"),
+            ("status", "200"),
+            ("cache", "hit")
+        ]),
+        2.0
+    );
     assert_eq!(count(&[("route", "customer_name"), ("method", "HEAD"), ("cache", "hit")]), 1.0);
     assert_eq!(count(&[("route", "customer_name"), ("status", "401"), ("cache", "none")]), 1.0);
-    assert_eq!(count(&[("route", "forward"), ("method", "POST"), ("status", "200"), ("cache", "bypass")]), 1.0);
+    assert_eq!(
+        count(&[("route", "forward"), ("method", "POST"), ("status", "200"), ("cache", "bypass")]),
+        1.0
+    );
     assert_eq!(count(&[("route", "blocked"), ("status", "403"), ("cache", "none")]), 1.0);
     assert_eq!(gateway.metric("request_duration_seconds_count", &[]), 7.0);
     assert_eq!(gateway.metric("redactions_total", &[("role", "VIEWER")]), 1.0);
@@ -117,8 +145,15 @@ fn stats_have_the_documented_members() {
     gateway.wait_for_metric("requests_total", &[], 4.0);
     let stats = gateway.stats();
     assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
-    assert!(stats["uptime_seconds"].is_number() && stats["config_generation"].is_number(), "{stats}");
-    assert_eq!((&stats["cache"]["hits"], &stats["cache"]["misses"]), (&3.into(), &1.into()), "{stats}");
+    assert!(
+        stats["uptime_seconds"].is_number() && stats["config_generation"].is_number(),
+        "{stats}"
+    );
+    assert_eq!(
+        (&stats["cache"]["hits"], &stats["cache"]["misses"]),
+        (&3.into(), &1.into()),
+        "{stats}"
+    );
     assert_eq!(stats["cache"]["hit_ratio"].as_f64(), Some(0.75), "{stats}");
     assert_eq!(stats["cache"]["capacity_bytes"], 256 << 20);
     wait_until("the entries are counted", || {
@@ -169,7 +204,8 @@ fn unknown_path_gets_404() {
 #[test]
 fn other_methods_get_405_with_allow() {
     let origin = Origin::start();
-    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let setup =
+        Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
     let employee = employee_of("tok-a");
     let paths = [
@@ -191,8 +227,15 @@ fn other_methods_get_405_with_allow() {
             if allowed.split(", ").any(|listed| listed == method) {
                 assert_ne!(response.status, 405, "{method} {path}: {response:#?}");
             } else {
-                assert_eq!(response.assert_status(405).header("allow"), Some(allowed), "{method} {path}");
-                assert!(method == "HEAD" || response.json()["error"]["code"] == "bad_request", "{response:#?}");
+                assert_eq!(
+                    response.assert_status(405).header("allow"),
+                    Some(allowed),
+                    "{method} {path}"
+                );
+                assert!(
+                    method == "HEAD" || response.json()["error"]["code"] == "bad_request",
+                    "{response:#?}"
+                );
             }
         }
     }
@@ -206,8 +249,20 @@ fn purge_with_a_malformed_id_gets_400() {
     let (_origin, gateway) = scene();
     let id = "73469a52f4fd7f77ec7b28cc";
     for kind in ["customers", "employees"] {
-        for wrong in ["null", "undefined", &id[1..], &format!("{id}0"), "g3469a52f4fd7f77ec7b28cc", "%7B%7D", ""] {
-            gateway.admin().delete(&format!("/cache/{kind}/{wrong}")).send().assert_error(400, "bad_request");
+        for wrong in [
+            "null",
+            "undefined",
+            &id[1..],
+            &format!("{id}0"),
+            "g3469a52f4fd7f77ec7b28cc",
+            "%7B%7D",
+            "",
+        ] {
+            gateway
+                .admin()
+                .delete(&format!("/cache/{kind}/{wrong}"))
+                .send()
+                .assert_error(400, "bad_request");
         }
         for right in [id.to_owned(), id.to_uppercase()] {
             gateway.admin().delete(&format!("/cache/{kind}/{right}")).send().assert_status(200);
@@ -221,12 +276,19 @@ fn public_port_forwards_admin_paths() {
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
     for path in ["/livez", "/readyz", "/metrics", "/stats", "/"] {
-        assert_eq!(client.get(path).send().assert_status(200).json()["target"], path, "the API serves it");
+        assert_eq!(
+            client.get(path).send().assert_status(200).json()["target"],
+            path,
+            "the API serves it"
+        );
     }
     for path in ["/cache".to_owned(), format!("/cache/customers/{DUCK}")] {
         assert_eq!(client.delete(&path).send().assert_status(200).json()["method"], "DELETE");
     }
-    assert_eq!(client.post("/reload").body("").send().assert_status(200).json()["target"], "/reload");
+    assert_eq!(
+        client.post("/reload").body("").send().assert_status(200).json()["target"],
+        "/reload"
+    );
     assert!(client.get(P).bearer("tok-a").send().is_hit(), "nothing was purged");
     assert_eq!(origin.fetches(DUCK), 1);
 }
@@ -234,7 +296,8 @@ fn public_port_forwards_admin_paths() {
 #[test]
 fn token_file_protects_all_but_health_checks() {
     let origin = Origin::start();
-    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let setup =
+        Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
     let admin = gateway.admin();
     admin.get("/livez").send().assert_status(200);
@@ -279,14 +342,18 @@ fn sighup_reloads() {
     let (_origin, gateway) = scene();
     rewrite(&gateway, |config| format!("{config}\n[forward]\nblocked = [\"/newly/blocked\"]\n"));
     gateway.signal(nix::sys::signal::Signal::SIGHUP);
-    wait_until("the path is blocked", || gateway.client().get("/newly/blocked").send().status == 403);
+    wait_until("the path is blocked", || {
+        gateway.client().get("/newly/blocked").send().status == 403
+    });
 }
 
 #[test]
 fn reload_of_an_invalid_configuration_changes_nothing() {
     let (_origin, gateway) = scene();
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
-    rewrite(&gateway, |config| format!("{config}\n[forward]\nblockd = []\n[redaction]\nreveal_to = \"KING\"\n"));
+    rewrite(&gateway, |config| {
+        format!("{config}\n[forward]\nblockd = []\n[redaction]\nreveal_to = \"KING\"\n")
+    });
     let refused = gateway.admin().post("/reload").body("").send();
     refused.assert_status(422);
     let text = refused.text();
@@ -311,25 +378,41 @@ fn every_change_by_an_operator_has_one_audit_line() {
     const TOKEN: &str = "tok-operator-PLANTED";
     let origin = Origin::start();
     let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
-    let config = "admin.token_file = \"{dir}/admin-token\"\nlog = { level = \"error\", access = \"off\" }";
+    let config =
+        "admin.token_file = \"{dir}/admin-token\"\nlog = { level = \"error\", access = \"off\" }";
     let gateway = setup.config(config).start();
     let employee = employee_of("tok-a");
     let changes = [
         ("DELETE", "/cache".to_owned(), 200, "purge", "all", None),
         ("DELETE", format!("/cache/customers/{DUCK}"), 200, "purge", "customer", Some(DUCK)),
-        ("DELETE", format!("/cache/employees/{employee}"), 200, "purge", "employee", Some(employee.as_str())),
+        (
+            "DELETE",
+            format!("/cache/employees/{employee}"),
+            200,
+            "purge",
+            "employee",
+            Some(employee.as_str()),
+        ),
         ("DELETE", format!("/cache/customers/{TOKEN}"), 400, "purge", "customer", None),
         ("POST", "/reload".to_owned(), 200, "reload", "", None),
     ];
     for (number, (method, path, status, action, scope, id)) in changes.iter().enumerate() {
         let send = |kind: &str, token: &str, fields: &[(&str, &str)]| {
             let request_id = format!("{kind}-{number}");
-            let call = gateway.admin().call(method, path).bearer(token).header("X-Request-Id", &request_id);
+            let call = gateway
+                .admin()
+                .call(method, path)
+                .bearer(token)
+                .header("X-Request-Id", &request_id);
             let call = fields.iter().fold(call, |call, (name, value)| call.header(name, value));
             let response = call.send();
             assert_eq!(response.header("x-request-id"), Some(request_id.as_str()), "{response:#?}");
             let line = audit_line(&gateway, &request_id);
-            assert_eq!((&line["target"], &line["action"]), (&"audit".into(), &(*action).into()), "{line}");
+            assert_eq!(
+                (&line["target"], &line["action"]),
+                (&"audit".into(), &(*action).into()),
+                "{line}"
+            );
             assert_eq!(line["http.response.status_code"], response.status, "{line}");
             assert_eq!(line["client.address"], "127.0.0.1", "{line}");
             assert_eq!(line["scope"].as_str().unwrap_or_default(), *scope, "{line}");
@@ -339,10 +422,18 @@ fn every_change_by_an_operator_has_one_audit_line() {
         let outcome = if *status == 200 { "permitted" } else { "refused" };
         assert_eq!(send("permitted", TOKEN, &[]), (*status, outcome.into()));
         assert_eq!(send("wrong-token", "tok-wrong", &[]), (401, "refused".into()));
-        assert_eq!(send("other-page", TOKEN, &[("Origin", "https://page.example")]), (403, "refused".into()));
+        assert_eq!(
+            send("other-page", TOKEN, &[("Origin", "https://page.example")]),
+            (403, "refused".into())
+        );
     }
     // A request id that contains the token is replaced.
-    let response = gateway.admin().delete("/cache").bearer(TOKEN).header("X-Request-Id", &format!("a-{TOKEN}")).send();
+    let response = gateway
+        .admin()
+        .delete("/cache")
+        .bearer(TOKEN)
+        .header("X-Request-Id", &format!("a-{TOKEN}"))
+        .send();
     audit_line(&gateway, response.header("x-request-id").expect("a request id"));
     assert!(!gateway.log().contains("PLANTED"), "{}", gateway.log());
 }

@@ -32,7 +32,10 @@ impl Running {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut running = Running(quiet.spawn().ok()?);
         wait_until(&format!("{command:?} listens"), || {
-            assert!(running.0.try_wait().expect("its state").is_none(), "{command:?} did not start");
+            assert!(
+                running.0.try_wait().expect("its state").is_none(),
+                "{command:?} did not start"
+            );
             TcpStream::connect(address).is_ok()
         });
         Some(running)
@@ -65,7 +68,10 @@ impl Edge {
         if program == "envoy" {
             let port = |address: SocketAddr| format!("port_value: {}", address.port());
             let changes = [
-                ("address: 0.0.0.0, port_value: 443", format!("address: 127.0.0.1, {}", port(address))),
+                (
+                    "address: 0.0.0.0, port_value: 443",
+                    format!("address: 127.0.0.1, {}", port(address)),
+                ),
                 ("port_value: 8080", port(gateway.public_address())),
                 ("port_value: 9090", port(gateway.admin_address())),
                 ("/etc/ssl/gateway/cert.pem", cert),
@@ -100,7 +106,8 @@ impl Edge {
 
     /// Sends one request on a new connection.
     fn ask(&self, request: &str) -> String {
-        let request = request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
+        let request =
+            request.replacen("\r\n", "\r\nHost: localhost\r\nConnection: close\r\n", 1) + "\r\n";
         self.authority.exchange(self.address, &request).expect("an answer")
     }
 }
@@ -109,7 +116,8 @@ impl Edge {
 fn in_nginx(dir: &TempDir, servers: &str) -> std::path::PathBuf {
     let at = dir.path().display();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    let temporary: String = kinds.iter().map(|kind| format!("{kind}_temp_path {at}/{kind};\n")).collect();
+    let temporary: String =
+        kinds.iter().map(|kind| format!("{kind}_temp_path {at}/{kind};\n")).collect();
     let config = format!(
         "daemon off; master_process off; pid {at}/pid; error_log stderr; events {{}}\n\
          http {{ access_log off;\n{temporary}{servers}}}\n"
@@ -142,10 +150,14 @@ fn serves_through(program: &str) {
         return;
     };
     // HAProxy and Envoy use a server after a successful health check.
-    wait_until("the edge forwards requests", || edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200"));
+    wait_until("the edge forwards requests", || {
+        edge.ask("GET /ready HTTP/1.1\r\n").starts_with("HTTP/1.1 200")
+    });
 
     // The gateway trusts the edge, and the edge replaces the fields of the client.
-    edge.ask("GET /elsewhere HTTP/1.1\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n");
+    edge.ask(
+        "GET /elsewhere HTTP/1.1\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: gopher\r\n",
+    );
     let seen = origin.last("/elsewhere").expect("a forwarded request");
     let addresses = seen.header("x-forwarded-for").expect("addresses");
     assert!(!addresses.contains("203.0.113.7"), "{addresses}");
@@ -156,19 +168,30 @@ fn serves_through(program: &str) {
     // A miss and a hit on a kept connection.
     let mut connection = edge.authority.connect(edge.address).expect("a connection");
     for expected in ["fwd=uri-miss", "hit"] {
-        let request = format!("GET {NAME} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token\r\n\r\n");
+        let request = format!(
+            "GET {NAME} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token\r\n\r\n"
+        );
         connection.write_all(request.as_bytes()).expect("a write");
         let answer = read_until(&mut connection, "\r\n\r\n").to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200") && answer.contains(expected), "{program}: {answer}");
+        assert!(
+            answer.starts_with("http/1.1 200") && answer.contains(expected),
+            "{program}: {answer}"
+        );
         assert!(!answer.contains("connection: close"), "{program}: {answer}");
-        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let length = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .expect("a length");
         let mut body = vec![0; length.trim().parse().expect("a number")];
         connection.read_exact(&mut body).expect("the body");
     }
 
     // The edge does not decode a path, and the gateway refuses the encoded one.
     let refused = edge.ask(&format!("GET {}%65 HTTP/1.1\r\n", NAME.trim_end_matches('e')));
-    assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("bad_request"), "{program}: {refused}");
+    assert!(
+        refused.starts_with("HTTP/1.1 400") && refused.contains("bad_request"),
+        "{program}: {refused}"
+    );
 
     // WebSocket.
     origin.when(Rule::on("/socket.io/").upgrade());
@@ -227,8 +250,7 @@ fn haproxy_in_tcp_mode_states_the_client_address() {
             println!("skipped: behind::haproxy: haproxy is not installed");
             return;
         };
-        let request =
-            "GET /tcp HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n";
+        let request = "GET /tcp HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n";
         wait_until("HAProxy passes connections on", || {
             let response = authority.exchange_from([127, 0, 0, 2], address, request);
             response.is_ok_and(|response| response.starts_with("HTTP/1.1 200"))
@@ -246,7 +268,8 @@ fn envoy_snippet_forwards_requests_and_upgrades() {
 #[test]
 fn status_page_snippet_requires_a_password() {
     let origin = Origin::start();
-    let setup = Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let setup =
+        Gateway::set_up(&origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     let gateway = setup.config(r#"admin.token_file = "{dir}/admin-token""#).start();
     let (dir, address) = (TempDir::new(), unused_port());
     // From `openssl passwd -apr1 -salt saltsalt secret`.
@@ -267,7 +290,8 @@ fn status_page_snippet_requires_a_password() {
     };
     let ask = |line: &str, fields: &str| {
         let mut stream = TcpStream::connect(address).expect("a connection");
-        let request = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n");
+        let request =
+            format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n");
         stream.write_all(request.as_bytes()).expect("a write");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
@@ -281,6 +305,9 @@ fn status_page_snippet_requires_a_password() {
     let own = ask("DELETE /cache", &format!("{known}Origin: http://{address}\r\n"));
     assert!(own.starts_with("HTTP/1.1 200"), "{own}");
     // A browser sends the password with requests of other pages too.
-    let foreign = ask("POST /reload", &format!("{known}Content-Length: 0\r\nOrigin: https://page.example\r\n"));
+    let foreign = ask(
+        "POST /reload",
+        &format!("{known}Content-Length: 0\r\nOrigin: https://page.example\r\n"),
+    );
     assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
 }

@@ -100,7 +100,9 @@ impl Case {
             number,
             is_http2: random.happens(60),
             method: random.one_of(&methods),
-            target: random.one_of(&["/x/b", "/x/b", "/employee/b", "/customer/b", "/log/b"]).to_owned(),
+            target: random
+                .one_of(&["/x/b", "/x/b", "/employee/b", "/customer/b", "/log/b"])
+                .to_owned(),
             length: None,
             is_json: random.happens(30),
             manner: random.one_of(&["", "", "", "", "", "", "early", "close"]),
@@ -205,7 +207,10 @@ impl Case {
         let is_own = target.as_ref().is_none_or(|target| *target == self.target);
         assert!(is_own, "the response to another request: {shown:?}");
         if self.is_certain() {
-            assert!(response.is_some_and(|(status, _)| *status == 200), "not its response: {shown:?}");
+            assert!(
+                response.is_some_and(|(status, _)| *status == 200),
+                "not its response: {shown:?}"
+            );
             assert!(target.is_some(), "not its response: {shown:?}");
         }
     }
@@ -246,9 +251,21 @@ impl Drop for Shown<'_> {
         if !std::thread::panicking() {
             return;
         }
-        let Case { seed, number, is_http2, method, target, length, is_json, manner, pieces, ending } = self.0;
+        let Case {
+            seed,
+            number,
+            is_http2,
+            method,
+            target,
+            length,
+            is_json,
+            manner,
+            pieces,
+            ending,
+        } = self.0;
         let protocol = if *is_http2 { "HTTP/2" } else { "HTTP/1.1" };
-        let pieces: Vec<String> = pieces.iter().map(|piece| piece.escape_ascii().to_string()).collect();
+        let pieces: Vec<String> =
+            pieces.iter().map(|piece| piece.escape_ascii().to_string()).collect();
         eprintln!(
             "SEED={seed}, request {number}: {protocol} {method} {target}, length {length:?}, JSON {is_json}, \
              manner {manner:?}, ending {ending:?}, pieces {pieces:?}"
@@ -284,7 +301,11 @@ impl Sender {
     /// Sends a request and reads its response: its status and body.
     fn send(&mut self, case: &Case) -> Option<(u16, Vec<u8>)> {
         let mut random = Random::new(!case.seed, case.number);
-        if case.is_http2 { self.send_http2(case, &mut random) } else { self.send_http1(case, &mut random) }
+        if case.is_http2 {
+            self.send_http2(case, &mut random)
+        } else {
+            self.send_http1(case, &mut random)
+        }
     }
 
     fn send_http1(&mut self, case: &Case, random: &mut Random) -> Option<(u16, Vec<u8>)> {
@@ -334,7 +355,8 @@ impl Sender {
             bytes: 0,
         });
         let stream = streams.next;
-        (streams.next, streams.requests, streams.bytes) = (stream + 2, streams.requests + 1, streams.bytes + size);
+        (streams.next, streams.requests, streams.bytes) =
+            (stream + 2, streams.requests + 1, streams.bytes + size);
         for (kind, flags, payload) in frames_of(case, random) {
             // The response decides if the gateway has closed the connection.
             let _ = streams.frames.send(kind, flags, stream, &payload);
@@ -355,11 +377,19 @@ impl Sender {
 
 /// The frames of a request: their kinds, flags and payloads.
 fn frames_of(case: &Case, random: &mut Random) -> Vec<(u8, u8, Vec<u8>)> {
-    let list = [(":method", case.method), (":scheme", "http"), (":path", &case.target), (":authority", "a")];
+    let list = [
+        (":method", case.method),
+        (":scheme", "http"),
+        (":path", &case.target),
+        (":authority", "a"),
+    ];
     let more = case.fields();
     let more = more.iter().map(|(name, value)| (*name, value.as_str()));
-    let list: Vec<(&[u8], &[u8])> =
-        list.into_iter().chain(more).map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let list: Vec<(&[u8], &[u8])> = list
+        .into_iter()
+        .chain(more)
+        .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+        .collect();
     let mut frames = vec![(Frames::HEADERS, Frames::END_HEADERS, fields(&list))];
     for piece in &case.pieces {
         frames.push(data(piece, random));
@@ -376,7 +406,11 @@ fn frames_of(case: &Case, random: &mut Random) -> Vec<(u8, u8, Vec<u8>)> {
             frames.push((kind, flags | Frames::END_STREAM, payload));
         }
         Ending::Trailers => {
-            frames.push((Frames::HEADERS, Frames::END_HEADERS | Frames::END_STREAM, fields(&[(b"x-trailer", b"1")])));
+            frames.push((
+                Frames::HEADERS,
+                Frames::END_HEADERS | Frames::END_STREAM,
+                fields(&[(b"x-trailer", b"1")]),
+            ));
         }
         Ending::Whole | Ending::Short | Ending::Long => {
             frames.last_mut().expect("a head").1 |= Frames::END_STREAM;
@@ -433,7 +467,12 @@ fn pause(random: &mut Random) {
 
 /// Sends GETs with different targets until all bodies are sent, and compares each response with
 /// its request; how many were compared, and how many received no response of the API.
-fn compare(client: &Client, recorder: &Recorder, reader: usize, done: &AtomicBool) -> (usize, usize) {
+fn compare(
+    client: &Client,
+    recorder: &Recorder,
+    reader: usize,
+    done: &AtomicBool,
+) -> (usize, usize) {
     let (mut compared, mut failed) = (0, 0);
     let mut kept: Option<Connection> = None;
     while !done.load(Ordering::Relaxed) {
@@ -447,7 +486,9 @@ fn compare(client: &Client, recorder: &Recorder, reader: usize, done: &AtomicBoo
             continue;
         };
         match target_of(&response.body) {
-            Some(answered) => assert_eq!(answered, target, "a response to another request: {response:#?}"),
+            Some(answered) => {
+                assert_eq!(answered, target, "a response to another request: {response:#?}")
+            }
             None => {
                 failed += 1;
                 eprintln!("no response of the API to {target}: {response:#?}");
@@ -463,7 +504,10 @@ fn compare(client: &Client, recorder: &Recorder, reader: usize, done: &AtomicBoo
 /// part and not at all.
 fn judge(recorder: &Recorder, cases: HashMap<String, Case>) -> [usize; 3] {
     let mut messages = HashMap::<String, Vec<Message>>::new();
-    recorder.take_all().into_iter().for_each(|m| messages.entry(m.target.clone()).or_default().push(m));
+    recorder
+        .take_all()
+        .into_iter()
+        .for_each(|m| messages.entry(m.target.clone()).or_default().push(m));
     let (mut whole, mut truncated, mut absent) = (0, 0, 0);
     for (target, case) in cases {
         let rest = messages.remove(&target).unwrap_or_default();
@@ -524,7 +568,9 @@ fn run(bodies: usize, case_of: fn(u64, usize) -> Case) {
         done.store(true, Ordering::Relaxed);
         let compared: Vec<_> = readers.into_iter().map(|reader| reader.join().ok()).collect();
         assert!(sent.into_iter().all(|is_ok| is_ok), "SEED={seed}: a body failed");
-        let counts = compared.iter().map(|counts| counts.unwrap_or_else(|| panic!("SEED={seed}: a GET failed")));
+        let counts = compared
+            .iter()
+            .map(|counts| counts.unwrap_or_else(|| panic!("SEED={seed}: a GET failed")));
         counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
     });
     recorder.wait_until_settled();
@@ -543,7 +589,10 @@ fn run(bodies: usize, case_of: fn(u64, usize) -> Case) {
 
 #[test]
 fn random_bodies_each_arrive_as_one_message() {
-    run(std::env::var("BODIES").map_or(BODIES, |bodies| bodies.parse().expect("a number")), Case::random);
+    run(
+        std::env::var("BODIES").map_or(BODIES, |bodies| bodies.parse().expect("a number")),
+        Case::random,
+    );
 }
 
 #[test]

@@ -18,7 +18,14 @@ fn scene() -> (Origin, Recorder, Gateway) {
 }
 
 fn head(method: &str, path: &str, tag: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let list = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x"), (TAG, tag), VIEWER];
+    let list = [
+        (":method", method),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "x"),
+        (TAG, tag),
+        VIEWER,
+    ];
     let list: Vec<(&[u8], &[u8])> =
         list.iter().chain(more).map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     fields(&list)
@@ -37,7 +44,11 @@ fn endings() -> Vec<(&'static str, Vec<Frame>, &'static [u8])> {
         ("empty data alone", vec![(DATA, END, b"")], b""),
         ("two empty frames", vec![(DATA, 0, b""), (DATA, END, b"")], b""),
         ("empty between", vec![(DATA, 0, b"he"), (DATA, 0, b""), (DATA, END, b"llo")], b"hello"),
-        ("empty first", vec![(DATA, 0, b""), (DATA, 0, b"hello"), (DATA, 0, b""), (DATA, END, b"")], b"hello"),
+        (
+            "empty first",
+            vec![(DATA, 0, b""), (DATA, 0, b"hello"), (DATA, 0, b""), (DATA, END, b"")],
+            b"hello",
+        ),
         ("trailers", vec![(DATA, 0, b"hello"), trailing], b"hello"),
         ("empty data and trailers", vec![(DATA, 0, b"hello"), (DATA, 0, b""), trailing], b"hello"),
         ("trailers alone", vec![trailing], b""),
@@ -56,7 +67,9 @@ fn http2_body_ends_exactly_once_at_the_api() {
                 let tag = format!("{number}");
                 let mut connection = Frames::open(&gateway.client(), &[]);
                 let block = head(method, path, &tag, &[]);
-                connection.send(Frames::HEADERS, Frames::END_HEADERS, 1, &block).expect("an open connection");
+                connection
+                    .send(Frames::HEADERS, Frames::END_HEADERS, 1, &block)
+                    .expect("an open connection");
                 for (kind, flags, payload) in frames {
                     connection.send(kind, flags, 1, payload).expect("an open connection");
                 }
@@ -101,7 +114,12 @@ fn late_bytes_of_a_response_reach_no_other_client() {
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n".to_owned()),
         ("GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()),
         ("GET", format!("HTTP/1.1 200 OK\r\n{json}Content-Length: 2\r\n\r\n{{}}")),
-        ("GET", format!("HTTP/1.1 200 OK\r\n{json}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")),
+        (
+            "GET",
+            format!(
+                "HTTP/1.1 200 OK\r\n{json}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+            ),
+        ),
     ];
     let targets = ["/x/late".to_owned(), "/customer/late".to_owned(), name_of(&id)];
     for (number, (method, response)) in responses.iter().enumerate() {
@@ -114,8 +132,14 @@ fn late_bytes_of_a_response_reach_no_other_client() {
         for target in &targets[..if *method == "HEAD" { 2 } else { 3 }] {
             for token in ["tok-a", "tok-r"] {
                 let gate = Gate::closed();
-                origin.when(Rule::on(target).raw_and_unasked(response.as_bytes(), &gate, STRAY).times(1));
-                let call = gateway.client().call(method, target).bearer(token).header("If-None-Match", "\"x\"");
+                origin.when(
+                    Rule::on(target).raw_and_unasked(response.as_bytes(), &gate, STRAY).times(1),
+                );
+                let call = gateway
+                    .client()
+                    .call(method, target)
+                    .bearer(token)
+                    .header("If-None-Match", "\"x\"");
                 call.revealed().try_send();
                 let first = origin.last(target).expect("it was forwarded").connection;
                 pace(std::time::Duration::from_millis(30));
@@ -125,7 +149,11 @@ fn late_bytes_of_a_response_reach_no_other_client() {
                 pace(std::time::Duration::from_millis(if ends { 0 } else { 50 }));
                 for round in 0..3 {
                     let next = gateway.client().get("/x/next").send();
-                    assert_eq!(next.assert_status(200).json()["target"], "/x/next", "{number} {target} {round}");
+                    assert_eq!(
+                        next.assert_status(200).json()["target"],
+                        "/x/next",
+                        "{number} {target} {round}"
+                    );
                     let used = origin.last("/x/next").expect("it was forwarded").connection;
                     assert!(!ends || used != first, "{number} {target}: the connection was kept");
                     pace(std::time::Duration::from_millis(5));

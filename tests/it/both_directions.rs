@@ -15,7 +15,8 @@ const LARGE: usize = 24 << 20;
 /// Short, so that a direction that waits for the other fails in time.
 const CONFIG: &str = "server.write_timeout = \"3s\"\n";
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
 const UPGRADE: &str = "GET /socket.io/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -52,12 +53,14 @@ fn tunnel_of_a_client_that_sends_all_before_it_reads() {
 
 #[test]
 fn upload_of_a_client_that_sends_all_before_it_reads() {
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {LARGE}\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {LARGE}\r\n\r\n");
     let (api, received) = sends_while_it_reads(head);
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, &format!("{CONFIG}{}", api.config()));
     let mut connection = gateway.client().connect();
-    connection.send_raw(format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {LARGE}\r\n\r\n"));
+    connection
+        .send_raw(format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {LARGE}\r\n\r\n"));
     connection.send_raw(vec![b'c'; LARGE]);
     wait_until("the API has everything", || received.load(Ordering::SeqCst) == LARGE);
     let answer = connection.read("POST", Kind::Forwarded).expect("a response");

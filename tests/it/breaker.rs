@@ -105,7 +105,10 @@ fn half_open_probe_gets_a_stale_response_at_once() {
     let began = Instant::now();
     let response = get(&gateway, "tok-9", DUCK);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    assert!(response.assert_status(200).cache_status().ends_with("detail=stale-if-error"), "{response:#?}");
+    assert!(
+        response.assert_status(200).cache_status().ends_with("detail=stale-if-error"),
+        "{response:#?}"
+    );
     origin.wait_for_fetches(DUCK, before + 1);
     gate.open();
     wait_until("the circuit is closed", || circuit(&gateway) == "closed");

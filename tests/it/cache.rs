@@ -19,7 +19,11 @@ fn entries_are_separate_for_each_caller() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     for (at, token) in ["tok-a", "tok-b", "tok-c"].into_iter().enumerate() {
-        assert_eq!(client.get(P).bearer(token).send().assert_status(200).cache_status(), STORED, "{token}");
+        assert_eq!(
+            client.get(P).bearer(token).send().assert_status(200).cache_status(),
+            STORED,
+            "{token}"
+        );
         assert_eq!(origin.fetches(DUCK), at + 1);
         assert_eq!(origin.fetched(DUCK)[at].token().as_deref(), Some(token));
     }
@@ -42,7 +46,10 @@ fn first_request_of_a_caller_always_asks_the_api() {
         let before = origin.requests();
         let first = gateway.client().get(&name_of(customer)).bearer("tok-b").send();
         assert_eq!(first.assert_status(200).cache_status(), STORED);
-        (origin.requests() - before, origin.seen()[before..].iter().filter_map(|seen| seen.token()).collect::<Vec<_>>())
+        (
+            origin.requests() - before,
+            origin.seen()[before..].iter().filter_map(|seen| seen.token()).collect::<Vec<_>>(),
+        )
     };
     let alone = questions(&Gateway::start(&origin), DUCK);
     let gateway = Gateway::start(&origin);
@@ -54,7 +61,11 @@ fn first_request_of_a_caller_always_asks_the_api() {
         alone,
         "another caller's entry saves no request, so that no timing reveals it"
     );
-    assert_eq!(alone, (2, vec!["tok-b".into(); 2]), "a validation and a fetch, with the caller's own token");
+    assert_eq!(
+        alone,
+        (2, vec!["tok-b".into(); 2]),
+        "a validation and a fetch, with the caller's own token"
+    );
 }
 
 #[test]
@@ -122,7 +133,8 @@ fn concurrent_requests_share_one_fetch_and_one_validation() {
     let gate = Gate::closed();
     origin.when(Rule::on("/customer/").hold(&gate));
     let gateway = Gateway::start(&origin);
-    let pending: Vec<_> = (0..200).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let pending: Vec<_> =
+        (0..200).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     origin.wait_for_fetches(DUCK, 1);
     gate.open();
     let mut statuses: BTreeMap<String, usize> = BTreeMap::new();
@@ -134,7 +146,8 @@ fn concurrent_requests_share_one_fetch_and_one_validation() {
     }
     assert_eq!((origin.fetches(DUCK), origin.validations()), (1, 1));
     assert_eq!(statuses.get(STORED), Some(&1), "one led: {statuses:?}");
-    let collapsed = statuses.get("telecomx-gateway; fwd=uri-miss; collapsed").copied().unwrap_or_default();
+    let collapsed =
+        statuses.get("telecomx-gateway; fwd=uri-miss; collapsed").copied().unwrap_or_default();
     let hits = statuses.get("hit").copied().unwrap_or_default();
     assert_eq!(collapsed + hits, 199, "{statuses:?}");
 }
@@ -148,7 +161,8 @@ fn fetch_survives_the_disconnect_of_one_client() {
     let gateway = Gateway::start(&origin);
     let leader = gateway.client().get(P).bearer("tok-a").start();
     origin.wait_for_fetches(DUCK, 1);
-    let followers: Vec<_> = (0..5).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let followers: Vec<_> =
+        (0..5).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     drop(leader);
     gate.open();
     for follower in followers {
@@ -163,7 +177,8 @@ fn not_found_and_forbidden_are_cached_unchanged() {
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.missing(OTHER);
     origin.forbidden(THIRD);
-    let gateway = Gateway::with(&origin, r#"cache = { not_found_ttl = "10m", forbidden_ttl = "10m" }"#);
+    let gateway =
+        Gateway::with(&origin, r#"cache = { not_found_ttl = "10m", forbidden_ttl = "10m" }"#);
     for (id, status, code) in [(OTHER, 404, "customer"), (THIRD, 403, "access_denied")] {
         let first = gateway.client().get(&name_of(id)).bearer("tok-a").send();
         assert_eq!(first.assert_error(status, code).cache_status(), STORED);
@@ -180,12 +195,15 @@ fn not_found_and_forbidden_expire_after_their_ttl() {
     origin.knows("tok-a", "VIEWER", DUCK);
     origin.missing(OTHER);
     origin.forbidden(THIRD);
-    let config = r#"cache = { not_found_ttl = "1s", forbidden_ttl = "1s", stale_while_revalidate = "0s" }"#;
+    let config =
+        r#"cache = { not_found_ttl = "1s", forbidden_ttl = "1s", stale_while_revalidate = "0s" }"#;
     let gateway = Gateway::with(&origin, config);
     for id in [OTHER, THIRD] {
         gateway.client().get(&name_of(id)).bearer("tok-a").send();
         origin.document(id, Answer::json(upstream_document(id)));
-        wait_until("it is asked for again", || gateway.client().get(&name_of(id)).bearer("tok-a").send().status == 200);
+        wait_until("it is asked for again", || {
+            gateway.client().get(&name_of(id)).bearer("tok-a").send().status == 200
+        });
     }
 }
 
@@ -201,20 +219,28 @@ fn response_that_forbids_storing_is_not_stored() {
     let cases: [(&str, u16, Change); 13] = [
         ("no-store", 200, |answer| answer.header("Cache-Control", "no-store")),
         ("no-store in a second field", 200, |answer| {
-            answer.header("Cache-Control", "max-age=60").header("Cache-Control", "private, No-Store")
+            answer
+                .header("Cache-Control", "max-age=60")
+                .header("Cache-Control", "private, No-Store")
         }),
         ("Expires in the past", 200, |answer| {
-            answer.header("Date", "Thu, 18 Aug 2050 02:01:18 GMT").header("Expires", "Wed, 17 Aug 2050 02:01:18 GMT")
+            answer
+                .header("Date", "Thu, 18 Aug 2050 02:01:18 GMT")
+                .header("Expires", "Wed, 17 Aug 2050 02:01:18 GMT")
         }),
         ("Vary: *", 200, |answer| answer.header("Vary", "*")),
-        ("Vary on what the key does not hold", 200, |answer| answer.header("Vary", "Accept-Language")),
+        ("Vary on what the key does not hold", 200, |answer| {
+            answer.header("Vary", "Accept-Language")
+        }),
         ("Set-Cookie", 200, |answer| answer.header("Set-Cookie", "session=PLANTED; Path=/")),
         ("500", 500, |answer| answer.status(500)),
         ("503", 503, |answer| answer.status(503)),
         ("429", 429, |answer| answer.status(429)),
         ("400", 0, |answer| answer.status(400)),
         ("206", 0, |answer| answer.status(206).header("Content-Range", "bytes 0-9/10")),
-        ("301", 0, |answer| answer.status(301).header("Location", "http://elsewhere.invalid/?token=PLANTED")),
+        ("301", 0, |answer| {
+            answer.status(301).header("Location", "http://elsewhere.invalid/?token=PLANTED")
+        }),
         ("201", 0, |answer| answer.status(201)),
     ];
     for (number, (case, status, change)) in cases.into_iter().enumerate() {
@@ -256,11 +282,16 @@ fn age_includes_the_age_of_the_api_response() {
 fn not_modified_without_freshness_info_keeps_the_lifetime() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    origin.when(Rule::on("/customer/").made(|seen| match seen.header("if-none-match") {
-        Some(_) => Answer::new(304).header("ETag", "\"v1\""),
-        None => Answer::json(upstream_document(DUCK)).header("ETag", "\"v1\"").header("Cache-Control", "max-age=1"),
+    origin.when(Rule::on("/customer/").made(|seen| {
+        match seen.header("if-none-match") {
+            Some(_) => Answer::new(304).header("ETag", "\"v1\""),
+            None => Answer::json(upstream_document(DUCK))
+                .header("ETag", "\"v1\"")
+                .header("Cache-Control", "max-age=1"),
+        }
     }));
-    let gateway = Gateway::with(&origin, r#"cache = { ttl = "10m", stale_while_revalidate = "0s" }"#);
+    let gateway =
+        Gateway::with(&origin, r#"cache = { ttl = "10m", stale_while_revalidate = "0s" }"#);
     // With the configured ttl instead of the API's second, there would be no third fetch for ten
     // minutes.
     wait_until("a third question", || {
@@ -279,7 +310,10 @@ fn redirect_is_never_followed() {
     origin.document(DUCK, Answer::new(302).header("Location", &format!("{}{P}", elsewhere.url())));
     let gateway = Gateway::start(&origin);
     let redirect = gateway.client().get(P).bearer("tok-a").send();
-    assert_eq!(redirect.assert_status(302).header("location"), Some(format!("{}{P}", elsewhere.url()).as_str()));
+    assert_eq!(
+        redirect.assert_status(302).header("location"),
+        Some(format!("{}{P}", elsewhere.url()).as_str())
+    );
     assert_eq!(elsewhere.requests(), 0);
 }
 
@@ -299,7 +333,10 @@ fn other_query_parameters_bypass_the_cache_and_are_redacted() {
     }
     // The response was not stored, and no entry serves this request.
     assert_eq!(gateway.client().get(P).bearer("tok-a").send().cache_status(), STORED);
-    assert_eq!(gateway.client().get(&format!("{P}?x=1")).bearer("tok-a").send().cache_status(), BYPASS);
+    assert_eq!(
+        gateway.client().get(&format!("{P}?x=1")).bearer("tok-a").send().cache_status(),
+        BYPASS
+    );
     gateway.client().get(&format!("{P}?x=1")).send().assert_error(401, "credentials_invalid");
 }
 
@@ -327,13 +364,17 @@ fn body_of_a_get_is_never_read_as_a_request() {
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
     let hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
-    for call in
-        [client.get(P).bearer("tok-a").body(hidden), client.get(P).bearer("tok-a").chunked(&[hidden.as_bytes()])]
-    {
+    for call in [
+        client.get(P).bearer("tok-a").body(hidden),
+        client.get(P).bearer("tok-a").chunked(&[hidden.as_bytes()]),
+    ] {
         let mut connection = client.connect();
         let response = call.send_on(&mut connection);
         assert!(matches!(response.status, 200 | 400), "{response:#?}");
-        assert!(!response.all("cache-status").join("").contains("hit"), "not from the cache: {response:#?}");
+        assert!(
+            !response.all("cache-status").join("").contains("hit"),
+            "not from the cache: {response:#?}"
+        );
         // The next bytes on this connection are the response to the next request, if any.
         connection.send_raw(client.get(&name_of(OTHER)).bearer("tok-a").bytes());
         if let Some(next) = connection.read("GET", Kind::Intercepted) {
@@ -389,10 +430,14 @@ fn stale_response_is_served_while_the_api_fails() {
     for fault in ["no answer", "an error", "refused"] {
         match fault {
             "no answer" => origin.when(Rule::on("/customer/").close()),
-            "an error" => origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error"))),
+            "an error" => {
+                origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")))
+            }
             _ => origin.stop(),
         }
-        wait_until("a stale answer", || get().assert_status(200).cache_status().contains("detail="));
+        wait_until("a stale answer", || {
+            get().assert_status(200).cache_status().contains("detail=")
+        });
         let stale = get();
         assert_eq!(stale.assert_status(200).text(), redacted_document(DUCK), "{fault}");
         assert!(past_its_time(&stale, "stale-if-error"), "{fault}: {stale:#?}");
@@ -411,9 +456,12 @@ fn failure_is_shared_by_waiting_requests_and_not_cached() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gate = Gate::closed();
-    origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")).hold(&gate).times(1));
+    origin.when(
+        Rule::on("/customer/").answer(Answer::error(500, "internal_error")).hold(&gate).times(1),
+    );
     let gateway = Gateway::start(&origin);
-    let pending: Vec<_> = (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let pending: Vec<_> =
+        (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     origin.wait_for_fetches(DUCK, 1);
     gate.open();
     for pending in pending {
@@ -454,7 +502,12 @@ fn memory_of_purged_entries_is_released_without_requests() {
     let before = gateway.memory();
     for number in 0..ANSWERS {
         origin.document(&customer(number), Answer::json(document(number)));
-        client.get(&name_of(&customer(number))).bearer("tok-a").revealed().send().assert_status(200);
+        client
+            .get(&name_of(&customer(number)))
+            .bearer("tok-a")
+            .revealed()
+            .send()
+            .assert_status(200);
     }
     let stored = gateway.memory().saturating_sub(before);
     assert!(stored > ANSWERS * 190, "{stored} KiB");

@@ -36,7 +36,9 @@ impl Log {
 }
 
 fn entry(id: usize, place: &str, what: &str) -> String {
-    format!(r#"{{"_id":"{id}","where":"{place}","what":"UPDATE","id":"{what}","customer":"{OTHER}","when":"2026"}}"#)
+    format!(
+        r#"{{"_id":"{id}","where":"{place}","what":"UPDATE","id":"{what}","customer":"{OTHER}","when":"2026"}}"#
+    )
 }
 
 /// An API with two customers, its change log, and a gateway that polls it.
@@ -46,8 +48,10 @@ fn scene(config: &str) -> (Origin, Log, Gateway) {
         origin.knows("tok-a", "VIEWER", customer);
     }
     let log = Log::of(&origin);
-    let gateway =
-        Gateway::set_up(&origin).file("log-token", "tok-log\n").config(&format!("{config}\n{CONFIG}")).start();
+    let gateway = Gateway::set_up(&origin)
+        .file("log-token", "tok-log\n")
+        .config(&format!("{config}\n{CONFIG}"))
+        .start();
     (origin, log, gateway)
 }
 
@@ -81,7 +85,11 @@ fn log_entry_invalidates_its_customer_and_no_other() {
     assert_eq!(gateway.metric("cache_invalidations_total", &[("trigger", "change_log")]), 1.0);
     let asked = origin.last(LOG).expect("a reading");
     assert_eq!(asked.token().as_deref(), Some("tok-log"));
-    assert!(asked.target.starts_with("/log/changeloglite?date=20") && asked.target.ends_with('Z'), "{}", asked.target);
+    assert!(
+        asked.target.starts_with("/log/changeloglite?date=20") && asked.target.ends_with('Z'),
+        "{}",
+        asked.target
+    );
 }
 
 #[test]
@@ -99,7 +107,8 @@ fn log_entry_invalidates_its_employee() {
 fn other_entries_count_by_customer_and_unknown_are_logged() {
     let (_origin, log, gateway) = scene("");
     is_hit(&gateway, P);
-    let other = format!(r#"{{"_id":"1","where":"Mobiles","what":"OTHER","id":"x","customer":"{DUCK}"}}"#);
+    let other =
+        format!(r#"{{"_id":"1","where":"Mobiles","what":"OTHER","id":"x","customer":"{DUCK}"}}"#);
     log.entries(&format!(r#"{other},{{"_id":"2","where":"Moon"}},7"#));
     gateway.wait_for_metric("change_log_entries_total", &[("outcome", "unknown")], 2.0);
     assert!(!is_hit(&gateway, P));
@@ -114,7 +123,8 @@ fn incomplete_log_purges_the_cache_once() {
         is_hit(&gateway, P);
         assert!(is_hit(&gateway, P));
         log.entries(&entries);
-        gateway.wait_for_log("purged the whole cache: changes in the change log may have been missed");
+        gateway
+            .wait_for_log("purged the whole cache: changes in the change log may have been missed");
         wait_until("it is dropped", || !is_hit(&gateway, P));
         log.entries("");
         readings(&origin, 2);
@@ -204,7 +214,9 @@ fn readings_of(origin: &Origin, token: &str) -> usize {
 
 #[test]
 fn one_gateway_of_a_cluster_polls_and_another_continues() {
-    let Some(redis) = Redis::start("change_log::of_a_fleet_one_reads_the_log_for_all") else { return };
+    let Some(redis) = Redis::start("change_log::of_a_fleet_one_reads_the_log_for_all") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let log = Log::of(&origin);
@@ -220,7 +232,9 @@ fn one_gateway_of_a_cluster_polls_and_another_continues() {
     wait_until("the second hears of it", || !is_hit(&second, P));
     assert_eq!(readings_of(&origin, "tok-second"), 0);
     first.signal(Signal::SIGSTOP);
-    origin.wait_until("the second polls", |seen| seen.iter().any(|seen| seen.token().as_deref() == Some("tok-second")));
+    origin.wait_until("the second polls", |seen| {
+        seen.iter().any(|seen| seen.token().as_deref() == Some("tok-second"))
+    });
     // It reads the last interval again: the first may have exited before it published.
     wait_until("the second has the changes", || {
         second.metric("change_log_entries_total", &[("outcome", "obeyed")]) >= 1.0
@@ -231,7 +245,11 @@ fn one_gateway_of_a_cluster_polls_and_another_continues() {
 
 #[test]
 fn every_gateway_polls_while_redis_is_away() {
-    let Some(mut redis) = Redis::start("change_log::without_its_redis_each_gateway_of_a_fleet_reads") else { return };
+    let Some(mut redis) =
+        Redis::start("change_log::without_its_redis_each_gateway_of_a_fleet_reads")
+    else {
+        return;
+    };
     let origin = Origin::start();
     let _log = Log::of(&origin);
     let first = reader(&origin, &redis, "tok-first");
@@ -241,5 +259,7 @@ fn every_gateway_polls_while_redis_is_away() {
     assert_eq!(readings_of(&origin, "tok-second"), 0);
     redis.kill();
     let both = ["tok-first", "tok-second"].map(|token| (token, readings_of(&origin, token)));
-    wait_until("both read", || both.iter().all(|(token, before)| readings_of(&origin, token) > before + 1));
+    wait_until("both read", || {
+        both.iter().all(|(token, before)| readings_of(&origin, token) > before + 1)
+    });
 }

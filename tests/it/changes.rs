@@ -31,8 +31,15 @@ fn write_invalidates_its_customer_for_all_callers() {
         }
         client.call(method, target).bearer("tok-b").body("{}").send().assert_status(200);
         for token in ["tok-a", "tok-b"] {
-            assert_eq!(get(P, token).assert_status(200).cache_status(), STORED, "{method} {target} for {token}");
-            assert!(get(&name_of(OTHER), token).is_hit(), "{method} {target} is of another customer");
+            assert_eq!(
+                get(P, token).assert_status(200).cache_status(),
+                STORED,
+                "{method} {target} for {token}"
+            );
+            assert!(
+                get(&name_of(OTHER), token).is_hit(),
+                "{method} {target} is of another customer"
+            );
         }
     }
 }
@@ -44,8 +51,12 @@ fn read_invalidates_nothing() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
-    for path in ["/customer/73469a52f4fd7f77ec7b28cc", "/customer", "/employee/ee0000000000000000000001", "/elsewhere"]
-    {
+    for path in [
+        "/customer/73469a52f4fd7f77ec7b28cc",
+        "/customer",
+        "/employee/ee0000000000000000000001",
+        "/elsewhere",
+    ] {
         client.get(path).bearer("tok-a").send().assert_status(200);
     }
     assert!(client.get(P).bearer("tok-a").send().is_hit());
@@ -61,7 +72,12 @@ fn fetch_begun_before_a_write_is_not_stored() {
     origin.when(Rule::on(P).hold(&gate).times(1));
     let early = client.get(P).bearer("tok-a").start();
     origin.wait_for_fetches(DUCK, 1);
-    client.post("/customer/73469a52f4fd7f77ec7b28cc").bearer("tok-a").body("{}").send().assert_status(200);
+    client
+        .post("/customer/73469a52f4fd7f77ec7b28cc")
+        .bearer("tok-a")
+        .body("{}")
+        .send()
+        .assert_status(200);
     gate.open();
     let early = early.finish();
     early.assert_status(200);
@@ -77,7 +93,8 @@ fn fetch_during_a_write_is_not_stored() {
     let client = gateway.client();
     let gate = Gate::closed();
     origin.when(Rule::on("/customer/").method("POST").hold(&gate));
-    let write = client.post("/customer/73469a52f4fd7f77ec7b28cc").bearer("tok-a").body("{}").start();
+    let write =
+        client.post("/customer/73469a52f4fd7f77ec7b28cc").bearer("tok-a").body("{}").start();
     origin.wait_until("the write is there", |seen| seen.iter().any(|seen| seen.method == "POST"));
     client.get(P).bearer("tok-a").send().assert_status(200);
     gate.open();
@@ -143,17 +160,24 @@ fn address_bound_session_ends_its_employee_from_elsewhere() {
         r#"{{"success":true,"employee":"ee0000000000000000000001","customer":"{DUCK}","accessLevel":"VIEWER"}}"#
     ));
     // Without an address the API names the employee of the session.
-    origin.when(Rule::on("/auth/validateToken").made(move |seen| match seen.query("ip").as_deref() {
-        Some("203.0.113.7") | None => valid.clone(),
-        _ => Answer::json(r#"{"success":false}"#),
-    }));
+    origin.when(Rule::on("/auth/validateToken").made(
+        move |seen| match seen.query("ip").as_deref() {
+            Some("203.0.113.7") | None => valid.clone(),
+            _ => Answer::json(r#"{"success":false}"#),
+        },
+    ));
     let gateway = Gateway::start(&origin);
-    let get =
-        |token: &str, address: &str| gateway.client().get(P).bearer(token).header("X-Forwarded-For", address).send();
+    let get = |token: &str, address: &str| {
+        gateway.client().get(P).bearer(token).header("X-Forwarded-For", address).send()
+    };
     get("tok-2", "203.0.113.7").assert_status(200);
     assert!(get("tok-2", "203.0.113.7").assert_status(200).is_hit());
     get("tok-1", "203.0.113.8").assert_error(401, "invalid_token");
-    let logout = gateway.client().get("/auth/logout").bearer("tok-1").header("X-Forwarded-For", "203.0.113.8");
+    let logout = gateway
+        .client()
+        .get("/auth/logout")
+        .bearer("tok-1")
+        .header("X-Forwarded-For", "203.0.113.8");
     logout.send().assert_status(200);
     origin.when(Rule::on("/auth/validateToken").answer(Answer::json(r#"{"success":false}"#)));
     get("tok-2", "203.0.113.7").assert_error(401, "invalid_token");
@@ -170,7 +194,12 @@ fn employee_change_ends_the_identity() {
         let token = format!("tok-{number}");
         origin.knows_employee(&token, "RESELLER", DUCK, employee);
         client.get(P).bearer(&token).revealed().send().assert_status(200);
-        client.call(method, &format!("/employee/{employee}")).bearer("tok-admin").body("{}").send().assert_status(200);
+        client
+            .call(method, &format!("/employee/{employee}"))
+            .bearer("tok-admin")
+            .body("{}")
+            .send()
+            .assert_status(200);
         origin.knows_employee(&token, "VIEWER", DUCK, employee);
         let demoted = client.get(P).bearer(&token).send();
         assert_eq!(demoted.assert_status(200).text(), redacted_document(DUCK), "{method}");
@@ -186,7 +215,11 @@ fn deleted_token_ends() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     client.get(P).bearer("tok-gone").send().assert_status(200);
-    client.delete(&format!("/employee/{employee}/token/tok-gone")).bearer("tok-admin").send().assert_status(200);
+    client
+        .delete(&format!("/employee/{employee}/token/tok-gone"))
+        .bearer("tok-admin")
+        .send()
+        .assert_status(200);
     origin.forgets("tok-gone");
     client.get(P).bearer("tok-gone").send().assert_error(401, "invalid_token");
 }
@@ -261,7 +294,11 @@ fn change_in_another_spelling_invalidates() {
         ("GET", "/AUTH/logout"),
         ("POST", "/auth/organizationreseller/"),
     ] {
-        let refused = client.call(method, path).bearer("tok-a").body(if method == "GET" { "" } else { "{}" }).send();
+        let refused = client
+            .call(method, path)
+            .bearer("tok-a")
+            .body(if method == "GET" { "" } else { "{}" })
+            .send();
         refused.assert_error(400, "bad_request");
         assert_eq!(origin.requests(), before, "{method} {path} reached the API");
     }
@@ -291,12 +328,20 @@ fn purge_applies_at_once_and_to_fetches_under_way() {
         gateway.admin().delete(&path).send().assert_status(200);
         let validations = origin.validations_of("tok-a");
         for (number, (token, id)) in all.into_iter().enumerate() {
-            assert_eq!(get(token, id).assert_status(200).is_hit(), !purged.contains(&number), "{path}: {token} {id}");
+            assert_eq!(
+                get(token, id).assert_status(200).is_hit(),
+                !purged.contains(&number),
+                "{path}: {token} {id}"
+            );
         }
         let asked_again = origin.validations_of("tok-a") > validations;
         assert_eq!(asked_again, !path.contains("customers"), "{path}: identities go, too");
     }
-    for path in ["/cache".to_owned(), format!("/cache/customers/{THIRD}"), format!("/cache/employees/{employee}")] {
+    for path in [
+        "/cache".to_owned(),
+        format!("/cache/customers/{THIRD}"),
+        format!("/cache/employees/{employee}"),
+    ] {
         let gate = Gate::closed();
         let before = origin.fetches(THIRD);
         origin.when(Rule::on(&name_of(THIRD)).hold(&gate).times(1));
@@ -305,7 +350,11 @@ fn purge_applies_at_once_and_to_fetches_under_way() {
         origin.wait_for_fetches(THIRD, before + 1);
         gateway.admin().delete(&path).send().assert_status(200);
         gate.open();
-        assert_eq!(pending.finish().assert_status(200).cache_status(), "telecomx-gateway; fwd=uri-miss", "{path}");
+        assert_eq!(
+            pending.finish().assert_status(200).cache_status(),
+            "telecomx-gateway; fwd=uri-miss",
+            "{path}"
+        );
         assert!(!get("tok-a", THIRD).is_hit(), "{path}");
     }
 }
@@ -317,7 +366,9 @@ fn status_401_ends_the_entries_of_its_token_only() {
     origin.knows("tok-b", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
-    let get = |token: &str, id: &str| client.get(&name_of(id)).header("Cookie", &format!("token={token}")).send();
+    let get = |token: &str, id: &str| {
+        client.get(&name_of(id)).header("Cookie", &format!("token={token}")).send()
+    };
     for way in [name_of(THIRD), format!("{}?x=1", name_of(THIRD)), "/elsewhere".to_owned()] {
         for (token, id) in [("tok-a", DUCK), ("tok-a", OTHER), ("tok-b", DUCK)] {
             get(token, id).assert_status(200);

@@ -76,10 +76,15 @@ fn misspelled_variables_are_errors() {
     let (_dir, path) = config(URL);
     let check = |name: &OsStr, value: &OsStr| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
-        let output = command.args(["check", "-c", &path]).env(name, value).output().expect("it runs");
+        let output =
+            command.args(["check", "-c", &path]).env(name, value).output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for name in ["TELECOMX_GATEWAY_CACHE_TTL", "TELECOMX_GATEWAY__CACHE_TTL", "telecomx_gateway__cache__ttl"] {
+    for name in [
+        "TELECOMX_GATEWAY_CACHE_TTL",
+        "TELECOMX_GATEWAY__CACHE_TTL",
+        "telecomx_gateway__cache__ttl",
+    ] {
         let (code, errors) = check(OsStr::new(name), OsStr::new("30s"));
         assert_eq!(code, Some(78), "{errors}");
         let has_names = errors.contains(name) && errors.contains("TELECOMX_GATEWAY__CACHE__TTL");
@@ -88,8 +93,15 @@ fn misspelled_variables_are_errors() {
     let not_utf8 = OsString::from_vec(b"\xff".to_vec());
     let (code, errors) = check(OsStr::new("TELECOMX_GATEWAY__CACHE__TTL"), &not_utf8);
     assert_eq!(code, Some(78), "{errors}");
-    assert!(errors.starts_with("TELECOMX_GATEWAY__CACHE__TTL: ") && errors.contains("not UTF-8"), "{errors}");
-    for name in ["TELECOMX_GATEWAY_SERVICE_HOST", "TELECOMX_GATEWAY_PORT_8080_TCP_ADDR", "TELECOMX_GATEWAY_PORT"] {
+    assert!(
+        errors.starts_with("TELECOMX_GATEWAY__CACHE__TTL: ") && errors.contains("not UTF-8"),
+        "{errors}"
+    );
+    for name in [
+        "TELECOMX_GATEWAY_SERVICE_HOST",
+        "TELECOMX_GATEWAY_PORT_8080_TCP_ADDR",
+        "TELECOMX_GATEWAY_PORT",
+    ] {
         let (code, errors) = check(OsStr::new(name), OsStr::new("10.0.0.1"));
         assert_eq!((code, errors.as_str()), (Some(0), ""), "{name}");
     }
@@ -98,7 +110,10 @@ fn misspelled_variables_are_errors() {
 #[test]
 fn explain_names_keys_from_variables() {
     let (_dir, path) = config(URL);
-    let variables = [("TELECOMX_GATEWAY__CACHE__TTL", "7s"), ("TELECOMX_GATEWAY__SERVER__LISTEN", "127.0.0.1:0")];
+    let variables = [
+        ("TELECOMX_GATEWAY__CACHE__TTL", "7s"),
+        ("TELECOMX_GATEWAY__SERVER__LISTEN", "127.0.0.1:0"),
+    ];
     let run = run_binary_with(&variables, &["check", "--explain", "-c", &path], b"");
     assert_eq!(run.code, Some(0), "{run:#?}");
     let text = run.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -123,7 +138,11 @@ fn default_file_is_the_first_that_exists() {
     std::fs::create_dir(dir.path().join("config")).expect("a directory");
     dir.write("config/gateway.toml", URL);
     let (code, output, errors) = check();
-    assert_eq!((code, output.as_slice()), (Some(0), b"config/gateway.toml: ok\n".as_slice()), "{errors}");
+    assert_eq!(
+        (code, output.as_slice()),
+        (Some(0), b"config/gateway.toml: ok\n".as_slice()),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -165,7 +184,8 @@ fn connect_reports_each_failure_on_one_line() {
         assert_eq!(check(&path, &[]).code, Some(0), "{url}");
         let run = check(&path, &["--connect"]);
         assert_eq!(run.code, Some(1), "{run:#?}");
-        let failures: Vec<&str> = run.stderr.lines().filter(|line| !line.starts_with("warning: ")).collect();
+        let failures: Vec<&str> =
+            run.stderr.lines().filter(|line| !line.starts_with("warning: ")).collect();
         assert_eq!(failures.len(), 2, "{run:#?}");
         assert!(failures[0].starts_with(&format!("{path}:6: upstream.")), "{run:#?}");
         assert!(failures[0].contains(cause) && failures[0].contains("; "), "{run:#?}");
@@ -190,8 +210,10 @@ fn check_without_connect_opens_no_connection() {
 
 #[test]
 fn diff_lists_changed_keys_and_the_effect_of_a_reload() {
-    let (_dir, path) = config(&format!("{URL}[cache]\nttl = \"60s\"\n[admin]\ntoken_file = \"/no/secret-a\"\n"));
-    let other = "[upstream]\nurl = \"http://127.0.0.1:2\"\n[cache]\nttl = \"30s\"\n[server]\nthreads = 2\n";
+    let (_dir, path) =
+        config(&format!("{URL}[cache]\nttl = \"60s\"\n[admin]\ntoken_file = \"/no/secret-a\"\n"));
+    let other =
+        "[upstream]\nurl = \"http://127.0.0.1:2\"\n[cache]\nttl = \"30s\"\n[server]\nthreads = 2\n";
     let (_other_dir, other) = config(other);
     // The files of the other machine need not exist here.
     let run = check(&path, &["--diff", &other]);

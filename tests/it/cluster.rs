@@ -42,7 +42,9 @@ fn received(gateway: &Gateway) -> f64 {
 /// that was published after them. Other invalidations may still arrive meanwhile, so purges of a
 /// customer are counted alone.
 fn catch_up(sender: &Gateway, receiver: &Gateway) {
-    let purges = || receiver.metric("cache_invalidations_total", &[("scope", "customer"), ("trigger", "fleet")]);
+    let purges = || {
+        receiver.metric("cache_invalidations_total", &[("scope", "customer"), ("trigger", "fleet")])
+    };
     let before = purges();
     sender.admin().delete("/cache/customers/000000000000000000000001").send().assert_status(200);
     wait_until("a later purge is applied", || purges() > before);
@@ -54,7 +56,9 @@ fn get(gateway: &Gateway, token: &str) -> Response {
 
 #[test]
 fn write_through_one_gateway_invalidates_on_all() {
-    let Some(redis) = Redis::start("cluster::write_through_one_gateway_invalidates_on_all") else { return };
+    let Some(redis) = Redis::start("cluster::write_through_one_gateway_invalidates_on_all") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 3, NO_ISOLATION);
@@ -76,7 +80,10 @@ fn write_through_one_gateway_invalidates_on_all() {
 
 #[test]
 fn purge_logout_and_ended_token_invalidate_on_all() {
-    let Some(redis) = Redis::start("cluster::purge_logout_and_ended_token_invalidate_on_all") else { return };
+    let Some(redis) = Redis::start("cluster::purge_logout_and_ended_token_invalidate_on_all")
+    else {
+        return;
+    };
     let origin = Origin::start();
     let employee = "ee0000000000000000000001";
     origin.knows_employee("tok-1", "VIEWER", DUCK, employee);
@@ -103,13 +110,21 @@ fn purge_logout_and_ended_token_invalidate_on_all() {
     assert!(get(two, "tok-other").is_hit(), "other tokens stay valid");
     one.admin().delete("/cache").send().assert_status(200);
     catch_up(one, two);
-    assert_eq!(get(two, "tok-other").assert_status(200).cache_status(), STORED, "everything was purged");
-    assert!(two.metric("cache_invalidations_total", &[("scope", "all"), ("trigger", "fleet")]) >= 1.0);
+    assert_eq!(
+        get(two, "tok-other").assert_status(200).cache_status(),
+        STORED,
+        "everything was purged"
+    );
+    assert!(
+        two.metric("cache_invalidations_total", &[("scope", "all"), ("trigger", "fleet")]) >= 1.0
+    );
 }
 
 #[test]
 fn stream_shows_no_token_id_or_access_level() {
-    let Some(redis) = Redis::start("cluster::stream_shows_no_token_id_or_access_level") else { return };
+    let Some(redis) = Redis::start("cluster::stream_shows_no_token_id_or_access_level") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows_employee("tok-secret", "VIEWER", DUCK, "ee0000000000000000000001");
     let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
@@ -126,7 +141,10 @@ fn stream_shows_no_token_id_or_access_level() {
 
 #[test]
 fn disconnected_gateway_continues_from_its_position() {
-    let Some(redis) = Redis::start("cluster::disconnected_gateway_continues_from_its_position") else { return };
+    let Some(redis) = Redis::start("cluster::disconnected_gateway_continues_from_its_position")
+    else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
@@ -140,13 +158,18 @@ fn disconnected_gateway_continues_from_its_position() {
     two.signal(Signal::SIGCONT);
     catch_up(one, two);
     assert_eq!(get(two, "tok-a").assert_status(200).cache_status(), STORED);
-    assert!(two.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit(), "nothing else was invalidated");
+    assert!(
+        two.client().get(&name_of(OTHER)).bearer("tok-a").send().is_hit(),
+        "nothing else was invalidated"
+    );
     assert_eq!(two.metric("cluster_drops_total", &[]), 0.0);
 }
 
 #[test]
 fn gateway_behind_a_trimmed_stream_purges_once() {
-    let Some(redis) = Redis::start("cluster::gateway_behind_a_trimmed_stream_purges_once") else { return };
+    let Some(redis) = Redis::start("cluster::gateway_behind_a_trimmed_stream_purges_once") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
@@ -170,16 +193,24 @@ fn gateway_behind_a_trimmed_stream_purges_once() {
 
 #[test]
 fn isolated_gateway_uses_its_cache_for_max_isolation() {
-    let Some(mut redis) = Redis::start("cluster::isolated_gateway_uses_its_cache_for_max_isolation") else { return };
+    let Some(mut redis) =
+        Redis::start("cluster::isolated_gateway_uses_its_cache_for_max_isolation")
+    else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let isolation = "max_isolation = \"1s\"\nconnect_timeout = \"200ms\"";
     let mut gateways = cluster(&origin, &redis, 1, isolation);
-    gateways.push(set_up(&origin, &redis, &format!("{isolation}\nready_when_isolated = false")).start());
+    gateways.push(
+        set_up(&origin, &redis, &format!("{isolation}\nready_when_isolated = false")).start(),
+    );
     gateways.iter().for_each(wait_until_connected);
     for outage in ["killed", "stopped"] {
         gateways.iter().for_each(|gateway| drop(get(gateway, "tok-a")));
-        gateways.iter().for_each(|gateway| assert!(get(gateway, "tok-a").is_hit(), "{outage}: in memory"));
+        gateways
+            .iter()
+            .for_each(|gateway| assert!(get(gateway, "tok-a").is_hit(), "{outage}: in memory"));
         if outage == "killed" {
             redis.kill()
         } else {
@@ -206,7 +237,10 @@ fn isolated_gateway_uses_its_cache_for_max_isolation() {
         for gateway in &gateways {
             wait_until("isolation ended", || gateway.metric("cluster_isolated", &[]) == 0.0);
             let drops = gateway.metric("cluster_drops_total", &[("reason", "server")]);
-            assert_eq!(drops, 1.0, "{outage}: a restarted server purges everything, a silent one does not");
+            assert_eq!(
+                drops, 1.0,
+                "{outage}: a restarted server purges everything, a silent one does not"
+            );
             assert_eq!(gateway.admin().get("/readyz").send().status, 200);
         }
     }
@@ -214,7 +248,9 @@ fn isolated_gateway_uses_its_cache_for_max_isolation() {
 
 #[test]
 fn stopped_gateway_serves_nothing_from_before() {
-    let Some(redis) = Redis::start("cluster::stopped_gateway_serves_nothing_from_before") else { return };
+    let Some(redis) = Redis::start("cluster::stopped_gateway_serves_nothing_from_before") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 2, "max_isolation = \"1s\"");
@@ -235,7 +271,9 @@ fn stopped_gateway_serves_nothing_from_before() {
 
 #[test]
 fn stopping_gateway_publishes_its_changes_first() {
-    let Some(redis) = Redis::start("cluster::stopping_gateway_publishes_its_changes_first") else { return };
+    let Some(redis) = Redis::start("cluster::stopping_gateway_publishes_its_changes_first") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let mut gateways = cluster(&origin, &redis, 2, NO_ISOLATION);
@@ -254,7 +292,10 @@ fn stopping_gateway_publishes_its_changes_first() {
 
 #[test]
 fn gateway_without_redis_works_alone_and_logs_why() {
-    let Some(mut redis) = Redis::stopped("cluster::gateway_without_redis_works_alone_and_logs_why") else { return };
+    let Some(mut redis) = Redis::stopped("cluster::gateway_without_redis_works_alone_and_logs_why")
+    else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = set_up(&origin, &redis, NO_ISOLATION).start();
@@ -266,7 +307,8 @@ fn gateway_without_redis_works_alone_and_logs_why() {
     wait_until_connected(&gateway);
     gateway.wait_for_log("reading the invalidation stream");
 
-    let locked = Redis::with_password("cluster", Some("hunter2")).expect("redis-server is installed");
+    let locked =
+        Redis::with_password("cluster", Some("hunter2")).expect("redis-server is installed");
     let with = |password: &str| {
         let more = format!("{NO_ISOLATION}\npassword_file = \"{{dir}}/password\"");
         set_up(&origin, &locked, &more).file("password", password).start()
@@ -286,16 +328,20 @@ fn gateway_without_redis_works_alone_and_logs_why() {
 
 #[test]
 fn reload_with_another_policy_reloads_the_others() {
-    let Some(redis) = Redis::start("cluster::reload_with_another_policy_reloads_the_others") else { return };
+    let Some(redis) = Redis::start("cluster::reload_with_another_policy_reloads_the_others") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 3, NO_ISOLATION);
     for gateway in &gateways {
         get(gateway, "tok-a").assert_status(200);
     }
-    let generation = |gateway: &Gateway| gateway.stats()["config_generation"].as_u64().expect("a number");
+    let generation =
+        |gateway: &Gateway| gateway.stats()["config_generation"].as_u64().expect("a number");
     let with_policy = |gateway: &Gateway, action: &str| {
-        let file = std::fs::read_to_string(gateway.config_file()).expect("the configuration is readable");
+        let file =
+            std::fs::read_to_string(gateway.config_file()).expect("the configuration is readable");
         gateway.rewrite("gateway.toml", &format!("{file}\n[redaction]\naction = {action:?}\n"));
     };
     with_policy(&gateways[0], "null");
@@ -305,7 +351,8 @@ fn reload_with_another_policy_reloads_the_others() {
     for gateway in &gateways[1..] {
         wait_until("it reloads its file", || generation(gateway) >= 2);
     }
-    let answers: Vec<String> = gateways.iter().map(|gateway| get(gateway, "tok-a").assert_status(200).text()).collect();
+    let answers: Vec<String> =
+        gateways.iter().map(|gateway| get(gateway, "tok-a").assert_status(200).text()).collect();
     assert!(answers[0].contains("null") && answers[0] == answers[1], "{answers:#?}");
     assert!(answers[2].contains("***"), "{answers:#?}");
     gateways[2].wait_for_log("another gateway of the cluster uses a different redaction policy");
@@ -328,12 +375,16 @@ fn reload_with_another_policy_reloads_the_others() {
 fn documented_redis_rights_suffice() {
     let Some(redis) = Redis::start("cluster::documented_redis_rights_suffice") else { return };
     let page = include_str!("../../docs/CLUSTER.md");
-    let rights = page.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the page documents the rights");
+    let rights = page
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER "))
+        .expect("the page documents the rights");
     let rights = rights.replace(">PASSWORD", ">hunter2");
     assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let more = format!("{NO_ISOLATION}\nusername = \"gateway\"\npassword_file = \"{{dir}}/password\"");
+    let more =
+        format!("{NO_ISOLATION}\nusername = \"gateway\"\npassword_file = \"{{dir}}/password\"");
     let start = || set_up(&origin, &redis, &more).file("password", "hunter2\n").start();
     let gateways = [start(), start()];
     gateways.iter().for_each(wait_until_connected);
@@ -341,7 +392,9 @@ fn documented_redis_rights_suffice() {
     gateways[0].client().post(WRITE).bearer("tok-a").body("{}").send().assert_status(200);
     catch_up(&gateways[0], &gateways[1]);
     assert_eq!(get(&gateways[1], "tok-a").assert_status(200).cache_status(), STORED);
-    gateways.iter().for_each(|gateway| assert_eq!(gateway.metric("cluster_errors_total", &[]), 0.0));
+    gateways
+        .iter()
+        .for_each(|gateway| assert_eq!(gateway.metric("cluster_errors_total", &[]), 0.0));
 }
 
 #[test]
@@ -350,7 +403,8 @@ fn unreadable_message_purges_everything() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateways = cluster(&origin, &redis, 1, NO_ISOLATION);
-    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{NO_ISOLATION}", redis.url());
+    let config =
+        format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{NO_ISOLATION}", redis.url());
     let stranger = Gateway::set_up(&origin).config(&config).file("keys", OTHER_KEYS).start();
     wait_until_connected(&stranger);
     get(&gateways[0], "tok-a").assert_status(200);
@@ -358,7 +412,9 @@ fn unreadable_message_purges_everything() {
     gateways[0].wait_for_metric("cluster_drops_total", &[("reason", "unreadable")], 1.0);
     assert!(!get(&gateways[0], "tok-a").assert_status(200).is_hit());
     // The write is announced twice; what was fetched before the second announcement is not stored.
-    wait_until("a response is stored again", || get(&gateways[0], "tok-a").assert_status(200).is_hit());
+    wait_until("a response is stored again", || {
+        get(&gateways[0], "tok-a").assert_status(200).is_hit()
+    });
     redis.command(&["XADD", "telecomx-gateway:changes", "*", "m", "forged"]);
     wait_until("a forged message is counted", || {
         gateways[0].metric("cluster_errors_total", &[("kind", "malformed")]) >= 1.0
@@ -377,8 +433,14 @@ fn invalid_key_file_is_reported_before_the_start() {
     for command in ["check", "run"] {
         let run = run_binary(&[command, "-c", &path], b"");
         assert_eq!(run.code, Some(78), "{run:#?}");
-        assert!(run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: invalid key"), "{run:#?}");
-        assert!(run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"), "{run:#?}");
+        assert!(
+            run.stderr.contains("cluster.key_file: ") && run.stderr.contains("line 1: invalid key"),
+            "{run:#?}"
+        );
+        assert!(
+            run.stderr.contains("openssl rand -hex 32") && !run.stderr.contains("0102"),
+            "{run:#?}"
+        );
     }
 }
 
@@ -425,7 +487,8 @@ fn demo_cluster_follows_its_transcript_and_cleans_up() {
     let addresses = addresses_in(&lines);
     assert_eq!(addresses.len(), 3, "{lines}");
     let get = |address: &str| {
-        let head = "Host: gateway\nAuthorization: Bearer sandbox-demo-viewer\nConnection: close\n\n";
+        let head =
+            "Host: gateway\nAuthorization: Bearer sandbox-demo-viewer\nConnection: close\n\n";
         exchange(address, &format!("GET {P} HTTP/1.1\n{head}"))
     };
     for address in &addresses {
@@ -433,9 +496,9 @@ fn demo_cluster_follows_its_transcript_and_cleans_up() {
         assert!(get(address).contains("; hit"));
     }
     let body = "{\"name\":\"Andeby A/S\"}";
-    let fields =
-        "Host: gateway\nAuthorization: Bearer sandbox-demo-owner\nContent-Type: application/json\nConnection: close";
-    let write = format!("POST {WRITE} HTTP/1.1\n{fields}\nContent-Length: {}\n\n{body}", body.len());
+    let fields = "Host: gateway\nAuthorization: Bearer sandbox-demo-owner\nContent-Type: application/json\nConnection: close";
+    let write =
+        format!("POST {WRITE} HTTP/1.1\n{fields}\nContent-Length: {}\n\n{body}", body.len());
     assert!(exchange(&addresses[0], &write).starts_with("HTTP/1.1 200"));
     for address in &addresses {
         wait_until("the update is visible", || get(address).contains("Andeby A/S"));
@@ -452,10 +515,12 @@ fn demo_cluster_follows_its_transcript_and_cleans_up() {
 fn demo_cluster_without_redis_names_the_package() {
     let dir = TempDir::new();
     let path = dir.path().display().to_string();
-    let run = run_binary_with(&[("PATH", &path), ("TMPDIR", &path)], &["demo", "--fleet", "3"], b"");
+    let run =
+        run_binary_with(&[("PATH", &path), ("TMPDIR", &path)], &["demo", "--fleet", "3"], b"");
     assert_eq!(run.code, Some(1), "{run:#?}");
     assert!(
-        run.stderr.contains("requires redis-server") && run.stderr.contains("apt-get install redis-server"),
+        run.stderr.contains("requires redis-server")
+            && run.stderr.contains("apt-get install redis-server"),
         "{run:#?}"
     );
     assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "it left files");

@@ -57,10 +57,14 @@ fn version_is_one_line() {
 
 #[test]
 fn output_into_a_pipe_has_no_colours() {
-    let wrong: [&[&str]; 4] = [&["--help"], &["run", "--help"], &["nonsense"], &["check", "-c", "/nowhere"]];
+    let wrong: [&[&str]; 4] =
+        [&["--help"], &["run", "--help"], &["nonsense"], &["check", "-c", "/nowhere"]];
     for arguments in wrong {
         let run = run_binary(arguments, b"");
-        assert!(!format!("{}{}", run.stdout, run.stderr).contains('\u{1b}'), "{arguments:?}: {run:#?}");
+        assert!(
+            !format!("{}{}", run.stdout, run.stderr).contains('\u{1b}'),
+            "{arguments:?}: {run:#?}"
+        );
     }
 }
 
@@ -68,13 +72,16 @@ fn output_into_a_pipe_has_no_colours() {
 fn help_on_a_terminal_has_colours_unless_no_color() {
     // script(1) runs a command on a new terminal.
     let on_a_terminal = |variables: &str| {
-        let command = format!("{variables} TERM=xterm {} --help", env!("CARGO_BIN_EXE_telecomx-gateway"));
+        let command =
+            format!("{variables} TERM=xterm {} --help", env!("CARGO_BIN_EXE_telecomx-gateway"));
         through("script", &["-qec", &command, "/dev/null"], "")
     };
     let (Some((good, coloured)), Some((_, plain))) =
         (on_a_terminal("env -u NO_COLOR"), on_a_terminal("env NO_COLOR=1"))
     else {
-        println!("skipped: help_on_a_terminal_has_colours_unless_no_color: script is not installed");
+        println!(
+            "skipped: help_on_a_terminal_has_colours_unless_no_color: script is not installed"
+        );
         return;
     };
     assert!(good && coloured.contains("\u{1b}["), "{coloured:?}");
@@ -106,10 +113,13 @@ fn healthcheck_fails_while_the_gateway_is_not_ready() {
         let (mut caller, _) = draining.accept().expect("a caller");
         let mut lines = BufReader::new(caller.try_clone().expect("a descriptor")).lines();
         while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-        caller.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").expect("it reads");
+        caller
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            .expect("it reads");
     });
     let dir = TempDir::new();
-    let text = format!("[admin]\nlisten = \"{address}\"\n[upstream]\nurl = \"http://127.0.0.1:1\"\n");
+    let text =
+        format!("[admin]\nlisten = \"{address}\"\n[upstream]\nurl = \"http://127.0.0.1:1\"\n");
     let config = dir.write("gateway.toml", &text).display().to_string();
     let unwell = run_binary(&["healthcheck", "-c", &config], b"");
     assert_eq!(unwell.code, Some(1), "{unwell:#?}");
@@ -139,7 +149,8 @@ fn bash_completes_a_command_and_its_options() {
              function=$(complete -p telecomx-gateway | grep -oE -- '-F [^ ]+') && ${{function#-F }} telecomx-gateway \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{at} - 1]}}\"\n\
              printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
         );
-        let (good, answer) = through("bash", &[], &asked).expect("bash, which the scripts need too");
+        let (good, answer) =
+            through("bash", &[], &asked).expect("bash, which the scripts need too");
         assert!(good, "{answer}");
         answer
     };
@@ -152,12 +163,15 @@ fn bash_completes_a_command_and_its_options() {
 #[test]
 fn manual_page_is_valid_and_lists_every_command() {
     let page = said(&["man"]);
-    let Some((good, text)) = through("man", &["--warnings", "-E", "UTF-8", "-l", "-"], &page) else {
+    let Some((good, text)) = through("man", &["--warnings", "-E", "UTF-8", "-l", "-"], &page)
+    else {
         println!("skipped: manual_page_is_valid_and_lists_every_command: man is not installed");
         return;
     };
     assert!(good && !text.contains("warning"), "{text}");
-    for part in COMMANDS.iter().chain(&["EXIT STATUS", "SIGNALS", "78", "--explain", "config/gateway.toml"]) {
+    for part in
+        COMMANDS.iter().chain(&["EXIT STATUS", "SIGNALS", "78", "--explain", "config/gateway.toml"])
+    {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
 }

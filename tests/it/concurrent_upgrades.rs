@@ -25,8 +25,10 @@ fn processes(gateway: &Gateway) -> Vec<Pid> {
     let config = gateway.config_file().display().to_string();
     let all = std::fs::read_dir("/proc").expect("processes").filter_map(Result::ok);
     let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let runs =
-        |id: &i32| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|text| text.contains(&config));
+    let runs = |id: &i32| {
+        std::fs::read_to_string(format!("/proc/{id}/cmdline"))
+            .is_ok_and(|text| text.contains(&config))
+    };
     ids.filter(runs).map(Pid::from_raw).collect()
 }
 
@@ -34,7 +36,12 @@ fn processes(gateway: &Gateway) -> Vec<Pid> {
 fn successor(gateway: &Gateway) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
     command.args(["run", "--upgrade", "-c"]).arg(gateway.config_file());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts")
 }
 
 /// Kills the remaining processes of the gateway.
@@ -106,7 +113,10 @@ fn concurrent_upgrades_leave_one_process_with_all_changes() {
         origin.forgets(&token);
         for _ in 0..40 {
             let answer = client.get(P).bearer("tok-a").send();
-            assert!(answer.assert_status(200).text().contains(&format!("version {round}\"")), "{round}: {answer:#?}");
+            assert!(
+                answer.assert_status(200).text().contains(&format!("version {round}\"")),
+                "{round}: {answer:#?}"
+            );
             assert_eq!(client.get(P).bearer(&token).send().status, 401, "round {round}");
         }
         gateway.admin().get("/readyz").send().assert_status(200);
@@ -137,7 +147,15 @@ fn changes_through_a_draining_process_reach_its_successor() {
     let client = gateway.client();
     let opener = std::thread::spawn(move || {
         let is_hit = || client.get(P).bearer("tok-a").send().assert_status(200).is_hit();
-        let is_first = || client.get(P).bearer("tok-a").send().assert_status(200).cache_status().contains("uri-miss");
+        let is_first = || {
+            client
+                .get(P)
+                .bearer("tok-a")
+                .send()
+                .assert_status(200)
+                .cache_status()
+                .contains("uri-miss")
+        };
         is_hit();
         wait_until("the successor serves", is_first);
         wait_until("the successor answers from memory", is_hit);
@@ -173,16 +191,25 @@ fn signals_during_the_start_do_not_end_the_process() {
             let id = Pid::from_raw(child.id().cast_signed());
             // The program has begun. Before, the kernel decides the effect of a signal.
             let caught = || {
-                let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-                let mask =
-                    status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim).map(str::to_owned);
-                mask.is_some_and(|mask| u64::from_str_radix(&mask, 16).unwrap_or(0) >> (signal as u32 - 1) & 1 == 1)
+                let status =
+                    std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+                let mask = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("SigCgt:"))
+                    .map(str::trim)
+                    .map(str::to_owned);
+                mask.is_some_and(|mask| {
+                    u64::from_str_radix(&mask, 16).unwrap_or(0) >> (signal as u32 - 1) & 1 == 1
+                })
             };
             wait_until("the signal is caught", caught);
             pace(std::time::Duration::from_millis(milliseconds));
             kill(id, signal).expect("it runs");
             wait_until("it serves", || {
-                assert!(child.try_wait().expect("a child").is_none(), "{signal} after {milliseconds} ms ended it");
+                assert!(
+                    child.try_wait().expect("a child").is_none(),
+                    "{signal} after {milliseconds} ms ended it"
+                );
                 std::net::TcpStream::connect(public).is_ok()
             });
             child.kill().expect("it runs");

@@ -20,7 +20,9 @@ fn metrics_of_connections_over_the_limit_add_up() {
     assert_eq!(gateway.metric("connections_refused_total", &[("reason", "connections")]), 380.0);
     assert!(gateway.metric("connections", &[("listener", "admin")]) >= 1.0, "the scrape itself");
     drop(connections);
-    wait_until("no connection is open", || gateway.metric("connections", &[("listener", "public")]) == 0.0);
+    wait_until("no connection is open", || {
+        gateway.metric("connections", &[("listener", "public")]) == 0.0
+    });
     assert_eq!(accepted() + refused(), 400.0);
 }
 
@@ -35,12 +37,14 @@ fn requests_and_streams_under_way_are_gauges() {
     assert_eq!(gateway.metric("requests_in_flight_limit", &[]), 77.0);
     let gate = Gate::closed();
     origin.when(Rule::on("/slow").hold(&gate));
-    let pending: Vec<_> = (0..3).map(|_| gateway.client().get("/slow").bearer("tok-a").start()).collect();
+    let pending: Vec<_> =
+        (0..3).map(|_| gateway.client().get("/slow").bearer("tok-a").start()).collect();
     wait_until("the requests are under way", || in_flight() == 3.0);
     assert_eq!(streams(), 0.0);
     let mut frames = Frames::open(&gateway.client(), &[]);
     for stream in [1, 3] {
-        let list = [(":method", "GET"), (":scheme", "http"), (":path", "/slow"), (":authority", "x")];
+        let list =
+            [(":method", "GET"), (":scheme", "http"), (":path", "/slow"), (":authority", "x")];
         frames.request(stream, &list).expect("an open connection");
     }
     wait_until("the streams are under way", || in_flight() == 5.0 && streams() == 2.0);

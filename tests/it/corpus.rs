@@ -58,7 +58,8 @@ impl Scene {
             self.asked += 1;
             (began.elapsed(), response)
         });
-        let (took, response) = tried.find(|(took, _)| *took < SLOW).unwrap_or_else(|| panic!("{name} takes {SLOW:?}"));
+        let (took, response) =
+            tried.find(|(took, _)| *took < SLOW).unwrap_or_else(|| panic!("{name} takes {SLOW:?}"));
         if took > self.slowest.0 {
             self.slowest = (took, name.to_owned());
         }
@@ -95,7 +96,9 @@ fn corpus_document_is_502_or_unchanged_as_it_must_parse() {
         match &name[..2] {
             "n_" => assert_eq!(answer, None, "{name} passed"),
             // RFC 8259 section 4 leaves open which of two members of one name counts.
-            "y_" if name.starts_with("y_object_duplicated_key") => assert_eq!(answer, None, "{name} passed"),
+            "y_" if name.starts_with("y_object_duplicated_key") => {
+                assert_eq!(answer, None, "{name} passed")
+            }
             "y_" => assert_eq!(answer, serde_json::from_slice(&document).ok(), "{name}"),
             _ => {}
         }
@@ -120,13 +123,15 @@ fn ambiguous_corpus_document_is_502_or_unchanged() {
 
 #[test]
 fn no_corpus_document_reveals_a_secret_next_to_it() {
-    let documents: Vec<_> = ["test_parsing", "test_transform"].into_iter().flat_map(documents).collect();
+    let documents: Vec<_> =
+        ["test_parsing", "test_transform"].into_iter().flat_map(documents).collect();
     if documents.is_empty() {
         return;
     }
     let mut scene = Scene::new();
     for (name, document) in documents {
-        let before = [br#"{"name":"kept","integrations":{"unheard-of":"#, document.as_slice()].concat();
+        let before =
+            [br#"{"name":"kept","integrations":{"unheard-of":"#, document.as_slice()].concat();
         let planted = [before.as_slice(), br#","password":"PLANTED"}}"#].concat();
         let answer = scene.ask(&format!("{name}, under a root"), &planted);
         // A document that parses by itself parses as a member.

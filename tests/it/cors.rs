@@ -23,20 +23,34 @@ fn assert_readable(response: &Response) {
     assert_eq!(response.all("access-control-allow-origin"), [APP], "{response:#?}");
     assert_eq!(response.all("access-control-allow-credentials"), ["true"], "{response:#?}");
     assert!(response.header("vary").is_some_and(|vary| vary.contains("Origin")), "{response:#?}");
-    let exposed = response.header("access-control-expose-headers").unwrap_or_default().to_ascii_lowercase();
+    let exposed =
+        response.header("access-control-expose-headers").unwrap_or_default().to_ascii_lowercase();
     let exposed: Vec<&str> = exposed.split(", ").collect();
     assert!(exposed.contains(&"retry-after") && exposed.contains(&"x-request-id"), "{exposed:?}");
-    let safelisted = ["cache-control", "content-language", "content-length", "content-type", "expires", "connection"];
+    let safelisted = [
+        "cache-control",
+        "content-language",
+        "content-length",
+        "content-type",
+        "expires",
+        "connection",
+    ];
     for (name, _) in &response.headers {
         let name = name.to_ascii_lowercase();
         let readable = exposed.contains(&name.as_str()) || safelisted.contains(&name.as_str());
-        assert!(readable || name.starts_with("access-control-"), "{name} is not exposed: {response:#?}");
+        assert!(
+            readable || name.starts_with("access-control-"),
+            "{name} is not exposed: {response:#?}"
+        );
     }
 }
 
 #[track_caller]
 fn assert_unreadable(response: &Response) {
-    let granted = response.headers.iter().find(|(name, _)| name.to_ascii_lowercase().starts_with("access-control-"));
+    let granted = response
+        .headers
+        .iter()
+        .find(|(name, _)| name.to_ascii_lowercase().starts_with("access-control-"));
     assert_eq!(granted, None, "{response:#?}");
 }
 
@@ -64,7 +78,8 @@ fn errors_of_every_route_carry_cors_fields() {
             for (name, value) in &fields {
                 call = call.header(name, value);
             }
-            let responses = [call.send(), http2.call(method, target, &fields, b"").expect("an answer")];
+            let responses =
+                [call.send(), http2.call(method, target, &fields, b"").expect("an answer")];
             for response in responses {
                 response.assert_status(status);
                 if readable { assert_readable(&response) } else { assert_unreadable(&response) }
@@ -85,7 +100,10 @@ fn errors_of_the_connection_layer_carry_cors_fields() {
     let (_origin, gateway) = scene("server.max_header_bytes = \"1KiB\"");
     let long = "x".repeat(2000);
     for (head, status) in [
-        ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+        (
+            "GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            400,
+        ),
         ("GET /x#y HTTP/1.1\r\nHost: a\r\norigin:{origin}\r\n\r\n", 400),
         ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nX: {long}\r\n\r\n", 431),
         ("GET /x HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nX: {long}", 431),
@@ -153,7 +171,8 @@ fn too_many_connections_are_readable_on_both_protocols() {
     let refused = client.get(NAME).header("Origin", APP).send();
     assert_readable(refused.assert_error(503, "unavailable"));
     assert!(refused.header("retry-after").is_some());
-    let refused = Http2::connect(&client).call("GET", NAME, &[("origin", APP)], b"").expect("an answer");
+    let refused =
+        Http2::connect(&client).call("GET", NAME, &[("origin", APP)], b"").expect("an answer");
     assert_readable(refused.assert_error(503, "unavailable"));
     assert!(refused.header("x-request-id").is_some());
     gateway.wait_for_metric("requests_total", &[("status", "503"), ("route", "none")], 2.0);
@@ -162,9 +181,14 @@ fn too_many_connections_are_readable_on_both_protocols() {
 #[test]
 fn preflights_permit_the_requested_fields() {
     let (origin, gateway) = scene("");
-    let requested = "authorization,content-type, sentry-trace,baggage,x-requested-with,X-CSRF-Token,x-made-up";
+    let requested =
+        "authorization,content-type, sentry-trace,baggage,x-requested-with,X-CSRF-Token,x-made-up";
     let fields = |page| {
-        [("origin", page), ("access-control-request-method", "GET"), ("access-control-request-headers", requested)]
+        [
+            ("origin", page),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", requested),
+        ]
     };
     for path in [NAME, "/tools/realtime", "/customer//x"] {
         let preflight = |page| {
@@ -176,8 +200,14 @@ fn preflights_permit_the_requested_fields() {
             [call.send(), http2.call("OPTIONS", path, &fields(page), b"").expect("an answer")]
         };
         for response in preflight(APP) {
-            assert_eq!(response.assert_status(204).header("access-control-allow-origin"), Some(APP));
-            let permitted = response.header("access-control-allow-headers").expect("names").to_ascii_lowercase();
+            assert_eq!(
+                response.assert_status(204).header("access-control-allow-origin"),
+                Some(APP)
+            );
+            let permitted = response
+                .header("access-control-allow-headers")
+                .expect("names")
+                .to_ascii_lowercase();
             let permitted: Vec<&str> = permitted.split(", ").collect();
             for name in requested.to_ascii_lowercase().split(',') {
                 assert!(permitted.contains(&name.trim()), "{name} is not in {permitted:?}");
@@ -203,12 +233,19 @@ fn max_age_of_a_preflight_is_configured() {
 #[test]
 fn responses_of_the_api_keep_their_own_cors_fields() {
     let (origin, gateway) = scene("");
-    let own = |status| Answer::json("{}").status(status).header("Access-Control-Allow-Origin", "https://other.example");
+    let own = |status| {
+        Answer::json("{}")
+            .status(status)
+            .header("Access-Control-Allow-Origin", "https://other.example")
+    };
     for status in [200, 403, 500] {
         for path in ["/elsewhere", REDACTED] {
             origin.when(Rule::on(path).answer(own(status)));
             let response = gateway.client().get(path).bearer("tok-a").header("Origin", APP).send();
-            assert_eq!(response.assert_status(status).all("access-control-allow-origin"), ["https://other.example"]);
+            assert_eq!(
+                response.assert_status(status).all("access-control-allow-origin"),
+                ["https://other.example"]
+            );
         }
     }
 }
@@ -249,7 +286,11 @@ impl ApiCors {
             ApiCors::FirstPage if page != PAGES[0] => assert_unreadable(response),
             _ => {
                 assert_eq!(allowed, [page], "{response:#?}");
-                assert_eq!(response.all("access-control-allow-credentials"), ["true"], "{response:#?}");
+                assert_eq!(
+                    response.all("access-control-allow-credentials"),
+                    ["true"],
+                    "{response:#?}"
+                );
                 assert!(vary.contains("Origin"), "{response:#?}");
             }
         }
@@ -261,12 +302,17 @@ impl ApiCors {
 fn api_with_cors(cors: ApiCors) -> (Origin, Gateway) {
     let origin = Origin::start();
     origin.when(Rule::on("/").made(move |seen| {
-        let valid = format!(r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#, employee_of("tok-a"));
+        let valid = format!(
+            r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#,
+            employee_of("tok-a")
+        );
         let answer = match (seen.path(), seen.token().as_deref(), seen.query("token").as_deref()) {
             ("/auth/validateToken", _, Some("tok-a")) => Answer::json(valid),
             ("/auth/validateToken", ..) => Answer::json(r#"{"success":false}"#),
             (path, ..) if path == name_of(OTHER) => Answer::error(404, "customer"),
-            (path, ..) if path == name_of(THIRD) => Answer::new(500).header("Content-Type", "text/html").body("<html>"),
+            (path, ..) if path == name_of(THIRD) => {
+                Answer::new(500).header("Content-Type", "text/html").body("<html>")
+            }
             (_, Some("tok-a"), _) => Answer::json(upstream_document(DUCK)).header("ETag", "\"v1\""),
             _ => Answer::error(401, "invalid_token"),
         };
@@ -277,11 +323,18 @@ fn api_with_cors(cors: ApiCors) -> (Origin, Gateway) {
 }
 
 /// Sends a request of a page on the fast path, on the ordinary path and over HTTP/2.
-fn on_every_path(gateway: &Gateway, target: &str, page: &str, fields: &[(&str, &str)]) -> [Response; 3] {
+fn on_every_path(
+    gateway: &Gateway,
+    target: &str,
+    page: &str,
+    fields: &[(&str, &str)],
+) -> [Response; 3] {
     let all: Vec<_> = fields.iter().copied().chain([("origin", page)]).collect();
     let call = |call: Call| all.iter().fold(call, |call, (name, value)| call.header(name, value));
-    let ordinary = (0..5).fold(gateway.client().get(target), |call, _| call.header("X-Forwarded-For", "192.0.2.1"));
-    let http2 = Http2::connect(&gateway.client()).call("GET", target, &all, b"").expect("a response");
+    let ordinary = (0..5)
+        .fold(gateway.client().get(target), |call, _| call.header("X-Forwarded-For", "192.0.2.1"));
+    let http2 =
+        Http2::connect(&gateway.client()).call("GET", target, &all, b"").expect("a response");
     [call(gateway.client().get(target)).send(), call(ordinary).send(), http2]
 }
 
@@ -294,14 +347,20 @@ fn cors_fields_of_the_api_pass_without_own_cors() {
             let first = gateway.client().get(NAME).bearer("tok-a").header("Origin", page).send();
             cors.assert_granted(first.assert_status(200), page);
             // An entry for every origin serves each page.
-            assert_eq!(first.is_hit(), cors == ApiCors::Star && at > 0, "{cors:?} {page}: {first:#?}");
+            assert_eq!(
+                first.is_hit(),
+                cors == ApiCors::Star && at > 0,
+                "{cors:?} {page}: {first:#?}"
+            );
             let fetches = origin.fetches(DUCK);
             for hit in on_every_path(&gateway, NAME, page, &[bearer]) {
                 cors.assert_granted(hit.assert_status(200), page);
                 assert!(hit.is_hit(), "{hit:#?}");
             }
             let etag = first.header("etag").expect("an ETag").to_owned();
-            for unchanged in on_every_path(&gateway, NAME, page, &[bearer, ("if-none-match", &etag)]) {
+            for unchanged in
+                on_every_path(&gateway, NAME, page, &[bearer, ("if-none-match", &etag)])
+            {
                 cors.assert_granted(unchanged.assert_status(304), page);
             }
             assert_eq!(origin.fetches(DUCK), fetches);
@@ -317,12 +376,18 @@ fn cors_fields_of_the_api_pass_without_own_cors() {
             for error in on_every_path(&gateway, NAME, page, &[]) {
                 cors.assert_granted(error.assert_error(401, "credentials_invalid"), page);
             }
-            for error in on_every_path(&gateway, NAME, page, &[("authorization", "Bearer tok-unknown")]) {
+            for error in
+                on_every_path(&gateway, NAME, page, &[("authorization", "Bearer tok-unknown")])
+            {
                 cors.assert_granted(error.assert_error(401, "invalid_token"), page);
             }
         }
         let fetched = origin.fetched(DUCK);
-        assert!(fetched.iter().all(|seen| seen.header("origin").is_some_and(|origin| PAGES.contains(&origin))));
+        assert!(
+            fetched
+                .iter()
+                .all(|seen| seen.header("origin").is_some_and(|origin| PAGES.contains(&origin)))
+        );
         if cors == ApiCors::Reflected {
             let without = gateway.client().get(NAME).bearer("tok-a").send();
             assert_unreadable(without.assert_status(200));
@@ -343,7 +408,10 @@ fn response_of_an_api_without_cors_serves_every_origin() {
     }
     // From the first response for one origin on, none without CORS fields serves a page.
     for (path, body) in [("/elsewhere", "{}".to_owned()), ("/customer/", upstream_document(DUCK))] {
-        origin.when(Rule::on(path).made(move |seen| ApiCors::Reflected.add(seen, Answer::json(body.as_str()))));
+        origin.when(
+            Rule::on(path)
+                .made(move |seen| ApiCors::Reflected.add(seen, Answer::json(body.as_str()))),
+        );
     }
     gateway.client().get("/elsewhere").header("Origin", PAGES[0]).send().assert_status(200);
     for page in PAGES {
@@ -368,7 +436,9 @@ fn unknown_token_of_a_page_gets_the_cors_fields_of_the_validation() {
 #[test]
 fn forwarded_preflight_grants_the_errors_of_its_page() {
     let origin = Origin::start();
-    origin.when(Rule::on("/").made(|seen| ApiCors::Reflected.add(seen, Answer::new(204))).method("OPTIONS"));
+    origin.when(
+        Rule::on("/").made(|seen| ApiCors::Reflected.add(seen, Answer::new(204))).method("OPTIONS"),
+    );
     let gateway = Gateway::start(&origin);
     let [page, other] = PAGES;
     let preflight = gateway.client().call("OPTIONS", NAME).header("Origin", page);
@@ -383,14 +453,19 @@ fn forwarded_preflight_grants_the_errors_of_its_page() {
 #[test]
 fn origin_is_not_sent_to_the_api_with_own_cors() {
     let (origin, gateway) = scene("");
-    assert_readable(gateway.client().get(NAME).bearer("tok-a").header("Origin", APP).send().assert_status(200));
+    assert_readable(
+        gateway.client().get(NAME).bearer("tok-a").header("Origin", APP).send().assert_status(200),
+    );
     assert!(origin.fetched(DUCK).iter().all(|seen| seen.header("origin").is_none()));
 }
 
 #[test]
 fn listed_fields_of_the_api_are_exposed_to_pages() {
     let (origin, gateway) = scene("");
-    let error = Answer::error(503, "down").header("Link", "</a>").header("RateLimit", "1").header("Retry-After", "3");
+    let error = Answer::error(503, "down")
+        .header("Link", "</a>")
+        .header("RateLimit", "1")
+        .header("Retry-After", "3");
     origin.when(Rule::on(NAME).answer(error));
     let response = gateway.client().get(NAME).bearer("tok-a").header("Origin", APP).send();
     assert_readable(response.assert_status(503));

@@ -60,8 +60,10 @@ impl Drop for Running {
 fn send(address: SocketAddr, request_line: &str, fields: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let head = format!("{request_line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}");
-    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head =
+        format!("{request_line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}");
+    let length =
+        if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     stream.write_all(format!("{head}{length}\r\n{body}").as_bytes()).expect("it reads");
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("it responds");
@@ -75,11 +77,21 @@ fn entries(directory: &Path) -> usize {
 #[test]
 fn demo_serves_every_printed_command_and_leaves_nothing() {
     let directory = TempDir::new();
-    let mut demo = Running::start(&["demo", "--listen", "127.0.0.1:0"], directory.path(), "-X DELETE");
+    let mut demo =
+        Running::start(&["demo", "--listen", "127.0.0.1:0"], directory.path(), "-X DELETE");
     let address = demo.address_after("listens on http://");
     let admin = demo.address_after("admin listener: http://");
     assert!(demo.text.contains("Ctrl-C ends the demo"), "{}", demo.text);
-    for level in ["NO_LOGIN", "PERSONAL", "VIEWER", "MANAGER", "OWNER", "RESELLER", "RESELLER_ADMIN", "ADMIN"] {
+    for level in [
+        "NO_LOGIN",
+        "PERSONAL",
+        "VIEWER",
+        "MANAGER",
+        "OWNER",
+        "RESELLER",
+        "RESELLER_ADMIN",
+        "ADMIN",
+    ] {
         let token = format!("sandbox-demo-{}", level.to_lowercase().replace('_', "-"));
         let line = demo.text.lines().find(|line| line.ends_with(&format!(" {token}")));
         assert!(line.is_some_and(|line| line.contains(level)), "{level}: {}", demo.text);
@@ -104,7 +116,10 @@ fn demo_on_a_port_in_use_prints_only_the_error() {
     for wrong in [["demo", "--listen", "8080"], ["sandbox", "--listen", "8081"]] {
         let run = run_binary(&wrong, b"");
         assert_eq!(run.code, Some(2), "{run:#?}");
-        assert!(run.stderr.contains(&format!("for example \"127.0.0.1:{}\"", wrong[2])), "{run:#?}");
+        assert!(
+            run.stderr.contains(&format!("for example \"127.0.0.1:{}\"", wrong[2])),
+            "{run:#?}"
+        );
     }
 }
 
@@ -119,7 +134,8 @@ fn killed_cluster_demo_leaves_no_process_and_no_file() {
     let processes = || {
         let all = std::fs::read_dir("/proc").expect("proc").flatten();
         let is_ours = |path: &Path| {
-            std::fs::read(path.join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&marker))
+            std::fs::read(path.join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&marker))
         };
         all.filter(|entry| is_ours(&entry.path())).count()
     };
@@ -134,7 +150,10 @@ fn killed_cluster_demo_leaves_no_process_and_no_file() {
 fn use_as_a_page(address: SocketAddr) {
     let may_read = |response: &str, path: &str| {
         let head = response.split("\r\n\r\n").next().unwrap_or_default().to_lowercase();
-        assert!(head.contains(&format!("\r\naccess-control-allow-origin: {PAGE}\r\n")), "{path}: {head}");
+        assert!(
+            head.contains(&format!("\r\naccess-control-allow-origin: {PAGE}\r\n")),
+            "{path}: {head}"
+        );
         assert!(head.contains("\r\naccess-control-allow-credentials: true"), "{path}: {head}");
     };
     let call = |method: &str, path: &str, token: &str, body: &str, status: u16| {
@@ -146,7 +165,11 @@ fn use_as_a_page(address: SocketAddr) {
         assert!(response.starts_with("HTTP/1.1 20"), "{path}: {response}");
         may_read(&response, path);
         assert!(response.to_lowercase().contains("access-control-allow-headers: "), "{response}");
-        let bearer = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let bearer = if token.is_empty() {
+            String::new()
+        } else {
+            format!("Authorization: Bearer {token}\r\n")
+        };
         let fields = format!("Origin: {PAGE}\r\n{bearer}Content-Type: application/json\r\n");
         let response = send(address, &format!("{method} {path}"), &fields, body);
         assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {response}");
@@ -178,6 +201,7 @@ fn page_of_this_machine_uses_gateway_and_sandbox() {
     let directory = TempDir::new();
     let demo = Running::start(&["demo", "--listen", "127.0.0.1:0"], directory.path(), "-X DELETE");
     use_as_a_page(demo.address_after("listens on http://"));
-    let sandbox = Running::start(&["sandbox", "--listen", "127.0.0.1:0"], directory.path(), "GET it");
+    let sandbox =
+        Running::start(&["sandbox", "--listen", "127.0.0.1:0"], directory.path(), "GET it");
     use_as_a_page(sandbox.address_after("API on http://"));
 }

@@ -21,7 +21,8 @@ const TOO_LOW: &str = "the file descriptor limit is below twice server.max_conne
 fn scene(soft: usize, hard: usize, config: &str) -> (Origin, Gateway) {
     // Each connection is one descriptor of the test, too.
     let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .expect("up to the hard limit");
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::set_up(&origin).config(config).open_files_between(soft, hard).start();
@@ -35,7 +36,10 @@ fn pid(process: u32) -> Pid {
 /// Soft and hard limit of a process.
 fn limits(process: u32) -> (usize, usize) {
     let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).expect("its limits");
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit of files");
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .expect("a limit of files");
     let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
     (numbers.next().expect("a soft limit"), numbers.next().expect("a hard limit"))
 }
@@ -106,13 +110,16 @@ fn soft_limit_is_raised_to_the_hard_limit() {
 #[test]
 fn low_hard_limit_is_a_warning_at_start_and_reload() {
     // Twice 10 and 100 fit, twice 100 and 100 do not.
-    let (_origin, gateway) = scene(200, 200, "server = { max_connections = 10, max_requests = 100 }");
+    let (_origin, gateway) =
+        scene(200, 200, "server = { max_connections = 10, max_requests = 100 }");
     assert!(!gateway.log().contains(TOO_LOW), "{}", gateway.log());
     let config = std::fs::read_to_string(gateway.config_file()).expect("its configuration");
-    gateway.rewrite("gateway.toml", &config.replace("max_connections = 10", "max_connections = 100"));
+    gateway
+        .rewrite("gateway.toml", &config.replace("max_connections = 10", "max_connections = 100"));
     gateway.signal(Signal::SIGHUP);
     gateway.wait_for_log(TOO_LOW);
-    let (_origin, gateway) = scene(200, 200, "server = { max_connections = 100, max_requests = 100 }");
+    let (_origin, gateway) =
+        scene(200, 200, "server = { max_connections = 100, max_requests = 100 }");
     let log = gateway.log();
     let warning = log.lines().find(|line| line.contains(TOO_LOW)).expect("a warning");
     let warns = ["\"level\":\"WARN\"", "\"limit\":200", "\"needed\":300", "LimitNOFILE", "ulimits"];
@@ -126,10 +133,13 @@ fn clients_at_the_limit_leave_room_for_requests_and_admin() {
     let client = gateway.client();
     let mut served = client.connect();
     client.get(P).bearer("tok-a").send_on(&mut served).assert_status(200);
-    let mut crowd: Vec<TcpStream> =
-        (0..400).map(|_| TcpStream::connect(gateway.public_address()).expect("the kernel takes it")).collect();
+    let mut crowd: Vec<TcpStream> = (0..400)
+        .map(|_| TcpStream::connect(gateway.public_address()).expect("the kernel takes it"))
+        .collect();
     // Three quarters of the limit are for clients, and the gateway itself uses fewer than 100.
-    wait_until("connections are refused", || gateway.metric("over_limit_total", &[("limit", "descriptors")]) >= 208.0);
+    wait_until("connections are refused", || {
+        gateway.metric("over_limit_total", &[("limit", "descriptors")]) >= 208.0
+    });
     gateway.wait_for_log("refused connections because few file descriptors are left");
     assert_is_not_busy(&gateway);
     // More probes than spares, and requests of the clients that are connected, on each route.
@@ -147,7 +157,9 @@ fn clients_at_the_limit_leave_room_for_requests_and_admin() {
     let mut wait_for_refusal = |send: &dyn Fn() -> Option<Response>| {
         wait_until("a connection is refused", || {
             crowd.push(TcpStream::connect(gateway.public_address()).expect("the kernel takes it"));
-            let Some(response) = send().filter(|response| response.status != 200) else { return false };
+            let Some(response) = send().filter(|response| response.status != 200) else {
+                return false;
+            };
             response.assert_error(503, "unavailable");
             assert_eq!(response.header("retry-after"), Some("1"));
             true
@@ -184,9 +196,13 @@ fn listener_without_a_descriptor_counts_and_continues() {
     assert_is_not_busy(&gateway);
     let log = gateway.log();
     let warnings = log.lines().filter(|line| line.contains("failed to accept connections"));
-    let warnings: Vec<_> = warnings.filter(|line| line.contains("\"listener\":\"public\"")).collect();
+    let warnings: Vec<_> =
+        warnings.filter(|line| line.contains("\"listener\":\"public\"")).collect();
     assert!((1..20).contains(&warnings.len()), "{warnings:#?}");
-    assert!(warnings.iter().all(|line| line.contains("\"reason\":\"descriptors\"")), "{warnings:#?}");
+    assert!(
+        warnings.iter().all(|line| line.contains("\"reason\":\"descriptors\"")),
+        "{warnings:#?}"
+    );
     set_soft_limit(gateway.id(), 512);
     for waiting in waiting {
         waiting.finish().assert_status(200);

@@ -48,7 +48,13 @@ fn left_once(gateway: &Gateway, before: (f64, f64), what: &str) {
 }
 
 fn get(path: &str) -> [(&str, &str); 5] {
-    [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "x"), ("authorization", "Bearer tok-a")]
+    [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "x"),
+        ("authorization", "Bearer tok-a"),
+    ]
 }
 
 const CANCEL: &[u8] = &[0, 0, 0, 8];
@@ -62,7 +68,9 @@ fn http1_reset_while_waiting_is_499() {
         let before = (counted(&gateway), all_counted(&gateway));
         let asked = origin.count(|seen| seen.path() == target);
         let mut pending = gateway.client().get(target).bearer("tok-a").start();
-        origin.wait_until("the request arrived", |seen| seen.iter().filter(|s| s.path() == target).count() > asked);
+        origin.wait_until("the request arrived", |seen| {
+            seen.iter().filter(|s| s.path() == target).count() > asked
+        });
         pending.connection.reset();
         drop(pending);
         left_once(&gateway, before, target);
@@ -96,15 +104,16 @@ fn http2_cancel_with_the_head_of_a_hit_is_499() {
     let path = name_of(DUCK);
     let list = get(&path);
     let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-    let mut both = frame(Frames::HEADERS, Frames::END_HEADERS | Frames::END_STREAM, 1, &fields(&list));
+    let mut both =
+        frame(Frames::HEADERS, Frames::END_HEADERS | Frames::END_STREAM, 1, &fields(&list));
     both.extend(frame(Frames::RST_STREAM, 0, 1, CANCEL));
     frames.send_raw(&both).expect("an open connection");
     // The library may drop a stream that was reset before it was accepted; then nothing is counted.
     frames.request(3, &get("/x/after")).expect("an open connection");
     assert!(frames.outcome(3).is_ok());
     wait_until("the second was counted", || all_counted(&gateway) > before.1);
-    let errors =
-        gateway.metric("requests_total", &[("status", "500")]) + gateway.metric("requests_total", &[("status", "400")]);
+    let errors = gateway.metric("requests_total", &[("status", "500")])
+        + gateway.metric("requests_total", &[("status", "400")]);
     assert_eq!(errors, 0.0);
     let line = gateway.log().lines().find(|line| line.contains(":499")).map(str::to_owned);
     assert!(line.is_none_or(|line| line.contains(r#""cache":"hit""#)));
@@ -124,7 +133,9 @@ fn disconnect_during_the_request_body_is_499() {
     let before = (counted(&gateway), all_counted(&gateway));
     let mut connection = gateway.client().connect();
     connection.send_raw("POST /x/body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhello");
-    _origin.wait_until("the head arrived", |seen| seen.iter().any(|s| s.path() == "/x/body" && s.body == b"hello"));
+    _origin.wait_until("the head arrived", |seen| {
+        seen.iter().any(|s| s.path() == "/x/body" && s.body == b"hello")
+    });
     connection.reset();
     drop(connection);
     left_once(&gateway, before, "HTTP/1.1");
@@ -134,9 +145,13 @@ fn disconnect_during_the_request_body_is_499() {
     let mut list = get("/x/body2");
     list[0].1 = "POST";
     let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-    frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+    frames
+        .send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list))
+        .expect("an open connection");
     frames.send(Frames::DATA, 0, 1, b"hello").expect("an open connection");
-    _origin.wait_until("the head arrived", |seen| seen.iter().any(|s| s.path() == "/x/body2" && s.body == b"hello"));
+    _origin.wait_until("the head arrived", |seen| {
+        seen.iter().any(|s| s.path() == "/x/body2" && s.body == b"hello")
+    });
     frames.send(Frames::RST_STREAM, 0, 1, CANCEL).expect("an open connection");
     left_once(&gateway, before, "HTTP/2");
 }
@@ -144,7 +159,8 @@ fn disconnect_during_the_request_body_is_499() {
 #[test]
 fn disconnect_during_the_response_is_499() {
     let (origin, gateway) = scene();
-    let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+        .to_vec();
     let piece = [b"4000\r\n".to_vec(), vec![b'x'; 0x4000], b"\r\n".to_vec()].concat();
     origin.when(Rule::on("/x/endless").forever(head, piece));
     let before = (counted(&gateway), all_counted(&gateway));
@@ -166,7 +182,8 @@ fn disconnect_during_the_response_is_499() {
 #[test]
 fn disconnect_on_a_redacted_route_is_499() {
     let (origin, gateway) = scene();
-    let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let piece = [&b"1000\r\n"[..], &[b' '; 0x1000], b"\r\n"].concat();
     origin.when(Rule::on(REDACTED).forever(head.to_vec(), piece));
     let post = format!(
@@ -191,7 +208,9 @@ fn disconnect_on_a_redacted_route_is_499() {
         let mut list = get(REDACTED);
         list[0].1 = method;
         let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-        frames.send(Frames::HEADERS, flags | Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+        frames
+            .send(Frames::HEADERS, flags | Frames::END_HEADERS, 1, &fields(&list))
+            .expect("an open connection");
         if flags == 0 {
             frames.send(Frames::DATA, 0, 1, b"hello").expect("an open connection");
         }
@@ -212,7 +231,11 @@ fn half_close_behind_a_request_gets_the_response() {
             let gate = Gate::closed();
             origin.when(Rule::on(&target).hold(&gate));
             let client = gateway.client();
-            let call = if method == "GET" { client.get(&target) } else { client.post(&target).body("hello") };
+            let call = if method == "GET" {
+                client.get(&target)
+            } else {
+                client.post(&target).body("hello")
+            };
             let asked = origin.requests();
             let mut pending = call.bearer("tok-a").start();
             pending.connection.end_of_sending();

@@ -10,8 +10,10 @@ const TIER: &str = "max_isolation = \"10m\"\ntier = true\ntier_timeout = \"2s\"\
 const CHANGE_LOG: &str = "[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n";
 
 fn gateway(origin: &Origin, redis: &Redis, more: &str) -> Gateway {
-    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{TIER}{more}", redis.url());
-    let set_up = Gateway::set_up(origin).config(&config).file("keys", KEYS).file("log-token", "tok-log\n");
+    let config =
+        format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{TIER}{more}", redis.url());
+    let set_up =
+        Gateway::set_up(origin).config(&config).file("keys", KEYS).file("log-token", "tok-log\n");
     let gateway = set_up.start();
     gateway.wait_for_metric("cluster_connected", &[], 1.0);
     gateway
@@ -36,7 +38,10 @@ fn assert_production(gateway: &Gateway) {
         let response = gateway.client().get(path).bearer("tok-a").send();
         response.assert_status(200);
         assert!(!response.cache_status().contains("detail=tier"), "{path}: {response:#?}");
-        assert!(!response.text().contains("clientSecret"), "{path}: a secret for VIEWER: {response:#?}");
+        assert!(
+            !response.text().contains("clientSecret"),
+            "{path}: a secret for VIEWER: {response:#?}"
+        );
     }
     let forwarded = gateway.client().get(DOCUMENT).bearer("tok-a").send();
     assert!(!forwarded.text().contains("clientSecret"), "a secret for VIEWER: {forwarded:#?}");
@@ -44,7 +49,10 @@ fn assert_production(gateway: &Gateway) {
 
 #[test]
 fn environment_shares_no_identity_and_no_response() {
-    let Some(redis) = Redis::start("environments::environment_shares_no_identity_and_no_response") else { return };
+    let Some(redis) = Redis::start("environments::environment_shares_no_identity_and_no_response")
+    else {
+        return;
+    };
     let [production, staging] = apis();
     let at_staging = gateway(&staging, &redis, "");
     at_staging.client().get(P).bearer("tok-a").revealed().send().assert_status(200);
@@ -62,7 +70,9 @@ fn environment_shares_no_identity_and_no_response() {
 
 #[test]
 fn gateway_restarted_with_another_upstream_shares_nothing() {
-    let Some(redis) = Redis::start("environments::gateway_restarted_with_another_upstream_shares_nothing") else {
+    let Some(redis) =
+        Redis::start("environments::gateway_restarted_with_another_upstream_shares_nothing")
+    else {
         return;
     };
     let [production, staging] = apis();
@@ -76,9 +86,13 @@ fn gateway_restarted_with_another_upstream_shares_nothing() {
 
 #[test]
 fn environment_ignores_invalidations_of_another() {
-    let Some(redis) = Redis::start("environments::environment_ignores_invalidations_of_another") else { return };
+    let Some(redis) = Redis::start("environments::environment_ignores_invalidations_of_another")
+    else {
+        return;
+    };
     let [production, staging] = apis();
-    let [at_production, peer] = [gateway(&production, &redis, ""), gateway(&production, &redis, "")];
+    let [at_production, peer] =
+        [gateway(&production, &redis, ""), gateway(&production, &redis, "")];
     let at_staging = gateway(&staging, &redis, "");
     at_production.client().get(P).bearer("tok-a").send().assert_status(200);
     at_staging.client().post(DOCUMENT).bearer("tok-a").body("{}").send();
@@ -98,7 +112,9 @@ fn environment_ignores_invalidations_of_another() {
 
 #[test]
 fn environment_polls_its_own_change_log() {
-    let Some(redis) = Redis::start("environments::environment_polls_its_own_change_log") else { return };
+    let Some(redis) = Redis::start("environments::environment_polls_its_own_change_log") else {
+        return;
+    };
     let apis = apis();
     let log = "/log/changeloglite";
     let polls = |origin: &Origin| origin.count(|seen| seen.target.starts_with(log));

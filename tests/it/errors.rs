@@ -32,17 +32,25 @@ fn malformed_request_gets_400_or_431() {
     client.get(P).bearer("tok-a").bearer("tok-b").send().assert_error(400, "bad_request");
     client.get("/x/%zz").send().assert_error(400, "bad_request");
     client.get("/Customer/x").send().assert_error(400, "bad_request");
-    client.get("/x").header("X-Long", &"x".repeat(40 << 10)).send().assert_error(431, "bad_request");
+    client
+        .get("/x")
+        .header("X-Long", &"x".repeat(40 << 10))
+        .send()
+        .assert_error(431, "bad_request");
 }
 
 #[test]
 fn too_many_validations_get_429_with_retry_after() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 1");
-    let answers = (0..100).map(|number| gateway.client().get(P).bearer(&format!("tok-{number}")).send());
+    let answers =
+        (0..100).map(|number| gateway.client().get(P).bearer(&format!("tok-{number}")).send());
     let refused = answers.into_iter().find(|response| response.status == 429).expect("a limit");
     refused.assert_error(429, "too_many_requests");
-    assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{refused:#?}");
+    assert!(
+        refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()),
+        "{refused:#?}"
+    );
 }
 
 #[test]
@@ -54,9 +62,12 @@ fn full_queue_gets_503_with_retry_after() {
     client.get(P).bearer("tok-a").send().assert_status(200);
     let gate = Gate::closed();
     origin.when(Rule::on("/customer/").hold(&gate));
-    let pending: Vec<_> =
-        (0..20).map(|number| client.get(&name_of(&customer(number))).bearer("tok-a").start()).collect();
-    origin.wait_until("one of them is there", |seen| seen.iter().any(|seen| seen.path().starts_with("/customer/5e")));
+    let pending: Vec<_> = (0..20)
+        .map(|number| client.get(&name_of(&customer(number))).bearer("tok-a").start())
+        .collect();
+    origin.wait_until("one of them is there", |seen| {
+        seen.iter().any(|seen| seen.path().starts_with("/customer/5e"))
+    });
     // A hit needs no permit.
     assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit());
     let mut refused = 0;
@@ -65,7 +76,10 @@ fn full_queue_gets_503_with_retry_after() {
         // The request with the permit times out, since the API does not respond.
         if response.status == 503 {
             response.assert_error(503, "unavailable");
-            assert!(response.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{response:#?}");
+            assert!(
+                response.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()),
+                "{response:#?}"
+            );
             refused += 1;
         } else {
             response.assert_error(504, "gateway_timeout");
@@ -150,7 +164,11 @@ fn every_error_body_contains_the_request_id() {
         let http2 = http2.call(method, path, &fields, b"").expect("a response");
         for response in [http1, http2] {
             assert!(expected.contains(&response.status), "{method} {path}: {response:#?}");
-            assert_eq!(response.json()["error"]["requestId"], "an-id", "{method} {path}: {response:#?}");
+            assert_eq!(
+                response.json()["error"]["requestId"],
+                "an-id",
+                "{method} {path}: {response:#?}"
+            );
             assert!(response.text().ends_with("}\n"), "{response:#?}");
         }
     };
@@ -158,7 +176,10 @@ fn every_error_body_contains_the_request_id() {
     check("GET", "/tools/realtime", "tok-a", &[403]);
     check("GET", "/x/%zz", "tok-a", &[400]);
     check("GET", "/Customer/x", "tok-a", &[400]);
-    origin.when(Rule::on("/").answer(Answer::new(500).header("Content-Type", "text/html").body("<p>failed</p>")));
+    origin.when(
+        Rule::on("/")
+            .answer(Answer::new(500).header("Content-Type", "text/html").body("<p>failed</p>")),
+    );
     check("GET", &name_of(OTHER), "tok-a", &[500]);
     check("GET", &format!("/customer/{OTHER}/subscriptions"), "tok-a", &[500]);
     origin.behave();

@@ -37,7 +37,8 @@ fn rows() -> Vec<Row> {
             false => (format!("{token}-{name}"), customer(n)),
         };
         let own = path.starts_with("/auth");
-        let path = path.replace('C', &customer(n)).replace('E', &employee_of(&token)).replace('T', &token);
+        let path =
+            path.replace('C', &customer(n)).replace('E', &employee_of(&token)).replace('T', &token);
         let by = if own { token.clone() } else { "tok-admin".to_owned() };
         Row { method, path, by, others: [other('b', 100), other('c', 200)] }
     };
@@ -81,8 +82,14 @@ fn every_change_invalidates_on_request_and_on_response() {
         let began_before = held(early);
         let answer = Gate::closed();
         origin.when(Rule::on(path).method(method).hold(&answer).times(1));
-        let change = client.call(method, path).bearer(by).body(if *method == "GET" { "" } else { "{}" }).start();
-        origin.wait_until(&what, |seen| seen.iter().any(|seen| seen.path() == path && seen.method == *method));
+        let change = client
+            .call(method, path)
+            .bearer(by)
+            .body(if *method == "GET" { "" } else { "{}" })
+            .start();
+        origin.wait_until(&what, |seen| {
+            seen.iter().any(|seen| seen.path() == path && seen.method == *method)
+        });
         // The request arrived: stored entries are not served. A fetch now may return the old or
         // the new state.
         assert_eq!(get(&token, &id).assert_status(200).cache_status(), STORED, "{what} was seen");
@@ -91,11 +98,19 @@ fn every_change_invalidates_on_request_and_on_response() {
         answer.open();
         change.finish().assert_status(200);
         // The response arrived: entries stored meanwhile are not served either.
-        assert_eq!(get(&token, &id).assert_status(200).cache_status(), STORED, "{what} was answered");
+        assert_eq!(
+            get(&token, &id).assert_status(200).cache_status(),
+            STORED,
+            "{what} was answered"
+        );
         gate.open();
         for (pending, (token, id)) in [(began_before, early), (began_between, middle)] {
             let response = pending.finish();
-            assert_eq!(response.assert_status(200).cache_status(), "telecomx-gateway; fwd=uri-miss", "{what}");
+            assert_eq!(
+                response.assert_status(200).cache_status(),
+                "telecomx-gateway; fwd=uri-miss",
+                "{what}"
+            );
             assert_eq!(get(token, id).assert_status(200).cache_status(), STORED, "{what}");
         }
     }
@@ -120,7 +135,11 @@ fn failed_change_invalidates() {
             let failed = client.call(method, path).bearer(by).body("{}").send();
             assert_eq!(failed.status, if status == 0 { 502 } else { status });
             origin.behave();
-            assert_eq!(get().assert_status(200).cache_status(), STORED, "{method} {path} answered with {status}");
+            assert_eq!(
+                get().assert_status(200).cache_status(),
+                STORED,
+                "{method} {path} answered with {status}"
+            );
         }
     }
 }

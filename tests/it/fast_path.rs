@@ -62,23 +62,28 @@ fn settled(answer: &[u8]) -> String {
 fn access_lines(gateway: &Gateway) -> Vec<String> {
     let log = gateway.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let access = lines.filter(|line| line["target"] == "telecomx_gateway::access").map(|mut line| {
-        for unsettled in ["timestamp", "duration_us", "http.request.id"] {
-            assert!(line.as_object_mut().expect("an object").remove(unsettled).is_some(), "{unsettled}: {line}");
-        }
-        // Random, where the request has a trace, and absent, where the API was not asked.
-        for unsettled in ["span_id", "api.duration_us"] {
-            line.as_object_mut().expect("an object").remove(unsettled);
-        }
-        line.to_string()
-    });
+    let access =
+        lines.filter(|line| line["target"] == "telecomx_gateway::access").map(|mut line| {
+            for unsettled in ["timestamp", "duration_us", "http.request.id"] {
+                assert!(
+                    line.as_object_mut().expect("an object").remove(unsettled).is_some(),
+                    "{unsettled}: {line}"
+                );
+            }
+            // Random, where the request has a trace, and absent, where the API was not asked.
+            for unsettled in ["span_id", "api.duration_us"] {
+                line.as_object_mut().expect("an object").remove(unsettled);
+            }
+            line.to_string()
+        });
     access.collect()
 }
 
 fn counters(gateway: &Gateway) -> Vec<String> {
     let counted = ["requests_total{", "request_duration_seconds_count{", "identity_lookups_total{"];
     let is_counted = |line: &&str| {
-        line.strip_prefix("telecomx_gateway_").is_some_and(|rest| counted.iter().any(|name| rest.starts_with(name)))
+        line.strip_prefix("telecomx_gateway_")
+            .is_some_and(|rest| counted.iter().any(|name| rest.starts_with(name)))
     };
     gateway.metrics().lines().filter(is_counted).map(str::to_owned).collect()
 }
@@ -86,7 +91,15 @@ fn counters(gateway: &Gateway) -> Vec<String> {
 #[test]
 fn request_gets_the_same_response_on_both_paths() {
     let both = Both::start("");
-    let etag = both.with.client().get(P).bearer("tok-a").send().header("etag").expect("an ETag").to_owned();
+    let etag = both
+        .with
+        .client()
+        .get(P)
+        .bearer("tok-a")
+        .send()
+        .header("etag")
+        .expect("an ETag")
+        .to_owned();
     both.without.client().get(P).bearer("tok-a").send().assert_status(200);
     assert!(both.plain(""), "a plain hit is answered in the fast path");
     for taken in [
@@ -137,10 +150,14 @@ fn request_gets_the_same_response_on_both_paths() {
         "Cookie: _ga=1\r\nCookie: token=%74ok-a",
         "X-API-Key:\r\nCookie: token=\"tok-a\"",
     ] {
-        let head = format!("GET {P} HTTP/1.1\r\nHost: gateway\r\n{credential}\r\nOrigin: https://a\r\n\r\n");
+        let head = format!(
+            "GET {P} HTTP/1.1\r\nHost: gateway\r\n{credential}\r\nOrigin: https://a\r\n\r\n"
+        );
         assert!(both.send(head.as_bytes()), "{credential}");
     }
-    for (token, field) in [("tok-a", "198.51.100.7"), ("tok-a", "198.51.100.8, 127.0.0.1"), ("tok-a", "nonsense")] {
+    for (token, field) in
+        [("tok-a", "198.51.100.7"), ("tok-a", "198.51.100.8, 127.0.0.1"), ("tok-a", "nonsense")]
+    {
         let field = format!("X-Forwarded-For: {field}\r\nX-Forwarded-For: 127.0.0.1\r\n");
         both.plain(&field);
         assert!(both.plain(&field), "{token} {field:?}");
@@ -195,7 +212,10 @@ fn request_gets_the_same_response_on_both_paths() {
     }
     let upper = format!("GET /customer/{}/name HTTP/1.1\r\n{PLAIN}\r\n", DUCK.to_uppercase());
     assert!(both.send(upper.as_bytes()), "ids in either letter case");
-    assert!(both.send(format!("\r\nGET {P} HTTP/1.1\r\n{PLAIN}\r\n").as_bytes()), "an empty line in front");
+    assert!(
+        both.send(format!("\r\nGET {P} HTTP/1.1\r\n{PLAIN}\r\n").as_bytes()),
+        "an empty line in front"
+    );
     both.origin.document(DUCK, Answer::json("{}").status(404));
     for gateway in [&both.with, &both.without] {
         gateway.admin().delete("/cache").send().assert_status(200);
@@ -206,7 +226,9 @@ fn request_gets_the_same_response_on_both_paths() {
     assert_eq!(counters(&both.with), counters(&both.without));
     let [count, other] = [&both.with, &both.without].map(|gateway| counters(gateway).len());
     assert!(count > 5 && count == other, "they were counted at all");
-    wait_until("both logs are whole", || access_lines(&both.with).len() == access_lines(&both.without).len());
+    wait_until("both logs are whole", || {
+        access_lines(&both.with).len() == access_lines(&both.without).len()
+    });
     assert_eq!(access_lines(&both.with), access_lines(&both.without));
 }
 
@@ -263,10 +285,15 @@ fn preflight_has_the_same_response_on_both_paths() {
             "Origin: https://page.example\r\nAccess-Control-Request-Method: GET\r\n\
              Access-Control-Request-Headers: authorization,baggage\r\n",
         ] {
-            both.send(format!("OPTIONS {P} HTTP/1.1\r\nHost: gateway\r\nX-Request-Id: r\r\n{fields}\r\n").as_bytes());
+            both.send(
+                format!("OPTIONS {P} HTTP/1.1\r\nHost: gateway\r\nX-Request-Id: r\r\n{fields}\r\n")
+                    .as_bytes(),
+            );
         }
         assert_eq!(counters(&both.with), counters(&both.without));
-        wait_until("both logs are whole", || access_lines(&both.with).len() == access_lines(&both.without).len());
+        wait_until("both logs are whole", || {
+            access_lines(&both.with).len() == access_lines(&both.without).len()
+        });
         assert_eq!(access_lines(&both.with), access_lines(&both.without));
     }
 }
@@ -295,9 +322,10 @@ fn change_invalidates_hits_of_the_fast_path_at_once() {
 fn connection_keeps_its_deadlines_after_the_fast_path() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    for (config, second) in
-        [("server.keepalive_timeout = \"2s\"", ""), ("server.header_timeout = \"2s\"", "GET /customer/")]
-    {
+    for (config, second) in [
+        ("server.keepalive_timeout = \"2s\"", ""),
+        ("server.header_timeout = \"2s\"", "GET /customer/"),
+    ] {
         let gateway = Gateway::with(&origin, config);
         let client = gateway.client();
         client.get(P).bearer("tok-a").send();
@@ -325,7 +353,10 @@ fn reload_disables_the_fast_path() {
     gateway.admin().post("/reload").send().assert_status(200);
     assert!(ask().is_hit());
     assert_eq!(gateway.metric("fast_path_hits_total", &[]), 1.0, "only the one before the reload");
-    gateway.rewrite("gateway.toml", &format!("{config}\n[forward]\nblocked = [\"/customer/*/name\"]\n"));
+    gateway.rewrite(
+        "gateway.toml",
+        &format!("{config}\n[forward]\nblocked = [\"/customer/*/name\"]\n"),
+    );
     gateway.admin().post("/reload").send().assert_status(200);
     ask().assert_error(403, "access_denied");
 }
@@ -334,8 +365,14 @@ fn reload_disables_the_fast_path() {
 fn miss_gets_the_same_response_on_both_paths() {
     let both = Both::start("upstream.timeout = \"1s\"\nidentity.max_invalid_per_minute = 3");
     let ask = |token: &str, id: &str, fields: &str| {
-        let head = format!("GET {} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\n", name_of(id));
-        assert!(!both.send(format!("{head}{fields}\r\n").as_bytes()), "no hit: {token} {id} {fields}");
+        let head = format!(
+            "GET {} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\n",
+            name_of(id)
+        );
+        assert!(
+            !both.send(format!("{head}{fields}\r\n").as_bytes()),
+            "no hit: {token} {id} {fields}"
+        );
     };
     ask("tok-a", DUCK, "X-Request-Id: r-1\r\n");
     ask("tok-a", &customer(1), "If-None-Match: *\r\n");
@@ -372,7 +409,9 @@ fn miss_gets_the_same_response_on_both_paths() {
 
     assert_eq!(counters(&both.with), counters(&both.without));
     assert!(counters(&both.with).len() > 8, "they were counted at all: {:?}", counters(&both.with));
-    wait_until("both logs are whole", || access_lines(&both.with).len() == access_lines(&both.without).len());
+    wait_until("both logs are whole", || {
+        access_lines(&both.with).len() == access_lines(&both.without).len()
+    });
     assert_eq!(access_lines(&both.with), access_lines(&both.without));
 }
 
@@ -415,7 +454,8 @@ fn replaced_entry_is_served_by_every_thread() {
 fn renewed_identity_is_used_by_every_thread() {
     let origin = Origin::start();
     origin.knows("tok-a", "ADMIN", DUCK);
-    let (gateway, mut connections) = connected(&origin, "identity = { ttl = \"60s\", refresh_after = \"1s\" }");
+    let (gateway, mut connections) =
+        connected(&origin, "identity = { ttl = \"60s\", refresh_after = \"1s\" }");
     let client = gateway.client();
     for level in ["VIEWER", "ADMIN", "VIEWER"] {
         for connection in &mut connections {

@@ -25,7 +25,9 @@ impl HeaderSet {
     /// All files of the folder, in the order of their names.
     fn all() -> Vec<HeaderSet> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/headers");
-        let files = std::fs::read_dir(folder).expect("the header sets").map(|entry| entry.expect("an entry").path());
+        let files = std::fs::read_dir(folder)
+            .expect("the header sets")
+            .map(|entry| entry.expect("an entry").path());
         let mut sets: Vec<HeaderSet> = files
             .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
             .map(|path| {
@@ -79,10 +81,12 @@ impl Place {
             Place::Authorization => fields.push(own("Authorization", format!("Bearer {TOKEN}"))),
             Place::ApiKey => fields.push(own("X-API-Key", TOKEN.to_owned())),
             Place::Query => {}
-            Place::Cookie => match fields.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("cookie")) {
-                Some((_, value)) => value.push_str(&format!("; token={TOKEN}")),
-                None => fields.push(own("Cookie", format!("token={TOKEN}"))),
-            },
+            Place::Cookie => {
+                match fields.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("cookie")) {
+                    Some((_, value)) => value.push_str(&format!("; token={TOKEN}")),
+                    None => fields.push(own("Cookie", format!("token={TOKEN}"))),
+                }
+            }
         }
         fields
     }
@@ -99,7 +103,8 @@ impl Both {
     fn start() -> Both {
         let origin = Origin::start();
         origin.knows(TOKEN, "VIEWER", DUCK);
-        let config = "cors.allowed_origins = [\"https://app.example\", \"https://gateway.example\"]";
+        let config =
+            "cors.allowed_origins = [\"https://app.example\", \"https://gateway.example\"]";
         let with = Gateway::with(&origin, config);
         let without = Gateway::with(&origin, &format!("server.fast_path = false\n{config}"));
         for gateway in [&with, &without] {
@@ -145,8 +150,10 @@ fn send_http1(gateway: &Gateway, method: &str, target: &str, fields: &[Field]) -
 }
 
 fn send_http2(gateway: &Gateway, method: &str, target: &str, fields: &[Field]) -> Response {
-    let lower: Vec<Field> = fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
-    let mut list: Vec<(&str, &str)> = lower.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let lower: Vec<Field> =
+        fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    let mut list: Vec<(&str, &str)> =
+        lower.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     list.retain(|(name, _)| !OF_HTTP1.contains(name));
     if !list.iter().any(|(name, _)| *name == "priority") {
         // Browsers send it over HTTP/2 alone.
@@ -195,8 +202,13 @@ fn header_sets_are_complete_and_name_their_sources() {
     let sets = HeaderSet::all();
     assert!(sets.len() >= 18, "{}", sets.len());
     for set in sets {
-        let text = std::fs::read_to_string(format!("{folder}{}.txt", set.name)).expect("a header set");
-        assert!(text.starts_with("# Recorded: ") || text.starts_with("# From the documentation: http"), "{}", set.name);
+        let text =
+            std::fs::read_to_string(format!("{folder}{}.txt", set.name)).expect("a header set");
+        assert!(
+            text.starts_with("# Recorded: ") || text.starts_with("# From the documentation: http"),
+            "{}",
+            set.name
+        );
         let has_credential = |(name, _): &Field| name.eq_ignore_ascii_case("authorization");
         assert!(!set.fields.iter().any(has_credential), "{} has a credential", set.name);
     }

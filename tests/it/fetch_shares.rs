@@ -13,7 +13,12 @@ fn get(gateway: &Gateway, token: &str, id: &str) -> Response {
 const STREAMS: usize = 60;
 
 /// Requests of one caller over HTTP/2, on so many connections, all in flight.
-fn flood(gateway: &Gateway, connections: usize, streams: usize, target: impl Fn(usize) -> String) -> Vec<Frames> {
+fn flood(
+    gateway: &Gateway,
+    connections: usize,
+    streams: usize,
+    target: impl Fn(usize) -> String,
+) -> Vec<Frames> {
     let open = |number: usize| {
         let mut frames = Frames::open(&gateway.client(), &[]);
         for stream in 0..streams {
@@ -51,7 +56,11 @@ fn misses_of_another_caller_are_served_under_a_flood() {
     for number in 0..20 {
         let began = Instant::now();
         get(&gateway, "tok-other", &customer(number)).assert_status(200);
-        assert!(began.elapsed() < Duration::from_secs(20), "miss {number} took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "miss {number} took {:?}",
+            began.elapsed()
+        );
     }
     assert_eq!(in_flight(&gateway), 64, "a quarter of upstream.max_in_flight");
     gate.open();
@@ -76,9 +85,13 @@ fn unknown_tokens_of_one_address_do_not_exclude_others() {
         if seen.query("token").is_some_and(|token| token.starts_with("guess")) {
             std::future::pending::<()>().await;
         }
-        Answer::json(format!(r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#, employee_of("tok-new")))
+        Answer::json(format!(
+            r#"{{"success":true,"employee":"{}","accessLevel":"VIEWER"}}"#,
+            employee_of("tok-new")
+        ))
     }));
-    let guesses: Vec<_> = (0..300).map(|n| from("192.0.2.1", &format!("guess-{n}"), DUCK).start()).collect();
+    let guesses: Vec<_> =
+        (0..300).map(|n| from("192.0.2.1", &format!("guess-{n}"), DUCK).start()).collect();
     wait_until("the guesses wait", || in_flight(&gateway) == 8);
     from("192.0.2.1", "tok-known", OTHER).send().assert_status(200);
     from("192.0.2.2", "tok-new", OTHER).send().assert_status(200);

@@ -31,16 +31,25 @@ fn statuses_and_bodies_of_the_api_pass_unchanged() {
         Answer::error(422, "validation"),
         Answer::error(500, "internal_error"),
         Answer::new(200).header("Content-Type", "text/csv").body("a;b\r\n1;2\r\n"),
-        Answer::new(200).header("Content-Type", "application/octet-stream").body([0, 159, 146, 150, 255]),
+        Answer::new(200)
+            .header("Content-Type", "application/octet-stream")
+            .body([0, 159, 146, 150, 255]),
         Answer::new(200).header("Set-Cookie", "a=1").header("Set-Cookie", "b=2").body("x"),
     ];
     for answer in answers {
         origin.when(Rule::on("/elsewhere").answer(answer.clone()));
         let response = gateway.client().get("/elsewhere").send();
-        assert_eq!((response.assert_status(answer.status).status, &response.body), (answer.status, &answer.body));
+        assert_eq!(
+            (response.assert_status(answer.status).status, &response.body),
+            (answer.status, &answer.body)
+        );
         for (name, _) in &answer.headers {
-            let sent: Vec<&str> =
-                answer.headers.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str()).collect();
+            let sent: Vec<&str> = answer
+                .headers
+                .iter()
+                .filter(|(field, _)| field == name)
+                .map(|(_, value)| value.as_str())
+                .collect();
             assert_eq!(response.all(name), sent);
         }
     }
@@ -50,7 +59,10 @@ fn statuses_and_bodies_of_the_api_pass_unchanged() {
 fn large_body_passes_in_both_directions() {
     let origin = Origin::start();
     origin.when(Rule::on("/elsewhere").made(|seen| Answer::new(200).body(seen.body.clone())));
-    origin.when(Rule::on("/chunked").made(|seen| Answer::new(200).body(seen.body.clone()).framing(Framing::Chunked)));
+    origin.when(
+        Rule::on("/chunked")
+            .made(|seen| Answer::new(200).body(seen.body.clone()).framing(Framing::Chunked)),
+    );
     let gateway = Gateway::start(&origin);
     let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     let length = gateway.client().post("/elsewhere").body(&body).send();
@@ -66,8 +78,9 @@ fn request_body_is_forwarded_before_its_end() {
     let gateway = Gateway::start(&origin);
     let mut connection = gateway.client().connect();
     connection.send_raw("POST /elsewhere HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
-    origin
-        .wait_until("the first half is there", |seen| seen.iter().any(|seen| seen.body == b"first" && !seen.complete));
+    origin.wait_until("the first half is there", |seen| {
+        seen.iter().any(|seen| seen.body == b"first" && !seen.complete)
+    });
     connection.send_raw("last.");
     let response = connection.read("POST", Kind::Forwarded).expect("an answer");
     assert_eq!(response.assert_status(200).json()["body"], "firstlast.");
@@ -80,11 +93,17 @@ fn response_body_is_forwarded_before_its_end() {
     // A few bytes of a body of known length may wait in a buffer; more of it, or a body of unknown
     // length, may not.
     let large = format!("first{}last.", "x".repeat(1 << 20));
-    for (framing, body) in
-        [(Framing::Length, large.as_str()), (Framing::Chunked, large.as_str()), (Framing::UntilClose, "firstlast.")]
-    {
+    for (framing, body) in [
+        (Framing::Length, large.as_str()),
+        (Framing::Chunked, large.as_str()),
+        (Framing::UntilClose, "firstlast."),
+    ] {
         let gate = Gate::closed();
-        origin.when(Rule::on("/elsewhere").answer(Answer::new(200).body(body).framing(framing)).hold_body(&gate));
+        origin.when(
+            Rule::on("/elsewhere")
+                .answer(Answer::new(200).body(body).framing(framing))
+                .hold_body(&gate),
+        );
         let mut pending = gateway.client().get("/elsewhere").start();
         pending.connection.wait_for(b"first");
         gate.open();
@@ -97,10 +116,15 @@ fn truncated_response_is_not_complete_for_the_client() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     for framing in [Framing::Length, Framing::Chunked] {
-        let answer = Answer::new(200).header("Content-Type", "text/plain").body("x".repeat(1000)).framing(framing);
+        let answer = Answer::new(200)
+            .header("Content-Type", "text/plain")
+            .body("x".repeat(1000))
+            .framing(framing);
         origin.when(Rule::on("/elsewhere").answer(answer).cut_body_after(500));
         let response = gateway.client().get("/elsewhere").try_send();
-        let whole = response.as_ref().is_some_and(|response| response.status == 200 && response.broken_off.is_none());
+        let whole = response
+            .as_ref()
+            .is_some_and(|response| response.status == 200 && response.broken_off.is_none());
         assert!(!whole, "{framing:?}: {response:#?}");
     }
     gateway.client().get("/good").send().assert_status(200);
@@ -132,8 +156,15 @@ fn upgraded_connection_passes_both_directions() {
 fn hop_by_hop_request_fields_are_not_forwarded() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
-    let call = gateway.client().get("/elsewhere").header("Connection", "keep-alive, X-Hop").header("X-Hop", "1");
-    let call = call.header("Keep-Alive", "timeout=9").header("Proxy-Connection", "keep-alive").header("X-Stays", "1");
+    let call = gateway
+        .client()
+        .get("/elsewhere")
+        .header("Connection", "keep-alive, X-Hop")
+        .header("X-Hop", "1");
+    let call = call
+        .header("Keep-Alive", "timeout=9")
+        .header("Proxy-Connection", "keep-alive")
+        .header("X-Stays", "1");
     call.send().assert_status(200);
     let names = origin.last("/elsewhere").expect("it was forwarded").header_names();
     for hop in ["x-hop", "keep-alive", "proxy-connection"] {
@@ -146,7 +177,10 @@ fn hop_by_hop_request_fields_are_not_forwarded() {
 #[test]
 fn hop_by_hop_response_fields_are_not_forwarded() {
     let origin = Origin::start();
-    let answer = Answer::json("{}").header("Connection", "X-Back").header("X-Back", "1").header("X-Stays", "1");
+    let answer = Answer::json("{}")
+        .header("Connection", "X-Back")
+        .header("X-Back", "1")
+        .header("X-Stays", "1");
     origin.when(Rule::on("/elsewhere").answer(answer));
     let gateway = Gateway::start(&origin);
     let response = gateway.client().get("/elsewhere").send();
@@ -158,11 +192,20 @@ fn hop_by_hop_response_fields_are_not_forwarded() {
 fn api_receives_client_address_and_via() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
-    let call = gateway.client().get("/elsewhere").host("gateway.example").header("X-Forwarded-For", "203.0.113.7");
+    let call = gateway
+        .client()
+        .get("/elsewhere")
+        .host("gateway.example")
+        .header("X-Forwarded-For", "203.0.113.7");
     let response = call.header("X-Request-Id", "asked-by-me").send();
     let seen = origin.last("/elsewhere").expect("it was forwarded");
-    assert_eq!(seen.header("host"), Some(origin.address().to_string().as_str()), "the API's own host");
-    let forwarded_for: Vec<&str> = seen.header("x-forwarded-for").expect("addresses").split(", ").collect();
+    assert_eq!(
+        seen.header("host"),
+        Some(origin.address().to_string().as_str()),
+        "the API's own host"
+    );
+    let forwarded_for: Vec<&str> =
+        seen.header("x-forwarded-for").expect("addresses").split(", ").collect();
     assert_eq!(forwarded_for[0], "203.0.113.7", "believed, since we are a trusted proxy");
     assert_eq!(seen.header("x-forwarded-proto"), Some("http"));
     assert!(seen.header("via").is_some(), "{seen:#?}");
@@ -177,7 +220,12 @@ fn api_receives_client_address_and_via() {
 fn address_claimed_by_an_untrusted_client_is_not_forwarded() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, "server.trusted_proxies = []");
-    gateway.client().get("/elsewhere").header("X-Forwarded-For", "203.0.113.7").send().assert_status(200);
+    gateway
+        .client()
+        .get("/elsewhere")
+        .header("X-Forwarded-For", "203.0.113.7")
+        .send()
+        .assert_status(200);
     let seen = origin.last("/elsewhere").expect("it was forwarded");
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     let names = seen.header_names();
@@ -259,9 +307,11 @@ fn api_with_a_trusted_certificate_is_accepted() {
 #[test]
 fn api_with_another_certificate_gets_502() {
     let authority = Authority::new();
-    for certificate in
-        [authority.certificate_for_another_name(), authority.expired_certificate(), Authority::new().certificate()]
-    {
+    for certificate in [
+        authority.certificate_for_another_name(),
+        authority.expired_certificate(),
+        Authority::new().certificate(),
+    ] {
         let (forwarded, intercepted) = over_tls(&certificate, &authority);
         forwarded.assert_error(502, "bad_gateway");
         intercepted.assert_error(502, "bad_gateway");
@@ -271,7 +321,8 @@ fn api_with_another_certificate_gets_502() {
 #[test]
 fn tls_never_falls_back_to_cleartext() {
     let plain = Origin::start();
-    let gateway = Gateway::with(&plain, &format!(r#"upstream.url = "https://{}""#, plain.address()));
+    let gateway =
+        Gateway::with(&plain, &format!(r#"upstream.url = "https://{}""#, plain.address()));
     let response = gateway.client().get("/elsewhere").send();
     // The stand-in waits for the rest of what it takes for a head, so the time for connecting may
     // run out.
@@ -297,9 +348,18 @@ fn listed_origin_alone_gets_cors_fields() {
     let client = gateway.client();
     for _ in 0..2 {
         let listed = client.get(P).bearer("tok-a").header("Origin", "https://app.example").send();
-        assert_eq!(listed.assert_status(200).header("access-control-allow-origin"), Some("https://app.example"));
-        let exposed = listed.header("access-control-expose-headers").expect("exposed fields").to_ascii_lowercase();
-        assert!(["age", "cache-status", "etag"].iter().all(|name| exposed.contains(name)), "{exposed}");
+        assert_eq!(
+            listed.assert_status(200).header("access-control-allow-origin"),
+            Some("https://app.example")
+        );
+        let exposed = listed
+            .header("access-control-expose-headers")
+            .expect("exposed fields")
+            .to_ascii_lowercase();
+        assert!(
+            ["age", "cache-status", "etag"].iter().all(|name| exposed.contains(name)),
+            "{exposed}"
+        );
         assert!(listed.header("vary").is_some_and(|vary| vary.contains("Origin")), "{listed:#?}");
         let other = client.get(P).bearer("tok-a").header("Origin", "https://evil.example").send();
         assert_eq!(other.assert_status(200).header("access-control-allow-origin"), None);
@@ -308,12 +368,14 @@ fn listed_origin_alone_gets_cors_fields() {
     let error = client.get(P).header("Origin", "https://app.example").send();
     error.assert_error(401, "credentials_invalid");
     assert_eq!(error.header("access-control-allow-origin"), Some("https://app.example"));
-    let preflight = client.call("OPTIONS", P).kind(Kind::Intercepted).header("Origin", "https://app.example");
+    let preflight =
+        client.call("OPTIONS", P).kind(Kind::Intercepted).header("Origin", "https://app.example");
     let preflight = preflight.header("Access-Control-Request-Method", "GET");
     let preflight = preflight.header("Access-Control-Request-Headers", "authorization").send();
     assert!(matches!(preflight.status, 200 | 204), "{preflight:#?}");
     assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
-    let allowed = preflight.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
+    let allowed =
+        preflight.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
     assert!(allowed.contains("authorization"), "{preflight:#?}");
     assert_eq!(origin.count(|seen| seen.method == "OPTIONS"), 0);
 }

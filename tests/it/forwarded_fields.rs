@@ -86,11 +86,22 @@ fn address_fields_pass_from_trusted_proxies_only() {
 fn empty_members_of_x_forwarded_for_are_skipped() {
     let (origin, gateway) = scene("");
     for path in [PLAIN, REDACTED] {
-        for value in ["198.51.100.7, ", ", 198.51.100.7", "203.0.113.9,,198.51.100.7", "198.51.100.7,\t,"] {
-            gateway.client().get(path).bearer("tok-a").header("X-Forwarded-For", value).send().assert_status(200);
+        for value in
+            ["198.51.100.7, ", ", 198.51.100.7", "203.0.113.9,,198.51.100.7", "198.51.100.7,\t,"]
+        {
+            gateway
+                .client()
+                .get(path)
+                .bearer("tok-a")
+                .header("X-Forwarded-For", value)
+                .send()
+                .assert_status(200);
             let seen = origin.last(path).expect("it was forwarded");
             let sent = seen.header("x-forwarded-for").expect("addresses");
-            assert!(sent.ends_with("198.51.100.7, 127.0.0.1") && !sent.contains(", ,"), "{value:?}: {sent:?}");
+            assert!(
+                sent.ends_with("198.51.100.7, 127.0.0.1") && !sent.contains(", ,"),
+                "{value:?}: {sent:?}"
+            );
         }
     }
     // The address of a validation is the client's.
@@ -104,7 +115,9 @@ fn via_states_the_version_that_was_received() {
     for path in [PLAIN, REDACTED] {
         let via = || origin.last(path).expect("it was forwarded").header("via").map(str::to_owned);
         let mut connection = gateway.client().connect();
-        connection.send_raw(format!("GET {path} HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer tok-a\r\n\r\n"));
+        connection.send_raw(format!(
+            "GET {path} HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer tok-a\r\n\r\n"
+        ));
         connection.rest();
         assert_eq!(via().as_deref(), Some("1.0 telecomx-gateway"));
         gateway.client().get(path).bearer("tok-a").send().assert_status(200);
@@ -123,11 +136,19 @@ fn cookies_of_http2_reach_the_api_as_one_field() {
         http2.call("GET", path, &fields, b"").expect("an answer").assert_status(200);
         let seen = origin.last(path).expect("it was forwarded");
         assert_eq!(seen.header("cookie"), Some("a=1; b=2; c=3"), "{path}");
-        assert_eq!(seen.header_names().iter().filter(|name| *name == "cookie").count(), 1, "{path}");
+        assert_eq!(
+            seen.header_names().iter().filter(|name| *name == "cookie").count(),
+            1,
+            "{path}"
+        );
         // Several fields over HTTP/1.1 join as well.
         let call = gateway.client().get(path).header("Cookie", "a=1; b=2").header("Cookie", "c=3");
         call.send().assert_status(200);
-        assert_eq!(origin.last(path).expect("it was forwarded").header("cookie"), Some("a=1; b=2; c=3"), "{path}");
+        assert_eq!(
+            origin.last(path).expect("it was forwarded").header("cookie"),
+            Some("a=1; b=2; c=3"),
+            "{path}"
+        );
     }
 }
 
@@ -152,14 +173,27 @@ fn http2_requests_become_http1_requests() {
         let seen = origin.last(path).expect("it was forwarded");
         assert_eq!(seen.header("te"), None, "{seen:#?}");
         assert_eq!(seen.header("host"), Some(origin.address().to_string().as_str()));
-        assert_eq!((seen.header("transfer-encoding"), seen.header("content-length")), (None, None), "{seen:#?}");
+        assert_eq!(
+            (seen.header("transfer-encoding"), seen.header("content-length")),
+            (None, None),
+            "{seen:#?}"
+        );
         // A body without a length has a coding, and its end.
         http2.call("POST", path, &[], b"body").expect("an answer").assert_status(200);
         let seen = origin.last(path).expect("it was forwarded");
-        assert_eq!((seen.header("transfer-encoding"), seen.body.as_slice()), (Some("chunked"), &b"body"[..]));
-        http2.call("POST", path, &[("content-length", "4")], b"body").expect("an answer").assert_status(200);
+        assert_eq!(
+            (seen.header("transfer-encoding"), seen.body.as_slice()),
+            (Some("chunked"), &b"body"[..])
+        );
+        http2
+            .call("POST", path, &[("content-length", "4")], b"body")
+            .expect("an answer")
+            .assert_status(200);
         let seen = origin.last(path).expect("it was forwarded");
-        assert_eq!((seen.header("content-length"), seen.body.as_slice()), (Some("4"), &b"body"[..]));
+        assert_eq!(
+            (seen.header("content-length"), seen.body.as_slice()),
+            (Some("4"), &b"body"[..])
+        );
     }
 }
 
@@ -170,10 +204,12 @@ fn request_ids_reveal_no_number_of_requests() {
     let ids: Vec<u128> = (0..1000)
         .map(|_| {
             let response = gateway.client().get("/livez").send_on(&mut connection);
-            u128::from_str_radix(response.header("x-request-id").expect("an id"), 16).expect("hexadecimal digits")
+            u128::from_str_radix(response.header("x-request-id").expect("an id"), 16)
+                .expect("hexadecimal digits")
         })
         .collect();
-    let differences: std::collections::HashSet<u128> = ids.windows(2).map(|pair| pair[0].abs_diff(pair[1])).collect();
+    let differences: std::collections::HashSet<u128> =
+        ids.windows(2).map(|pair| pair[0].abs_diff(pair[1])).collect();
     assert_eq!(differences.len(), 999);
     assert!(differences.iter().all(|difference| *difference > 1 << 64), "{differences:?}");
 }

@@ -39,7 +39,12 @@ fn get(gateway: &Gateway, id: &str) -> Response {
 }
 
 /// Sends requests until a response is `wanted`, and returns it. Each one before is a 200.
-fn get_until(gateway: &Gateway, id: &str, what: &str, wanted: impl Fn(&Response) -> bool) -> Response {
+fn get_until(
+    gateway: &Gateway,
+    id: &str,
+    what: &str,
+    wanted: impl Fn(&Response) -> bool,
+) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let response = get(gateway, id);
@@ -55,7 +60,10 @@ fn get_until(gateway: &Gateway, id: &str, what: &str, wanted: impl Fn(&Response)
 /// The remaining lifetime of a fresh response in seconds.
 #[track_caller]
 fn left(response: &Response) -> u64 {
-    let ttl = response.cache_status().strip_prefix("telecomx-gateway; hit; ttl=").and_then(|ttl| ttl.parse().ok());
+    let ttl = response
+        .cache_status()
+        .strip_prefix("telecomx-gateway; hit; ttl=")
+        .and_then(|ttl| ttl.parse().ok());
     ttl.unwrap_or_else(|| panic!("not fresh: {response:#?}"))
 }
 
@@ -66,7 +74,10 @@ fn past(response: &Response, detail: &str) -> Option<u64> {
 }
 
 fn age(response: &Response) -> u64 {
-    response.header("age").and_then(|age| age.parse().ok()).unwrap_or_else(|| panic!("no Age: {response:#?}"))
+    response
+        .header("age")
+        .and_then(|age| age.parse().ok())
+        .unwrap_or_else(|| panic!("no Age: {response:#?}"))
 }
 
 fn document(id: &str, name: &str) -> Answer {
@@ -95,7 +106,9 @@ fn api_can_shorten_a_lifetime_but_not_lengthen_it() {
     ];
     for (number, (fields, seconds)) in cases.into_iter().enumerate() {
         let id = customer(number);
-        let answer = fields.iter().fold(document(&id, "n"), |answer, (name, value)| answer.header(name, value));
+        let answer = fields
+            .iter()
+            .fold(document(&id, "n"), |answer, (name, value)| answer.header(name, value));
         origin.document(&id, answer);
         assert_eq!(get(&gateway, &id).assert_status(200).cache_status(), STORED, "{fields:?}");
         let left = left(&get(&gateway, &id));
@@ -130,7 +143,11 @@ fn response_that_must_not_be_stored_is_not_stored() {
         origin.document(&id, document(&id, "n").header(name, value));
         for round in 1..=2 {
             let response = get(&gateway, &id);
-            assert_eq!(response.assert_status(200).cache_status(), "telecomx-gateway; fwd=uri-miss", "{name}: {value}");
+            assert_eq!(
+                response.assert_status(200).cache_status(),
+                "telecomx-gateway; fwd=uri-miss",
+                "{name}: {value}"
+            );
             assert_eq!(origin.fetches(&id), round, "{name}: {value}");
             assert_eq!(response.header("set-cookie"), None);
         }
@@ -148,12 +165,17 @@ fn response_that_must_not_be_stored_is_not_stored() {
 #[test]
 fn entry_is_fetched_once_per_lifetime() {
     let origin = origin();
-    let gateway = Gateway::with(&origin, r#"cache = { ttl = "2s", stale_while_revalidate = "0s" }"#);
+    let gateway =
+        Gateway::with(&origin, r#"cache = { ttl = "2s", stale_while_revalidate = "0s" }"#);
     let began = Instant::now();
     assert_eq!(get(&gateway, DUCK).assert_status(200).cache_status(), STORED);
     let again = get_until(&gateway, DUCK, "its end", |response| !response.is_hit());
     assert_eq!((again.cache_status(), origin.fetches(DUCK)), (FETCHED_AGAIN, 2));
-    assert!(began.elapsed() >= Duration::from_secs(2), "not before its whole time: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(2),
+        "not before its whole time: {:?}",
+        began.elapsed()
+    );
     assert!(age(&again) < 2, "{again:#?}");
     assert!(get(&gateway, DUCK).is_hit());
 }
@@ -170,7 +192,10 @@ fn age_of_a_slow_response_counts_from_its_request() {
     origin.wait_for_fetches(DUCK, 1);
     wait_until("a second has passed", || began.elapsed() > Duration::from_millis(1200));
     gate.open();
-    assert!(age(pending.finish().assert_status(200)) >= 1, "the API may have made it when it was asked");
+    assert!(
+        age(pending.finish().assert_status(200)) >= 1,
+        "the API may have made it when it was asked"
+    );
     assert!(left(&get(&gateway, DUCK)) < 599);
 }
 
@@ -207,8 +232,17 @@ fn no_cache_revalidates_at_most_once_a_second() {
     }
     for number in numbers {
         let most = 1 + began.elapsed().as_secs() as usize;
-        assert!(fetches(number) <= most, "{:?}: {} fetches in {:?}", wishes[number], fetches(number), began.elapsed());
-        assert!(get(&gateway, &customer(number)).is_hit(), "who asked for nothing is served from what is stored");
+        assert!(
+            fetches(number) <= most,
+            "{:?}: {} fetches in {:?}",
+            wishes[number],
+            fetches(number),
+            began.elapsed()
+        );
+        assert!(
+            get(&gateway, &customer(number)).is_hit(),
+            "who asked for nothing is served from what is stored"
+        );
     }
     assert!(asked > 40, "there was something to be bounded: {asked}");
 }
@@ -218,7 +252,14 @@ fn max_stale_of_a_client_is_ignored() {
     let origin = origin();
     let gateway = Gateway::with(&origin, SHORT);
     get(&gateway, DUCK);
-    let lax = || gateway.client().get(P).bearer("tok-a").header("Cache-Control", "max-stale=9999, max-stale").send();
+    let lax = || {
+        gateway
+            .client()
+            .get(P)
+            .bearer("tok-a")
+            .header("Cache-Control", "max-stale=9999, max-stale")
+            .send()
+    };
     wait_until("it is past its time", || !lax().assert_status(200).is_hit());
     assert!(origin.fetches(DUCK) >= 2);
     origin.when(Rule::on("/customer/").answer(Answer::error(404, "customer")));
@@ -229,7 +270,12 @@ fn max_stale_of_a_client_is_ignored() {
 fn only_if_cached_is_a_hit_or_504() {
     let origin = origin();
     let only_cached = |gateway: &Gateway| {
-        gateway.client().get(P).bearer("tok-a").header("Cache-Control", "only-if-cached, no-cache").send()
+        gateway
+            .client()
+            .get(P)
+            .bearer("tok-a")
+            .header("Cache-Control", "only-if-cached, no-cache")
+            .send()
     };
     let gateway = Gateway::with(&origin, SHORT);
     only_cached(&gateway).assert_error(504, "gateway_timeout");
@@ -238,7 +284,12 @@ fn only_if_cached_is_a_hit_or_504() {
     wait_until("it is past its time", || only_cached(&gateway).status == 504);
     only_cached(&gateway).assert_error(504, "gateway_timeout");
     assert_eq!(origin.fetches(DUCK), 1, "the API was not asked");
-    gateway.client().get(P).header("Cache-Control", "only-if-cached").send().assert_error(401, "credentials_invalid");
+    gateway
+        .client()
+        .get(P)
+        .header("Cache-Control", "only-if-cached")
+        .send()
+        .assert_error(401, "credentials_invalid");
     drop(gateway);
     let gateway = Gateway::with(&origin, LONG);
     get(&gateway, DUCK);
@@ -257,7 +308,9 @@ fn stale_entry_is_served_while_one_refresh_runs() {
     let gate = Gate::closed();
     origin.when(Rule::on("/customer/").answer(document(DUCK, "new")).hold(&gate));
     for token in ["tok-a", "tok-b"] {
-        wait_until("it is past its time", || past(ask(token).assert_status(200), "revalidating").is_some());
+        wait_until("it is past its time", || {
+            past(ask(token).assert_status(200), "revalidating").is_some()
+        });
         for _ in 0..20 {
             let stale = ask(token);
             assert!(past(&stale, "revalidating").is_some(), "{stale:#?}");
@@ -265,18 +318,27 @@ fn stale_entry_is_served_while_one_refresh_runs() {
         }
     }
     origin.wait_for_fetches(DUCK, 4);
-    let tokens: Vec<_> = origin.fetched(DUCK).iter().map(|seen| seen.token().unwrap_or_default()).collect();
-    assert_eq!(tokens, ["tok-a", "tok-b", "tok-a", "tok-b"], "one refresh for each, as that caller");
+    let tokens: Vec<_> =
+        origin.fetched(DUCK).iter().map(|seen| seen.token().unwrap_or_default()).collect();
+    assert_eq!(
+        tokens,
+        ["tok-a", "tok-b", "tok-a", "tok-b"],
+        "one refresh for each, as that caller"
+    );
     gate.open();
     for token in ["tok-a", "tok-b"] {
-        wait_until("the next is the new one", || ask(token).assert_status(200).text().contains("new"));
+        wait_until("the next is the new one", || {
+            ask(token).assert_status(200).text().contains("new")
+        });
     }
     assert!(gateway.metric("cache_stale_served_total", &[("reason", "revalidating")]) >= 42.0);
 }
 
 #[test]
 fn refusal_of_the_api_ends_stale_entries() {
-    for (remembered, while_revalidating) in [("0s", "0s"), ("0s", "10m"), ("300ms", "0s"), ("300ms", "10m")] {
+    for (remembered, while_revalidating) in
+        [("0s", "0s"), ("0s", "10m"), ("300ms", "0s"), ("300ms", "10m")]
+    {
         let origin = origin();
         let config = format!(
             r#"cache = {{ ttl = "300ms", stale_while_revalidate = "{while_revalidating}", stale_if_error = "10m",
@@ -285,7 +347,8 @@ fn refusal_of_the_api_ends_stale_entries() {
         );
         let gateway = Gateway::with(&origin, &config);
         // A 401 ends all entries of its token, so each case has its own token.
-        let cases = [(401, DUCK), (403, OTHER), (404, THIRD)].map(|(said, id)| (said, id, format!("tok-{said}")));
+        let cases = [(401, DUCK), (403, OTHER), (404, THIRD)]
+            .map(|(said, id)| (said, id, format!("tok-{said}")));
         let ask = |id: &str, token: &str| gateway.client().get(&name_of(id)).bearer(token).send();
         for (said, id, token) in &cases {
             origin.knows(token, "VIEWER", DUCK);
@@ -307,7 +370,12 @@ fn refusal_of_the_api_ends_stale_entries() {
 }
 
 /// The document `name`, or 304 for its validator.
-fn validated(id: &'static str, name: &'static str, field: &'static str, validator: &'static str) -> Rule {
+fn validated(
+    id: &'static str,
+    name: &'static str,
+    field: &'static str,
+    validator: &'static str,
+) -> Rule {
     let asked_with = if field == "ETag" { "If-None-Match" } else { "If-Modified-Since" };
     Rule::on("/customer/").made(move |seen| match seen.header(asked_with) {
         Some(given) if given == validator => Answer::new(304).header(field, validator),
@@ -319,7 +387,12 @@ fn validated(id: &'static str, name: &'static str, field: &'static str, validato
 fn entry_is_renewed_by_a_304() {
     for (field, asked_with, first, second) in [
         ("ETag", "If-None-Match", "\"v1\"", "W/\"v2\""),
-        ("Last-Modified", "If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 02 Jan 2026 00:00:00 GMT"),
+        (
+            "Last-Modified",
+            "If-Modified-Since",
+            "Thu, 01 Jan 2026 00:00:00 GMT",
+            "Fri, 02 Jan 2026 00:00:00 GMT",
+        ),
     ] {
         let origin = origin();
         let gateway = Gateway::with(&origin, SHORT);
@@ -329,15 +402,22 @@ fn entry_is_renewed_by_a_304() {
         for _ in 0..2 {
             let renewed = get_until(&gateway, DUCK, "its end", |response| !response.is_hit());
             assert_eq!(renewed.cache_status(), RENEWED, "{field}");
-            assert_eq!((&renewed.body, renewed.header("etag")), (&original.body, original.header("etag")));
+            assert_eq!(
+                (&renewed.body, renewed.header("etag")),
+                (&original.body, original.header("etag"))
+            );
         }
         // After a change the gateway revalidates with the new validator.
         origin.when(validated(DUCK, "two", field, second));
-        let changed = get_until(&gateway, DUCK, "the change", |response| response.text().contains("two"));
+        let changed =
+            get_until(&gateway, DUCK, "the change", |response| response.text().contains("two"));
         assert_eq!(changed.cache_status(), FETCHED_AGAIN);
         get_until(&gateway, DUCK, "its end", |response| response.cache_status() == RENEWED);
-        let asked: Vec<_> =
-            origin.fetched(DUCK).iter().map(|seen| seen.header(asked_with).map(str::to_owned)).collect();
+        let asked: Vec<_> = origin
+            .fetched(DUCK)
+            .iter()
+            .map(|seen| seen.header(asked_with).map(str::to_owned))
+            .collect();
         let expected = [None, Some(first), Some(first), Some(first), Some(second)];
         assert_eq!(asked.iter().map(Option::as_deref).collect::<Vec<_>>(), expected);
     }
@@ -353,11 +433,17 @@ fn background_revalidation_makes_the_next_response_fresh() {
     );
     origin.when(validated(DUCK, "one", "ETag", "\"v1\""));
     get(&gateway, DUCK);
-    let stale = get_until(&gateway, DUCK, "a stale answer", |response| past(response, "revalidating").is_some());
+    let stale = get_until(&gateway, DUCK, "a stale answer", |response| {
+        past(response, "revalidating").is_some()
+    });
     let fresh = get_until(&gateway, DUCK, "a fresh one", Response::is_hit);
     assert!(age(&stale) >= 2 && age(&fresh) < 2, "a new entry: {fresh:#?}");
     let conditional = origin.count(|seen| seen.header("if-none-match") == Some("\"v1\""));
-    assert!(conditional >= 1 && conditional == origin.fetches(DUCK) - 1, "{:#?}", origin.fetched(DUCK));
+    assert!(
+        conditional >= 1 && conditional == origin.fetches(DUCK) - 1,
+        "{:#?}",
+        origin.fetched(DUCK)
+    );
 }
 
 #[test]
@@ -378,7 +464,9 @@ fn unrequested_304_is_a_502() {
 fn no_store_on_a_304_evicts_the_entry() {
     let origin = origin();
     let gateway = Gateway::with(&origin, SHORT);
-    origin.when(Rule::on("/customer/").answer(document(DUCK, "one").header("ETag", "\"v1\"")).times(1));
+    origin.when(
+        Rule::on("/customer/").answer(document(DUCK, "one").header("ETag", "\"v1\"")).times(1),
+    );
     get(&gateway, DUCK);
     let forbidding = Answer::new(304).header("ETag", "\"v1\"").header("Cache-Control", "no-store");
     origin.when(Rule::on("/customer/").answer(forbidding));

@@ -23,7 +23,8 @@ fn first_request_is_a_stored_miss_and_the_second_a_hit() {
     assert_eq!(miss.cache_status(), "telecomx-gateway; fwd=uri-miss; stored");
     let hit = client.get(P).bearer("tok-a").send();
     hit.assert_status(200);
-    let (ttl, age) = (ttl_of(&hit), hit.header("age").and_then(|age| age.parse::<i64>().ok()).expect("an Age"));
+    let (ttl, age) =
+        (ttl_of(&hit), hit.header("age").and_then(|age| age.parse::<i64>().ok()).expect("an Age"));
     assert!((1..=60).contains(&ttl), "{hit:#?}");
     assert!((59..=61).contains(&(ttl + age)), "age and ttl add up to cache.ttl: {hit:#?}");
     assert_eq!(hit.body, miss.body);
@@ -39,11 +40,21 @@ fn every_response_has_validators_and_cache_fields() {
     for answer in ["miss", "hit"] {
         let response = gateway.client().get(P).bearer("tok-a").send();
         let etag = response.header("etag").expect("an ETag");
-        assert!(etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"'), "{answer}: strong: {response:#?}");
-        assert_eq!(response.header("content-length"), Some(response.body.len().to_string().as_str()), "{answer}");
+        assert!(
+            etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"'),
+            "{answer}: strong: {response:#?}"
+        );
+        assert_eq!(
+            response.header("content-length"),
+            Some(response.body.len().to_string().as_str()),
+            "{answer}"
+        );
         assert_eq!(response.header("vary"), Some("Authorization, X-API-Key, Cookie"), "{answer}");
         assert_eq!(response.header("cache-control"), Some("private, no-cache"), "{answer}");
-        assert!(response.header("content-type").expect("a type").starts_with("application/json"), "{answer}");
+        assert!(
+            response.header("content-type").expect("a type").starts_with("application/json"),
+            "{answer}"
+        );
         assert!(response.header("age").expect("an Age").parse::<u32>().is_ok(), "{answer}");
         assert!(response.header("x-request-id").is_some_and(|id| !id.is_empty()), "{answer}");
     }
@@ -131,16 +142,20 @@ fn if_none_match_gets_304_when_it_matches() {
     let client = gateway.client();
     let etag = client.get(P).bearer("tok-a").send().header("etag").expect("an ETag").to_owned();
     let mut connection = client.connect();
-    for matching in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+    for matching in
+        [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()]
+    {
         for call in [client.get(P), client.head(P)] {
-            let response = call.bearer("tok-a").header("If-None-Match", &matching).send_on(&mut connection);
+            let response =
+                call.bearer("tok-a").header("If-None-Match", &matching).send_on(&mut connection);
             assert_eq!(response.status, 304, "{matching}: {response:#?}");
             assert_eq!(response.header("etag"), Some(etag.as_str()), "{matching}");
             assert!(response.is_hit(), "{response:#?}");
         }
     }
     for other in ["\"other\"", "\"a\", \"b\"", etag.trim_matches('"')] {
-        let response = client.get(P).bearer("tok-a").header("If-None-Match", other).send_on(&mut connection);
+        let response =
+            client.get(P).bearer("tok-a").header("If-None-Match", other).send_on(&mut connection);
         assert_eq!(response.assert_status(200).text(), redacted_document(DUCK), "{other}");
     }
     assert_eq!(origin.fetches(DUCK), 1);
@@ -155,11 +170,16 @@ fn validator_is_not_compared_without_a_valid_token() {
     let client = gateway.client();
     let etag = client.get(P).bearer("tok-a").send().header("etag").expect("an ETag").to_owned();
     for validator in [etag.as_str(), "*"] {
-        client.get(P).header("If-None-Match", validator).send().assert_error(401, "credentials_invalid");
+        client
+            .get(P)
+            .header("If-None-Match", validator)
+            .send()
+            .assert_error(401, "credentials_invalid");
         let unknown = client.get(P).bearer("tok-unknown").header("If-None-Match", validator).send();
         unknown.assert_error(401, "invalid_token");
     }
-    let other_bytes = client.get(P).bearer("tok-high").header("If-None-Match", &etag).revealed().send();
+    let other_bytes =
+        client.get(P).bearer("tok-high").header("If-None-Match", &etag).revealed().send();
     assert_eq!(other_bytes.assert_status(200).text(), upstream_document(DUCK));
 }
 
@@ -209,12 +229,18 @@ fn valid_request_id_of_the_client_is_kept() {
             let id = id_of(path, bad);
             assert_ne!(id, bad, "{path}");
             assert!((1..=128).contains(&id.len()), "{id}");
-            assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)), "{id}");
+            assert!(
+                id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+                "{id}"
+            );
             made.push(id);
         }
     }
     let refused = client.get(P).header("X-Request-Id", "refused-1").send();
-    assert_eq!(refused.assert_error(401, "credentials_invalid").header("x-request-id"), Some("refused-1"));
+    assert_eq!(
+        refused.assert_error(401, "credentials_invalid").header("x-request-id"),
+        Some("refused-1")
+    );
     let count = made.len();
     made.sort();
     made.dedup();

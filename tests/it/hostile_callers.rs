@@ -54,7 +54,11 @@ fn similar_tokens_are_different_callers() {
                 let answer = call.send();
                 match answer.status {
                     200 => {
-                        assert_eq!(answer.json()["name"], employee_of(token), "{shown} in round {round}");
+                        assert_eq!(
+                            answer.json()["name"],
+                            employee_of(token),
+                            "{shown} in round {round}"
+                        );
                         served.insert(shown.clone());
                     }
                     400 | 401 => {}
@@ -136,7 +140,10 @@ fn additions_of_a_caller_change_no_fetch_and_no_entry() {
         let first = client.get(P).bearer("tok-a").header(name, value).send();
         assert_eq!(first.assert_status(200).text(), redacted_document(DUCK), "{name}");
         let fetched = origin.fetched(DUCK).pop().expect("a fetch");
-        assert!(fetched.header(name).is_none_or(|sent| sent != value), "{name} travelled: {fetched:#?}");
+        assert!(
+            fetched.header(name).is_none_or(|sent| sent != value),
+            "{name} travelled: {fetched:#?}"
+        );
         assert_eq!((fetched.method.as_str(), fetched.target.as_str()), ("GET", P), "{name}");
         let second = client.get(P).bearer("tok-a").send();
         assert_eq!(second.assert_status(200).body, first.body, "{name}");
@@ -151,7 +158,9 @@ fn provoked_error_is_not_stored() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     let long = "x".repeat(40 << 10);
-    let many = (0..120).fold(client.get(P).bearer("tok-a"), |call, number| call.header(&format!("X-{number}"), "1"));
+    let many = (0..120).fold(client.get(P).bearer("tok-a"), |call, number| {
+        call.header(&format!("X-{number}"), "1")
+    });
     let provoked = [
         (client.get(P).bearer("tok-a").header("X-Long", &long), 431),
         (many, 431),
@@ -175,13 +184,22 @@ fn claimed_access_level_is_ignored_on_every_route() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
-    let claims =
-        [("X-Access-Level", "ADMIN"), ("X-Role", "ADMIN"), ("AccessLevel", "ADMIN"), ("Cookie", "accessLevel=ADMIN")];
+    let claims = [
+        ("X-Access-Level", "ADMIN"),
+        ("X-Role", "ADMIN"),
+        ("AccessLevel", "ADMIN"),
+        ("Cookie", "accessLevel=ADMIN"),
+    ];
     for (name, value) in claims {
         let intercepted = gateway.client().get(P).bearer("tok-a").header(name, value).send();
         assert_eq!(intercepted.assert_status(200).text(), redacted_document(DUCK), "{name}");
         origin.when(Rule::on("/customer/").answer(Answer::json(upstream_document(DUCK))));
-        let passed = gateway.client().get(&format!("/customer/{DUCK}")).bearer("tok-a").header(name, value).send();
+        let passed = gateway
+            .client()
+            .get(&format!("/customer/{DUCK}"))
+            .bearer("tok-a")
+            .header(name, value)
+            .send();
         assert_eq!(passed.assert_status(200).text(), redacted_document(DUCK), "{name}");
         let query = gateway.client().get(&format!("{P}?accessLevel=ADMIN")).bearer("tok-a").send();
         assert_eq!(query.assert_status(200).text(), redacted_document(DUCK));
@@ -192,7 +210,8 @@ fn claimed_access_level_is_ignored_on_every_route() {
 fn planted_secret_appears_in_no_log_and_no_metric() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let config = "log = { level = \"trace\" }\nupstream.timeout = \"1s\"\nserver.header_timeout = \"1s\"";
+    let config =
+        "log = { level = \"trace\" }\nupstream.timeout = \"1s\"\nserver.header_timeout = \"1s\"";
     let gateway = Gateway::with(&origin, config);
     let client = gateway.client();
     let answered = |call: Call| drop(call.try_send());
@@ -207,7 +226,9 @@ fn planted_secret_appears_in_no_log_and_no_metric() {
     answered(client.get(P).header("Authorization", "Basic tok-basic"));
     answered(client.get(P).bearer("tok-a").bearer("tok-b"));
     answered(client.get(P).bearer("tok-a").header("X-Request-Id", "tok-a"));
-    answered(client.post("/auth/login").body(r#"{"token":"tok-body","password":"PLANTED"}"#).revealed());
+    answered(
+        client.post("/auth/login").body(r#"{"token":"tok-body","password":"PLANTED"}"#).revealed(),
+    );
     answered(client.call("tok-method", "/x").bearer("tok-a"));
     answered(client.get("/x").host("tok-host"));
     answered(client.get(&format!("/{}", "tok-long".repeat(8000))));
@@ -226,10 +247,20 @@ fn planted_secret_appears_in_no_log_and_no_metric() {
         connection.rest();
     }
     let http2 = Http2::connect(&client);
-    let _ = http2.call("GET", P, &[("authorization", "Bearer tok-http2"), ("cookie", "token=tok-cookie")], b"");
+    let _ = http2.call(
+        "GET",
+        P,
+        &[("authorization", "Bearer tok-http2"), ("cookie", "token=tok-cookie")],
+        b"",
+    );
     let mut frames = Frames::open(&client, &[]);
-    let list =
-        [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/tok-h2 x"), ("x-A", "tok-h2")];
+    let list = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "x"),
+        (":path", "/tok-h2 x"),
+        ("x-A", "tok-h2"),
+    ];
     frames.request(1, &list).expect("an open connection");
     frames.outcome(1);
     // In every place of an answer.
@@ -242,7 +273,8 @@ fn planted_secret_appears_in_no_log_and_no_metric() {
         format!("{ok}Transfer-Encoding: chunked\r\n\r\nPLANTED\r\n"),
         format!("{ok}Content-Length: 20\r\n\r\n{{\"PLANTED\": tok-x}}  "),
         format!("{ok}Content-Encoding: PLANTED\r\nContent-Length: 2\r\n\r\n{{}}"),
-        "HTTP/1.1 302 Found\r\nLocation: http://PLANTED.invalid/tok-x\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 302 Found\r\nLocation: http://PLANTED.invalid/tok-x\r\nContent-Length: 0\r\n\r\n"
+            .to_owned(),
         format!("{ok}Content-Length: 9\r\n\r\n{{\"PLANTED"),
     ] {
         for way in [P, "/customer/73469a52f4fd7f77ec7b28cc", "/auth/validateToken"] {
@@ -269,5 +301,8 @@ fn planted_secret_appears_in_no_log_and_no_metric() {
         assert!(!output.contains(TOKEN_MARKER) && !output.contains(MARKER), "{output}");
     }
     assert!(gateway.log().contains("access"), "something was logged");
-    assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
+    assert_eq!(
+        client.get(P).bearer("tok-a").send().assert_status(200).text(),
+        redacted_document(DUCK)
+    );
 }

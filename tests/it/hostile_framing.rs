@@ -20,7 +20,11 @@ fn still_right(origin: &Origin, gateway: &Gateway, after: &str) {
     let forwarded = gateway.client().get("/alive").send();
     assert_eq!(forwarded.assert_status(200).json()["target"], "/alive", "after {after:?}");
     assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0, "{after:?} hid a request");
-    assert_eq!(origin.count(|seen| format!("{seen:?}").contains("tok-evil")), 0, "{after:?} hid a credential");
+    assert_eq!(
+        origin.count(|seen| format!("{seen:?}").contains("tok-evil")),
+        0,
+        "{after:?} hid a credential"
+    );
 }
 
 /// Sends these bytes; the answer is a 400 (or another refusal named) and the connection ends with
@@ -29,7 +33,8 @@ fn refused(gateway: &Gateway, bytes: &[u8], statuses: &[u16]) {
     let shown = String::from_utf8_lossy(bytes);
     let mut connection = gateway.client().connect();
     connection.send_raw(bytes);
-    let answer = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {shown:?}"));
+    let answer =
+        connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {shown:?}"));
     assert!(statuses.contains(&answer.status), "{shown:?}: {answer:#?}");
     assert_eq!(connection.rest(), b"", "after {shown:?}");
 }
@@ -72,7 +77,9 @@ fn ambiguous_head_gets_400_on_every_route() {
     ];
     for field in fields {
         for line in [format!("GET {P}"), "POST /x".to_owned(), "POST /auth/login".to_owned()] {
-            let mut bytes = format!("{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n").into_bytes();
+            let mut bytes =
+                format!("{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n")
+                    .into_bytes();
             bytes.extend_from_slice(field);
             bytes.extend_from_slice(b"\r\n");
             bytes.extend_from_slice(HIDDEN.as_bytes());
@@ -167,7 +174,9 @@ fn ambiguous_chunks_get_400() {
     // On a plainly forwarded route, on a redacted one; together with the head, and after it, when
     // the API has it already.
     for (number, (body, doubtful)) in cases.into_iter().enumerate() {
-        for (route, later) in [("/chunks", false), ("/chunks", true), ("/log/chunks", false), ("/log/chunks", true)] {
+        for (route, later) in
+            [("/chunks", false), ("/chunks", true), ("/log/chunks", false), ("/log/chunks", true)]
+        {
             let path = format!("{route}/{number}");
             let before = origin.count(|seen| seen.path() == path);
             let mut connection = gateway.client().connect();
@@ -177,13 +186,17 @@ fn ambiguous_chunks_get_400() {
             let behind = if doubtful { HIDDEN } else { "" };
             if later {
                 connection.send_raw(head);
-                wait_until("the API has the head", || origin.count(|seen| seen.path() == path) > before);
+                wait_until("the API has the head", || {
+                    origin.count(|seen| seen.path() == path) > before
+                });
                 let _ = connection.try_send_raw(format!("{body}{behind}").as_bytes());
             } else {
                 connection.send_raw(format!("{head}{body}{behind}"));
             }
             let shown: String = format!("{path} {later} {body:?}").chars().take(80).collect();
-            let answer = connection.read("POST", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {shown}"));
+            let answer = connection
+                .read("POST", Kind::Forwarded)
+                .unwrap_or_else(|| panic!("no answer to {shown}"));
             if doubtful {
                 answer.assert_error(400, "bad_request");
                 assert_eq!(connection.rest(), b"", "after {shown}");
@@ -219,7 +232,8 @@ fn unread_chunked_body_is_checked_or_ends_the_connection() {
 #[test]
 fn chunked_body_in_any_pieces_is_one_body() {
     let (origin, gateway) = scene();
-    let body = format!("5\r\nabcde\r\n{:x};x=y\r\n{HIDDEN}\r\n2\r\nfg\r\n0\r\nX: y\r\n\r\n", HIDDEN.len());
+    let body =
+        format!("5\r\nabcde\r\n{:x};x=y\r\n{HIDDEN}\r\n2\r\nfg\r\n0\r\nX: y\r\n\r\n", HIDDEN.len());
     let whole = format!("abcde{HIDDEN}fg");
     let cuts = (1..20).chain([body.len() - 20, body.len() - 11, body.len() - 8, body.len() - 2]);
     for (number, cut) in cuts.enumerate() {
@@ -236,7 +250,11 @@ fn chunked_body_in_any_pieces_is_one_body() {
             connection.send_raw(&body[cut..]);
             let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
             assert_eq!(answer.assert_status(200).json()["body"], whole, "{path}, cut at {cut}");
-            assert_eq!(origin.last(&path).expect("it was forwarded").body, whole.as_bytes(), "{path}, cut at {cut}");
+            assert_eq!(
+                origin.last(&path).expect("it was forwarded").body,
+                whole.as_bytes(),
+                "{path}, cut at {cut}"
+            );
         }
     }
     assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0);
@@ -278,7 +296,10 @@ fn request_trailers_do_not_become_fields() {
         if let Some(seen) = origin.last(&path) {
             let whole = format!("{seen:?}");
             assert!(!whole.contains("tok-evil") && !whole.contains("evil.invalid"), "{seen:#?}");
-            assert!(!whole.contains("203.0.113.7") && seen.header("trailer-field").is_none(), "{seen:#?}");
+            assert!(
+                !whole.contains("203.0.113.7") && seen.header("trailer-field").is_none(),
+                "{seen:#?}"
+            );
             assert_eq!((seen.header("content-length"), seen.complete), (None, true), "{seen:#?}");
         }
     }
@@ -333,7 +354,11 @@ fn refused_body_is_not_read_as_the_next_request() {
         assert_eq!(answer.status, status, "{answer:#?}");
         connection.send_raw(client.get("/next").bytes());
         // Not a second answer to what was one request.
-        assert!(connection.read("GET", Kind::Forwarded).is_none_or(|next| next.json()["target"] == "/next"));
+        assert!(
+            connection
+                .read("GET", Kind::Forwarded)
+                .is_none_or(|next| next.json()["target"] == "/next")
+        );
     }
     still_right(&origin, &gateway, "bodies");
 }
@@ -342,21 +367,33 @@ fn refused_body_is_not_read_as_the_next_request() {
 fn expectation_gets_one_continue_and_is_forwarded_once() {
     let (origin, gateway) = scene();
     let mut connection = gateway.client().connect();
-    connection.send_raw("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    connection.send_raw(
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+    );
     connection.wait_for(b"HTTP/1.1 100 ");
     connection.send_raw("abcde");
-    assert_eq!(connection.read("POST", Kind::Forwarded).expect("an answer").assert_status(200).json()["body"], "abcde");
+    assert_eq!(
+        connection.read("POST", Kind::Forwarded).expect("an answer").assert_status(200).json()["body"],
+        "abcde"
+    );
     for (number, expect) in ["200-ok", "100-continue, x", "x=y", ""].into_iter().enumerate() {
         let path = format!("/expect/{number}");
         let mut connection = gateway.client().connect();
-        connection
-            .send_raw(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: {expect}\r\n\r\nabcde"));
+        connection.send_raw(format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: {expect}\r\n\r\nabcde"
+        ));
         let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
         assert!(matches!(answer.status, 200 | 400 | 417), "{expect:?}: {answer:#?}");
         assert!(origin.count(|seen| seen.path() == path) <= 1, "{expect:?}");
     }
     // The intercepted route reads no body.
-    let expecting = gateway.client().get(P).bearer("tok-a").header("Expect", "100-continue").body("abcde").send();
+    let expecting = gateway
+        .client()
+        .get(P)
+        .bearer("tok-a")
+        .header("Expect", "100-continue")
+        .body("abcde")
+        .send();
     assert!(matches!(expecting.status, 200 | 417), "{expecting:#?}");
     still_right(&origin, &gateway, "Expect");
 }
@@ -382,14 +419,20 @@ fn upgrade_to_another_protocol_is_not_a_tunnel() {
             connection.end_of_sending();
             let answer = connection.rest();
             let answer = String::from_utf8_lossy(&answer);
-            assert!(answer.starts_with(if switches { "HTTP/1.1 502" } else { "HTTP/1.1 200" }), "{upgrade}: {answer}");
+            assert!(
+                answer.starts_with(if switches { "HTTP/1.1 502" } else { "HTTP/1.1 200" }),
+                "{upgrade}: {answer}"
+            );
             assert!(!answer.contains(" 101 "), "{upgrade}: {answer}");
             origin.behave();
             assert!(origin.count(|seen| seen.path() == "/x") <= before + 1, "{upgrade}");
             for seen in origin.seen() {
                 assert!(seen.header("http2-settings").is_none(), "{seen:#?}");
                 let asked = seen.header("upgrade").unwrap_or_default().to_ascii_lowercase();
-                assert!(!asked.contains("h2c") && !asked.contains("tls") && !asked.contains("http"), "{seen:#?}");
+                assert!(
+                    !asked.contains("h2c") && !asked.contains("tls") && !asked.contains("http"),
+                    "{seen:#?}"
+                );
                 assert!(seen.method != "PRI", "a tunnel: {seen:#?}");
             }
             still_right(&origin, &gateway, upgrade);
@@ -400,14 +443,19 @@ fn upgrade_to_another_protocol_is_not_a_tunnel() {
 #[test]
 fn declined_websocket_is_not_a_tunnel() {
     let (origin, gateway) = scene();
-    let asked = "GET /socket.io/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let asked =
+        "GET /socket.io/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let mut connection = gateway.client().connect();
     connection.send_raw(format!("{asked}GET /tools/realtime HTTP/1.1\r\nHost: x\r\n\r\n"));
     connection.read("GET", Kind::Forwarded).expect("an answer").assert_status(200);
     // Whatever becomes of the rest, it is no tunnel's.
     connection.end_of_sending();
     connection.rest();
-    assert_eq!(origin.count(|seen| seen.path() == "/tools/realtime"), 0, "a blocked path was reached");
+    assert_eq!(
+        origin.count(|seen| seen.path() == "/tools/realtime"),
+        0,
+        "a blocked path was reached"
+    );
     assert_eq!(origin.count(|seen| seen.path() == "/socket.io/"), 1);
     // The same on the intercepted route, cold and warm.
     for _ in 0..2 {
@@ -426,12 +474,18 @@ fn declined_websocket_is_not_a_tunnel() {
 fn absolute_form_of_the_own_host_is_its_path() {
     let (origin, gateway) = scene();
     let host = gateway.public_address();
-    let answer = gateway.client().get(&format!("http://{host}{P}")).bearer("tok-a").kind(Kind::Intercepted).send();
+    let answer = gateway
+        .client()
+        .get(&format!("http://{host}{P}"))
+        .bearer("tok-a")
+        .kind(Kind::Intercepted)
+        .send();
     assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));
     assert!(gateway.client().get(P).bearer("tok-a").send().is_hit(), "one entry for both");
     let blocked = gateway.client().get(&format!("http://{host}/tools/realtime")).send();
     blocked.assert_error(403, "access_denied");
-    let alias = gateway.client().get(&format!("http://{host}/Customer/{DUCK}")).bearer("tok-a").send();
+    let alias =
+        gateway.client().get(&format!("http://{host}/Customer/{DUCK}")).bearer("tok-a").send();
     alias.assert_error(400, "bad_request");
     assert_eq!(origin.count(|seen| seen.target.contains("://")), 0);
 }

@@ -24,12 +24,18 @@ fn scene() -> (Origin, Gateway) {
 fn still_right(gateway: &Gateway) {
     let answer = Http2::connect(&gateway.client()).get(P, "tok-a");
     assert_eq!(answer.assert_status(200).text(), redacted_document(DUCK));
-    assert_eq!(gateway.client().get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
+    assert_eq!(
+        gateway.client().get(P).bearer("tok-a").send().assert_status(200).text(),
+        redacted_document(DUCK)
+    );
     gateway.client().get("/alive").send().assert_status(200);
 }
 
 /// A request's pseudo fields with that path, and these fields.
-fn with(path: &'static str, more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+fn with(
+    path: &'static str,
+    more: &[(&'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
     GET.iter().copied().chain([(":path", path)]).chain(more.iter().copied()).collect()
 }
 
@@ -49,13 +55,17 @@ fn rules_are_the_same_as_over_http1() {
         http2.call(method, target, fields, body).expect("an answer")
     };
     let head = call("HEAD", P, &[("authorization", "Bearer tok-a")], b"");
-    assert_eq!(head.assert_status(200).header("content-length"), Some(miss.body.len().to_string().as_str()));
+    assert_eq!(
+        head.assert_status(200).header("content-length"),
+        Some(miss.body.len().to_string().as_str())
+    );
     assert!(head.body.is_empty());
     let etag = miss.header("etag").expect("an ETag");
     let fields = [("authorization", "Bearer tok-a"), ("if-none-match", etag)];
     assert_eq!(call("GET", P, &fields, b"").status, 304);
     call("GET", P, &[], b"").assert_error(401, "credentials_invalid");
-    call("GET", P, &[("authorization", "Bearer tok-unknown")], b"").assert_error(401, "invalid_token");
+    call("GET", P, &[("authorization", "Bearer tok-unknown")], b"")
+        .assert_error(401, "invalid_token");
     let two = [("authorization", "Bearer tok-a"), ("authorization", "Bearer tok-b")];
     call("GET", P, &two, b"").assert_error(400, "bad_request");
     call("GET", "/x", &two, b"").assert_error(400, "bad_request");
@@ -79,7 +89,10 @@ fn rules_are_the_same_as_over_http1() {
     for (number, path) in (0_u32..).zip(["/tools/realtime#x", "/x#y", "/x<y", "/x`y", "/x?\"y"]) {
         frames.request(2 * number + 1, &with(path, &[])).expect("an open connection");
         let outcome = frames.outcome(2 * number + 1);
-        assert!(matches!(&outcome, Outcome::Answered(head) if head.first() == Some(&0x8c)), "{path}: no 400");
+        assert!(
+            matches!(&outcome, Outcome::Answered(head) if head.first() == Some(&0x8c)),
+            "{path}: no 400"
+        );
     }
     assert_eq!(origin.count(|seen| seen.path().starts_with("/x") && seen.path().len() > 2), 0);
     assert_eq!(origin.count(|seen| seen.path() == "/tools/realtime"), 0);
@@ -102,7 +115,10 @@ fn http2_over_tls_has_the_same_rules() {
     assert_eq!(http2.get(P, "tok-a").assert_status(200).text(), redacted_document(DUCK));
     assert!(http2.get(P, "tok-a").assert_status(200).is_hit());
     http2.call("GET", "/elsewhere", &[], b"").expect("an answer").assert_status(200);
-    assert_eq!(origin.last("/elsewhere").expect("it was forwarded").header("x-forwarded-proto"), Some("https"));
+    assert_eq!(
+        origin.last("/elsewhere").expect("it was forwarded").header("x-forwarded-proto"),
+        Some("https")
+    );
 }
 
 #[test]
@@ -150,7 +166,12 @@ fn field_that_http1_reads_differently_never_reaches_the_api() {
         with("x", &[]),
         with("*", &[]),
         with("http://evil.invalid/x", &[]),
-        vec![(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "a@evil.invalid")],
+        vec![
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":path", "/x"),
+            (":authority", "a@evil.invalid"),
+        ],
         vec![(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "x\r\ny")],
         vec![(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "x y")],
         vec![(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "")],
@@ -158,11 +179,22 @@ fn field_that_http1_reads_differently_never_reaches_the_api() {
         vec![(":method", "GET"), (":path", "/x"), AUTHORITY],
         vec![(":method", "GET"), (":scheme", "http"), AUTHORITY],
         vec![(":scheme", "http"), (":path", "/x"), AUTHORITY],
-        vec![(":method", "GET /hidden HTTP/1.1\r\nX:"), (":scheme", "http"), (":path", "/x"), AUTHORITY],
+        vec![
+            (":method", "GET /hidden HTTP/1.1\r\nX:"),
+            (":scheme", "http"),
+            (":path", "/x"),
+            AUTHORITY,
+        ],
         vec![(":method", "GE T"), (":scheme", "http"), (":path", "/x"), AUTHORITY],
         vec![(":method", ""), (":scheme", "http"), (":path", "/x"), AUTHORITY],
         vec![(":method", "CONNECT"), (":authority", "evil.invalid:443")],
-        vec![(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/x"), AUTHORITY],
+        vec![
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":path", "/x"),
+            AUTHORITY,
+        ],
         vec![("x-first", "1"), (":method", "GET"), (":scheme", "http"), (":path", "/x"), AUTHORITY],
     ];
     cases.push(with(P, &[("authorization", "Bearer tok-a"), ("connection", "authorization")]));
@@ -186,7 +218,9 @@ fn repeated_length_is_forwarded_once() {
     let mut list = with("/twice", &[("content-length", "5"), ("content-length", "5")]);
     list[0].1 = "POST";
     let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-    frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+    frames
+        .send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list))
+        .expect("an open connection");
     let _ = frames.send(Frames::DATA, Frames::END_STREAM, 1, b"abcde");
     frames.outcome(1);
     if let Some(seen) = origin.last("/twice") {
@@ -199,16 +233,29 @@ fn repeated_length_is_forwarded_once() {
 #[test]
 fn body_of_another_length_than_declared_is_never_complete() {
     let (origin, gateway) = scene();
-    for (number, (declared, body)) in [("3", "abcde"), ("9", "abcde"), ("0", "abcde")].into_iter().enumerate() {
+    for (number, (declared, body)) in
+        [("3", "abcde"), ("9", "abcde"), ("0", "abcde")].into_iter().enumerate()
+    {
         let path = format!("/length/{number}");
         let mut frames = Frames::open(&gateway.client(), &[]);
-        let list =
-            [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", &path), ("content-length", declared)];
+        let list = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            AUTHORITY,
+            (":path", &path),
+            ("content-length", declared),
+        ];
         let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-        frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+        frames
+            .send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list))
+            .expect("an open connection");
         let _ = frames.send(Frames::DATA, Frames::END_STREAM, 1, body.as_bytes());
         assert!(!frames.outcome(1).is_ok(), "{declared} for {body:?}");
-        assert_eq!(origin.count(|seen| seen.path() == path && seen.complete), 0, "{declared} for {body:?}");
+        assert_eq!(
+            origin.count(|seen| seen.path() == path && seen.complete),
+            0,
+            "{declared} for {body:?}"
+        );
     }
     still_right(&gateway);
 }
@@ -216,10 +263,18 @@ fn body_of_another_length_than_declared_is_never_complete() {
 #[test]
 fn empty_body_may_end_with_its_head_or_after_it() {
     let (origin, gateway) = scene();
-    for (number, flags) in [Frames::END_HEADERS | Frames::END_STREAM, Frames::END_HEADERS].into_iter().enumerate() {
+    for (number, flags) in
+        [Frames::END_HEADERS | Frames::END_STREAM, Frames::END_HEADERS].into_iter().enumerate()
+    {
         let path = format!("/length/{number}");
         let mut frames = Frames::open(&gateway.client(), &[]);
-        let list = [(":method", "POST"), (":scheme", "http"), AUTHORITY, (":path", &path), ("content-length", "0")];
+        let list = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            AUTHORITY,
+            (":path", &path),
+            ("content-length", "0"),
+        ];
         let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
         frames.send(Frames::HEADERS, flags, 1, &fields(&list)).expect("an open connection");
         if flags & Frames::END_STREAM == 0 {
@@ -234,13 +289,18 @@ fn empty_body_may_end_with_its_head_or_after_it() {
 fn too_large_head_is_refused() {
     let (origin, gateway) = scene();
     let before = origin.requests();
-    let many: Vec<(String, String)> = (0..101).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let many: Vec<(String, String)> =
+        (0..101).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
+    let many: Vec<(&str, &str)> =
+        many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let long = "x".repeat(33 << 10);
     for fields in [many.as_slice(), &[("x-long", long.as_str())]] {
         for target in [P, "/x"] {
             let http2 = Http2::connect(&gateway.client());
-            http2.call("GET", target, fields, b"").expect("an answer").assert_error(431, "bad_request");
+            http2
+                .call("GET", target, fields, b"")
+                .expect("an answer")
+                .assert_error(431, "bad_request");
         }
     }
     // Beyond the announced limits of HTTP/2, a reset without a response is permitted.
@@ -258,16 +318,24 @@ fn endless_head_is_cut_off() {
     let (_origin, gateway) = scene();
     let before = gateway.memory();
     let mut frames = Frames::open(&gateway.client(), &[]);
-    let start = fields(&[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"x")]);
+    let start = fields(&[
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":path", b"/x"),
+        (b":authority", b"x"),
+    ]);
     frames.send(Frames::HEADERS, Frames::END_STREAM, 1, &start).expect("an open connection");
     let piece = fields(&[(b"x-piece", &[b'x'; 8000])]);
     // A gigabyte, unless the gateway stops it.
-    let sent = (0..125_000).take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, &piece).is_ok()).count();
+    let sent = (0..125_000)
+        .take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, &piece).is_ok())
+        .count();
     assert!(sent < 10_000, "{sent} pieces were taken");
     // The same with empty pieces, which cost nothing but time.
     let mut frames = Frames::open(&gateway.client(), &[]);
     frames.send(Frames::HEADERS, Frames::END_STREAM, 1, &start).expect("an open connection");
-    let sent = (0..2_000_000).take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, b"").is_ok()).count();
+    let sent =
+        (0..2_000_000).take_while(|_| frames.send(Frames::CONTINUATION, 0, 1, b"").is_ok()).count();
     assert!(sent < 2_000_000, "the gateway did not stop it");
     assert!(gateway.memory() < before + GROWTH, "{} KiB, {before} before", gateway.memory());
     still_right(&gateway);
@@ -280,7 +348,12 @@ fn header_bomb_is_not_expanded() {
     let mut frames = Frames::open(&gateway.client(), &[]);
     // A field of 4,000 bytes put into the table (RFC 7541 section 6.2.1) and then named by one byte
     // each time.
-    let mut block = fields(&[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"x")]);
+    let mut block = fields(&[
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":path", b"/x"),
+        (b":authority", b"x"),
+    ]);
     let mut field = fields(&[(b"x", &[b'y'; 4000])]);
     field[0] = 0x40;
     block.extend_from_slice(&field);
@@ -311,10 +384,14 @@ fn streams_reset_in_a_loop_end_the_connection() {
             .take_while(|number| {
                 let stream = number * 2 + 1;
                 let sent = frames.request(stream, &list);
-                sent.and_then(|()| frames.send(Frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes())).is_ok()
+                sent.and_then(|()| frames.send(Frames::RST_STREAM, 0, stream, &8_u32.to_be_bytes()))
+                    .is_ok()
             })
             .count();
-        println!("{path}: {opened} streams before the end, {} requests to the API", origin.requests() - asked);
+        println!(
+            "{path}: {opened} streams before the end, {} requests to the API",
+            origin.requests() - asked
+        );
     }
     // Resets end what was begun: nothing of it waits for the API.
     gateway.wait_for_metric("upstream_in_flight", &[], 0.0);
@@ -334,7 +411,9 @@ fn concurrent_streams_are_limited() {
     for number in 0..60_u32 {
         frames.request(number * 2 + 1, &list).expect("an open connection");
     }
-    origin.wait_until("some are there", |seen| seen.iter().filter(|seen| seen.path() == "/slow").count() >= 50);
+    origin.wait_until("some are there", |seen| {
+        seen.iter().filter(|seen| seen.path() == "/slow").count() >= 50
+    });
     // The gateway may close the connection, which cancels its requests.
     for number in 60..1000_u32 {
         if frames.request(number * 2 + 1, &list).is_err() {
@@ -367,9 +446,12 @@ fn flood_of_acknowledged_frames_is_bounded() {
             let mut list = with("/x", &[]);
             list[0].1 = "POST";
             let list: Vec<_> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
-            frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+            frames
+                .send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list))
+                .expect("an open connection");
         }
-        let _ = (0..100_000).take_while(|_| frames.send(kind, flags, stream, payload).is_ok()).count();
+        let _ =
+            (0..100_000).take_while(|_| frames.send(kind, flags, stream, payload).is_ok()).count();
     }
     assert!(gateway.memory() < before + GROWTH, "{} KiB, {before} before", gateway.memory());
     still_right(&gateway);
@@ -379,12 +461,15 @@ fn flood_of_acknowledged_frames_is_bounded() {
 fn connection_without_a_stream_ends_after_keepalive() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let gateway = Gateway::with(&origin, r#"server = { keepalive_timeout = "1s", header_timeout = "1s" }"#);
+    let gateway =
+        Gateway::with(&origin, r#"server = { keepalive_timeout = "1s", header_timeout = "1s" }"#);
     let began = std::time::Instant::now();
     Frames::open(&gateway.client(), &[]).until_closed();
     // Half a head is no stream.
     let mut frames = Frames::open(&gateway.client(), &[]);
-    frames.send(Frames::HEADERS, 0, 1, &fields(&[(b":method", b"GET")])).expect("an open connection");
+    frames
+        .send(Frames::HEADERS, 0, 1, &fields(&[(b":method", b"GET")]))
+        .expect("an open connection");
     frames.until_closed();
     // Half a preface neither.
     let mut connection = gateway.client().connect();
@@ -405,7 +490,9 @@ fn empty_frame_does_not_end_a_body() {
             .chain([("authorization", "Bearer tok-a")])
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
             .collect();
-        frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).expect("an open connection");
+        frames
+            .send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list))
+            .expect("an open connection");
         let pieces: [&[u8]; 4] = [b"ab", b"", b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n", b""];
         for piece in pieces {
             frames.send(Frames::DATA, 0, 1, piece).expect("an open connection");
@@ -415,7 +502,11 @@ fn empty_frame_does_not_end_a_body() {
         frames.send(Frames::DATA, Frames::END_STREAM, 1, b"cd").expect("an open connection");
         assert!(frames.outcome(1).is_ok(), "{path}");
         let seen = origin.last(path).expect("it was forwarded");
-        assert_eq!(String::from_utf8_lossy(&seen.body), "abGET /hidden HTTP/1.1\r\nHost: x\r\n\r\ncd", "{path}");
+        assert_eq!(
+            String::from_utf8_lossy(&seen.body),
+            "abGET /hidden HTTP/1.1\r\nHost: x\r\n\r\ncd",
+            "{path}"
+        );
     }
     assert_eq!(origin.count(|seen| seen.path() == "/hidden"), 0);
     still_right(&gateway);

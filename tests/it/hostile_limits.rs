@@ -20,7 +20,11 @@ fn scene(config: &str) -> (Origin, Gateway) {
 }
 
 /// Whether the peer has closed, as far as a write shows it.
-fn drips(connection: &mut Connection, bytes: impl Iterator<Item = u8>, pause: Duration) -> Duration {
+fn drips(
+    connection: &mut Connection,
+    bytes: impl Iterator<Item = u8>,
+    pause: Duration,
+) -> Duration {
     let began = Instant::now();
     for byte in bytes {
         if connection.try_send_raw(&[byte]).is_err() || began.elapsed() > Duration::from_secs(30) {
@@ -52,8 +56,11 @@ fn slow_head_is_cut_off_at_its_deadline() {
                     client.get("/x").send_on(&mut connection).assert_status(200);
                 }
                 connection.send_raw(start);
-                let filler =
-                    if start == "\r\n" { "\r\n".bytes().cycle().take(1000) } else { "xx".bytes().cycle().take(1000) };
+                let filler = if start == "\r\n" {
+                    "\r\n".bytes().cycle().take(1000)
+                } else {
+                    "xx".bytes().cycle().take(1000)
+                };
                 drips(&mut connection, filler, Duration::from_millis(100))
             })
         })
@@ -69,7 +76,8 @@ fn slow_head_is_cut_off_at_its_deadline() {
 
 #[test]
 fn silent_connection_is_closed() {
-    let (_origin, gateway) = scene(r#"server = { header_timeout = "1s", keepalive_timeout = "2s" }"#);
+    let (_origin, gateway) =
+        scene(r#"server = { header_timeout = "1s", keepalive_timeout = "2s" }"#);
     let client = gateway.client();
     let began = Instant::now();
     assert_eq!(client.connect().rest(), b"");
@@ -106,7 +114,10 @@ fn connection_over_the_limit_gets_503_with_retry_after() {
     let mut held: Vec<_> = (0..5).map(|_| connected()).collect();
     let refused = client.connect().read("GET", Kind::Intercepted).expect("an answer");
     refused.assert_error(503, "unavailable");
-    assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{refused:#?}");
+    assert!(
+        refused.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok()),
+        "{refused:#?}"
+    );
     // Those who have one go on.
     for connection in &mut held {
         client.get(P).bearer("tok-a").send_on(connection).assert_status(200);
@@ -119,7 +130,9 @@ fn connection_over_the_limit_gets_503_with_retry_after() {
     }
     drop(held);
     let began = Instant::now();
-    wait_until("there is room", || client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200));
+    wait_until("there is room", || {
+        client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200)
+    });
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     drop(crowd);
 }
@@ -141,9 +154,15 @@ fn http2_connections_count_in_the_limit() {
         found.expect("it was waited for")
     };
     let held = [connected(), connected()];
-    client.connect().read("GET", Kind::Intercepted).expect("an answer").assert_error(503, "unavailable");
+    client
+        .connect()
+        .read("GET", Kind::Intercepted)
+        .expect("an answer")
+        .assert_error(503, "unavailable");
     drop(held);
-    wait_until("there is room", || client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200));
+    wait_until("there is room", || {
+        client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200)
+    });
 }
 
 #[test]
@@ -157,7 +176,10 @@ fn tls_handshake_counts_as_a_connection_and_has_a_deadline() {
         server.header_timeout = "2s"
         server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }
     "#;
-    let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(config);
+    let setup = Gateway::set_up(&origin)
+        .file("cert.pem", &certificate)
+        .file("key.pem", &key)
+        .config(config);
     let gateway = setup.start();
     let client = gateway.client();
     // Nothing, the beginning of a record, and a handshake without its end.
@@ -177,9 +199,11 @@ fn tls_handshake_counts_as_a_connection_and_has_a_deadline() {
                 stream
             })
             .collect();
-        std::iter::repeat_with(|| client.get(P).try_send().is_some_and(|answer| answer.status == 503))
-            .take_while(|_| began.elapsed() < Duration::from_secs(1))
-            .any(|refused| refused)
+        std::iter::repeat_with(|| {
+            client.get(P).try_send().is_some_and(|answer| answer.status == 503)
+        })
+        .take_while(|_| began.elapsed() < Duration::from_secs(1))
+        .any(|refused| refused)
     });
     for stream in &mut held {
         let mut rest = Vec::new();
@@ -188,8 +212,12 @@ fn tls_handshake_counts_as_a_connection_and_has_a_deadline() {
     }
     let took = began.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&took), "{took:?}");
-    wait_until("there is room", || client.get("/x").try_send().is_some_and(|answer| answer.status == 200));
-    let request = format!("GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: close\r\n\r\n");
+    wait_until("there is room", || {
+        client.get("/x").try_send().is_some_and(|answer| answer.status == 200)
+    });
+    let request = format!(
+        "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: close\r\n\r\n"
+    );
     let answer = authority.exchange(gateway.tls_address(), &request).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
@@ -206,7 +234,10 @@ fn gateway_recovers_from_descriptor_exhaustion() {
     let used = gateway.cpu_time();
     pace(Duration::from_secs(1));
     let spun = gateway.cpu_time() - used;
-    assert!(spun < Duration::from_millis(700), "it spins: {spun:?} of CPU time in a second of nothing");
+    assert!(
+        spun < Duration::from_millis(700),
+        "it spins: {spun:?} of CPU time in a second of nothing"
+    );
     drop(crowd);
     wait_until("it serves again", || {
         client.get(P).bearer("tok-a").try_send().is_some_and(|answer| answer.status == 200)
@@ -219,7 +250,8 @@ fn thousands_of_idle_connections_leave_room_for_others() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
     let count = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(500).min(5000);
-    let (_origin, gateway) = scene(r#"server = { header_timeout = "10m", keepalive_timeout = "10m" }"#);
+    let (_origin, gateway) =
+        scene(r#"server = { header_timeout = "10m", keepalive_timeout = "10m" }"#);
     let client = gateway.client();
     let before = gateway.memory();
     let (silent, kept, begun) = (count / 3, count / 3, count / 3);
@@ -247,7 +279,10 @@ fn thousands_of_idle_connections_leave_room_for_others() {
 fn client_that_reads_nothing_is_disconnected() {
     let (origin, gateway) = scene("server.write_timeout = \"10s\"");
     let large = vec![b'x'; 64 << 20];
-    origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(large)));
+    origin.when(
+        Rule::on("/large")
+            .answer(Answer::new(200).header("Content-Type", "text/plain").body(large)),
+    );
     let http1 = client_of_nothing(&gateway);
     let mut frames = Frames::open(&gateway.client(), &[(4, 0)]);
     let list = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/large")];
@@ -264,17 +299,21 @@ fn client_that_reads_nothing_is_disconnected() {
 fn http2_client_that_reads_nothing_is_disconnected() {
     let (origin, gateway) = scene("server.write_timeout = \"1s\"\nserver.max_connections = 1");
     let body = vec![b'x'; 64 << 20];
-    origin.when(Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(body)));
+    origin.when(
+        Rule::on("/large").answer(Answer::new(200).header("Content-Type", "text/plain").body(body)),
+    );
     // Windows that never fill: what stops the response is the connection.
     let open = |gateway: &Gateway| {
         let mut frames = Frames::open(&gateway.client(), &[(4, 0x7fff_ffff)]);
         frames.send(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()).expect("an open connection");
-        let list = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/large")];
+        let list =
+            [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/large")];
         frames.request(1, &list).expect("an open connection");
         frames
     };
     let frames = open(&gateway);
-    origin.wait_until("the response begins", |seen| seen.iter().any(|seen| seen.path() == "/large"));
+    origin
+        .wait_until("the response begins", |seen| seen.iter().any(|seen| seen.path() == "/large"));
     let began = Instant::now();
     // There is room for another connection when this one has ended.
     wait_until("another client is served", || gateway.client().get("/x").send().status == 200);
@@ -308,29 +347,35 @@ fn client_of_nothing(gateway: &Gateway) -> Connection {
 #[test]
 fn missing_or_slow_body_ends_the_request() {
     let (_origin, gateway) = scene("");
-    let senders: Vec<_> = [("/slow", false), ("/auth/login", false), ("/slow", true), ("/auth/login", true)]
-        .into_iter()
-        .map(|(path, dripping)| {
-            let client = gateway.client();
-            std::thread::spawn(move || {
-                let mut connection = client.connect();
-                connection.send_raw(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"));
-                let began = Instant::now();
-                while dripping && began.elapsed() < Duration::from_secs(120) {
-                    if connection.try_send_raw(b"x").is_err() {
-                        break;
+    let senders: Vec<_> =
+        [("/slow", false), ("/auth/login", false), ("/slow", true), ("/auth/login", true)]
+            .into_iter()
+            .map(|(path, dripping)| {
+                let client = gateway.client();
+                std::thread::spawn(move || {
+                    let mut connection = client.connect();
+                    connection.send_raw(format!(
+                        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+                    ));
+                    let began = Instant::now();
+                    while dripping && began.elapsed() < Duration::from_secs(120) {
+                        if connection.try_send_raw(b"x").is_err() {
+                            break;
+                        }
+                        pace(Duration::from_secs(1));
                     }
-                    pace(Duration::from_secs(1));
-                }
-                let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
-                (path, dripping, answer.status, began.elapsed())
+                    let answer = connection.read("POST", Kind::Forwarded).expect("an answer");
+                    (path, dripping, answer.status, began.elapsed())
+                })
             })
-        })
-        .collect();
+            .collect();
     for sender in senders {
         let (path, dripping, status, took) = sender.join().expect("no panic");
         println!("{path} dripping={dripping}: {status} after {took:?}");
         assert_eq!(status, 408);
-        assert!(took < Duration::from_secs(if dripping { 75 } else { 45 }), "{path} {dripping}: {took:?}");
+        assert!(
+            took < Duration::from_secs(if dripping { 75 } else { 45 }),
+            "{path} {dripping}: {took:?}"
+        );
     }
 }

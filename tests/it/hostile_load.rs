@@ -16,7 +16,8 @@ fn thousand_requests_for_a_cold_key_are_one_fetch() {
     let gateway = Gateway::with(&origin, r#"upstream.timeout = "50s""#);
     let leader = gateway.client().get(P).bearer("tok-a").start();
     origin.wait_for_fetches(DUCK, 1);
-    let mut followers: Vec<_> = (0..1000).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let mut followers: Vec<_> =
+        (0..1000).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     drop(leader);
     // Some of those who wait leave as well.
     followers.truncate(900);
@@ -37,7 +38,8 @@ fn hanging_fetch_is_a_timely_error_for_all_waiters() {
     let began = Instant::now();
     let leader = gateway.client().get(P).bearer("tok-a").start();
     origin.wait_for_fetches(DUCK, 1);
-    let followers: Vec<_> = (0..200).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let followers: Vec<_> =
+        (0..200).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     leader.finish().assert_error(504, "gateway_timeout");
     for follower in followers {
         // Who came after the end of it began a new one.
@@ -83,12 +85,20 @@ fn guessed_tokens_cost_few_validations_and_no_memory() {
             })
         })
         .collect();
-    let guesses: usize = guessers.into_iter().map(|guesser| guesser.join().expect("no panic")).sum();
+    let guesses: usize =
+        guessers.into_iter().map(|guesser| guesser.join().expect("no panic")).sum();
     let grown = gateway.memory().saturating_sub(before);
-    println!("{guesses} tokens in {:?}: {} validations, {grown} KiB more", began.elapsed(), origin.validations());
+    println!(
+        "{guesses} tokens in {:?}: {} validations, {grown} KiB more",
+        began.elapsed(),
+        origin.validations()
+    );
     assert!(origin.validations() < 500, "{} validations", origin.validations());
     assert!(grown < 16 << 10, "{grown} KiB for {guesses} tokens");
-    assert!(client.get(P).bearer("tok-a").send().assert_status(200).is_hit(), "a known caller is still served");
+    assert!(
+        client.get(P).bearer("tok-a").send().assert_status(200).is_hit(),
+        "a known caller is still served"
+    );
 }
 
 #[test]
@@ -106,7 +116,8 @@ fn entries_beyond_the_cache_size_evict_others() {
         call.send_on(&mut connection).assert_status(200);
     }
     let stats = gateway.stats();
-    let (bytes, capacity) = (stats["cache"]["bytes"].as_u64(), stats["cache"]["capacity_bytes"].as_u64());
+    let (bytes, capacity) =
+        (stats["cache"]["bytes"].as_u64(), stats["cache"]["capacity_bytes"].as_u64());
     assert!(bytes <= capacity && capacity == Some(1 << 20), "{stats}");
     let grown = gateway.memory().saturating_sub(before);
     println!("3000 entries through a cache of 1 MiB: {grown} KiB more");

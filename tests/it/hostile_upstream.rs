@@ -41,7 +41,8 @@ fn ask_anew(gateway: &Gateway, way: &str) -> Option<Response> {
 /// The next answer on that way is right; the connection that brought it.
 fn next_connection(origin: &Origin, gateway: &Gateway, way: &str, after: &str) -> usize {
     origin.behave();
-    let next = ask_anew(gateway, way).unwrap_or_else(|| panic!("no answer on {way} after {after:?}"));
+    let next =
+        ask_anew(gateway, way).unwrap_or_else(|| panic!("no answer on {way} after {after:?}"));
     match way {
         P => assert_eq!(next.assert_status(200).text(), redacted_document(DUCK), "after {after:?}"),
         _ => assert_eq!(next.assert_status(200).json()["target"], way, "after {after:?}"),
@@ -83,21 +84,56 @@ fn malformed_response_gets_502_and_ends_its_connection() {
         (format!("{ok}Content-Length: 0x2\r\n\r\n{{}}"), Refused),
         (format!("{ok}Content-Length: 2x\r\n\r\n{{}}"), Refused),
         (format!("{ok}Content-Length: 99999999999999999999\r\n\r\n{{}}"), Refused),
-        (format!("{ok}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"), Refused),
-        (format!("{ok}Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
+        (
+            format!(
+                "{ok}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+            ),
+            Refused,
+        ),
+        (
+            format!("{ok}Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"),
+            Refused,
+        ),
         (format!("{ok}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"), Refused),
-        (format!("{ok}Transfer-Encoding: xchunked\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
-        (format!("{ok}Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
+        (
+            format!("{ok}Transfer-Encoding: xchunked\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"),
+            Refused,
+        ),
+        (
+            format!("{ok}Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"),
+            Refused,
+        ),
         (format!("{ok}Content-Length: 2\r\n\r\n{{}}{smuggled}"), ReadOnce),
         (format!("{ok}Content-Length: 2\r\n\r\n{{}}\r\n"), ReadOnce),
-        (format!("{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}"), ReadOnce),
+        (
+            format!("{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}"),
+            ReadOnce,
+        ),
         (format!("{ok}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n"), Refused),
         (format!("{ok}Transfer-Encoding: chunked\r\n\r\n-2\r\n{{}}\r\n0\r\n\r\n"), Refused),
         (format!("{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}XX0\r\n\r\n"), Refused),
-        (format!("{ok}Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"), Refused),
-        (format!("{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-Trailer: PLANTED\r\n\r\n"), Read),
-        (format!("HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n{smuggled}"), Refused),
-        (format!("HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n{smuggled}"), Refused),
+        (
+            format!("{ok}Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"),
+            Refused,
+        ),
+        (
+            format!(
+                "{ok}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nX-Trailer: PLANTED\r\n\r\n"
+            ),
+            Read,
+        ),
+        (
+            format!(
+                "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n{smuggled}"
+            ),
+            Refused,
+        ),
+        (
+            format!(
+                "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n{smuggled}"
+            ),
+            Refused,
+        ),
         (format!("HTTP/2 200\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
         (format!("HTTP/1.2 200 OK\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
         (format!("HTTP/1.1 20 OK\r\nContent-Length: 2\r\n\r\n{{}}{smuggled}"), Refused),
@@ -112,8 +148,9 @@ fn malformed_response_gets_502_and_ends_its_connection() {
             let answer = ask_anew(&gateway, way);
             let odd = origin.last(way).expect("it was asked for").connection;
             let next = next_connection(&origin, &gateway, way, bytes);
-            let (status, body, whole) =
-                answer.as_ref().map_or((0, String::new(), false), |a| (a.status, a.text(), a.broken_off.is_none()));
+            let (status, body, whole) = answer.as_ref().map_or((0, String::new(), false), |a| {
+                (a.status, a.text(), a.broken_off.is_none())
+            });
             let read = status == 200 && body == "{}" && whole;
             // An answer whose head was passed on already can only be cut, which its caller sees.
             let refused = matches!(status, 502 | 504) || (way == PASSED && status == 200 && !whole);
@@ -123,7 +160,10 @@ fn malformed_response_gets_502_and_ends_its_connection() {
             };
             let again = odd == next && *then != Read;
             if !good || body.contains("SMUG") || again {
-                wrong.push(format!("{way}: {bytes:?} {then:?}: {status} {body:?} whole={whole} again={}", odd == next));
+                wrong.push(format!(
+                    "{way}: {bytes:?} {then:?}: {status} {body:?} whole={whole} again={}",
+                    odd == next
+                ));
             }
             // A folded field is one line, or none.
             assert!(answer.is_none_or(|answer| answer.header("set-cookie").is_none()), "{bytes:?}");
@@ -138,7 +178,13 @@ fn bytes_on_an_idle_connection_end_it() {
     let good = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     let unasked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"s\":\"SMUG\"}";
     for way in WAYS {
-        for unasked in [unasked, "\r\n", "x", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 408 Request Timeout\r\n\r\n"] {
+        for unasked in [
+            unasked,
+            "\r\n",
+            "x",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 408 Request Timeout\r\n\r\n",
+        ] {
             let gate = Gate::closed();
             origin.when(Rule::on(way).raw_and_unasked(good, &gate, unasked).times(1));
             assert_eq!(ask_anew(&gateway, way).expect("an answer").assert_status(200).text(), "{}");
@@ -158,8 +204,12 @@ fn response_without_a_body_consumes_no_further_bytes() {
     let (origin, gateway) = scene();
     let extra = "Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"s\":\"SMUG\"}";
     for way in WAYS {
-        for (method, status) in [("GET", "204 No Content"), ("GET", "304 Not Modified"), ("HEAD", "200 OK")] {
-            origin.when(Rule::on(way).raw_kept_open(format!("HTTP/1.1 {status}\r\n{extra}")).times(1));
+        for (method, status) in
+            [("GET", "204 No Content"), ("GET", "304 Not Modified"), ("HEAD", "200 OK")]
+        {
+            origin.when(
+                Rule::on(way).raw_kept_open(format!("HTTP/1.1 {status}\r\n{extra}")).times(1),
+            );
             gateway.admin().delete("/cache").send().assert_status(200);
             let mut connection = gateway.client().connect();
             let kind = if way == P { Kind::Intercepted } else { Kind::Forwarded };
@@ -183,18 +233,33 @@ fn endless_informational_responses_are_cut_off() {
     let before = gateway.memory();
     for way in WAYS {
         for line in ["100 Continue", "102 Processing", "103 Early Hints"] {
-            origin.when(Rule::on(way).forever("", format!("HTTP/1.1 {line}\r\nX-Filler: {}\r\n\r\n", "x".repeat(500))));
+            origin.when(
+                Rule::on(way).forever(
+                    "",
+                    format!("HTTP/1.1 {line}\r\nX-Filler: {}\r\n\r\n", "x".repeat(500)),
+                ),
+            );
             let began = Instant::now();
-            let answer = ask_anew(&gateway, way).unwrap_or_else(|| panic!("no answer on {way} to {line}"));
+            let answer =
+                ask_anew(&gateway, way).unwrap_or_else(|| panic!("no answer on {way} to {line}"));
             assert!(matches!(answer.status, 502 | 504), "{way} {line}: {answer:#?}");
-            assert!(began.elapsed() < Duration::from_secs(20), "{way} {line}: {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "{way} {line}: {:?}",
+                began.elapsed()
+            );
             next_connection(&origin, &gateway, way, line);
         }
         // A few are well.
         let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
-        let good = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+        let good =
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
         origin.when(Rule::on(way).raw_kept_open(format!("{early}{early}{good}")).times(1));
-        assert_eq!(ask_anew(&gateway, way).expect("an answer").assert_status(200).text(), "{}", "{way}");
+        assert_eq!(
+            ask_anew(&gateway, way).expect("an answer").assert_status(200).text(),
+            "{}",
+            "{way}"
+        );
     }
     assert!(gateway.memory() < before + GROWTH, "{} KiB, {before} before", gateway.memory());
 }
@@ -259,7 +324,9 @@ fn slow_response_gets_504_in_time() {
     let (origin, gateway) = scene();
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     // Never silent for long, and never done.
-    for (start, piece) in [(head.to_owned(), "X-A: b\r\n"), (format!("{head}Content-Length: 60000\r\n\r\n"), " ")] {
+    for (start, piece) in
+        [(head.to_owned(), "X-A: b\r\n"), (format!("{head}Content-Length: 60000\r\n\r\n"), " ")]
+    {
         origin.when(Rule::on(P).forever(start.as_str(), piece).drip());
         let began = Instant::now();
         ask_anew(&gateway, P).expect("an answer").assert_error(504, "gateway_timeout");
@@ -275,7 +342,9 @@ fn truncated_response_is_never_complete() {
     let length = body.len();
     let half = &body[..length / 2];
     let cases = [
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{half}"),
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{half}"
+        ),
         format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n",
             half.len()
@@ -292,7 +361,10 @@ fn truncated_response_is_never_complete() {
         origin.when(Rule::on(PASSED).raw(bytes.replace(MARKER, "no")));
         if let Some(answer) = ask_anew(&gateway, PASSED) {
             let is_declared = bytes.contains("Length") || bytes.contains("chunked");
-            assert!(answer.status == 502 || answer.broken_off.is_some() || !is_declared, "{answer:#?}");
+            assert!(
+                answer.status == 502 || answer.broken_off.is_some() || !is_declared,
+                "{answer:#?}"
+            );
         }
         next_connection(&origin, &gateway, PASSED, "half a body");
     }
@@ -348,8 +420,10 @@ fn invalid_certificate_of_the_api_gets_502_on_every_route() {
     // Plain text where TLS is expected: nothing is ever said in the clear.
     let plain = Origin::start();
     plain.knows("tok-a", "VIEWER", DUCK);
-    let config =
-        format!(r#"upstream = {{ url = "https://{}", timeout = "2s", connect_timeout = "1s" }}"#, plain.address());
+    let config = format!(
+        r#"upstream = {{ url = "https://{}", timeout = "2s", connect_timeout = "1s" }}"#,
+        plain.address()
+    );
     let gateway = Gateway::with(&plain, &config);
     for way in WAYS {
         let answer = ask(&gateway, way).expect("an answer");
@@ -367,7 +441,11 @@ fn unresolvable_api_gets_502_on_every_route() {
     for way in WAYS {
         ask(&gateway, way).expect("an answer").assert_error(502, "bad_gateway");
     }
-    assert!(gateway.metric("upstream_errors_total", &[("kind", "resolve")]) >= 1.0, "{}", gateway.metrics());
+    assert!(
+        gateway.metric("upstream_errors_total", &[("kind", "resolve")]) >= 1.0,
+        "{}",
+        gateway.metrics()
+    );
     gateway.admin().get("/readyz").send();
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
@@ -392,7 +470,8 @@ fn bomb(length: usize) -> Vec<u8> {
 fn compression_bomb_is_not_expanded() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let unpacked = std::io::copy(&mut MultiGzDecoder::new(bomb(2 << 20).as_slice()), &mut std::io::sink());
+    let unpacked =
+        std::io::copy(&mut MultiGzDecoder::new(bomb(2 << 20).as_slice()), &mut std::io::sink());
     assert!(unpacked.is_ok_and(|length| length > 2 << 20), "it is one");
     let bomb = bomb(1 << 30);
     for limit in ["64KiB", "4MiB"] {
@@ -401,7 +480,9 @@ fn compression_bomb_is_not_expanded() {
         let before = gateway.memory();
         for coding in [Some("gzip"), Some("x-gzip"), None] {
             let plain = Answer::json(bomb.as_slice());
-            let answer = coding.iter().fold(plain, |answer, coding| answer.header("Content-Encoding", coding));
+            let answer = coding
+                .iter()
+                .fold(plain, |answer, coding| answer.header("Content-Encoding", coding));
             origin.when(Rule::on("/customer/").answer(answer.clone()));
             for way in [P, REDACTED] {
                 let refused = ask(&gateway, way).expect("an answer");
@@ -410,7 +491,10 @@ fn compression_bomb_is_not_expanded() {
             // Where nothing is redacted it is the caller's, who asked for it: not one byte is
             // touched.
             origin.when(Rule::on(PASSED).answer(answer));
-            assert!(ask(&gateway, PASSED).expect("an answer").assert_status(200).body == bomb, "{coding:?}");
+            assert!(
+                ask(&gateway, PASSED).expect("an answer").assert_status(200).body == bomb,
+                "{coding:?}"
+            );
             origin.behave();
         }
         let grown = gateway.memory().saturating_sub(before);
@@ -429,11 +513,19 @@ fn redirect_to_another_host_passes_and_is_not_followed() {
         for way in [PASSED, REDACTED] {
             origin.when(Rule::on(way).answer(redirect.clone()).times(1));
             let answer = ask(&gateway, way).expect("an answer");
-            assert_eq!((answer.status, answer.header("location")), (status, Some(location.as_str())), "{answer:#?}");
+            assert_eq!(
+                (answer.status, answer.header("location")),
+                (status, Some(location.as_str())),
+                "{answer:#?}"
+            );
         }
         origin.when(Rule::on(P).answer(redirect).times(1));
         let answer = ask_anew(&gateway, P).expect("an answer");
-        assert_eq!((answer.status, answer.header("location")), (status, Some(location.as_str())), "{answer:#?}");
+        assert_eq!(
+            (answer.status, answer.header("location")),
+            (status, Some(location.as_str())),
+            "{answer:#?}"
+        );
     }
     assert_eq!(elsewhere.requests(), 0);
 }

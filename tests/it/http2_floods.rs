@@ -38,15 +38,25 @@ fn ended_with(frames: &mut Frames) -> Option<u32> {
     let mut code = None;
     while let Some(frame) = frames.next() {
         if frame.kind == Frames::GOAWAY {
-            code = frame.payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().expect("four bytes")));
+            code = frame
+                .payload
+                .get(4..8)
+                .map(|code| u32::from_be_bytes(code.try_into().expect("four bytes")));
         }
     }
     code
 }
 
 /// Sends frames until the gateway has closed. How many were accepted.
-fn flood(frames: &mut Frames, mut send: impl FnMut(&mut Frames, u32) -> std::io::Result<()>) -> u32 {
-    (0..200_000).take_while(|number| send(frames, *number).is_ok()).count().try_into().expect("a number")
+fn flood(
+    frames: &mut Frames,
+    mut send: impl FnMut(&mut Frames, u32) -> std::io::Result<()>,
+) -> u32 {
+    (0..200_000)
+        .take_while(|number| send(frames, *number).is_ok())
+        .count()
+        .try_into()
+        .expect("a number")
 }
 
 #[test]
@@ -86,12 +96,16 @@ fn control_frame_flood_ends_with_enhance_your_calm() {
 fn empty_data_and_continuation_floods_end_with_calm() {
     let (_origin, gateway) = scene();
     let mut frames = Frames::open(&gateway.client(), &[]);
-    frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &head("POST", "/x")).expect("an open connection");
+    frames
+        .send(Frames::HEADERS, Frames::END_HEADERS, 1, &head("POST", "/x"))
+        .expect("an open connection");
     flood(&mut frames, |frames, _| frames.send(Frames::DATA, 0, 1, b""));
     assert_eq!(ended_with(&mut frames), Some(CALM), "empty DATA");
     // CONTINUATION frames of many heads, each within the limit of one head.
     let mut frames = Frames::open(&gateway.client(), &[]);
-    frames.send(Frames::HEADERS, Frames::END_STREAM, 1, &head("GET", "/x")).expect("an open connection");
+    frames
+        .send(Frames::HEADERS, Frames::END_STREAM, 1, &head("GET", "/x"))
+        .expect("an open connection");
     flood(&mut frames, |frames, _| frames.send(Frames::CONTINUATION, 0, 1, b""));
     assert_eq!(ended_with(&mut frames), Some(CALM), "CONTINUATION");
 }

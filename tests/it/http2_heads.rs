@@ -5,7 +5,8 @@
 use crate::support::*;
 
 const P: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
-const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/x")];
+const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/x")];
 
 fn scene() -> (Origin, Gateway) {
     let origin = Origin::start();
@@ -15,7 +16,8 @@ fn scene() -> (Origin, Gateway) {
 }
 
 fn block(list: &[(&str, &str)]) -> Vec<u8> {
-    let list: Vec<_> = list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let list: Vec<_> =
+        list.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     fields(&list)
 }
 
@@ -24,7 +26,11 @@ fn host_that_differs_from_the_authority_gets_the_apis_400() {
     let (origin, gateway) = scene();
     let http2 = Http2::connect(&gateway.client());
     for (number, path) in ["/x", P, "/customer/x", "/auth/validateToken"].into_iter().enumerate() {
-        let list = [("host", "evil.invalid"), ("authorization", "Bearer tok-a"), ("x-request-id", "my-id-1")];
+        let list = [
+            ("host", "evil.invalid"),
+            ("authorization", "Bearer tok-a"),
+            ("x-request-id", "my-id-1"),
+        ];
         let answer = http2.call("GET", path, &list, b"").expect("a response");
         answer.assert_error(400, "bad_request");
         assert_eq!(answer.header("x-request-id"), Some("my-id-1"), "{path}");
@@ -87,13 +93,17 @@ fn malformed_request_resets_its_stream_and_is_counted() {
 fn pseudo_field_in_trailers_resets_the_stream() {
     let (origin, gateway) = scene();
     for path in ["/x", "/customer/x"] {
-        for (trailer, right) in
-            [((":path", "/hidden"), false), (("x-sum", "1"), true), (("connection", "close"), false)]
-        {
+        for (trailer, right) in [
+            ((":path", "/hidden"), false),
+            (("x-sum", "1"), true),
+            (("connection", "close"), false),
+        ] {
             let mut frames = Frames::open(&gateway.client(), &[]);
             let mut list = GET.to_vec();
             (list[0].1, list[3].1) = ("POST", path);
-            frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &block(&list)).expect("an open connection");
+            frames
+                .send(Frames::HEADERS, Frames::END_HEADERS, 1, &block(&list))
+                .expect("an open connection");
             frames.send(Frames::DATA, 0, 1, b"hello").expect("an open connection");
             frames.send(Frames::HEADERS, 5, 1, &block(&[trailer])).expect("an open connection");
             let outcome = frames.outcome(1);
@@ -109,7 +119,8 @@ fn pseudo_field_in_trailers_resets_the_stream() {
 fn refusal_field_of_a_client_is_removed() {
     let (origin, gateway) = scene();
     let mark = ("x-telecomx-gateway-refusal", "0");
-    let answer = Http2::connect(&gateway.client()).call("GET", "/x", &[mark], b"").expect("a response");
+    let answer =
+        Http2::connect(&gateway.client()).call("GET", "/x", &[mark], b"").expect("a response");
     answer.assert_status(200);
     gateway.client().get("/x").header(mark.0, mark.1).send().assert_status(200);
     let seen = origin.seen();
@@ -142,7 +153,12 @@ fn head_in_any_pieces_and_compression_is_read() {
     let http2 = Http2::connect(&gateway.client());
     for number in 0..50 {
         let value = format!("value-{}-\u{7e}{}", number % 7, "q".repeat(number));
-        let answer = http2.call("GET", "/x", &[("x-some", &value), ("user-agent", "Mozilla/5.0 (X11)")], b"");
+        let answer = http2.call(
+            "GET",
+            "/x",
+            &[("x-some", &value), ("user-agent", "Mozilla/5.0 (X11)")],
+            b"",
+        );
         answer.expect("a response").assert_status(200);
         let seen = origin.last("/x").expect("it was forwarded");
         assert_eq!(seen.header("x-some"), Some(value.as_str()));

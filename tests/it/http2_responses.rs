@@ -48,7 +48,8 @@ impl Via {
                     config.alpn_protocols = vec![b"h2".to_vec()];
                     let stream = TcpStream::connect(address).await.expect("a connection");
                     let connector = TlsConnector::from(Arc::new(config));
-                    let stream = connector.connect(address.ip().into(), stream).await.expect("a handshake");
+                    let stream =
+                        connector.connect(address.ip().into(), stream).await.expect("a handshake");
                     exchange(stream, path, token).await
                 }
             }
@@ -69,7 +70,9 @@ where
     let mut sender = sender.ready().await.expect("an open connection");
     let (mut response, _) = sender.send_request(request, true).expect("an open connection");
     let mut interim = Vec::new();
-    while let Some(head) = std::future::poll_fn(|context| response.poll_informational(context)).await {
+    while let Some(head) =
+        std::future::poll_fn(|context| response.poll_informational(context)).await
+    {
         interim.push(head.expect("an informational response"));
     }
     let (head, mut stream) = response.await.expect("a response").into_parts();
@@ -89,13 +92,20 @@ fn both(origin: &Origin, config: &str) -> (Gateway, [Via; 2]) {
     let tls = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }"#;
     let setup = Gateway::set_up(origin).file("cert.pem", &certificate).file("key.pem", &key);
     let gateway = setup.config(&format!("{config}\n{tls}")).start();
-    let via = [Via::Cleartext(gateway.public_address()), Via::Tls(gateway.tls_address(), Box::new(authority))];
+    let via = [
+        Via::Cleartext(gateway.public_address()),
+        Via::Tls(gateway.tls_address(), Box::new(authority)),
+    ];
     (gateway, via)
 }
 
 /// The intercepted route, a redacted and a plain one; callers below and above `reveal_to`.
-const ROUTES: [(&str, &str); 4] =
-    [("/customer/x", "tok-VIEWER"), ("/customer/x", "tok-ADMIN"), ("/x", "tok-VIEWER"), ("/x", "none")];
+const ROUTES: [(&str, &str); 4] = [
+    ("/customer/x", "tok-VIEWER"),
+    ("/customer/x", "tok-ADMIN"),
+    ("/x", "tok-VIEWER"),
+    ("/x", "none"),
+];
 
 #[test]
 fn informational_responses_reach_an_http2_client() {
@@ -103,7 +113,11 @@ fn informational_responses_reach_an_http2_client() {
         exchange.write("HTTP/1.1 102 Processing\r\n\r\n");
         exchange
             .write("HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n");
-        exchange.write(response("200 OK", &["Content-Type: application/json", "TE: x", "Keep-Alive: 1"], "{}"));
+        exchange.write(response(
+            "200 OK",
+            &["Content-Type: application/json", "TE: x", "Keep-Alive: 1"],
+            "{}",
+        ));
         Some(exchange.stream)
     });
     let origin = Origin::start();
@@ -116,7 +130,8 @@ fn informational_responses_reach_an_http2_client() {
                 (http::StatusCode::OK, &b"{}"[..]),
                 "{path} {token}"
             );
-            let statuses: Vec<_> = received.interim.iter().map(|head| head.status().as_u16()).collect();
+            let statuses: Vec<_> =
+                received.interim.iter().map(|head| head.status().as_u16()).collect();
             assert_eq!(statuses, [102, 103], "{path} {token}");
             let hints = received.interim[1].headers();
             assert_eq!(hints.get("link").expect("its field"), "</a.css>; rel=preload");
@@ -124,7 +139,11 @@ fn informational_responses_reach_an_http2_client() {
                 assert!(!hints.contains_key(field), "{field}: {hints:?}");
             }
             // Fields of one connection, which HTTP/2 does not have.
-            assert_eq!((received.field("te"), received.field("keep-alive")), (None, None), "{path} {token}");
+            assert_eq!(
+                (received.field("te"), received.field("keep-alive")),
+                (None, None),
+                "{path} {token}"
+            );
         }
     }
 }
@@ -134,7 +153,8 @@ fn date_of_the_api_reaches_an_http2_client() {
     for date in [Some(OLD_DATE), None] {
         let api = RawApi::start(move |mut exchange| {
             let date = date.map(|date| format!("Date: {date}"));
-            let fields: Vec<_> = ["Content-Type: application/json"].into_iter().chain(date.as_deref()).collect();
+            let fields: Vec<_> =
+                ["Content-Type: application/json"].into_iter().chain(date.as_deref()).collect();
             exchange.write(response("200 OK", &fields, "{\"a\":1}"));
             Some(exchange.stream)
         });
@@ -147,7 +167,10 @@ fn date_of_the_api_reaches_an_http2_client() {
                 match date {
                     Some(date) => assert_eq!(sent, date, "{path} {token}"),
                     // Now, within a day.
-                    None => assert!(sent != OLD_DATE && sent.ends_with(" GMT"), "{path} {token}: {sent}"),
+                    None => assert!(
+                        sent != OLD_DATE && sent.ends_with(" GMT"),
+                        "{path} {token}: {sent}"
+                    ),
                 }
             }
         }
@@ -197,9 +220,12 @@ fn hit_over_http2_takes_the_fast_path() {
     }
     assert!(with.metric("fast_path_hits_total", &[]) >= 4.0, "{}", with.metrics());
     assert_eq!(without.metric("fast_path_hits_total", &[]), 0.0);
-    let requests = |gateway: &Gateway, status| gateway.metric("requests_total", &[("status", status)]);
+    let requests =
+        |gateway: &Gateway, status| gateway.metric("requests_total", &[("status", status)]);
     for status in ["200", "401"] {
-        wait_until("both have counted the same", || requests(&with, status) == requests(&without, status));
+        wait_until("both have counted the same", || {
+            requests(&with, status) == requests(&without, status)
+        });
     }
 }
 
@@ -212,9 +238,13 @@ fn fast_path_over_http2_serves_each_method_and_condition() {
     let whole = http2.get(P, "tok-a");
     let length = whole.assert_status(200).body.len().to_string();
     let bearer = ("authorization", "Bearer tok-a");
-    let call = |method: &str, fields: &[(&str, &str)]| http2.call(method, P, fields, b"").expect("a response");
+    let call = |method: &str, fields: &[(&str, &str)]| {
+        http2.call(method, P, fields, b"").expect("a response")
+    };
     let counted = || gateway.metric("fast_path_hits_total", &[]);
-    for fields in [&[bearer][..], &[("x-api-key", "tok-a")], &[("cookie", "a=b"), ("cookie", "token=tok-a")]] {
+    for fields in
+        [&[bearer][..], &[("x-api-key", "tok-a")], &[("cookie", "a=b"), ("cookie", "token=tok-a")]]
+    {
         let before = counted();
         assert_eq!(call("GET", fields).assert_status(200).body, whole.body, "{fields:?}");
         let head = call("HEAD", fields);
@@ -248,8 +278,13 @@ fn hit_waits_for_the_window_of_an_http2_client() {
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::with(&origin, "server.write_timeout = \"1s\"");
     let body = gateway.client().get(P).bearer("tok-a").send().assert_status(200).body.clone();
-    let list =
-        [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", P), ("authorization", "Bearer tok-a")];
+    let list = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "x"),
+        (":path", P),
+        ("authorization", "Bearer tok-a"),
+    ];
     // No window at first.
     let mut frames = Frames::open(&gateway.client(), &[(4, 0)]);
     frames.request(1, &list).expect("an open connection");

@@ -23,7 +23,11 @@ fn token_is_found_in_each_of_its_four_places() {
     ];
     for (at, (token, call)) in calls.into_iter().enumerate() {
         let response = call.send();
-        assert_eq!(response.assert_status(200).cache_status(), "telecomx-gateway; fwd=uri-miss; stored", "{token}");
+        assert_eq!(
+            response.assert_status(200).cache_status(),
+            "telecomx-gateway; fwd=uri-miss; stored",
+            "{token}"
+        );
         assert_travelled_alone(&origin.fetched(DUCK)[at], token);
     }
 }
@@ -49,7 +53,8 @@ fn first_token_in_order_decides_and_is_sent_alone() {
     let all = cookie(client.get(&query)).header("X-API-Key", "tok-2key").bearer("tok-1bearer");
     let three = cookie(client.get(&query)).header("X-API-Key", "tok-2key");
     let two = cookie(client.get(&query));
-    for (at, (token, call)) in [("tok-1bearer", all), ("tok-2key", three), ("tok-3query", two)].into_iter().enumerate()
+    for (at, (token, call)) in
+        [("tok-1bearer", all), ("tok-2key", three), ("tok-3query", two)].into_iter().enumerate()
     {
         call.send().assert_status(200);
         assert_travelled_alone(&origin.fetched(DUCK)[at], token);
@@ -57,7 +62,12 @@ fn first_token_in_order_decides_and_is_sent_alone() {
     }
     assert_eq!(origin.validations(), 3);
     // An invalid token in an earlier place is not replaced by a valid one in a later place.
-    client.get(P).bearer("tok-unknown").header("X-API-Key", "tok-2key").send().assert_error(401, "invalid_token");
+    client
+        .get(P)
+        .bearer("tok-unknown")
+        .header("X-API-Key", "tok-2key")
+        .send()
+        .assert_error(401, "invalid_token");
 }
 
 #[test]
@@ -86,12 +96,15 @@ fn fetch_sends_no_other_field_of_the_client() {
         ("X-Request-Id", "callers-own-id"),
     ];
     let call =
-        laden.iter().fold(gateway.client().get(P).bearer("tok-laden"), |call, (name, value)| call.header(name, value));
+        laden.iter().fold(gateway.client().get(P).bearer("tok-laden"), |call, (name, value)| {
+            call.header(name, value)
+        });
     assert_eq!(call.send().assert_status(200).text(), redacted_document(DUCK));
     let fetched = origin.fetched(DUCK);
     let fields = |seen: &Seen, token: &str| -> BTreeSet<(String, String)> {
         // The gateway makes an id for each request. Without `[cors]` the API receives the `Origin`.
-        let is_kept = |name: &str| !["x-request-id", "origin"].contains(&name.to_ascii_lowercase().as_str());
+        let is_kept =
+            |name: &str| !["x-request-id", "origin"].contains(&name.to_ascii_lowercase().as_str());
         let kept = seen.headers.iter().filter(|(name, _)| is_kept(name));
         kept.map(|(name, value)| (name.to_ascii_lowercase(), value.replace(token, "T"))).collect()
     };
@@ -99,8 +112,17 @@ fn fetch_sends_no_other_field_of_the_client() {
     assert!(!format!("{fetched:?}").contains("callers-own-id"), "{fetched:#?}");
     assert_eq!(fetched[1].target, P);
     for name in fetched[1].header_names() {
-        let known = ["host", "authorization", "accept", "accept-encoding", "user-agent", "via", "connection"];
-        let is_known = known.contains(&name.as_str()) || ["x-request-id", "origin"].contains(&name.as_str());
+        let known = [
+            "host",
+            "authorization",
+            "accept",
+            "accept-encoding",
+            "user-agent",
+            "via",
+            "connection",
+        ];
+        let is_known =
+            known.contains(&name.as_str()) || ["x-request-id", "origin"].contains(&name.as_str());
         assert!(is_known, "{name} is not a field of a fetch: {fetched:#?}");
     }
     assert_eq!(fetched[1].header("host"), Some(origin.address().to_string().as_str()));
@@ -135,7 +157,12 @@ fn different_credentials_of_one_kind_are_rejected() {
     let keys = client.get(P).header("X-API-Key", "tok-a").header("X-API-Key", "tok-b");
     keys.send().assert_error(400, "bad_request");
     // Also a forwarded request, since the API could take either token.
-    client.get("/elsewhere").bearer("tok-a").bearer("tok-b").send().assert_error(400, "bad_request");
+    client
+        .get("/elsewhere")
+        .bearer("tok-a")
+        .bearer("tok-b")
+        .send()
+        .assert_error(400, "bad_request");
     assert_eq!(origin.requests(), 0);
     client.get(P).bearer("tok-a").bearer("tok-a").send().assert_status(200);
     assert_travelled_alone(&origin.fetched(DUCK)[0], "tok-a");
@@ -157,7 +184,9 @@ fn invalid_token_is_validated_again_after_negative_ttl() {
     let gateway = Gateway::with(&origin, r#"identity.negative_ttl = "1s""#);
     gateway.client().get(P).bearer("tok-late").send().assert_error(401, "invalid_token");
     origin.knows("tok-late", "VIEWER", DUCK);
-    wait_until("the token is valid", || gateway.client().get(P).bearer("tok-late").send().status == 200);
+    wait_until("the token is valid", || {
+        gateway.client().get(P).bearer("tok-late").send().status == 200
+    });
 }
 
 #[test]
@@ -167,7 +196,9 @@ fn valid_token_is_validated_again_after_its_ttl() {
     let gateway = Gateway::with(&origin, r#"identity = { ttl = "2s", refresh_after = "1s" }"#);
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     origin.forgets("tok-a");
-    wait_until("the token is refused", || gateway.client().get(P).bearer("tok-a").send().status == 401);
+    wait_until("the token is refused", || {
+        gateway.client().get(P).bearer("tok-a").send().status == 401
+    });
 }
 
 #[test]
@@ -192,7 +223,11 @@ fn client_address_is_taken_from_trusted_proxies_only() {
         let gateway = Gateway::with(&origin, &format!("server.trusted_proxies = {trusted}"));
         let before = origin.validations();
         let call = gateway.client().get(P).bearer("tok-a");
-        let call = if forwarded_for.is_empty() { call } else { call.header("X-Forwarded-For", forwarded_for) };
+        let call = if forwarded_for.is_empty() {
+            call
+        } else {
+            call.header("X-Forwarded-For", forwarded_for)
+        };
         call.send().assert_status(200);
         assert_eq!(origin.validations(), before + 1);
         origin.last("/auth/validateToken").and_then(|seen| seen.query("ip")).expect("an address")
@@ -203,7 +238,10 @@ fn client_address_is_taken_from_trusted_proxies_only() {
         "203.0.113.7",
         "the last address that no trusted proxy added"
     );
-    assert_eq!(ip_of(r#"["127.0.0.0/8", "203.0.113.0/24"]"#, "198.51.100.1, 203.0.113.7"), "198.51.100.1");
+    assert_eq!(
+        ip_of(r#"["127.0.0.0/8", "203.0.113.0/24"]"#, "198.51.100.1, 203.0.113.7"),
+        "198.51.100.1"
+    );
     assert_eq!(ip_of("[]", "203.0.113.7"), "127.0.0.1");
     assert_eq!(ip_of(r#"["127.0.0.0/8"]"#, ""), "127.0.0.1");
 }
@@ -231,7 +269,9 @@ fn identity_is_bound_to_the_validated_address() {
         _ => Answer::json(r#"{"success":false}"#),
     }));
     let gateway = Gateway::start(&origin);
-    let from = |address: &str| gateway.client().get(P).bearer("tok-a").header("X-Forwarded-For", address).send();
+    let from = |address: &str| {
+        gateway.client().get(P).bearer("tok-a").header("X-Forwarded-For", address).send()
+    };
     from("203.0.113.7").assert_status(200);
     from("203.0.113.8").assert_error(401, "invalid_token");
     assert!(from("203.0.113.7").assert_status(200).is_hit());
@@ -263,7 +303,11 @@ fn unreadable_validation_is_502_without_an_identity() {
         gateway.client().get(P).bearer(&token).send().assert_error(502, "bad_gateway");
         origin.behave();
         let after = gateway.client().get(P).bearer(&token).send();
-        assert_eq!(after.assert_status(200).text(), redacted_document(DUCK), "{body}: not remembered");
+        assert_eq!(
+            after.assert_status(200).text(),
+            redacted_document(DUCK),
+            "{body}: not remembered"
+        );
     }
 }
 
@@ -271,9 +315,12 @@ fn unreadable_validation_is_502_without_an_identity() {
 fn validation_status_decides_between_401_and_502() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
-    for (status, refused, code) in
-        [(401, 401, "invalid_token"), (403, 401, "invalid_token"), (404, 502, "bad_gateway"), (302, 502, "bad_gateway")]
-    {
+    for (status, refused, code) in [
+        (401, 401, "invalid_token"),
+        (403, 401, "invalid_token"),
+        (404, 502, "bad_gateway"),
+        (302, 502, "bad_gateway"),
+    ] {
         let valid = format!(
             r#"{{"success":true,"employee":"ee0000000000000000000001","customer":"{DUCK}","accessLevel":"ADMIN"}}"#
         );
@@ -305,7 +352,9 @@ fn reload_applies_to_cached_identities() {
     assert_ne!(briefly, before);
     gateway.rewrite("gateway.toml", &briefly);
     gateway.admin().post("/reload").send().assert_status(200);
-    wait_until("it is trusted no longer", || gateway.client().get(P).bearer("tok-a").send().status == 401);
+    wait_until("it is trusted no longer", || {
+        gateway.client().get(P).bearer("tok-a").send().status == 401
+    });
 }
 
 #[test]
@@ -360,8 +409,9 @@ fn concurrent_requests_of_a_token_share_one_validation() {
     let gate = Gate::closed();
     origin.when(Rule::on("/auth/validateToken").hold(&gate));
     let gateway = Gateway::start(&origin);
-    let pending: Vec<_> =
-        (0..30).map(|number| gateway.client().get(&name_of(&customer(number))).bearer("tok-a").start()).collect();
+    let pending: Vec<_> = (0..30)
+        .map(|number| gateway.client().get(&name_of(&customer(number))).bearer("tok-a").start())
+        .collect();
     origin.wait_for_validations(1);
     gate.open();
     for (number, pending) in pending.into_iter().enumerate() {
@@ -393,8 +443,9 @@ fn unknown_tokens_are_limited_by_address() {
     let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 5");
     let client = gateway.client();
     client.get(P).bearer("tok-a").send().assert_status(200);
-    let refused =
-        (0..200).map(|number| client.get(P).bearer(&format!("tok-guess-{number}")).send()).find(|r| r.status == 429);
+    let refused = (0..200)
+        .map(|number| client.get(P).bearer(&format!("tok-guess-{number}")).send())
+        .find(|r| r.status == 429);
     let refused = refused.expect("a limit");
     refused.assert_error(429, "too_many_requests");
     let wait: u64 = refused.header("retry-after").expect("a Retry-After").parse().expect("seconds");

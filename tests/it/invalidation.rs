@@ -32,7 +32,11 @@ fn unattributable_logout_is_rejected() {
             client.post("/auth/logout").header("Content-Type", "application/json").body("{"),
             client.post("/auth/logout").header("Content-Type", "application/json").body(&large),
             client.post("/auth/logout").chunked(&pieces),
-            client.post("/auth/logout").header("Content-Type", "application/json").chunked(&pieces).bearer("tok-a"),
+            client
+                .post("/auth/logout")
+                .header("Content-Type", "application/json")
+                .chunked(&pieces)
+                .bearer("tok-a"),
             client.post("/auth/logout").body(r#"{"token":["tok-a"]}"#),
             client.get("/auth/logout?token=tok-a").header("Authorization", "Basic dTpw"),
             client.get("/auth/logout").header("Authorization", "tok-a"),
@@ -52,18 +56,30 @@ fn unattributable_logout_is_rejected() {
             assert!(response.header("retry-after").is_some(), "{response:#?}");
         }
         for fields in [&[][..], &[("authorization", "Basic dTpw")]] {
-            let http2 = Http2::connect(&client).call("POST", "/auth/logout", fields, b"{}").expect("a response");
+            let http2 = Http2::connect(&client)
+                .call("POST", "/auth/logout", fields, b"{}")
+                .expect("a response");
             http2.assert_error(503, "unavailable");
         }
         assert_eq!(origin.requests(), before);
         if !up {
-            client.get("/auth/logout").bearer("tok-garbage").send().assert_error(503, "unavailable");
-            client.post("/auth/logout").body(r#"{"token":"tok-garbage"}"#).send().assert_error(503, "unavailable");
+            client
+                .get("/auth/logout")
+                .bearer("tok-garbage")
+                .send()
+                .assert_error(503, "unavailable");
+            client
+                .post("/auth/logout")
+                .body(r#"{"token":"tok-garbage"}"#)
+                .send()
+                .assert_error(503, "unavailable");
         }
         assert_eq!(origin.count(|seen| seen.path() == "/auth/logout"), 0);
         assert!(client.get(P).bearer("tok-a").send().is_hit());
     }
-    for call in [client.call("OPTIONS", "/auth/logout"), client.call("OPTIONS", "/auth/logout").body("{}")] {
+    for call in
+        [client.call("OPTIONS", "/auth/logout"), client.call("OPTIONS", "/auth/logout").body("{}")]
+    {
         call.send().assert_status(200);
     }
     assert!(client.get(P).bearer("tok-a").send().is_hit(), "OPTIONS changes nothing");
@@ -97,15 +113,19 @@ fn stale_responses_survive_the_logout_of_another_caller() {
     for token in tokens {
         origin.knows(token, "VIEWER", DUCK);
     }
-    let gateway =
-        Gateway::with(&origin, r#"cache = { ttl = "1s", stale_while_revalidate = "0s", stale_if_error = "10m" }"#);
+    let gateway = Gateway::with(
+        &origin,
+        r#"cache = { ttl = "1s", stale_while_revalidate = "0s", stale_if_error = "10m" }"#,
+    );
     let client = gateway.client();
     let get = |token: &str| client.get(P).bearer(token).send();
     for token in tokens {
         get(token).assert_status(200);
     }
     origin.stop();
-    wait_until("what is stored is stale", || get("tok-1").cache_status().contains("detail=stale-if-error"));
+    wait_until("what is stored is stale", || {
+        get("tok-1").cache_status().contains("detail=stale-if-error")
+    });
     for call in [
         client.get("/auth/logout").bearer("tok-garbage"),
         client.get("/auth/logout"),
@@ -138,22 +158,48 @@ fn logout_invalidates_every_token_of_its_request() {
         ("bearer and query", Box::new(|c| c.get("/auth/logout?token=tok-OTHER").bearer("tok-T"))),
         ("two in the query", Box::new(|c| c.get("/auth/logout?token=tok-OTHER&token=tok-T"))),
         ("brackets", Box::new(|c| c.get("/auth/logout?token[]=tok-T"))),
-        ("brackets and bearer", Box::new(|c| c.get("/auth/logout?token[]=tok-T").bearer("tok-OTHER"))),
+        (
+            "brackets and bearer",
+            Box::new(|c| c.get("/auth/logout?token[]=tok-T").bearer("tok-OTHER")),
+        ),
         ("capitals", Box::new(|c| c.get("/auth/logout?Token=tok-T").bearer("tok-OTHER"))),
         (
             "key and cookie",
-            Box::new(|c| c.get("/auth/logout").header("X-API-Key", "tok-OTHER").header("Cookie", "token=tok-T")),
+            Box::new(|c| {
+                c.get("/auth/logout")
+                    .header("X-API-Key", "tok-OTHER")
+                    .header("Cookie", "token=tok-T")
+            }),
         ),
-        ("two cookies", Box::new(|c| c.get("/auth/logout").header("Cookie", "token=tok-OTHER; token=tok-T"))),
-        ("a cookie of another name", Box::new(|c| c.get("/auth/logout").header("Cookie", "sid=tok-T"))),
-        ("that and bearer", Box::new(|c| c.get("/auth/logout").header("Cookie", "sid=tok-T").bearer("tok-OTHER"))),
-        ("a JSON body", Box::new(move |c| json(c.post("/auth/logout")).body(r#"{"token":"tok-T"}"#))),
+        (
+            "two cookies",
+            Box::new(|c| c.get("/auth/logout").header("Cookie", "token=tok-OTHER; token=tok-T")),
+        ),
+        (
+            "a cookie of another name",
+            Box::new(|c| c.get("/auth/logout").header("Cookie", "sid=tok-T")),
+        ),
+        (
+            "that and bearer",
+            Box::new(|c| c.get("/auth/logout").header("Cookie", "sid=tok-T").bearer("tok-OTHER")),
+        ),
+        (
+            "a JSON body",
+            Box::new(move |c| json(c.post("/auth/logout")).body(r#"{"token":"tok-T"}"#)),
+        ),
         ("a body of no type", Box::new(|c| c.post("/auth/logout").body(r#"{"token":"tok-T"}"#))),
         (
             "a body and bearer",
-            Box::new(move |c| json(c.post("/auth/logout")).body(r#"{"token":"tok-T"}"#).bearer("tok-OTHER")),
+            Box::new(move |c| {
+                json(c.post("/auth/logout")).body(r#"{"token":"tok-T"}"#).bearer("tok-OTHER")
+            }),
         ),
-        ("a chunked body", Box::new(move |c| json(c.post("/auth/logout")).chunked(&[br#"{"tok"#, br#"en":"tok-T"}"#]))),
+        (
+            "a chunked body",
+            Box::new(move |c| {
+                json(c.post("/auth/logout")).chunked(&[br#"{"tok"#, br#"en":"tok-T"}"#])
+            }),
+        ),
         (
             "a form",
             Box::new(|c| {
@@ -165,7 +211,8 @@ fn logout_invalidates_every_token_of_its_request() {
         (
             "a large body",
             Box::new(move |c| {
-                json(c.post("/auth/logout")).body(format!(r#"{{"x":"{}","token":"tok-T"}}"#, "y".repeat(60_000)))
+                json(c.post("/auth/logout"))
+                    .body(format!(r#"{{"x":"{}","token":"tok-T"}}"#, "y".repeat(60_000)))
             }),
         ),
     ];
@@ -213,7 +260,9 @@ fn client_without_a_valid_token_invalidates_nothing() {
         for status in [401, 403, 404, 405] {
             for token in [None, Some("tok-unknown")] {
                 // Not while entries of other callers are checked.
-                origin.when(Rule::on(path).method(method).answer(Answer::error(status, "refused")).times(1));
+                origin.when(
+                    Rule::on(path).method(method).answer(Answer::error(status, "refused")).times(1),
+                );
                 let call = client.call(method, path).header("X-HTTP-Method-Override", "DELETE");
                 let call = if *method == "GET" { call } else { call.body("{}") };
                 let response = token
@@ -222,7 +271,8 @@ fn client_without_a_valid_token_invalidates_nothing() {
                         |token| call.bearer(token),
                     )
                     .send();
-                let expected = if path.starts_with("/auth") && token.is_none() { 503 } else { status };
+                let expected =
+                    if path.starts_with("/auth") && token.is_none() { 503 } else { status };
                 assert_eq!(response.status, expected, "{method} {path}: {response:#?}");
                 origin.behave();
                 let after = client.get(P).bearer("tok-a").send();
@@ -268,16 +318,20 @@ fn write_counts_from_the_end_of_its_response() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     for (number, (path, token)) in
-        [(SYNC, "tok-low"), (SYNC, "tok-high"), (CUSTOMER, "tok-low"), (CUSTOMER, "tok-high")].into_iter().enumerate()
+        [(SYNC, "tok-low"), (SYNC, "tok-high"), (CUSTOMER, "tok-low"), (CUSTOMER, "tok-high")]
+            .into_iter()
+            .enumerate()
     {
         for framing in [Framing::Chunked, Framing::Length, Framing::UntilClose] {
             for http2 in [false, true] {
                 let what = format!("{path} {token} {framing:?} {http2}");
-                let (old, new) = (format!("old {number}"), format!("new {number} {framing:?} {http2}"));
+                let (old, new) =
+                    (format!("old {number}"), format!("new {number} {framing:?} {http2}"));
                 origin.document(DUCK, named(&old));
                 gateway.admin().delete("/cache").send().assert_status(200);
                 let gate = Gate::closed();
-                let answer = Answer::json(format!(r#"{{"x":"{}"}}"#, "y".repeat(100))).framing(framing);
+                let answer =
+                    Answer::json(format!(r#"{{"x":"{}"}}"#, "y".repeat(100))).framing(framing);
                 origin.when(Rule::on(path).method("POST").answer(answer).hold_body(&gate).times(1));
                 let before = origin.count(|seen| seen.method == "POST");
                 let write = std::thread::scope(|scope| {
@@ -287,11 +341,14 @@ fn write_counts_from_the_end_of_its_response() {
                         true => {
                             let bearer = format!("Bearer {token}");
                             let fields = [("authorization", bearer.as_str())];
-                            Http2::connect(&gateway.client()).call("POST", path, &fields, b"{}").expect("a response")
+                            Http2::connect(&gateway.client())
+                                .call("POST", path, &fields, b"{}")
+                                .expect("a response")
                         }
                     });
                     origin.wait_until(&what, |seen| {
-                        seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count() > before
+                        seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count()
+                            > before
                     });
                     // Fetched and stored while the response is under way.
                     wait_until("the old name is stored", || {
@@ -327,7 +384,9 @@ fn write_whose_client_left_is_settled() {
             origin.document(DUCK, named(&old));
             client.get(P).bearer("tok-low").send().assert_status(200);
             let gate = Gate::closed();
-            let rule = Rule::on(path).method("POST").answer(Answer::json("[1234567890]").framing(Framing::Chunked));
+            let rule = Rule::on(path)
+                .method("POST")
+                .answer(Answer::json("[1234567890]").framing(Framing::Chunked));
             let rule = if step == "in its body" { rule.hold_body(&gate) } else { rule.hold(&gate) };
             origin.when(rule.times(1));
             let before = origin.count(|seen| seen.method == "POST");
@@ -366,7 +425,8 @@ fn client_that_left_without_a_token_unsettles_nothing() {
     origin.when(Rule::on("/integration/").method("POST").hold(&gate));
     for (number, token) in [None, Some("tok-unknown")].into_iter().enumerate() {
         let call = client.post(SYNC).body("{}");
-        let mut write = token.map_or_else(|| client.post(SYNC).body("{}"), |token| call.bearer(token)).start();
+        let mut write =
+            token.map_or_else(|| client.post(SYNC).body("{}"), |token| call.bearer(token)).start();
         origin.wait_until("the write", |seen| {
             seen.iter().filter(|seen| seen.method == "POST" && seen.complete).count() > number
         });

@@ -51,7 +51,9 @@ fn connection_over_the_limit_is_refused_and_others_continue() {
     let gate = Gate::closed();
     origin.when(Rule::on("/held").hold(&gate));
     let held: Vec<_> = (0..3).map(|_| gateway.client().get("/held").start()).collect();
-    origin.wait_until("three are there", |seen| seen.iter().filter(|seen| seen.path() == "/held").count() == 3);
+    origin.wait_until("three are there", |seen| {
+        seen.iter().filter(|seen| seen.path() == "/held").count() == 3
+    });
     let shed = gateway.client().get("/shed").try_send();
     assert!(shed.is_none_or(|response| response.status == 503));
     assert_eq!(origin.count(|seen| seen.path() == "/shed"), 0);
@@ -59,7 +61,9 @@ fn connection_over_the_limit_is_refused_and_others_continue() {
     for held in held {
         held.finish().assert_status(200);
     }
-    wait_until("there is room again", || gateway.client().get("/x").try_send().is_some_and(|r| r.status == 200));
+    wait_until("there is room again", || {
+        gateway.client().get("/x").try_send().is_some_and(|r| r.status == 200)
+    });
 }
 
 #[test]
@@ -69,7 +73,9 @@ fn http10_request_is_served_and_its_connection_closed() {
     let gateway = Gateway::start(&origin);
     for _ in 0..2 {
         let mut connection = gateway.client().connect();
-        connection.send_raw(format!("GET {P} HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\r\n"));
+        connection.send_raw(format!(
+            "GET {P} HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\r\n"
+        ));
         let answer = String::from_utf8(connection.rest()).expect("text");
         assert!(answer.starts_with("HTTP/1.") && answer.contains(" 200 "), "{answer}");
         assert!(answer.ends_with(&format!("\r\n\r\n{}", redacted_document(DUCK))), "{answer}");
@@ -82,7 +88,9 @@ fn client_that_expects_continue_receives_it() {
     let origin = Origin::start();
     let gateway = Gateway::start(&origin);
     let mut connection = gateway.client().connect();
-    connection.send_raw("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    connection.send_raw(
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+    );
     connection.wait_for(b"HTTP/1.1 100 ");
     connection.send_raw("body");
     let response = connection.read("POST", Kind::Forwarded).expect("an answer");
@@ -130,7 +138,10 @@ fn callers_on_one_connection_share_no_entries() {
         calls.push(client.get(P).bearer(&token));
     }
     origin.when(Rule::on("/customer/").made(|seen| {
-        Answer::json(serde_json::json!({"said": seen.token().map(|token| token.replace("tok-", "to "))}).to_string())
+        Answer::json(
+            serde_json::json!({"said": seen.token().map(|token| token.replace("tok-", "to "))})
+                .to_string(),
+        )
     }));
     for (number, response) in client.send_h2c(calls).into_iter().enumerate() {
         assert_eq!(response.assert_status(200).json()["said"], format!("to {}", number % 5));

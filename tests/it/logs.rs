@@ -31,14 +31,18 @@ fn fill(gateway: &Gateway, client: &Client) -> usize {
 fn unread_log_delays_no_request_and_counts_dropped_lines() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
+    let mut gateway =
+        Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
     let client = gateway.client();
     assert_eq!(gateway.metric(DROPPED, &[]), 0.0);
     let mut asked = fill(&gateway, &client);
     // Forwards, hits and requests of an operator do not wait.
     let before = gateway.metric(DROPPED, &[]);
     for _ in 0..50 {
-        assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
+        assert_eq!(
+            client.get(P).bearer("tok-a").send().assert_status(200).text(),
+            redacted_document(DUCK)
+        );
         client.get("/elsewhere").send().assert_status(200);
     }
     asked += 100;
@@ -63,13 +67,19 @@ fn unread_log_delays_no_request_and_counts_dropped_lines() {
     // The record of a request ends after its response.
     wait_until("every request is counted", || {
         let metrics = gateway.metrics();
-        let requests = metrics.lines().filter(|line| line.starts_with("telecomx_gateway_requests_total{"));
-        let counted: f64 = requests.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+        let requests =
+            metrics.lines().filter(|line| line.starts_with("telecomx_gateway_requests_total{"));
+        let counted: f64 =
+            requests.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
         counted as usize == asked
     });
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
-    assert!(run.stderr.contains("the-last") && run.stderr.contains("all requests finished"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("the-last") && run.stderr.contains("all requests finished"),
+        "{}",
+        run.stderr
+    );
     for line in run.stderr.lines() {
         let json: Result<serde_json::Value, _> = serde_json::from_str(line);
         assert!(json.is_ok_and(|json| json.is_object()), "not a whole line: {line}");
@@ -88,7 +98,8 @@ fn unread_log_delays_no_request_and_counts_dropped_lines() {
 #[test]
 fn unread_log_does_not_delay_shutdown() {
     let origin = Origin::start();
-    let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
+    let mut gateway =
+        Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
     fill(&gateway, &gateway.client());
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
@@ -108,8 +119,11 @@ fn shutdown_writes_every_line() {
         gateway.signal(signal);
         let run = gateway.wait();
         assert_eq!((run.code, requests(&run.stderr)), (Some(0), 300), "{signal}: {run:#?}");
-        let last =
-            if signal == Signal::SIGTERM { "stopped; all requests finished" } else { "stopped at once after SIGINT" };
+        let last = if signal == Signal::SIGTERM {
+            "stopped; all requests finished"
+        } else {
+            "stopped at once after SIGINT"
+        };
         assert!(run.stderr.contains(last), "{signal}: {run:#?}");
     }
 }
@@ -118,7 +132,8 @@ fn shutdown_writes_every_line() {
 fn warnings_precede_the_reason_of_a_failed_start() {
     let origin = Origin::start();
     let dir = TempDir::new();
-    let (taken, free, missing) = (origin.address(), unused_port(), dir.path().join("missing").display().to_string());
+    let (taken, free, missing) =
+        (origin.address(), unused_port(), dir.path().join("missing").display().to_string());
     let toml = format!(
         "server = {{ listen = [\"{taken}\"] }}\nadmin = {{ listen = \"{free}\" }}\n\
          upstream = {{ url = \"http://{taken}\" }}\n"
@@ -127,7 +142,8 @@ fn warnings_precede_the_reason_of_a_failed_start() {
     let run = run_binary_with(&[("XDG_RUNTIME_DIR", &missing)], &["run", "-c", &config], b"");
     assert_eq!(run.code, Some(1), "{run:#?}");
     let lines: Vec<_> = run.stderr.lines().collect();
-    let warned = lines.iter().position(|line| line.contains("upgrades without downtime are unavailable"));
+    let warned =
+        lines.iter().position(|line| line.contains("upgrades without downtime are unavailable"));
     let reason = lines.iter().position(|line| line.contains("in use"));
     assert!(warned.is_some() && warned < reason, "{run:#?}");
 }
@@ -139,7 +155,10 @@ fn full_disk_for_the_log_fails_no_request() {
     let mut gateway = Gateway::set_up(&origin).config("log.level = \"trace\"").full_disk().start();
     let client = gateway.client();
     for _ in 0..200 {
-        assert_eq!(client.get(P).bearer("tok-a").send().assert_status(200).text(), redacted_document(DUCK));
+        assert_eq!(
+            client.get(P).bearer("tok-a").send().assert_status(200).text(),
+            redacted_document(DUCK)
+        );
         client.get("/elsewhere").send().assert_status(200);
         client.get(P).send().assert_error(401, "credentials_invalid");
         client.get("/x/%zz").send().assert_error(400, "bad_request");
@@ -163,7 +182,9 @@ fn access_lines(log: &str) -> Vec<serde_json::Value> {
 
 fn access_line(gateway: &Gateway, request_id: &str) -> serde_json::Value {
     // Other lines of the request may come first.
-    let find = || access_lines(&gateway.log()).into_iter().find(|line| line["http.request.id"] == request_id);
+    let find = || {
+        access_lines(&gateway.log()).into_iter().find(|line| line["http.request.id"] == request_id)
+    };
     wait_until("the access line is written", || find().is_some());
     find().expect("an access line")
 }
@@ -174,10 +195,14 @@ fn access_lines_follow_log_access_whatever_the_level() {
         for level in ["error", "warn", "info", "debug", "trace"] {
             let origin = Origin::start();
             origin.knows("tok-a", "VIEWER", DUCK);
-            let mut gateway =
-                Gateway::with(&origin, &format!("log = {{ level = \"{level}\", access = \"{access}\" }}"));
+            let mut gateway = Gateway::with(
+                &origin,
+                &format!("log = {{ level = \"{level}\", access = \"{access}\" }}"),
+            );
             let client = gateway.client();
-            let send = |path: &str, id: &str| client.get(path).bearer("tok-a").header("X-Request-Id", id).send();
+            let send = |path: &str, id: &str| {
+                client.get(path).bearer("tok-a").header("X-Request-Id", id).send()
+            };
             send(P, "a-miss").assert_status(200);
             send(P, "a-hit").assert_status(200);
             origin.missing(OTHER);
@@ -241,14 +266,18 @@ fn failed_request_has_the_counted_cause_in_its_line() {
             let before = counted_causes(&gateway);
             let id = format!("{failure}-{level}");
             let path = name_of(&customer(number));
-            let response = client.get(&path).bearer(token).header("X-Request-Id", &id).revealed().send();
+            let response =
+                client.get(&path).bearer(token).header("X-Request-Id", &id).revealed().send();
             assert!(matches!(response.status, 502..=504), "{id}: {response:#?}");
             assert_eq!(response.json()["error"]["requestId"], id.as_str(), "{response:#?}");
             let line = access_line(&gateway, &id);
             let cause = line["cause"].as_str().unwrap_or_else(|| panic!("no cause: {line}"));
             let after = counted_causes(&gateway);
             let earlier = before.get(cause).copied().unwrap_or_default();
-            assert!(after.get(cause).copied().unwrap_or_default() > earlier, "{cause}: {before:?} {after:?}");
+            assert!(
+                after.get(cause).copied().unwrap_or_default() > earlier,
+                "{cause}: {before:?} {after:?}"
+            );
             assert!(line["api.duration_us"].is_u64(), "{line}");
             assert!(line["api.status"].is_null(), "{line}");
         }
@@ -265,7 +294,8 @@ fn access_line_has_status_and_time_of_the_api() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     origin.when(Rule::on("/customer/").answer(Answer::error(500, "internal_error")).times(1));
-    let send = |path: &str, id: &str| client.get(path).bearer("tok-a").header("X-Request-Id", id).send();
+    let send =
+        |path: &str, id: &str| client.get(path).bearer("tok-a").header("X-Request-Id", id).send();
     send(P, "failed").assert_status(500);
     send(P, "miss").assert_status(200);
     send(P, "hit").assert_status(200);
@@ -290,12 +320,25 @@ fn customer_id_is_logged_only_if_configured() {
     let gateway = Gateway::with(&origin, "log.customer = false");
     let below = format!("/customer/{DUCK}/subscriptions");
     let send = |round: &str| {
-        for (path, id) in [(P, "miss"), (P, "hit"), (below.as_str(), "below"), ("/elsewhere", "elsewhere")] {
+        for (path, id) in
+            [(P, "miss"), (P, "hit"), (below.as_str(), "below"), ("/elsewhere", "elsewhere")]
+        {
             let id = format!("{round}-{id}");
-            gateway.client().get(path).bearer("tok-a").header("X-Request-Id", &id).send().assert_status(200);
+            gateway
+                .client()
+                .get(path)
+                .bearer("tok-a")
+                .header("X-Request-Id", &id)
+                .send()
+                .assert_status(200);
             gateway.wait_for_log(&id);
         }
-        gateway.client().get(P).header("X-Request-Id", &format!("{round}-401")).send().assert_status(401);
+        gateway
+            .client()
+            .get(P)
+            .header("X-Request-Id", &format!("{round}-401"))
+            .send()
+            .assert_status(401);
         gateway.wait_for_log(&format!("{round}-401"));
     };
     send("off");
@@ -315,7 +358,8 @@ fn customer_id_is_logged_only_if_configured() {
 #[test]
 fn full_queue_drops_no_audit_line() {
     let origin = Origin::start();
-    let mut gateway = Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
+    let mut gateway =
+        Gateway::set_up(&origin).config("log.buffer = \"64KiB\"").unread_log().start();
     fill(&gateway, &gateway.client());
     for number in 0..20 {
         let id = format!("purge-{number}");

@@ -1,7 +1,12 @@
-//! What the gateway promises in its contract, stated from outside: the real binary, over real sockets, in front of a stand-in
-//! for the API that misbehaves on request. One binary, so that the support is built once.
+//! What the gateway promises in its contract, stated from outside: the real binary, over real
+//! sockets, in front of a stand-in for the API that misbehaves on request. One binary, so that the
+//! support is built once.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed, helpers included")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics has failed, helpers included"
+)]
 
 mod admin;
 mod api_response;

@@ -26,9 +26,18 @@ fn request(path: &str, tokens: &[(&str, &str)]) -> (String, Vec<(String, String)
 }
 
 /// Sends a request over HTTP/1.1 or HTTP/2 and gives the status of the response.
-fn send(gateway: &Gateway, http2: bool, method: &str, target: &str, fields: &[(String, String)], body: &str) -> u16 {
+fn send(
+    gateway: &Gateway,
+    http2: bool,
+    method: &str,
+    target: &str,
+    fields: &[(String, String)],
+    body: &str,
+) -> u16 {
     let client = gateway.client();
-    let call = fields.iter().fold(client.call(method, target), |call, (name, value)| call.header(name, value));
+    let call = fields
+        .iter()
+        .fold(client.call(method, target), |call, (name, value)| call.header(name, value));
     match http2 {
         false if body.is_empty() => call.revealed().send().status,
         false => call.body(body).revealed().send().status,
@@ -38,7 +47,8 @@ fn send(gateway: &Gateway, http2: bool, method: &str, target: &str, fields: &[(S
 
 /// The only token that a request holds, wherever it is.
 fn only_token(seen: &Seen) -> String {
-    let whole = format!("{} {:?} {}", seen.target, seen.headers, String::from_utf8_lossy(&seen.body));
+    let whole =
+        format!("{} {:?} {}", seen.target, seen.headers, String::from_utf8_lossy(&seen.body));
     assert_eq!(whole.matches(TOKEN_MARKER).count(), 1, "not one credential: {seen:#?}");
     let token = seen.token().or_else(|| {
         let body: serde_json::Value = serde_json::from_slice(&seen.body).ok()?;
@@ -61,13 +71,28 @@ fn redacted_route_forwards_the_deciding_credential_alone() {
                         let tokens = [(*one, decides), (*other, ignored)];
                         let tokens = if one == other { &tokens[..1] } else { &tokens[..] };
                         let (target, fields) = request(&path, tokens);
-                        let what = format!("{target} {fields:?} over HTTP/{}", if http2 { 2 } else { 1 });
-                        assert_eq!(send(&gateway, http2, "GET", &target, &fields, ""), 200, "{what}");
-                        let seen = origin.last(path.split('?').next().unwrap_or_default()).expect("a request");
+                        let what =
+                            format!("{target} {fields:?} over HTTP/{}", if http2 { 2 } else { 1 });
+                        assert_eq!(
+                            send(&gateway, http2, "GET", &target, &fields, ""),
+                            200,
+                            "{what}"
+                        );
+                        let seen = origin
+                            .last(path.split('?').next().unwrap_or_default())
+                            .expect("a request");
                         assert_eq!(only_token(&seen), decides, "{what}: {seen:#?}");
-                        assert_eq!(seen.target.contains("x=1"), path.contains("x=1"), "{what}: {seen:#?}");
+                        assert_eq!(
+                            seen.target.contains("x=1"),
+                            path.contains("x=1"),
+                            "{what}: {seen:#?}"
+                        );
                         let has_cookie = tokens.iter().any(|(place, _)| *place == "Cookie");
-                        assert_eq!(seen.header("cookie").is_some_and(|all| all.contains("c=d")), has_cookie, "{what}");
+                        assert_eq!(
+                            seen.header("cookie").is_some_and(|all| all.contains("c=d")),
+                            has_cookie,
+                            "{what}"
+                        );
                     }
                 }
             }
@@ -81,11 +106,22 @@ fn other_spellings_of_the_query_token_are_removed() {
     origin.knows("tok-low", "VIEWER", DUCK);
     origin.knows("tok-high", "RESELLER", DUCK);
     let gateway = Gateway::start(&origin);
-    for alias in
-        ["token", "token[]", "Token", "TOKEN", "%74oken", "token%5B%5D", "[token]", "token[a]", "+token", "%2574oken"]
-    {
+    for alias in [
+        "token",
+        "token[]",
+        "Token",
+        "TOKEN",
+        "%74oken",
+        "token%5B%5D",
+        "[token]",
+        "token[a]",
+        "+token",
+        "%2574oken",
+    ] {
         for http2 in [false, true] {
-            for (path, decides) in [(P, "tok-low"), (P, "tok-high"), (CUSTOMER, "tok-low"), (CUSTOMER, "tok-high")] {
+            for (path, decides) in
+                [(P, "tok-low"), (P, "tok-high"), (CUSTOMER, "tok-low"), (CUSTOMER, "tok-high")]
+            {
                 let target = format!("{path}?a=1&{alias}=tok-other&b=2");
                 let fields = [("authorization".to_owned(), format!("Bearer {decides}"))];
                 assert_eq!(send(&gateway, http2, "GET", &target, &fields, ""), 200, "{target}");
@@ -107,8 +143,14 @@ fn repeated_credentials_travel_once() {
         client.get(CUSTOMER).bearer("tok-high").bearer("tok-high"),
         client.get(CUSTOMER).header("X-API-Key", "tok-high").header("X-API-Key", "tok-high"),
         client.get(&format!("{CUSTOMER}?token=tok-high&token=tok-high")),
-        client.get(CUSTOMER).header("Cookie", "token=tok-high; token=tok-other").header("Cookie", "token=tok-more"),
-        client.get(&format!("{CUSTOMER}?token=")).header("X-API-Key", "").header("Cookie", "token=tok-high"),
+        client
+            .get(CUSTOMER)
+            .header("Cookie", "token=tok-high; token=tok-other")
+            .header("Cookie", "token=tok-more"),
+        client
+            .get(&format!("{CUSTOMER}?token="))
+            .header("X-API-Key", "")
+            .header("Cookie", "token=tok-high"),
     ] {
         call.revealed().send().assert_status(200);
         assert_eq!(only_token(&origin.last(CUSTOMER).expect("a request")), "tok-high");
@@ -121,13 +163,22 @@ fn credential_that_cannot_be_read_is_refused_on_redacted_routes() {
     origin.knows("tok-high", "RESELLER", DUCK);
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
-    let basic = client.get(&format!("{CUSTOMER}?token=tok-high")).header("Authorization", "Basic dTpw");
+    let basic =
+        client.get(&format!("{CUSTOMER}?token=tok-high")).header("Authorization", "Basic dTpw");
     basic.send().assert_error(401, "format_error");
-    client.get(&format!("{CUSTOMER}?token=tok-a&token=tok-b")).send().assert_error(400, "bad_request");
+    client
+        .get(&format!("{CUSTOMER}?token=tok-a&token=tok-b"))
+        .send()
+        .assert_error(400, "bad_request");
     client.get(CUSTOMER).header("X-API-Key", "tok a").send().assert_error(400, "bad_request");
     assert_eq!(origin.requests(), 0);
     client.get(CUSTOMER).send().assert_status(200);
-    client.get(CUSTOMER).bearer("tok-unknown").header("X-API-Key", "tok-high").send().assert_status(200);
+    client
+        .get(CUSTOMER)
+        .bearer("tok-unknown")
+        .header("X-API-Key", "tok-high")
+        .send()
+        .assert_status(200);
     assert_eq!(only_token(&origin.last(CUSTOMER).expect("a request")), "tok-unknown");
 }
 
@@ -145,7 +196,10 @@ fn token_in_a_json_body_decides_or_must_agree() {
             for fields in [&[][..], std::slice::from_ref(&json)] {
                 assert_eq!(send(&gateway, http2, "POST", CUSTOMER, fields, &body), 200);
                 let seen = origin.last(CUSTOMER).expect("a request");
-                assert_eq!((seen.body.as_slice(), only_token(&seen).as_str()), (body.as_bytes(), token));
+                assert_eq!(
+                    (seen.body.as_slice(), only_token(&seen).as_str()),
+                    (body.as_bytes(), token)
+                );
             }
         }
         let posts = || origin.count(|seen| seen.method == "POST");
@@ -159,7 +213,11 @@ fn token_in_a_json_body_decides_or_must_agree() {
             assert_eq!(send(&gateway, http2, "POST", &target, &fields, &body), 400, "{place}");
         }
         for body in [r#"{"token":"tok-low","token":"tok-high"}"#, r#"{"token":["tok-high"]}"#] {
-            assert_eq!(send(&gateway, http2, "POST", CUSTOMER, std::slice::from_ref(&json), body), 400, "{body}");
+            assert_eq!(
+                send(&gateway, http2, "POST", CUSTOMER, std::slice::from_ref(&json), body),
+                400,
+                "{body}"
+            );
         }
         assert_eq!(posts(), before);
         // The same token twice is one.
@@ -177,10 +235,16 @@ fn json_body_is_redacted_for_its_token() {
     let gateway = Gateway::start(&origin);
     let client = gateway.client();
     let post = |token: &str| {
-        client.post(CUSTOMER).header("Content-Type", "application/json").body(format!(r#"{{"token":"{token}"}}"#))
+        client
+            .post(CUSTOMER)
+            .header("Content-Type", "application/json")
+            .body(format!(r#"{{"token":"{token}"}}"#))
     };
     assert_eq!(post("tok-low").send().assert_status(200).text(), redacted_document(DUCK));
-    assert_eq!(post("tok-high").revealed().send().assert_status(200).text(), upstream_document(DUCK));
+    assert_eq!(
+        post("tok-high").revealed().send().assert_status(200).text(),
+        upstream_document(DUCK)
+    );
     assert_eq!(post("tok-unknown").send().assert_status(200).text(), redacted_document(DUCK));
     // Too large to be read: no token in it is believed, and the whole of it is forwarded.
     let large = format!(r#"{{"x":"{}","token":"tok-high"}}"#, "y".repeat(70 << 10));
@@ -190,12 +254,23 @@ fn json_body_is_redacted_for_its_token() {
             let call = if bearer { call.bearer("tok-high") } else { call };
             let pieces: Vec<&[u8]> = large.as_bytes().chunks(9000).collect();
             let call = if chunked { call.chunked(&pieces) } else { call.body(&large) };
-            assert_eq!(call.send().assert_status(200).text(), redacted_document(DUCK), "{chunked} {bearer}");
-            assert!(origin.last(CUSTOMER).expect("a request").body == large.as_bytes(), "{chunked} {bearer}");
+            assert_eq!(
+                call.send().assert_status(200).text(),
+                redacted_document(DUCK),
+                "{chunked} {bearer}"
+            );
+            assert!(
+                origin.last(CUSTOMER).expect("a request").body == large.as_bytes(),
+                "{chunked} {bearer}"
+            );
         }
     }
-    let http2 =
-        Http2::connect(&client).call("POST", CUSTOMER, &[("content-type", "application/json")], large.as_bytes());
+    let http2 = Http2::connect(&client).call(
+        "POST",
+        CUSTOMER,
+        &[("content-type", "application/json")],
+        large.as_bytes(),
+    );
     assert_eq!(http2.expect("a response").text(), redacted_document(DUCK));
     assert!(origin.last(CUSTOMER).expect("a request").body == large.as_bytes());
 }
@@ -220,18 +295,26 @@ fn body_that_was_read_ahead_arrives_unchanged() {
             ("", "  "),
             ("text/plain", "{ this is not JSON"),
         ] {
-            let typed = |call: Call| if media.is_empty() { call } else { call.header("Content-Type", media) };
+            let typed = |call: Call| {
+                if media.is_empty() { call } else { call.header("Content-Type", media) }
+            };
             let pieces: Vec<&[u8]> = body.as_bytes().chunks(7000).collect();
             let calls = [
                 typed(client.post(CUSTOMER).bearer(token)).body(body),
                 typed(client.post(CUSTOMER).bearer(token)).chunked(&pieces),
-                typed(client.post(CUSTOMER).bearer(token)).header("Expect", "100-continue").body(body),
+                typed(client.post(CUSTOMER).bearer(token))
+                    .header("Expect", "100-continue")
+                    .body(body),
             ];
             for call in calls {
                 let what = format!("{token} {media:?} {} bytes", body.len());
                 call.revealed().send().assert_status(200);
                 let seen = origin.last(CUSTOMER).expect("a request");
-                assert!(seen.complete && seen.body == body.as_bytes(), "{what}: {} came", seen.body.len());
+                assert!(
+                    seen.complete && seen.body == body.as_bytes(),
+                    "{what}: {} came",
+                    seen.body.len()
+                );
             }
             let bearer = format!("Bearer {token}");
             let fields = [("authorization", bearer.as_str()), ("content-type", media)];
@@ -240,7 +323,10 @@ fn body_that_was_read_ahead_arrives_unchanged() {
                 .call("POST", CUSTOMER, fields, body.as_bytes())
                 .expect("a response")
                 .assert_status(200);
-            assert!(origin.last(CUSTOMER).expect("a request").body == body.as_bytes(), "{token} {media:?} over HTTP/2");
+            assert!(
+                origin.last(CUSTOMER).expect("a request").body == body.as_bytes(),
+                "{token} {media:?} over HTTP/2"
+            );
         }
     }
 }
@@ -262,7 +348,11 @@ fn token_with_reserved_characters_is_one_caller_in_each_place() {
         assert_eq!(call.send().assert_status(200).is_hit(), number > 0, "call {number}");
     }
     assert_eq!(origin.validations(), 1);
-    client.get("/auth/logout").header("Cookie", "token=tok-a%2Bb%2Fc%3D%3D").send().assert_status(200);
+    client
+        .get("/auth/logout")
+        .header("Cookie", "token=tok-a%2Bb%2Fc%3D%3D")
+        .send()
+        .assert_status(200);
     origin.forgets("tok-a+b/c==");
     client.get(P).bearer("tok-a+b/c==").send().assert_error(401, "invalid_token");
 }
@@ -286,7 +376,13 @@ fn empty_credential_is_a_401_in_each_place() {
         assert_eq!(client.get(P).header("Authorization", value).send().status, 401, "{value:?}");
     }
     let http2 = Http2::connect(&client);
-    http2.call("GET", &format!("{P}?token="), &[], b"").expect("a response").assert_error(401, "credentials_invalid");
-    assert_eq!(http2.call("GET", P, &[("authorization", "")], b"").expect("a response").status, 401);
+    http2
+        .call("GET", &format!("{P}?token="), &[], b"")
+        .expect("a response")
+        .assert_error(401, "credentials_invalid");
+    assert_eq!(
+        http2.call("GET", P, &[("authorization", "")], b"").expect("a response").status,
+        401
+    );
     assert_eq!(origin.requests(), 0);
 }

@@ -6,7 +6,10 @@ use crate::support::*;
 #[test]
 fn build_without_otlp_rejects_an_endpoint() {
     let dir = TempDir::new();
-    dir.write("gateway.toml", "upstream.url = \"http://127.0.0.1:1\"\notlp.endpoint = \"http://127.0.0.1:4318\"\n");
+    dir.write(
+        "gateway.toml",
+        "upstream.url = \"http://127.0.0.1:1\"\notlp.endpoint = \"http://127.0.0.1:4318\"\n",
+    );
     let path = dir.path().join("gateway.toml").display().to_string();
     for command in ["check", "run"] {
         let run = run_binary(&[command, "-c", &path], b"");
@@ -48,9 +51,9 @@ mod with_a_collector {
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
                     let kept = kept.clone();
-                    std::thread::spawn(
-                        move || while serve(stream.as_ref().expect("a stream"), &kept, status).is_some() {},
-                    );
+                    std::thread::spawn(move || {
+                        while serve(stream.as_ref().expect("a stream"), &kept, status).is_some() {}
+                    });
                 }
             });
             Collector { address, received }
@@ -58,7 +61,10 @@ mod with_a_collector {
 
         /// Whether any body contains these bytes.
         fn contains(&self, bytes: &[u8]) -> bool {
-            self.received.lock().iter().any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
+            self.received
+                .lock()
+                .iter()
+                .any(|(_, body)| body.windows(bytes.len()).any(|window| window == bytes))
         }
     }
 
@@ -70,17 +76,26 @@ mod with_a_collector {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
-        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next()?.parse().ok());
         let mut body = vec![0; length.expect("a length")];
         stream.read_exact(&mut body).ok()?;
         kept.lock().push((head, body));
-        write!(stream, "HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
+        )
+        .ok()
     }
 
     fn bytes(hex: &str) -> Vec<u8> {
         hex.as_bytes()
             .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hex"))
+            .map(|pair| {
+                u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hex")
+            })
             .collect()
     }
 
@@ -96,19 +111,38 @@ mod with_a_collector {
     fn span_belongs_to_the_clients_trace_and_has_no_secret() {
         let collector = Collector::start("200 OK");
         let (_origin, gateway) = scene(&collector, "0.0");
-        let untraced = gateway.client().get(P).bearer("tok-a").header("X-Request-Id", "untraced").send();
+        let untraced =
+            gateway.client().get(P).bearer("tok-a").header("X-Request-Id", "untraced").send();
         untraced.assert_status(200);
         let traced = format!("00-{TRACE}-{PARENT}-01");
-        gateway.client().get(P).bearer("tok-a").header("traceparent", &traced).send().assert_status(200);
+        gateway
+            .client()
+            .get(P)
+            .bearer("tok-a")
+            .header("traceparent", &traced)
+            .send()
+            .assert_status(200);
         let unsampled = traced.replace("4bf9", "5bf9").replace("-01", "-00");
-        gateway.client().get(P).bearer("tok-a").header("traceparent", &unsampled).send().assert_status(200);
+        gateway
+            .client()
+            .get(P)
+            .bearer("tok-a")
+            .header("traceparent", &unsampled)
+            .send()
+            .assert_status(200);
         wait_until("the span is received", || collector.contains(&bytes(TRACE)));
         assert!(collector.contains(&bytes(PARENT)), "its parent is the client's span");
-        for text in ["telecomx-gateway", "service.name", "GET customer_name", "http.route", "VIEWER", "hit"] {
+        for text in
+            ["telecomx-gateway", "service.name", "GET customer_name", "http.route", "VIEWER", "hit"]
+        {
             assert!(collector.contains(text.as_bytes()), "{text}");
         }
         let (head, _) = collector.received.lock()[0].clone();
-        assert!(head.starts_with("post /v1/traces http/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
+        assert!(
+            head.starts_with("post /v1/traces http/1.1\r\n")
+                && head.contains("application/x-protobuf"),
+            "{head}"
+        );
         gateway.wait_for_metric("otlp_spans_total", &[("result", "sent")], 1.0);
         assert_eq!(
             gateway.metric("otlp_spans_total", &[]),
@@ -125,7 +159,13 @@ mod with_a_collector {
     fn queued_spans_are_sent_at_exit() {
         let collector = Collector::start("200 OK");
         let (_origin, mut gateway) = scene(&collector, "1.0");
-        gateway.client().get(P).bearer("tok-a").header("X-Request-Id", "the-last-one").send().assert_status(200);
+        gateway
+            .client()
+            .get(P)
+            .bearer("tok-a")
+            .header("X-Request-Id", "the-last-one")
+            .send()
+            .assert_status(200);
         gateway.signal(Signal::SIGTERM);
         assert_eq!(gateway.wait().code, Some(0));
         assert!(collector.contains(b"the-last-one"));

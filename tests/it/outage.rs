@@ -28,7 +28,8 @@ fn is_stale_if_error(response: &Response) -> bool {
 #[track_caller]
 fn assert_unavailable(response: &Response) {
     response.assert_error(503, "unavailable");
-    let wait: u64 = response.header("retry-after").and_then(|wait| wait.parse().ok()).expect("a Retry-After");
+    let wait: u64 =
+        response.header("retry-after").and_then(|wait| wait.parse().ok()).expect("a Retry-After");
     assert!((1..=10).contains(&wait), "{response:#?}");
 }
 
@@ -103,8 +104,11 @@ fn opened(origin: &Origin, stored: usize) -> (Gateway, Gate) {
     let gate = Gate::closed();
     origin.when(Rule::on("/").hold(&gate));
     // Eight consecutive timeouts open the circuit.
-    let pending: Vec<_> =
-        (0..8).map(|number| gateway.client().get(&name_of(&customer(900 + number))).bearer("tok-a").start()).collect();
+    let pending: Vec<_> = (0..8)
+        .map(|number| {
+            gateway.client().get(&name_of(&customer(900 + number))).bearer("tok-a").start()
+        })
+        .collect();
     for pending in pending {
         pending.finish().assert_error(504, "gateway_timeout");
     }
@@ -132,7 +136,11 @@ fn open_circuit_answers_at_once_while_the_api_hangs() {
     }
     // A probe waits for the API: after one second, two, four, then every five.
     let probes = origin.requests() - before;
-    assert!(probes <= 1 + began.elapsed().as_secs() as usize / 3, "{probes} requests in {:?}", began.elapsed());
+    assert!(
+        probes <= 1 + began.elapsed().as_secs() as usize / 3,
+        "{probes} requests in {:?}",
+        began.elapsed()
+    );
     assert!(quick >= 25, "{quick} of 30 pairs were served at once");
     // An unknown token cannot be validated, which does not make it invalid.
     let unknown = get(&gateway, "tok-b", DUCK);
@@ -162,7 +170,8 @@ fn full_queue_refuses_at_once_and_serves_waiting_requests() {
     std::thread::scope(|scope| {
         let began = Instant::now();
         for number in 0..PERMITS + QUEUE + TOO_MANY {
-            let (answered, call) = (answered.clone(), gateway.client().get(&name_of(&customer(number))));
+            let (answered, call) =
+                (answered.clone(), gateway.client().get(&name_of(&customer(number))));
             scope.spawn(move || {
                 let response = call.bearer("tok-a").send();
                 let _ = answered.send(response);
@@ -171,10 +180,15 @@ fn full_queue_refuses_at_once_and_serves_waiting_requests() {
         for _ in 0..TOO_MANY {
             assert_unavailable(&answers.recv_timeout(PATIENCE).expect("a refusal"));
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "long before any timeout: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "long before any timeout: {:?}",
+            began.elapsed()
+        );
         // A hit needs no permit.
         assert!(get(&gateway, "tok-a", DUCK).assert_status(200).is_hit());
-        let at_api = || origin.count(|seen| seen.path() != P && seen.path().starts_with("/customer/"));
+        let at_api =
+            || origin.count(|seen| seen.path() != P && seen.path().starts_with("/customer/"));
         // Refusals may be quicker than the first request that got a permit.
         wait_until("every permit is taken", || {
             gateway.stats()["upstream"]["in_flight"] == PERMITS && at_api() == PERMITS
@@ -217,10 +231,12 @@ fn open_circuit_refuses_at_once_while_a_probe_holds_the_permit() {
 fn invalid_tokens_are_limited_per_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
-    let config = r#"identity = { max_invalid_per_minute = 5, ttl = "300ms", refresh_after = "300ms" }"#;
+    let config =
+        r#"identity = { max_invalid_per_minute = 5, ttl = "300ms", refresh_after = "300ms" }"#;
     let gateway = Gateway::with(&origin, config);
-    let from =
-        |address: &str, token: &str| gateway.client().get(P).bearer(token).header("X-Forwarded-For", address).send();
+    let from = |address: &str, token: &str| {
+        gateway.client().get(P).bearer(token).header("X-Forwarded-For", address).send()
+    };
     let (guesser, frontend) = ("203.0.113.7", "198.51.100.1");
     from(guesser, "tok-a").assert_status(200);
     for number in 0..5 {
@@ -230,7 +246,10 @@ fn invalid_tokens_are_limited_per_address() {
     for number in 5..50 {
         let refused = from(guesser, &format!("tok-guess-{number}"));
         refused.assert_error(429, "too_many_requests");
-        let wait: u64 = refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("a Retry-After");
+        let wait: u64 = refused
+            .header("retry-after")
+            .and_then(|wait| wait.parse().ok())
+            .expect("a Retry-After");
         assert!((1..=60).contains(&wait), "{refused:#?}");
     }
     assert_eq!(origin.validations(), asked, "no refused token reaches the API");
@@ -268,14 +287,20 @@ fn failure_is_shared_by_the_waiting_requests_of_its_entry() {
     }
     let gate = Gate::closed();
     // Only the response to tok-a for DUCK fails.
-    origin.when(Rule::on("/customer/").hold(&gate).made(|seen| match (seen.token().as_deref(), seen.path()) {
-        (Some("tok-a"), P) => Answer::error(500, "internal_error"),
-        (_, path) => Answer::json(upstream_document(path.split('/').nth(2).unwrap_or_default())),
+    origin.when(Rule::on("/customer/").hold(&gate).made(|seen| {
+        match (seen.token().as_deref(), seen.path()) {
+            (Some("tok-a"), P) => Answer::error(500, "internal_error"),
+            (_, path) => {
+                Answer::json(upstream_document(path.split('/').nth(2).unwrap_or_default()))
+            }
+        }
     }));
     let ask = |token, id: &str| gateway.client().get(&name_of(id)).bearer(token).start();
     let failing: Vec<_> = (0..10).map(|_| ask("tok-a", DUCK)).collect();
-    let others: Vec<_> =
-        [("tok-b", DUCK), ("tok-a", OTHER)].into_iter().flat_map(|(t, id)| [ask(t, id), ask(t, id)]).collect();
+    let others: Vec<_> = [("tok-b", DUCK), ("tok-a", OTHER)]
+        .into_iter()
+        .flat_map(|(t, id)| [ask(t, id), ask(t, id)])
+        .collect();
     origin.wait_for_fetches(DUCK, 2);
     origin.wait_for_fetches(OTHER, 1);
     // Requests that arrive later would start a fetch themselves.
@@ -285,13 +310,18 @@ fn failure_is_shared_by_the_waiting_requests_of_its_entry() {
     for pending in failing {
         assert_eq!(pending.finish().status, 500);
     }
-    let asked = origin.fetched(DUCK).iter().filter(|seen| seen.token().as_deref() == Some("tok-a")).count();
+    let asked =
+        origin.fetched(DUCK).iter().filter(|seen| seen.token().as_deref() == Some("tok-a")).count();
     assert!(asked < failed, "{asked} fetches for {failed} failures");
     for pending in others {
         pending.finish().assert_status(200);
     }
     origin.behave();
-    assert_eq!(get(&gateway, "tok-a", DUCK).assert_status(200).cache_status(), STORED, "the failure is not stored");
+    assert_eq!(
+        get(&gateway, "tok-a", DUCK).assert_status(200).cache_status(),
+        STORED,
+        "the failure is not stored"
+    );
 }
 
 #[test]
@@ -305,7 +335,8 @@ fn followers_wait_no_longer_than_the_timeout_of_the_leader() {
     let leader = gateway.client().get(P).bearer("tok-a").start();
     origin.wait_for_fetches(DUCK, 1);
     let began = Instant::now();
-    let waiters: Vec<_> = (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    let waiters: Vec<_> =
+        (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
     drop(leader);
     for waiter in waiters {
         let response = waiter.finish();
@@ -388,7 +419,9 @@ fn expired_entries_are_fetched_once_per_lifetime() {
 
 /// Duration of the outage: longer than every lifetime, or `OUTAGE_SECONDS`.
 fn outage() -> Duration {
-    Duration::from_secs(std::env::var("OUTAGE_SECONDS").map_or(4, |seconds| seconds.parse().expect("a number")))
+    Duration::from_secs(
+        std::env::var("OUTAGE_SECONDS").map_or(4, |seconds| seconds.parse().expect("a number")),
+    )
 }
 
 #[test]
@@ -416,7 +449,9 @@ fn outage_fails_no_request_with_a_stored_response() {
         gateway.stats()["upstream"]["circuit"] == "closed"
     });
     assert!(back.elapsed() < Duration::from_secs(5 + 3), "{:?}", back.elapsed());
-    wait_until("responses are fresh again", || get(&gateway, "tok-1", &customer(1)).assert_status(200).is_hit());
+    wait_until("responses are fresh again", || {
+        get(&gateway, "tok-1", &customer(1)).assert_status(200).is_hit()
+    });
     assert!(origin.requests() > seen);
 }
 
@@ -435,7 +470,8 @@ fn outage_logs_its_start_and_its_end_once() {
                 let client = gateway.client();
                 let mut number = 0;
                 while outage_start.elapsed() < Duration::from_secs(4) {
-                    let (token, id) = (format!("tok-unknown-{thread}-{number}"), customer(100 * thread + number));
+                    let (token, id) =
+                        (format!("tok-unknown-{thread}-{number}"), customer(100 * thread + number));
                     client.get(&name_of(&id)).bearer(&token).send();
                     client.get(&name_of(&id)).bearer("tok-a").send();
                     client.get("/elsewhere").send();
@@ -451,16 +487,24 @@ fn outage_logs_its_start_and_its_end_once() {
     });
     gateway.wait_for_log("circuit breaker closed");
     let log = gateway.log();
-    let lines = || log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let lines =
+        || log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     let access = lines().filter(|line| line["target"] == "telecomx_gateway::access").count();
     let others = lines().filter(|line| line["target"] != "telecomx_gateway::access").count();
     assert!(access > 200, "{access} requests");
     let seconds = usize::try_from(outage_start.elapsed().as_secs()).expect("a duration") + 1;
     assert!(others <= 10 * seconds, "{others} lines in {seconds} s: {log}");
-    let with = |text: &str| lines().filter(|line| line["message"].to_string().contains(text)).collect::<Vec<_>>();
+    let with = |text: &str| {
+        lines().filter(|line| line["message"].to_string().contains(text)).collect::<Vec<_>>()
+    };
     let (opened, closed) = (with("circuit breaker opened"), with("circuit breaker closed"));
     assert_eq!((opened.len(), closed.len()), (1, 1), "{log}");
-    assert_eq!((&opened[0]["level"], &opened[0]["target"]), (&"WARN".into(), &"audit".into()), "{}", opened[0]);
+    assert_eq!(
+        (&opened[0]["level"], &opened[0]["target"]),
+        (&"WARN".into(), &"audit".into()),
+        "{}",
+        opened[0]
+    );
     assert_eq!(opened[0]["cause"], "connect", "{}", opened[0]);
     assert_eq!(opened[0]["address"], origin.address().to_string(), "{}", opened[0]);
     assert!(opened[0]["failures"].as_u64() >= Some(8), "{}", opened[0]);

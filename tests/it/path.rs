@@ -66,10 +66,15 @@ fn protected_path_in_another_spelling_is_refused() {
     ];
     for alias in aliases {
         for method in ["GET", "POST"] {
-            let response = gateway.client().call(method, alias).bearer("tok-a").kind(Kind::Forwarded).send();
+            let response =
+                gateway.client().call(method, alias).bearer("tok-a").kind(Kind::Forwarded).send();
             response.assert_error(400, "bad_request");
         }
-        assert_eq!(origin.count(|seen| seen.path() != "/auth/validateToken"), 0, "{alias} reached the API");
+        assert_eq!(
+            origin.count(|seen| seen.path() != "/auth/validateToken"),
+            0,
+            "{alias} reached the API"
+        );
     }
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
 }
@@ -87,7 +92,12 @@ fn blocked_path_is_refused_for_every_caller() {
     ];
     for path in blocked {
         for method in ["GET", "POST", "DELETE", "OPTIONS"] {
-            gateway.client().call(method, path).bearer("tok-admin").send().assert_error(403, "access_denied");
+            gateway
+                .client()
+                .call(method, path)
+                .bearer("tok-admin")
+                .send()
+                .assert_error(403, "access_denied");
             gateway.client().call(method, path).send().assert_error(403, "access_denied");
         }
     }
@@ -100,7 +110,8 @@ fn blocked_path_is_refused_for_every_caller() {
 #[test]
 fn id_of_another_shape_is_forwarded_and_redacted() {
     let (origin, gateway) = scene();
-    let ids = ["73469a52f4fd7f77ec7b28c", "73469a52f4fd7f77ec7b28cc0", "73469a52f4fd7f77ec7b28cg", "me"];
+    let ids =
+        ["73469a52f4fd7f77ec7b28c", "73469a52f4fd7f77ec7b28cc0", "73469a52f4fd7f77ec7b28cg", "me"];
     for id in ids {
         let path = format!("/customer/{id}/name");
         let response = gateway.client().get(&path).bearer("tok-a").send();
@@ -108,7 +119,10 @@ fn id_of_another_shape_is_forwarded_and_redacted() {
         assert_eq!(response.cache_status(), "telecomx-gateway; fwd=bypass", "{id}");
         assert_eq!(origin.last(&path).expect("it was forwarded").target, path);
     }
-    for path in ["/customer/73469a52f4fd7f77ec7b28cc/name.json", "/customer/73469a52f4fd7f77ec7b28cc/name/x.css"] {
+    for path in [
+        "/customer/73469a52f4fd7f77ec7b28cc/name.json",
+        "/customer/73469a52f4fd7f77ec7b28cc/name/x.css",
+    ] {
         let response = gateway.client().get(path).bearer("tok-a").send();
         assert_eq!(response.assert_status(200).text(), redacted_document(DUCK), "{path}");
     }
@@ -183,7 +197,9 @@ fn malformed_target_is_refused() {
         request.extend_from_slice(b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\r\n");
         let mut connection = gateway.client().connect();
         connection.send_raw(&request);
-        let response = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {shown:?}"));
+        let response = connection
+            .read("GET", Kind::Forwarded)
+            .unwrap_or_else(|| panic!("no answer to {shown:?}"));
         assert_eq!(response.status, 400, "{shown:?}: {response:#?}");
         assert_eq!(origin.requests(), 0, "{shown:?}");
     }
@@ -211,7 +227,12 @@ fn absolute_form_never_reaches_another_host() {
 fn trace_and_connect_are_not_allowed() {
     let (origin, gateway) = scene();
     for (method, target) in [("TRACE", "/x"), ("TRACE", P), ("CONNECT", "evil.invalid:443")] {
-        gateway.client().call(method, target).bearer("tok-a").send().assert_error(405, "bad_request");
+        gateway
+            .client()
+            .call(method, target)
+            .bearer("tok-a")
+            .send()
+            .assert_error(405, "bad_request");
     }
     assert_eq!(origin.requests(), 0);
 }
@@ -224,10 +245,13 @@ fn too_large_head_is_refused() {
     client.get(P).bearer("tok-a").header("X-Long", &long).send().assert_error(431, "bad_request");
     client.get("/x").header("X-Long", &long).send().assert_error(431, "bad_request");
     client.get(&format!("/{long}")).send().assert_error(431, "bad_request");
-    let many = (0..101).fold(client.get(P), |call, number| call.header(&format!("X-{number}"), "1"));
+    let many =
+        (0..101).fold(client.get(P), |call, number| call.header(&format!("X-{number}"), "1"));
     many.send().assert_error(431, "bad_request");
     assert_eq!(origin.requests(), 0);
-    let allowed = (0..90).fold(client.get(P).bearer("tok-a"), |call, number| call.header(&format!("X-{number}"), "1"));
+    let allowed = (0..90).fold(client.get(P).bearer("tok-a"), |call, number| {
+        call.header(&format!("X-{number}"), "1")
+    });
     allowed.header("X-Long", &"x".repeat(20 << 10)).send().assert_status(200);
 }
 
@@ -243,11 +267,23 @@ fn head_limit_is_configurable() {
 #[test]
 fn connection_field_that_names_a_protected_field_is_refused() {
     let (origin, gateway) = scene();
-    let named =
-        ["Authorization", "cookie", "X-API-Key", "Host", "Via", "Forwarded", "X-Forwarded-For", "x-forwarded-proto"];
+    let named = [
+        "Authorization",
+        "cookie",
+        "X-API-Key",
+        "Host",
+        "Via",
+        "Forwarded",
+        "X-Forwarded-For",
+        "x-forwarded-proto",
+    ];
     for name in named {
         for path in [P, "/x"] {
-            let call = gateway.client().get(path).bearer("tok-a").header("Connection", &format!("keep-alive, {name}"));
+            let call = gateway
+                .client()
+                .get(path)
+                .bearer("tok-a")
+                .header("Connection", &format!("keep-alive, {name}"));
             call.send().assert_error(400, "bad_request");
         }
     }

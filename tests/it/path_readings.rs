@@ -65,7 +65,12 @@ const INSERTED: [&str; 34] = [
 ];
 
 static BLOCKED: LazyLock<Vec<PathPattern>> = LazyLock::new(|| {
-    patterns(&["/tools/realtime", "/tools/realtime/**", "/porting/*/notify", "/pbx/app/notification/send/callerid"])
+    patterns(&[
+        "/tools/realtime",
+        "/tools/realtime/**",
+        "/porting/*/notify",
+        "/pbx/app/notification/send/callerid",
+    ])
 });
 
 static REDACTED: LazyLock<Vec<PathPattern>> =
@@ -77,13 +82,17 @@ fn patterns(texts: &[&str]) -> Vec<PathPattern> {
 
 /// Whether the gateway refuses the path, or recognizes each route that a server runs for it.
 fn judge(path: &str) -> Result<(), String> {
-    let Ok(read) = NormalPath::parse(path, Protected { blocked: &BLOCKED, redacted: &REDACTED }) else {
+    let Ok(read) = NormalPath::parse(path, Protected { blocked: &BLOCKED, redacted: &REDACTED })
+    else {
         return Ok(());
     };
     for (server, route, _) in routed(path) {
         let pattern = PathPattern::parse(route).expect("a pattern");
         if !read.is(&pattern) {
-            return Err(format!("{path}: {server} runs {route}, the gateway reads {:?}", read.folded()));
+            return Err(format!(
+                "{path}: {server} runs {route}, the gateway reads {:?}",
+                read.folded()
+            ));
         }
     }
     Ok(())
@@ -94,7 +103,9 @@ fn spellings() -> impl Iterator<Item = String> {
     PATHS.into_iter().flat_map(|path| {
         let positions = path.char_indices().map(|(at, _)| at).chain([path.len()]);
         positions.flat_map(move |at| {
-            INSERTED.into_iter().map(move |inserted| format!("{}{inserted}{}", &path[..at], &path[at..]))
+            INSERTED
+                .into_iter()
+                .map(move |inserted| format!("{}{inserted}{}", &path[..at], &path[at..]))
         })
     })
 }
@@ -104,7 +115,11 @@ fn every_insertion_is_refused_or_recognized() {
     for path in spellings().filter(|path| path.starts_with('/')) {
         judge(&path).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
-    assert!(ROUTES.iter().all(|(route, _)| !routed(&route.replace("**", "x").replace('*', ID)).is_empty()));
+    assert!(
+        ROUTES
+            .iter()
+            .all(|(route, _)| !routed(&route.replace("**", "x").replace('*', ID)).is_empty())
+    );
 }
 
 proptest! {
@@ -154,10 +169,14 @@ fn scene() -> (Origin, Gateway) {
 fn spellings_at_segments() -> Vec<String> {
     let mut all = Vec::new();
     for path in PATHS {
-        let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
+        let ends =
+            path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
         for at in ends {
             for place in [at, (at + 1).min(path.len())] {
-                all.extend(INSERTED.map(|inserted| format!("{}{inserted}{}", &path[..place], &path[place..])));
+                all.extend(
+                    INSERTED
+                        .map(|inserted| format!("{}{inserted}{}", &path[..place], &path[place..])),
+                );
             }
         }
     }
@@ -185,7 +204,9 @@ fn no_spelling_of_a_protected_path_reaches_its_handler() {
         assert_eq!(blocked, None, "{method} {path} was forwarded");
         assert_eq!(judge(&seen.target), Ok(()), "{method} {path} was forwarded");
     }
-    for path in ["/files/7%2Fx/notify", "/reseller/S%C3%B8ren%20B/customers", "/search/what%3F%20%23"] {
+    for path in
+        ["/files/7%2Fx/notify", "/reseller/S%C3%B8ren%20B/customers", "/search/what%3F%20%23"]
+    {
         let response = gateway.client().get(path).bearer("tok-a").kind(Kind::Forwarded).send();
         assert_eq!(response.status, 200, "{path}");
         assert_eq!(origin.last(path).expect("it was forwarded").target, path);
@@ -198,7 +219,8 @@ fn path_over_its_bound_is_refused_in_the_apis_shape() {
     for path in [format!("/{}", "x".repeat(4096)), "/%EF%B7%BA".repeat(500)] {
         let response = gateway.client().get(&path).bearer("tok-a").kind(Kind::Forwarded).send();
         response.assert_error(414, "bad_request");
-        let response = Http2::connect(&gateway.client()).call("GET", &path, &[], b"").expect("a response");
+        let response =
+            Http2::connect(&gateway.client()).call("GET", &path, &[], b"").expect("a response");
         response.assert_error(414, "bad_request");
     }
     assert_eq!(origin.count(|seen| seen.path() != "/auth/validateToken"), 0);

@@ -28,11 +28,20 @@ fn pipelined_requests_get_responses_in_order_on_every_route() {
             ];
             let bytes: Vec<u8> = calls.iter().flat_map(Call::bytes).collect();
             connection.send_raw(&bytes);
-            for (number, target) in [&target, "/x/second", "/x/third", "/customer/fourth", &target].iter().enumerate() {
-                let kind = if target.ends_with("/name") { Kind::Intercepted } else { Kind::Forwarded };
-                let response = connection.read("GET", kind).unwrap_or_else(|| panic!("{number} {target} {warm}"));
+            for (number, target) in
+                [&target, "/x/second", "/x/third", "/customer/fourth", &target].iter().enumerate()
+            {
+                let kind =
+                    if target.ends_with("/name") { Kind::Intercepted } else { Kind::Forwarded };
+                let response = connection
+                    .read("GET", kind)
+                    .unwrap_or_else(|| panic!("{number} {target} {warm}"));
                 let json = response.assert_status(200).json();
-                let own = if target.ends_with("/name") { json["_id"] == DUCK } else { json["target"] == **target };
+                let own = if target.ends_with("/name") {
+                    json["_id"] == DUCK
+                } else {
+                    json["target"] == **target
+                };
                 assert!(own, "{number} {target}: {response:#?}");
             }
         }
@@ -53,7 +62,8 @@ fn request_that_arrives_during_a_fetch_gets_its_response() {
     connection.send_raw(start);
     connection.wait_until_read();
     connection.send_raw(rest);
-    origin.wait_until("the fetch began", |seen| seen.iter().any(|seen| seen.path() == name_of(DUCK)));
+    origin
+        .wait_until("the fetch began", |seen| seen.iter().any(|seen| seen.path() == name_of(DUCK)));
     connection.send_raw(gateway.client().get("/x/second").bytes());
     connection.wait_until_read();
     gate.open();
@@ -67,7 +77,10 @@ fn request_that_arrives_during_a_fetch_gets_its_response() {
 fn upload_that_asks_for_h2c_keeps_its_connection() {
     let (origin, gateway) = scene();
     for target in ["/x/a", "/customer/a"] {
-        for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+        for body in [
+            "Content-Length: 5\r\n\r\nhello",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ] {
             let mut connection = gateway.client().connect();
             connection.send_raw(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{H2C}{body}"));
             connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
@@ -84,7 +97,11 @@ fn upload_that_asks_for_h2c_keeps_its_connection() {
 fn bytes_behind_a_declined_upgrade_are_not_another_request() {
     let (origin, gateway) = scene();
     for target in ["/x/declined", "/customer/declined"] {
-        for body in ["\r\n", "Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+        for body in [
+            "\r\n",
+            "Content-Length: 5\r\n\r\nhello",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
             let mut connection = gateway.client().connect();
             connection.send_raw(format!(
                 "POST {target} HTTP/1.1\r\nHost: a\r\n{H2C}{body}GET /x/behind HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -105,8 +122,12 @@ fn bytes_behind_a_pending_upgrade_are_not_another_request() {
         let gate = Gate::closed();
         origin.when(Rule::on(&target).hold(&gate));
         let mut connection = gateway.client().connect();
-        connection.send_raw(format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer tok-a\r\n{H2C}\r\n"));
-        origin.wait_until("the request is at the API", |seen| seen.iter().any(|seen| seen.target == target));
+        connection.send_raw(format!(
+            "GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer tok-a\r\n{H2C}\r\n"
+        ));
+        origin.wait_until("the request is at the API", |seen| {
+            seen.iter().any(|seen| seen.target == target)
+        });
         connection.send_raw("GET /x/behind HTTP/1.1\r\nHost: a\r\n\r\n");
         connection.wait_until_read();
         gate.open();
@@ -125,9 +146,10 @@ const H2C: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-
 fn empty_line_behind_a_body_is_ignored() {
     let (_origin, gateway) = scene();
     for target in ["/x/a", "/customer/a"] {
-        for body in
-            ["Content-Length: 5\r\n\r\nhello\r\n", "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n\r\n\r\n"]
-        {
+        for body in [
+            "Content-Length: 5\r\n\r\nhello\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n\r\n\r\n",
+        ] {
             let mut connection = gateway.client().connect();
             connection.send_raw(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{body}"));
             connection.read("POST", Kind::Forwarded).expect("a response").assert_status(200);
@@ -149,7 +171,9 @@ fn thousand_pipelined_requests_get_responses() {
     let mut writing = connection.try_clone();
     let sender = thread::spawn(move || writing.send_raw(all));
     for number in 0..1000 {
-        let response = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no response {number}"));
+        let response = connection
+            .read("GET", Kind::Forwarded)
+            .unwrap_or_else(|| panic!("no response {number}"));
         assert_eq!(response.assert_status(200).json()["target"], "/x/many");
     }
     sender.join().expect("the sender");
@@ -161,14 +185,21 @@ fn own_error_to_a_large_upload_arrives_over_http1() {
     let body = vec![b'x'; 5 << 20];
     let rounds = std::env::var("UPLOADS").map_or(10, |rounds| rounds.parse().expect("a number"));
     for round in 0..rounds {
-        for (target, status) in [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)] {
+        for (target, status) in
+            [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)]
+        {
             let method = if status == 401 { "GET" } else { "POST" };
             let mut connection = gateway.client().connect();
-            let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             connection.send_raw(head);
             connection.send_raw(&body);
             let kind = if status == 401 { Kind::Intercepted } else { Kind::Forwarded };
-            let response = connection.read("POST", kind).unwrap_or_else(|| panic!("{round} {target}: no response"));
+            let response = connection
+                .read("POST", kind)
+                .unwrap_or_else(|| panic!("{round} {target}: no response"));
             response.assert_status(status);
             assert_eq!(response.header("connection"), Some("close"), "{response:#?}");
         }
@@ -181,11 +212,15 @@ fn own_error_to_a_large_upload_arrives_over_http2() {
     let body = vec![b'x'; 5 << 20];
     let rounds = std::env::var("UPLOADS").map_or(10, |rounds| rounds.parse().expect("a number"));
     for round in 0..rounds {
-        for (target, status) in [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)] {
+        for (target, status) in
+            [("/tools/realtime", 403), ("/customer//x", 400), (&*name_of(DUCK), 401)]
+        {
             let method = if status == 401 { "GET" } else { "POST" };
             let http2 = Http2::connect(&gateway.client());
             let response = http2.call(method, target, &[], &body);
-            response.unwrap_or_else(|error| panic!("{round} {target}: {error}")).assert_status(status);
+            response
+                .unwrap_or_else(|error| panic!("{round} {target}: {error}"))
+                .assert_status(status);
         }
     }
 }

@@ -35,12 +35,20 @@ fn version_and_help_are_printed() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 5] =
-        [&[], &["--nonsense"], &["nonsense"], &["run", "--nonsense"], &["redact", "--role", "KING"]];
+    let wrong: [&[&str]; 5] = [
+        &[],
+        &["--nonsense"],
+        &["nonsense"],
+        &["run", "--nonsense"],
+        &["redact", "--role", "KING"],
+    ];
     for arguments in wrong {
         let run = run(arguments);
         assert_eq!(run.code, Some(2), "{arguments:?}: {run:#?}");
-        assert!(!run.stderr.is_empty() && !run.stderr.contains("panicked"), "{arguments:?}: {run:#?}");
+        assert!(
+            !run.stderr.is_empty() && !run.stderr.contains("panicked"),
+            "{arguments:?}: {run:#?}"
+        );
     }
 }
 
@@ -71,7 +79,10 @@ fn missing_or_unreadable_configuration_exits_with_78() {
         for command in ["run", "check"] {
             let run = run(&[command, "-c", path]);
             assert_eq!(run.code, Some(78), "{run:#?}");
-            assert!(run.stderr.contains(path.as_str()) && !run.stderr.contains("panicked"), "{run:#?}");
+            assert!(
+                run.stderr.contains(path.as_str()) && !run.stderr.contains("panicked"),
+                "{run:#?}"
+            );
         }
     }
     let (_dir, empty) = config("");
@@ -94,8 +105,9 @@ fn valid_configuration_is_ok_and_explained() {
 
 #[test]
 fn cache_times_longer_than_the_session_are_refused() {
-    let (_dir, path) =
-        config("[upstream]\nurl = \"https://api.example\"\n[cache]\nttl = \"14m\"\nstale_while_revalidate = \"1m\"\n");
+    let (_dir, path) = config(
+        "[upstream]\nurl = \"https://api.example\"\n[cache]\nttl = \"14m\"\nstale_while_revalidate = \"1m\"\n",
+    );
     let run = run(&["check", "-c", &path]);
     assert_eq!(run.code, Some(78), "{run:#?}");
     assert!(run.stderr.contains("session"), "{run:#?}");
@@ -125,7 +137,10 @@ fn occupied_port_is_one_error_that_names_its_owner() {
         let run = run(&["run", "-c", &path]);
         assert_eq!(run.code, Some(1), "{run:#?}");
         let said = format!("{}{}", run.stdout, run.stderr);
-        let told = said.lines().filter(|line| line.contains(&taken.to_string()) && line.contains("in use")).count();
+        let told = said
+            .lines()
+            .filter(|line| line.contains(&taken.to_string()) && line.contains("in use"))
+            .count();
         assert_eq!(told, 1, "{run:#?}");
         let program = std::env::current_exe().expect("this program");
         let name = program.file_name().expect("a name").to_string_lossy();
@@ -148,13 +163,22 @@ fn sandbox_names_the_owner_of_an_occupied_port() {
 #[test]
 fn start_logs_listeners_and_redaction() {
     let origin = Origin::start();
-    let gateway = Gateway::with(&origin, "redaction.reveal_to = \"ADMIN\"\nforward.blocked = [\"/a\", \"/b/**\"]");
+    let gateway = Gateway::with(
+        &origin,
+        "redaction.reveal_to = \"ADMIN\"\nforward.blocked = [\"/a\", \"/b/**\"]",
+    );
     gateway.wait_for_log("ready: ");
     let log = gateway.log();
     let ready = log.lines().find(|line| line.contains("ready: ")).expect("it was waited for");
     let public = gateway.public_address().to_string();
     let admin = format!("http://{}/", gateway.admin_address());
-    let told = [&public, &admin, "below ADMIN", "integrations, customerIntegrations", "2 paths are blocked"];
+    let told = [
+        &public,
+        &admin,
+        "below ADMIN",
+        "integrations, customerIntegrations",
+        "2 paths are blocked",
+    ];
     for part in told {
         assert!(ready.contains(part), "{part}: {ready}");
     }
@@ -181,7 +205,8 @@ fn sigterm_waits_for_a_request_in_flight() {
         origin.when(Rule::on(held).hold(&gate));
         let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
         let pending = gateway.client().get(path).bearer("tok-a").start();
-        origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == path));
+        origin
+            .wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == path));
         gateway.signal(Signal::SIGTERM);
         wait_until("it takes no new ones", || {
             let Ok(_) = gateway.admin().try_connect() else { return true };
@@ -207,8 +232,15 @@ fn drain_delay_serves_connections_while_not_ready() {
     wait_until("it is not ready", || ready() == Some(503));
     // The load balancer has not polled `/readyz` yet.
     let late = gateway.client().get(P).bearer("tok-a").send();
-    assert_eq!((late.assert_status(200).is_hit(), late.header("connection")), (true, Some("close")));
-    assert!(began.elapsed() < Duration::from_secs(2), "too slow a machine to tell: {:?}", began.elapsed());
+    assert_eq!(
+        (late.assert_status(200).is_hit(), late.header("connection")),
+        (true, Some("close"))
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "too slow a machine to tell: {:?}",
+        began.elapsed()
+    );
     let run = gateway.wait();
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert!(began.elapsed() >= Duration::from_secs(2), "{run:#?}");
@@ -222,7 +254,9 @@ fn request_longer_than_the_drain_is_aborted_and_logged() {
     origin.when(Rule::on("/elsewhere").hold(&gate));
     let mut gateway = Gateway::with(&origin, r#"server.drain = "1s""#);
     let _pending = gateway.client().get("/elsewhere").start();
-    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    origin.wait_until("the request is there", |seen| {
+        seen.iter().any(|seen| seen.path() == "/elsewhere")
+    });
     let run = gateway.terminate();
     assert_eq!(run.code, Some(1), "{run:#?}");
     gate.open();
@@ -235,7 +269,9 @@ fn sigint_stops_at_once_with_requests_in_flight() {
     origin.when(Rule::on("/elsewhere").hold(&gate));
     let mut gateway = Gateway::with(&origin, r#"server.drain = "50s""#);
     let _pending = gateway.client().get("/elsewhere").start();
-    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    origin.wait_until("the request is there", |seen| {
+        seen.iter().any(|seen| seen.path() == "/elsewhere")
+    });
     gateway.signal(Signal::SIGINT);
     let run = gateway.wait();
     assert_eq!(run.code, Some(0), "{run:#?}");
@@ -247,7 +283,9 @@ fn sigint_stops_at_once_with_requests_in_flight() {
 fn document_on_standard_input_is_redacted() {
     let (_dir, path) = config("[upstream]\nurl = \"https://api.example\"\n");
     let document = upstream_document(DUCK);
-    let redact = |role: &str, input: &str| run_binary(&["redact", "-c", &path, "--role", role], input.as_bytes());
+    let redact = |role: &str, input: &str| {
+        run_binary(&["redact", "-c", &path, "--role", role], input.as_bytes())
+    };
     for role in LOWER_ROLES {
         let run = redact(role, &document);
         assert_eq!((run.code, run.stdout), (Some(0), redacted_document(DUCK) + "\n"), "{role}");
@@ -266,7 +304,9 @@ fn schema_is_json_and_contains_every_table() {
     let run = run(&["schema"]);
     assert_eq!(run.code, Some(0), "{run:#?}");
     let schema: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
-    for table in ["server", "admin", "upstream", "identity", "cache", "redaction", "forward", "cors", "log"] {
+    for table in
+        ["server", "admin", "upstream", "identity", "cache", "redaction", "forward", "cors", "log"]
+    {
         assert!(schema["properties"][table].is_object(), "{table}: {schema}");
     }
 }
@@ -279,7 +319,11 @@ fn every_log_line_is_json() {
     let client = gateway.client();
     client.get(P).bearer("tok-a").header("X-Request-Id", "first-of-all").send().assert_status(200);
     client.get(P).bearer("tok-unknown").send().assert_status(401);
-    client.get("/elsewhere?token=tok-a&agreementGrantToken=PLANTED").revealed().send().assert_status(200);
+    client
+        .get("/elsewhere?token=tok-a&agreementGrantToken=PLANTED")
+        .revealed()
+        .send()
+        .assert_status(200);
     client.delete("/employee/ee0000000000000000000001/token/tok-a").send();
     let mut broken = client.connect();
     broken.send_raw("GET /?token=tok-a HTTP/9.9\r\nX: tok-b\r\n\r\n");
@@ -318,9 +362,19 @@ fn debug_log_contains_no_token_and_no_secret() {
 fn error_log_level_logs_no_success() {
     let origin = Origin::start();
     let gateway = Gateway::with(&origin, r#"log.access = "errors""#);
-    gateway.client().get("/elsewhere").header("X-Request-Id", "went-well").send().assert_status(200);
+    gateway
+        .client()
+        .get("/elsewhere")
+        .header("X-Request-Id", "went-well")
+        .send()
+        .assert_status(200);
     origin.stop();
-    gateway.client().get("/elsewhere").header("X-Request-Id", "went-wrong").send().assert_status(502);
+    gateway
+        .client()
+        .get("/elsewhere")
+        .header("X-Request-Id", "went-wrong")
+        .send()
+        .assert_status(502);
     gateway.wait_for_log("went-wrong");
     assert!(!gateway.log().contains("went-well"));
 }
@@ -332,7 +386,8 @@ const PANICS: &str = "TELECOMX_GATEWAY_TEST_PANICS";
 #[test]
 fn panic_is_logged_by_its_location_only() {
     if let Ok(format) = std::env::var(PANICS) {
-        let config = config::parse("test", "upstream.url = \"http://127.0.0.1:1\"", []).expect("a configuration");
+        let config = config::parse("test", "upstream.url = \"http://127.0.0.1:1\"", [])
+            .expect("a configuration");
         let format = if format == "text" { LogFormat::Text } else { LogFormat::Json };
         let metrics = telemetry::Metrics::new().expect("metrics");
         let log = config::Log { format, ..config.log };
@@ -342,8 +397,11 @@ fn panic_is_logged_by_its_location_only() {
         return;
     }
     for format in ["text", "json"] {
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this test binary"));
-        child.args(["--exact", "process::panic_is_logged_by_its_location_only", "--nocapture"]).env(PANICS, format);
+        let mut child =
+            std::process::Command::new(std::env::current_exe().expect("this test binary"));
+        child
+            .args(["--exact", "process::panic_is_logged_by_its_location_only", "--nocapture"])
+            .env(PANICS, format);
         let run = child.output().expect("a child process");
         assert!(run.status.success(), "{run:#?}");
         let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
@@ -359,16 +417,19 @@ fn shipped_unit_allows_no_core_dump() {
     let unit = include_str!("../../deploy/systemd/telecomx-gateway.service");
     let (_, service) = unit.split_once("\n[Service]\n").expect("a service");
     let (service, _) = service.split_once("\n[").expect("another section");
-    let cores: Vec<_> = service.lines().filter(|line| line.trim_start().starts_with("LimitCORE")).collect();
+    let cores: Vec<_> =
+        service.lines().filter(|line| line.trim_start().starts_with("LimitCORE")).collect();
     assert_eq!(cores, ["LimitCORE=0"]);
 }
 
 #[test]
 fn configuration_messages_contain_no_secret() {
     let dir = TempDir::new();
-    for (name, secret) in
-        [("admin-token", "tok-admin-PLANTED"), ("key.pem", "PLANTED tok-key"), ("cert.pem", "PLANTED")]
-    {
+    for (name, secret) in [
+        ("admin-token", "tok-admin-PLANTED"),
+        ("key.pem", "PLANTED tok-key"),
+        ("cert.pem", "PLANTED"),
+    ] {
         dir.write(name, secret);
     }
     let at = dir.path().display();
@@ -408,12 +469,19 @@ fn access_log_samples_hits_and_logs_all_others() {
         }
     };
     let lines = |cache: &str| {
-        let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line["cache"] == cache);
+        let of = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line["cache"] == cache)
+        };
         gateway.log().lines().filter(|line| of(line)).count()
     };
     ask(101);
     for number in 0..5 {
-        gateway.client().get("/elsewhere").header("X-Request-Id", &format!("n-{number}")).send().assert_status(200);
+        gateway
+            .client()
+            .get("/elsewhere")
+            .header("X-Request-Id", &format!("n-{number}"))
+            .send()
+            .assert_status(200);
     }
     gateway.wait_for_log("n-4");
     assert_eq!((lines("miss"), lines("bypass")), (1, 5));
@@ -428,7 +496,11 @@ fn access_log_samples_hits_and_logs_all_others() {
     ask(20);
     gateway.client().get("/elsewhere").header("X-Request-Id", "the-end").send().assert_status(200);
     gateway.wait_for_log("the-end");
-    assert!(lines("hit") <= before + 2, "what was left of a share: {} after {before}", lines("hit"));
+    assert!(
+        lines("hit") <= before + 2,
+        "what was left of a share: {} after {before}",
+        lines("hit")
+    );
 }
 
 #[test]
@@ -475,7 +547,8 @@ fn one_thread_serves_all_kinds_of_requests() {
     let client = gateway.client();
     // While this request waits, others get responses.
     let waiting = client.get("/slow").start();
-    origin.wait_until("the slow one is there", |seen| seen.iter().any(|seen| seen.path() == "/slow"));
+    origin
+        .wait_until("the slow one is there", |seen| seen.iter().any(|seen| seen.path() == "/slow"));
     let ask = || client.get(P).bearer("tok-a").send();
     assert_eq!(ask().assert_status(200).text(), redacted_document(DUCK));
     assert!(ask().is_hit());

@@ -43,12 +43,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Way::OtherParameter),
         1 => Just(Way::Head),
     ];
-    let get = (0..CALLERS.len(), 0..CUSTOMERS.len(), way).prop_map(|(caller, customer, way)| Step::Get {
-        caller,
-        customer,
-        way,
-    });
-    let write = (0..CALLERS.len(), 0..CUSTOMERS.len()).prop_map(|(caller, customer)| Step::Write { caller, customer });
+    let get = (0..CALLERS.len(), 0..CUSTOMERS.len(), way)
+        .prop_map(|(caller, customer, way)| Step::Get { caller, customer, way });
+    let write = (0..CALLERS.len(), 0..CUSTOMERS.len())
+        .prop_map(|(caller, customer)| Step::Write { caller, customer });
     let drop = prop::option::of(0..CUSTOMERS.len()).prop_map(|customer| Step::Drop { customer });
     prop::collection::vec(prop_oneof![12 => get, 1 => write, 1 => drop], 1..40)
 }
@@ -56,7 +54,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The API's response to a caller for a customer, and what the gateway makes of it.
 fn said(caller: usize, id: &str) -> (String, String) {
     let open = format!(r#"{{"_id":"{id}","said":"to caller {caller} of {id}""#);
-    let whole = format!(r#"{open},"integrations":{{"x":{{"enabled":true,"key":"PLANTED for {caller}"}}}}}}"#);
+    let whole = format!(
+        r#"{open},"integrations":{{"x":{{"enabled":true,"key":"PLANTED for {caller}"}}}}}}"#
+    );
     let redacted = format!(r#"{open},"integrations":{{"x":{{"enabled":true}}}}}}"#);
     let reveals = HIGHER_ROLES.contains(&CALLERS[caller].1);
     (whole.clone(), if reveals { whole } else { redacted })
@@ -72,7 +72,9 @@ fn take(step: &Step, gateway: &Gateway) {
                 Way::Bearer => client.get(&path).bearer(token),
                 Way::Key => client.get(&path).header("X-API-Key", token),
                 Way::Cookie => client.get(&path).header("Cookie", &format!("token={token}")),
-                Way::UpperCase => client.get(&name_of(&CUSTOMERS[customer].to_uppercase())).bearer(token),
+                Way::UpperCase => {
+                    client.get(&name_of(&CUSTOMERS[customer].to_uppercase())).bearer(token)
+                }
                 Way::OtherParameter => client.get(&format!("{path}?x=1")).bearer(token),
                 Way::Head => client.head(&path).bearer(token),
             };
@@ -80,7 +82,11 @@ fn take(step: &Step, gateway: &Gateway) {
             let response = call.send();
             let expected = said(caller, CUSTOMERS[customer]).1;
             response.assert_status(200);
-            assert_eq!(response.header("content-length"), Some(expected.len().to_string().as_str()), "{step:?}");
+            assert_eq!(
+                response.header("content-length"),
+                Some(expected.len().to_string().as_str()),
+                "{step:?}"
+            );
             if !matches!(way, Way::Head) {
                 assert_eq!(response.text(), expected, "{step:?}");
             }
@@ -90,7 +96,8 @@ fn take(step: &Step, gateway: &Gateway) {
             client.post(&path).bearer(CALLERS[caller].0).body("{}").send().assert_status(200);
         }
         Step::Drop { customer } => {
-            let path = customer.map_or("/cache".to_owned(), |at| format!("/cache/customers/{}", CUSTOMERS[at]));
+            let path = customer
+                .map_or("/cache".to_owned(), |at| format!("/cache/customers/{}", CUSTOMERS[at]));
             gateway.admin().delete(&path).send().assert_status(200);
         }
     }
@@ -118,7 +125,8 @@ fn distinguishing_origin() -> Origin {
 fn no_caller_receives_a_response_of_another() {
     let origin = distinguishing_origin();
     let gateway = Gateway::start(&origin);
-    let config = Config { cases: 16, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config =
+        Config { cases: 16, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let outcome = TestRunner::new(config).run(&steps(), |steps| {
         steps.iter().for_each(|step| take(step, &gateway));
         Ok(())
@@ -136,7 +144,11 @@ fn no_concurrent_caller_receives_a_response_of_another() {
             scope.spawn(move || {
                 for round in 0..40_usize {
                     let mixed = (seed * 7919 + round) * 31;
-                    let step = Step::Get { caller: mixed % CALLERS.len(), customer: (mixed / 7) % 3, way: Way::Bearer };
+                    let step = Step::Get {
+                        caller: mixed % CALLERS.len(),
+                        customer: (mixed / 7) % 3,
+                        way: Way::Bearer,
+                    };
                     take(&step, gateway);
                     if round % 13 == seed {
                         take(&Step::Drop { customer: None }, gateway);

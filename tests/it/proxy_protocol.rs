@@ -10,7 +10,8 @@ const NAME: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 const DUCK: &str = "73469a52f4fd7f77ec7b28cc";
 const CLIENT: &str = "198.51.100.7";
 const LISTED: &str = "proxy_protocol = [\"127.0.0.0/8\"]";
-const TLS: &str = r#"tls = { listen = ["{tls}"], cert_file = "{dir}/c.pem", key_file = "{dir}/k.pem" }"#;
+const TLS: &str =
+    r#"tls = { listen = ["{tls}"], cert_file = "{dir}/c.pem", key_file = "{dir}/k.pem" }"#;
 
 /// Header of version 1 for [`CLIENT`].
 const V1: &[u8] = b"PROXY TCP4 198.51.100.7 10.0.0.1 51234 80\r\n";
@@ -71,7 +72,9 @@ fn send(gateway: &Gateway, bytes: &[u8], step: usize) -> Option<Response> {
 
 #[test]
 fn header_of_a_listed_peer_sets_the_client_address() {
-    for listed in [LISTED, "proxy_protocol = [\"::ffff:127.0.0.0/104\"]", "proxy_protocol = [\"127.0.0.1\"]"] {
+    for listed in
+        [LISTED, "proxy_protocol = [\"::ffff:127.0.0.0/104\"]", "proxy_protocol = [\"127.0.0.1\"]"]
+    {
         let (origin, gateway) = scene(listed);
         let headers = [
             V1.to_vec(),
@@ -100,13 +103,18 @@ fn header_of_a_listed_peer_sets_the_client_address() {
 #[test]
 fn address_of_a_header_is_no_trusted_proxy() {
     let (origin, gateway) = scene(LISTED);
-    let request = get("/x").replace("\r\n\r\n", "\r\nX-Forwarded-For: 203.0.113.9\r\nX-Real-IP: 203.0.113.9\r\n\r\n");
-    send(&gateway, &[V1, request.as_bytes()].concat(), 1000).expect("a response").assert_status(200);
+    let request = get("/x")
+        .replace("\r\n\r\n", "\r\nX-Forwarded-For: 203.0.113.9\r\nX-Real-IP: 203.0.113.9\r\n\r\n");
+    send(&gateway, &[V1, request.as_bytes()].concat(), 1000)
+        .expect("a response")
+        .assert_status(200);
     assert_eq!(forwarded_for(&origin, "/x"), CLIENT);
     assert_eq!(origin.last("/x").expect("a request").header("x-real-ip"), None);
     // A header may also state a trusted proxy, whose field is trusted.
     let (origin, gateway) = scene(&format!("{LISTED}\ntrusted_proxies = [\"198.51.100.0/24\"]"));
-    send(&gateway, &[V1, request.as_bytes()].concat(), 1000).expect("a response").assert_status(200);
+    send(&gateway, &[V1, request.as_bytes()].concat(), 1000)
+        .expect("a response")
+        .assert_status(200);
     assert_eq!(forwarded_for(&origin, "/x"), "203.0.113.9, 198.51.100.7");
 }
 
@@ -134,9 +142,10 @@ fn header_works_on_every_protocol() {
     let client = gateway.client();
     let tls = gateway.tls_address();
     for header in [V1.to_vec(), v2_of_client()] {
-        for connection in
-            [Http2::connect_behind(&client, &header), Http2::connect_tls_behind(&client, tls, &authority, &header)]
-        {
+        for connection in [
+            Http2::connect_behind(&client, &header),
+            Http2::connect_tls_behind(&client, tls, &authority, &header),
+        ] {
             connection.get("/h2", "tok-a").assert_status(200);
             connection.get(NAME, "tok-a").assert_status(200);
             assert_eq!(forwarded_for(&origin, "/h2"), CLIENT);
@@ -153,7 +162,9 @@ fn header_works_on_every_protocol() {
     }
     // The intercepted route has the fast path and the ordinary path.
     for _ in 0..2 {
-        send(&gateway, &[V1, get(NAME).as_bytes()].concat(), 1000).expect("a response").assert_status(200);
+        send(&gateway, &[V1, get(NAME).as_bytes()].concat(), 1000)
+            .expect("a response")
+            .assert_status(200);
     }
 }
 
@@ -192,7 +203,11 @@ fn header_of_another_peer_gets_400_with_its_cause() {
         {
             let response = exchange(*address, &[&header[..], get("/x").as_bytes()].concat());
             assert!(response.starts_with("HTTP/1.1 400 "), "{address}: {response}");
-            let id = response.split("x-request-id: ").nth(1).and_then(|rest| rest.lines().next()).expect("an id");
+            let id = response
+                .split("x-request-id: ")
+                .nth(1)
+                .and_then(|rest| rest.lines().next())
+                .expect("an id");
             gateway.wait_for_log(id);
             let log = gateway.log();
             let line = log.lines().find(|line| line.contains(id)).expect("a line");
@@ -203,7 +218,9 @@ fn header_of_another_peer_gets_400_with_its_cause() {
         let warning = log.lines().find(|line| line.contains("because of their PROXY header"));
         assert!(warning.is_some_and(|line| line.contains("127.0.0.1")), "{log}");
         // Empty lines in front of a request are permitted.
-        send(&gateway, &[b"\r\n\r\n", get("/y").as_bytes()].concat(), 1).expect("a response").assert_status(200);
+        send(&gateway, &[b"\r\n\r\n", get("/y").as_bytes()].concat(), 1)
+            .expect("a response")
+            .assert_status(200);
         assert_eq!(origin.count(|seen| seen.path() == "/x"), 0);
     }
 }
@@ -231,7 +248,8 @@ fn connection_without_a_header_ends_in_time() {
 
 #[test]
 fn drain_ends_connections_that_wait_for_a_header() {
-    let (_origin, mut gateway) = scene(&format!("{LISTED}\nheader_timeout = \"5m\"\ndrain = \"30s\""));
+    let (_origin, mut gateway) =
+        scene(&format!("{LISTED}\nheader_timeout = \"5m\"\ndrain = \"30s\""));
     let mut waiting = gateway.client().connect();
     let began = std::time::Instant::now();
     let run = gateway.terminate();
@@ -250,7 +268,11 @@ fn limits_count_the_address_of_the_header() {
     let second = send(&gateway, header(1).as_bytes(), 1000).expect("a response");
     second.assert_error(503, "unavailable");
     send(&gateway, header(2).as_bytes(), 1000).expect("a response").assert_status(200);
-    gateway.wait_for_metric("connections_refused_total", &[("reason", "connections_per_address")], 1.0);
+    gateway.wait_for_metric(
+        "connections_refused_total",
+        &[("reason", "connections_per_address")],
+        1.0,
+    );
 }
 
 #[test]

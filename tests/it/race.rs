@@ -57,7 +57,10 @@ impl Dice {
     }
 
     /// Delay of a client.
-    #[expect(clippy::disallowed_methods, reason = "the timing is what is random here: there is no condition to await")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the timing is what is random here: there is no condition to await"
+    )]
     fn pause(&self) {
         if self.below(4) > 0 {
             std::thread::sleep(Duration::from_micros(self.below(6_000)));
@@ -129,7 +132,9 @@ fn response_outdated_by_a_write_is_never_served() {
         let tokens = [format!("tok-low-{lane}"), format!("tok-high-{lane}")];
         let get = |token: &str| client.get(&name_of(&id)).bearer(token);
         let version = |response: &Response| {
-            response.assert_status(200).json()["version"].as_u64().unwrap_or_else(|| panic!("{response:#?}"))
+            response.assert_status(200).json()["version"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{response:#?}"))
         };
         // Most rounds begin without an entry, so that a fetch is under way during the write.
         if dice.below(4) > 0 {
@@ -145,7 +150,10 @@ fn response_outdated_by_a_write_is_never_served() {
             for token in &tokens {
                 let read = get(token).send();
                 let shown = version(&read);
-                assert!(shown >= written, "{shown} instead of {written} {when}, lane {lane} round {number}: {read:#?}");
+                assert!(
+                    shown >= written,
+                    "{shown} instead of {written} {when}, lane {lane} round {number}: {read:#?}"
+                );
             }
         };
         hold("after the write");
@@ -211,7 +219,9 @@ fn origin_of_sessions(dice: &Arc<Dice>) -> Origin {
                 (false, true) => "VIEWER",
                 (false, false) => "RESELLER",
             };
-            Answer::json(json!({"success": true, "employee": employee, "accessLevel": level}).to_string())
+            Answer::json(
+                json!({"success": true, "employee": employee, "accessLevel": level}).to_string(),
+            )
         }
     }));
     origin.when(Rule::on("/customer/").made_slowly(move |seen| {
@@ -219,18 +229,25 @@ fn origin_of_sessions(dice: &Arc<Dice>) -> Origin {
         async move {
             match told.await {
                 (true, _) => Answer::error(401, "expired"),
-                (false, _) => Answer::json(json!({"_id": DUCK, "integrations": {"x": {"key": MARKER}}}).to_string()),
+                (false, _) => Answer::json(
+                    json!({"_id": DUCK, "integrations": {"x": {"key": MARKER}}}).to_string(),
+                ),
             }
         }
     }));
     let changes = change.clone();
     origin.when(Rule::on("/auth/logout").made_slowly(move |seen| {
-        changes(employee_of_session(&seen.token().unwrap_or_default()), |session| session.ended = true)
+        changes(employee_of_session(&seen.token().unwrap_or_default()), |session| {
+            session.ended = true
+        })
     }));
     origin.when(Rule::on("/employee/").made_slowly(move |seen| {
         let employee = seen.path().split('/').nth(2).unwrap_or_default().to_owned();
         let deletes = seen.method == "DELETE";
-        change(employee, if deletes { |session| session.ended = true } else { |session| session.lowered = true })
+        change(
+            employee,
+            if deletes { |session| session.ended = true } else { |session| session.lowered = true },
+        )
     }));
     origin
 }
@@ -295,12 +312,14 @@ fn lost_access_of_an_employee_applies_at_once() {
         }
         let early = get().start();
         dice.pause();
-        let change = client.post(&format!("/employee/{employee}")).bearer("tok-admin").body("{}").start();
+        let change =
+            client.post(&format!("/employee/{employee}")).bearer("tok-admin").body("{}").start();
         dice.pause();
         let meanwhile = get().start();
         change.finish().assert_status(200);
         let shows = |response: &Response| response.assert_status(200).text().contains(MARKER);
-        let hold = |when: &str| assert!(!shows(&get().send()), "{when}, lane {lane} round {number}");
+        let hold =
+            |when: &str| assert!(!shows(&get().send()), "{when}, lane {lane} round {number}");
         hold("after the change");
         let met = [early, meanwhile].map(|pending| shows(&pending.finish()));
         hold("after the reads that were under way");

@@ -20,7 +20,8 @@ fn gateway(api: &RawApi, more: &str) -> (Origin, Gateway) {
 }
 
 fn head_of(method: &str, target: &str, fields: &[(&str, &str)]) -> Vec<u8> {
-    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields: String =
+        fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes()
 }
 
@@ -38,7 +39,12 @@ fn client_that_resets_ends_the_exchange_within_a_second() {
     for token in [None, Some("Bearer tok-VIEWER")] {
         let fields: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
         let mut frames = Frames::open(&gateway.client(), &[]);
-        let authority = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/customer/hang")];
+        let authority = [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "a"),
+            (":path", "/customer/hang"),
+        ];
         let list: Vec<_> = authority.into_iter().chain(fields.iter().copied()).collect();
         frames.request(1, &list).unwrap();
         has_arrived.recv_timeout(PATIENCE).unwrap();
@@ -77,7 +83,8 @@ fn client_that_half_closes_receives_its_response() {
     for (method, body) in [("GET", ""), ("POST", "abc")] {
         let mut connection = gateway.client().connect();
         let length = body.len().to_string();
-        let fields: &[(&str, &str)] = if body.is_empty() { &[] } else { &[("Content-Length", &length)] };
+        let fields: &[(&str, &str)] =
+            if body.is_empty() { &[] } else { &[("Content-Length", &length)] };
         connection.send_raw(head_of(method, "/customer/x", fields));
         connection.send_raw(body);
         connection.end_of_sending();
@@ -92,7 +99,11 @@ fn early_response_arrives_before_half_of_the_body_is_sent() {
     let too_big = r#"{"error":{"message":"too big","code":"too_large","status":413}}"#;
     for manner in ["reads to the end", "closes after a second", "closes at once"] {
         let api = RawApi::start(move |mut exchange| {
-            exchange.write(response("413 Payload Too Large", &[JSON, "Connection: close"], too_big));
+            exchange.write(response(
+                "413 Payload Too Large",
+                &[JSON, "Connection: close"],
+                too_big,
+            ));
             match manner {
                 "reads to the end" => drop(exchange.read_body(LENGTH)),
                 "closes after a second" => pace(Duration::from_secs(1)),
@@ -104,7 +115,8 @@ fn early_response_arrives_before_half_of_the_body_is_sent() {
         for path in ["/customer/big", "/x"] {
             let mut connection = gateway.client().connect();
             let length = LENGTH.to_string();
-            let fields = [("Authorization", "Bearer tok-VIEWER"), ("Content-Length", length.as_str())];
+            let fields =
+                [("Authorization", "Bearer tok-VIEWER"), ("Content-Length", length.as_str())];
             connection.send_raw(head_of("POST", path, &fields));
             let mut sent = 0;
             while sent < LENGTH / 2 && connection.try_send_raw(&[b'x'; 10_000]).is_ok() {
@@ -158,7 +170,9 @@ fn expectation_reaches_the_api_and_continue_passes_once() {
         }
         pace(Duration::from_millis(100));
         exchange.write("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
-        exchange.write("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n");
+        exchange.write(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n",
+        );
         let read = exchange.read_body(5);
         exchange.write(response("200 OK", &[JSON], &format!("{{\"read\":{read}}}")));
         Some(exchange.stream)
@@ -199,8 +213,12 @@ fn request_body_that_stops_ends_request_and_connection_in_time() {
     let mut connection = gateway.client().connect();
     connection.send_raw(head_of("POST", "/customer/x", &[("Content-Length", "5")]));
     let mut frames = Frames::open(&gateway.client(), &[]);
-    let list: [(&[u8], &[u8]); 4] =
-        [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/customer/x")];
+    let list: [(&[u8], &[u8]); 4] = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":authority", b"a"),
+        (b":path", b"/customer/x"),
+    ];
     frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).unwrap();
     wait_until("both are at the API", || open.load(Ordering::SeqCst) == 2);
     let answer = connection.read("POST", Kind::Forwarded).expect("an error");
@@ -213,7 +231,10 @@ fn request_body_that_stops_ends_request_and_connection_in_time() {
 
 #[test]
 fn steady_slow_reader_completes_and_a_stalled_one_is_cut_off() {
-    let list = format!("[{}]", vec![r#"{"integrations":{"x":{"enabled":true,"k":"PLANTED"}}}"#; 80_000].join(","));
+    let list = format!(
+        "[{}]",
+        vec![r#"{"integrations":{"x":{"enabled":true,"k":"PLANTED"}}}"#; 80_000].join(",")
+    );
     let redacted = list.replace(r#","k":"PLANTED""#, "");
     assert!(redacted.len() > 2_900_000);
     // More than sockets hold.
@@ -259,7 +280,8 @@ fn steady_slow_reader_completes_and_a_stalled_one_is_cut_off() {
         assert!(rest < LENGTH, "{path}: {rest}");
     }
     let mut frames = Frames::open(&gateway.client(), &[(4, 0)]);
-    let request = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/customer")];
+    let request =
+        [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/customer")];
     frames.request(1, &request).unwrap();
     assert!(frames.outcome(1).is_ok());
     assert_eq!(frames.outcome(1), Outcome::Reset);
@@ -303,7 +325,10 @@ fn slow_readers_do_not_keep_others_from_large_responses() {
 
 #[test]
 fn large_redaction_does_not_delay_hits() {
-    let list = format!("[{}]", vec![r#"{"integrations":{"k":"PLANTED"},"name":"a customer"}"#; 150_000].join(","));
+    let list = format!(
+        "[{}]",
+        vec![r#"{"integrations":{"k":"PLANTED"},"name":"a customer"}"#; 150_000].join(",")
+    );
     let answer = response("200 OK", &[JSON], &list);
     let named = response("200 OK", &[JSON], r#"{"_id":"73469a52f4fd7f77ec7b28cc","name":"a"}"#);
     let api = RawApi::start(move |mut exchange| {
@@ -340,11 +365,17 @@ fn changing_api(delay: Duration) -> (RawApi, Arc<AtomicUsize>) {
         if exchange.line.starts_with("POST") {
             let whole = exchange.path().ends_with("sync");
             if whole {
-                exchange.write(format!("HTTP/1.1 200 OK\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"));
+                exchange.write(format!(
+                    "HTTP/1.1 200 OK\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"
+                ));
             }
             pace(delay);
             shared.fetch_add(1, Ordering::SeqCst);
-            exchange.write(if whole { "1\r\n}\r\n0\r\n\r\n".to_owned() } else { response("200 OK", &[JSON], "{}") });
+            exchange.write(if whole {
+                "1\r\n}\r\n0\r\n\r\n".to_owned()
+            } else {
+                response("200 OK", &[JSON], "{}")
+            });
             return None;
         }
         let version = shared.load(Ordering::SeqCst);
@@ -360,8 +391,11 @@ fn change_invalidates_from_the_end_of_its_response() {
     let (_origin, gateway) = gateway(&api, "");
     let name = || gateway.client().get(NAME).bearer("tok-VIEWER").send().assert_status(200).text();
     assert!(name().contains("version 1"));
-    let write = gateway.client().post(&format!("{CUSTOMER}/sync")).bearer("tok-VIEWER").body("{}").start();
-    wait_until("the write is at the API", || api.heads().iter().any(|head| head.starts_with("POST")));
+    let write =
+        gateway.client().post(&format!("{CUSTOMER}/sync")).bearer("tok-VIEWER").body("{}").start();
+    wait_until("the write is at the API", || {
+        api.heads().iter().any(|head| head.starts_with("POST"))
+    });
     // Fetched and stored while the response to the write is on its way.
     pace(Duration::from_millis(200));
     assert!(name().contains("version 1"));
@@ -375,7 +409,8 @@ fn change_of_a_disconnected_client_invalidates() {
     for http2 in [false, true] {
         let (api, version) = changing_api(Duration::from_millis(700));
         let (_origin, gateway) = gateway(&api, "");
-        let name = || gateway.client().get(NAME).bearer("tok-VIEWER").send().assert_status(200).text();
+        let name =
+            || gateway.client().get(NAME).bearer("tok-VIEWER").send().assert_status(200).text();
         assert!(name().contains("version 1"));
         let at_api = || api.heads().iter().any(|head| head.starts_with("POST"));
         if http2 {
@@ -409,7 +444,9 @@ fn change_of_a_disconnected_client_invalidates() {
 #[test]
 fn protocol_switch_on_a_redacted_route_has_a_specific_error() {
     let api = RawApi::start(|mut exchange| {
-        exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        exchange.write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        );
         exchange.until_closed();
         None
     });
@@ -449,7 +486,17 @@ fn event_stream_that_is_listed_gets_its_head_at_once() {
         connection.wait_for(b"\r\n\r\n");
         connection
     };
-    assert!(gateway.client().get("/customer/events").bearer("tok-VIEWER").start().connection.read_some(1).len() == 1);
+    assert!(
+        gateway
+            .client()
+            .get("/customer/events")
+            .bearer("tok-VIEWER")
+            .start()
+            .connection
+            .read_some(1)
+            .len()
+            == 1
+    );
     let mut idle = open("/customer/idle");
     assert!(!idle.is_closed());
     open("/customer/events").wait_for(b"data: 1\n\n");

@@ -21,7 +21,10 @@ fn type_that_is_neither_json_nor_listed_is_refused() {
     let (origin, gateway) = scene();
     let secret = r#"{"integrations":{"criipto":{"clientSecret":"PLANTED"}}}"#;
     let bodies = [
-        ("text/javascript; charset=utf-8", format!("/**/ typeof cb === 'function' && cb({secret})")),
+        (
+            "text/javascript; charset=utf-8",
+            format!("/**/ typeof cb === 'function' && cb({secret})"),
+        ),
         ("application/javascript", format!("cb({secret})")),
         ("text/html", format!("<pre>{secret}</pre>")),
         ("text/plain", format!(")]}}',\n{secret}")),
@@ -30,7 +33,10 @@ fn type_that_is_neither_json_nor_listed_is_refused() {
         ("text/event-stream", format!("data: {secret}\n\n")),
         ("application/json-seq", format!("\u{1e}{secret}\n")),
         ("application/octet-stream", format!("\u{1e}{secret}\n")),
-        ("multipart/mixed; boundary=x", format!("--x\r\nContent-Type: application/json\r\n\r\n{secret}\r\n--x--")),
+        (
+            "multipart/mixed; boundary=x",
+            format!("--x\r\nContent-Type: application/json\r\n\r\n{secret}\r\n--x--"),
+        ),
         ("application/xml", "<clientSecret>PLANTED</clientSecret>".to_owned()),
         ("image/svg+xml", "<svg><text>PLANTED</text></svg>".to_owned()),
         ("application/yaml", "integrations:\n  criipto:\n    clientSecret: PLANTED\n".to_owned()),
@@ -45,19 +51,32 @@ fn type_that_is_neither_json_nor_listed_is_refused() {
         for framing in [Framing::Length, Framing::Chunked, Framing::UntilClose] {
             for status in [200, 201, 206, 404, 500] {
                 let answer = typed(content_type, body).status(status).framing(framing);
-                let answer = if content_type.is_empty() { answer.without("content-type") } else { answer };
-                let answer = answer.header("Accept-Ranges", "bytes").header("ETag", "\"of-the-api\"");
+                let answer =
+                    if content_type.is_empty() { answer.without("content-type") } else { answer };
+                let answer =
+                    answer.header("Accept-Ranges", "bytes").header("ETag", "\"of-the-api\"");
                 origin.when(Rule::on(CUSTOMER).answer(answer).times(1));
                 let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
                 let expected = if status < 400 { 502 } else { status };
                 response.assert_status(expected);
-                assert_eq!(response.json()["error"]["status"], expected, "{content_type}: {response:#?}");
+                assert_eq!(
+                    response.json()["error"]["status"],
+                    expected,
+                    "{content_type}: {response:#?}"
+                );
                 let code = response.json()["error"]["code"].as_str().unwrap_or_default().to_owned();
-                assert_eq!(code == "redaction_failed", status < 400, "{content_type}: {response:#?}");
+                assert_eq!(
+                    code == "redaction_failed",
+                    status < 400,
+                    "{content_type}: {response:#?}"
+                );
                 for name in ["etag", "accept-ranges"] {
                     assert_eq!(response.header(name), None, "{response:#?}");
                 }
-                assert!(response.header("cache-control").unwrap_or_default().contains("private"), "{response:#?}");
+                assert!(
+                    response.header("cache-control").unwrap_or_default().contains("private"),
+                    "{response:#?}"
+                );
             }
         }
     }
@@ -87,32 +106,46 @@ fn failure_of_the_api_is_not_a_redaction_failure() {
     }
     assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
     assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), 20.0);
-    origin.when(Rule::on(CUSTOMER).answer(typed("text/html", "<html>gone</html>").status(404)).times(1));
+    origin.when(
+        Rule::on(CUSTOMER).answer(typed("text/html", "<html>gone</html>").status(404)).times(1),
+    );
     gateway.client().get(CUSTOMER).bearer("tok-low").send().assert_error(404, "not_found");
     assert_eq!(gateway.metric("redaction_failures_total", &[]), 1.0);
     assert_eq!(gateway.metric("upstream_errors_total", &[]), 20.0);
     origin.when(Rule::on("/x").answer(typed("text/html", "<html>").status(502)));
-    assert_eq!(gateway.client().get("/x").bearer("tok-low").send().assert_status(502).text(), "<html>");
+    assert_eq!(
+        gateway.client().get("/x").bearer("tok-low").send().assert_status(502).text(),
+        "<html>"
+    );
     assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), 21.0);
 }
 
 #[test]
 fn listed_type_passes_byte_for_byte_with_its_fields() {
     let (origin, gateway) = scene();
-    for content_type in ["text/csv; charset=utf-8", "image/png", "application/pdf", "Application/ZIP"] {
-        let answer = typed(content_type, "a;b\n1;{2}\n").header("ETag", "\"f\"").header("Accept-Ranges", "bytes");
+    for content_type in
+        ["text/csv; charset=utf-8", "image/png", "application/pdf", "Application/ZIP"]
+    {
+        let answer = typed(content_type, "a;b\n1;{2}\n")
+            .header("ETag", "\"f\"")
+            .header("Accept-Ranges", "bytes");
         origin.when(Rule::on(CUSTOMER).answer(answer));
-        let get = gateway.client().get(CUSTOMER).bearer("tok-low").header("Range", "bytes=0-1").send();
+        let get =
+            gateway.client().get(CUSTOMER).bearer("tok-low").header("Range", "bytes=0-1").send();
         assert_eq!(get.assert_status(200).text(), "a;b\n1;{2}\n");
         let head = gateway.client().head(CUSTOMER).bearer("tok-low").send();
-        for name in ["content-type", "content-length", "etag", "accept-ranges", "cache-control", "vary"] {
+        for name in
+            ["content-type", "content-length", "etag", "accept-ranges", "cache-control", "vary"]
+        {
             assert_eq!(get.header(name), head.header(name), "{name}: {head:#?}");
         }
         assert_eq!(get.header("etag"), Some("\"f\""));
         assert_eq!(get.header("accept-ranges"), None);
     }
     // Of JSON it is not known what a GET would remove.
-    origin.when(Rule::on(CUSTOMER).answer(Answer::json(upstream_document(DUCK)).header("ETag", "\"f\"")));
+    origin.when(
+        Rule::on(CUSTOMER).answer(Answer::json(upstream_document(DUCK)).header("ETag", "\"f\"")),
+    );
     for call in [gateway.client().head(CUSTOMER), gateway.client().get(CUSTOMER)] {
         assert_eq!(call.bearer("tok-low").send().assert_status(200).header("etag"), None);
     }
@@ -137,7 +170,10 @@ fn list_of_types_changes_with_a_reload() {
 fn document_without_a_secret_keeps_its_bytes_and_fields() {
     let (origin, gateway) = scene();
     let pretty = "{\n  \"a\" : 1\n}\n";
-    let answer = Answer::json(pretty).header("ETag", "\"v1\"").header("Digest", "x").header("Accept-Ranges", "bytes");
+    let answer = Answer::json(pretty)
+        .header("ETag", "\"v1\"")
+        .header("Digest", "x")
+        .header("Accept-Ranges", "bytes");
     origin.when(Rule::on(CUSTOMER).answer(answer));
     let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
     assert_eq!(response.assert_status(200).text(), pretty);
@@ -149,16 +185,35 @@ fn document_without_a_secret_keeps_its_bytes_and_fields() {
 fn every_coding_but_identity_is_refused() {
     let (origin, gateway) = scene();
     let json = upstream_document(DUCK);
-    for (content_type, body) in [("application/json", json.as_str()), ("text/csv", "a"), ("text/plain", "a")] {
-        for codings in [&["gzip"][..], &["GZIP"], &["identity", "gzip"], &["gzip", "identity"], &["identity, br"]] {
+    for (content_type, body) in
+        [("application/json", json.as_str()), ("text/csv", "a"), ("text/plain", "a")]
+    {
+        for codings in [
+            &["gzip"][..],
+            &["GZIP"],
+            &["identity", "gzip"],
+            &["gzip", "identity"],
+            &["identity, br"],
+        ] {
             let answer = typed(content_type, body);
-            let answer = codings.iter().fold(answer, |answer, coding| answer.header("Content-Encoding", coding));
+            let answer = codings
+                .iter()
+                .fold(answer, |answer, coding| answer.header("Content-Encoding", coding));
             origin.when(Rule::on(CUSTOMER).answer(answer).times(1));
-            gateway.client().get(CUSTOMER).bearer("tok-low").send().assert_error(502, "redaction_failed");
+            gateway
+                .client()
+                .get(CUSTOMER)
+                .bearer("tok-low")
+                .send()
+                .assert_error(502, "redaction_failed");
         }
     }
     for coding in ["Identity", "identity", ""] {
-        origin.when(Rule::on(CUSTOMER).answer(Answer::json(json.as_str()).header("Content-Encoding", coding)).times(1));
+        origin.when(
+            Rule::on(CUSTOMER)
+                .answer(Answer::json(json.as_str()).header("Content-Encoding", coding))
+                .times(1),
+        );
         let response = gateway.client().get(CUSTOMER).bearer("tok-low").send();
         assert_eq!(response.assert_status(200).text(), redacted_document(DUCK), "{coding:?}");
     }
@@ -173,9 +228,11 @@ fn response_of_a_redacted_route_is_private_at_every_level() {
         (&["no-store"], "private, no-store"),
         (&["public", "s-maxage=9, no-cache"], "private, no-cache"),
     ] {
+        let answer = Answer::json(upstream_document(DUCK))
+            .header("Vary", "Accept")
+            .header("Surrogate-Control", "max-age=9");
         let answer =
-            Answer::json(upstream_document(DUCK)).header("Vary", "Accept").header("Surrogate-Control", "max-age=9");
-        let answer = sent.iter().fold(answer, |answer, value| answer.header("Cache-Control", value));
+            sent.iter().fold(answer, |answer, value| answer.header("Cache-Control", value));
         origin.when(Rule::on(CUSTOMER).answer(answer));
         for token in ["tok-low", "tok-high"] {
             let calls = [
@@ -221,7 +278,8 @@ fn conditionals_and_ranges_reach_the_api_above_reveal_to_only() {
     }
     // A 304 that answers no condition would confirm what the client guessed.
     origin.when(Rule::on(CUSTOMER).answer(Answer::new(304).header("ETag", "\"a\"")));
-    let response = gateway.client().get(CUSTOMER).bearer("tok-low").header("If-None-Match", "\"a\"").send();
+    let response =
+        gateway.client().get(CUSTOMER).bearer("tok-low").header("If-None-Match", "\"a\"").send();
     response.assert_error(502, "bad_gateway");
 }
 
@@ -242,7 +300,13 @@ fn json_is_requested_unless_a_listed_type_is_accepted() {
         call.send();
         assert_eq!(origin.last(CUSTOMER).unwrap().header("accept"), Some(expected), "{accept:?}");
     }
-    gateway.client().get(CUSTOMER).bearer("tok-high").revealed().header("Accept", "text/html").send();
+    gateway
+        .client()
+        .get(CUSTOMER)
+        .bearer("tok-high")
+        .revealed()
+        .header("Accept", "text/html")
+        .send();
     assert_eq!(origin.last(CUSTOMER).unwrap().header("accept"), Some("text/html"));
 }
 

@@ -41,7 +41,9 @@ fn stream(redis: &Redis) -> String {
 /// The ids of the stream's messages, oldest first.
 fn ids(redis: &Redis, stream: &str) -> Vec<String> {
     let all = redis.command(&["XRANGE", stream, "-", "+"]);
-    let is_id = |line: &&str| line.split_once('-').is_some_and(|(a, b)| a.len() > 9 && b.parse::<u64>().is_ok());
+    let is_id = |line: &&str| {
+        line.split_once('-').is_some_and(|(a, b)| a.len() > 9 && b.parse::<u64>().is_ok())
+    };
     all.lines().filter(is_id).map(str::to_owned).collect()
 }
 
@@ -91,8 +93,10 @@ fn put_large(redis: &Redis, before: &[&str], mebibytes: usize) {
 fn removed_messages_purge_once() {
     let Some(redis) = Redis::start("redis_faults::removed_messages_purge_once") else { return };
     let origin = api();
-    let gateways =
-        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let gateways = [
+        start(&origin, &redis, "max_isolation = \"10m\""),
+        start(&origin, &redis, "max_isolation = \"10m\""),
+    ];
     let stream = stream(&redis);
     let faults: [(&str, &dyn Fn()); 7] = [
         ("added and removed at once", &|| {
@@ -131,7 +135,9 @@ fn removed_messages_purge_once() {
         fault();
         change(&gateways[0]);
         for gateway in &gateways {
-            wait_until("the change is published", || gateways[0].stats()["cluster"]["waiting_changes"] == 0);
+            wait_until("the change is published", || {
+                gateways[0].stats()["cluster"]["waiting_changes"] == 0
+            });
             catch_up(gateway, &redis, &stream);
             assert_works(gateway, what);
         }
@@ -149,10 +155,16 @@ fn removed_messages_purge_once() {
 
 #[test]
 fn stopped_gateway_purges_once_for_a_removed_message() {
-    let Some(redis) = Redis::start("redis_faults::stopped_gateway_purges_once_for_a_removed_message") else { return };
+    let Some(redis) =
+        Redis::start("redis_faults::stopped_gateway_purges_once_for_a_removed_message")
+    else {
+        return;
+    };
     let origin = api();
-    let [one, two] =
-        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let [one, two] = [
+        start(&origin, &redis, "max_isolation = \"10m\""),
+        start(&origin, &redis, "max_isolation = \"10m\""),
+    ];
     let stream = stream(&redis);
     get(&two).assert_status(200);
     two.signal(Signal::SIGSTOP);
@@ -182,7 +194,13 @@ fn large_values_do_not_fill_memory() {
     let before = gateway.memory();
     let assert_small = |what: &str| {
         for _ in 0..20 {
-            gateway.client().get(P).bearer("tok-a").header("cache-control", "no-cache").send().assert_status(200);
+            gateway
+                .client()
+                .get(P)
+                .bearer("tok-a")
+                .header("cache-control", "no-cache")
+                .send()
+                .assert_status(200);
             let grown = gateway.memory().saturating_sub(before);
             assert!(grown < 32 << 10, "{what}: memory has grown by {grown} KiB");
             pace(Duration::from_millis(50));
@@ -232,8 +250,10 @@ fn unusable_stream_is_recreated() {
         wait_until("the stream was recreated", || {
             let newest = ids(&redis, &stream).pop();
             let millis = newest.and_then(|id| id.split_once('-')?.0.parse::<u64>().ok());
-            let is_recent = millis.is_some_and(|millis| millis <= (server_seconds(&redis) + 1) * 1000);
-            is_recent && gateways.iter().zip(before).all(|(gateway, before)| drops(gateway) > before)
+            let is_recent =
+                millis.is_some_and(|millis| millis <= (server_seconds(&redis) + 1) * 1000);
+            is_recent
+                && gateways.iter().zip(before).all(|(gateway, before)| drops(gateway) > before)
         });
         wait_until("messages can be added", || {
             change(&gateways[0]);
@@ -246,18 +266,25 @@ fn unusable_stream_is_recreated() {
         }
     }
     let logs = gateways.iter().map(Gateway::log).collect::<String>();
-    let line =
-        logs.lines().find(|line| line.contains("recreated the unusable invalidation stream")).expect("an error line");
+    let line = logs
+        .lines()
+        .find(|line| line.contains("recreated the unusable invalidation stream"))
+        .expect("an error line");
     assert!(line.contains(&stream) && line.contains("ERROR"), "{line}");
 }
 
 #[test]
 fn copies_of_a_policy_message_cause_few_reloads() {
     const COPIES: usize = 3000;
-    let Some(redis) = Redis::start("redis_faults::copies_of_a_policy_message_cause_few_reloads") else { return };
+    let Some(redis) = Redis::start("redis_faults::copies_of_a_policy_message_cause_few_reloads")
+    else {
+        return;
+    };
     let origin = api();
-    let [one, two] =
-        [start(&origin, &redis, "max_isolation = \"10m\""), start(&origin, &redis, "max_isolation = \"10m\"")];
+    let [one, two] = [
+        start(&origin, &redis, "max_isolation = \"10m\""),
+        start(&origin, &redis, "max_isolation = \"10m\""),
+    ];
     let config = std::fs::read_to_string(one.config_file()).expect("the configuration is readable");
     let before = ids(&redis, &stream(&redis)).len();
     one.rewrite("gateway.toml", &format!("{config}\n[redaction]\nreveal_to = \"ADMIN\"\n"));
@@ -265,7 +292,9 @@ fn copies_of_a_policy_message_cause_few_reloads() {
     two.wait_for_log("reloading the configuration");
     let stream = stream(&redis);
     wait_until("the policy is published", || ids(&redis, &stream).len() > before);
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("a list of threads").count();
+    let threads = || {
+        std::fs::read_dir(format!("/proc/{}/task", two.id())).expect("a list of threads").count()
+    };
     let (threads_before, mut most) = (threads(), 0);
     let copy = "local all = redis.call('XRANGE', KEYS[1], '-', '+') \
                 for i = 1, ARGV[1] do for _, one in ipairs(all) do \
@@ -290,7 +319,10 @@ fn copies_of_a_policy_message_cause_few_reloads() {
 
 #[test]
 fn change_log_is_polled_despite_an_endless_lease() {
-    let Some(redis) = Redis::start("redis_faults::change_log_is_polled_despite_an_endless_lease") else { return };
+    let Some(redis) = Redis::start("redis_faults::change_log_is_polled_despite_an_endless_lease")
+    else {
+        return;
+    };
     let origin = api();
     origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
     let polls = || origin.count(|seen| seen.target.starts_with(LOG));
@@ -306,17 +338,31 @@ fn change_log_is_polled_despite_an_endless_lease() {
         let (set, before) = (Instant::now(), polls());
         // One poll may be under way.
         wait_until("it is polled again", || polls() > before + 2);
-        assert!(set.elapsed() < Duration::from_millis(2 * 2200 + 1000), "{fault:?}: after {:?}", set.elapsed());
+        assert!(
+            set.elapsed() < Duration::from_millis(2 * 2200 + 1000),
+            "{fault:?}: after {:?}",
+            set.elapsed()
+        );
     }
-    let overdue = |gateway: &Gateway| gateway.metric("change_log_failures_total", &[("why", "lease_overdue")]);
+    let overdue = |gateway: &Gateway| {
+        gateway.metric("change_log_failures_total", &[("why", "lease_overdue")])
+    };
     let labelled = |gateway: &Gateway| gateway.metrics().contains("lease_overdue");
-    assert!(gateways.iter().any(labelled), "the takeover is counted: {:?}", gateways.each_ref().map(overdue));
-    assert!(gateways.iter().any(|gateway| gateway.log().contains("took over the change log lease")));
+    assert!(
+        gateways.iter().any(labelled),
+        "the takeover is counted: {:?}",
+        gateways.each_ref().map(overdue)
+    );
+    assert!(
+        gateways.iter().any(|gateway| gateway.log().contains("took over the change log lease"))
+    );
 }
 
 #[test]
 fn unusable_change_log_lease_is_replaced() {
-    let Some(redis) = Redis::start("redis_faults::unusable_change_log_lease_is_replaced") else { return };
+    let Some(redis) = Redis::start("redis_faults::unusable_change_log_lease_is_replaced") else {
+        return;
+    };
     let origin = api();
     origin.when(Rule::on(LOG).made(|_| Answer::json("[]")));
     let config = "max_isolation = \"10m\"\n[change_log]\ntoken_file = \"{dir}/log-token\"\ninterval = \"100ms\"\n";

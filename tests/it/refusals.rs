@@ -12,12 +12,18 @@ const DUCK: &str = "73469a52f4fd7f77ec7b28cc";
 fn assert_recorded(gateway: &Gateway, response: &Response, status: u16, route: &str) {
     let json = response.assert_status(status).json();
     assert_eq!(json["error"]["status"], status, "{response:#?}");
-    assert!(json["error"]["code"].is_string() && json["error"]["message"].is_string(), "{response:#?}");
+    assert!(
+        json["error"]["code"].is_string() && json["error"]["message"].is_string(),
+        "{response:#?}"
+    );
     let id = response.header("x-request-id").expect("a request id").to_owned();
     assert_eq!(json["error"]["requestId"], id.as_str(), "{response:#?}");
     gateway.wait_for_log(&id);
     let log = gateway.log();
-    let line = log.lines().find(|line| line.contains(&id) && line.contains("\"http.route\"")).expect("an access line");
+    let line = log
+        .lines()
+        .find(|line| line.contains(&id) && line.contains("\"http.route\""))
+        .expect("an access line");
     let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
     assert_eq!(line["http.route"], route, "{line}");
     assert_eq!(line["http.response.status_code"], status, "{line}");
@@ -29,11 +35,18 @@ fn assert_recorded(gateway: &Gateway, response: &Response, status: u16, route: &
 #[test]
 fn refusals_over_http1_are_recorded() {
     let origin = Origin::start();
-    let gateway = Gateway::with(&origin, "server.header_timeout = \"1s\"\nserver.max_header_bytes = \"4KiB\"");
+    let gateway = Gateway::with(
+        &origin,
+        "server.header_timeout = \"1s\"\nserver.max_header_bytes = \"4KiB\"",
+    );
     let many = "X: 1\r\n".repeat(100);
     let long = "x".repeat(5000);
     let requests = [
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "none"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+            "none",
+        ),
         ("GET / HTTP/1.1\r\n\r\n", 400, "none"),
         ("GET / HTTP/1.1\nHost: a\n\n", 400, "none"),
         ("GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n", 400, "none"),
@@ -44,7 +57,11 @@ fn refusals_over_http1_are_recorded() {
         ("GET /x HTTP/1.1\r\nHost: a\r\nX-API-Key: 1\r\nX-API-Key: 2\r\n\r\n", 400, "none"),
         ("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "none"),
         ("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "none"),
-        ("PROXY TCP4 198.51.100.7 10.0.0.1 51234 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "none"),
+        (
+            "PROXY TCP4 198.51.100.7 10.0.0.1 51234 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "none",
+        ),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, "none"),
         ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 405, "none"),
         (&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), 431, "none"),
@@ -58,7 +75,9 @@ fn refusals_over_http1_are_recorded() {
     for (request, status, route) in requests {
         let mut connection = gateway.client().connect();
         connection.send_raw(request);
-        let response = connection.read("GET", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {request:?}"));
+        let response = connection
+            .read("GET", Kind::Forwarded)
+            .unwrap_or_else(|| panic!("no answer to {request:?}"));
         assert_recorded(&gateway, &response, status, route);
     }
     wait_until("each is counted", || counted() >= before + requests.len() as f64);
@@ -74,12 +93,14 @@ fn refusals_over_http2_are_recorded() {
     let tls = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }"#;
     let gateway = setup.config(tls).start();
     let many: Vec<(String, &str)> = (0..101).map(|number| (format!("x-{number}"), "1")).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let many: Vec<(&str, &str)> =
+        many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let disguised: &[(&str, &str)] = &[("x_api_key", "1")];
     let two: &[(&str, &str)] = &[("x-api-key", "1"), ("x-api-key", "2")];
-    for connection in
-        [Http2::connect(&gateway.client()), Http2::connect_tls(&gateway.client(), gateway.tls_address(), &authority)]
-    {
+    for connection in [
+        Http2::connect(&gateway.client()),
+        Http2::connect_tls(&gateway.client(), gateway.tls_address(), &authority),
+    ] {
         for (method, target, fields, status, route) in [
             ("GET", "/x", many.as_slice(), 431, "none"),
             ("GET", "/x", disguised, 400, "none"),
@@ -154,7 +175,11 @@ fn refused_head_request_has_no_body_over_http1() {
         connection.send_raw(head);
         let bytes = connection.rest();
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-        assert!(bytes.starts_with(b"HTTP/1.1 400"), "{head:?}: {:?}", bytes.escape_ascii().to_string());
+        assert!(
+            bytes.starts_with(b"HTTP/1.1 400"),
+            "{head:?}: {:?}",
+            bytes.escape_ascii().to_string()
+        );
         assert_eq!(bytes[end..].escape_ascii().to_string(), "", "{head:?}");
     }
 }

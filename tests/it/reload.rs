@@ -57,10 +57,14 @@ fn keepalive_timeout_applies_to_both_protocols() {
 #[test]
 fn warnings_are_logged_at_the_start_and_at_a_reload() {
     let origin = Origin::start();
-    let gateway = Gateway::with(&origin, "server.trusted_proxies = [\"0.0.0.0/0\"]\ncache.ttl = \"7s\"");
+    let gateway =
+        Gateway::with(&origin, "server.trusted_proxies = [\"0.0.0.0/0\"]\ncache.ttl = \"7s\"");
     let warnings = || {
         let lines = lines(&gateway, "dangerous setting");
-        lines.iter().filter(|line| line["key"] == "server.trusted_proxies" && line["level"] == "WARN").count()
+        lines
+            .iter()
+            .filter(|line| line["key"] == "server.trusted_proxies" && line["level"] == "WARN")
+            .count()
     };
     wait_until("the start warns", || warnings() == 1);
     reload_with(&gateway, "\"7s\"", "\"8s\"");
@@ -70,15 +74,19 @@ fn warnings_are_logged_at_the_start_and_at_a_reload() {
 #[test]
 fn reload_logs_the_changed_keys() {
     let origin = Origin::start();
-    let gateway = Gateway::with(&origin, "cache.ttl = \"7s\"\nserver.threads = 2\nlog.level = \"error\"");
+    let gateway =
+        Gateway::with(&origin, "cache.ttl = \"7s\"\nserver.threads = 2\nlog.level = \"error\"");
     reload_with(&gateway, "\"7s\"", "\"8s\"");
     gateway.wait_for_log("applied the configuration");
-    let line = lines(&gateway, "applied the configuration").pop().expect("an audit line at any log level");
+    let line =
+        lines(&gateway, "applied the configuration").pop().expect("an audit line at any log level");
     assert_eq!(line["changed"], "cache.ttl");
     assert_eq!(line["restart_needed_for"], "");
     let reload = reload_with(&gateway, "threads = 2", "threads = 3");
     assert_eq!(reload["restart_needed_for"], serde_json::json!(["server.threads"]));
-    wait_until("the second reload is logged", || lines(&gateway, "applied the configuration").len() == 2);
+    wait_until("the second reload is logged", || {
+        lines(&gateway, "applied the configuration").len() == 2
+    });
     let line = lines(&gateway, "applied the configuration").pop().expect("a line");
     assert_eq!(line["restart_needed_for"], "server.threads");
 }

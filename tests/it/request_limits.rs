@@ -37,7 +37,9 @@ fn connect_from(source: &str, gateway: &Gateway) -> TcpStream {
 /// One request over a fresh connection from that address; the bytes of its response.
 fn get_from(source: &str, gateway: &Gateway) -> String {
     let mut stream = connect_from(source, gateway);
-    let request = format!("GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).expect("an open connection");
     let mut response = Vec::new();
     stream.read_to_end(&mut response).expect("a response");
@@ -58,7 +60,8 @@ fn one_address_cannot_use_up_all_connections() {
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     assert!(refused.to_ascii_lowercase().contains("\r\nretry-after: 1\r\n"), "{refused}");
     assert!(
-        refused.contains(r#""code":"unavailable""#) && refused.to_ascii_lowercase().contains("x-request-id"),
+        refused.contains(r#""code":"unavailable""#)
+            && refused.to_ascii_lowercase().contains("x-request-id"),
         "{refused}"
     );
     drop(idle);
@@ -67,8 +70,9 @@ fn one_address_cannot_use_up_all_connections() {
 
 #[test]
 fn share_of_connections_can_be_set_and_spares_proxies() {
-    let (_origin, gateway) =
-        scene("server = { max_connections = 60, max_connections_per_address = 2, trusted_proxies = [\"127.0.0.2\"] }");
+    let (_origin, gateway) = scene(
+        "server = { max_connections = 60, max_connections_per_address = 2, trusted_proxies = [\"127.0.0.2\"] }",
+    );
     // One more each time: an idle connection that is counted after a request's is refused itself.
     let mut idle = vec![connect_from("127.0.0.3", &gateway)];
     wait_until("its share is used", || {
@@ -105,7 +109,11 @@ fn requests_over_the_limit_get_503_on_every_route() {
     gateway.client().get("/x").bearer("tok-a").send_on(&mut last).assert_status(200);
     let gate = Gate::closed();
     origin.when(Rule::on("/slow").hold(&gate));
-    let held = hold(&gateway, &origin, &[request("/slow", &[]), request("/slow", &[]), request("/slow", &[])]);
+    let held = hold(
+        &gateway,
+        &origin,
+        &[request("/slow", &[]), request("/slow", &[]), request("/slow", &[])],
+    );
     // One more is served, on every route.
     let bearer = [("authorization", "Bearer tok-a")];
     let other = "/customer/73469a52f4fd7f77ec7b28cd/name";
@@ -113,13 +121,16 @@ fn requests_over_the_limit_get_503_on_every_route() {
         gateway.client().get(path).bearer("tok-a").send_on(&mut last).assert_status(200);
     }
     last.send_raw(gateway.client().get("/slow").bytes());
-    origin.wait_until("the API has it", |seen| seen.iter().filter(|seen| seen.path() == "/slow").count() == 4);
+    origin.wait_until("the API has it", |seen| {
+        seen.iter().filter(|seen| seen.path() == "/slow").count() == 4
+    });
     let mut refused = 0.0;
     for path in ["/x", other, "/customer/x", "/auth/x"] {
         let answer = gateway.client().get(path).bearer("tok-a").send();
         answer.assert_error(503, "unavailable");
         assert_eq!(answer.header("retry-after"), Some("1"), "{path}");
-        let http2 = Http2::connect(&gateway.client()).call("GET", path, &bearer, b"").expect("a response");
+        let http2 =
+            Http2::connect(&gateway.client()).call("GET", path, &bearer, b"").expect("a response");
         http2.assert_error(503, "unavailable");
         assert_eq!(http2.header("retry-after"), Some("1"), "{path}");
         refused += 2.0;
@@ -144,13 +155,16 @@ fn one_address_or_caller_cannot_use_up_all_requests() {
     let own = ["192.0.2.1, 127.0.0.1", "2001:db8::1"];
     let others = ["192.0.2.2", "2001:db8:0:1::1"];
     for (own, other) in own.into_iter().zip(others) {
-        let held = hold(&gateway, &origin, &vec![request("/slow", &[("x-forwarded-for", own)]); 16]);
+        let held =
+            hold(&gateway, &origin, &vec![request("/slow", &[("x-forwarded-for", own)]); 16]);
         let refused = gateway.client().get("/x").header("X-Forwarded-For", own).send();
         refused.assert_error(503, "unavailable");
         gateway.client().get("/x").header("X-Forwarded-For", other).send().assert_status(200);
         gateway.client().get("/x").send().assert_status(200);
         drop(held);
-        wait_until("there is room", || gateway.client().get("/x").header("X-Forwarded-For", own).send().status == 200);
+        wait_until("there is room", || {
+            gateway.client().get("/x").header("X-Forwarded-For", own).send().status == 200
+        });
     }
     // One caller at many addresses, whichever place the token is in.
     let addresses: Vec<String> = (0..16).map(|number| format!("198.51.100.{number}")).collect();
@@ -187,7 +201,13 @@ fn cookies_of_http2_count_as_one_field() {
         let all: Vec<_> = bearer.iter().copied().chain(split.iter().copied()).collect();
         let http2 = Http2::connect(&gateway.client());
         http2.call("GET", path, &all, b"").expect("a response").assert_status(200);
-        gateway.client().get(path).bearer("tok-a").header("Cookie", &cookies.join("; ")).send().assert_status(200);
+        gateway
+            .client()
+            .get(path)
+            .bearer("tok-a")
+            .header("Cookie", &cookies.join("; "))
+            .send()
+            .assert_status(200);
         let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
         let many: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
         http2.call("GET", path, &many, b"").expect("a response").assert_error(431, "bad_request");
@@ -199,13 +219,18 @@ fn http2_head_that_http1_cannot_carry_is_refused() {
     let (origin, gateway) = scene("");
     let before = origin.requests();
     let long = "A".repeat(3000);
-    let scheme = |scheme| vec![(":method", "GET"), (":scheme", scheme), (":authority", "x"), (":path", "/x")];
+    let scheme = |scheme| {
+        vec![(":method", "GET"), (":scheme", scheme), (":authority", "x"), (":path", "/x")]
+    };
     let cases: [(Head, &[u8]); 5] = [
         (request("/x", &[("x-a", " y ")]), b"400"),
         (request("/x", &[("x-a", "y\t")]), b"400"),
         (scheme("ftp"), b"400"),
         (scheme(""), b"400"),
-        (vec![(":method", &long), (":scheme", "http"), (":authority", "x"), (":path", "/x")], b"501"),
+        (
+            vec![(":method", &long), (":scheme", "http"), (":authority", "x"), (":path", "/x")],
+            b"501",
+        ),
     ];
     for (list, status) in cases {
         let shown: String = format!("{list:?}").chars().take(120).collect();
@@ -214,7 +239,11 @@ fn http2_head_that_http1_cannot_carry_is_refused() {
         match frames.outcome(1) {
             // 400 is in the static table (RFC 7541 appendix A), 501 is written out.
             Outcome::Answered(head) => {
-                let right = if status == b"400" { head.first() == Some(&0x8c) } else { head.first() != Some(&0x88) };
+                let right = if status == b"400" {
+                    head.first() == Some(&0x8c)
+                } else {
+                    head.first() != Some(&0x88)
+                };
                 assert!(right, "{shown}: {head:?}");
             }
             Outcome::Reset => assert_eq!(status, b"400", "{shown}"),

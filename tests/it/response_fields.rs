@@ -33,15 +33,22 @@ fn hop_by_hop_fields_of_a_response_are_removed() {
         ("Connection", "X-Named"),
     ] {
         let answer = Answer::new(200).header("Content-Type", "text/csv").header(field.0, field.1);
-        origin.when(Rule::on("/").answer(answer.header("X-Named", "1").header("X-Other", "2").body("a;b")));
+        origin.when(
+            Rule::on("/").answer(answer.header("X-Named", "1").header("X-Other", "2").body("a;b")),
+        );
         for target in [PLAIN, REDACTED] {
             for response in both(&gateway, target) {
                 assert_eq!(response.assert_status(200).text(), "a;b", "{field:?} {target}");
                 assert!(
-                    field.0 == "Connection" || response.header(field.0).is_none_or(|value| value != field.1),
+                    field.0 == "Connection"
+                        || response.header(field.0).is_none_or(|value| value != field.1),
                     "{response:#?}"
                 );
-                assert_eq!(response.header("x-named").is_none(), field.0 == "Connection", "{response:#?}");
+                assert_eq!(
+                    response.header("x-named").is_none(),
+                    field.0 == "Connection",
+                    "{response:#?}"
+                );
                 assert_eq!(response.header("x-other"), Some("2"));
             }
         }
@@ -53,14 +60,32 @@ fn hop_by_hop_fields_of_a_response_are_removed() {
 fn hop_by_hop_fields_of_a_request_are_removed() {
     let (origin, gateway) = scene();
     for target in [PLAIN, REDACTED] {
-        let call = gateway.client().post(target).header("Keep-Alive", "timeout=5").header("Proxy-Connection", "close");
-        let call = call.header("TE", "trailers").header("Trailer", "X-Sum").header("Proxy-Authorization", "x");
-        call.header("HTTP2-Settings", "x").header("Connection", "X-Named").header("X-Named", "1").body("hello").send();
+        let call = gateway
+            .client()
+            .post(target)
+            .header("Keep-Alive", "timeout=5")
+            .header("Proxy-Connection", "close");
+        let call = call
+            .header("TE", "trailers")
+            .header("Trailer", "X-Sum")
+            .header("Proxy-Authorization", "x");
+        call.header("HTTP2-Settings", "x")
+            .header("Connection", "X-Named")
+            .header("X-Named", "1")
+            .body("hello")
+            .send();
         let seen = origin.last(target).expect("it was forwarded");
         assert_eq!(seen.body, b"hello");
         for name in seen.header_names() {
-            let hop =
-                ["keep-alive", "proxy-connection", "te", "trailer", "proxy-authorization", "http2-settings", "x-named"];
+            let hop = [
+                "keep-alive",
+                "proxy-connection",
+                "te",
+                "trailer",
+                "proxy-authorization",
+                "http2-settings",
+                "x-named",
+            ];
             assert!(!hop.contains(&name.as_str()), "{target}: {seen:#?}");
         }
     }
@@ -85,12 +110,22 @@ fn announced_trailers_are_dropped_with_their_announcement() {
 fn framing_fields_of_a_204_are_removed() {
     let (origin, gateway) = scene();
     for field in ["Content-Length: 5", "Content-Length: 0", "Transfer-Encoding: chunked"] {
-        origin.when(Rule::on("/").raw_kept_open(format!("HTTP/1.1 204 No Content\r\n{field}\r\n\r\n")));
+        origin.when(
+            Rule::on("/").raw_kept_open(format!("HTTP/1.1 204 No Content\r\n{field}\r\n\r\n")),
+        );
         for target in [PLAIN, REDACTED] {
             for response in both(&gateway, target) {
                 response.assert_status(204);
-                assert_eq!(response.header("content-length"), None, "{field} {target}: {response:#?}");
-                assert_eq!(response.header("transfer-encoding"), None, "{field} {target}: {response:#?}");
+                assert_eq!(
+                    response.header("content-length"),
+                    None,
+                    "{field} {target}: {response:#?}"
+                );
+                assert_eq!(
+                    response.header("transfer-encoding"),
+                    None,
+                    "{field} {target}: {response:#?}"
+                );
             }
         }
         origin.behave();
@@ -110,15 +145,22 @@ fn http10_client_reads_a_body_that_ends_with_the_connection() {
     let (origin, gateway) = scene();
     origin.knows("tok-a", "VIEWER", DUCK);
     for framing in [Framing::Chunked, Framing::UntilClose] {
-        let answer = Answer::new(200).header("Content-Type", "text/csv").body("hello").framing(framing);
+        let answer =
+            Answer::new(200).header("Content-Type", "text/csv").body("hello").framing(framing);
         origin.when(Rule::on("/x").answer(answer.clone()));
         origin.when(Rule::on("/customer/fields").answer(answer));
         for target in [PLAIN, REDACTED] {
             for keep in ["", "Connection: keep-alive\r\n"] {
                 let text = http10(&gateway, target, keep);
                 let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-                assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{target}: {text}");
-                assert!(head.to_ascii_lowercase().contains("connection: close"), "{target}: {text}");
+                assert!(
+                    !head.to_ascii_lowercase().contains("transfer-encoding"),
+                    "{target}: {text}"
+                );
+                assert!(
+                    head.to_ascii_lowercase().contains("connection: close"),
+                    "{target}: {text}"
+                );
                 assert_eq!(body, "hello", "{target}");
             }
         }
@@ -145,11 +187,13 @@ fn informational_responses_depend_on_the_version() {
             assert!(text.ends_with("\r\n\r\nhello"), "{status}: {text}");
         }
         let mut connection = gateway.client().connect();
-        connection.send_raw(format!("GET {PLAIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        connection
+            .send_raw(format!("GET {PLAIN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
         let text = String::from_utf8_lossy(&connection.rest()).into_owned();
         assert!(text.starts_with(&format!("HTTP/1.1 {}", &status[..3])), "{text}");
         assert!(text.contains("\r\n\r\nHTTP/1.1 200") && text.ends_with("hello"), "{text}");
-        let response = Http2::connect(&gateway.client()).call("GET", PLAIN, &[], b"").expect("a response");
+        let response =
+            Http2::connect(&gateway.client()).call("GET", PLAIN, &[], b"").expect("a response");
         assert_eq!(response.assert_status(200).text(), "hello");
         origin.behave();
     }

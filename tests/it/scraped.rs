@@ -25,7 +25,10 @@ impl Drop for Running {
 /// Starts the sandbox and returns its URL.
 fn start_sandbox() -> (Running, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_telecomx-gateway"));
-    command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .args(["sandbox", "--listen", "127.0.0.1:0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     let mut running = Running(command.spawn().expect("the binary can be started"));
     let mut line = String::new();
     let stdout = running.0.stdout.as_mut().expect("a piped output");
@@ -45,7 +48,8 @@ impl Prometheus {
     fn start(target: SocketAddr, token: &str) -> Prometheus {
         let (dir, address) = (TempDir::new(), unused_port());
         let token = dir.write("token", token).display().to_string();
-        let mut config = std::fs::read_to_string(format!("{SHIPPED}/compose/prometheus.yml")).expect("a shipped file");
+        let mut config = std::fs::read_to_string(format!("{SHIPPED}/compose/prometheus.yml"))
+            .expect("a shipped file");
         for (from, to) in [
             ("scrape_interval: 15s", "scrape_interval: 100ms"),
             ("evaluation_interval: 15s", "evaluation_interval: 100ms"),
@@ -125,7 +129,9 @@ impl Prometheus {
         let data = self.api("rules");
         let groups = data["groups"].as_array().expect("groups");
         let rules = groups.iter().flat_map(|group| group["rules"].as_array().expect("rules"));
-        rules.map(|rule| (rule["name"].as_str().expect("a name").to_owned(), rule.clone())).collect()
+        rules
+            .map(|rule| (rule["name"].as_str().expect("a name").to_owned(), rule.clone()))
+            .collect()
     }
 
     fn wait_for_alert(&self, name: &str) {
@@ -180,7 +186,8 @@ fn dashboard_queries_have_values_without_traffic() {
     let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
     let gateway = setup.config("admin.token_file = \"{dir}/admin-token\"\n").start();
     let prometheus = Prometheus::start(gateway.admin_address(), TOKEN);
-    prometheus.wait_for("count_over_time(up{job=\"telecomx-gateway\"}[1m])", |scrapes| scrapes >= 3.0);
+    prometheus
+        .wait_for("count_over_time(up{job=\"telecomx-gateway\"}[1m])", |scrapes| scrapes >= 3.0);
     for (title, query) in dashboard_queries() {
         let value = prometheus.query(&query);
         assert!(value.is_some_and(f64::is_finite), "{title}: {value:?} from {query}");
@@ -199,7 +206,8 @@ fn admin_token_rotation_fails_no_scrape() {
     let gateway = setup.config("admin.token_file = \"{dir}/admin-token\"\n").start();
     let prometheus = Prometheus::start(gateway.admin_address(), OLD);
     prometheus.wait_for("up", |up| up == 1.0);
-    let is_accepted = |token: &str| gateway.admin().get("/stats").bearer(token).send().status == 200;
+    let is_accepted =
+        |token: &str| gateway.admin().get("/stats").bearer(token).send().status == 200;
 
     // The steps of deploy/README.md.
     gateway.rewrite("admin-token", &format!("{OLD}\n{NEW}\n"));
@@ -232,7 +240,8 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     let client = gateway.client();
     let path = format!("/customer/{}/name", sandbox::DEMO_CUSTOMER);
     let callers = sandbox::demo_callers();
-    let caller = callers.iter().find(|caller| caller.access_level.as_str() == "VIEWER").expect("a viewer");
+    let caller =
+        callers.iter().find(|caller| caller.access_level.as_str() == "VIEWER").expect("a viewer");
     for _ in 0..5 {
         client.get(&path).bearer(caller.token).send().assert_status(200);
     }
@@ -254,7 +263,8 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     let bucket = "telecomx_gateway_request_duration_seconds_bucket";
     let buckets = format!("count({bucket}{{le=\"5e-05\"}} or {bucket}{{le=\"0.00005\"}})");
     prometheus.wait_for(&buckets, |series| series >= 1.0);
-    prometheus.wait_for("process_resident_memory_bytes{job=\"telecomx-gateway\"}", |bytes| bytes > 1e6);
+    prometheus
+        .wait_for("process_resident_memory_bytes{job=\"telecomx-gateway\"}", |bytes| bytes > 1e6);
     prometheus.wait_for("telecomx_gateway_log_lines_dropped_total", |lines| lines == 0.0);
 
     let target = &prometheus.api("targets")["activeTargets"][0];
@@ -262,13 +272,18 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     let known = &prometheus.api("metadata?metric=telecomx_gateway_requests_total")["telecomx_gateway_requests_total"];
     assert_eq!(
         (&known[0]["type"], &known[0]["help"]),
-        (&"counter".into(), &"Requests with a response, by route, method, status and cache result.".into()),
+        (
+            &"counter".into(),
+            &"Requests with a response, by route, method, status and cache result.".into()
+        ),
         "{known}"
     );
 
     // Prometheus has every rule, can evaluate it, and none is active.
-    let rules = std::fs::read_to_string(format!("{SHIPPED}/prometheus/rules.yml")).expect("a shipped file");
-    let shipped: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let rules =
+        std::fs::read_to_string(format!("{SHIPPED}/prometheus/rules.yml")).expect("a shipped file");
+    let shipped: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     // Before the first scrape no gateway exists, and GatewayDown is pending.
     wait_until("every rule is evaluated and inactive", || {
         let fine = |rule: &Value| rule["health"] == "ok" && rule["state"] == "inactive";

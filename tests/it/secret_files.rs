@@ -18,7 +18,9 @@ fn secret(dir: &TempDir, name: &str, contents: &str, mode: u32) -> String {
 #[test]
 fn short_admin_token_is_refused_beyond_loopback() {
     let dir = TempDir::new();
-    for (length, listen, code) in [(1, "0.0.0.0", 78), (15, "0.0.0.0", 78), (16, "0.0.0.0", 0), (1, "127.0.0.1", 0)] {
+    for (length, listen, code) in
+        [(1, "0.0.0.0", 78), (15, "0.0.0.0", 78), (16, "0.0.0.0", 0), (1, "127.0.0.1", 0)]
+    {
         let token = secret(&dir, "token", &format!("{}\n", "x".repeat(length)), 0o600);
         let toml = format!(
             "upstream.url = \"http://127.0.0.1:1\"\nadmin = {{ listen = \"{listen}:9090\", token_file = {token:?} }}\n"
@@ -33,7 +35,12 @@ fn short_admin_token_is_refused_beyond_loopback() {
 fn secret_that_others_can_read_causes_a_warning() {
     let dir = TempDir::new();
     for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
-        let keys = secret(&dir, "keys", "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n", mode);
+        let keys = secret(
+            &dir,
+            "keys",
+            "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n",
+            mode,
+        );
         let password = secret(&dir, "password", "hunter2\n", 0o600);
         let redis = |url: &str| {
             format!(
@@ -82,14 +89,18 @@ fn missing_trust_anchors_are_a_configuration_error() {
     for command in ["check", "run"] {
         let run = run_binary_with(&no_anchors, &[command, "-c", &config], b"");
         assert_eq!(run.code, Some(78), "{run:#?}");
-        assert!(run.stderr.contains("trust anchors") && !run.stderr.contains("panicked"), "{run:#?}");
+        assert!(
+            run.stderr.contains("trust anchors") && !run.stderr.contains("panicked"),
+            "{run:#?}"
+        );
     }
     assert_eq!(check(&dir, &toml("http"), &no_anchors).code, Some(0));
     // A truncated certificate, one with bytes after its end, and a valid one.
     let (good, other) = (Authority::new(), Authority::new());
     let cut = other.pem().replace("-----END", "\n=====\n-----END");
     let (short, _) = other.pem().split_at(200);
-    let bundle = dir.write("bundle.pem", &format!("{short}\n{}\n{cut}", good.pem())).display().to_string();
+    let bundle =
+        dir.write("bundle.pem", &format!("{short}\n{}\n{cut}", good.pem())).display().to_string();
     let usable = [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", "/nonexistent")];
     assert_eq!(check(&dir, &toml("https"), &usable).code, Some(0));
 }
@@ -109,7 +120,11 @@ fn certificate_is_loaded_once_it_becomes_valid() {
     let origin = Origin::start();
     let authority = Authority::new();
     let (certificate, key) = authority.certificate().pem();
-    let gateway = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(TLS).start();
+    let gateway = Gateway::set_up(&origin)
+        .file("cert.pem", &certificate)
+        .file("key.pem", &key)
+        .config(TLS)
+        .start();
     let (certificate, key) = authority.certificate_valid_in(3).pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
@@ -123,7 +138,11 @@ fn unchanged_expired_certificate_does_not_refuse_a_reload() {
     let origin = Origin::start();
     let authority = Authority::new();
     let (certificate, key) = authority.expired_certificate().pem();
-    let gateway = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(TLS).start();
+    let gateway = Gateway::set_up(&origin)
+        .file("cert.pem", &certificate)
+        .file("key.pem", &key)
+        .config(TLS)
+        .start();
     assert_eq!(gateway.admin().post("/reload").send().status, 200);
     // The file is rewritten with the same content.
     gateway.rewrite("cert.pem", &certificate);
@@ -159,7 +178,10 @@ fn config_with_secret(dir: &TempDir, key: &str, contents: &[u8]) -> String {
         unused_port(),
         file("admin.token_file", "an-admin-token\n"),
         file("change_log.token_file", "tok-log\n"),
-        file("cluster.key_file", "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"),
+        file(
+            "cluster.key_file",
+            "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+        ),
         file("cluster.password_file", "hunter2\n"),
     )
 }
@@ -190,20 +212,39 @@ fn unusable_secret_is_refused_by_check_and_run() {
             (b"0123456789abcde\xff\n".to_vec(), "not UTF-8"),
             (b"".to_vec(), "is empty"),
             (b" \n".to_vec(), "is empty"),
-            (format!(" {text}").into_bytes(), if is_list { "" } else { "begins or ends with a blank" }),
-            (format!("{secret} \r\n").into_bytes(), if is_list { "" } else { "begins or ends with a blank" }),
-            (format!("{text}{text}{text}").into_bytes(), if is_list { "duplicate key id" } else { "contains 3 lines" }),
+            (
+                format!(" {text}").into_bytes(),
+                if is_list { "" } else { "begins or ends with a blank" },
+            ),
+            (
+                format!("{secret} \r\n").into_bytes(),
+                if is_list { "" } else { "begins or ends with a blank" },
+            ),
+            (
+                format!("{text}{text}{text}").into_bytes(),
+                if is_list { "duplicate key id" } else { "contains 3 lines" },
+            ),
         ];
         for (contents, reason) in forms {
-            let path = dir.write("gateway.toml", &config_with_secret(&dir, key, &contents)).display().to_string();
+            let path = dir
+                .write("gateway.toml", &config_with_secret(&dir, key, &contents))
+                .display()
+                .to_string();
             if reason.is_empty() {
-                assert_eq!(run_binary(&["check", "-c", &path], b"").code, Some(0), "{key}: {contents:?}");
+                assert_eq!(
+                    run_binary(&["check", "-c", &path], b"").code,
+                    Some(0),
+                    "{key}: {contents:?}"
+                );
                 continue;
             }
             for command in ["check", "run"] {
                 let run = run_binary(&[command, "-c", &path], b"");
                 assert_eq!(run.code, Some(78), "{command} {key}: {contents:?}: {run:#?}");
-                assert!(run.stderr.contains(key) && run.stderr.contains(reason), "{command} {key}: {reason}: {run:#?}");
+                assert!(
+                    run.stderr.contains(key) && run.stderr.contains(reason),
+                    "{command} {key}: {reason}: {run:#?}"
+                );
                 assert!(!run.stderr.contains("0123456789"), "the secret is not shown: {run:#?}");
             }
         }
@@ -219,7 +260,9 @@ fn unusable_secret_is_refused_by_check_and_run() {
 #[test]
 fn admin_token_has_the_characters_of_a_bearer_token() {
     let dir = TempDir::new();
-    for (token, named) in [("a b", "a blank"), ("gr\u{fc}n", "U+00FC"), ("a,b", "','"), ("a=b", "'='")] {
+    for (token, named) in
+        [("a b", "a blank"), ("gr\u{fc}n", "U+00FC"), ("a,b", "','"), ("a=b", "'='")]
+    {
         let config = config_with_secret(&dir, "admin.token_file", format!("{token}\n").as_bytes());
         let path = dir.write("gateway.toml", &config).display().to_string();
         let run = run_binary(&["check", "-c", &path], b"");
@@ -258,13 +301,16 @@ fn admin_token_rotates_without_a_gap() {
 
 #[test]
 fn reload_names_changed_files_that_only_a_restart_reads() {
-    let Some(redis) = Redis::start("secret_files::reload_names_changed_files_that_only_a_restart_reads") else {
+    let Some(redis) =
+        Redis::start("secret_files::reload_names_changed_files_that_only_a_restart_reads")
+    else {
         return;
     };
     let origin = Origin::start();
     let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
-    let gateway = Gateway::set_up(&origin).file("keys", &format!("a {key}\n")).config(&config).start();
+    let gateway =
+        Gateway::set_up(&origin).file("keys", &format!("a {key}\n")).config(&config).start();
     let named = || {
         let reload = gateway.admin().post("/reload").send();
         assert_eq!(reload.status, 200, "{reload:?}");
@@ -281,11 +327,13 @@ fn unsupported_key_and_wrong_chain_are_explained() {
     let authority = Authority::new();
     let (certificate, key) = authority.certificate().pem();
     let run_openssl = |arguments: &[&str]| {
-        let run = std::process::Command::new("openssl").current_dir(dir.path()).args(arguments).output();
+        let run =
+            std::process::Command::new("openssl").current_dir(dir.path()).args(arguments).output();
         let run = run.expect("openssl is installed");
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     };
-    let subject = ["-subj", "/CN=gateway", "-days", "30", "-addext", "subjectAltName=DNS:gateway.example"];
+    let subject =
+        ["-subj", "/CN=gateway", "-days", "30", "-addext", "subjectAltName=DNS:gateway.example"];
     let self_signed = |new_key: &[&str], name: &str| {
         let (key, cert) = (format!("{name}.key"), format!("{name}.pem"));
         let files = ["-nodes", "-keyout", &key, "-out", &cert];
@@ -299,7 +347,16 @@ fn unsupported_key_and_wrong_chain_are_explained() {
     }
     self_signed(&["ed25519"], "ed25519");
     self_signed(&["rsa:2048"], "rsa2048");
-    run_openssl(&["pkey", "-in", "rsa2048.key", "-aes256", "-passout", "pass:x", "-out", "encrypted.key"]);
+    run_openssl(&[
+        "pkey",
+        "-in",
+        "rsa2048.key",
+        "-aes256",
+        "-passout",
+        "pass:x",
+        "-out",
+        "encrypted.key",
+    ]);
     let (other, _) = authority.certificate().pem();
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");
     let supported = "RSA from 2048 bits, ECDSA P-256, P-384 or P-521, Ed25519";
@@ -314,7 +371,11 @@ fn unsupported_key_and_wrong_chain_are_explained() {
         (read("rsa2048.pem"), read("rsa2048.key"), ""),
         (read("rsa2048.pem"), read("encrypted.key"), "encrypted"),
         (read("rsa2048.key"), read("rsa2048.pem"), "swapped"),
-        (format!("{}{certificate}", authority.pem()), key.clone(), "the key belongs to certificate 2"),
+        (
+            format!("{}{certificate}", authority.pem()),
+            key.clone(),
+            "the key belongs to certificate 2",
+        ),
         (other, key.clone(), "does not belong to the certificate"),
         (format!("\u{feff}{certificate}"), key.clone(), "byte order mark"),
         (certificate.clone(), format!("\u{feff}{key}"), "byte order mark"),

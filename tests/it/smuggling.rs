@@ -20,7 +20,9 @@ fn request_with_ambiguous_framing_is_refused() {
         format!("Transfer-Encoding: xchunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Transfer-Encoding : chunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n{hidden}"),
-        format!("Transfer-Encoding:\x0bchunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),
+        format!(
+            "Transfer-Encoding:\x0bchunked\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"
+        ),
         format!("Content-Length: 5\r\nContent-Length: {length}\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Content-Length: 5, {length}\r\n\r\n0\r\n\r\n{hidden}"),
         format!("Content-Length: +5\r\n\r\n0\r\n\r\n{hidden}"),
@@ -43,11 +45,20 @@ fn request_with_ambiguous_framing_is_refused() {
         // An answer or two, or none: what counts is what the API saw.
         connection.rest();
         for seen in origin.seen() {
-            let known = seen.path().starts_with("/case/") || seen.path() == "/hidden" || seen.path() == "/alive";
+            let known = seen.path().starts_with("/case/")
+                || seen.path() == "/hidden"
+                || seen.path() == "/alive";
             assert!(known, "{case:?} became {seen:#?}");
-            let lengths = seen.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).count();
+            let lengths = seen
+                .headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                .count();
             let coded = seen.header("transfer-encoding").is_some();
-            assert!(lengths <= 1 && !(lengths == 1 && coded), "{case:?} went on as doubtful as it came: {seen:#?}");
+            assert!(
+                lengths <= 1 && !(lengths == 1 && coded),
+                "{case:?} went on as doubtful as it came: {seen:#?}"
+            );
         }
         assert!(origin.count(|seen| seen.path() == path) <= 1, "{case:?}");
         gateway.client().get("/alive").send().assert_status(200);
@@ -66,7 +77,9 @@ fn request_with_two_framings_gets_400_and_ends_the_connection() {
     ] {
         let mut connection = gateway.client().connect();
         connection.send_raw(format!("POST /x HTTP/1.1\r\nHost: x\r\n{doubtful}\r\n"));
-        let response = connection.read("POST", Kind::Forwarded).unwrap_or_else(|| panic!("no answer to {doubtful:?}"));
+        let response = connection
+            .read("POST", Kind::Forwarded)
+            .unwrap_or_else(|| panic!("no answer to {doubtful:?}"));
         assert_eq!(response.status, 400, "{doubtful:?}: {response:#?}");
         assert_eq!(connection.rest(), b"", "{doubtful:?}");
     }
@@ -80,8 +93,9 @@ fn response_with_ambiguous_framing_reveals_no_secret() {
     let gateway = Gateway::start(&origin);
     let secret = upstream_document(DUCK);
     let length = secret.len();
-    let smuggled =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{secret}");
+    let smuggled = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{secret}"
+    );
     let answers = [
         format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: {length}\r\n\r\n{secret}"),
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}".to_owned(),

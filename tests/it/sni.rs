@@ -36,7 +36,8 @@ impl Authorities {
         let (default, default_key) = self.default.certificate().pem();
         let (a, a_key) = self.a.certificate_for(&["a.example", "www.a.example"]).pem();
         let (b, b_key) = self.b.certificate_for(&["*.b.example"]).pem();
-        let setup = Gateway::set_up(origin).file("default.pem", &default).file("default.key", &default_key);
+        let setup =
+            Gateway::set_up(origin).file("default.pem", &default).file("default.key", &default_key);
         let setup = setup.file("a.pem", &a).file("a.key", &a_key);
         setup.file("b.pem", &b).file("b.key", &b_key).config(&format!("{TLS}{SECOND}")).start()
     }
@@ -78,7 +79,10 @@ fn rotation_of_one_certificate_survives_a_fault_of_another() {
     gateway.rewrite("b.key", &b_key);
     gateway.rewrite("b.pem", &b);
     wait_until("b is renewed", || is_presented(&renewed, &gateway, "x.b.example"));
-    assert!(is_presented(&authorities.a, &gateway, "a.example"), "the old certificate stays in use");
+    assert!(
+        is_presented(&authorities.a, &gateway, "a.example"),
+        "the old certificate stays in use"
+    );
     assert_eq!(gateway.metric("tls_last_load_successful", &[]), 0.0);
     let (a, a_key) = authorities.a.certificate_for(&["a.example"]).pem();
     gateway.rewrite("a.key", &a_key);
@@ -120,6 +124,10 @@ fn expiry_of_every_certificate_is_a_metric() {
     assert_eq!(gateway.metric("tls_certificate_expiry_timestamp_seconds", &[]), expiry);
     for name in ["default", "a.example", "*.b.example"] {
         let labels = [("certificate", name)];
-        assert_eq!(gateway.metric("tls_server_certificate_expiry_timestamp_seconds", &labels), expiry, "{name}");
+        assert_eq!(
+            gateway.metric("tls_server_certificate_expiry_timestamp_seconds", &labels),
+            expiry,
+            "{name}"
+        );
     }
 }

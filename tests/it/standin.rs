@@ -9,7 +9,9 @@ const PATH: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
 
 /// The panic that a closure ends in, as text.
 fn panic_of<T>(f: impl FnOnce() -> T) -> String {
-    let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(f)) else { panic!("no panic where one was due") };
+    let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(f)) else {
+        panic!("no panic where one was due")
+    };
     panic.downcast_ref::<String>().cloned().unwrap_or_default()
 }
 
@@ -50,8 +52,16 @@ fn serves_planted_documents_to_known_callers_only() {
 fn echo_keeps_order_and_spelling() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
-    let echo = client.post("/x/y%20z?q=1").header("X-ODD-case", "v").chunked(&[b"ab", b"cde"]).send().json();
-    assert_eq!((echo["method"].as_str(), echo["target"].as_str()), (Some("POST"), Some("/x/y%20z?q=1")));
+    let echo = client
+        .post("/x/y%20z?q=1")
+        .header("X-ODD-case", "v")
+        .chunked(&[b"ab", b"cde"])
+        .send()
+        .json();
+    assert_eq!(
+        (echo["method"].as_str(), echo["target"].as_str()),
+        (Some("POST"), Some("/x/y%20z?q=1"))
+    );
     assert_eq!(echo["body"], "abcde");
     assert_eq!(echo["headers"][1][0], "X-ODD-case");
     let seen = origin.last("/x/y%20z").expect("a request");
@@ -88,7 +98,12 @@ fn gate_holds_the_response_or_half_of_the_body() {
     let origin = Origin::start();
     let client = Client::of_origin(&origin);
     let (gate, body_gate) = (Gate::closed(), Gate::closed());
-    origin.when(Rule::on("/x").answer(Answer::new(200).body("firstlast.")).hold(&gate).hold_body(&body_gate));
+    origin.when(
+        Rule::on("/x")
+            .answer(Answer::new(200).body("firstlast."))
+            .hold(&gate)
+            .hold_body(&body_gate),
+    );
     let mut pending = client.get("/x").start();
     origin.wait_until("the request is there", |seen| seen.len() == 1);
     gate.open();
@@ -105,7 +120,9 @@ fn cuts_closes_and_raw_bytes_arrive_unchanged() {
     let cut = client.get("/cut").send();
     assert_eq!((cut.text().as_str(), cut.broken_off.is_some()), ("0123", true));
     origin.when(
-        Rule::on("/chunks").answer(Answer::new(200).body("0123456789").framing(Framing::Chunked)).cut_body_after(8),
+        Rule::on("/chunks")
+            .answer(Answer::new(200).body("0123456789").framing(Framing::Chunked))
+            .cut_body_after(8),
     );
     assert!(client.get("/chunks").send().broken_off.is_some());
     origin.when(Rule::on("/close").close().times(1));
@@ -127,7 +144,8 @@ fn upgraded_connection_echoes() {
     origin.when(Rule::on("/socket.io/").upgrade());
     let client = Client::of_origin(&origin);
     let mut connection = client.connect();
-    connection.send_raw("GET /socket.io/ HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    connection
+        .send_raw("GET /socket.io/ HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
     assert_eq!(connection.read("GET", Kind::Forwarded).expect("an answer").status, 101);
     connection.send_raw([0, 1, 2, 255]);
     assert_eq!(connection.take(4), [0, 1, 2, 255]);
@@ -165,7 +183,10 @@ fn client_rejects_secrets_and_tokens() {
     let client = Client::of_origin(&origin);
     let (first, second) = (client.clone(), client.clone());
     let in_body = panic_of(move || first.get(PATH).kind(Kind::Forwarded).bearer("tok-a").send());
-    assert!(in_body.contains("secret in the head") || in_body.contains("secret in the body"), "{in_body}");
+    assert!(
+        in_body.contains("secret in the head") || in_body.contains("secret in the body"),
+        "{in_body}"
+    );
     let in_head = panic_of(move || second.get(&name_of(OTHER)).bearer("tok-a").send());
     assert!(in_head.contains("secret in the head"), "{in_head}");
     origin.when(Rule::on("/x").answer(Answer::json("{}").header("X-Request-Id", "tok-a")));
@@ -191,7 +212,11 @@ fn over_tls(authority: &Authority, certificate: &Certificate) -> std::io::Result
 #[test]
 fn only_the_right_certificate_is_accepted() {
     let authority = Authority::new();
-    assert!(over_tls(&authority, &authority.certificate()).expect("an answer").starts_with("HTTP/1.1 200"));
+    assert!(
+        over_tls(&authority, &authority.certificate())
+            .expect("an answer")
+            .starts_with("HTTP/1.1 200")
+    );
     assert!(over_tls(&authority, &authority.certificate_for_another_name()).is_err());
     assert!(over_tls(&authority, &authority.expired_certificate()).is_err());
     assert!(over_tls(&Authority::new(), &authority.certificate()).is_err());

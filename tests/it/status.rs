@@ -12,7 +12,8 @@ fn scene() -> (Origin, Gateway) {
 }
 
 fn with_token(origin: &Origin) -> Gateway {
-    let setup = Gateway::set_up(origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
+    let setup =
+        Gateway::set_up(origin).file("admin-token", "tok-operator\n").admin_token("tok-operator");
     setup.config(r#"admin.token_file = "{dir}/admin-token""#).start()
 }
 
@@ -48,7 +49,8 @@ fn page_loads_nothing_from_other_origins() {
 fn policy_allows_only_the_pages_script_and_style() {
     let (_origin, gateway) = scene();
     let page = gateway.admin().get("/").send();
-    let (policy, nonce) = (page.header("content-security-policy").expect("a policy").to_owned(), nonce(&page));
+    let (policy, nonce) =
+        (page.header("content-security-policy").expect("a policy").to_owned(), nonce(&page));
     for part in [
         "default-src 'none'",
         &format!("script-src 'nonce-{nonce}'"),
@@ -107,10 +109,21 @@ fn history_contains_the_requests_of_the_last_minutes() {
     };
     wait_until("a sample was taken", || sum(&history(), "requests") == 5);
     let history = history();
-    assert_eq!((sum(&history, "hits"), sum(&history, "misses"), sum(&history, "failed")), (3, 1, 0), "{history}");
-    assert!(history["every_seconds"].as_u64() > Some(0) && history["kept"].as_u64() > Some(0), "{history}");
+    assert_eq!(
+        (sum(&history, "hits"), sum(&history, "misses"), sum(&history, "failed")),
+        (3, 1, 0),
+        "{history}"
+    );
+    assert!(
+        history["every_seconds"].as_u64() > Some(0) && history["kept"].as_u64() > Some(0),
+        "{history}"
+    );
     let recent = &history["recent"];
-    assert_eq!((&recent["hit"]["count"], &recent["miss"]["count"]), (&3.into(), &1.into()), "{history}");
+    assert_eq!(
+        (&recent["hit"]["count"], &recent["miss"]["count"]),
+        (&3.into(), &1.into()),
+        "{history}"
+    );
     assert_eq!(recent["forwarded"]["count"], 1, "{history}");
     assert!(recent["hit"]["p50_seconds"].as_f64() > Some(0.0), "{history}");
     assert!(history["resident_bytes"].as_u64() > Some(1 << 20), "{history}");
@@ -134,12 +147,19 @@ fn stats_and_config_show_the_last_reload() {
         (&true.into(), &serde_json::json!(["upstream"]))
     );
     assert!(config().contains("/newly/blocked: 403"), "{}", config());
-    assert!(config().contains("response within 50s"), "a key that needs a restart is not applied: {}", config());
+    assert!(
+        config().contains("response within 50s"),
+        "a key that needs a restart is not applied: {}",
+        config()
+    );
     gateway.rewrite("gateway.toml", "nonsense");
     gateway.admin().post("/reload").body("").send().assert_status(422);
     let reload = &gateway.stats()["last_reload"];
     assert_eq!(reload["successful"], false);
-    assert!(reload["problems"][0].as_str().is_some_and(|problem| problem.contains("gateway.toml")), "{reload}");
+    assert!(
+        reload["problems"][0].as_str().is_some_and(|problem| problem.contains("gateway.toml")),
+        "{reload}"
+    );
     assert!(config().contains("/newly/blocked: 403"));
 }
 
@@ -171,7 +191,12 @@ fn changes_from_pages_of_other_origins_are_refused() {
     for (method, path) in calls() {
         let page = gateway.admin().call(method, &path).header("Sec-Fetch-Site", "same-origin");
         page.header("Origin", &format!("http://{own}")).send().assert_status(200);
-        gateway.admin().call(method, &path).header("Origin", &format!("http://{own}")).send().assert_status(200);
+        gateway
+            .admin()
+            .call(method, &path)
+            .header("Origin", &format!("http://{own}"))
+            .send()
+            .assert_status(200);
     }
     // A read changes nothing, and the browser hides the response from a page of another origin.
     gateway.admin().get("/stats").header("Sec-Fetch-Site", "cross-site").send().assert_status(200);
@@ -184,14 +209,25 @@ fn host_names_of_others_are_refused() {
     for path in ["/", "/stats", "/stats/history", "/config", "/metrics"] {
         gateway.admin().get(path).host("rebound.example").send().assert_error(421, "bad_request");
     }
-    gateway.admin().delete("/cache").host("rebound.example:9090").send().assert_error(421, "bad_request");
+    gateway
+        .admin()
+        .delete("/cache")
+        .host("rebound.example:9090")
+        .send()
+        .assert_error(421, "bad_request");
     gateway.admin().get("/readyz").host("rebound.example").send().assert_status(200);
     for own in ["localhost", "localhost:9090", "127.0.0.1", "[::1]:9090"] {
         gateway.admin().get("/stats").host(own).send().assert_status(200);
     }
     let guarded = with_token(&origin);
     guarded.admin().get("/stats").host("gateway.example").send().assert_error(421, "bad_request");
-    guarded.admin().get("/stats").host("gateway.example").bearer("tok-operator").send().assert_status(200);
+    guarded
+        .admin()
+        .get("/stats")
+        .host("gateway.example")
+        .bearer("tok-operator")
+        .send()
+        .assert_status(200);
 }
 
 #[test]
@@ -214,20 +250,33 @@ fn browser_authenticates_with_the_token_as_password() {
     let challenged = gateway.admin().get("/").send();
     challenged.assert_error(401, "credentials_invalid");
     let challenges = challenged.all("www-authenticate");
-    assert!(challenges.iter().any(|challenge| challenge.starts_with("Basic realm=")), "{challenges:?}");
+    assert!(
+        challenges.iter().any(|challenge| challenge.starts_with("Basic realm=")),
+        "{challenges:?}"
+    );
     assert!(challenges.contains(&"Bearer"), "{challenges:?}");
     let own = format!("http://{}", gateway.admin_address());
-    let basic = |method: &str, path: &str| gateway.admin().call(method, path).header("Authorization", BASIC);
+    let basic = |method: &str, path: &str| {
+        gateway.admin().call(method, path).header("Authorization", BASIC)
+    };
     for path in ["/", "/stats", "/stats/history", "/config", "/metrics"] {
         basic("GET", path).send().assert_status(200);
         basic("GET", path).host("rebound.example").send().assert_error(421, "bad_request");
-        basic("GET", path).header("Sec-Fetch-Site", "cross-site").send().assert_error(403, "access_denied");
+        basic("GET", path)
+            .header("Sec-Fetch-Site", "cross-site")
+            .send()
+            .assert_error(403, "access_denied");
     }
     basic("DELETE", "/cache").header("Origin", &own).send().assert_status(200);
-    basic("DELETE", "/cache").header("Origin", "https://page.example").send().assert_error(403, "access_denied");
+    basic("DELETE", "/cache")
+        .header("Origin", "https://page.example")
+        .send()
+        .assert_error(403, "access_denied");
     basic("DELETE", "/cache").host("rebound.example").send().assert_error(421, "bad_request");
     // A link on a page of another origin opens the page.
-    let link = basic("GET", "/").header("Sec-Fetch-Site", "cross-site").header("Sec-Fetch-Mode", "navigate");
+    let link = basic("GET", "/")
+        .header("Sec-Fetch-Site", "cross-site")
+        .header("Sec-Fetch-Mode", "navigate");
     link.send().assert_status(200);
     let wrong = "Basic b3BlcmF0b3I6d3Jvbmc=";
     gateway.admin().get("/stats").header("Authorization", wrong).send().assert_status(401);

@@ -29,9 +29,15 @@ fn every_byte_of_a_target_gets_a_response_in_shape() {
     let (before, mut sent) = (requests(&gateway), 0.0);
     for byte in b'!'..=b'~' {
         let byte = char::from(byte);
-        for target in [format!("/x{byte}y"), format!("/x?q={byte}y"), format!("{P}?q={byte}"), format!("{P}{byte}")] {
+        for target in [
+            format!("/x{byte}y"),
+            format!("/x?q={byte}y"),
+            format!("{P}?q={byte}"),
+            format!("{P}{byte}"),
+        ] {
             let seen = origin.requests();
-            let response = raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\nX-API-Key: tok-a\r\n");
+            let response =
+                raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\nX-API-Key: tok-a\r\n");
             sent += 1.0;
             assert!(response.header("x-request-id").is_some(), "{target}: {response:#?}");
             if response.status != 200 {
@@ -50,7 +56,8 @@ fn target_of_about_64_kib_gets_a_response_in_shape() {
     for length in [65_533, 65_534, 65_535, 65_536, 65_600] {
         for start in ["/x?", &format!("{P}?q=")] {
             let target = format!("{start}{}", "x".repeat(length - start.len()));
-            let response = raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\nX-API-Key: tok-a\r\n");
+            let response =
+                raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\nX-API-Key: tok-a\r\n");
             if response.status != 200 {
                 response.assert_error(414, "bad_request");
             }
@@ -64,7 +71,9 @@ fn target_of_about_64_kib_gets_a_response_in_shape() {
 fn query_of_a_plain_route_is_forwarded_byte_for_byte() {
     let (origin, gateway) = scene();
     let http2 = Http2::connect(&gateway.client());
-    for query in ["q=100%", "a=%u00e6", "%", "%%%=%zz", "a=%00", "?&&=", "filter={[|^`]}", "token=%"] {
+    for query in
+        ["q=100%", "a=%u00e6", "%", "%%%=%zz", "a=%00", "?&&=", "filter={[|^`]}", "token=%"]
+    {
         let target = format!("/x?{query}");
         raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\n").assert_status(200);
         assert_eq!(origin.last("/x").expect("it was forwarded").target, target);
@@ -76,8 +85,12 @@ fn query_of_a_plain_route_is_forwarded_byte_for_byte() {
     for path in [P, "/customer/7", "/auth/logout", "/log/changelog"] {
         for query in ["token=%", "q=100%"] {
             let target = format!("{path}?{query}");
-            raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\n").assert_error(400, "bad_request");
-            http2.call("GET", &target, &[], b"").expect("a response").assert_error(400, "bad_request");
+            raw(&gateway, &format!("GET {target} HTTP/1.1"), "Host: a\r\n")
+                .assert_error(400, "bad_request");
+            http2
+                .call("GET", &target, &[], b"")
+                .expect("a response")
+                .assert_error(400, "bad_request");
         }
     }
     assert_eq!(origin.requests(), seen);

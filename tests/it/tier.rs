@@ -55,7 +55,9 @@ fn wait_for_writes(gateway: &Gateway, responses: f64, identities: f64) {
 
 #[test]
 fn second_gateway_takes_values_from_the_tier() {
-    let Some(redis) = Redis::start("tier::second_gateway_takes_values_from_the_tier") else { return };
+    let Some(redis) = Redis::start("tier::second_gateway_takes_values_from_the_tier") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     origin.knows("tok-admin", "ADMIN", DUCK);
@@ -81,7 +83,10 @@ fn second_gateway_takes_values_from_the_tier() {
     second.client().get(P).bearer("tok-unknown").send().assert_error(401, "invalid_token");
     second.client().get(P).send().assert_error(401, "credentials_invalid");
     assert_eq!(second.metric("tier_requests_total", &[("what", "answer"), ("result", "hit")]), 2.0);
-    assert_eq!(second.metric("tier_requests_total", &[("what", "identity"), ("result", "hit")]), 2.0);
+    assert_eq!(
+        second.metric("tier_requests_total", &[("what", "identity"), ("result", "hit")]),
+        2.0
+    );
 }
 
 #[test]
@@ -109,12 +114,18 @@ fn concurrent_misses_of_gateways_cause_one_fetch() {
     wait_until("one fetch serves three gateways", || {
         number += 1;
         let id = customer(number);
-        let ask = |gateway: &Gateway| gateway.client().get(&name_of(&id)).bearer("tok-viewer").start();
+        let ask =
+            |gateway: &Gateway| gateway.client().get(&name_of(&id)).bearer("tok-viewer").start();
         let pending = gateways.each_ref().map(ask);
-        let shared = pending.map(|pending| pending.finish()).iter().filter(|response| is_shared(response)).count();
+        let shared = pending
+            .map(|pending| pending.finish())
+            .iter()
+            .filter(|response| is_shared(response))
+            .count();
         (shared, origin.fetches(&id)) == (2, 1)
     });
-    let waited: f64 = gateways.iter().map(|one| one.metric("tier_requests_total", &[("result", "waited")])).sum();
+    let waited: f64 =
+        gateways.iter().map(|one| one.metric("tier_requests_total", &[("result", "waited")])).sum();
     assert!(waited >= 2.0, "{waited}");
 }
 
@@ -129,7 +140,16 @@ fn redis_shows_no_token_id_or_body() {
     let mut bodies = Vec::new();
     for id in [DUCK, OTHER, THIRD] {
         for token in tokens {
-            bodies.push(gateway.client().get(&name_of(id)).bearer(token).revealed().send().assert_status(200).text());
+            bodies.push(
+                gateway
+                    .client()
+                    .get(&name_of(id))
+                    .bearer(token)
+                    .revealed()
+                    .send()
+                    .assert_status(200)
+                    .text(),
+            );
         }
         // A change, which is published in the stream.
         gateway.client().post(&format!("/customer/{id}")).bearer(tokens[0]).body("{}").send();
@@ -145,18 +165,29 @@ fn redis_shows_no_token_id_or_body() {
         all.extend_from_slice(&redis.value(&name));
     }
     let has = |text: &[u8]| all.windows(text.len()).any(|window| window.eq_ignore_ascii_case(text));
-    let mut secrets: Vec<Vec<u8>> = vec![b"VIEWER".to_vec(), b"customer".to_vec(), b"application/json".to_vec()];
-    secrets.extend(tokens.iter().flat_map(|token| [token.as_bytes().to_vec(), employee_of(token).into_bytes()]));
+    let mut secrets: Vec<Vec<u8>> =
+        vec![b"VIEWER".to_vec(), b"customer".to_vec(), b"application/json".to_vec()];
+    secrets.extend(
+        tokens
+            .iter()
+            .flat_map(|token| [token.as_bytes().to_vec(), employee_of(token).into_bytes()]),
+    );
     for id in [DUCK, OTHER, THIRD] {
-        let raw = (0..12).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()).collect();
+        let raw =
+            (0..12).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()).collect();
         secrets.extend([id.as_bytes().to_vec(), raw]);
     }
     // Each part of each body.
     for body in &bodies {
-        secrets.extend(body.as_bytes().chunks(12).filter(|piece| piece.len() == 12).map(<[u8]>::to_vec));
+        secrets.extend(
+            body.as_bytes().chunks(12).filter(|piece| piece.len() == 12).map(<[u8]>::to_vec),
+        );
     }
-    let found: Vec<_> =
-        secrets.iter().filter(|secret| has(secret)).map(|secret| String::from_utf8_lossy(secret)).collect();
+    let found: Vec<_> = secrets
+        .iter()
+        .filter(|secret| has(secret))
+        .map(|secret| String::from_utf8_lossy(secret))
+        .collect();
     assert!(found.is_empty(), "{found:?}");
     assert!(has(b"telecomx-gateway:"), "the search finds text that is stored");
 }
@@ -180,7 +211,11 @@ fn changed_values_are_misses() {
         let response = ok(second.client().get(P).bearer("tok-viewer"));
         assert_eq!(response.cache_status(), "telecomx-gateway; fwd=uri-miss; stored", "{what}");
         assert_eq!(response.text(), redacted_document(DUCK), "{what}");
-        assert_eq!((origin.fetches(DUCK), origin.validations()), (fetches + 1, validations + 1), "{what}");
+        assert_eq!(
+            (origin.fetches(DUCK), origin.validations()),
+            (fetches + 1, validations + 1),
+            "{what}"
+        );
         assert_eq!(second.metric("tier_errors_total", &[("kind", kind)]), 2.0, "{what}");
         wait_for_writes(&second, 1.0, 1.0);
     };
@@ -227,7 +262,11 @@ fn response_of_another_policy_is_not_used() {
     let stricter_rules = format!("{TIER}[redaction]\npublic = []\n");
     let stricter = gateway_with(&origin, &redis, &stricter_rules, A);
     let response = ok(stricter.client().get(P).bearer("tok-viewer"));
-    assert_eq!((origin.fetches(DUCK), origin.validations()), (2, 1), "the identity does not depend on the policy");
+    assert_eq!(
+        (origin.fetches(DUCK), origin.validations()),
+        (2, 1),
+        "the identity does not depend on the policy"
+    );
     assert!(!response.text().contains("enabled") && default.contains("enabled"), "{response:#?}");
     wait_for_writes(&stricter, 1.0, 0.0);
     // Each policy finds its own responses.
@@ -276,16 +315,20 @@ fn documented_tier_rights_suffice_and_are_needed() {
         return;
     };
     let page = include_str!("../../docs/CLUSTER.md");
-    let line = |start: &str| page.lines().find(|line| line.starts_with(start)).expect("the page documents the rights");
+    let line = |start: &str| {
+        page.lines().find(|line| line.starts_with(start)).expect("the page documents the rights")
+    };
     let rights = line("ACL SETUSER ").replace(">PASSWORD", ">hunter2");
     let more = line("With `tier`, `").split('`').nth(3).expect("rights");
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let user = "username = \"gateway\"\npassword_file = \"{dir}/password\"\n";
-    let config = format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{user}{TIER}", redis.url());
+    let config =
+        format!("[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n{user}{TIER}", redis.url());
     let errors = |rights: &str| {
         assert_eq!(redis.command(&rights.split(' ').collect::<Vec<_>>()), "+OK\r\n");
-        let set_up = Gateway::set_up(&origin).config(&config).file("keys", A).file("password", "hunter2");
+        let set_up =
+            Gateway::set_up(&origin).config(&config).file("keys", A).file("password", "hunter2");
         let gateway = set_up.start();
         gateway.wait_for_metric("cluster_connected", &[], 1.0);
         ok(gateway.client().get(P).bearer("tok-viewer"));
@@ -298,14 +341,21 @@ fn documented_tier_rights_suffice_and_are_needed() {
     assert_eq!(errors(&format!("{rights} {more}")), 0.0);
     for right in more.split(' ') {
         redis.command(&["FLUSHALL"]);
-        let others: String = more.split(' ').filter(|other| *other != right).map(|other| format!(" {other}")).collect();
+        let others: String = more
+            .split(' ')
+            .filter(|other| *other != right)
+            .map(|other| format!(" {other}"))
+            .collect();
         assert!(errors(&(rights.clone() + &others)) >= 1.0, "{right} is not needed");
     }
 }
 
 #[test]
 fn change_through_one_gateway_outdates_shared_values() {
-    let Some(redis) = Redis::start("tier::change_through_one_gateway_outdates_shared_values") else { return };
+    let Some(redis) = Redis::start("tier::change_through_one_gateway_outdates_shared_values")
+    else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let first = gateway(&origin, &redis);
@@ -314,16 +364,24 @@ fn change_through_one_gateway_outdates_shared_values() {
     wait_for_writes(&first, 1.0, 1.0);
     assert!(is_shared(&second.client().get(P).bearer("tok-viewer").send()));
     first.client().post(&format!("/customer/{DUCK}")).bearer("tok-viewer").body("{}").send();
-    second.wait_for_metric("cache_invalidations_total", &[("scope", "customer"), ("trigger", "fleet")], 2.0);
+    second.wait_for_metric(
+        "cache_invalidations_total",
+        &[("scope", "customer"), ("trigger", "fleet")],
+        2.0,
+    );
     // A fetch before the position advances would count as earlier than the change.
     wait_until("all of the stream is applied", || {
-        let newest = redis.command(&["XREVRANGE", "telecomx-gateway:changes", "+", "-", "COUNT", "1"]);
+        let newest =
+            redis.command(&["XREVRANGE", "telecomx-gateway:changes", "+", "-", "COUNT", "1"]);
         newest.contains(second.stats()["cluster"]["position"].as_str().expect("a position"))
     });
     // The stored value precedes the change; the next one follows it and is shared again.
     let response = ok(second.client().get(P).bearer("tok-viewer"));
     assert_eq!((is_shared(&response), origin.fetches(DUCK)), (false, 2), "{response:#?}");
-    assert_eq!(second.metric("tier_requests_total", &[("what", "answer"), ("result", "changed")]), 1.0);
+    assert_eq!(
+        second.metric("tier_requests_total", &[("what", "answer"), ("result", "changed")]),
+        1.0
+    );
     wait_for_writes(&second, 1.0, 0.0);
     assert!(is_shared(&gateway(&origin, &redis).client().get(P).bearer("tok-viewer").send()));
 }
@@ -331,13 +389,19 @@ fn change_through_one_gateway_outdates_shared_values() {
 #[test]
 fn restarted_gateway_starts_with_a_warm_cache() {
     const CUSTOMERS: usize = 200;
-    let Some(redis) = Redis::start("tier::restarted_gateway_starts_with_a_warm_cache") else { return };
+    let Some(redis) = Redis::start("tier::restarted_gateway_starts_with_a_warm_cache") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let request_all = |gateway: &Gateway| {
         let mut connection = gateway.client().connect();
         for number in 0..CUSTOMERS {
-            gateway.client().get(&name_of(&customer(number))).bearer("tok-viewer").send_on(&mut connection);
+            gateway
+                .client()
+                .get(&name_of(&customer(number)))
+                .bearer("tok-viewer")
+                .send_on(&mut connection);
         }
     };
     let requests_by = |gateway: Gateway| {
@@ -361,7 +425,9 @@ fn restarted_gateway_starts_with_a_warm_cache() {
 
 #[test]
 fn gateway_works_alone_while_redis_is_down() {
-    let Some(mut redis) = Redis::start("tier::gateway_works_alone_while_redis_is_down") else { return };
+    let Some(mut redis) = Redis::start("tier::gateway_works_alone_while_redis_is_down") else {
+        return;
+    };
     let origin = Origin::start();
     origin.knows("tok-viewer", "VIEWER", DUCK);
     let gateway = gateway_with(&origin, &redis, "tier = true\nmax_isolation = \"10m\"", A);
@@ -378,9 +444,14 @@ fn gateway_works_alone_while_redis_is_down() {
         next();
         errors("unavailable") >= 1.0
     });
-    assert!(errors("timeout") >= 1.0 || gateway.metric("tier_requests_total", &[("result", "skipped")]) >= 1.0);
+    assert!(
+        errors("timeout") >= 1.0
+            || gateway.metric("tier_requests_total", &[("result", "skipped")]) >= 1.0
+    );
     redis.signal(Signal::SIGCONT);
-    let hits = |result: &str| gateway.metric("tier_requests_total", &[("what", "answer"), ("result", result)]);
+    let hits = |result: &str| {
+        gateway.metric("tier_requests_total", &[("what", "answer"), ("result", result)])
+    };
     let before = hits("miss");
     wait_until("the breaker is closed", || {
         next();

@@ -37,7 +37,12 @@ fn forwarded_proto_is_https_for_a_request_over_tls() {
     let authority = Authority::new();
     let gateway = start(&origin, &authority.certificate());
     let request = "GET /elsewhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    assert!(authority.exchange(gateway.tls_address(), request).expect("an answer").starts_with("HTTP/1.1 200"));
+    assert!(
+        authority
+            .exchange(gateway.tls_address(), request)
+            .expect("an answer")
+            .starts_with("HTTP/1.1 200")
+    );
     let seen = origin.last("/elsewhere").expect("it was forwarded");
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
 }
@@ -53,7 +58,9 @@ fn changed_certificate_is_loaded() {
     let (certificate, key) = second.certificate().pem();
     gateway.rewrite("key.pem", &key);
     gateway.rewrite("cert.pem", &certificate);
-    wait_until("the new certificate is presented", || second.exchange(gateway.tls_address(), REQUEST).is_ok());
+    wait_until("the new certificate is presented", || {
+        second.exchange(gateway.tls_address(), REQUEST).is_ok()
+    });
 }
 
 /// TLS with client certificates.
@@ -68,19 +75,30 @@ fn client_certificate_is_required_or_optional_as_configured() {
     let (certificate, key) = own.certificate().pem();
     for (which, without) in [("required", false), ("optional", true)] {
         let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key);
-        let gateway = setup.file("clients.pem", clients.pem()).config(&CLIENTS.replace("WHICH", which)).start();
+        let gateway = setup
+            .file("clients.pem", clients.pem())
+            .config(&CLIENTS.replace("WHICH", which))
+            .start();
         let address = gateway.tls_address();
         let known = own.exchange_as(&clients.certificate(), address, REQUEST).expect("an answer");
         assert!(known.starts_with("HTTP/1.1 200"), "{which}: {known}");
         assert_eq!(own.exchange(address, REQUEST).is_ok(), without, "{which}");
         for stranger in [strangers.certificate(), clients.expired_certificate()] {
-            assert!(own.exchange_as(&stranger, address, REQUEST).is_err(), "{which}: must be valid");
+            assert!(
+                own.exchange_as(&stranger, address, REQUEST).is_err(),
+                "{which}: must be valid"
+            );
         }
         let failures = if without { 2.0 } else { 3.0 };
-        gateway.wait_for_metric("tls_handshake_failures_total", &[("reason", "client_certificate")], failures);
+        gateway.wait_for_metric(
+            "tls_handshake_failures_total",
+            &[("reason", "client_certificate")],
+            failures,
+        );
         // The certificate admits the client; the token identifies the caller.
         let without_token = REQUEST.replace("Authorization: Bearer tok-a\r\n", "");
-        let answer = own.exchange_as(&clients.certificate(), address, &without_token).expect("an answer");
+        let answer =
+            own.exchange_as(&clients.certificate(), address, &without_token).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 401"), "{which}: {answer}");
     }
 }
@@ -111,7 +129,10 @@ fn unusable_certificate_files_keep_the_old_ones_in_use() {
         }
         gateway.wait_for_log(why);
         wait_until("it counts", || gateway.metric("tls_last_load_successful", &[]) == 0.0);
-        assert_eq!(gateway.metric("tls_certificate_expiry_timestamp_seconds", &[]), 64_060_588_800.0);
+        assert_eq!(
+            gateway.metric("tls_certificate_expiry_timestamp_seconds", &[]),
+            64_060_588_800.0
+        );
         good(&gateway);
     }
     let (certificate, key) = authority.certificate().pem();
@@ -126,7 +147,9 @@ fn failed_handshakes_are_counted_by_reason() {
     let origin = Origin::start();
     let authority = Authority::new();
     let gateway = start(&origin, &authority.certificate());
-    let counted = |reason| gateway.wait_for_metric("tls_handshake_failures_total", &[("reason", reason)], 1.0);
+    let counted = |reason| {
+        gateway.wait_for_metric("tls_handshake_failures_total", &[("reason", reason)], 1.0)
+    };
     // A client that trusts another authority sends an alert.
     assert!(Authority::new().exchange(gateway.tls_address(), REQUEST).is_err());
     counted("refused_by_client");

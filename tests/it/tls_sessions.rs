@@ -39,7 +39,11 @@ fn openssl(gateway: &Gateway, arguments: &[&str]) -> String {
     // The client may exit before it reads.
     let _ = client.stdin.take().expect("an input").write_all(REQUEST.as_bytes());
     let output = client.wait_with_output().expect("it ends");
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn is_resumed(printed: &str) -> bool {
@@ -70,15 +74,22 @@ fn session_resumes_after_others_and_a_renewed_certificate() {
     let dir = TempDir::new();
     let file = |index: usize| dir.path().join(format!("session-{index}")).display().to_string();
     for (index, way) in WAYS.into_iter().enumerate() {
-        assert!(!is_resumed(&openssl(&gateway, &with(way, &["-sess_out", &file(index)]))), "{way:?}");
+        assert!(
+            !is_resumed(&openssl(&gateway, &with(way, &["-sess_out", &file(index)]))),
+            "{way:?}"
+        );
     }
     let resumed = |when: &str| {
         for (index, way) in WAYS.into_iter().enumerate() {
-            assert!(is_resumed(&openssl(&gateway, &with(way, &["-sess_in", &file(index)]))), "{when}: {way:?}");
+            assert!(
+                is_resumed(&openssl(&gateway, &with(way, &["-sess_in", &file(index)]))),
+                "{when}: {way:?}"
+            );
         }
     };
     // `TLS_CONNECTIONS` sets the number.
-    let count = std::env::var("TLS_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let count =
+        std::env::var("TLS_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     others(&gateway, count);
     resumed("after other connections");
     assert!(gateway.metric("tls_handshakes_total", &[("kind", "resumed")]) >= 3.0);
@@ -135,13 +146,32 @@ fn refused_client_certificate_is_counted_by_cause() {
     // rcgen makes version 3 only.
     let dir = TempDir::new();
     let run = |arguments: &[&str]| {
-        let output = Command::new("openssl").current_dir(dir.path()).args(arguments).output().expect("openssl");
+        let output = Command::new("openssl")
+            .current_dir(dir.path())
+            .args(arguments)
+            .output()
+            .expect("openssl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     dir.write("ca.pem", clients.pem());
     dir.write("ca.key", &clients.key_pem());
-    run(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "c.key", "-out", "c.csr", "-subj", "/CN=c"]);
-    run(&["x509", "-req", "-in", "c.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "c.pem"]);
+    run(&[
+        "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "c.key", "-out", "c.csr", "-subj",
+        "/CN=c",
+    ]);
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        "c.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-out",
+        "c.pem",
+    ]);
     let file = |name: &str| dir.path().join(name).display().to_string();
     openssl(&gateway, &["-cert", &file("c.pem"), "-key", &file("c.key")]);
     let labels = [("reason", "client_certificate"), ("cause", "version")];
@@ -152,7 +182,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x0
 
 /// The response to these bytes on a connection that offered these protocols.
 fn answer(authority: &Authority, gateway: &Gateway, offered: &[&[u8]], bytes: &[u8]) -> Vec<u8> {
-    let mut connection = authority.connect_offering(offered, gateway.tls_address()).expect("a connection");
+    let mut connection =
+        authority.connect_offering(offered, gateway.tls_address()).expect("a connection");
     connection.write_all(bytes).expect("it reads");
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
@@ -178,7 +209,11 @@ fn connection_speaks_the_protocol_that_alpn_agreed_on() {
     // SETTINGS, from HTTP/2; behind it nothing but GOAWAY where the beginning was wrong.
     assert_eq!(frame(&says(&[b"h2"], PREFACE)), Some(4));
     let wrong = says(&[b"h2"], REQUEST.as_bytes());
-    assert_eq!((frame(&wrong), wrong.get(9 + 3), wrong.len()), (Some(4), Some(&7), 26), "{wrong:?}");
+    assert_eq!(
+        (frame(&wrong), wrong.get(9 + 3), wrong.len()),
+        (Some(4), Some(&7), 26),
+        "{wrong:?}"
+    );
     assert_eq!(wrong.last(), Some(&1), "PROTOCOL_ERROR");
     for offered in [&[b"http/1.1".as_slice()][..], &[]] {
         let refused = says(offered, PREFACE);
@@ -200,7 +235,8 @@ fn session_resumes_at_other_gateways_of_the_cluster() {
     let (certificate, key) = authority.certificate().pem();
     let cluster_key = |digit: &str| format!("a {}1f\n", digit.repeat(62));
     let start = |keys: &str| {
-        let config = format!("{TLS}\n[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
+        let config =
+            format!("{TLS}\n[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
         let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key);
         setup.variable("RUNTIME_DIRECTORY", "{dir}").file("keys", keys).config(&config).start()
     };
@@ -217,11 +253,17 @@ fn session_resumes_at_other_gateways_of_the_cluster() {
     assert_eq!(first.upgrade().code, Some(0));
     for (index, way) in WAYS[..2].iter().enumerate() {
         let file = dir.path().join(format!("session-{index}")).display().to_string();
-        assert!(is_resumed(&openssl(&first, &with(way, &["-sess_in", &file]))), "after an upgrade: {way:?}");
+        assert!(
+            is_resumed(&openssl(&first, &with(way, &["-sess_in", &file]))),
+            "after an upgrade: {way:?}"
+        );
     }
     assert_eq!(first.terminate().code, Some(0));
     drop(first);
     let restarted = start(&cluster_key("0"));
     let file = dir.path().join("session-0").display().to_string();
-    assert!(is_resumed(&openssl(&restarted, &with(WAYS[0], &["-sess_in", &file]))), "after a restart");
+    assert!(
+        is_resumed(&openssl(&restarted, &with(WAYS[0], &["-sess_in", &file]))),
+        "after a restart"
+    );
 }

@@ -9,7 +9,8 @@ const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 fn line_of(gateway: &Gateway, request_id: &str) -> serde_json::Value {
     gateway.wait_for_log(request_id);
     let lines = gateway.log();
-    let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut lines =
+        lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     lines.find(|line| line["http.request.id"] == request_id).expect("its line")
 }
 
@@ -43,10 +44,18 @@ fn invalid_traceparent_is_removed_with_tracestate() {
     ];
     for (number, wrong) in wrong.iter().enumerate() {
         let (path, id) = (format!("/elsewhere/{number}"), format!("wrong-{number}"));
-        let call = gateway.client().get(&path).header("traceparent", wrong).header("tracestate", "vendor=1");
+        let call = gateway
+            .client()
+            .get(&path)
+            .header("traceparent", wrong)
+            .header("tracestate", "vendor=1");
         call.header("X-Request-Id", &id).send().assert_status(200);
         let seen = origin.last(&path).expect("it was forwarded");
-        assert_eq!((seen.header("traceparent"), seen.header("tracestate")), (None, None), "{wrong}");
+        assert_eq!(
+            (seen.header("traceparent"), seen.header("tracestate")),
+            (None, None),
+            "{wrong}"
+        );
         assert!(line_of(&gateway, &id).get("trace_id").is_none());
     }
 }
@@ -62,7 +71,12 @@ fn fetch_carries_no_trace() {
         assert_eq!(line_of(&gateway, id)["trace_id"], TRACE);
     }
     for seen in origin.seen() {
-        assert_eq!((seen.header("traceparent"), seen.header("tracestate")), (None, None), "{}", seen.path());
+        assert_eq!(
+            (seen.header("traceparent"), seen.header("tracestate")),
+            (None, None),
+            "{}",
+            seen.path()
+        );
     }
 }
 

@@ -91,10 +91,23 @@ fn expired_identity_is_used_only_while_the_api_is_unreachable() {
         origin.stop();
         let (last, refused) = trusted_until(|| get(&gateway, "tok-a"));
         assert!(matches!(refused.status, 502 | 503), "it cannot be asked about: {refused:#?}");
-        assert!(last - vouched_for < Duration::from_millis(ends), "{stale_if_error}: {:?}", last - vouched_for);
-        assert!(before.elapsed() >= Duration::from_millis(ends), "{stale_if_error}: {:?}", before.elapsed());
+        assert!(
+            last - vouched_for < Duration::from_millis(ends),
+            "{stale_if_error}: {:?}",
+            last - vouched_for
+        );
+        assert!(
+            before.elapsed() >= Duration::from_millis(ends),
+            "{stale_if_error}: {:?}",
+            before.elapsed()
+        );
         let past_its_time = last - vouched_for > Duration::from_millis(500);
-        assert_eq!(past_its_time, stale_if_error != "0s", "{stale_if_error}: {:?}", last - vouched_for);
+        assert_eq!(
+            past_its_time,
+            stale_if_error != "0s",
+            "{stale_if_error}: {:?}",
+            last - vouched_for
+        );
     }
 }
 
@@ -124,7 +137,9 @@ fn stale_identity_is_not_used_from_another_address() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
     let gateway = Gateway::start(&origin);
-    let from = |address: &str| gateway.client().get(P).bearer("tok-a").header("X-Forwarded-For", address).send();
+    let from = |address: &str| {
+        gateway.client().get(P).bearer("tok-a").header("X-Forwarded-For", address).send()
+    };
     from("203.0.113.7").assert_status(200);
     origin.stop();
     from("203.0.113.8").assert_error(502, "bad_gateway");
@@ -139,9 +154,14 @@ fn changed_level_never_gets_entries_of_the_other_level() {
         r#"identity = { ttl = "10m", refresh_after = "300ms", session = "1h" }
         cache = { ttl = "1s", stale_while_revalidate = "10m", stale_if_error = "10m" }"#,
     );
-    for (token, before, after) in [("tok-down", "RESELLER", "VIEWER"), ("tok-up", "OWNER", "ADMIN")] {
+    for (token, before, after) in [("tok-down", "RESELLER", "VIEWER"), ("tok-up", "OWNER", "ADMIN")]
+    {
         let seen_by = |level: &str| {
-            if HIGHER_ROLES.contains(&level) { upstream_document(DUCK) } else { redacted_document(DUCK) }
+            if HIGHER_ROLES.contains(&level) {
+                upstream_document(DUCK)
+            } else {
+                redacted_document(DUCK)
+            }
         };
         origin.behave();
         origin.knows(token, before, DUCK);
@@ -171,13 +191,25 @@ fn forwarded_level_change_applies_to_the_next_request() {
         origin.knows("tok-a", before, DUCK);
         let change = || {
             let path = format!("/employee/{}", employee_of("tok-a"));
-            gateway.client().post(&path).bearer("tok-admin").body("{}").send().assert_status(200).clone()
+            gateway
+                .client()
+                .post(&path)
+                .bearer("tok-admin")
+                .body("{}")
+                .send()
+                .assert_status(200)
+                .clone()
         };
         change();
         get(&gateway, "tok-a").assert_status(200);
         origin.knows("tok-a", after, DUCK);
         change();
-        let expected = if after == "VIEWER" { redacted_document(DUCK) } else { upstream_document(DUCK) };
-        assert_eq!(get(&gateway, "tok-a").assert_status(200).text(), expected, "{before} to {after}");
+        let expected =
+            if after == "VIEWER" { redacted_document(DUCK) } else { upstream_document(DUCK) };
+        assert_eq!(
+            get(&gateway, "tok-a").assert_status(200).text(),
+            expected,
+            "{before} to {after}"
+        );
     }
 }

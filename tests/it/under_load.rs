@@ -62,7 +62,9 @@ impl Load {
                     while !stop.load(Ordering::Relaxed)
                         && let Ok(mut connection) = client.try_connect()
                     {
-                        while !stop.load(Ordering::Relaxed) && ask(&client, &mut connection, caller, &mut outcomes) {
+                        while !stop.load(Ordering::Relaxed)
+                            && ask(&client, &mut connection, caller, &mut outcomes)
+                        {
                             asked.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -94,7 +96,12 @@ impl Load {
 }
 
 /// One request, sent on or intercepted; whether there may be another on that connection.
-fn ask(client: &Client, connection: &mut Connection, caller: usize, outcomes: &mut Outcomes) -> bool {
+fn ask(
+    client: &Client,
+    connection: &mut Connection,
+    caller: usize,
+    outcomes: &mut Outcomes,
+) -> bool {
     let number = outcomes.right + outcomes.unanswered + outcomes.broken_off;
     let post = number.is_multiple_of(4).then(|| format!("{caller}-{number}"));
     let (method, kind, call) = match &post {
@@ -117,7 +124,9 @@ fn ask(client: &Client, connection: &mut Connection, caller: usize, outcomes: &m
             assert_eq!(answered["body"], body.as_str());
             outcomes.posted.push(body);
         }
-        None => assert_eq!(answered["name"], employee_of(&token(caller)), "another caller's answer"),
+        None => {
+            assert_eq!(answered["name"], employee_of(&token(caller)), "another caller's answer")
+        }
     }
     outcomes.right += 1;
     answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close"))
@@ -141,10 +150,16 @@ fn kill_under_load_loses_the_cache_alone() {
     gateway.signal(Signal::SIGKILL);
     assert_eq!(gateway.wait().code, None, "ended by the signal");
     let outcomes = load.end();
-    println!("{} right, {} unanswered, {} broken off", outcomes.right, outcomes.unanswered, outcomes.broken_off);
+    println!(
+        "{} right, {} unanswered, {} broken off",
+        outcomes.right, outcomes.unanswered, outcomes.broken_off
+    );
     let sent = sent(&origin);
     assert!(sent.values().all(|times| *times == 1), "sent on more than once: {sent:?}");
-    assert!(outcomes.posted.iter().all(|body| sent.contains_key(body)), "answered, and never sent on");
+    assert!(
+        outcomes.posted.iter().all(|body| sent.contains_key(body)),
+        "answered, and never sent on"
+    );
     let fetches = origin.fetches(&customer(1));
     // The next one needs nothing of what the first one had, and all that it has to fetch is what
     // was stored.
@@ -166,7 +181,10 @@ fn term_under_load_finishes_every_started_request() {
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
     let outcomes = load.end();
-    println!("{} right, {} unanswered, ended in {:?}", outcomes.right, outcomes.unanswered, run.took);
+    println!(
+        "{} right, {} unanswered, ended in {:?}",
+        outcomes.right, outcomes.unanswered, run.took
+    );
     assert_eq!(outcomes.broken_off, 0);
     // Every request that reached the API got its response.
     let mut answered: Vec<_> = outcomes.posted;

@@ -50,7 +50,10 @@ fn upgrade_loses_no_request_and_no_connection() {
         wait_until("callers are answered", || answered.load(Ordering::Relaxed) > so_far + 20);
         let run = gateway.upgrade();
         assert_eq!(run.code, Some(0), "{run:#?}");
-        assert!(run.stderr.contains("handed over") || run.stdout.contains("handed over"), "{run:#?}");
+        assert!(
+            run.stderr.contains("handed over") || run.stdout.contains("handed over"),
+            "{run:#?}"
+        );
         ids.push(gateway.id());
     }
     let so_far = answered.load(Ordering::Relaxed);
@@ -70,11 +73,14 @@ fn predecessor_finishes_its_requests_in_flight() {
     let gate = Gate::closed();
     origin.when(Rule::on("/elsewhere").hold(&gate));
     let pending = gateway.client().get("/elsewhere").start();
-    origin.wait_until("the request is there", |seen| seen.iter().any(|seen| seen.path() == "/elsewhere"));
+    origin.wait_until("the request is there", |seen| {
+        seen.iter().any(|seen| seen.path() == "/elsewhere")
+    });
     let (client, admin) = (gateway.client(), gateway.admin());
     let opener = std::thread::spawn(move || {
         // The successor responds while the predecessor has its request: its cache is empty.
-        let own = |answer: &Response| answer.status == 200 && answer.cache_status().contains("uri-miss");
+        let own =
+            |answer: &Response| answer.status == 200 && answer.cache_status().contains("uri-miss");
         client.get(P).bearer("tok-a").send().assert_status(200);
         wait_until("another process answers", || own(&client.get(P).bearer("tok-a").send()));
         // The predecessor may accept one more connection.
@@ -103,7 +109,8 @@ fn successor_that_cannot_serve_changes_nothing() {
     assert!(!gateway.log().contains("QUIT"), "{}", gateway.log());
     // An additional address that is occupied: the successor has the sockets, and exits.
     let public = gateway.public_address();
-    let more = config.replace(&format!("\"{public}\""), &format!("\"{public}\", \"{}\"", origin.address()));
+    let more = config
+        .replace(&format!("\"{public}\""), &format!("\"{public}\", \"{}\"", origin.address()));
     assert_ne!(more, config);
     gateway.rewrite("gateway.toml", &more);
     let run = gateway.failed_upgrade();
@@ -151,8 +158,10 @@ fn successor_of_usr2_has_the_raised_descriptor_limit() {
     gateway.wait_for_log("handed over");
     drop(crowd);
     gateway.wait_for_log("all requests finished");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", successor.0)).expect("its limits");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit of files");
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", successor.0)).expect("its limits");
+    let line =
+        limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit of files");
     assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["256", "256"]);
     client.get(P).bearer("tok-a").send().assert_status(200);
     kill(successor.0, Signal::SIGTERM).expect("it runs");
@@ -164,7 +173,10 @@ fn successor_of(gateway: &Gateway) -> Other {
     gateway.wait_for_log("started a successor");
     let number = gateway.log().lines().find_map(|line| {
         let json: serde_json::Value = serde_json::from_str(line).ok()?;
-        json["message"].as_str()?.contains("started a successor").then(|| json["process"].as_i64())?
+        json["message"]
+            .as_str()?
+            .contains("started a successor")
+            .then(|| json["process"].as_i64())?
     });
     Other(Pid::from_raw(i32::try_from(number.expect("it is logged")).expect("a process id")))
 }
@@ -214,7 +226,10 @@ fn upgrade_folder_with_access_for_others_is_refused() {
     let config = dir.write("gateway.toml", &toml).display().to_string();
     let run = run_binary(&["run", "-c", &config], b"");
     assert_eq!(run.code, Some(78), "{run:#?}");
-    assert!(run.stderr.contains("server.upgrade_socket") && run.stderr.contains("0700"), "{run:#?}");
+    assert!(
+        run.stderr.contains("server.upgrade_socket") && run.stderr.contains("0700"),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -277,7 +292,10 @@ fn service_manager_is_notified_of_start_reload_and_stop() {
     gateway.signal(Signal::SIGHUP);
     assert!(has(&manager.next_message(), "RELOADING=1"));
     let refused = manager.next_message();
-    assert!(has(&refused, "READY=1") && refused.iter().any(|line| line.contains("rejected")), "{refused:?}");
+    assert!(
+        has(&refused, "READY=1") && refused.iter().any(|line| line.contains("rejected")),
+        "{refused:?}"
+    );
     let run = gateway.terminate();
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert!(has(&manager.next_message(), "STOPPING=1"));
@@ -312,9 +330,11 @@ fn watchdog_receives_keep_alives() {
 fn successor_of_usr2_notifies_the_watchdog() {
     let (origin, manager) = (Origin::start(), Manager::new());
     // WATCHDOG_PID names another process, as the predecessor's does for its successor.
-    let setup =
-        Gateway::set_up(&origin).variable("NOTIFY_SOCKET", &manager.path).variable("RUNTIME_DIRECTORY", "{dir}");
-    let mut gateway = setup.variable("WATCHDOG_USEC", "200000").variable("WATCHDOG_PID", "1").start();
+    let setup = Gateway::set_up(&origin)
+        .variable("NOTIFY_SOCKET", &manager.path)
+        .variable("RUNTIME_DIRECTORY", "{dir}");
+    let mut gateway =
+        setup.variable("WATCHDOG_USEC", "200000").variable("WATCHDOG_PID", "1").start();
     gateway.signal(Signal::SIGUSR2);
     let successor = successor_of(&gateway);
     let mut message = [0; 4096];
@@ -339,8 +359,9 @@ fn exchange(connection: &mut TlsConnection, request: &str) -> io::Result<String>
         answer.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&answer).into_owned();
-    let length =
-        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+    });
     let mut body = vec![0; length.unwrap_or(0)];
     connection.read_exact(&mut body)?;
     Ok(head)
@@ -353,7 +374,11 @@ fn tls_connection_outlives_a_change_of_its_certificate() {
     let (first, second) = (Authority::new(), Authority::new());
     let (certificate, key) = first.certificate().pem();
     let tls = r#"server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }"#;
-    let gateway = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key).config(tls).start();
+    let gateway = Gateway::set_up(&origin)
+        .file("cert.pem", &certificate)
+        .file("key.pem", &key)
+        .config(tls)
+        .start();
     let request = format!("GET {P} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tok-a\r\n\r\n");
     let mut kept = first.connect(gateway.tls_address()).expect("a connection");
     assert!(exchange(&mut kept, &request).expect("an answer").starts_with("HTTP/1.1 200"));
@@ -394,8 +419,15 @@ fn sigusr2_upgrades_after_a_change_of_the_upgrade_socket() {
     gateway.signal(Signal::SIGUSR2);
     let _successor = successor_of(&gateway);
     gateway.wait_for_log("all requests finished");
-    let ready = || Client::of_admin(changed).get("/readyz").try_send().is_some_and(|response| response.status == 200);
-    wait_until("the successor serves", || Client::of_admin(changed).try_connect().is_ok() && ready());
+    let ready = || {
+        Client::of_admin(changed)
+            .get("/readyz")
+            .try_send()
+            .is_some_and(|response| response.status == 200)
+    };
+    wait_until("the successor serves", || {
+        Client::of_admin(changed).try_connect().is_ok() && ready()
+    });
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     // The successor is found at its own socket.
     let config = gateway.config_file().display().to_string();
@@ -407,7 +439,9 @@ fn sigusr2_upgrades_after_a_change_of_the_upgrade_socket() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("it starts");
-    wait_until("the first successor has exited", || gateway.log().matches("all requests finished").count() == 2);
+    wait_until("the first successor has exited", || {
+        gateway.log().matches("all requests finished").count() == 2
+    });
     gateway.client().get(P).bearer("tok-a").send().assert_status(200);
     kill(Pid::from_raw(next.id().cast_signed()), Signal::SIGTERM).expect("it runs");
     assert_eq!(next.wait().expect("it ends").code(), Some(0));

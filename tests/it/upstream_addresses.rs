@@ -24,7 +24,9 @@ fn two() -> [Origin; 2] {
 }
 
 fn list(first: SocketAddr, second: SocketAddr) -> String {
-    format!("upstream = {{ url = [\"http://{first}\", \"http://{second}\"], connect_timeout = \"2s\" }}")
+    format!(
+        "upstream = {{ url = [\"http://{first}\", \"http://{second}\"], connect_timeout = \"2s\" }}"
+    )
 }
 
 /// A path of each route for a customer that was not requested before.
@@ -51,7 +53,9 @@ fn assert_all_served(gateway: &Gateway, rounds: usize) {
 fn states(gateway: &Gateway) -> Vec<(String, String)> {
     let stats = gateway.stats();
     let addresses = stats["upstream"]["addresses"].as_array().expect("a list").clone();
-    let text = |address: &serde_json::Value, key: &str| address[key].as_str().expect("a string").to_owned();
+    let text = |address: &serde_json::Value, key: &str| {
+        address[key].as_str().expect("a string").to_owned()
+    };
     addresses.iter().map(|address| (text(address, "address"), text(address, "state"))).collect()
 }
 
@@ -124,8 +128,9 @@ fn silent_address_of_a_list_fails_no_fetch() {
     let gateway = Gateway::with(&both[0], &config);
     let gate = Gate::closed();
     both[1].when(Rule::on("/customer/").hold(&gate));
-    let pending: Vec<_> =
-        (0..16).map(|number| gateway.client().get(&targets(number)[0]).bearer("tok-a").start()).collect();
+    let pending: Vec<_> = (0..16)
+        .map(|number| gateway.client().get(&targets(number)[0]).bearer("tok-a").start())
+        .collect();
     for pending in pending {
         pending.finish().assert_status(200);
     }
@@ -147,7 +152,8 @@ fn ejected_address_is_reported_and_used_again_later() {
     assert_eq!(gateway.metric("upstream_address_state", &[("state", "ejected")]), 1.0);
     assert_eq!(gateway.metric("upstream_address_state", &[("state", "healthy")]), 1.0);
     let metrics = gateway.metrics();
-    let series: Vec<_> = metrics.lines().filter(|line| line.contains("upstream_address_")).collect();
+    let series: Vec<_> =
+        metrics.lines().filter(|line| line.contains("upstream_address_")).collect();
     assert!(!series.is_empty());
     for line in series {
         assert!(!line.contains("127.0.0") && !line.contains(&second.port().to_string()), "{line}");
@@ -173,7 +179,11 @@ fn bypass_requests_do_not_eject_an_address() {
         origin.when(Rule::on(&name_of(DUCK)).answer(Answer::error(503, "down")));
     }
     for number in 0..40 {
-        client.get(&format!("{}?boom={number}", name_of(DUCK))).bearer("tok-a").send().assert_status(503);
+        client
+            .get(&format!("{}?boom={number}", name_of(DUCK)))
+            .bearer("tok-a")
+            .send()
+            .assert_status(503);
     }
     for (address, state) in states(&gateway) {
         assert_eq!(state, "healthy", "{address}");
@@ -190,7 +200,11 @@ fn name_with_a_trailing_dot_sends_host_without_it() {
         for target in targets(1) {
             gateway.client().get(&target).bearer("tok-a").send().assert_status(200);
             let seen = origin.last(&target).expect("it was sent");
-            assert_eq!(seen.header("host"), Some(format!("{expected}:{port}").as_str()), "{target}");
+            assert_eq!(
+                seen.header("host"),
+                Some(format!("{expected}:{port}").as_str()),
+                "{target}"
+            );
         }
         let stats = gateway.stats();
         assert_eq!(stats["upstream"]["addresses"][0]["host"], "localhost");
@@ -205,7 +219,8 @@ fn ipv6_address_is_connected_to_and_named_in_brackets() {
     let origin = Origin::start_at(Ipv6Addr::LOCALHOST.into());
     origin.knows("tok-a", "VIEWER", DUCK);
     let port = origin.address().port();
-    let gateway = Gateway::with(&origin, &format!("upstream.url = \"http://[0:0:0:0:0:0:0:1]:{port}/\""));
+    let gateway =
+        Gateway::with(&origin, &format!("upstream.url = \"http://[0:0:0:0:0:0:0:1]:{port}/\""));
     for target in targets(1) {
         gateway.client().get(&target).bearer("tok-a").send().assert_status(200);
         let seen = origin.last(&target).expect("it was sent");

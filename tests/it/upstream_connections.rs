@@ -71,7 +71,12 @@ impl Api {
     }
 }
 
-fn serve(mut stream: TcpStream, number: usize, act: &dyn Fn(usize, usize, &str) -> Act, seen: &Seen) {
+fn serve(
+    mut stream: TcpStream,
+    number: usize,
+    act: &dyn Fn(usize, usize, &str) -> Act,
+    seen: &Seen,
+) {
     let _ = stream.set_nodelay(true);
     for request in 0.. {
         let Some(line) = read_request(&mut stream) else { return };
@@ -85,11 +90,14 @@ fn serve(mut stream: TcpStream, number: usize, act: &dyn Fn(usize, usize, &str) 
         }
         let body = if target.starts_with("/auth/validateToken") {
             let employee = employee_of("tok-a");
-            format!(r#"{{"success":true,"employee":"{employee}","customer":"{DUCK}","accessLevel":"VIEWER"}}"#)
+            format!(
+                r#"{{"success":true,"employee":"{employee}","customer":"{DUCK}","accessLevel":"VIEWER"}}"#
+            )
         } else {
             r#"{"name":"x"}"#.to_owned()
         };
-        let _ = stream.write_all(response("200 OK", &["Content-Type: application/json"], &body).as_bytes());
+        let _ = stream
+            .write_all(response("200 OK", &["Content-Type: application/json"], &body).as_bytes());
     }
 }
 
@@ -102,11 +110,15 @@ fn read_request(stream: &mut TcpStream) -> Option<String> {
         if let Some(end) = end {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
             let lower = head.to_ascii_lowercase();
-            let length: Option<usize> =
-                lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+            let length: Option<usize> = lower
+                .split("content-length: ")
+                .nth(1)
+                .and_then(|rest| rest.lines().next()?.parse().ok());
             let is_whole = match length {
                 Some(length) => bytes.len() >= end + 4 + length,
-                None => !lower.contains("transfer-encoding: chunked") || bytes.ends_with(b"0\r\n\r\n"),
+                None => {
+                    !lower.contains("transfer-encoding: chunked") || bytes.ends_with(b"0\r\n\r\n")
+                }
             };
             if is_whole {
                 return head.lines().next().map(str::to_owned);
@@ -121,8 +133,9 @@ fn read_request(stream: &mut TcpStream) -> Option<String> {
 
 /// Opens so many connections to the API at once; they are kept afterwards.
 fn keep_connections(gateway: &Gateway, count: usize) {
-    let calls: Vec<_> =
-        (0..count).map(|number| gateway.client().call("GET", &format!("/warm/{number}")).start()).collect();
+    let calls: Vec<_> = (0..count)
+        .map(|number| gateway.client().call("GET", &format!("/warm/{number}")).start())
+        .collect();
     for call in calls {
         call.finish().assert_status(200);
     }
@@ -162,7 +175,12 @@ fn dead_kept_connections_fail_no_repeatable_request() {
             client.get(&format!("/customer/{id}")).bearer("tok-a").send().assert_status(200);
             for target in [format!("/put/{number}"), format!("/customer/{id}/put")] {
                 client.call("PUT", &target).bearer("tok-a").body(&body).send().assert_status(200);
-                client.call("PUT", &target).bearer("tok-a").chunked(&[body.as_bytes()]).send().assert_status(200);
+                client
+                    .call("PUT", &target)
+                    .bearer("tok-a")
+                    .chunked(&[body.as_bytes()])
+                    .send()
+                    .assert_status(200);
                 let put = client.call("PUT", &target).bearer("tok-a").h2_body(&body);
                 client.send_h2c(vec![put]).remove(0).assert_status(200);
             }
@@ -211,7 +229,8 @@ fn post_arrives_at_most_once_while_connections_are_reset() {
         }
     });
     let targets = api.seen.targets.lock().clone();
-    let repeated: Vec<_> = targets.iter().filter(|(target, count)| target.contains('-') && **count > 1).collect();
+    let repeated: Vec<_> =
+        targets.iter().filter(|(target, count)| target.contains('-') && **count > 1).collect();
     assert!(repeated.is_empty(), "{repeated:?}");
     assert!(served.into_inner() > 500 && failed.into_inner() > 100);
 }
@@ -219,7 +238,9 @@ fn post_arrives_at_most_once_while_connections_are_reset() {
 #[test]
 fn post_on_a_connection_that_the_api_closed_succeeds() {
     // Closed while idle: nothing is sent on it, so the POST uses another connection.
-    let api = Api::start(|_, request, _| if request == 0 { Act::Respond } else { Act::End { reset: true } });
+    let api = Api::start(
+        |_, request, _| if request == 0 { Act::Respond } else { Act::End { reset: true } },
+    );
     let origin = Origin::start();
     let gateway = api.gateway(&origin, ", keepalive_timeout = \"500ms\"");
     for number in 0..5 {
@@ -256,7 +277,10 @@ fn number_of_idle_connections_is_limited() {
         let gateway = api.gateway(&origin, config);
         keep_connections(&gateway, 12);
         wait_until("the others are closed", || api.open() <= most);
-        assert_eq!(gateway.metric("upstream_address_connections", &[("state", "idle")]), most as f64);
+        assert_eq!(
+            gateway.metric("upstream_address_connections", &[("state", "idle")]),
+            most as f64
+        );
         gateway.client().get("/plain").send().assert_status(200);
     }
 }
@@ -268,9 +292,19 @@ fn every_framing_of_a_response_is_read() {
     let cases = [
         (format!("HTTP/1.0 200 OK\r\n{JSON}\r\n{{\"a\":1}}"), false),
         (format!("HTTP/1.0 200 OK\r\n{JSON}Content-Length: 7\r\n\r\n{{\"a\":1}}"), false),
-        (format!("HTTP/1.0 200 OK\r\n{JSON}Connection: keep-alive\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}"), true),
+        (
+            format!(
+                "HTTP/1.0 200 OK\r\n{JSON}Connection: keep-alive\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}"
+            ),
+            true,
+        ),
         (format!("HTTP/1.1 200 OK\r\n{JSON}\r\n{{\"a\":1}}"), false),
-        (format!("HTTP/1.1 200 OK\r\n{JSON}Connection: close\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}"), false),
+        (
+            format!(
+                "HTTP/1.1 200 OK\r\n{JSON}Connection: close\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}"
+            ),
+            false,
+        ),
         (
             format!(
                 "HTTP/1.1 200 OK\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n3\r\n{{\"a\r\n4\r\n\":1}}\r\n0\r\n\r\n"
@@ -300,7 +334,11 @@ fn every_framing_of_a_response_is_read() {
         let id = customer(number);
         for target in [name_of(&id), format!("/plain/{number}"), format!("/customer/{id}")] {
             let rule = Rule::on(&target);
-            let rule = if *is_reusable { rule.raw_kept_open(bytes.as_str()) } else { rule.raw(bytes.as_str()) };
+            let rule = if *is_reusable {
+                rule.raw_kept_open(bytes.as_str())
+            } else {
+                rule.raw(bytes.as_str())
+            };
             origin.when(rule.times(1));
             let response = gateway.client().get(&target).bearer("tok-a").send();
             assert_eq!(response.assert_status(200).text(), "{\"a\":1}", "{target} {bytes:?}");

@@ -24,16 +24,24 @@ fn assert_failures(gateway: &Gateway, status: u16, kind: &str, cause: &str) {
             );
             let lines = cause_lines(gateway, cause);
             let call = || client.get(route).bearer("tok-a");
-            let response = if is_http2 { client.send_h2c(vec![call()]).remove(0) } else { call().send() };
+            let response =
+                if is_http2 { client.send_h2c(vec![call()]).remove(0) } else { call().send() };
             assert_eq!(response.status, status, "{route} {cause}: {response:#?}");
             let all = gateway.metrics();
-            let errors: Vec<_> = all.lines().filter(|line| line.contains("upstream_error")).collect();
+            let errors: Vec<_> =
+                all.lines().filter(|line| line.contains("upstream_error")).collect();
             let after = (
                 counted("upstream_errors_total", "kind", kind),
                 counted("upstream_error_causes_total", "cause", cause),
             );
-            assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, 1.0), "{route} {cause}: {errors:#?}");
-            wait_until(&format!("the log names {cause} for {route}"), || cause_lines(gateway, cause) > lines);
+            assert_eq!(
+                (after.0 - before.0, after.1 - before.1),
+                (1.0, 1.0),
+                "{route} {cause}: {errors:#?}"
+            );
+            wait_until(&format!("the log names {cause} for {route}"), || {
+                cause_lines(gateway, cause) > lines
+            });
         }
     }
 }
@@ -41,13 +49,16 @@ fn assert_failures(gateway: &Gateway, status: u16, kind: &str, cause: &str) {
 /// Lines of the log about a request that failed for that cause.
 fn cause_lines(gateway: &Gateway, cause: &str) -> usize {
     let field = format!("\"cause\":\"{cause}\"");
-    let is_request = |line: &&str| line.contains(r#""message":"request""#) || line.contains("failed to ");
+    let is_request =
+        |line: &&str| line.contains(r#""message":"request""#) || line.contains("failed to ");
     gateway.log().lines().filter(|line| line.contains(&field)).filter(is_request).count()
 }
 
 /// A gateway in front of an API at `url` which cannot validate a token: each route needs the API.
 fn gateway(origin: &Origin, url: &str, more: &str) -> Gateway {
-    let config = format!("upstream = {{ url = \"{url}\", connect_timeout = \"1s\", timeout = \"3s\"{more} }}");
+    let config = format!(
+        "upstream = {{ url = \"{url}\", connect_timeout = \"1s\", timeout = \"3s\"{more} }}"
+    );
     Gateway::with(origin, &config)
 }
 
@@ -81,7 +92,9 @@ fn connection_without_a_reply_is_a_connect_error() {
     rustix::net::listen(socket.as_fd(), 0).expect("a shorter queue");
     let address = socket.local_addr().expect("a bound socket");
     let filling: Vec<_> = (0..4)
-        .map_while(|_| TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300)).ok())
+        .map_while(|_| {
+            TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300)).ok()
+        })
         .collect();
     assert!(filling.len() < 4, "the queue has room");
     let gateway = gateway(&origin, &format!("http://{address}"), "");
@@ -121,7 +134,8 @@ fn each_fault_of_a_certificate_has_its_cause() {
     ] {
         let origin = Origin::start_tls(&certificate);
         let config = r#"upstream = { ca_file = "{dir}/ca.pem", connect_timeout = "5s" }"#;
-        let gateway = Gateway::set_up(&origin).file("ca.pem", authority.pem()).config(config).start();
+        let gateway =
+            Gateway::set_up(&origin).file("ca.pem", authority.pem()).config(config).start();
         assert_failures(&gateway, 502, "tls", cause);
         assert_eq!(origin.requests(), 0, "{cause}");
     }
@@ -216,25 +230,43 @@ fn error_page_of_the_api_keeps_its_status_on_the_name_route() {
     let mut failures = 0.0;
     for status in [429, 500, 502, 503, 504] {
         for (content_type, body) in ERROR_PAGES {
-            let page = Answer::new(status).header("Content-Type", content_type).body(body).header("Retry-After", "7");
+            let page = Answer::new(status)
+                .header("Content-Type", content_type)
+                .body(body)
+                .header("Retry-After", "7");
             origin.when(Rule::on("/customer/").answer(page));
             for response in [
                 gateway.client().get(&path).bearer("tok-low").send(),
-                gateway.client().get(&path).bearer("tok-low").header("X-Unlisted", "1").header("Pragma", "x").send(),
+                gateway
+                    .client()
+                    .get(&path)
+                    .bearer("tok-low")
+                    .header("X-Unlisted", "1")
+                    .header("Pragma", "x")
+                    .send(),
                 Http2::connect(&gateway.client()).get(&path, "tok-low"),
             ] {
                 response.assert_status(status);
                 assert_eq!(response.json()["error"]["status"], status, "{response:#?}");
                 assert!(
-                    response.json()["error"]["code"].is_string() && response.json()["error"]["message"].is_string()
+                    response.json()["error"]["code"].is_string()
+                        && response.json()["error"]["message"].is_string()
                 );
                 assert_ne!(response.json()["error"]["code"], "redaction_failed");
                 assert_eq!(response.header("retry-after"), Some("7"), "{response:#?}");
-                assert!(response.header("content-type").is_some_and(|value| value.contains("json")));
-                assert!(response.header("cache-status").is_some_and(|value| !value.contains("stored")));
+                assert!(
+                    response.header("content-type").is_some_and(|value| value.contains("json"))
+                );
+                assert!(
+                    response.header("cache-status").is_some_and(|value| !value.contains("stored"))
+                );
             }
             failures += 3.0;
-            assert_eq!(gateway.metric("upstream_errors_total", &[("kind", "status")]), failures, "{status} {body:?}");
+            assert_eq!(
+                gateway.metric("upstream_errors_total", &[("kind", "status")]),
+                failures,
+                "{status} {body:?}"
+            );
             let high = gateway.client().get(&path).bearer("tok-high").revealed().send();
             assert_eq!(high.assert_status(status).text(), body);
             failures += 1.0;
@@ -246,15 +278,26 @@ fn error_page_of_the_api_keeps_its_status_on_the_name_route() {
     assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
     assert_eq!(gateway.metric("upstream_errors_total", &[]), failures);
     // A client's error keeps its status too, and is a redaction failure.
-    for (status, code) in [(400, "bad_request"), (403, "access_denied"), (404, "not_found"), (418, "bad_request")] {
+    for (status, code) in
+        [(400, "bad_request"), (403, "access_denied"), (404, "not_found"), (418, "bad_request")]
+    {
         origin.when(
-            Rule::on("/customer/").answer(Answer::new(status).header("Content-Type", "text/html").body("<html>")),
+            Rule::on("/customer/")
+                .answer(Answer::new(status).header("Content-Type", "text/html").body("<html>")),
         );
         origin.knows(&format!("tok-{status}"), "VIEWER", DUCK);
-        gateway.client().get(&path).bearer(&format!("tok-{status}")).send().assert_error(status, code);
+        gateway
+            .client()
+            .get(&path)
+            .bearer(&format!("tok-{status}"))
+            .send()
+            .assert_error(status, code);
     }
     assert!(gateway.metric("redaction_failures_total", &[]) >= 4.0);
-    origin.when(Rule::on("/customer/").answer(Answer::new(200).header("Content-Type", "text/html").body("<html>")));
+    origin.when(
+        Rule::on("/customer/")
+            .answer(Answer::new(200).header("Content-Type", "text/html").body("<html>")),
+    );
     gateway.client().get(&path).bearer("tok-low").send().assert_error(502, "redaction_failed");
     assert_eq!(gateway.metric("upstream_errors_total", &[]), failures);
 }
@@ -263,12 +306,15 @@ fn error_page_of_the_api_keeps_its_status_on_the_name_route() {
 fn stale_response_takes_precedence_over_an_error_page() {
     let origin = Origin::start();
     origin.knows("tok-low", "VIEWER", DUCK);
-    let gateway =
-        Gateway::with(&origin, "cache.ttl = \"1s\"\ncache.ttl_jitter = 0.0\ncache.stale_while_revalidate = \"0s\"");
+    let gateway = Gateway::with(
+        &origin,
+        "cache.ttl = \"1s\"\ncache.ttl_jitter = 0.0\ncache.stale_while_revalidate = \"0s\"",
+    );
     let path = name_of(DUCK);
     gateway.client().get(&path).bearer("tok-low").send().assert_status(200);
     for status in [429, 500, 502, 503, 504] {
-        let page = Answer::new(status).header("Content-Type", "text/html").body("<html>oops</html>");
+        let page =
+            Answer::new(status).header("Content-Type", "text/html").body("<html>oops</html>");
         origin.when(Rule::on("/customer/").answer(page));
         let failures = || gateway.metric("upstream_errors_total", &[("kind", "status")]);
         let before = failures();

@@ -31,7 +31,9 @@ fn later_handshakes_resume_and_ask_for_the_name_without_dot() {
     assert!(!handshakes[0].is_resumed);
     let resumed = handshakes.iter().filter(|handshake| handshake.is_resumed).count();
     assert!(resumed >= 8, "{handshakes:?}");
-    assert!(handshakes.iter().all(|handshake| handshake.server_name.as_deref() == Some("localhost")));
+    assert!(
+        handshakes.iter().all(|handshake| handshake.server_name.as_deref() == Some("localhost"))
+    );
 }
 
 #[test]
@@ -47,7 +49,8 @@ fn changed_ca_file_counts_after_a_reload() {
     get(&gateway, 2).assert_status(200);
     let kept = origin.last("/plain/2").expect("it was sent").connection;
     // A file that cannot be used is refused, and the anchors stay.
-    for broken in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+    for broken in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+    {
         gateway.rewrite("ca.pem", broken);
         let refused = reload(&gateway);
         assert_eq!(refused.status, 422, "{broken:?}: {refused:#?}");
@@ -78,7 +81,10 @@ fn removed_authority_is_not_trusted_by_resumption() {
     reload(&gateway).assert_status(200);
     get(&gateway, 4).assert_error(502, "bad_gateway");
     assert_eq!(api.handshakes().len(), 3);
-    assert_eq!(gateway.metric("upstream_error_causes_total", &[("cause", "tls_unknown_authority")]), 1.0);
+    assert_eq!(
+        gateway.metric("upstream_error_causes_total", &[("cause", "tls_unknown_authority")]),
+        1.0
+    );
 }
 
 #[test]
@@ -92,10 +98,13 @@ fn client_certificate_is_presented_on_request() {
     let without = format!("upstream = {{ url = \"{url}\", ca_file = \"{{dir}}/ca.pem\" }}");
     let refused = Gateway::set_up(&origin).file("ca.pem", authority.pem()).config(&without).start();
     get(&refused, 1).assert_error(502, "bad_gateway");
-    let with =
-        without.replace(" }", ", client_cert_file = \"{dir}/client.pem\", client_key_file = \"{dir}/client.key\" }");
+    let with = without.replace(
+        " }",
+        ", client_cert_file = \"{dir}/client.pem\", client_key_file = \"{dir}/client.key\" }",
+    );
     let setup = Gateway::set_up(&origin).file("ca.pem", authority.pem());
-    let gateway = setup.file("client.pem", &certificate).file("client.key", &key).config(&with).start();
+    let gateway =
+        setup.file("client.pem", &certificate).file("client.key", &key).config(&with).start();
     for number in 0..3 {
         get(&gateway, number).assert_status(200);
     }
@@ -136,9 +145,12 @@ fn unusable_client_certificate_ends_with_78() {
 
 #[test]
 fn one_of_the_two_client_keys_is_a_configuration_error() {
-    for (given, missing) in [("client_cert_file", "client_key_file"), ("client_key_file", "client_cert_file")] {
+    for (given, missing) in
+        [("client_cert_file", "client_key_file"), ("client_key_file", "client_cert_file")]
+    {
         let dir = TempDir::new();
-        let text = format!("[upstream]\nurl = \"https://127.0.0.1:1\"\n{given} = \"/nowhere.pem\"\n");
+        let text =
+            format!("[upstream]\nurl = \"https://127.0.0.1:1\"\n{given} = \"/nowhere.pem\"\n");
         assert_refused(&dir, &text, missing);
     }
 }
@@ -147,7 +159,9 @@ fn one_of_the_two_client_keys_is_a_configuration_error() {
 fn files_for_tls_are_not_needed_for_http() {
     let origin = Origin::start();
     let variables = [("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")];
-    let setup = variables.iter().fold(Gateway::set_up(&origin), |setup, (name, value)| setup.variable(name, value));
+    let setup = variables
+        .iter()
+        .fold(Gateway::set_up(&origin), |setup, (name, value)| setup.variable(name, value));
     let gateway = setup.start();
     get(&gateway, 1).assert_status(200);
 }

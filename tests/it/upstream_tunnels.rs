@@ -10,7 +10,8 @@ use crate::support::*;
 
 const LARGE: usize = 8 << 20;
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
 
 fn request(target: &str, protocol: &str) -> String {
     format!(

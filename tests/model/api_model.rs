@@ -12,8 +12,10 @@ use telecomx_gateway::api::AccessLevel;
 use telecomx_gateway::clock;
 use telecomx_gateway::upstream::{ApiResponse, Request, RequestKind, Transport, UpstreamError};
 
-pub const CUSTOMERS: [&str; 3] = ["5f0000000000000000000001", "5f0000000000000000000002", "5f0000000000000000000003"];
-pub const EMPLOYEES: [&str; 3] = ["ee0000000000000000000001", "ee0000000000000000000002", "ee0000000000000000000003"];
+pub const CUSTOMERS: [&str; 3] =
+    ["5f0000000000000000000001", "5f0000000000000000000002", "5f0000000000000000000003"];
+pub const EMPLOYEES: [&str; 3] =
+    ["ee0000000000000000000001", "ee0000000000000000000002", "ee0000000000000000000003"];
 /// Tokens resemble each other; two employees have two each.
 pub const TOKENS: [&str; 5] = ["tok-a", "tok-a.", "tok-b", "tok-A", "tok-c"];
 pub const EMPLOYEE_OF: [usize; 5] = [0, 0, 1, 1, 2];
@@ -307,7 +309,14 @@ impl State {
     fn begin(&mut self, request: ApiRequest, gateway: usize) -> usize {
         let began = self.moment();
         let reply = ApiReply::Nothing;
-        self.exchanges.push(Exchange { request, gateway, began, executed: None, ended: None, reply });
+        self.exchanges.push(Exchange {
+            request,
+            gateway,
+            began,
+            executed: None,
+            ended: None,
+            reply,
+        });
         self.exchanges.len() - 1
     }
 
@@ -348,7 +357,9 @@ impl State {
                     (false, _, _) => ApiReply::Unauthorized,
                     (_, false, _) => ApiReply::Denied(404),
                     (_, _, true) => ApiReply::Denied(403),
-                    _ if known_version == Some(version) => ApiReply::Unchanged { version, directive },
+                    _ if known_version == Some(version) => {
+                        ApiReply::Unchanged { version, directive }
+                    }
                     _ => ApiReply::Document { version, directive },
                 }
             }
@@ -375,7 +386,9 @@ impl State {
                 *ended = Some(now);
             }
         }
-        if let (ApiRequest::Name { token, .. }, ApiReply::Unauthorized) = (exchange.request, exchange.reply) {
+        if let (ApiRequest::Name { token, .. }, ApiReply::Unauthorized) =
+            (exchange.request, exchange.reply)
+        {
             // Published later, with a number that is not known here.
             let scope = ModelScope::Token(token);
             self.invalidations.push(Invalidation::immediate(scope, gateway, u64::MAX, now));
@@ -383,14 +396,19 @@ impl State {
     }
 
     /// When a gateway knew of an invalidation: that it was seen, and that it was completed.
-    pub fn known_to(&self, gateway: usize, invalidation: &Invalidation) -> (Option<Moment>, Option<Moment>) {
+    pub fn known_to(
+        &self,
+        gateway: usize,
+        invalidation: &Invalidation,
+    ) -> (Option<Moment>, Option<Moment>) {
         let Invalidation { gateway: sender, numbers, seen, completed, .. } = *invalidation;
         if sender == gateway {
             return (Some(seen), completed);
         }
         let received = |number| {
-            let of =
-                |receipt: &&Receipt| (receipt.gateway, receipt.sender) == (gateway, sender) && receipt.number >= number;
+            let of = |receipt: &&Receipt| {
+                (receipt.gateway, receipt.sender) == (gateway, sender) && receipt.number >= number
+            };
             self.receipts.iter().find(of).map(|receipt| receipt.when)
         };
         (received(numbers.seen), completed.and_then(|_| received(numbers.completed)))
@@ -405,7 +423,9 @@ impl State {
             _ => 200,
         };
         let mut headers = HeaderMap::new();
-        if let ApiReply::Document { version, directive } | ApiReply::Unchanged { version, directive } = exchange.reply {
+        if let ApiReply::Document { version, directive }
+        | ApiReply::Unchanged { version, directive } = exchange.reply
+        {
             let directive = match directive {
                 CacheDirective::Absent => None,
                 CacheDirective::NoStore => Some("no-store".to_owned()),
@@ -444,7 +464,9 @@ pub fn document(serial: usize, exchange: &Exchange) -> String {
             EMPLOYEES[EMPLOYEE_OF[token]], CUSTOMERS[0]
         ),
         (ApiReply::Invalid, _) => r#"{"success":false}"#.to_owned(),
-        (ApiReply::Unauthorized, _) => r#"{"error":{"message":"no","code":"expired","status":401}}"#.to_owned(),
+        (ApiReply::Unauthorized, _) => {
+            r#"{"error":{"message":"no","code":"expired","status":401}}"#.to_owned()
+        }
         _ => String::new(),
     }
 }
@@ -452,7 +474,9 @@ pub fn document(serial: usize, exchange: &Exchange) -> String {
 /// The body that a client may see: composed of what it may see, where the gateway removes the rest.
 pub fn redacted_document(serial: usize, exchange: &Exchange, level: AccessLevel) -> String {
     match (exchange.reply, exchange.request) {
-        (ApiReply::Document { version, .. }, ApiRequest::Name { customer, .. }) if level < AccessLevel::Reseller => {
+        (ApiReply::Document { version, .. }, ApiRequest::Name { customer, .. })
+            if level < AccessLevel::Reseller =>
+        {
             format!(
                 "{{\"_id\":\"{}\",\"serial\":{serial},\"version\":{version},\
                  \"integrations\":{{\"x\":{{\"enabled\":true}}}}}}",
@@ -482,7 +506,11 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Transport for ApiModel {
-    async fn exchange(&self, request: &Request<'_>, _deadline: Instant) -> Result<ApiResponse, UpstreamError> {
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        _deadline: Instant,
+    ) -> Result<ApiResponse, UpstreamError> {
         let parsed = parse(request);
         let (serial, (before, after)) = self.with(|state| {
             let same = |before: &&Exchange| before.request == parsed;
@@ -520,7 +548,9 @@ fn known_version(request: &Request<'_>) -> Option<u64> {
 
 fn parse(request: &Request<'_>) -> ApiRequest {
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
-    let find = |all: &[&str], one: &str| all.iter().position(|known| *known == one).expect("a name of the model");
+    let find = |all: &[&str], one: &str| {
+        all.iter().position(|known| *known == one).expect("a name of the model")
+    };
     match request.kind {
         RequestKind::ChangeLog => panic!("the model does not poll the change log"),
         RequestKind::Validate => {

@@ -30,7 +30,9 @@ pub fn bounds(config: &config::Cache, state: &State, exchange: &Exchange) -> Vec
     let earlier = state.exchanges.iter().filter(|before| {
         let is_same_version = match before.reply {
             ApiReply::Document { version: of, .. } => of == version,
-            ApiReply::Unchanged { version: of, directive } => of == version && directive != unlimited,
+            ApiReply::Unchanged { version: of, directive } => {
+                of == version && directive != unlimited
+            }
             _ => false,
         };
         is_same_version
@@ -44,12 +46,16 @@ fn bounds_of(config: &config::Cache, exchange: &Exchange) -> Option<Bounds> {
     let (stale, if_error) = (config.stale_while_revalidate, config.stale_if_error);
     let none = Duration::ZERO;
     let (fresh, while_revalidating, if_error) = match exchange.reply {
-        ApiReply::Document { directive, .. } | ApiReply::Unchanged { directive, .. } => match directive {
-            CacheDirective::Absent => (config.ttl, stale, if_error),
-            CacheDirective::NoStore => return None,
-            CacheDirective::MaxAge(seconds) => (config.ttl.min(Duration::from_secs(seconds)), stale, if_error),
-            CacheDirective::MustRevalidate => (config.ttl, none, none),
-        },
+        ApiReply::Document { directive, .. } | ApiReply::Unchanged { directive, .. } => {
+            match directive {
+                CacheDirective::Absent => (config.ttl, stale, if_error),
+                CacheDirective::NoStore => return None,
+                CacheDirective::MaxAge(seconds) => {
+                    (config.ttl.min(Duration::from_secs(seconds)), stale, if_error)
+                }
+                CacheDirective::MustRevalidate => (config.ttl, none, none),
+            }
+        }
         ApiReply::Denied(404) => (config.not_found_ttl, none, none),
         ApiReply::Denied(_) => (config.forbidden_ttl, none, none),
         _ => return None,

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use telecomx_gateway::cache::{CallerIds, Scope};
 use telecomx_gateway::clock;
 use telecomx_gateway::cluster::aead::Cipher;
-use telecomx_gateway::cluster::{ChangeIndex, KeyDeriver, ServerTime, Store, StoreError, StreamId, Tier, TierDeps};
+use telecomx_gateway::cluster::{
+    ChangeIndex, KeyDeriver, ServerTime, Store, StoreError, StreamId, Tier, TierDeps,
+};
 use telecomx_gateway::config::Config;
 use telecomx_gateway::gateway::{Gateway, GatewayDeps};
 use telecomx_gateway::upstream::Client;
@@ -116,7 +118,8 @@ impl Cluster {
             }))
         });
         let callers = CallerIds::with_key([7; 32]);
-        let parts = GatewayDeps { client, policy: POLICY.clone(), callers, metrics: METRICS.clone(), tier };
+        let parts =
+            GatewayDeps { client, policy: POLICY.clone(), callers, metrics: METRICS.clone(), tier };
         let gateway = Gateway::new(config, parts);
         let node = Arc::new(Node { id, gateway, last_published: AtomicU64::new(0) });
         if is_cluster {
@@ -191,7 +194,12 @@ impl Cluster {
     fn record_receipts(&self, gateway: usize, messages: &[Message]) {
         self.api.with(|state| {
             let when = state.moment();
-            let receipt = |&Message { sender, number, .. }: &Message| Receipt { gateway, sender, number, when };
+            let receipt = |&Message { sender, number, .. }: &Message| Receipt {
+                gateway,
+                sender,
+                number,
+                when,
+            };
             state.receipts.extend(messages.iter().map(receipt));
         });
     }
@@ -285,7 +293,11 @@ async fn within<V>(
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn get(&self, key: &str, timeout: Duration) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
+    async fn get(
+        &self,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
         within(timeout, self.slow_read(key)).await
     }
 
@@ -293,7 +305,13 @@ impl Store for MemoryStore {
         within(timeout, self.slow_lease(key, ttl)).await
     }
 
-    async fn put(&self, key: &str, value: Vec<u8>, ttl: Duration, lease: Option<&str>) -> Result<(), StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        ttl: Duration,
+        lease: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.take_time().await?;
         self.write(key, value, ttl);
         if let Some(lease) = lease {

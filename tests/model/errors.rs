@@ -12,14 +12,21 @@ use super::steps::Directive;
 const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Oracle {
-    pub(super) fn check_error(&self, state: &State, observation: &Observation<'_>, error: ApiError) -> CheckResult {
+    pub(super) fn check_error(
+        &self,
+        state: &State,
+        observation: &Observation<'_>,
+        error: ApiError,
+    ) -> CheckResult {
         let Observation { request, began, ended, level, .. } = observation;
         self.count(observation, None, AccessLevel::LOWEST);
         // Exchanges for this caller that ended while the request ran.
         let mut ended_since = state.exchanges.iter().filter(|exchange| {
             let is_for_caller = match exchange.request {
                 ApiRequest::Validation { .. } => exchange.request == validation_of(request),
-                ApiRequest::Name { token, customer, .. } => (token, customer) == (request.token, request.customer),
+                ApiRequest::Name { token, customer, .. } => {
+                    (token, customer) == (request.token, request.customer)
+                }
             };
             is_for_caller && exchange.ended.is_some_and(|ended| ended.at >= began.at)
         });
@@ -42,13 +49,16 @@ impl Oracle {
                 ensure(is_requested, || "only-if-cached was not requested".into())
             }
             // `validateToken` requested a pause.
-            ApiError::Unavailable if ended_since.any(|exchange| exchange.requests_pause()) => Ok(()),
+            ApiError::Unavailable if ended_since.any(|exchange| exchange.requests_pause()) => {
+                Ok(())
+            }
             ApiError::Unavailable => {
                 ensure(state.had_outage(began.at, *ended), || "the circuit was closed".into())?;
                 let has_cause = state.exchanges.iter().any(|exchange| {
                     let is_running = exchange.ended.is_none_or(|ended| ended.number > began.number);
-                    let is_recent =
-                        |ended: Moment| exchange.is_unreachable() && ended.at + BREAKER_PAUSE_MAX >= began.at;
+                    let is_recent = |ended: Moment| {
+                        exchange.is_unreachable() && ended.at + BREAKER_PAUSE_MAX >= began.at
+                    };
                     is_running || exchange.ended.is_some_and(is_recent)
                 });
                 ensure(has_cause, || "the circuit was open for too long".into())

@@ -18,7 +18,9 @@ mod steps;
 use coverage::{Case, Coverage};
 use parking_lot::Mutex;
 use proptest::strategy::Strategy;
-use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRunner};
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRunner,
+};
 use steps::Sequence;
 
 /// File of the seeds, from the root of the package.

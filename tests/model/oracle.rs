@@ -11,8 +11,8 @@ use telecomx_gateway::config::Config;
 use telecomx_gateway::reply::{CacheStatus, Content, ForwardReason, Reply, Representation};
 
 use super::api_model::{
-    ApiModel, ApiReply, ApiRequest, EMPLOYEE_OF, Exchange, Invalidation, Moment, Outage, Receipt, SECRET, State,
-    redacted_document,
+    ApiModel, ApiReply, ApiRequest, EMPLOYEE_OF, Exchange, Invalidation, Moment, Outage, Receipt,
+    SECRET, State, redacted_document,
 };
 use super::bounds::{Bounds, bounds};
 use super::coverage::{Case, Coverage};
@@ -109,9 +109,8 @@ impl Oracle {
         self.count_reuse(state, observation);
         let (representation, level) = match (&reply.content, level) {
             (Content::Error(error), _) => return self.check_error(state, observation, *error),
-            (Content::Whole(representation), Some(level)) | (Content::NotModified(representation), Some(level)) => {
-                (representation, *level)
-            }
+            (Content::Whole(representation), Some(level))
+            | (Content::NotModified(representation), Some(level)) => (representation, *level),
             _ => return Err("a response without an identity".into()),
         };
         let serial = self.check_content(state, observation, representation, level)?;
@@ -144,8 +143,10 @@ impl Oracle {
         // A validation and a fetch. A request that joined a validation which began before a change
         // of its employee waits for a second one. A change counts until its response is complete.
         let last_seen = |of: &Invalidation| of.completed.unwrap_or(of.seen).at;
-        let is_changed =
-            state.invalidations.iter().any(|of| last_seen(of) + timeout >= began.at && of.seen.at <= ended.at);
+        let is_changed = state
+            .invalidations
+            .iter()
+            .any(|of| last_seen(of) + timeout >= began.at && of.seen.at <= ended.at);
         let exchanges = if is_changed { 3 } else { 2 };
         // A lookup in the shared tier precedes each of them.
         let lookups = if self.is_cluster { exchanges * TIER_LOOKUP_MAX } else { Duration::ZERO };
@@ -189,7 +190,12 @@ impl Oracle {
     }
 
     /// Whether a response may be based on that exchange.
-    fn check_exchange(&self, state: &State, observation: &Observation<'_>, exchange: &Exchange) -> CheckResult {
+    fn check_exchange(
+        &self,
+        state: &State,
+        observation: &Observation<'_>,
+        exchange: &Exchange,
+    ) -> CheckResult {
         let Observation { request, gateway, began, ended, reply, .. } = observation;
         let (Some(executed), Some(end)) = (exchange.executed, exchange.ended) else {
             return Err("it never ended".into());
@@ -200,7 +206,10 @@ impl Oracle {
         // served from memory.
         let is_from_memory = !matches!(
             cache,
-            CacheStatus::Miss { .. } | CacheStatus::Collapsed | CacheStatus::Bypass | CacheStatus::Shared { .. }
+            CacheStatus::Miss { .. }
+                | CacheStatus::Collapsed
+                | CacheStatus::Bypass
+                | CacheStatus::Shared { .. }
         );
         let looked_up = if is_from_memory { ended } else { began };
         let covers = |of: &&Invalidation| of.scope.covers_response(request.token, request.customer);
@@ -321,7 +330,12 @@ impl Oracle {
     }
 
     /// Whether the gateway may assign that access level to the caller.
-    fn check_identity(&self, state: &State, observation: &Observation<'_>, level: AccessLevel) -> CheckResult {
+    fn check_identity(
+        &self,
+        state: &State,
+        observation: &Observation<'_>,
+        level: AccessLevel,
+    ) -> CheckResult {
         let validation = validation_of(&observation.request);
         let mut problems = String::new();
         for (at, exchange) in state.exchanges.iter().enumerate().rev() {
@@ -335,7 +349,12 @@ impl Oracle {
         Err(format!("no validation confirms {level}: {problems}"))
     }
 
-    fn check_validation(&self, state: &State, observation: &Observation<'_>, exchange: &Exchange) -> CheckResult {
+    fn check_validation(
+        &self,
+        state: &State,
+        observation: &Observation<'_>,
+        exchange: &Exchange,
+    ) -> CheckResult {
         let Observation { request, gateway, began, .. } = observation;
         let (Some(executed), Some(end)) = (exchange.executed, exchange.ended) else {
             return Err("it never ended".into());
@@ -358,7 +377,8 @@ impl Oracle {
             // The employee is not known before: a change of any employee meanwhile may concern it,
             // and then it is not cached. It was sent at the time at which it began, if not at that
             // moment.
-            let is_within = |moment: Moment| moment.at >= later.began.at && moment.number < over.number;
+            let is_within =
+                |moment: Moment| moment.at >= later.began.at && moment.number < over.number;
             let is_disturbed = state.invalidations.iter().any(|invalidation| {
                 let (seen, completed) = state.known_to(*gateway, invalidation);
                 seen.is_some_and(is_within) || completed.is_some_and(is_within)
@@ -416,7 +436,12 @@ impl Oracle {
     }
 
     /// Counts the cases of a response. `exchange`: the one on which it is based.
-    pub(super) fn count(&self, observation: &Observation<'_>, exchange: Option<usize>, level: AccessLevel) {
+    pub(super) fn count(
+        &self,
+        observation: &Observation<'_>,
+        exchange: Option<usize>,
+        level: AccessLevel,
+    ) {
         let Observation { request, reply, .. } = observation;
         let Findings { coverage, stored, .. } = &mut *self.findings.lock();
         case_of(reply).into_iter().for_each(|case| coverage.count(case));
@@ -439,7 +464,8 @@ impl Oracle {
         let Observation { request, began, ended, reply, .. } = observation;
         let Findings { coverage, stored, .. } = &mut *self.findings.lock();
         let is_overtaken = state.invalidations.iter().any(|invalidation| {
-            let is_within = |moment: Moment| moment.number > began.number && moment.number < ended.number;
+            let is_within =
+                |moment: Moment| moment.number > began.number && moment.number < ended.number;
             invalidation.scope.covers_response(request.token, request.customer)
                 && invalidation.completed.is_some_and(is_within)
         });
@@ -447,7 +473,8 @@ impl Oracle {
             coverage.count(Case::Overtaken);
         }
         // In a cluster a change is read later, and an unnecessary one costs a fetch.
-        let is_ordinary = (request.directive, request.variant) == (Directive::Absent, Variant::Ordinary);
+        let is_ordinary =
+            (request.directive, request.variant) == (Directive::Absent, Variant::Ordinary);
         if self.is_cluster || !is_ordinary {
             return;
         }
@@ -460,14 +487,20 @@ impl Oracle {
     }
 
     /// Whether a stored response should serve the request.
-    fn is_due(&self, state: &State, observation: &Observation<'_>, stored: &StoredResponse) -> bool {
+    fn is_due(
+        &self,
+        state: &State,
+        observation: &Observation<'_>,
+        stored: &StoredResponse,
+    ) -> bool {
         let Observation { request, began, ended, level, .. } = observation;
         let exchange = &state.exchanges[stored.exchange];
         let Some(end) = exchange.ended else { return false };
         let bounds = bounds(&self.config.cache, state, exchange);
         let fresh = bounds.into_iter().map(|bounds| bounds.unwrap_or_default().fresh).min();
         let age = ended.at.saturating_duration_since(exchange.began.at);
-        let is_same = (stored.token, stored.customer, Some(stored.level)) == (request.token, request.customer, *level);
+        let is_same = (stored.token, stored.customer, Some(stored.level))
+            == (request.token, request.customer, *level);
         let is_later = |moment: Moment| moment.number > exchange.began.number;
         let is_invalidated = state.invalidations.iter().any(|of| {
             of.scope.covers_response(request.token, request.customer)
@@ -475,20 +508,34 @@ impl Oracle {
         });
         let is_replaced = state.exchanges.iter().any(|other| {
             let concerns = match other.request {
-                ApiRequest::Validation { token, .. } => token == request.token && other.reply == ApiReply::Invalid,
-                ApiRequest::Name { .. } => other.request == exchange.request && other.began != exchange.began,
+                ApiRequest::Validation { token, .. } => {
+                    token == request.token && other.reply == ApiReply::Invalid
+                }
+                ApiRequest::Name { .. } => {
+                    other.request == exchange.request && other.began != exchange.began
+                }
             };
             concerns && other.ended.is_none_or(is_later)
         });
-        is_same && age < fresh.unwrap_or_default() && end.number < began.number && !is_invalidated && !is_replaced
+        is_same
+            && age < fresh.unwrap_or_default()
+            && end.number < began.number
+            && !is_invalidated
+            && !is_replaced
     }
 }
 
 /// Whether a change that covers the response was seen or completed during its exchange.
-fn has_changed_during(state: &State, observation: &Observation<'_>, exchange: &Exchange, end: Moment) -> bool {
+fn has_changed_during(
+    state: &State,
+    observation: &Observation<'_>,
+    exchange: &Exchange,
+    end: Moment,
+) -> bool {
     let Observation { request, gateway, .. } = observation;
     state.invalidations.iter().any(|invalidation| {
-        let is_within = |moment: Moment| moment.number > exchange.began.number && moment.number < end.number;
+        let is_within =
+            |moment: Moment| moment.number > exchange.began.number && moment.number < end.number;
         let (seen, completed) = state.known_to(*gateway, invalidation);
         invalidation.scope.covers_response(request.token, request.customer)
             && (seen.is_some_and(is_within) || completed.is_some_and(is_within))
@@ -496,11 +543,18 @@ fn has_changed_during(state: &State, observation: &Observation<'_>, exchange: &E
 }
 
 /// Whether a fetch for that caller and customer failed since then, or was not tried in an outage.
-fn fetch_failed(state: &State, request: &NameRequest, since: Instant, observation: &Observation<'_>) -> bool {
+fn fetch_failed(
+    state: &State,
+    request: &NameRequest,
+    since: Instant,
+    observation: &Observation<'_>,
+) -> bool {
     let has_failed = state.exchanges.iter().any(|exchange| {
         let is_same = matches!(exchange.request, ApiRequest::Name { token, customer, .. }
             if (token, customer) == (request.token, request.customer));
-        is_same && exchange.reply.is_failure() && exchange.ended.is_some_and(|ended| ended.at >= since)
+        is_same
+            && exchange.reply.is_failure()
+            && exchange.ended.is_some_and(|ended| ended.at >= since)
     });
     has_failed || state.had_outage(since, observation.ended)
 }
@@ -538,7 +592,10 @@ fn later_exchanges<'a>(
 ) -> impl Iterator<Item = &'a Exchange> {
     let is_own = move |of: &Exchange| of.gateway == gateway;
     state.exchanges.iter().filter(move |later| {
-        later.request == exchange.request && is_own(later) && is_own(exchange) && later.began.number > end.number
+        later.request == exchange.request
+            && is_own(later)
+            && is_own(exchange)
+            && later.began.number > end.number
     })
 }
 
@@ -553,8 +610,9 @@ fn source_of<'a>(state: &'a State, body: &str) -> Result<(usize, &'a Exchange), 
 impl State {
     /// Whether a circuit breaker may have been open in that time.
     pub(super) fn had_outage(&self, from: Instant, to: Moment) -> bool {
-        let overlaps =
-            |outage: &Outage| outage.began.number < to.number && outage.ended.is_none_or(|ended| ended.at >= from);
+        let overlaps = |outage: &Outage| {
+            outage.began.number < to.number && outage.ended.is_none_or(|ended| ended.at >= from)
+        };
         self.outages.iter().any(overlaps)
     }
 
@@ -562,7 +620,9 @@ impl State {
     fn log(&self) -> String {
         let Some(first) = self.exchanges.first() else { return String::new() };
         let start = first.began.at;
-        let show = |moment: Moment| format!("#{} {:?}", moment.number, moment.at.saturating_duration_since(start));
+        let show = |moment: Moment| {
+            format!("#{} {:?}", moment.number, moment.at.saturating_duration_since(start))
+        };
         let show_maybe = |moment: Option<Moment>| moment.map_or("never".to_owned(), show);
         let mut log = String::new();
         for (serial, exchange) in self.exchanges.iter().enumerate() {

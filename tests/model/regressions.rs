@@ -3,13 +3,21 @@
 use super::api_model::CacheDirective;
 use super::runner::{DEFAULTS, run_sequence};
 use super::steps::Step::{Forward, Login, SetCacheDirective};
-use super::steps::{Change, ClusterShape, Directive, NameRequest, Outcome, Sequence, Step, Variant};
+use super::steps::{
+    Change, ClusterShape, Directive, NameRequest, Outcome, Sequence, Step, Variant,
+};
 
 /// The default `cache.ttl` in milliseconds.
 const TTL: u32 = 60_000;
 
 fn request(token: usize, address: usize) -> Step {
-    Step::Request(NameRequest { token, customer: 0, address, directive: Directive::Absent, variant: Variant::Ordinary })
+    Step::Request(NameRequest {
+        token,
+        customer: 0,
+        address,
+        directive: Directive::Absent,
+        variant: Variant::Ordinary,
+    })
 }
 
 #[track_caller]
@@ -43,7 +51,8 @@ fn entry_stale_after_validation_is_not_served_fresh() {
 
 #[test]
 fn logout_from_another_address_ends_other_sessions() {
-    let logout = Forward { change: Change::Logout(1), by: 1, address: 1, outcome: Outcome::Executed };
+    let logout =
+        Forward { change: Change::Logout(1), by: 1, address: 1, outcome: Outcome::Executed };
     let steps = [(Login(1, Some(0)), 0), (request(0, 0), 1), (logout, 1), (request(0, 0), 0)];
     assert_passes(&[(0, 0)], &steps);
 }

@@ -18,8 +18,8 @@ use telecomx_gateway::reply::{Content, ETag};
 use telecomx_gateway::telemetry::{Metrics, Record};
 
 use super::api_model::{
-    ADDRESSES, ApiModel, CUSTOMERS, EMPLOYEE_OF, EMPLOYEES, Invalidation, ModelScope, PublishedNumbers, State, TOKENS,
-    wait,
+    ADDRESSES, ApiModel, CUSTOMERS, EMPLOYEE_OF, EMPLOYEES, Invalidation, ModelScope,
+    PublishedNumbers, State, TOKENS, wait,
 };
 use super::cluster::{Cluster, Node};
 use super::coverage::Coverage;
@@ -160,7 +160,9 @@ impl Run {
         let mut record = Record::begin(began.at);
         let reply = node.gateway.respond(&gateway_request, &mut record).await;
         let ended = self.api.moment();
-        if let Content::Whole(representation) | Content::NotModified(representation) = &reply.content {
+        if let Content::Whole(representation) | Content::NotModified(representation) =
+            &reply.content
+        {
             self.etags.lock().insert((token, customer), *representation.etag());
         }
         let (gateway, level) = (node.id, record.level);
@@ -279,7 +281,9 @@ fn request_of(change: Change) -> (Method, String, ModelScope) {
             let path = format!("/employee/{}", EMPLOYEES[employee]);
             (Method::POST, path, ModelScope::Employee(employee))
         }
-        Change::Switch(token, _) => (Method::POST, "/auth/organizationreseller".into(), ModelScope::Token(token)),
+        Change::Switch(token, _) => {
+            (Method::POST, "/auth/organizationreseller".into(), ModelScope::Token(token))
+        }
     }
 }
 
@@ -309,8 +313,12 @@ fn to_scope(scope: ModelScope) -> Scope {
         ModelScope::Customer(customer) => {
             Scope::Customer(CustomerId::parse(CUSTOMERS[customer].as_bytes()).expect("an id"))
         }
-        ModelScope::Employee(employee) => Scope::Employee(EmployeeId::parse(EMPLOYEES[employee]).expect("an id")),
-        ModelScope::Token(token) => Scope::Caller(CallerIds::with_key([7; 32]).id_of(TOKENS[token])),
+        ModelScope::Employee(employee) => {
+            Scope::Employee(EmployeeId::parse(EMPLOYEES[employee]).expect("an id"))
+        }
+        ModelScope::Token(token) => {
+            Scope::Caller(CallerIds::with_key([7; 32]).id_of(TOKENS[token]))
+        }
     }
 }
 

@@ -157,9 +157,11 @@ fn request() -> impl Strategy<Value = Step> {
     // Mostly few callers and customers, so that requests concern the same entries.
     let token = prop_oneof![3 => Just(0), 2 => Just(1), 2 => 2..5_usize];
     let customer = prop_oneof![4 => Just(0), 1 => 1..3_usize];
-    (token, customer, address(), directive, variant).prop_map(|(token, customer, address, directive, variant)| {
-        Step::Request(NameRequest { token, customer, address, directive, variant })
-    })
+    (token, customer, address(), directive, variant).prop_map(
+        |(token, customer, address, directive, variant)| {
+            Step::Request(NameRequest { token, customer, address, directive, variant })
+        },
+    )
 }
 
 fn address() -> impl Strategy<Value = usize> {
@@ -268,13 +270,15 @@ fn delays() -> impl Strategy<Value = Vec<(u32, u32)>> {
 /// Sequences of up to `steps_max` steps for a single gateway.
 pub fn sequences(bounds: usize, steps_max: usize) -> impl Strategy<Value = Sequence> {
     let steps = vec((step(), gap()), 1..=steps_max);
-    (any::<bool>(), any::<bool>(), delays(), steps).prop_map(move |(validators, is_narrow, delays, mut steps)| {
-        if is_narrow {
-            steps.iter_mut().for_each(|(step, _)| narrow(step));
-        }
-        let cluster = ClusterShape::single();
-        Sequence { bounds, cluster, validators, delays, steps }
-    })
+    (any::<bool>(), any::<bool>(), delays(), steps).prop_map(
+        move |(validators, is_narrow, delays, mut steps)| {
+            if is_narrow {
+                steps.iter_mut().for_each(|(step, _)| narrow(step));
+            }
+            let cluster = ClusterShape::single();
+            Sequence { bounds, cluster, validators, delays, steps }
+        },
+    )
 }
 
 /// Sequences for two or three gateways, with a Redis that is fast or slow and sometimes fails, and

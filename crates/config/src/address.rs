@@ -52,7 +52,9 @@ pub(super) fn upstream_url(text: &str) -> Result<UpstreamUrl, Fault> {
         faults.add("invalid host", "expected a DNS name or an IP address");
     }
     match (host, port) {
-        (Some(host), Some(port)) if faults.is_empty() => Ok(UpstreamUrl { tls, host, is_absolute, port }),
+        (Some(host), Some(port)) if faults.is_empty() => {
+            Ok(UpstreamUrl { tls, host, is_absolute, port })
+        }
         _ => Err(faults.into_fault(EXAMPLE)),
     }
 }
@@ -85,8 +87,7 @@ impl UrlFaults {
 /// Reads `redis://host:port/database`, `rediss://` for TLS, or `unix:///path`. User name and
 /// password have separate keys. The text is not repeated in the error, because it may hold them.
 pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Fault> {
-    const EXAMPLE: &str =
-        r#"for example "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
+    const EXAMPLE: &str = r#"for example "redis://127.0.0.1:6379", "rediss://redis.example:6379/1" or "unix:///run/redis/redis.sock""#;
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(Fault::new("the URL has no scheme", EXAMPLE));
     };
@@ -105,7 +106,10 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Fault> {
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        faults.add("the URL contains user information", "set cluster.username and cluster.password_file instead");
+        faults.add(
+            "the URL contains user information",
+            "set cluster.username and cluster.password_file instead",
+        );
     }
     let database = match path.strip_prefix('/').unwrap_or(path) {
         "" => Some(0),
@@ -152,7 +156,11 @@ fn parse_port(text: &str) -> Option<u16> {
 /// without brackets.
 fn parse_host(text: &str) -> Option<String> {
     if let Some(inner) = text.strip_prefix('[') {
-        return inner.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(|address| address.to_string());
+        return inner
+            .strip_suffix(']')?
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(|address| address.to_string());
     }
     // Resolvers read a host whose last label has only digits as an address, so it must be a
     // complete one.
@@ -181,23 +189,37 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
     } else {
         match split_port(text) {
             (_, None) => ("the port is missing", "127.0.0.1:8080".to_owned()),
-            ("", Some(port)) => ("the IP address is missing", format!("0.0.0.0:{}", parse_port(port).unwrap_or(8080))),
+            ("", Some(port)) => (
+                "the IP address is missing",
+                format!("0.0.0.0:{}", parse_port(port).unwrap_or(8080)),
+            ),
             (host, Some(port)) => match (host.parse::<IpAddr>(), parse_port(port)) {
                 (_, None) => ("the port is not 0 to 65535", "127.0.0.1:8080".to_owned()),
-                (Ok(address), Some(port)) => ("IPv6 needs brackets", SocketAddr::new(address, port).to_string()),
-                (Err(_), Some(port)) => ("the host is not an IP address", format!("127.0.0.1:{port}")),
+                (Ok(address), Some(port)) => {
+                    ("IPv6 needs brackets", SocketAddr::new(address, port).to_string())
+                }
+                (Err(_), Some(port)) => {
+                    ("the host is not an IP address", format!("127.0.0.1:{port}"))
+                }
             },
         }
     };
-    Err(Fault::new(format!("invalid address {text:?}: {cause}"), format!("for example {example:?}")))
+    Err(Fault::new(
+        format!("invalid address {text:?}: {cause}"),
+        format!("for example {example:?}"),
+    ))
 }
 
 /// Whether two listeners conflict: they have the same port, and the same address or one that
 /// includes the other (on Linux `[::]` includes the IPv4 addresses). Port 0 is a different port
 /// each time.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let includes = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
+    let includes = |wide: IpAddr, narrow: IpAddr| {
+        wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4())
+    };
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
 }
 
 /// Reads a network (`10.0.0.0/8`) or a single address. An IPv4-mapped one (`::ffff:10.0.0.0/104`)
@@ -210,9 +232,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, Fault> {
         Ok(network) if network == network.trunc() => Ok(unmapped(network)),
         Ok(network) => Err(Fault::new(
             format!("{text:?} has bits set after the prefix"),
-            format!("expected {:?} or {:?}", network.trunc().to_string(), network.addr().to_string()),
+            format!(
+                "expected {:?} or {:?}",
+                network.trunc().to_string(),
+                network.addr().to_string()
+            ),
         )),
-        Err(_) => Err(Fault::new(format!("invalid network {text:?}"), r#"for example "10.0.0.0/8" or "192.0.2.7""#)),
+        Err(_) => Err(Fault::new(
+            format!("invalid network {text:?}"),
+            r#"for example "10.0.0.0/8" or "192.0.2.7""#,
+        )),
     }
 }
 
@@ -240,7 +269,10 @@ pub(super) fn origin(text: &str) -> Result<String, Fault> {
         meant = format!("{scheme}://{}", authority.strip_suffix(default_port).unwrap_or(authority));
     }
     let meant = if is_origin(&meant) { meant } else { "https://app.example".to_owned() };
-    Err(Fault::new(format!("{text:?} is not an origin as browsers send it"), format!("for example {meant:?}")))
+    Err(Fault::new(
+        format!("{text:?} is not an origin as browsers send it"),
+        format!("for example {meant:?}"),
+    ))
 }
 
 /// Whether an origin is a page of this machine: `http` or `https`, and `localhost`, a name below
@@ -251,7 +283,8 @@ pub fn is_loopback_origin(origin: &[u8]) -> bool {
     let (host, _) = split_port(authority);
     let is_name = host == "localhost" || host.ends_with(".localhost");
     let is_address = || {
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let address =
+            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
     };
     is_origin(origin) && (is_name || is_address())
@@ -261,7 +294,9 @@ fn is_origin(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else { return false };
     let (host, port) = split_port(authority);
     let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte));
+        && scheme.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)
+        });
     let bare_host = host.trim_start_matches('[').trim_end_matches(']');
     let host_fits = parse_host(host).is_some_and(|written| written == bare_host);
     let port_fits = match (scheme, port) {
@@ -278,7 +313,12 @@ mod tests {
 
     #[test]
     fn upstream_url_has_only_scheme_host_and_port() {
-        let url = |tls, host: &str, port| UpstreamUrl { tls, host: host.to_owned(), is_absolute: false, port };
+        let url = |tls, host: &str, port| UpstreamUrl {
+            tls,
+            host: host.to_owned(),
+            is_absolute: false,
+            port,
+        };
         for (text, value) in [
             ("https://api.telecomx.dk", url(true, "api.telecomx.dk", 443)),
             ("HTTPS://API.Telecomx.dk/", url(true, "api.telecomx.dk", 443)),
@@ -338,13 +378,18 @@ mod tests {
         };
         for (text, value, shown) in [
             ("redis://127.0.0.1", host(false, "127.0.0.1", 6379, 0), "redis://127.0.0.1:6379/0"),
-            ("REDISS://Redis.example:7000/3", host(true, "redis.example", 7000, 3), "rediss://redis.example:7000/3"),
+            (
+                "REDISS://Redis.example:7000/3",
+                host(true, "redis.example", 7000, 3),
+                "rediss://redis.example:7000/3",
+            ),
             ("redis://[::1]/", host(false, "::1", 6379, 0), "redis://[::1]:6379/0"),
         ] {
             assert_eq!(redis_url(text), Ok(value.clone()), "{text}");
             assert_eq!(value.to_string(), shown);
         }
-        let socket = RedisUrl { endpoint: RedisEndpoint::Socket("/run/redis/s".into()), database: 0 };
+        let socket =
+            RedisUrl { endpoint: RedisEndpoint::Socket("/run/redis/s".into()), database: 0 };
         assert_eq!(redis_url("unix:///run/redis/s"), Ok(socket));
         for (text, cause) in [
             ("127.0.0.1:6379", "no scheme"),
@@ -442,7 +487,12 @@ mod tests {
 
     #[test]
     fn origin_is_as_browsers_send_it() {
-        for text in ["https://app.example", "http://localhost:3000", "http://[::1]:3000", "capacitor://localhost"] {
+        for text in [
+            "https://app.example",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+            "capacitor://localhost",
+        ] {
             assert_eq!(origin(text).as_deref(), Ok(text));
         }
         for (text, meant) in [
@@ -455,7 +505,11 @@ mod tests {
             ("https://*.example", "https://app.example"),
             ("https://app.example:0080", "https://app.example"),
         ] {
-            assert_eq!(origin(text).unwrap_err().remedy, format!("for example {meant:?}"), "{text}");
+            assert_eq!(
+                origin(text).unwrap_err().remedy,
+                format!("for example {meant:?}"),
+                "{text}"
+            );
         }
     }
 }

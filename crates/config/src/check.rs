@@ -35,7 +35,10 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
         identity.ttl.is_zero() || identity.refresh_after <= identity.ttl,
         &|| {
             let (after, ttl) = (show_duration(identity.refresh_after), show_duration(identity.ttl));
-            Fault::new(format!("{after:?} is longer than identity.ttl ({ttl:?})"), format!("expected at most {ttl:?}"))
+            Fault::new(
+                format!("{after:?} is longer than identity.ttl ({ttl:?})"),
+                format!("expected at most {ttl:?}"),
+            )
         },
     );
     let cache = &config.cache;
@@ -65,13 +68,26 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
     let is_protected = admin.listen.ip().to_canonical().is_loopback() || admin.token_file.is_some();
     require(&["admin.listen", "admin.token_file"], is_protected, &|| {
         let remedy = "set admin.token_file, or listen on loopback, for example \"127.0.0.1:9090\"";
-        Fault::new(format!("\"{}\" is not a loopback address and admin.token_file is not set", admin.listen), remedy)
+        Fault::new(
+            format!(
+                "\"{}\" is not a loopback address and admin.token_file is not set",
+                admin.listen
+            ),
+            remedy,
+        )
     });
     let verifies_clients = config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
     let paths = ["server.tls.client_auth", "server.tls.client_ca_file"];
-    require(&paths, verifies_clients || config.server.tls.is_none() || !locations.is_set(paths[0]), &|| {
-        Fault::new("has no effect without client_ca_file", "set client_ca_file, or remove client_auth")
-    });
+    require(
+        &paths,
+        verifies_clients || config.server.tls.is_none() || !locations.is_set(paths[0]),
+        &|| {
+            Fault::new(
+                "has no effect without client_ca_file",
+                "set client_ca_file, or remove client_auth",
+            )
+        },
+    );
     let listeners: Vec<(&'static str, SocketAddr)> = listeners(config);
     for (index, (path, address)) in listeners.iter().enumerate() {
         for (other_path, other) in &listeners[..index] {
@@ -84,11 +100,17 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
     if let Some(cluster) = &config.cluster {
         let tls = matches!(cluster.url.endpoint, RedisEndpoint::Host { tls: true, .. });
         require(&["cluster.ca_file", "cluster.url"], tls || cluster.ca_file.is_none(), &|| {
-            Fault::new("has no effect without TLS", "use rediss:// in cluster.url, or remove ca_file")
+            Fault::new(
+                "has no effect without TLS",
+                "use rediss:// in cluster.url, or remove ca_file",
+            )
         });
         let has_password = cluster.username.is_none() || cluster.password_file.is_some();
         require(&["cluster.username", "cluster.password_file"], has_password, &|| {
-            Fault::new("requires cluster.password_file", "set cluster.password_file, or remove username")
+            Fault::new(
+                "requires cluster.password_file",
+                "set cluster.password_file, or remove username",
+            )
         });
     }
     problems.extend(redaction_policy(config, locations));
@@ -99,9 +121,15 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
 fn redaction_policy(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
     let policy = match Policy::compile(&config.redaction.rules()) {
         Ok(policy) => policy,
-        Err(errors) => return errors.iter().map(|error| rule_problem(error, key_of(error), locations)).collect(),
+        Err(errors) => {
+            return errors
+                .iter()
+                .map(|error| rule_problem(error, key_of(error), locations))
+                .collect();
+        }
     };
-    let rules = config.forward.redact.iter().map(|rule| policy.for_forward(&rule.secret_names, false));
+    let rules =
+        config.forward.redact.iter().map(|rule| policy.for_forward(&rule.secret_names, false));
     let errors = rules.filter_map(Result::err).flatten();
     errors.map(|error| rule_problem(&error, "forward.redact", locations)).collect()
 }
@@ -120,7 +148,12 @@ fn rule_problem(error: &RuleError, key: &'static str, locations: &KeyLocations) 
 }
 
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
-    let tls = config.server.tls.iter().flat_map(|tls| &tls.listen).map(|address| ("server.tls.listen", *address));
+    let tls = config
+        .server
+        .tls
+        .iter()
+        .flat_map(|tls| &tls.listen)
+        .map(|address| ("server.tls.listen", *address));
     let plain = config.server.listen.iter().map(|address| ("server.listen", *address));
     plain.chain(tls).chain([("admin.listen", config.admin.listen)]).collect()
 }
@@ -132,17 +165,24 @@ pub(super) fn files(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
     let named = [
         ("server.tls.cert_file", tls.map(|tls| &tls.cert_file)),
         ("server.tls.key_file", tls.map(|tls| &tls.key_file)),
-        ("server.tls.client_ca_file", tls.and_then(|tls| tls.clients.as_ref()).map(|clients| &clients.ca_file)),
+        (
+            "server.tls.client_ca_file",
+            tls.and_then(|tls| tls.clients.as_ref()).map(|clients| &clients.ca_file),
+        ),
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("upstream.ca_file", config.upstream.ca_file.as_ref()),
         ("cluster.key_file", cluster.map(|cluster| &cluster.key_file)),
         ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.as_ref())),
         ("cluster.ca_file", cluster.and_then(|cluster| cluster.ca_file.as_ref())),
-        ("change_log.token_file", config.change_log.as_ref().map(|change_log| &change_log.token_file)),
+        (
+            "change_log.token_file",
+            config.change_log.as_ref().map(|change_log| &change_log.token_file),
+        ),
     ];
     // A path that is missing or invalid is a problem already, and empty here.
-    let named =
-        named.into_iter().filter_map(|(key, path)| Some((key, path.filter(|path| !path.as_os_str().is_empty())?)));
+    let named = named
+        .into_iter()
+        .filter_map(|(key, path)| Some((key, path.filter(|path| !path.as_os_str().is_empty())?)));
     let faults = named.filter_map(|(key, path)| Some((key, file_fault(path)?)));
     faults.map(|(key, fault)| Problem::new(locations.first_of(&[key]), key, fault)).collect()
 }
@@ -151,9 +191,10 @@ fn file_fault(path: &Path) -> Option<Fault> {
     let shown = path.display();
     let mut start = Vec::new();
     match File::open(path).and_then(|file| file.take(MAX_PROBE_BYTES).read_to_end(&mut start)) {
-        Err(error) => {
-            Some(Fault::new(format!("cannot read \"{shown}\": {error}"), "set a file that the gateway's user can read"))
-        }
+        Err(error) => Some(Fault::new(
+            format!("cannot read \"{shown}\": {error}"),
+            "set a file that the gateway's user can read",
+        )),
         Ok(_) if start.trim_ascii().is_empty() => {
             Some(Fault::new(format!("\"{shown}\" is empty"), "write the file, or remove the key"))
         }

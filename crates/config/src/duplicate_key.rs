@@ -18,11 +18,23 @@ enum Scope {
 /// The path of the key whose name, or the last part of its name, has a span; empty if there is no
 /// such key.
 pub(super) fn key_path(text: &str, span: &Range<usize>) -> String {
-    Scanner { text, at: 0, scopes: vec![Scope::Table(String::new())], key: String::new(), name_at: 0 }.find(span)
+    Scanner {
+        text,
+        at: 0,
+        scopes: vec![Scope::Table(String::new())],
+        key: String::new(),
+        name_at: 0,
+    }
+    .find(span)
 }
 
 /// The offset of the last definition of a key or table before another one.
-pub(super) fn first_definition(text: &str, document: &DeTable, path: &str, before: usize) -> Option<usize> {
+pub(super) fn first_definition(
+    text: &str,
+    document: &DeTable,
+    path: &str,
+    before: usize,
+) -> Option<usize> {
     // The parser keeps the position of the last header of a table.
     let headers = text.split_inclusive('\n').scan(0, |next, line| {
         let start = *next;
@@ -43,7 +55,9 @@ fn key_definition(document: &DeTable, path: &str, before: usize) -> Option<usize
     let definitions = document.iter().filter(|(key, _)| key.get_ref() == name);
     let offsets = definitions.flat_map(|(key, value)| match (rest, value.get_ref()) {
         (None, _) => vec![key.span().start],
-        (Some(rest), DeValue::Table(table)) => key_definition(table, rest, before).into_iter().collect(),
+        (Some(rest), DeValue::Table(table)) => {
+            key_definition(table, rest, before).into_iter().collect()
+        }
         (Some(rest), DeValue::Array(items)) => {
             let tables = items.iter().filter_map(|item| item.get_ref().as_table());
             tables.filter_map(|table| key_definition(table, rest, before)).collect()
@@ -77,12 +91,20 @@ impl Scanner<'_> {
                     self.at += 1;
                 }
                 b'[' if self.is_line_start() => {
-                    let end = self.text[self.at..].find(['\n', '#']).map_or(self.text.len(), |end| self.at + end);
+                    let end = self.text[self.at..]
+                        .find(['\n', '#'])
+                        .map_or(self.text.len(), |end| self.at + end);
                     if end > span.start {
                         let header = &self.text[self.at..end];
-                        return dotted_name(header.trim_start_matches('[').split(']').next().unwrap_or_default());
+                        return dotted_name(
+                            header.trim_start_matches('[').split(']').next().unwrap_or_default(),
+                        );
                     }
-                    let header = self.text[self.at..end].trim_start_matches('[').split(']').next().unwrap_or_default();
+                    let header = self.text[self.at..end]
+                        .trim_start_matches('[')
+                        .split(']')
+                        .next()
+                        .unwrap_or_default();
                     self.scopes = vec![Scope::Table(dotted_name(header))];
                     self.at = end;
                 }
@@ -106,12 +128,15 @@ impl Scanner<'_> {
         let outer = self.scopes.iter().map(|scope| match scope {
             Scope::Table(path) | Scope::Inline(path) | Scope::Array(path) => path.as_str(),
         });
-        let parts: Vec<&str> = outer.chain([name.as_str()]).filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&str> =
+            outer.chain([name.as_str()]).filter(|part| !part.is_empty()).collect();
         parts.join(".")
     }
 
     fn is_line_start(&self) -> bool {
-        self.scopes.len() == 1 && self.key.is_empty() && self.text[self.name_at..self.at].trim().is_empty()
+        self.scopes.len() == 1
+            && self.key.is_empty()
+            && self.text[self.name_at..self.at].trim().is_empty()
     }
 
     fn open(&mut self, scope: fn(String) -> Scope) {
@@ -190,7 +215,10 @@ mod tests {
             ("[cache]\nttl = \"1s\"\n^ttl = \"2s\"", "cache.ttl"),
             ("[cache] # [x]\n\"ttl\" = 1\n  ^ttl=2", "cache.ttl"),
             ("cache.ttl = 1\ncache.^ttl = 2", "cache.ttl"),
-            ("[server.tls]\nlisten = [\n\"]\", # ]\n[\"[a]\"],\n]\n^listen = []", "server.tls.listen"),
+            (
+                "[server.tls]\nlisten = [\n\"]\", # ]\n[\"[a]\"],\n]\n^listen = []",
+                "server.tls.listen",
+            ),
             ("[log]\n[cache]\n[^log]", "log"),
             ("[server.tls]\n[server.^tls]", "server.tls"),
             ("[[forward.redact]]\npath = \"a\"\n^path = \"b\"", "forward.redact.path"),

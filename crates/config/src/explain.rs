@@ -18,8 +18,20 @@ const WIDTH: usize = 78;
 pub fn explain(config: &Config, overrides: &[VariableOverride]) -> String {
     let mut page = Page { text: String::new(), warnings: warnings(config) };
     page.environment(overrides);
-    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
-        config;
+    let Config {
+        server,
+        admin,
+        upstream,
+        identity,
+        cache,
+        change_log,
+        redaction,
+        forward,
+        cors,
+        cluster,
+        log,
+        otlp,
+    } = config;
     page.listeners(server, admin, upstream);
     page.identities(identity);
     page.responses(cache, identity, change_log.as_ref());
@@ -44,7 +56,10 @@ impl Page {
         }
         self.title("Environment");
         for VariableOverride { key, variable } in overrides {
-            self.item(if *key == overrides[0].key { "variables" } else { "" }, &format!("{variable} sets {key}"));
+            self.item(
+                if *key == overrides[0].key { "variables" } else { "" },
+                &format!("{variable} sets {key}"),
+            );
         }
     }
 
@@ -53,7 +68,10 @@ impl Page {
         self.item("API", &upstream.display_urls());
         self.warn_about("upstream.url");
         if let Some(file) = &upstream.ca_file {
-            self.item("", &format!("additional trusted certificate authorities: {}", file.display()));
+            self.item(
+                "",
+                &format!("additional trusted certificate authorities: {}", file.display()),
+            );
         }
         if let Some(file) = &upstream.client_cert_file {
             self.item("", &format!("client certificate for the API: {}", file.display()));
@@ -61,7 +79,10 @@ impl Page {
         self.item("clients", &format!("{}, HTTP/1.1 and h2c, cleartext", list(&server.listen)));
         self.warn_about("server.listen");
         if let Some(tls) = &server.tls {
-            self.item("", &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()));
+            self.item(
+                "",
+                &format!("{}, TLS, certificate {}", list(&tls.listen), tls.cert_file.display()),
+            );
             for certificate in &tls.certificates {
                 let file = certificate.cert_file.display();
                 self.item("", &format!("certificate by server name (SNI): {file}"));
@@ -70,7 +91,10 @@ impl Page {
                 let must = if *auth == ClientAuth::Required { "must" } else { "may" };
                 self.item(
                     "",
-                    &format!("clients {must} present a certificate signed by an authority in {}", ca_file.display()),
+                    &format!(
+                        "clients {must} present a certificate signed by an authority in {}",
+                        ca_file.display()
+                    ),
                 );
             }
         }
@@ -79,25 +103,35 @@ impl Page {
             None => "no token: every process on this machine has access".to_owned(),
         };
         self.item("admin", &format!("{}, {guard}", admin.listen));
-        let proxies =
-            if server.trusted_proxies.is_empty() { "no peer".to_owned() } else { list(&server.trusted_proxies) };
+        let proxies = if server.trusted_proxies.is_empty() {
+            "no peer".to_owned()
+        } else {
+            list(&server.trusted_proxies)
+        };
         self.item("proxies", &format!("X-Forwarded-For is trusted from {proxies}"));
         if !server.proxy_protocol.is_empty() {
-            self.item("PROXY", &format!("a PROXY header is required from {}", list(&server.proxy_protocol)));
+            self.item(
+                "PROXY",
+                &format!("a PROXY header is required from {}", list(&server.proxy_protocol)),
+            );
         }
         self.warn_about("server.trusted_proxies");
     }
 
     fn identities(&mut self, identity: &Identity) {
         self.title("Authentication");
-        let cookie = identity.cookie.as_ref().map_or(String::new(), |name| format!(", cookie `{name}`"));
+        let cookie =
+            identity.cookie.as_ref().map_or(String::new(), |name| format!(", cookie `{name}`"));
         self.item(
             "token",
             &format!("from Authorization: Bearer, X-API-KeySpec, ?token={cookie}; the first one present is used"),
         );
         let address = if identity.send_client_ip { "with" } else { "without" };
         if identity.ttl.is_zero() {
-            self.item("validated", &format!("by the API for every request, {address} the client's address"));
+            self.item(
+                "validated",
+                &format!("by the API for every request, {address} the client's address"),
+            );
             self.item("revoked", "a token revoked elsewhere is refused from the next request on");
         } else {
             let refresh = if identity.refresh_after < identity.ttl {
@@ -110,13 +144,18 @@ impl Page {
                 "validated",
                 &format!("by the API, {address} the client's address; the result is cached for {ttl}{refresh}"),
             );
-            self.item("revoked", &format!("a token revoked elsewhere works for at most {ttl} more"));
+            self.item(
+                "revoked",
+                &format!("a token revoked elsewhere works for at most {ttl} more"),
+            );
         }
         let outage = if identity.ttl.is_zero() || identity.stale_if_error.is_zero() {
             "while the API is unreachable, no token is accepted longer than that".to_owned()
         } else {
             let longest = time(identity.ttl + identity.stale_if_error);
-            format!("while the API is unreachable, a cached token is accepted for at most {longest}")
+            format!(
+                "while the API is unreachable, a cached token is accepted for at most {longest}"
+            )
         };
         self.item("outage", &outage);
         self.item(
@@ -144,12 +183,19 @@ impl Page {
         let jitter = if cache.ttl_jitter == 0.0 || cache.ttl.is_zero() {
             String::new()
         } else {
-            format!(", shortened at random by up to {} %", (cache.ttl_jitter * 1000.0).round() / 10.0)
+            format!(
+                ", shortened at random by up to {} %",
+                (cache.ttl_jitter * 1000.0).round() / 10.0
+            )
         };
         self.item("lifetime", &format!("200: {}{jitter}", kept(cache.ttl)));
         self.item(
             "",
-            &format!("404: {}    403: {}    others: not cached", kept(cache.not_found_ttl), kept(cache.forbidden_ttl)),
+            &format!(
+                "404: {}    403: {}    others: not cached",
+                kept(cache.not_found_ttl),
+                kept(cache.forbidden_ttl)
+            ),
         );
         if cache.ttl.is_zero() {
             self.item("stale", "never");
@@ -159,7 +205,10 @@ impl Page {
             Duration::ZERO => format!("not {when}"),
             _ => format!("{} more {when}", time(window)),
         };
-        self.item("stale", &grace(cache.stale_while_revalidate, "while it is refreshed in the background"));
+        self.item(
+            "stale",
+            &grace(cache.stale_while_revalidate, "while it is refreshed in the background"),
+        );
         self.item("", &grace(cache.stale_if_error, "while the API fails"));
         let usual = cache.ttl + cache.stale_while_revalidate;
         let worst = cache.ttl + cache.stale_while_revalidate.max(cache.stale_if_error);
@@ -168,7 +217,9 @@ impl Page {
             None => "when the response expires".to_owned(),
             Some(log) => {
                 let (interval, file) = (time(log.interval), log.token_file.display());
-                format!("when the API's change log shows them; it is polled every {interval} with the token in {file}")
+                format!(
+                    "when the API's change log shows them; it is polled every {interval} with the token in {file}"
+                )
             }
         };
         self.item(
@@ -176,20 +227,30 @@ impl Page {
             &format!("changes that pass through the gateway apply at once, changes made elsewhere {elsewhere}"),
         );
         let session = time(identity.session);
-        self.item("session", &format!("an active caller reaches the API before its session of {session} ends"));
+        self.item(
+            "session",
+            &format!("an active caller reaches the API before its session of {session} ends"),
+        );
     }
 
     fn access_levels(&mut self, redaction: &Redaction) {
         self.title("Redaction");
         let Redaction { reveal_to, roots, public, secret_names, action } = redaction;
         for level in AccessLevel::ALL {
-            let sees = if level >= *reveal_to { "receives the API's bytes unchanged" } else { "redacted, see below" };
+            let sees = if level >= *reveal_to {
+                "receives the API's bytes unchanged"
+            } else {
+                "redacted, see below"
+            };
             self.item(level.as_str(), sees);
         }
         self.warn_about("redaction.reveal_to");
         self.line("");
         self.line("Redacted responses:");
-        self.item("under", &format!("{}, at any depth, only these members are visible:", list(roots)));
+        self.item(
+            "under",
+            &format!("{}, at any depth, only these members are visible:", list(roots)),
+        );
         if public.is_empty() {
             self.item("", "none");
         }
@@ -211,7 +272,10 @@ impl Page {
                 Action::Mask => "keeps its name; a string becomes \"***\", other values null",
             },
         );
-        self.item("otherwise", "a response that cannot be redacted safely becomes 502 for these access levels");
+        self.item(
+            "otherwise",
+            "a response that cannot be redacted safely becomes 502 for these access levels",
+        );
     }
 
     fn forwarded(&mut self, forward: &Forward, redaction: &Redaction) {
@@ -228,7 +292,11 @@ impl Page {
                 format!(", and names that match {}", list(&rule.secret_names))
             };
             self.item("redacted", &format!("{} by {role}: under the roots{names}", rule.path));
-            let types = if rule.pass_types.is_empty() { "nothing".to_owned() } else { list(&rule.pass_types) };
+            let types = if rule.pass_types.is_empty() {
+                "nothing".to_owned()
+            } else {
+                list(&rule.pass_types)
+            };
             self.item("", &format!("other than JSON only {types} passes"));
         }
         let shown = format!("below {}; the first matching path applies", redaction.reveal_to);
@@ -310,7 +378,10 @@ impl Page {
         );
         self.item(
             "descriptors",
-            &format!("at least {} (LimitNOFILE, ulimits); fewer reduce the connections", server.descriptors_needed()),
+            &format!(
+                "at least {} (LimitNOFILE, ulimits); fewer reduce the connections",
+                server.descriptors_needed()
+            ),
         );
         self.item(
             "API",
@@ -331,10 +402,17 @@ impl Page {
             ),
         );
         if !server.drain_delay.is_zero() {
-            self.item("shutdown", &format!("accepts connections for {} after SIGTERM", time(server.drain_delay)));
+            self.item(
+                "shutdown",
+                &format!("accepts connections for {} after SIGTERM", time(server.drain_delay)),
+            );
         }
         self.item("shutdown", &format!("requests under way have {} to finish", time(server.drain)));
-        let threads = if server.threads == 0 { "one per usable core".to_owned() } else { server.threads.to_string() };
+        let threads = if server.threads == 0 {
+            "one per usable core".to_owned()
+        } else {
+            server.threads.to_string()
+        };
         self.item("threads", &threads);
     }
 
@@ -352,11 +430,18 @@ impl Page {
             LogLevel::Trace => "trace",
         };
         let access: String = match log.access.which {
-            AccessLog::All if log.access.hits >= 1.0 => "one line per request, whatever the level".into(),
-            AccessLog::All => {
-                format!("one line per request, for a fraction of {} of the hits, whatever the level", log.access.hits)
+            AccessLog::All if log.access.hits >= 1.0 => {
+                "one line per request, whatever the level".into()
             }
-            AccessLog::Errors => "one line per request with a 5xx response, whatever the level".into(),
+            AccessLog::All => {
+                format!(
+                    "one line per request, for a fraction of {} of the hits, whatever the level",
+                    log.access.hits
+                )
+            }
+            AccessLog::Errors => {
+                "one line per request with a 5xx response, whatever the level".into()
+            }
             AccessLog::Off => "no access lines".into(),
         };
         self.item("lines", &format!("{format}, from level {level} on"));
@@ -365,12 +450,19 @@ impl Page {
             self.item("", "access lines contain customer ids, which are personal data");
         }
         self.item("audit", "every purge, reload and change of the service, whatever the level");
-        self.item("buffer", &format!("{}; lines that do not fit are dropped and counted", size(log.buffer)));
+        self.item(
+            "buffer",
+            &format!("{}; lines that do not fit are dropped and counted", size(log.buffer)),
+        );
         if let Some(Otlp { endpoint, sample }) = otlp {
-            let part = format!("{} % of those without a traceparent", (sample * 1000.0).round() / 10.0);
+            let part =
+                format!("{} % of those without a traceparent", (sample * 1000.0).round() / 10.0);
             self.item(
                 "spans",
-                &format!("to http://{}: requests whose traceparent is sampled, {part}", endpoint.authority()),
+                &format!(
+                    "to http://{}: requests whose traceparent is sampled, {part}",
+                    endpoint.authority()
+                ),
             );
         }
     }
@@ -384,12 +476,19 @@ impl Page {
 
     /// Writes the warnings about a key as sentences.
     fn warn_about(&mut self, key: &str) {
-        let causes: Vec<String> =
-            self.warnings.iter().filter(|warning| warning.key == key).map(|warning| warning.cause.clone()).collect();
+        let causes: Vec<String> = self
+            .warnings
+            .iter()
+            .filter(|warning| warning.key == key)
+            .map(|warning| warning.cause.clone())
+            .collect();
         for cause in causes {
             let mut letters = cause.chars();
             let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-            self.item("!", &format!("{}{}.", first.map(String::from).unwrap_or_default(), letters.as_str()));
+            self.item(
+                "!",
+                &format!("{}{}.", first.map(String::from).unwrap_or_default(), letters.as_str()),
+            );
         }
     }
 

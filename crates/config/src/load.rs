@@ -39,12 +39,18 @@ impl Loaded {
 /// everything, the files that it names included. A file that cannot be read is a problem too.
 ///
 /// `env` may hold other variables: only those that are meant for the configuration are read.
-pub fn load(path: &Path, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, Problems> {
+pub fn load(
+    path: &Path,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Problems> {
     load_with(path, env, FileChecks::Enabled)
 }
 
 /// Reads a file like [`load`], without checking the files that it names.
-pub fn load_keys(path: &Path, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, Problems> {
+pub fn load_keys(
+    path: &Path,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Problems> {
     load_with(path, env, FileChecks::Skipped)
 }
 
@@ -75,7 +81,11 @@ fn load_with(
 
 /// Reads a text like [`load`]. Pure: the files that it names are not checked. `file_name` is for
 /// messages.
-pub fn parse(file_name: &str, text: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
+pub fn parse(
+    file_name: &str,
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Problems> {
     let env: Vec<(String, String)> = env.into_iter().collect();
     read(file_name, text, &env, Vec::new(), FileChecks::Skipped).map(|loaded| loaded.config)
 }
@@ -90,7 +100,9 @@ pub fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
 
 /// Decodes variables as UTF-8. One that is meant for the configuration and is not UTF-8 is a
 /// problem.
-fn decode_variables(env: impl IntoIterator<Item = (OsString, OsString)>) -> (Vec<(String, String)>, Vec<Problem>) {
+fn decode_variables(
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> (Vec<(String, String)>, Vec<Problem>) {
     let mut variables = Vec::new();
     let mut problems = Vec::new();
     for (name, value) in env {
@@ -99,7 +111,8 @@ fn decode_variables(env: impl IntoIterator<Item = (OsString, OsString)>) -> (Vec
             (Ok(name), Ok(value)) => variables.push((name, value)),
             _ if variables::is_for_configuration(&lossy_name) => {
                 let location = Location::Variable { name: lossy_name };
-                let fault = Fault::new("name or value is not UTF-8", "set it in the encoding UTF-8");
+                let fault =
+                    Fault::new("name or value is not UTF-8", "set it in the encoding UTF-8");
                 problems.push(Problem::new(location, "", fault));
             }
             _ => {}
@@ -121,7 +134,8 @@ fn read(
     earlier_problems: Vec<Problem>,
     file_checks: FileChecks,
 ) -> Result<Loaded, Problems> {
-    let Resolution { config, locations, is_complete, mut problems } = resolve(raw::read_raw(file_name, text, env));
+    let Resolution { config, locations, is_complete, mut problems } =
+        resolve(raw::read_raw(file_name, text, env));
     problems.extend(earlier_problems);
     if is_complete {
         problems.extend(check::between_keys(&config, &locations));

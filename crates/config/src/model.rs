@@ -157,7 +157,8 @@ impl Upstream {
     /// The URLs, separated by commas.
     pub fn display_urls(&self) -> String {
         let scheme = if self.is_tls() { "https" } else { "http" };
-        let shown: Vec<_> = self.urls.iter().map(|url| format!("{scheme}://{}", url.authority())).collect();
+        let shown: Vec<_> =
+            self.urls.iter().map(|url| format!("{scheme}://{}", url.authority())).collect();
         shown.join(", ")
     }
 }
@@ -165,7 +166,8 @@ impl Upstream {
 impl UpstreamUrl {
     /// The value of `Host`: without a default port, an IPv6 address in brackets.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.tls, self.port) {
             (true, 443) | (false, 80) => host,
             (_, port) => format!("{host}:{port}"),

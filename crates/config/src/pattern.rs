@@ -67,7 +67,10 @@ pub(super) fn kept_field(text: &str) -> Result<(), Fault> {
     }
     let name = text.to_ascii_lowercase();
     if name.starts_with("access-control-") {
-        return Err(Fault::new(format!("{text:?} is set by [cors], or passes without it"), "remove it"));
+        return Err(Fault::new(
+            format!("{text:?} is set by [cors], or passes without it"),
+            "remove it",
+        ));
     }
     match FORBIDDEN_FIELDS.iter().find(|(_, names)| names.contains(&name.as_str())) {
         Some((why, _)) => Err(Fault::new(format!("{text:?} {why}"), "remove it")),
@@ -109,14 +112,17 @@ pub(super) fn name(text: &str, example: &str) -> Result<(), Fault> {
     if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
         return Ok(());
     }
-    let remedy = format!("expected up to 64 letters, digits, `.`, `_`, `:` and `-`, for example {example}");
+    let remedy =
+        format!("expected up to 64 letters, digits, `.`, `_`, `:` and `-`, for example {example}");
     Err(Fault::new(format!("invalid name {text:?}"), remedy))
 }
 
 /// Checks a media type that may pass a redacted route.
 pub(super) fn media_type(text: &str) -> Result<(), Fault> {
     let remedy = r#"expected a type and a subtype, for example "text/csv" or "image/*""#;
-    MediaTypePattern::parse(text).map(drop).map_err(|cause| Fault::new(format!("{text:?} {cause}"), remedy))
+    MediaTypePattern::parse(text)
+        .map(drop)
+        .map_err(|cause| Fault::new(format!("{text:?} {cause}"), remedy))
 }
 
 #[cfg(test)]
@@ -125,7 +131,14 @@ mod tests {
 
     #[test]
     fn path_pattern_accepts_normal_paths_only() {
-        for text in ["/customer/**", "/porting/*/notify", "/**", "/tools/realtime", "/auth/validateToken", "/a:b"] {
+        for text in [
+            "/customer/**",
+            "/porting/*/notify",
+            "/**",
+            "/tools/realtime",
+            "/auth/validateToken",
+            "/a:b",
+        ] {
             assert_eq!(path_pattern(text).unwrap().to_string(), text);
         }
         for (text, cause) in [
@@ -150,12 +163,14 @@ mod tests {
 
     #[test]
     fn selector_grammar_is_checked() {
-        for text in ["**.enabled", "a", "**", "a.*.b", "**.ms365.{tenantId,verified}", "{a,b}.c", "a-b._id"] {
+        for text in
+            ["**.enabled", "a", "**", "a.*.b", "**.ms365.{tenantId,verified}", "{a,b}.c", "a-b._id"]
+        {
             assert_eq!(redaction_rule(text, Rule::Public), Ok(()), "{text}");
         }
         for text in [
-            "", ".a", "a.", "a..b", "a.{b", "a.b}", "a.{b,}", "a.{}", "a.{b.c}", "a.{{b}}", "x{a,b}", "{a,b}x", "a*",
-            "***", "{*}", "a,b", "a. b", "a[0]", "a\n",
+            "", ".a", "a.", "a..b", "a.{b", "a.b}", "a.{b,}", "a.{}", "a.{b.c}", "a.{{b}}",
+            "x{a,b}", "{a,b}x", "a*", "***", "{*}", "a,b", "a. b", "a[0]", "a\n",
         ] {
             assert!(redaction_rule(text, Rule::Public).is_err(), "{text}");
         }
@@ -164,7 +179,10 @@ mod tests {
     #[test]
     fn name_grammars_are_checked() {
         assert!(redaction_rule("*password*", Rule::SecretName).is_ok());
-        assert!(redaction_rule("", Rule::SecretName).is_err() && redaction_rule("*", Rule::SecretName).is_err());
+        assert!(
+            redaction_rule("", Rule::SecretName).is_err()
+                && redaction_rule("*", Rule::SecretName).is_err()
+        );
         assert!(redaction_rule("customerIntegrations", Rule::Root).is_ok());
         for text in ["", "*", "a.b", "a,b", "{a}"] {
             assert!(redaction_rule(text, Rule::Root).is_err(), "{text}");

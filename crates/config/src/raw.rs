@@ -87,7 +87,11 @@ impl RawValue<'_> {
 }
 
 /// Parses the text of the file, then applies the environment variables.
-pub(super) fn read_raw<'a>(file: &'a str, text: &'a str, env: &'a [(String, String)]) -> RawConfig<'a> {
+pub(super) fn read_raw<'a>(
+    file: &'a str,
+    text: &'a str,
+    env: &'a [(String, String)],
+) -> RawConfig<'a> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut raw = RawConfig {
         text: SourceText { file, text },
@@ -110,18 +114,25 @@ impl<'a> RawConfig<'a> {
         for (name, value) in table {
             let path = join(prefix, name.get_ref());
             let start = value.span().start;
-            match (schema_table::key_spec(&path), schema_table::table_spec(&path), value.get_ref()) {
+            match (schema_table::key_spec(&path), schema_table::table_spec(&path), value.get_ref())
+            {
                 (Some(key), _, _) if !is_repeated(prefix) => {
                     self.check_commented_header(name, prefix);
-                    self.values.insert(key.path, RawValue { value: value.clone(), source: ValueSource::File });
+                    self.values.insert(
+                        key.path,
+                        RawValue { value: value.clone(), source: ValueSource::File },
+                    );
                 }
-                (_, Some(table), _) if is_repeated(table.path) => self.read_repeated(table.path, value),
+                (_, Some(table), _) if is_repeated(table.path) => {
+                    self.read_repeated(table.path, value)
+                }
                 (_, Some(table), DeValue::Table(inner)) => {
                     self.tables.insert(table.path, self.text.location(start));
                     self.read_table(inner, table.path);
                 }
                 (_, Some(table), _) => {
-                    let fault = Fault::new("expected a table", format!("use a line [{}]", table.path));
+                    let fault =
+                        Fault::new("expected a table", format!("use a line [{}]", table.path));
                     self.problems.push(Problem::new(self.text.location(start), path, fault));
                 }
                 _ => self.report_unknown_key(name, prefix),
@@ -131,7 +142,9 @@ impl<'a> RawConfig<'a> {
 
     fn read_repeated(&mut self, path: &'static str, value: &Spanned<DeValue<'a>>) {
         let location = self.text.location(value.span().start);
-        let not_tables = || Fault::new("expected a list of tables", format!("use [[{path}]], with double brackets"));
+        let not_tables = || {
+            Fault::new("expected a list of tables", format!("use [[{path}]], with double brackets"))
+        };
         let DeValue::Array(array) = value.get_ref() else {
             self.problems.push(Problem::new(location, path, not_tables()));
             return;
@@ -147,7 +160,10 @@ impl<'a> RawConfig<'a> {
             for (name, value) in table {
                 match schema_table::key_spec(&join(path, name.get_ref())) {
                     Some(key) => {
-                        values.insert(key.path, RawValue { value: value.clone(), source: ValueSource::File });
+                        values.insert(
+                            key.path,
+                            RawValue { value: value.clone(), source: ValueSource::File },
+                        );
                     }
                     None => self.report_unknown_key(name, path),
                 }
@@ -171,15 +187,20 @@ impl<'a> RawConfig<'a> {
         // The same name in another table is likelier than another name in this one.
         let paths = KEYS.iter().map(|key| key.path).filter(|path| !is_repeated(table_of(path)));
         let mut paths = paths.chain(TABLES.iter().map(|table| table.path));
-        let elsewhere = paths.find(|known| known.rsplit('.').next() == Some(name.get_ref())).map(str::to_owned);
-        let similar = || closest(name.get_ref(), names.iter().copied()).map(|close| join(prefix, close));
+        let elsewhere =
+            paths.find(|known| known.rsplit('.').next() == Some(name.get_ref())).map(str::to_owned);
+        let similar =
+            || closest(name.get_ref(), names.iter().copied()).map(|close| join(prefix, close));
         let hint = match elsewhere.or_else(similar) {
             Some(table) if is_repeated(&table) => format!("did you mean [[{table}]]? "),
-            Some(table) if schema_table::table_spec(&table).is_some() => format!("did you mean [{table}]? "),
+            Some(table) if schema_table::table_spec(&table).is_some() => {
+                format!("did you mean [{table}]? ")
+            }
             Some(key) => format!("did you mean `{key}`? "),
             None => String::new(),
         };
-        let fault = Fault::new("unknown key", format!("{hint}expected one of: {}", names.join(", ")));
+        let fault =
+            Fault::new("unknown key", format!("{hint}expected one of: {}", names.join(", ")));
         self.problems.push(Problem::new(location, path, fault));
     }
 
@@ -194,12 +215,20 @@ impl<'a> RawConfig<'a> {
             );
             let remedy = format!("{}, or move the key above it", header.remedy());
             let location = self.text.location(name.span().start);
-            self.problems.push(Problem::new(location, join(prefix, name.get_ref()), Fault::new(cause, remedy)));
+            self.problems.push(Problem::new(
+                location,
+                join(prefix, name.get_ref()),
+                Fault::new(cause, remedy),
+            ));
         }
     }
 
     /// The commented-out table header above a key, if that table has a key of this name.
-    fn commented_header(&self, name: &Spanned<Cow<'a, str>>, prefix: &str) -> Option<CommentedHeader> {
+    fn commented_header(
+        &self,
+        name: &Spanned<Cow<'a, str>>,
+        prefix: &str,
+    ) -> Option<CommentedHeader> {
         let before = self.text.text.get(..name.span().start)?;
         // The text of the key's own line precedes the key in an inline table; the header is on an
         // earlier line.
@@ -213,7 +242,8 @@ impl<'a> RawConfig<'a> {
             let comment = comment.trim();
             let Some(spec) = header_table(comment) else { continue };
             let has_key = schema_table::keys_of(spec.path).any(|key| key.name() == name.get_ref());
-            return (has_key && spec.path != prefix).then_some(CommentedHeader { table: spec.path, line: index + 1 });
+            return (has_key && spec.path != prefix)
+                .then_some(CommentedHeader { table: spec.path, line: index + 1 });
         }
         None
     }
@@ -231,19 +261,28 @@ impl<'a> RawConfig<'a> {
             broken.push(match error.message() {
                 "duplicate key" => {
                     let key = duplicate_key::key_path(self.text.text, &span);
-                    let first = duplicate_key::first_definition(self.text.text, document, &key, span.start);
+                    let first =
+                        duplicate_key::first_definition(self.text.text, document, &key, span.start);
                     let first_line = first.and_then(|offset| self.text.location(offset).line());
                     let cause = match first_line {
                         Some(line) => format!("duplicate key, also defined in line {line}"),
                         None => "duplicate key".to_owned(),
                     };
-                    Problem::new(location, key, Fault::new(cause, "remove one of the two definitions"))
+                    Problem::new(
+                        location,
+                        key,
+                        Fault::new(cause, "remove one of the two definitions"),
+                    )
                 }
-                message => Problem::new(location, "", Fault::new(format!("invalid TOML: {message}"), "")),
+                message => {
+                    Problem::new(location, "", Fault::new(format!("invalid TOML: {message}"), ""))
+                }
             });
         }
         let broken_lines = &self.broken_lines;
-        self.problems.retain(|problem| problem.location.line().is_none_or(|line| !broken_lines.contains(&line)));
+        self.problems.retain(|problem| {
+            problem.location.line().is_none_or(|line| !broken_lines.contains(&line))
+        });
         self.problems.extend(broken);
     }
 
@@ -261,7 +300,8 @@ impl<'a> RawConfig<'a> {
         match variables::value(text, &key.value_type) {
             Ok(value) => {
                 let value = Spanned::new(0..0, value);
-                self.values.insert(key.path, RawValue { value, source: ValueSource::Variable(name) });
+                self.values
+                    .insert(key.path, RawValue { value, source: ValueSource::Variable(name) });
             }
             Err(fault) => self.problems.push(Problem::new(location, key.path, fault)),
         }

@@ -17,8 +17,10 @@ use telecomx_api::AccessLevel;
 
 pub(super) const ACTIONS: [(&str, Action); 3] =
     [("remove", Action::Remove), ("null", Action::Null), ("mask", Action::Mask)];
-pub(super) const ROLES: [(&str, ForwardRole); 2] = [("caller", ForwardRole::Caller), ("answer", ForwardRole::Answer)];
-pub(super) const FORMATS: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+pub(super) const ROLES: [(&str, ForwardRole); 2] =
+    [("caller", ForwardRole::Caller), ("answer", ForwardRole::Answer)];
+pub(super) const FORMATS: [(&str, LogFormat); 2] =
+    [("json", LogFormat::Json), ("text", LogFormat::Text)];
 pub(super) const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -73,7 +75,9 @@ impl KeyLocations {
     /// The keys that environment variables set, in the order of the schema table.
     pub(super) fn overrides(&self) -> Vec<VariableOverride> {
         let keys = schema_table::KEYS.iter().filter_map(|spec| match self.set.get(spec.path) {
-            Some(Location::Variable { name }) => Some(VariableOverride { key: spec.path, variable: name.clone() }),
+            Some(Location::Variable { name }) => {
+                Some(VariableOverride { key: spec.path, variable: name.clone() })
+            }
             _ => None,
         });
         keys.collect()
@@ -98,8 +102,14 @@ pub(super) fn resolve(raw: RawConfig<'_>) -> Resolution {
         tables: tables.clone(),
         invalid: BTreeSet::new(),
     };
-    let mut resolver =
-        Resolver { text, values: &values, tables: &tables, broken_lines: &broken_lines, problems, locations };
+    let mut resolver = Resolver {
+        text,
+        values: &values,
+        tables: &tables,
+        broken_lines: &broken_lines,
+        problems,
+        locations,
+    };
     let config = resolver.config(&repeated);
     Resolution {
         config,
@@ -140,7 +150,8 @@ impl<'g> Resolver<'g> {
             fast_path: self.get("server.fast_path"),
             tls,
         };
-        let admin = Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };
+        let admin =
+            Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };
         let upstream = Upstream {
             urls: self.find("upstream.url").unwrap_or_default(),
             ca_file: self.find("upstream.ca_file"),
@@ -204,7 +215,20 @@ impl<'g> Resolver<'g> {
             },
             buffer: self.get("log.buffer"),
         };
-        Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp }
+        Config {
+            server,
+            admin,
+            upstream,
+            identity,
+            cache,
+            change_log,
+            redaction,
+            forward,
+            cors,
+            cluster,
+            log,
+            otlp,
+        }
     }
 
     fn tls(&mut self, certificates: &'g [RawTable<'g>]) -> Option<Tls> {
@@ -212,13 +236,19 @@ impl<'g> Resolver<'g> {
         let ca_file: Option<PathBuf> = self.find("server.tls.client_ca_file");
         let auth: Option<String> = self.find("server.tls.client_auth");
         // Read even without client_ca_file, so that an invalid value is reported.
-        let auth = if auth.as_deref() == Some("optional") { ClientAuth::Optional } else { ClientAuth::Required };
+        let auth = if auth.as_deref() == Some("optional") {
+            ClientAuth::Optional
+        } else {
+            ClientAuth::Required
+        };
         let mut files = Vec::new();
         for RawTable { location, values } in certificates {
-            let cert_file = self.find_in("server.tls.certificates.cert_file", values, Some(location));
+            let cert_file =
+                self.find_in("server.tls.certificates.cert_file", values, Some(location));
             let key_file = self.find_in("server.tls.certificates.key_file", values, Some(location));
             let both = cert_file.zip(key_file);
-            files.extend(both.map(|(cert_file, key_file)| CertificateFiles { cert_file, key_file }));
+            files
+                .extend(both.map(|(cert_file, key_file)| CertificateFiles { cert_file, key_file }));
         }
         Some(Tls {
             listen: self.find("server.tls.listen").unwrap_or_default(),
@@ -250,7 +280,8 @@ impl<'g> Resolver<'g> {
 
     fn otlp(&mut self) -> Option<Otlp> {
         self.tables.get("otlp")?;
-        let placeholder = UpstreamUrl { tls: false, host: String::new(), is_absolute: false, port: 4318 };
+        let placeholder =
+            UpstreamUrl { tls: false, host: String::new(), is_absolute: false, port: 4318 };
         let endpoint = self.find("otlp.endpoint").unwrap_or(placeholder);
         Some(Otlp { endpoint, sample: self.get("otlp.sample") })
     }
@@ -264,7 +295,11 @@ impl<'g> Resolver<'g> {
         })
     }
 
-    fn rules(&mut self, rules: Option<&'g [RawTable<'g>]>, secret_names: &[String]) -> Vec<ForwardRedact> {
+    fn rules(
+        &mut self,
+        rules: Option<&'g [RawTable<'g>]>,
+        secret_names: &[String],
+    ) -> Vec<ForwardRedact> {
         let default;
         let rules = match rules {
             Some(rules) => rules,
@@ -282,7 +317,12 @@ impl<'g> Resolver<'g> {
             // redaction.secret_names.
             let secret_names = names.unwrap_or_else(|| secret_names.to_vec());
             let pass_types = self.get_in("forward.redact.pass_types", values);
-            resolved.extend(path.map(|path| ForwardRedact { path, role, secret_names, pass_types }));
+            resolved.extend(path.map(|path| ForwardRedact {
+                path,
+                role,
+                secret_names,
+                pass_types,
+            }));
         }
         resolved
     }
@@ -301,7 +341,9 @@ impl<'g> Resolver<'g> {
         let text: String = self.get_in(path, values);
         let found = words.iter().find(|(word, _)| *word == text);
         // A test reads every word that the schema table allows.
-        found.map(|(_, meaning)| *meaning).expect("the schema table allows only words with a meaning")
+        found
+            .map(|(_, meaning)| *meaning)
+            .expect("the schema table allows only words with a meaning")
     }
 
     fn find<T: FromValue>(&mut self, path: &'static str) -> Option<T> {
@@ -311,14 +353,25 @@ impl<'g> Resolver<'g> {
 
     /// The value that is set; `None` if it is not set or invalid. `table`: the location for a
     /// required key that is missing.
-    fn find_in<T: FromValue>(&mut self, path: &'static str, values: &RawValues, table: Option<&Location>) -> Option<T> {
+    fn find_in<T: FromValue>(
+        &mut self,
+        path: &'static str,
+        values: &RawValues,
+        table: Option<&Location>,
+    ) -> Option<T> {
         let spec = spec_of(path);
         let Some(raw) = values.get(path) else {
             // A broken line may define the key.
-            if matches!(spec.requirement, Requirement::Required { .. }) && self.broken_lines.is_empty() {
+            if matches!(spec.requirement, Requirement::Required { .. })
+                && self.broken_lines.is_empty()
+            {
                 let location = table.cloned().unwrap_or(self.text.whole());
                 let remedy = format!("for example {} = {}", spec.name(), spec.example());
-                self.problems.push(Problem::new(location, path, Fault::new("missing required key", remedy)));
+                self.problems.push(Problem::new(
+                    location,
+                    path,
+                    Fault::new("missing required key", remedy),
+                ));
             }
             return None;
         };
@@ -347,7 +400,8 @@ fn spec_of(path: &str) -> &'static KeySpec {
 
 fn typed<T: FromValue>(path: &str, value: TypedValue) -> T {
     // As above: another type would fail every test.
-    T::from_value(value).unwrap_or_else(|| unreachable!("{path} has another type in the schema table"))
+    T::from_value(value)
+        .unwrap_or_else(|| unreachable!("{path} has another type in the schema table"))
 }
 
 fn default_of<T: FromValue>(path: &str) -> T {
@@ -358,17 +412,22 @@ fn default_of<T: FromValue>(path: &str) -> T {
 }
 
 fn default_rules() -> Vec<RawTable<'static>> {
-    let Some(Presence::Repeated { default }) = schema_table::table_spec("forward.redact").map(|table| &table.presence)
+    let Some(Presence::Repeated { default }) =
+        schema_table::table_spec("forward.redact").map(|table| &table.presence)
     else {
         unreachable!("the schema table has a default for forward.redact");
     };
     let value = default_toml(default);
     let location = Location::File { file: "the default".to_owned() };
-    let raw_value = |value: &Spanned<DeValue<'static>>| RawValue { value: value.clone(), source: ValueSource::File };
+    let raw_value = |value: &Spanned<DeValue<'static>>| RawValue {
+        value: value.clone(),
+        source: ValueSource::File,
+    };
     let tables = value.get_ref().as_array().into_iter().flat_map(|items| items.iter());
     let fields = |item: &Spanned<DeValue<'static>>| {
         let rule = schema_table::keys_of("forward.redact");
-        rule.filter_map(|key| Some((key.path, raw_value(item.get_ref().get(key.name())?)))).collect()
+        rule.filter_map(|key| Some((key.path, raw_value(item.get_ref().get(key.name())?))))
+            .collect()
     };
     tables.map(|item| RawTable { location: location.clone(), values: fields(item) }).collect()
 }

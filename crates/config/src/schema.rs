@@ -9,8 +9,10 @@ use super::value_type::ValueType;
 
 /// Returns the schema. It checks less than `load`: no relations between keys, no files.
 pub fn schema() -> Json {
-    let mut schema =
-        object("", "Configuration of telecomx-gateway. Durations such as \"30s\", sizes such as \"256MiB\".");
+    let mut schema = object(
+        "",
+        "Configuration of telecomx-gateway. Durations such as \"30s\", sizes such as \"256MiB\".",
+    );
     let described = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "telecomx-gateway",
@@ -36,13 +38,13 @@ fn object(path: &str, doc: &str) -> Json {
         properties.insert(name.to_owned(), table_schema(table));
         // A required key makes its table required.
         if matches!(table.presence, Presence::Always)
-            && keys_of(table.path).any(|key| matches!(key.requirement, Requirement::Required { .. }))
+            && keys_of(table.path)
+                .any(|key| matches!(key.requirement, Requirement::Required { .. }))
         {
             required.push(name);
         }
     }
-    let mut schema =
-        json!({ "description": doc, "type": "object", "properties": properties, "additionalProperties": false });
+    let mut schema = json!({ "description": doc, "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {
         schema["required"] = json!(required);
     }
@@ -50,7 +52,9 @@ fn object(path: &str, doc: &str) -> Json {
 }
 
 fn table_schema(table: &TableSpec) -> Json {
-    let Presence::Repeated { default } = table.presence else { return object(table.path, table.doc) };
+    let Presence::Repeated { default } = table.presence else {
+        return object(table.path, table.doc);
+    };
     json!({
         "description": table.doc,
         "type": "array",
@@ -90,13 +94,16 @@ fn json_of_toml(text: &str) -> Json {
 pub(super) fn json_of(value: &DeValue) -> Json {
     match value {
         DeValue::String(text) => json!(text),
-        DeValue::Integer(number) => json!(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Integer(number) => {
+            json!(i64::from_str_radix(number.as_str(), number.radix()).ok())
+        }
         DeValue::Float(number) => json!(number.as_str().parse::<f64>().ok()),
         DeValue::Boolean(flag) => json!(flag),
         DeValue::Datetime(date) => json!(date.to_string()),
         DeValue::Array(items) => items.iter().map(|item| json_of(item.get_ref())).collect(),
-        DeValue::Table(table) => {
-            table.iter().map(|(name, value)| (name.get_ref().to_string(), json_of(value.get_ref()))).collect()
-        }
+        DeValue::Table(table) => table
+            .iter()
+            .map(|(name, value)| (name.get_ref().to_string(), json_of(value.get_ref())))
+            .collect(),
     }
 }

@@ -102,16 +102,49 @@ const fn always(path: &'static str, doc: &'static str) -> TableSpec {
     TableSpec { path, presence: Presence::Always, doc }
 }
 
-const fn default(path: &'static str, value_type: ValueType, text: &'static str, doc: &'static str) -> KeySpec {
-    KeySpec { path, value_type, requirement: Requirement::Default(text), reload: Reload::Applies, doc }
+const fn default(
+    path: &'static str,
+    value_type: ValueType,
+    text: &'static str,
+    doc: &'static str,
+) -> KeySpec {
+    KeySpec {
+        path,
+        value_type,
+        requirement: Requirement::Default(text),
+        reload: Reload::Applies,
+        doc,
+    }
 }
 
-const fn required(path: &'static str, value_type: ValueType, example: &'static str, doc: &'static str) -> KeySpec {
-    KeySpec { path, value_type, requirement: Requirement::Required { example }, reload: Reload::Applies, doc }
+const fn required(
+    path: &'static str,
+    value_type: ValueType,
+    example: &'static str,
+    doc: &'static str,
+) -> KeySpec {
+    KeySpec {
+        path,
+        value_type,
+        requirement: Requirement::Required { example },
+        reload: Reload::Applies,
+        doc,
+    }
 }
 
-const fn optional(path: &'static str, value_type: ValueType, example: &'static str, doc: &'static str) -> KeySpec {
-    KeySpec { path, value_type, requirement: Requirement::Optional { example }, reload: Reload::Applies, doc }
+const fn optional(
+    path: &'static str,
+    value_type: ValueType,
+    example: &'static str,
+    doc: &'static str,
+) -> KeySpec {
+    KeySpec {
+        path,
+        value_type,
+        requirement: Requirement::Optional { example },
+        reload: Reload::Applies,
+        doc,
+    }
 }
 
 const KIB: u64 = 1 << 10;
@@ -122,8 +155,16 @@ const GIB: u64 = 1 << 30;
 const PERIOD: ValueType = ValueType::Duration { min: Duration::ZERO };
 /// A maximum wait; zero would fail at once.
 const TIMEOUT: ValueType = ValueType::Duration { min: MIN_TIMEOUT };
-const LEVELS: ValueType =
-    ValueType::Word(&["NO_LOGIN", "PERSONAL", "VIEWER", "MANAGER", "OWNER", "RESELLER", "RESELLER_ADMIN", "ADMIN"]);
+const LEVELS: ValueType = ValueType::Word(&[
+    "NO_LOGIN",
+    "PERSONAL",
+    "VIEWER",
+    "MANAGER",
+    "OWNER",
+    "RESELLER",
+    "RESELLER_ADMIN",
+    "ADMIN",
+]);
 const ADDRESSES: ValueType = ValueType::List { of: &ValueType::Listen, at_least: 1 };
 
 pub(super) const TABLES: &[TableSpec] = &[
@@ -165,8 +206,14 @@ pub(super) const TABLES: &[TableSpec] = &[
          invalidate the cache soon. Without this table such a change is visible when the cached \
          response expires.",
     },
-    always("redaction", "Secrets that are removed from responses for callers below an access level."),
-    always("forward", "Requests other than GET /customer/{id}/name, which are forwarded to the API."),
+    always(
+        "redaction",
+        "Secrets that are removed from responses for callers below an access level.",
+    ),
+    always(
+        "forward",
+        "Requests other than GET /customer/{id}/name, which are forwarded to the API.",
+    ),
     TableSpec {
         path: "forward.redact",
         presence: Presence::Repeated {

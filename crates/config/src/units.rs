@@ -76,8 +76,10 @@ pub(super) fn show_duration(duration: Duration) -> String {
 
 /// Formats a size in the largest unit that divides it.
 pub(super) fn show_size(bytes: u64) -> String {
-    let (unit, factor) =
-        SIZE_UNITS.iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor)).unwrap_or(&("B", 1));
+    let (unit, factor) = SIZE_UNITS
+        .iter()
+        .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))
+        .unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
@@ -99,18 +101,34 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Some(value), "{text}");
         }
-        for text in
-            ["", "60", "s", "1.5s", "-1s", "30m1h", "1s1s", "1 s", "1S", "1d", "1h30", "٣s", "18446744073709551615h"]
-        {
+        for text in [
+            "",
+            "60",
+            "s",
+            "1.5s",
+            "-1s",
+            "30m1h",
+            "1s1s",
+            "1 s",
+            "1S",
+            "1d",
+            "1h30",
+            "٣s",
+            "18446744073709551615h",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn size_requires_unit() {
-        for (text, value) in
-            [("512B", 512), ("32KiB", 32 << 10), ("1MB", 1_000_000), ("256MiB", 256 << 20), ("2GiB", 2 << 30)]
-        {
+        for (text, value) in [
+            ("512B", 512),
+            ("32KiB", 32 << 10),
+            ("1MB", 1_000_000),
+            ("256MiB", 256 << 20),
+            ("2GiB", 2 << 30),
+        ] {
             assert_eq!(parse_size(text), Some(value), "{text}");
         }
         for text in ["", "512", "1mb", "1 MB", "1.5MB", "-1B", "1K", "B", "99999999999GiB"] {

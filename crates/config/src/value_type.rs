@@ -100,13 +100,19 @@ impl FaultAt {
 impl ValueType {
     /// Reads a value, with all faults of a list. `example` is a valid value, as TOML, for the
     /// message.
-    pub(super) fn read(&self, value: &Spanned<DeValue>, example: &str) -> Result<TypedValue, Vec<FaultAt>> {
+    pub(super) fn read(
+        &self,
+        value: &Spanned<DeValue>,
+        example: &str,
+    ) -> Result<TypedValue, Vec<FaultAt>> {
         match self {
             ValueType::List { of, at_least } => read_list(of, *at_least, value, example),
             ValueType::UpstreamUrls => read_upstream_urls(value, example),
             ValueType::Origins => {
                 // The words need no list.
-                if let Some(word) = value.get_ref().as_str().filter(|text| ORIGIN_WORDS.contains(text)) {
+                if let Some(word) =
+                    value.get_ref().as_str().filter(|text| ORIGIN_WORDS.contains(text))
+                {
                     return Ok(TypedValue::List(vec![TypedValue::Text(word.to_owned())]));
                 }
                 let origins = read_list(&ValueType::Origin, 0, value, example)?;
@@ -121,7 +127,9 @@ impl ValueType {
                     None => Ok(origins),
                 }
             }
-            _ => self.read_one(value.get_ref(), example).map_err(|fault| vec![FaultAt::new(value, fault)]),
+            _ => self
+                .read_one(value.get_ref(), example)
+                .map_err(|fault| vec![FaultAt::new(value, fault)]),
         }
     }
 
@@ -129,9 +137,14 @@ impl ValueType {
         match (self, value) {
             (ValueType::Whole { min, max }, DeValue::Integer(number)) => {
                 let read = u64::from_str_radix(number.as_str(), number.radix()).ok();
-                read.filter(|number| (*min..=*max).contains(number)).map(TypedValue::Whole).ok_or_else(|| {
-                    Fault::new(format!("{number} is out of range"), format!("expected a number from {min} to {max}"))
-                })
+                read.filter(|number| (*min..=*max).contains(number))
+                    .map(TypedValue::Whole)
+                    .ok_or_else(|| {
+                        Fault::new(
+                            format!("{number} is out of range"),
+                            format!("expected a number from {min} to {max}"),
+                        )
+                    })
             }
             (ValueType::Fraction { max }, DeValue::Integer(_) | DeValue::Float(_)) => {
                 let text = match value {
@@ -142,7 +155,10 @@ impl ValueType {
                 let read = text.parse().ok().filter(|number: &f64| (0.0..=*max).contains(number));
                 // Adding zero turns `-0.0` into `0.0`.
                 read.map(|number| TypedValue::Fraction(number + 0.0)).ok_or_else(|| {
-                    Fault::new("out of range", format!("expected a number from 0 to {max}, for example {example}"))
+                    Fault::new(
+                        "out of range",
+                        format!("expected a number from 0 to {max}, for example {example}"),
+                    )
                 })
             }
             (ValueType::Flag, DeValue::Boolean(flag)) => Ok(TypedValue::Flag(*flag)),
@@ -164,14 +180,22 @@ impl ValueType {
         match self {
             ValueType::Duration { min } => {
                 let Some(duration) = units::parse_duration(text) else {
-                    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-                    let example = if all_digits { format!("\"{text}s\"") } else { example.to_owned() };
-                    return Err(Fault::new(format!("invalid duration {text:?}"), self.remedy(&example)));
+                    let all_digits =
+                        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                    let example =
+                        if all_digits { format!("\"{text}s\"") } else { example.to_owned() };
+                    return Err(Fault::new(
+                        format!("invalid duration {text:?}"),
+                        self.remedy(&example),
+                    ));
                 };
                 if duration < *min {
                     let cause = match *min {
                         MIN_TIMEOUT => "must be greater than zero".to_owned(),
-                        min => format!("{text:?} is too short; expected at least {}", units::show_duration(min)),
+                        min => format!(
+                            "{text:?} is too short; expected at least {}",
+                            units::show_duration(min)
+                        ),
                     };
                     return Err(Fault::new(cause, self.remedy(example)));
                 }
@@ -183,13 +207,19 @@ impl ValueType {
             }
             ValueType::Size { min, max } => {
                 let Some(size) = units::parse_size(text) else {
-                    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-                    let example = if all_digits { format!("\"{text}B\"") } else { example.to_owned() };
-                    return Err(Fault::new(format!("invalid size {text:?}"), self.remedy(&example)));
+                    let all_digits =
+                        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                    let example =
+                        if all_digits { format!("\"{text}B\"") } else { example.to_owned() };
+                    return Err(Fault::new(
+                        format!("invalid size {text:?}"),
+                        self.remedy(&example),
+                    ));
                 };
                 if !(*min..=*max).contains(&size) {
                     let (min, max) = (units::show_size(*min), units::show_size(*max));
-                    let cause = format!("{text:?} is out of range; expected a size from {min} to {max}");
+                    let cause =
+                        format!("{text:?} is out of range; expected a size from {min} to {max}");
                     return Err(Fault::new(cause, self.remedy(example)));
                 }
                 Ok(TypedValue::Whole(size))
@@ -204,13 +234,16 @@ impl ValueType {
             ValueType::UpstreamUrl => address::upstream_url(text).map(TypedValue::UpstreamUrl),
             ValueType::RedisUrl => address::redis_url(text).map(TypedValue::RedisUrl),
             ValueType::Name => pattern::name(text, example).map(|()| as_text()),
-            ValueType::File if text.is_empty() || text.contains('\0') => {
-                Err(Fault::new("not a file path", format!("for example {example}, or omit the key")))
-            }
+            ValueType::File if text.is_empty() || text.contains('\0') => Err(Fault::new(
+                "not a file path",
+                format!("for example {example}, or omit the key"),
+            )),
             ValueType::File => Ok(as_text()),
             ValueType::Cookie => pattern::cookie_name(text).map(|()| as_text()),
             ValueType::Member => pattern::redaction_rule(text, Rule::Root).map(|()| as_text()),
-            ValueType::NamePattern => pattern::redaction_rule(text, Rule::SecretName).map(|()| as_text()),
+            ValueType::NamePattern => {
+                pattern::redaction_rule(text, Rule::SecretName).map(|()| as_text())
+            }
             ValueType::Selector => pattern::redaction_rule(text, Rule::Public).map(|()| as_text()),
             ValueType::PathPattern => pattern::path_pattern(text).map(TypedValue::PathPattern),
             ValueType::MediaType => pattern::media_type(text).map(|()| as_text()),
@@ -222,15 +255,20 @@ impl ValueType {
             | ValueType::Flag
             | ValueType::List { .. }
             | ValueType::UpstreamUrls
-            | ValueType::Origins => {
-                Err(Fault::new(format!("expected {}, found a string", self.noun()), self.remedy(example)))
-            }
+            | ValueType::Origins => Err(Fault::new(
+                format!("expected {}, found a string", self.noun()),
+                self.remedy(example),
+            )),
         }
     }
 
     /// Whether a value is written as a string.
     pub(super) fn is_text(&self) -> bool {
-        !self.is_list() && !matches!(self, ValueType::Whole { .. } | ValueType::Fraction { .. } | ValueType::Flag)
+        !self.is_list()
+            && !matches!(
+                self,
+                ValueType::Whole { .. } | ValueType::Fraction { .. } | ValueType::Flag
+            )
     }
 
     pub(super) fn is_list(&self) -> bool {
@@ -244,7 +282,9 @@ impl ValueType {
                 format!("expected a whole number with h, m, s or ms; for example {example}")
             }
             ValueType::Size { .. } => {
-                format!("expected a whole number with B, KB, KiB, MB, MiB, GB or GiB; for example {example}")
+                format!(
+                    "expected a whole number with B, KB, KiB, MB, MiB, GB or GiB; for example {example}"
+                )
             }
             _ => format!("for example {example}"),
         }
@@ -306,8 +346,12 @@ impl ValueType {
     pub(super) fn schema(&self) -> Json {
         let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
         match self {
-            ValueType::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
-            ValueType::Fraction { max } => json!({ "type": "number", "minimum": 0, "maximum": max }),
+            ValueType::Whole { min, max } => {
+                json!({ "type": "integer", "minimum": min, "maximum": max })
+            }
+            ValueType::Fraction { max } => {
+                json!({ "type": "number", "minimum": 0, "maximum": max })
+            }
             ValueType::Flag => json!({ "type": "boolean" }),
             ValueType::Duration { min } if min.is_zero() => text(units::DURATION_PATTERN),
             // A digit other than 0.
@@ -323,7 +367,9 @@ impl ValueType {
                 ValueType::UpstreamUrl.schema(),
                 { "type": "array", "items": ValueType::UpstreamUrl.schema(), "minItems": 1, "uniqueItems": true },
             ] }),
-            ValueType::RedisUrl => text(r"^([Rr][Ee][Dd][Ii][Ss][Ss]?://[^/?#@\\]+(/[0-9]*)?|unix:///.+)$"),
+            ValueType::RedisUrl => {
+                text(r"^([Rr][Ee][Dd][Ii][Ss][Ss]?://[^/?#@\\]+(/[0-9]*)?|unix:///.+)$")
+            }
             ValueType::Name => text("^[A-Za-z0-9._:-]{1,64}$"),
             ValueType::Cookie => text("^[!#$%&'*+.^_`|~0-9A-Za-z-]*$"),
             ValueType::Member => text("^[^*{}.,]+$"),
@@ -359,12 +405,17 @@ fn read_upstream_urls(value: &Spanned<DeValue>, example: &str) -> Result<TypedVa
         }
         let authorities: Vec<_> = items
             .iter()
-            .filter_map(|item| if let TypedValue::UpstreamUrl(url) = item { Some(url.authority()) } else { None })
+            .filter_map(|item| {
+                if let TypedValue::UpstreamUrl(url) = item { Some(url.authority()) } else { None }
+            })
             .collect();
         // With and without a trailing dot: the same name for certificates and `Host`.
         let repeated = |at: &usize| authorities[..*at].contains(&authorities[*at]);
         if let Some(at) = (0..authorities.len()).find(repeated) {
-            let fault = Fault::new(format!("duplicate address {}", authorities[at]), "remove one of the two");
+            let fault = Fault::new(
+                format!("duplicate address {}", authorities[at]),
+                "remove one of the two",
+            );
             return Err(vec![FaultAt::new(value, fault)]);
         }
         return Ok(urls);
@@ -380,7 +431,8 @@ fn read_list(
 ) -> Result<TypedValue, Vec<FaultAt>> {
     let remedy = || format!("for example {}", on_one_line(example));
     let DeValue::Array(items) = value.get_ref() else {
-        let fault = Fault::new(format!("expected a list, found {}", type_of(value.get_ref())), remedy());
+        let fault =
+            Fault::new(format!("expected a list, found {}", type_of(value.get_ref())), remedy());
         return Err(vec![FaultAt::new(value, fault)]);
     };
     if items.len() < at_least {
@@ -389,7 +441,8 @@ fn read_list(
     let mut list = Vec::new();
     let mut faults = Vec::new();
     // The example of an item is the first item of the list's example.
-    let item_example = example.split('"').nth(1).map_or("\"…\"".to_owned(), |item| format!("{item:?}"));
+    let item_example =
+        example.split('"').nth(1).map_or("\"…\"".to_owned(), |item| format!("{item:?}"));
     for item in items.iter() {
         match of.read(item, &item_example) {
             Ok(read) if list.contains(&read) => {

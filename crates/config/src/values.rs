@@ -23,8 +23,9 @@ pub struct KeyChange {
 /// The keys whose values differ, in the order of the shipped file. `forward.redact` is one key.
 pub fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
     let (old, new) = (key_values(old), key_values(new));
-    let value =
-        |values: &[KeyValue], key| values.iter().find(|value| value.key == key).and_then(|value| value.toml.clone());
+    let value = |values: &[KeyValue], key| {
+        values.iter().find(|value| value.key == key).and_then(|value| value.toml.clone())
+    };
     let keys = old.iter().map(|value| value.key);
     keys.filter_map(|key| {
         let (old, new) = (value(&old, key), value(&new, key));
@@ -50,8 +51,20 @@ pub(super) struct KeyValue {
 /// missing here.
 pub(super) fn key_values(config: &Config) -> Vec<KeyValue> {
     let mut values = Values(Vec::new());
-    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
-        config;
+    let Config {
+        server,
+        admin,
+        upstream,
+        identity,
+        cache,
+        change_log,
+        redaction,
+        forward,
+        cors,
+        cluster,
+        log,
+        otlp,
+    } = config;
     values.server(server);
     values.admin(admin);
     values.upstream(upstream);
@@ -153,7 +166,10 @@ impl Values {
         let certificates = certificates.iter().map(|CertificateFiles { cert_file, key_file }| {
             format!("{{ cert_file = {cert_file:?}, key_file = {key_file:?} }}")
         });
-        self.set("server.tls.certificates", format!("[{}]", certificates.collect::<Vec<_>>().join(", ")));
+        self.set(
+            "server.tls.certificates",
+            format!("[{}]", certificates.collect::<Vec<_>>().join(", ")),
+        );
     }
 
     fn admin(&mut self, Admin { listen, token_file }: &Admin) {
@@ -310,9 +326,18 @@ impl Values {
         let word = |words: &[(&str, bool)]| {
             words.iter().find(|(_, is_set)| *is_set).map_or(String::new(), |(word, _)| quoted(word))
         };
-        self.set("log.format", word(&resolve::FORMATS.map(|(word, value)| (word, value == *format))));
-        self.set("log.level", word(&resolve::LOG_LEVELS.map(|(word, value)| (word, value == *level))));
-        self.set("log.access", word(&resolve::ACCESS_LOGS.map(|(word, value)| (word, value == *which))));
+        self.set(
+            "log.format",
+            word(&resolve::FORMATS.map(|(word, value)| (word, value == *format))),
+        );
+        self.set(
+            "log.level",
+            word(&resolve::LOG_LEVELS.map(|(word, value)| (word, value == *level))),
+        );
+        self.set(
+            "log.access",
+            word(&resolve::ACCESS_LOGS.map(|(word, value)| (word, value == *which))),
+        );
         self.set("log.hits", hits);
         self.set("log.customer", customer);
         self.size("log.buffer", *buffer);
@@ -343,8 +368,10 @@ mod tests {
     fn key_values_cover_the_schema_table() {
         let config = parse("f", "upstream.url = \"https://api.telecomx.dk\"", []).unwrap();
         let shown: Vec<&str> = key_values(&config).iter().map(|value| value.key).collect();
-        let mut expected: Vec<&str> =
-            KEYS.iter().map(|spec| if is_repeated(spec.table()) { spec.table() } else { spec.path }).collect();
+        let mut expected: Vec<&str> = KEYS
+            .iter()
+            .map(|spec| if is_repeated(spec.table()) { spec.table() } else { spec.path })
+            .collect();
         expected.dedup();
         assert_eq!(shown, expected);
     }
@@ -359,7 +386,8 @@ mod tests {
         );
         assert_eq!(changes(&old, &old), []);
         let changes = changes(&old, &new);
-        let shown: Vec<_> = changes.iter().map(|change| (change.key, change.reload)).take(4).collect();
+        let shown: Vec<_> =
+            changes.iter().map(|change| (change.key, change.reload)).take(4).collect();
         assert_eq!(
             shown,
             [

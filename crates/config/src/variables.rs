@@ -31,7 +31,11 @@ pub(super) fn target(name: &str) -> Option<Result<&'static KeySpec, NameFault>> 
         Some(spec) if variable_name(spec.path) == name => Some(Ok(spec)),
         Some(spec) => {
             let has_lower_case = name.bytes().any(|byte| byte.is_ascii_lowercase());
-            let cause = if has_lower_case { "variable names are upper case" } else { "misspelled variable" };
+            let cause = if has_lower_case {
+                "variable names are upper case"
+            } else {
+                "misspelled variable"
+            };
             let remedy = format!("set {} instead", variable_name(spec.path));
             Some(Err(NameFault { key: spec.path, fault: Fault::new(cause, remedy) }))
         }
@@ -48,8 +52,11 @@ fn unknown(name: &str) -> NameFault {
             return repeated(table);
         }
     }
-    let parts: Vec<String> =
-        KEYS.iter().filter(|spec| !is_repeated(spec.table())).map(|spec| variable_part(spec.path)).collect();
+    let parts: Vec<String> = KEYS
+        .iter()
+        .filter(|spec| !is_repeated(spec.table()))
+        .map(|spec| variable_part(spec.path))
+        .collect();
     let remedy = match closest(&rest, parts.iter().map(String::as_str)) {
         Some(close) => format!("did you mean {PREFIX}{close}?"),
         None => format!("expected {PREFIX}TABLE__KEY, for example {PREFIX}UPSTREAM__URL"),

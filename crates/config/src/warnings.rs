@@ -22,7 +22,8 @@ pub fn warnings(config: &Config) -> Vec<Warning> {
 }
 
 fn listeners(server: &Server, warnings: &mut Vec<Warning>) {
-    let is_reachable = server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
+    let is_reachable =
+        server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
     // An operator who names a proxy has one in front, which terminates TLS.
     let has_proxy = server
         .trusted_proxies
@@ -45,8 +46,9 @@ fn listeners(server: &Server, warnings: &mut Vec<Warning>) {
 }
 
 fn upstream(upstream: &Upstream, warnings: &mut Vec<Warning>) {
-    let is_local =
-        |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+    let is_local = |host: &str| {
+        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+    };
     if upstream.urls.iter().any(|url| !url.tls && !is_local(&url.host)) {
         warnings.push(Warning {
             key: "upstream.url",
@@ -61,7 +63,9 @@ fn redaction(redaction: &Redaction, warnings: &mut Vec<Warning>) {
     if reveal_to < AccessLevel::Reseller {
         warnings.push(Warning {
             key: "redaction.reveal_to",
-            cause: format!("access levels below RESELLER see integration secrets: reveal_to is {reveal_to}"),
+            cause: format!(
+                "access levels below RESELLER see integration secrets: reveal_to is {reveal_to}"
+            ),
             remedy: "use RESELLER or a higher access level",
         });
     }
@@ -75,7 +79,8 @@ fn redaction(redaction: &Redaction, warnings: &mut Vec<Warning>) {
     if redaction.public.iter().any(|selector| selector == "**") {
         warnings.push(Warning {
             key: "redaction.public",
-            cause: "the selector ** reveals everything under the roots, secrets included".to_owned(),
+            cause: "the selector ** reveals everything under the roots, secrets included"
+                .to_owned(),
             remedy: "list the members that are not secret",
         });
     }
@@ -83,10 +88,16 @@ fn redaction(redaction: &Redaction, warnings: &mut Vec<Warning>) {
 
 fn forward(forward: &Forward, warnings: &mut Vec<Warning>) {
     for path in SECRET_PATHS {
-        if !forward.redact.iter().any(|rule| [path, "/**"].contains(&rule.path.to_string().as_str())) {
+        if !forward
+            .redact
+            .iter()
+            .any(|rule| [path, "/**"].contains(&rule.path.to_string().as_str()))
+        {
             warnings.push(Warning {
                 key: "forward.redact",
-                cause: format!("no rule for {path}, where responses of the API hold the same secrets"),
+                cause: format!(
+                    "no rule for {path}, where responses of the API hold the same secrets"
+                ),
                 remedy: "repeat the default rules that you keep",
             });
         }
@@ -94,7 +105,9 @@ fn forward(forward: &Forward, warnings: &mut Vec<Warning>) {
     if forward.blocked.is_empty() {
         warnings.push(Warning {
             key: "forward.blocked",
-            cause: "nothing is blocked: clients can use paths that the API protects by source address".to_owned(),
+            cause:
+                "nothing is blocked: clients can use paths that the API protects by source address"
+                    .to_owned(),
             remedy: "remove the key to restore the default list",
         });
     }

@@ -105,7 +105,10 @@ pub struct Breaker {
 
 impl Breaker {
     pub fn new(probe_timeout: Duration) -> Self {
-        Breaker { state: Mutex::new(State::Closed { failures: Failures::default() }), probe_timeout }
+        Breaker {
+            state: Mutex::new(State::Closed { failures: Failures::default() }),
+            probe_timeout,
+        }
     }
 
     /// Permits a request, as a probe if the circuit has been open long enough. `None`: it is
@@ -114,7 +117,10 @@ impl Breaker {
         let mut state = self.state.lock();
         let is_probe = match *state {
             State::Closed { .. } => false,
-            State::Open { until, open_time, since } | State::HalfOpen { until, open_time, since } if now >= until => {
+            State::Open { until, open_time, since }
+            | State::HalfOpen { until, open_time, since }
+                if now >= until =>
+            {
                 *state = State::HalfOpen { until: now + self.probe_timeout, open_time, since };
                 true
             }
@@ -135,7 +141,12 @@ impl Breaker {
     /// so that one caller cannot open the circuit for others.
     ///
     /// Returns the change when the circuit opens or closes.
-    pub fn record(&self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<CircuitChange> {
+    pub fn record(
+        &self,
+        outcome: Outcome,
+        source: Option<u64>,
+        now: Instant,
+    ) -> Option<CircuitChange> {
         let mut state = self.state.lock();
         match (&mut *state, outcome) {
             (State::Closed { failures }, Outcome::Reached) => *failures = Failures::default(),
@@ -147,7 +158,11 @@ impl Breaker {
             (State::Closed { failures }, Outcome::Unreachable) => {
                 if failures.add(source) {
                     let failures = failures.count;
-                    *state = State::Open { until: now + OPEN_TIME_MIN, open_time: OPEN_TIME_MIN, since: now };
+                    *state = State::Open {
+                        until: now + OPEN_TIME_MIN,
+                        open_time: OPEN_TIME_MIN,
+                        since: now,
+                    };
                     return Some(CircuitChange::Opened { failures });
                 }
             }
@@ -182,7 +197,12 @@ impl BreakerPermit<'_> {
     /// Records the outcome of the request.
     ///
     /// Returns what [`Breaker::record`] does.
-    pub fn record(mut self, outcome: Outcome, source: Option<u64>, now: Instant) -> Option<CircuitChange> {
+    pub fn record(
+        mut self,
+        outcome: Outcome,
+        source: Option<u64>,
+        now: Instant,
+    ) -> Option<CircuitChange> {
         self.is_probe = false;
         self.breaker.record(outcome, source, now)
     }
@@ -233,7 +253,9 @@ mod tests {
         let probe = breaker.try_acquire(later).expect("a probe");
         assert!(breaker.try_acquire(later).is_none());
         probe.record(Outcome::Unreachable, None, later);
-        assert!(!admits(&breaker, later + OPEN_TIME_MIN) && admits(&breaker, later + 2 * OPEN_TIME_MIN));
+        assert!(
+            !admits(&breaker, later + OPEN_TIME_MIN) && admits(&breaker, later + 2 * OPEN_TIME_MIN)
+        );
         let change = breaker.record(Outcome::Reached, None, later + 2 * OPEN_TIME_MIN);
         assert_eq!(change, Some(CircuitChange::Closed { duration: 3 * OPEN_TIME_MIN }));
         assert_eq!(breaker.circuit(later), Circuit::Closed);
@@ -248,7 +270,10 @@ mod tests {
         }
         now += OPEN_TIME_MIN;
         assert!(admits(&breaker, now));
-        assert!(!admits(&breaker, now + Duration::from_secs(9)) && admits(&breaker, now + Duration::from_secs(10)));
+        assert!(
+            !admits(&breaker, now + Duration::from_secs(9))
+                && admits(&breaker, now + Duration::from_secs(10))
+        );
         for _ in 0..10 {
             breaker.record(Outcome::Unreachable, None, now);
             now += OPEN_TIME_MAX;

@@ -67,7 +67,8 @@ impl Validators {
         // Copied: a value shares the memory of the whole head that was read.
         let copied = |name: HeaderName| HeaderValue::from_bytes(headers.get(name)?.as_bytes()).ok();
         let (etag, last_modified) = (copied(ETAG), copied(LAST_MODIFIED));
-        (etag.is_some() || last_modified.is_some()).then(|| Box::new(Validators { etag, last_modified }))
+        (etag.is_some() || last_modified.is_some())
+            .then(|| Box::new(Validators { etag, last_modified }))
     }
 }
 

@@ -113,7 +113,8 @@ pub fn lifetime(
     if fresh.is_zero() {
         return Err(NotStored::Disabled);
     }
-    let seconds = [control.max_age, control.s_maxage].map(|seconds| seconds.map(Duration::from_secs));
+    let seconds =
+        [control.max_age, control.s_maxage].map(|seconds| seconds.map(Duration::from_secs));
     // The smallest applies: a cache for one caller behind one proxy may be read as private or as
     // shared.
     if let Some(allowed) = seconds.into_iter().chain([expires_in(headers)]).flatten().min() {
@@ -130,7 +131,8 @@ pub fn lifetime(
 /// Returns the `Age` of a response (RFC 9111 section 5.1): the first member of several, and zero if
 /// that is not a number. The caller adds the time that the response took.
 pub fn initial_age(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next()?.trim().parse().ok());
+    let seconds =
+        headers.get(AGE).and_then(|age| age.to_str().ok()?.split(',').next()?.trim().parse().ok());
     seconds.map_or(Duration::ZERO, Duration::from_secs).min(AGE_MAX)
 }
 
@@ -149,15 +151,21 @@ fn expires_in(headers: &HeaderMap) -> Option<Duration> {
         httpdate::parse_http_date(value.to_str().ok()?).ok()
     };
     headers.get(EXPIRES)?;
-    Some(date(EXPIRES).zip(date(DATE)).and_then(|(end, start)| end.duration_since(start).ok()).unwrap_or_default())
+    Some(
+        date(EXPIRES)
+            .zip(date(DATE))
+            .and_then(|(end, start)| end.duration_since(start).ok())
+            .unwrap_or_default(),
+    )
 }
 
 fn is_invariant(value: &[u8]) -> bool {
-    value
-        .split(|&b| b == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|name| !name.is_empty())
-        .all(|name| HeaderName::from_bytes(name).is_ok_and(|name| INVARIANT_REQUEST_FIELDS.contains(&name.as_str())))
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).all(
+        |name| {
+            HeaderName::from_bytes(name)
+                .is_ok_and(|name| INVARIANT_REQUEST_FIELDS.contains(&name.as_str()))
+        },
+    )
 }
 
 /// Directives of `Cache-Control` that have an effect here (RFC 9111 section 5.2). Of a repeated
@@ -241,8 +249,11 @@ impl CacheControl {
             is_stated = true;
             control.add(value);
         }
-        let is_no_cache =
-            |value: &[u8]| value.split(|&b| b == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-cache"));
+        let is_no_cache = |value: &[u8]| {
+            value
+                .split(|&b| b == b',')
+                .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
+        };
         control.no_cache |= !is_stated && pragma.into_iter().any(is_no_cache);
         control
     }
@@ -250,7 +261,9 @@ impl CacheControl {
     /// Whether a request accepts a stored response of that age, with that much freshness left (both
     /// in seconds). `max-stale` has no effect: the operator configures how stale a response may be.
     pub fn accepts(&self, age: u64, left: i64) -> bool {
-        let fresh_enough = self.min_fresh.is_none_or(|least| i64::try_from(least).is_ok_and(|least| left >= least));
+        let fresh_enough = self
+            .min_fresh
+            .is_none_or(|least| i64::try_from(least).is_ok_and(|least| left >= least));
         !self.no_cache && self.max_age.is_none_or(|most| age <= most) && fresh_enough
     }
 }
@@ -387,17 +400,30 @@ mod tests {
             ("tomorrow", None),
         ] {
             let lifetime = of(200, &[date, ("expires", expires)]);
-            assert_eq!(lifetime.map(|lifetime| lifetime.fresh.as_secs()).ok(), seconds, "{expires}");
+            assert_eq!(
+                lifetime.map(|lifetime| lifetime.fresh.as_secs()).ok(),
+                seconds,
+                "{expires}"
+            );
         }
         let old = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("age", "3")];
         assert_eq!(of(200, &old).unwrap().fresh.as_secs(), 7);
-        let twice = [date, ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"), ("expires", "Thu, 18 Aug 2050 02:01:29 GMT")];
+        let twice = [
+            date,
+            ("expires", "Thu, 18 Aug 2050 02:01:28 GMT"),
+            ("expires", "Thu, 18 Aug 2050 02:01:29 GMT"),
+        ];
         assert_eq!(of(200, &twice), Err(NotStored::Expired));
-        for (control, seconds) in [("max-age=9", 7), ("max-age=5", 5), ("s-maxage=3, max-age=9", 3)] {
-            let both = [date, ("expires", "Thu, 18 Aug 2050 02:01:25 GMT"), ("cache-control", control)];
+        for (control, seconds) in [("max-age=9", 7), ("max-age=5", 5), ("s-maxage=3, max-age=9", 3)]
+        {
+            let both =
+                [date, ("expires", "Thu, 18 Aug 2050 02:01:25 GMT"), ("cache-control", control)];
             assert_eq!(of(200, &both).unwrap().fresh.as_secs(), seconds, "{control}");
         }
-        assert_eq!(of(200, &[date, ("expires", "0"), ("cache-control", "max-age=9")]), Err(NotStored::Expired));
+        assert_eq!(
+            of(200, &[date, ("expires", "0"), ("cache-control", "max-age=9")]),
+            Err(NotStored::Expired)
+        );
     }
 
     #[test]
@@ -410,7 +436,10 @@ mod tests {
             "max-age=9, s-maxage=99",
         ] {
             let lifetime = of(200, &[("cache-control", strict)]).unwrap();
-            assert!(lifetime.stale_while_revalidate.is_zero() && lifetime.stale_if_error.is_zero(), "{strict}");
+            assert!(
+                lifetime.stale_while_revalidate.is_zero() && lifetime.stale_if_error.is_zero(),
+                "{strict}"
+            );
         }
         for nothing in [
             "public",
@@ -432,17 +461,26 @@ mod tests {
     #[test]
     fn configured_ttl_of_zero_disables_storing() {
         let config = config::Cache { ttl: Duration::ZERO, ..config() };
-        assert_eq!(lifetime(StatusCode::OK, &HeaderMap::new(), &config, 0.0), Err(NotStored::Disabled));
+        assert_eq!(
+            lifetime(StatusCode::OK, &HeaderMap::new(), &config, 0.0),
+            Err(NotStored::Disabled)
+        );
     }
 
     #[test]
     fn freshness_info_is_cache_control_or_expires() {
         let has_none = |names: &[&'static str]| {
-            let headers = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")));
+            let headers = names
+                .iter()
+                .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")));
             has_no_freshness_info(&headers.collect())
         };
         assert!(has_none(&[]) && has_none(&["age", "date", "etag"]));
-        assert!(!has_none(&["cache-control"]) && !has_none(&["expires"]) && !has_none(&["cache-control", "expires"]));
+        assert!(
+            !has_none(&["cache-control"])
+                && !has_none(&["expires"])
+                && !has_none(&["cache-control", "expires"])
+        );
     }
 
     #[test]
@@ -459,11 +497,15 @@ mod tests {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1, Only-If-Cached"));
         assert!(CacheControl::from_request(&headers).only_if_cached);
         assert!(accepts(&[], 50, 10) && accepts(&[("cache-control", "max-stale=99")], 50, 10));
-        assert!(!accepts(&[("cache-control", "no-cache")], 0, 60) && !accepts(&[("pragma", "no-cache")], 0, 60));
+        assert!(
+            !accepts(&[("cache-control", "no-cache")], 0, 60)
+                && !accepts(&[("pragma", "no-cache")], 0, 60)
+        );
         assert!(accepts(&[("pragma", "no-cache"), ("cache-control", "max-age=9")], 5, 10));
         assert!(!accepts(&[("cache-control", "no-cache=\"x")], 0, 60));
         assert!(
-            accepts(&[("cache-control", "max-age=5")], 5, 10) && !accepts(&[("cache-control", "max-age=4")], 5, 10)
+            accepts(&[("cache-control", "max-age=5")], 5, 10)
+                && !accepts(&[("cache-control", "max-age=4")], 5, 10)
         );
         assert!(
             accepts(&[("cache-control", "min-fresh=9")], 5, 10)

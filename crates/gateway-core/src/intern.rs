@@ -26,7 +26,10 @@ pub struct BodyInterner {
 
 impl Default for BodyInterner {
     fn default() -> Self {
-        BodyInterner { shards: (0..SHARDS).map(|_| Shard::default()).collect(), hasher: IdHasher::default() }
+        BodyInterner {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: IdHasher::default(),
+        }
     }
 }
 
@@ -97,8 +100,14 @@ mod tests {
         Policy::compile(&config.redaction.rules()).unwrap()
     });
 
-    fn representation(status: StatusCode, own_type: Option<&'static str>, number: usize) -> Representation {
-        let redacted = redact(&POLICY, AccessLevel::Admin, format!("{{\"name\":\"{number}\"}}").into()).unwrap();
+    fn representation(
+        status: StatusCode,
+        own_type: Option<&'static str>,
+        number: usize,
+    ) -> Representation {
+        let redacted =
+            redact(&POLICY, AccessLevel::Admin, format!("{{\"name\":\"{number}\"}}").into())
+                .unwrap();
         Representation::new(status, own_type.map(HeaderValue::from_static).as_ref(), redacted)
     }
 
@@ -136,8 +145,9 @@ mod tests {
     #[test]
     fn interner_drops_unreferenced_bodies_before_growing() {
         let interner = BodyInterner::default();
-        let live: Vec<_> =
-            (0..1000).map(|number| interner.intern(representation(StatusCode::OK, None, number))).collect();
+        let live: Vec<_> = (0..1000)
+            .map(|number| interner.intern(representation(StatusCode::OK, None, number)))
+            .collect();
         for number in 1000..20_000 {
             drop(interner.intern(representation(StatusCode::OK, None, number)));
         }

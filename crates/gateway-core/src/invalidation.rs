@@ -122,7 +122,10 @@ struct EmployeeTable {
 
 impl EmployeeTable {
     fn new() -> Self {
-        EmployeeTable { last: AtomicU64::new(0), slots: Box::new([const { AtomicU64::new(0) }; SLOTS]) }
+        EmployeeTable {
+            last: AtomicU64::new(0),
+            slots: Box::new([const { AtomicU64::new(0) }; SLOTS]),
+        }
     }
 
     fn get(&self, slot: EmployeeSlot) -> u64 {
@@ -205,13 +208,15 @@ impl Generations {
     /// included. Called at each synchronization with the cluster; never moves back.
     pub fn set_synced_until(&self, now: Instant, until: Instant) {
         let since = self.clustered_since.get_or_init(|| now);
-        self.synced_for.fetch_max(nanoseconds(until.saturating_duration_since(*since)), Ordering::Relaxed);
+        self.synced_for
+            .fetch_max(nanoseconds(until.saturating_duration_since(*since)), Ordering::Relaxed);
     }
 
     /// Whether every change that counts now is known, so that caches may be used.
     pub fn is_synced(&self, now: Instant) -> bool {
         self.clustered_since.get().is_none_or(|since| {
-            nanoseconds(now.saturating_duration_since(*since)) < self.synced_for.load(Ordering::Relaxed)
+            nanoseconds(now.saturating_duration_since(*since))
+                < self.synced_for.load(Ordering::Relaxed)
         })
     }
 
@@ -275,14 +280,23 @@ impl Generations {
 
     /// Whether a write to one of these may still be executed. Entries in the shared tier may be
     /// from before it.
-    pub fn is_unsettled(&self, customer: Option<&CustomerId>, caller: &CallerId, employee: EmployeeSlot) -> bool {
+    pub fn is_unsettled(
+        &self,
+        customer: Option<&CustomerId>,
+        caller: &CallerId,
+        employee: EmployeeSlot,
+    ) -> bool {
         if self.unsettled_count.load(Ordering::Acquire) == 0 {
             return false;
         }
         let customer = customer.map(|id| Unsettled::Customer(self.customer_slot(id)));
-        let others = [Unsettled::All, Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)];
+        let others =
+            [Unsettled::All, Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)];
         let (now, unsettled) = ((self.clock)(), self.unsettled.read());
-        others.into_iter().chain(customer).any(|scope| unsettled.get(&scope).is_some_and(|until| *until > now))
+        others
+            .into_iter()
+            .chain(customer)
+            .any(|scope| unsettled.get(&scope).is_some_and(|until| *until > now))
     }
 
     pub fn employee_slot(&self, id: &EmployeeId) -> EmployeeSlot {
@@ -329,13 +343,21 @@ impl Generations {
     }
 
     /// Whether an employee has changed since a validation began.
-    pub fn has_employee_changed(&self, employee: EmployeeSlot, since: &ValidationGenerations) -> bool {
+    pub fn has_employee_changed(
+        &self,
+        employee: EmployeeSlot,
+        since: &ValidationGenerations,
+    ) -> bool {
         self.bump_unsettled(&[Unsettled::Employee(employee)]);
         self.employees.get(employee) > since.last_employee_change
     }
 
     /// Counters that a cached identity depends on.
-    pub fn identity_generations(&self, caller: &CallerId, employee: EmployeeSlot) -> IdentityGenerations {
+    pub fn identity_generations(
+        &self,
+        caller: &CallerId,
+        employee: EmployeeSlot,
+    ) -> IdentityGenerations {
         self.bump_unsettled(&[Unsettled::Caller(caller.slot()), Unsettled::Employee(employee)]);
         IdentityGenerations {
             all: self.all.load(Ordering::Acquire),
@@ -364,7 +386,12 @@ mod tests {
         let employee = EmployeeId::parse("5f00000000000000000000aa").unwrap();
         let slot = generations.employee_slot(&employee);
         let current = || generations.entry_generations(&customer, &caller, slot);
-        for scope in [Scope::All, Scope::Customer(customer), Scope::Employee(employee.clone()), Scope::Caller(caller)] {
+        for scope in [
+            Scope::All,
+            Scope::Customer(customer),
+            Scope::Employee(employee.clone()),
+            Scope::Caller(caller),
+        ] {
             let before = current();
             assert_eq!(before, current());
             generations.invalidate(&scope);
@@ -379,10 +406,14 @@ mod tests {
     fn employee_change_outdates_its_validations_only() {
         let generations = Generations::new(Instant::now);
         let caller = CallerIds::with_key([7; 32]).id_of("a");
-        let [one, other] =
-            ["5f00000000000000000000aa", "5f00000000000000000000ab"].map(|id| EmployeeId::parse(id).unwrap());
-        let (slot, other_slot) = (generations.employee_slot(&one), generations.employee_slot(&other));
-        assert_ne!(slot, other_slot, "of two ids, they are equal with a probability of 1 in 65,536");
+        let [one, other] = ["5f00000000000000000000aa", "5f00000000000000000000ab"]
+            .map(|id| EmployeeId::parse(id).unwrap());
+        let (slot, other_slot) =
+            (generations.employee_slot(&one), generations.employee_slot(&other));
+        assert_ne!(
+            slot, other_slot,
+            "of two ids, they are equal with a probability of 1 in 65,536"
+        );
         let before = generations.validation_generations(&caller);
         for _ in 0..100 {
             generations.invalidate(&Scope::Employee(other.clone()));
@@ -395,7 +426,10 @@ mod tests {
             "a validation of the caller is joined"
         );
         let during = generations.validation_generations(&caller);
-        assert!(!generations.has_employee_changed(other_slot, &during), "it began after the change");
+        assert!(
+            !generations.has_employee_changed(other_slot, &during),
+            "it began after the change"
+        );
         generations.invalidate(&Scope::Employee(one));
         assert!(generations.has_employee_changed(slot, &during));
     }
@@ -415,16 +449,24 @@ mod tests {
         assert!(!generations.unsettle(&Scope::Caller(caller), until), "it was unsettled before");
         assert!(entry(&caller) != entry(&caller) && identity(&caller) != identity(&caller));
         assert!(entry(&other) == entry(&other) && identity(&other) == identity(&other));
-        assert!(generations.is_unsettled(None, &caller, slot) && !generations.is_unsettled(None, &other, slot));
+        assert!(
+            generations.is_unsettled(None, &caller, slot)
+                && !generations.is_unsettled(None, &other, slot)
+        );
         generations.unsettle(&Scope::Customer(customer), until);
         assert!(entry(&other) != entry(&other) && identity(&other) == identity(&other));
         assert!(generations.is_unsettled(Some(&customer), &other, slot));
         let began = generations.validation_generations(&other);
         generations.unsettle(&Scope::Employee(employee), until);
-        assert!(identity(&other) != identity(&other) && generations.has_employee_changed(slot, &began));
+        assert!(
+            identity(&other) != identity(&other) && generations.has_employee_changed(slot, &began)
+        );
         let settled = Generations::new(Instant::now);
         settled.unsettle(&Scope::All, Instant::now());
-        assert_eq!(settled.identity_generations(&caller, slot), settled.identity_generations(&caller, slot));
+        assert_eq!(
+            settled.identity_generations(&caller, slot),
+            settled.identity_generations(&caller, slot)
+        );
         assert_eq!(settled.unsettled_count.load(Ordering::Relaxed), 0);
     }
 
@@ -436,7 +478,9 @@ mod tests {
         generations.set_synced_until(start, start + second);
         assert!(generations.is_synced(start) && !generations.is_synced(start + second));
         generations.set_synced_until(start + 5 * second, start + 6 * second);
-        assert!(generations.is_synced(start + 5 * second) && !generations.is_synced(start + 6 * second));
+        assert!(
+            generations.is_synced(start + 5 * second) && !generations.is_synced(start + 6 * second)
+        );
         generations.set_synced_until(start + 6 * second, start + 2 * second);
         assert!(generations.is_synced(start + 5 * second), "it never moves back");
     }
@@ -448,7 +492,8 @@ mod tests {
         let (sender, published) = std::sync::mpsc::sync_channel(8);
         let counters = std::sync::Arc::downgrade(&generations);
         generations.set_publisher(Box::new(move |scope| {
-            let counters = counters.upgrade().map(|counters| counters.validation_generations(&caller));
+            let counters =
+                counters.upgrade().map(|counters| counters.validation_generations(&caller));
             let _ = sender.send((scope.as_str(), counters));
         }));
         let before = generations.validation_generations(&caller);

@@ -84,8 +84,8 @@ pub struct ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// Returns a decoder that also refuses what RFC 9112 calls bad whitespace, and bytes beyond ASCII
-    /// in extensions: for request bodies, where another reader may see something else.
+    /// Returns a decoder that also refuses what RFC 9112 calls bad whitespace, and bytes beyond
+    /// ASCII in extensions: for request bodies, where another reader may see something else.
     #[must_use]
     pub fn strict() -> Self {
         ChunkedDecoder { is_strict: true, ..ChunkedDecoder::default() }

@@ -108,7 +108,8 @@ impl LogNames {
     /// policy from which this one is derived.
     pub(super) fn new(public: &[String], secret_names: &[String]) -> Self {
         let listed = |names: &[&str]| {
-            let patterns: Vec<Pattern> = names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
+            let patterns: Vec<Pattern> =
+                names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
             Names::new(&[], &patterns, false)
         };
         let containers = public.iter().flat_map(|selector| {
@@ -116,8 +117,10 @@ impl LogNames {
             segments.pop();
             segments.into_iter().flat_map(|segment| segment.split(['{', '}', ',']))
         });
-        let containers: Vec<Pattern> = containers.filter_map(|name| Pattern::root(name).ok()).collect();
-        let secrets: Vec<Pattern> = secret_names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
+        let containers: Vec<Pattern> =
+            containers.filter_map(|name| Pattern::root(name).ok()).collect();
+        let secrets: Vec<Pattern> =
+            secret_names.iter().filter_map(|name| Pattern::glob(name).ok()).collect();
         LogNames {
             sides: listed(&SIDES),
             metadata: listed(&METADATA),
@@ -144,7 +147,8 @@ impl LogNames {
         }
         let names: Vec<&[u8]> = text.split(is_delimiter).filter(|name| !name.is_empty()).collect();
         let ends_secret = names.last().is_some_and(|name| self.below_root.meaning(name).secret);
-        ends_secret || (names.len() > 1 && names.iter().any(|name| self.below_root.meaning(name).root))
+        ends_secret
+            || (names.len() > 1 && names.iter().any(|name| self.below_root.meaning(name).root))
     }
 }
 
@@ -170,7 +174,10 @@ fn unquoted(text: &[u8]) -> Vec<u8> {
     while let Some(at) = memchr::memchr(b'\\', rest) {
         out.extend_from_slice(&rest[..at]);
         rest = &rest[at + 1..];
-        let digits = rest.strip_prefix(b"u").and_then(|rest| rest.get(..4)).and_then(|d| std::str::from_utf8(d).ok());
+        let digits = rest
+            .strip_prefix(b"u")
+            .and_then(|rest| rest.get(..4))
+            .and_then(|d| std::str::from_utf8(d).ok());
         if let Some(code) = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()) {
             let character = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
             out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -206,9 +213,14 @@ pub(super) struct Mention {
 
 /// Finds mentions: one [`Mention`] for the document, then one for each of its objects in the order
 /// in which they open.
-pub(super) fn find_mentions(document: &[u8], names: &Names, log: &LogNames) -> Result<Vec<Mention>, Refusal> {
+pub(super) fn find_mentions(
+    document: &[u8],
+    names: &Names,
+    log: &LogNames,
+) -> Result<Vec<Mention>, Refusal> {
     let mentions = vec![Mention::default()];
-    let mut search = Search { reader: Reader::new(document)?, names, log, mentions, scratch: Vec::new() };
+    let mut search =
+        Search { reader: Reader::new(document)?, names, log, mentions, scratch: Vec::new() };
     search.value(0, false)?;
     search.reader.end()?;
     Ok(search.mentions)

@@ -132,7 +132,11 @@ pub fn redact(policy: &Policy, level: AccessLevel, document: Bytes) -> Result<Re
 
 /// Like [`redact`] or, without a level, [`redact_by_own_level`]; but a document from which nothing
 /// is removed keeps its bytes, white space included.
-pub fn redact_or_keep(policy: &Policy, level: Option<AccessLevel>, document: Bytes) -> Result<Redacted, Refusal> {
+pub fn redact_or_keep(
+    policy: &Policy,
+    level: Option<AccessLevel>,
+    document: Bytes,
+) -> Result<Redacted, Refusal> {
     let redacted = match level {
         Some(level) => redact(policy, level, document.clone()),
         None => redact_by_own_level(policy, document.clone()),

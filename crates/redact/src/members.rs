@@ -35,11 +35,18 @@ impl Members {
 
     /// Adds the name at `start`, a name of the object whose names begin at `from`. Returns the
     /// name's hash.
-    pub(super) fn add(&mut self, from: usize, text: &[u8], start: usize, name: Text<'_>) -> Result<u64, Refusal> {
+    pub(super) fn add(
+        &mut self,
+        from: usize,
+        text: &[u8],
+        start: usize,
+        name: Text<'_>,
+    ) -> Result<u64, Refusal> {
         let hash = hash(name.decoded(&mut self.scratch));
         let new = Seen { hash, start, end: start + name.raw.len() };
         let earlier = &self.seen[from..];
-        if earlier.len() < MAX_PAIRWISE && earlier.iter().any(|old| old.hash == hash && old.compare(&new, text).is_eq())
+        if earlier.len() < MAX_PAIRWISE
+            && earlier.iter().any(|old| old.hash == hash && old.compare(&new, text).is_eq())
         {
             return Err(Refusal::at(start, Reason::DuplicateName));
         }
@@ -51,8 +58,12 @@ impl Members {
     pub(super) fn close(&mut self, from: usize, text: &[u8]) -> Result<(), Refusal> {
         if self.seen.len() - from > MAX_PAIRWISE {
             let names = &mut self.seen[from..];
-            names.sort_unstable_by(|one, other| one.hash.cmp(&other.hash).then_with(|| one.compare(other, text)));
-            let same = |pair: &&[Seen]| pair[0].hash == pair[1].hash && pair[0].compare(&pair[1], text).is_eq();
+            names.sort_unstable_by(|one, other| {
+                one.hash.cmp(&other.hash).then_with(|| one.compare(other, text))
+            });
+            let same = |pair: &&[Seen]| {
+                pair[0].hash == pair[1].hash && pair[0].compare(&pair[1], text).is_eq()
+            };
             if let Some(pair) = names.windows(2).find(same) {
                 return Err(Refusal::at(pair[0].start.max(pair[1].start), Reason::DuplicateName));
             }
@@ -80,14 +91,16 @@ pub(super) fn hash(name: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
     let (words, rest) = name.as_chunks::<8>();
-    let hash = words.iter().fold(name.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash =
+        words.iter().fold(name.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     // The rest is read at once, overlapping the bytes before it if there are any.
     match (rest, name.last_chunk::<8>(), name.first_chunk::<4>(), name.last_chunk::<4>()) {
         ([], ..) => hash,
         (_, Some(last), ..) => mix(hash, u64::from_le_bytes(*last)),
-        (_, _, Some(first), Some(last)) => {
-            mix(hash, u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)))
-        }
+        (_, _, Some(first), Some(last)) => mix(
+            hash,
+            u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)),
+        ),
         _ => mix(hash, rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))),
     }
 }
@@ -98,7 +111,8 @@ mod tests {
 
     /// Adds the names as those of one object. Each has 16 bytes and no escapes.
     fn read(names: &[[u8; 16]]) -> Result<(), Refusal> {
-        let text: Vec<u8> = names.iter().flat_map(|name| [b"\"", &name[..], b"\""].concat()).collect();
+        let text: Vec<u8> =
+            names.iter().flat_map(|name| [b"\"", &name[..], b"\""].concat()).collect();
         let mut members = Members::default();
         for start in (0..text.len()).step_by(18) {
             members.add(0, &text, start, Text::new(&text[start..start + 18], false))?;

@@ -35,7 +35,9 @@ impl Pattern {
     /// Parses the name of a root: one name without wildcards.
     pub(super) fn root(text: &str) -> Result<Self, String> {
         if let Some(sign) = text.chars().find(|sign| "*?.[]{}/,".contains(*sign)) {
-            return Err(format!("unexpected `{sign}`; a root is the name of one member, such as \"integrations\""));
+            return Err(format!(
+                "unexpected `{sign}`; a root is the name of one member, such as \"integrations\""
+            ));
         }
         Self::folded(text)
     }
@@ -107,7 +109,8 @@ impl Foreign {
         let of = |character: char| {
             let mut folded = Vec::new();
             letters(character, |letter| {
-                let letter = if letter.is_ascii() || known.contains(&letter) { letter } else { UNKNOWN };
+                let letter =
+                    if letter.is_ascii() || known.contains(&letter) { letter } else { UNKNOWN };
                 // One letter that occurs in no pattern means as much as several.
                 if letter != UNKNOWN || folded.last() != Some(&UNKNOWN) {
                     folded.push(letter);
@@ -128,7 +131,8 @@ impl Foreign {
 impl Names {
     /// `changes`: whether [`CHANGE_NAMES`] mean a side of a change; otherwise no name does.
     pub(super) fn new(roots: &[Pattern], secrets: &[Pattern], changes: bool) -> Self {
-        let mut names = Names { blocks: Vec::new(), foreign: Foreign::of(roots.iter().chain(secrets)) };
+        let mut names =
+            Names { blocks: Vec::new(), foreign: Foreign::of(roots.iter().chain(secrets)) };
         for root in roots {
             names.add(root, |block| &mut block.roots);
         }
@@ -136,7 +140,8 @@ impl Names {
             names.add(secret, |block| &mut block.secrets);
         }
         for name in CHANGE_NAMES.into_iter().filter(|_| changes) {
-            let pattern = Pattern(name.chars().map(|letter| Step::Is(letter.to_ascii_lowercase())).collect());
+            let pattern =
+                Pattern(name.chars().map(|letter| Step::Is(letter.to_ascii_lowercase())).collect());
             names.add(&pattern, |block| &mut block.changes);
         }
         names
@@ -175,7 +180,9 @@ impl Names {
     /// Whether a text contains the name of a root as a separate word, as in
     /// `integrations[0].enabled`.
     pub(super) fn mentions_root(&self, text: &[u8]) -> bool {
-        self.blocks.iter().any(|block| block.roots != 0 && block.run(text, &self.foreign) & block.roots != 0)
+        self.blocks
+            .iter()
+            .any(|block| block.roots != 0 && block.run(text, &self.foreign) & block.roots != 0)
     }
 }
 
@@ -318,14 +325,21 @@ impl Run<'_> {
                     self.step(class.map_or(0, |class| self.block.ascii[*class as usize]));
                 }
             }
-            Folded::Text(_) | Folded::Symbol | Folded::Mark | Folded::Invisible | Folded::Blank => self.separator(),
+            Folded::Text(_) | Folded::Symbol | Folded::Mark | Folded::Invisible | Folded::Blank => {
+                self.separator()
+            }
         }
     }
 
     fn letter(&mut self, letter: char) {
         let leading_on = match CLASSES.get(letter as usize) {
             Some(class) => self.block.ascii[*class as usize],
-            None => self.block.other.iter().find(|(known, _)| *known == letter).map_or(0, |(_, places)| *places),
+            None => self
+                .block
+                .other
+                .iter()
+                .find(|(known, _)| *known == letter)
+                .map_or(0, |(_, places)| *places),
         };
         self.step(leading_on);
     }
@@ -393,7 +407,9 @@ mod tests {
         ] {
             assert!(names.meaning(spelled.as_bytes()).root, "{spelled:?}");
         }
-        for other in ["integration", "integrationss", "xintegrations", "customer", "", "_", "intеgrations"] {
+        for other in
+            ["integration", "integrationss", "xintegrations", "customer", "", "_", "intеgrations"]
+        {
             assert!(!names.meaning(other.as_bytes()).root, "{other:?}");
         }
     }
@@ -401,9 +417,17 @@ mod tests {
     #[test]
     fn globs_match_folded_names_and_no_others() {
         let names = names(&[], &["*password*", "*api_key", "pin", "a*b*c", "*nøgle*"], false);
-        for name in
-            ["password", "oldPassWordHash", "pass-word", "x-api-key", "APIKEY", "P.I.N", "abc", "aXXbXXc", "NØGLE"]
-        {
+        for name in [
+            "password",
+            "oldPassWordHash",
+            "pass-word",
+            "x-api-key",
+            "APIKEY",
+            "P.I.N",
+            "abc",
+            "aXXbXXc",
+            "NØGLE",
+        ] {
             assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
         }
         for name in ["passwor", "apikeys", "spin", "pins", "acb", "abcd", "ab", "nogle", ""] {
@@ -413,9 +437,14 @@ mod tests {
 
     #[test]
     fn repetitive_names_and_overlapping_patterns_are_matched() {
-        let names =
-            names(&["integrations", "customerIntegrations"], &["**password**", "*nøgle*", "*køb*", "pin"], false);
-        for name in ["passwordpassword", "a_password_password", "nøgle", "nøglenøgle", "køb", "købkøb"] {
+        let names = names(
+            &["integrations", "customerIntegrations"],
+            &["**password**", "*nøgle*", "*køb*", "pin"],
+            false,
+        );
+        for name in
+            ["passwordpassword", "a_password_password", "nøgle", "nøglenøgle", "køb", "købkøb"]
+        {
             assert!(names.meaning(name.as_bytes()).secret, "{name:?}");
         }
         // A pattern without wildcards matches the whole name, a root also a part of a path, in
@@ -455,9 +484,13 @@ mod tests {
     #[test]
     fn text_mentions_a_root_only_as_a_separate_word() {
         let names = names(&["integrations", "customerIntegrations"], &["*token*"], false);
-        for text in
-            ["integrations", "a/Integrations/b", "customer_integrations.x", "see integrations!", "[\"integrations\"]"]
-        {
+        for text in [
+            "integrations",
+            "a/Integrations/b",
+            "customer_integrations.x",
+            "see integrations!",
+            "[\"integrations\"]",
+        ] {
             assert!(names.mentions_root(text.as_bytes()), "{text}");
         }
         for text in ["", "token", "disintegrations", "integrationsbilling", "æintegrations"] {

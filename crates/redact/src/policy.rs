@@ -46,7 +46,11 @@ impl Policy {
     ///
     /// `changes`: the responses are entries of the change log, which quote secrets in strings and
     /// in the sides of a change; see [`redact`](super::redact).
-    pub fn for_forward(&self, secret_names: &[String], changes: bool) -> Result<Policy, Vec<RuleError>> {
+    pub fn for_forward(
+        &self,
+        secret_names: &[String],
+        changes: bool,
+    ) -> Result<Policy, Vec<RuleError>> {
         let log = changes.then(|| LogNames::new(&self.rules.public, &self.rules.secret_names));
         Policy::build(Rules { secret_names: secret_names.to_vec(), ..self.rules.clone() }, log)
     }
@@ -217,7 +221,13 @@ mod tests {
         let places: Vec<_> = errors.iter().map(|error| (error.which, error.index)).collect();
         assert_eq!(
             places,
-            [(Rule::Root, 1), (Rule::Root, 2), (Rule::Public, 0), (Rule::Public, 2), (Rule::SecretName, 0)]
+            [
+                (Rule::Root, 1),
+                (Rule::Root, 2),
+                (Rule::Public, 0),
+                (Rule::Public, 2),
+                (Rule::SecretName, 0)
+            ]
         );
         assert_eq!(
             errors[0].to_string(),
@@ -257,8 +267,13 @@ mod tests {
         assert!(forward.hides_changes());
         assert!(!Policy::compile(&rules()).unwrap().hides_changes());
         let shown = format!("{forward:?}");
-        assert!(shown.contains("\"integrations\"") && shown.contains("hides_changes: true"), "{shown}");
-        assert!(forward.reveals_to(AccessLevel::Reseller) && !forward.reveals_to(AccessLevel::Owner));
+        assert!(
+            shown.contains("\"integrations\"") && shown.contains("hides_changes: true"),
+            "{shown}"
+        );
+        assert!(
+            forward.reveals_to(AccessLevel::Reseller) && !forward.reveals_to(AccessLevel::Owner)
+        );
         assert!(forward.for_forward(&["a/b".into()], false).is_err());
     }
 }

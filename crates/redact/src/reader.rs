@@ -65,7 +65,10 @@ pub(super) struct Name<'d> {
 impl<'d> Reader<'d> {
     /// Starts reading. Refuses an empty document, a byte-order mark and text that is not UTF-8.
     pub(super) fn new(text: &'d [u8]) -> Result<Self, Refusal> {
-        if [&b"\xEF\xBB\xBF"[..], b"\xFE\xFF", b"\xFF\xFE"].iter().any(|mark| text.starts_with(mark)) {
+        if [&b"\xEF\xBB\xBF"[..], b"\xFE\xFF", b"\xFF\xFE"]
+            .iter()
+            .any(|mark| text.starts_with(mark))
+        {
             return Err(Refusal::at(0, Reason::ByteOrderMark));
         }
         if let Err(error) = std::str::from_utf8(text) {
@@ -286,7 +289,11 @@ impl<'d> Reader<'d> {
         if self.at > start {
             return Ok(());
         }
-        Err(self.refuse(if self.at == self.text.len() { Reason::CutShort } else { Reason::NotJson }))
+        Err(self.refuse(if self.at == self.text.len() {
+            Reason::CutShort
+        } else {
+            Reason::NotJson
+        }))
     }
 }
 

@@ -98,7 +98,10 @@ impl<'d> Rewriter<'_, 'd> {
                 let is_quote = matches!(scope.place, Place::Outside)
                     && self.policy.log.is_some()
                     && names_root(&self.policy.names, text.decoded(&mut self.scratch));
-                Ok(self.scalar(text.raw, Scope { hides_scalars: scope.hides_scalars || is_quote, ..scope }))
+                Ok(self.scalar(
+                    text.raw,
+                    Scope { hides_scalars: scope.hides_scalars || is_quote, ..scope },
+                ))
             }
             Value::Bare(raw) => Ok(self.scalar(raw, scope)),
             Value::TooDeep => Ok(self.hide(self.out.len())),
@@ -151,14 +154,18 @@ impl<'d> Rewriter<'_, 'd> {
                 }
                 let log = policy.log.as_ref().filter(|_| is_named || below);
                 let side = log.is_some_and(|log| log.is_side(decoded));
-                let unknown = scope.named == Named::InText && log.is_some_and(|log| !log.is_metadata(decoded));
+                let unknown = scope.named == Named::InText
+                    && log.is_some_and(|log| !log.is_metadata(decoded));
                 hides_scalars = unknown || side;
                 let place = if root { Place::Under(position) } else { Place::Outside };
                 (place, secret || (change && (is_named || below)) || (side && is_named))
             }
             Place::Under(at) => {
                 policy.selectors.step(&mut self.positions, at, name.hash, decoded);
-                (Place::Under(position), (is_named || below) && policy.names.meaning(decoded).change)
+                (
+                    Place::Under(position),
+                    (is_named || below) && policy.names.meaning(decoded).change,
+                )
             }
         };
         let fate = self.value(Scope { place, hides_scalars, ..scope })?;

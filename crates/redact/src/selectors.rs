@@ -56,7 +56,9 @@ impl Segment {
         let names: Vec<&str> = match (text.strip_prefix('{'), text.ends_with('}')) {
             (Some(inside), true) => inside[..inside.len() - 1].split(',').collect(),
             (Some(_), false) => {
-                return Err(format!("unbalanced brace in `{text}`; `{{a,b}}` contains only names, no dots"));
+                return Err(format!(
+                    "unbalanced brace in `{text}`; `{{a,b}}` contains only names, no dots"
+                ));
             }
             (None, _) => vec![text],
         };
@@ -71,7 +73,9 @@ impl Segment {
                 return Err("empty name; expected member names separated by dots, such as \"criipto.domain\"".into());
             }
             if name.contains('*') {
-                return Err(format!("`{name}`: `*` and `**` match whole names; list all names, as in `{{a,b}}`"));
+                return Err(format!(
+                    "`{name}`: `*` and `**` match whole names; list all names, as in `{{a,b}}`"
+                ));
             }
             if name.contains(['{', '}', ',']) {
                 return Err(format!(
@@ -79,7 +83,9 @@ impl Segment {
                 ));
             }
             if name.trim() != *name {
-                return Err(format!("`{name}` has surrounding white space; names are compared exactly"));
+                return Err(format!(
+                    "`{name}` has surrounding white space; names are compared exactly"
+                ));
             }
         }
         Ok(Segment::OneOf(names.into_iter().map(str::to_owned).collect()))
@@ -108,7 +114,8 @@ struct Known {
 impl Selectors {
     pub(super) fn new(selectors: &[Selector]) -> Self {
         let mut names: Vec<(&str, usize, Places)> = Vec::new();
-        let (mut any, mut stay, mut ends, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut any, mut stay, mut ends, mut starts) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut used = Places::BITS as usize;
         for Selector(segments) in selectors {
             if used + segments.len() + 1 > Places::BITS as usize {
@@ -124,7 +131,9 @@ impl Selectors {
                 match segment {
                     Segment::AnyDepth => stay[word] |= place,
                     Segment::AnyMember => any[word] |= place,
-                    Segment::OneOf(listed) => names.extend(listed.iter().map(|name| (name.as_str(), word, place))),
+                    Segment::OneOf(listed) => {
+                        names.extend(listed.iter().map(|name| (name.as_str(), word, place)))
+                    }
                 }
                 used += 1;
             }
@@ -141,7 +150,8 @@ impl Selectors {
         let mut selectors = Selectors { any, stay, ends, starts, table, nothing };
         for (name, word, place) in names {
             let slot = selectors.slot(hash(name.as_bytes()), name.as_bytes());
-            let empty = || Known { name: name.as_bytes().into(), places: selectors.nothing.clone() };
+            let empty =
+                || Known { name: name.as_bytes().into(), places: selectors.nothing.clone() };
             selectors.table[slot].get_or_insert_with(empty).places[word] |= place;
         }
         selectors
@@ -160,7 +170,8 @@ impl Selectors {
     /// Pushes the position that a member leads to from the position that begins at `from` in
     /// `positions`. `hash` is the [`hash`] of the decoded `name`.
     pub(super) fn step(&self, positions: &mut Vec<Places>, from: usize, hash: u64, name: &[u8]) {
-        let named = self.table[self.slot(hash, name)].as_ref().map_or(&self.nothing, |known| &known.places);
+        let named =
+            self.table[self.slot(hash, name)].as_ref().map_or(&self.nothing, |known| &known.places);
         for word in 0..self.width() {
             let at = positions[from + word];
             let on = (at & (named[word] | self.any[word])) << 1 | at & self.stay[word];
@@ -218,9 +229,15 @@ mod tests {
             ("a.**", vec!["a", "a.b", "a.b.c"], vec!["", "b.a"]),
             ("**", vec!["a", "a.b"], vec![""]),
             ("**.**.a", vec!["a", "b.a"], vec![""]),
-            ("**.a.**.b.*", vec!["a.b.x", "x.a.y.b.z", "a.b.b.b", "a.a.b.x"], vec!["a.b", "a.x", "b.a.x"]),
+            (
+                "**.a.**.b.*",
+                vec!["a.b.x", "x.a.y.b.z", "a.b.b.b", "a.a.b.x"],
+                vec!["a.b", "a.x", "b.a.x"],
+            ),
         ] {
-            let path = |text: &'static str| text.split('.').filter(|name| !name.is_empty()).collect::<Vec<_>>();
+            let path = |text: &'static str| {
+                text.split('.').filter(|name| !name.is_empty()).collect::<Vec<_>>()
+            };
             for yes in yes {
                 assert!(public(&[selector], &path(yes)), "{selector} should mean {yes:?}");
             }
@@ -232,11 +249,15 @@ mod tests {
 
     #[test]
     fn selectors_beyond_one_word_are_matched() {
-        let many: Vec<String> = (0..200).map(|number| format!("**.n{number}.{{a,b{number}}}.*")).collect();
+        let many: Vec<String> =
+            (0..200).map(|number| format!("**.n{number}.{{a,b{number}}}.*")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for number in 0..200 {
             assert!(public(&many, &["x", &format!("n{number}"), &format!("b{number}"), "y"]));
-            assert!(!public(&many, &["x", &format!("n{number}"), &format!("b{}", number + 1), "y"]));
+            assert!(!public(
+                &many,
+                &["x", &format!("n{number}"), &format!("b{}", number + 1), "y"]
+            ));
         }
     }
 
@@ -249,8 +270,8 @@ mod tests {
     #[test]
     fn invalid_selector_is_an_error() {
         for wrong in [
-            "", ".", "a.", ".a", "a..b", "a*", "***", "{a", "a}", "{a,b}c", "a{b,c}", "{a.b,c}", "{}", "{a,}",
-            "{a, b}", "{*,a}", "{{a}}", "a,b", " a",
+            "", ".", "a.", ".a", "a..b", "a*", "***", "{a", "a}", "{a,b}c", "a{b,c}", "{a.b,c}",
+            "{}", "{a,}", "{a, b}", "{*,a}", "{{a}}", "a,b", " a",
         ] {
             assert!(Selector::parse(wrong).is_err(), "{wrong:?}");
         }

@@ -37,7 +37,8 @@ pub fn read_change_log(body: &[u8]) -> Option<Vec<Entry>> {
 
 fn entry(entry: &Value) -> Entry {
     let text = |name: &str| entry.get(name).and_then(Value::as_str);
-    let customer = |name| text(name).and_then(|id| CustomerId::parse(id.as_bytes())).map(Change::Customer);
+    let customer =
+        |name| text(name).and_then(|id| CustomerId::parse(id.as_bytes())).map(Change::Customer);
     let change = match text("where") {
         Some("Employees") => text("id").and_then(EmployeeId::parse).map(Change::Employee),
         Some("Customers") => customer("id").or_else(|| customer("customer")),
@@ -83,10 +84,22 @@ mod tests {
 
     #[test]
     fn invalid_log_is_refused_and_entry_without_id_is_its_text() {
-        for wrong in ["", "null", "{}", "7", r#"{"a":[],"b":[]}"#, r#"{"error":{"code":"expired"}}"#, "[", "[] []"] {
+        for wrong in [
+            "",
+            "null",
+            "{}",
+            "7",
+            r#"{"a":[],"b":[]}"#,
+            r#"{"error":{"code":"expired"}}"#,
+            "[",
+            "[] []",
+        ] {
             assert_eq!(seen(wrong), None, "{wrong}");
         }
         assert_eq!(seen("[]").unwrap(), Vec::<String>::new());
-        assert_eq!(seen(r#"[7, {"a":1}, {"_id":7}]"#).unwrap(), ["7: None", r#"{"a":1}: None"#, r#"{"_id":7}: None"#]);
+        assert_eq!(
+            seen(r#"[7, {"a":1}, {"_id":7}]"#).unwrap(),
+            ["7: None", r#"{"a":1}: None"#, r#"{"_id":7}: None"#]
+        );
     }
 }

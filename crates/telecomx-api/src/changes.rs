@@ -41,7 +41,8 @@ const METHOD_OVERRIDES: [HeaderName; 3] = [
 ];
 
 /// The methods that are safe by the IANA registry of HTTP methods (RFC 9110 section 9.2.1).
-const SAFE_METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
+const SAFE_METHODS: [&str; 9] =
+    ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
 
 /// Returns the changes of a request if the API accepts it. Most requests change nothing.
 pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<Change> {
@@ -62,7 +63,11 @@ pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath) -> Vec<C
             customer(id).into_iter().collect()
         }
         ["employee", id, "token", _, ..] => {
-            let token = path.exact().get(3).and_then(|token| Token::parse(token.as_bytes())).map(Change::Token);
+            let token = path
+                .exact()
+                .get(3)
+                .and_then(|token| Token::parse(token.as_bytes()))
+                .map(Change::Token);
             employee(id).into_iter().chain(token).collect()
         }
         ["employee", id, ..] => employee(id).into_iter().collect(),
@@ -111,7 +116,8 @@ mod tests {
 
     #[test]
     fn get_with_a_method_override_is_a_write() {
-        let path = NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", Protected::default()).unwrap();
+        let path =
+            NormalPath::parse("/customer/73469a52f4fd7f77ec7b28cc", Protected::default()).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("x-http-method-override", http::HeaderValue::from_static("DELETE"));
         assert_eq!(changes(&Method::GET, &headers, &path).len(), 1);

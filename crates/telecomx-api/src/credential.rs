@@ -34,7 +34,8 @@ impl Token {
 
     /// Returns the text of a token without copying it.
     pub fn text(text: &[u8]) -> Option<&str> {
-        let is_token = (1..=Self::MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+        let is_token =
+            (1..=Self::MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
         std::str::from_utf8(text).ok().filter(|_| is_token)
     }
 
@@ -126,7 +127,8 @@ pub fn decide_credential<'a>(
     }
     let (place, value) = if let Some(key) = api_key.filter(|value| !value.is_empty()) {
         (CredentialPlace::ApiKey, Cow::Borrowed(key))
-    } else if let Some(value) = query.token().map_err(|_| CredentialError::Ambiguous)?.filter(|value| !value.is_empty())
+    } else if let Some(value) =
+        query.token().map_err(|_| CredentialError::Ambiguous)?.filter(|value| !value.is_empty())
     {
         (CredentialPlace::Query, Cow::Owned(value))
     } else {
@@ -225,7 +227,10 @@ impl<'de> serde::Deserialize<'de> for TokenMembers {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<TokenMembers, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<TokenMembers, A::Error> {
                 let mut values = Vec::new();
                 while let Some(name) = map.next_key::<Cow<'_, str>>()? {
                     if name == "token" {
@@ -258,26 +263,38 @@ pub fn holds_credential<'a>(
     query: Option<&str>,
     cookie: Option<&str>,
 ) -> bool {
-    let within = |credential: &[u8]| !credential.is_empty() && memchr::memmem::find(text, credential).is_some();
+    let within = |credential: &[u8]| {
+        !credential.is_empty() && memchr::memmem::find(text, credential).is_some()
+    };
     let in_cookie = |(name, value): (&[u8], &[u8])| {
         Some(name) == cookie.map(str::as_bytes) && (within(value) || within(&decode_cookie(value)))
     };
     let in_field = |(name, value): (&str, &[u8])| match name.len() {
-        6 if name.eq_ignore_ascii_case("cookie") => value.split(|&b| b == b';').filter_map(read_cookie).any(in_cookie),
+        6 if name.eq_ignore_ascii_case("cookie") => {
+            value.split(|&b| b == b';').filter_map(read_cookie).any(in_cookie)
+        }
         9 if name.eq_ignore_ascii_case("x-api-key") => within(value.trim_ascii()),
         13 if name.eq_ignore_ascii_case("authorization") => {
             value.trim_ascii().rsplit(|b| b.is_ascii_whitespace()).next().is_some_and(within)
         }
         _ => false,
     };
-    fields.into_iter().any(in_field) || Query::unvalidated(query).token_aliases().any(|token| within(&token))
+    fields.into_iter().any(in_field)
+        || Query::unvalidated(query).token_aliases().any(|token| within(&token))
 }
 
 /// Returns the value of a field, which may occur several times with the same value.
-fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, CredentialError> {
+fn only_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a [u8]>, CredentialError> {
     let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
     let Some(first) = values.next() else { return Ok(None) };
-    if values.all(|value| value == first) { Ok(Some(first)) } else { Err(CredentialError::Ambiguous) }
+    if values.all(|value| value == first) {
+        Ok(Some(first))
+    } else {
+        Err(CredentialError::Ambiguous)
+    }
 }
 
 /// Returns the token of `Bearer` in any letter case (RFC 9110 section 11.1), after one or more
@@ -313,14 +330,17 @@ fn read_cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Returns the non-empty values of the cookies of this name. The first decides (RFC 6265 section
 /// 5.4: the most specific one comes first).
 fn cookie_values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Cow<'a, [u8]>> {
-    let values = cookie_pairs(headers).filter(move |(other, value)| *other == name.as_bytes() && !value.is_empty());
+    let values = cookie_pairs(headers)
+        .filter(move |(other, value)| *other == name.as_bytes() && !value.is_empty());
     values.map(|(_, value)| decode_cookie(value))
 }
 
 /// Percent-decodes the value of a cookie, as Express and others encode it. A value with an invalid
 /// escape was not encoded.
 fn decode_cookie(value: &[u8]) -> Cow<'_, [u8]> {
-    let is_escape = |at: usize| value.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit));
+    let is_escape = |at: usize| {
+        value.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+    };
     let mut escapes = memchr::memchr_iter(b'%', value);
     if escapes.all(is_escape) { percent_decode(value).into() } else { Cow::Borrowed(value) }
 }
@@ -331,7 +351,9 @@ pub fn strip_cookie(field: &[u8], name: &str, keep: &mut bool) -> Option<Vec<u8>
     let mut rest: Vec<&[u8]> = Vec::new();
     for pair in field.split(|&b| b == b';') {
         let stays = match read_cookie(pair) {
-            Some((other, value)) if other == name.as_bytes() => !value.is_empty() && std::mem::take(keep),
+            Some((other, value)) if other == name.as_bytes() => {
+                !value.is_empty() && std::mem::take(keep)
+            }
             _ => !pair.trim_ascii().is_empty(),
         };
         if stays {
@@ -353,7 +375,8 @@ mod tests {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let query = Query::parse(Some(query)).unwrap();
-        find_credential(&headers, &query, Some("token")).map(|found| found.token.expose().to_owned())
+        find_credential(&headers, &query, Some("token"))
+            .map(|found| found.token.expose().to_owned())
     }
 
     #[test]
@@ -368,7 +391,9 @@ mod tests {
 
     #[test]
     fn other_scheme_than_bearer_is_an_error() {
-        for value in ["Basic YTpi", "Bearer", "Bearer ", "Bearer a b", "Bearera", "", "Bearer \u{e6}"] {
+        for value in
+            ["Basic YTpi", "Bearer", "Bearer ", "Bearer a b", "Bearera", "", "Bearer \u{e6}"]
+        {
             let fields = [("authorization", value), ("x-api-key", "b")];
             assert_eq!(find(&fields, ""), Err(CredentialError::NotBearer), "{value:?}");
         }
@@ -381,7 +406,10 @@ mod tests {
             find(&[("authorization", "Bearer a"), ("authorization", "Bearer b")], ""),
             Err(CredentialError::Ambiguous)
         );
-        assert_eq!(find(&[("authorization", "Bearer a"), ("authorization", "Bearer a")], "").unwrap(), "a");
+        assert_eq!(
+            find(&[("authorization", "Bearer a"), ("authorization", "Bearer a")], "").unwrap(),
+            "a"
+        );
         let behind = [("authorization", "Bearer a"), ("x-api-key", "b"), ("x-api-key", "c")];
         assert_eq!(find(&behind, ""), Err(CredentialError::Ambiguous));
         assert_eq!(find(&[], "token=a&token=b"), Err(CredentialError::Ambiguous));
@@ -392,7 +420,11 @@ mod tests {
         let query = Query::parse(None).unwrap();
         for value in ["Bearer abc", "bearer \t abc", "Bearer abc ", "Bearer abc\t"] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
-            assert_eq!(find_credential(&headers, &query, None).unwrap().token.expose(), "abc", "{value:?}");
+            assert_eq!(
+                find_credential(&headers, &query, None).unwrap().token.expose(),
+                "abc",
+                "{value:?}"
+            );
             let fields = || headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             assert!(holds_credential(b"xabcx", fields(), None, None), "{value:?}");
             assert!(!holds_credential(b"ab", fields(), None, None), "{value:?}");
@@ -432,7 +464,11 @@ mod tests {
             ("a==", "a=="),
             ("a%252B", "a%2B"),
         ] {
-            assert_eq!(find(&[("cookie", &format!("token={value}"))], "").unwrap(), token, "{value}");
+            assert_eq!(
+                find(&[("cookie", &format!("token={value}"))], "").unwrap(),
+                token,
+                "{value}"
+            );
         }
         for malformed in ["a%20b", "a%00", "%ff"] {
             let found = find(&[("cookie", &format!("token={malformed}"))], "");
@@ -449,12 +485,24 @@ mod tests {
             }
             let query = Query::parse(Some(query)).unwrap();
             let tokens = find_all_tokens(&headers, &query, Some("token"))?;
-            Ok::<_, CredentialError>(tokens.iter().map(|token| token.expose().to_owned()).collect::<Vec<_>>().join(" "))
+            Ok::<_, CredentialError>(
+                tokens.iter().map(|token| token.expose().to_owned()).collect::<Vec<_>>().join(" "),
+            )
         };
-        let fields = [("authorization", "Bearer a"), ("x-api-key", "b"), ("cookie", "token=c; token=d; x=y")];
-        assert_eq!(all(&fields, "token=e&token[]=f&Token=g&%74oken=h&x=z").unwrap(), "a b e f g h c d");
+        let fields = [
+            ("authorization", "Bearer a"),
+            ("x-api-key", "b"),
+            ("cookie", "token=c; token=d; x=y"),
+        ];
+        assert_eq!(
+            all(&fields, "token=e&token[]=f&Token=g&%74oken=h&x=z").unwrap(),
+            "a b e f g h c d"
+        );
         for empty in ["", "Bearer", "Bearer "] {
-            assert_eq!(all(&[("authorization", empty), ("x-api-key", "")], "token=&token=x").unwrap(), "x");
+            assert_eq!(
+                all(&[("authorization", empty), ("x-api-key", "")], "token=&token=x").unwrap(),
+                "x"
+            );
         }
         for (fields, query) in [
             (&[("authorization", "Basic x")][..], "token=a"),
@@ -469,8 +517,10 @@ mod tests {
 
     #[test]
     fn body_token_is_read_or_refused() {
-        let read =
-            |body: &str| read_body_token(body.as_bytes()).map(|token| token.map(|token| token.expose().to_owned()));
+        let read = |body: &str| {
+            read_body_token(body.as_bytes())
+                .map(|token| token.map(|token| token.expose().to_owned()))
+        };
         for (body, token) in [
             (r#"{"token":"a"}"#, Some("a")),
             ("\u{feff} {\"x\":{\"token\":\"b\"},\"\\u0074oken\":\"a\"}", Some("a")),
@@ -498,10 +548,14 @@ mod tests {
     #[test]
     fn cookies_of_a_name_are_stripped_from_a_field() {
         let strip = |field: &str, mut keep: bool| {
-            strip_cookie(field.as_bytes(), "token", &mut keep).map(|rest| String::from_utf8(rest).unwrap())
+            strip_cookie(field.as_bytes(), "token", &mut keep)
+                .map(|rest| String::from_utf8(rest).unwrap())
         };
         assert_eq!(strip("a=b; token=1; c=d;token=2", false).as_deref(), Some("a=b; c=d"));
-        assert_eq!(strip("a=b; token=; token=1; c=d;token=2", true).as_deref(), Some("a=b; token=1; c=d"));
+        assert_eq!(
+            strip("a=b; token=; token=1; c=d;token=2", true).as_deref(),
+            Some("a=b; token=1; c=d")
+        );
         assert_eq!(strip("token=1; ", false), None);
         assert_eq!(strip("tokens=1; x", false).as_deref(), Some("tokens=1; x"));
     }

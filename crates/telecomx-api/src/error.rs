@@ -67,7 +67,8 @@ impl RetryAfter {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Some(RetryAfter::Seconds(text.parse().unwrap_or(u32::MAX)));
         }
-        let date = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let date =
+            httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         Some(RetryAfter::Date(date.as_secs()))
     }
 }
@@ -112,19 +113,25 @@ impl Refusal {
             Refusal::Malformed => "The request is malformed",
             Refusal::AliasPath => "The path must be in normal form",
             Refusal::BrokenEscape => "The request target contains an invalid percent-escape",
-            Refusal::ControlCharacter => "The request target contains a character that must be percent-encoded",
+            Refusal::ControlCharacter => {
+                "The request target contains a character that must be percent-encoded"
+            }
             Refusal::Fragment => "The request target must not contain a fragment",
             Refusal::OtherAuthority => "The request target names another authority",
             Refusal::MissingHost => "The request must have exactly one valid Host",
             Refusal::Framing => "The length of the request is ambiguous",
-            Refusal::AmbiguousCredential => "The request contains two different credentials of the same kind",
+            Refusal::AmbiguousCredential => {
+                "The request contains two different credentials of the same kind"
+            }
             Refusal::ConnectionNominates => "Connection names a field that must not be removed",
             Refusal::PathTooLong => "The path is too long; at most 4096 bytes are accepted",
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::MalformedCredential => "The token must be visible ASCII without spaces",
             Refusal::RequiresTls => "This port requires TLS: use https",
             Refusal::MissingProxyHeader => "A valid PROXY header is required from this peer",
-            Refusal::UnexpectedProxyHeader => "A PROXY header is accepted from the peers in server.proxy_protocol only",
+            Refusal::UnexpectedProxyHeader => {
+                "A PROXY header is accepted from the peers in server.proxy_protocol only"
+            }
         }
     }
 
@@ -163,9 +170,11 @@ impl ApiError {
     /// Returns status, code and message.
     pub const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            ApiError::NoCredential => {
-                (StatusCode::UNAUTHORIZED, "credentials_invalid", "Authorization required, please login")
-            }
+            ApiError::NoCredential => (
+                StatusCode::UNAUTHORIZED,
+                "credentials_invalid",
+                "Authorization required, please login",
+            ),
             ApiError::NotBearer => (
                 StatusCode::UNAUTHORIZED,
                 "format_error",
@@ -174,39 +183,59 @@ impl ApiError {
             ApiError::InvalidToken => {
                 (StatusCode::UNAUTHORIZED, "invalid_token", "The token is not valid, please login")
             }
-            ApiError::Blocked => (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level"),
+            ApiError::Blocked => {
+                (StatusCode::FORBIDDEN, "access_denied", "Insufficient access level")
+            }
             ApiError::BadRequest(refusal @ (Refusal::PathTooLong | Refusal::TargetTooLong)) => {
                 (StatusCode::URI_TOO_LONG, "bad_request", refusal.message())
             }
-            ApiError::BadRequest(refusal) => (StatusCode::BAD_REQUEST, "bad_request", refusal.message()),
+            ApiError::BadRequest(refusal) => {
+                (StatusCode::BAD_REQUEST, "bad_request", refusal.message())
+            }
             ApiError::HeadTooLarge => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "bad_request",
                 "The request head is too large or has too many fields",
             ),
-            ApiError::RequestTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request did not arrive in time")
+            ApiError::RequestTimeout => (
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "The request did not arrive in time",
+            ),
+            ApiError::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "bad_request",
+                "The method is not allowed for this path",
+            ),
+            ApiError::NotImplemented => {
+                (StatusCode::NOT_IMPLEMENTED, "bad_request", "Unknown method")
             }
-            ApiError::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "bad_request", "The method is not allowed for this path")
-            }
-            ApiError::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_request", "Unknown method"),
-            ApiError::TooManyRequests => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many invalid tokens from this address")
-            }
-            ApiError::Unavailable | ApiError::Paused(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The API is not available, try again later")
-            }
+            ApiError::TooManyRequests => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "Too many invalid tokens from this address",
+            ),
+            ApiError::Unavailable | ApiError::Paused(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The API is not available, try again later",
+            ),
             ApiError::Unattributed => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "It cannot be determined whose session this request changes, try again later",
             ),
-            ApiError::OnlyIfCached => {
-                (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "No cached response is available for only-if-cached")
+            ApiError::OnlyIfCached => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "gateway_timeout",
+                "No cached response is available for only-if-cached",
+            ),
+            ApiError::BadGateway => {
+                (StatusCode::BAD_GATEWAY, "bad_gateway", "The API could not be reached")
             }
-            ApiError::BadGateway => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API could not be reached"),
-            ApiError::InvalidResponse => (StatusCode::BAD_GATEWAY, "bad_gateway", "The API sent an invalid response"),
+            ApiError::InvalidResponse => {
+                (StatusCode::BAD_GATEWAY, "bad_gateway", "The API sent an invalid response")
+            }
             ApiError::PartialResponse => (
                 StatusCode::BAD_GATEWAY,
                 "bad_gateway",
@@ -215,15 +244,19 @@ impl ApiError {
             ApiError::GatewayTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "The API did not respond in time")
             }
-            ApiError::RedactionFailed => {
-                (StatusCode::BAD_GATEWAY, "redaction_failed", "The response of the API could not be redacted safely")
-            }
+            ApiError::RedactionFailed => (
+                StatusCode::BAD_GATEWAY,
+                "redaction_failed",
+                "The response of the API could not be redacted safely",
+            ),
             ApiError::NoUpgrade => (
                 StatusCode::BAD_GATEWAY,
                 "bad_gateway",
                 "This route is redacted and does not support protocol upgrades",
             ),
-            ApiError::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error"),
+            ApiError::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Internal error")
+            }
         }
     }
 
@@ -255,8 +288,8 @@ impl ApiError {
         }
     }
 
-    /// The body: `{"error": {"message", "code", "status", "requestId"}}`. The first three members are
-    /// those of the API's errors.
+    /// The body: `{"error": {"message", "code", "status", "requestId"}}`. The first three members
+    /// are those of the API's errors.
     pub fn body(self, request_id: &str) -> String {
         let (status, code, message) = self.parts();
         json_body(status, code, message, request_id)
@@ -265,7 +298,8 @@ impl ApiError {
 
 /// JSON with a newline at its end, for terminals.
 fn json_body(status: StatusCode, code: &str, message: &str, request_id: &str) -> String {
-    let mut error = serde_json::json!({"message": message, "code": code, "status": status.as_u16()});
+    let mut error =
+        serde_json::json!({"message": message, "code": code, "status": status.as_u16()});
     if !request_id.is_empty() {
         error["requestId"] = request_id.into();
     }
@@ -303,7 +337,10 @@ mod tests {
         assert_eq!(body["error"]["requestId"], "r-1");
         assert_eq!(body["error"]["code"], "format_error");
         assert_eq!(body["error"]["status"], 401);
-        assert_eq!(body["error"]["message"], "Authorization header format is Authorization: Bearer <token>");
+        assert_eq!(
+            body["error"]["message"],
+            "Authorization header format is Authorization: Bearer <token>"
+        );
     }
 
     #[test]

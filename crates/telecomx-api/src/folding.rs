@@ -192,7 +192,8 @@ mod tests {
             });
             let found: Vec<u8> = match fold(character) {
                 Folded::Text(text) => {
-                    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == OTHER_LETTER;
+                    let is_letter =
+                        |byte: &u8| byte.is_ascii_alphanumeric() || *byte == OTHER_LETTER;
                     let mut found: Vec<u8> = text.iter().copied().filter(is_letter).collect();
                     found.dedup_by(|one, other| (*one, *other) == (OTHER_LETTER, OTHER_LETTER));
                     found

@@ -33,7 +33,8 @@ impl EmployeeId {
 
     /// Parses 1 to [`EmployeeId::MAX_LEN`] ASCII letters and digits, in any letter case.
     pub fn parse(text: &str) -> Option<Self> {
-        let fits = (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        let fits = (1..=Self::MAX_LEN).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric());
         fits.then(|| EmployeeId(text.to_ascii_lowercase().into()))
     }
 
@@ -74,7 +75,9 @@ fn hex_value(digit: u8) -> Option<u8> {
 
 impl fmt::Display for CustomerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.map(|byte| [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+        let digits = self.0.map(|byte| {
+            [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)])
+        });
         // Hexadecimal digits are UTF-8.
         f.write_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default())
     }

@@ -12,7 +12,11 @@ const MAX_DECODE_ROUNDS: usize = 4;
 
 /// Whether a `Location` contains a credential: this token, a user with a password, or a part with a
 /// credential's name. `is_secret`: whether another name means a secret.
-pub fn holds_credential_or_secret(location: &[u8], token: &Token, is_secret: impl Fn(&str) -> bool) -> bool {
+pub fn holds_credential_or_secret(
+    location: &[u8],
+    token: &Token,
+    is_secret: impl Fn(&str) -> bool,
+) -> bool {
     let Ok(mut text) = std::str::from_utf8(location).map(str::to_owned) else { return true };
     for _ in 0..MAX_DECODE_ROUNDS {
         if text.contains(token.expose())
@@ -21,7 +25,8 @@ pub fn holds_credential_or_secret(location: &[u8], token: &Token, is_secret: imp
         {
             return true;
         }
-        let decoded = percent_decode(text.as_bytes()).decode_utf8().map(std::borrow::Cow::into_owned);
+        let decoded =
+            percent_decode(text.as_bytes()).decode_utf8().map(std::borrow::Cow::into_owned);
         match decoded {
             Ok(decoded) if decoded == text => return false,
             Ok(decoded) => text = decoded,
@@ -43,7 +48,8 @@ fn has_user(text: &str) -> bool {
 }
 
 fn is_named(part: &str, is_secret: impl Fn(&str) -> bool) -> bool {
-    let folded: String = part.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    let folded: String =
+        part.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     CREDENTIAL_WORDS.iter().any(|word| folded.contains(word)) || is_secret(part)
 }
 
@@ -54,11 +60,16 @@ mod tests {
     #[test]
     fn location_with_a_credential_or_secret_is_found() {
         let token = Token::parse(b"tok+a/b").unwrap();
-        let holds =
-            |text: &str| holds_credential_or_secret(text.as_bytes(), &token, |name| name.contains("client_key"));
-        for clean in
-            ["/v2/customer/73469a52f4fd7f77ec7b28cc/name", "https://api.example/x?lang=da#top", "", "../name", "/a%20b"]
-        {
+        let holds = |text: &str| {
+            holds_credential_or_secret(text.as_bytes(), &token, |name| name.contains("client_key"))
+        };
+        for clean in [
+            "/v2/customer/73469a52f4fd7f77ec7b28cc/name",
+            "https://api.example/x?lang=da#top",
+            "",
+            "../name",
+            "/a%20b",
+        ] {
             assert!(!holds(clean), "{clean}");
         }
         for secret in [

@@ -20,7 +20,10 @@ impl MediaType {
         let is_list = parameters.split('"').step_by(2).any(|part| part.contains(','));
         let (main, subtype) = essence.trim_matches([' ', '\t']).split_once('/')?;
         let is_type = is_token(main) && is_token(subtype) && !is_list;
-        is_type.then(|| MediaType { main: main.to_ascii_lowercase(), subtype: subtype.to_ascii_lowercase() })
+        is_type.then(|| MediaType {
+            main: main.to_ascii_lowercase(),
+            subtype: subtype.to_ascii_lowercase(),
+        })
     }
 
     /// Whether the type is JSON: `application/json`, `text/json`, `application/problem+json`,
@@ -73,7 +76,9 @@ impl MediaTypePattern {
             _ => Some(subtype),
         };
         let pattern = MediaTypePattern { main, subtype };
-        let is_json = |subtype: &String| MediaType { main: String::new(), subtype: subtype.clone() }.is_json();
+        let is_json = |subtype: &String| {
+            MediaType { main: String::new(), subtype: subtype.clone() }.is_json()
+        };
         if pattern.subtype.as_ref().is_some_and(is_json) {
             return Err("is JSON, which is redacted and never passed");
         }
@@ -82,7 +87,10 @@ impl MediaTypePattern {
 
     /// Whether a response of this type passes.
     pub fn matches(&self, media_type: &MediaType) -> bool {
-        let subtype = self.subtype.as_ref().map_or(!media_type.is_xml(), |subtype| *subtype == media_type.subtype);
+        let subtype = self
+            .subtype
+            .as_ref()
+            .map_or(!media_type.is_xml(), |subtype| *subtype == media_type.subtype);
         self.main == media_type.main && subtype
     }
 
@@ -100,7 +108,10 @@ impl fmt::Display for MediaTypePattern {
 }
 
 /// Whether the values of a request's `Accept` name a type that one of the patterns lets pass.
-pub fn accepts_any<'v>(accept: impl Iterator<Item = &'v [u8]>, patterns: &[MediaTypePattern]) -> bool {
+pub fn accepts_any<'v>(
+    accept: impl Iterator<Item = &'v [u8]>,
+    patterns: &[MediaTypePattern],
+) -> bool {
     let mut ranges = accept.flat_map(|value| value.split(|&byte| byte == b','));
     ranges.any(|range| {
         let refused = range.split(|&byte| byte == b';').skip(1).any(is_zero_quality);
@@ -111,7 +122,9 @@ pub fn accepts_any<'v>(accept: impl Iterator<Item = &'v [u8]>, patterns: &[Media
 
 /// Whether a parameter is `q=0` (RFC 9110 section 12.4.2).
 fn is_zero_quality(parameter: &[u8]) -> bool {
-    let Some((name, value)) = std::str::from_utf8(parameter).ok().and_then(|text| text.split_once('=')) else {
+    let Some((name, value)) =
+        std::str::from_utf8(parameter).ok().and_then(|text| text.split_once('='))
+    else {
         return false;
     };
     let value = value.trim();
@@ -130,12 +143,19 @@ mod tests {
 
     fn passes(value: &str) -> bool {
         let patterns = patterns(&["text/csv", "image/*", "application/pdf", "application/zip"]);
-        MediaType::parse(value.as_bytes()).is_some_and(|t| patterns.iter().any(|pattern| pattern.matches(&t)))
+        MediaType::parse(value.as_bytes())
+            .is_some_and(|t| patterns.iter().any(|pattern| pattern.matches(&t)))
     }
 
     #[test]
     fn default_types_pass_and_types_with_script_do_not() {
-        for yes in ["text/csv", "Text/CSV; charset=utf-8", "image/png", "IMAGE/webp", "application/pdf; a=\"b,c\""] {
+        for yes in [
+            "text/csv",
+            "Text/CSV; charset=utf-8",
+            "image/png",
+            "IMAGE/webp",
+            "application/pdf; a=\"b,c\"",
+        ] {
             assert!(passes(yes), "{yes}");
         }
         for no in [
@@ -176,22 +196,46 @@ mod tests {
 
     #[test]
     fn patterns_that_pass_everything_or_json_are_refused() {
-        for wrong in ["*/*", "image", "a/b;c", "application/json", "x/y+json", "image/p*", "*/csv", "a b/c", ""] {
+        for wrong in [
+            "*/*",
+            "image",
+            "a/b;c",
+            "application/json",
+            "x/y+json",
+            "image/p*",
+            "*/csv",
+            "a b/c",
+            "",
+        ] {
             assert!(MediaTypePattern::parse(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(MediaTypePattern::parse("Text/Event-Stream").unwrap().to_string(), "text/event-stream");
+        assert_eq!(
+            MediaTypePattern::parse("Text/Event-Stream").unwrap().to_string(),
+            "text/event-stream"
+        );
         assert_eq!(MediaTypePattern::parse("image/*").unwrap().to_string(), "image/*");
     }
 
     #[test]
     fn accept_names_a_type_only_explicitly() {
         let patterns = patterns(&["text/csv", "image/*"]);
-        let named = |values: &[&str]| accepts_any(values.iter().map(|value| value.as_bytes()), &patterns);
-        for yes in ["text/csv", "text/html, image/avif,*/*;q=0.8", "image/*", "text/*", "TEXT/CSV;q=0.1"] {
+        let named =
+            |values: &[&str]| accepts_any(values.iter().map(|value| value.as_bytes()), &patterns);
+        for yes in
+            ["text/csv", "text/html, image/avif,*/*;q=0.8", "image/*", "text/*", "TEXT/CSV;q=0.1"]
+        {
             assert!(named(&[yes]), "{yes}");
         }
         assert!(named(&["application/json", "text/csv"]));
-        for no in ["*/*", "application/json", "image/svg+xml", "text/csv;q=0", "text/csv; q=0.000", "text/html", ""] {
+        for no in [
+            "*/*",
+            "application/json",
+            "image/svg+xml",
+            "text/csv;q=0",
+            "text/csv; q=0.000",
+            "text/html",
+            "",
+        ] {
             assert!(!named(&[no]), "{no}");
         }
     }

@@ -6,7 +6,10 @@
 
 use std::borrow::Cow;
 
-use crate::{CredentialError, CustomerId, Query, cookie_value, decide_credential, holds_credential, request_id_text};
+use crate::{
+    CredentialError, CustomerId, Query, cookie_value, decide_credential, holds_credential,
+    request_id_text,
+};
 
 /// Length of a customer id.
 const ID_LENGTH: usize = 24;
@@ -72,14 +75,20 @@ impl<'a> NameRequestHead<'a> {
         let method = match method {
             "GET" => NameRequestMethod::Get,
             "HEAD" => NameRequestMethod::Head,
-            "OPTIONS" if answers_preflights && found.origin.is_some() && found.requested_method.is_some() => {
+            "OPTIONS"
+                if answers_preflights
+                    && found.origin.is_some()
+                    && found.requested_method.is_some() =>
+            {
                 NameRequestMethod::Preflight
             }
             _ => return None,
         };
-        let credential = decide_credential(found.authorization, found.api_key, &query, || found.cookie_token);
+        let credential =
+            decide_credential(found.authorization, found.api_key, &query, || found.cookie_token);
         let is_secret = |text: &[u8]| holds_credential(text, fields.clone(), raw_query, cookie);
-        let request_id = found.request_id.and_then(request_id_text).filter(|id| !is_secret(id.as_bytes()));
+        let request_id =
+            found.request_id.and_then(request_id_text).filter(|id| !is_secret(id.as_bytes()));
         Some(NameRequestHead {
             method,
             customer,
@@ -133,7 +142,10 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads the fields. `None`: one that may occur once occurs twice.
-    fn read(fields: impl Iterator<Item = (&'a str, &'a [u8])>, cookie: Option<&str>) -> Option<Self> {
+    fn read(
+        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+        cookie: Option<&str>,
+    ) -> Option<Self> {
         let mut found = Fields::default();
         for (name, value) in fields {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -142,7 +154,8 @@ impl<'a> Fields<'a> {
                 6 if is("origin") => &mut found.origin,
                 // The token, where no other place holds one.
                 6 if is("cookie") => {
-                    found.cookie_token = found.cookie_token.or_else(|| cookie_value(value, cookie?));
+                    found.cookie_token =
+                        found.cookie_token.or_else(|| cookie_value(value, cookie?));
                     continue;
                 }
                 // What of the response the client accepts from the cache.
@@ -182,7 +195,11 @@ mod tests {
     const TARGET: &str = "/customer/73469a52f4fd7f77ec7b28cc/name";
     const BEARER: (&str, &str) = ("Authorization", "Bearer t");
 
-    fn read<'a>(method: &str, target: &'a str, fields: &'a [(&'a str, &'a str)]) -> Option<NameRequestHead<'a>> {
+    fn read<'a>(
+        method: &str,
+        target: &'a str,
+        fields: &'a [(&'a str, &'a str)],
+    ) -> Option<NameRequestHead<'a>> {
         let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
         NameRequestHead::read(
             method,
@@ -203,7 +220,8 @@ mod tests {
 
     #[test]
     fn token_of_the_first_place_decides() {
-        let places = [BEARER, ("X-API-Key", "k"), ("Cookie", "a=b; token=c"), ("Cookie", "token=d")];
+        let places =
+            [BEARER, ("X-API-Key", "k"), ("Cookie", "a=b; token=c"), ("Cookie", "token=d")];
         assert_eq!(token(TARGET, &places).unwrap(), "t");
         assert_eq!(token(TARGET, &places[1..]).unwrap(), "k");
         assert_eq!(token(TARGET, &places[2..]).unwrap(), "c");
@@ -220,7 +238,11 @@ mod tests {
         assert_eq!(token(TARGET, &[]), Err(CredentialError::Missing));
         assert_eq!(token(TARGET, &[("Cookie", "_ga=1")]), Err(CredentialError::Missing));
         for value in ["", "Bearer", "Basic t", "Bearer a b", "Bearert"] {
-            assert_eq!(token(TARGET, &[("Authorization", value)]), Err(CredentialError::NotBearer), "{value:?}");
+            assert_eq!(
+                token(TARGET, &[("Authorization", value)]),
+                Err(CredentialError::NotBearer),
+                "{value:?}"
+            );
         }
         assert_eq!(token(TARGET, &[("X-API-Key", "a b")]), Err(CredentialError::Malformed));
         assert_eq!(token(TARGET, &[("Cookie", "token=\u{e6}")]), Err(CredentialError::Malformed));
@@ -240,7 +262,11 @@ mod tests {
         ] {
             let all = [fields, &[("X-Request-Id", "id-1"), ("traceparent", "id-1")]].concat();
             let head = get(&all);
-            assert_eq!((head.request_id.is_some(), head.trace.is_some()), (is_used, is_used), "{fields:?}");
+            assert_eq!(
+                (head.request_id.is_some(), head.trace.is_some()),
+                (is_used, is_used),
+                "{fields:?}"
+            );
         }
         for id in ["", "a b", "a/b", "\u{e6}"] {
             assert_eq!(get(&[BEARER, ("X-Request-Id", id)]).request_id, None, "{id:?}");
@@ -260,11 +286,17 @@ mod tests {
         let head = get(&fields);
         assert_eq!(head.if_none_match, Some(&b"\"x\""[..]));
         assert_eq!(head.forwarded_for(), [&b"192.0.2.1"[..], b"192.0.2.2"]);
-        assert_eq!((head.cache_control, head.origin), (Some(&b"max-age=0"[..]), Some(&b"https://a"[..])));
+        assert_eq!(
+            (head.cache_control, head.origin),
+            (Some(&b"max-age=0"[..]), Some(&b"https://a"[..]))
+        );
         assert_eq!(get(&[BEARER, ("Pragma", "no-cache")]).pragma, Some(&b"no-cache"[..]));
         assert_eq!(read("HEAD", TARGET, &[BEARER]).unwrap().method, NameRequestMethod::Head);
         let preflight = [("Origin", "https://a"), ("Access-Control-Request-Method", "GET")];
-        assert_eq!(read("OPTIONS", TARGET, &preflight).unwrap().method, NameRequestMethod::Preflight);
+        assert_eq!(
+            read("OPTIONS", TARGET, &preflight).unwrap().method,
+            NameRequestMethod::Preflight
+        );
     }
 
     #[test]
@@ -288,8 +320,19 @@ mod tests {
         for method in ["get", "POST", "OPTIONS", "DELETE", ""] {
             assert_eq!(read(method, TARGET, &[BEARER]), None, "{method:?}");
         }
-        for name in ["Authorization", "X-API-Key", "If-None-Match", "Cache-Control", "Origin", "X-Request-Id"] {
-            assert_eq!(read("GET", TARGET, &[(name, "Bearer t"), (name, "Bearer t")]), None, "{name}");
+        for name in [
+            "Authorization",
+            "X-API-Key",
+            "If-None-Match",
+            "Cache-Control",
+            "Origin",
+            "X-Request-Id",
+        ] {
+            assert_eq!(
+                read("GET", TARGET, &[(name, "Bearer t"), (name, "Bearer t")]),
+                None,
+                "{name}"
+            );
         }
         assert_eq!(read("GET", TARGET, &[("X-Forwarded-For", "a"); MAX_FORWARDED_FOR + 1]), None);
     }

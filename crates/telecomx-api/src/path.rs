@@ -125,7 +125,11 @@ fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -
 
 /// Whether the segments match the pattern. Two positions for backtracking bound the work by the
 /// product of the two lengths. `same` compares a pattern word with a segment.
-fn matches<P: AsRef<str>, S>(pattern: &[P], segments: &[S], same: &impl Fn(&str, &S) -> bool) -> bool {
+fn matches<P: AsRef<str>, S>(
+    pattern: &[P],
+    segments: &[S],
+    same: &impl Fn(&str, &S) -> bool,
+) -> bool {
     let (mut at, mut segment) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
     loop {
@@ -199,7 +203,11 @@ impl NormalPath {
         if is_its_own_normal_form(raw) {
             let folded: Vec<String> = raw.split('/').skip(1).map(str::to_owned).collect();
             let path = NormalPath { folded, exact: None };
-            return if path.is_spelled_as_known(protected) { Ok(path) } else { Err(Refusal::AliasPath) };
+            return if path.is_spelled_as_known(protected) {
+                Ok(path)
+            } else {
+                Err(Refusal::AliasPath)
+            };
         }
         let readings = Readings::from_path(raw)?;
         let (folded, exact) = readings.normal_form();
@@ -209,7 +217,12 @@ impl NormalPath {
     }
 
     /// Refuses the path if a reading is protected and the readings differ.
-    fn judge(&self, raw: &str, readings: &Readings, protected: Protected<'_>) -> Result<(), PathError> {
+    fn judge(
+        &self,
+        raw: &str,
+        readings: &Readings,
+        protected: Protected<'_>,
+    ) -> Result<(), PathError> {
         let mut in_a_place = false;
         let rules: Vec<&PathPattern> = protected.everywhere().collect();
         let mut matched = vec![(false, true); rules.len()];
@@ -226,7 +239,11 @@ impl NormalPath {
         });
         let agree = matched.iter().all(|(any, all)| any == all);
         let plain = !in_a_place || (is_plain(raw) && self.segments_are_plain());
-        if agree && plain && self.is_spelled_as_known(protected) { Ok(()) } else { Err(Refusal::AliasPath) }
+        if agree && plain && self.is_spelled_as_known(protected) {
+            Ok(())
+        } else {
+            Err(Refusal::AliasPath)
+        }
     }
 
     /// Returns the segments of the normal form with folded letter case.
@@ -248,7 +265,8 @@ impl NormalPath {
     fn is_spelled_as_known(&self, protected: Protected<'_>) -> bool {
         let exact = self.exact();
         let known = KNOWN_PATHS.iter().all(|known| {
-            !matches_folded(known, &self.folded) || matches(known, exact, &|a, b: &String| word_is(a, b, str::eq))
+            !matches_folded(known, &self.folded)
+                || matches(known, exact, &|a, b: &String| word_is(a, b, str::eq))
         });
         let is_right = |pattern: &PathPattern| !self.is(pattern) || pattern.matches(exact);
         is_rooted(&self.folded) == is_rooted(exact)
@@ -259,7 +277,8 @@ impl NormalPath {
 
     /// Whether no segment has a character that a reader drops or takes for a delimiter.
     fn segments_are_plain(&self) -> bool {
-        self.exact().len() == self.folded.len() && self.exact().iter().all(|segment| is_plain_segment(segment))
+        self.exact().len() == self.folded.len()
+            && self.exact().iter().all(|segment| is_plain_segment(segment))
     }
 }
 
@@ -301,14 +320,16 @@ fn is_plain_segment(segment: &str) -> bool {
 /// Whether a path consists of lower-case letters, digits, `-`, `_` and `/` without empty segments,
 /// so that it has one reading.
 fn is_its_own_normal_form(raw: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_');
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_');
     raw.bytes().all(allowed) && !raw.contains("//") && !raw.ends_with('/')
 }
 
 /// Whether the raw path has no second spelling of a delimiter, a dot segment or a plain character.
 fn is_plain(raw: &str) -> bool {
     let bytes = raw.as_bytes();
-    let odd = raw.contains(['\\', ';']) || raw.contains("//") || (raw.len() > 1 && raw.ends_with('/'));
+    let odd =
+        raw.contains(['\\', ';']) || raw.contains("//") || (raw.len() > 1 && raw.ends_with('/'));
     let dots = raw.split('/').any(|segment| segment == "." || segment == "..");
     let needless_escape = memchr::memchr_iter(b'%', bytes).any(|at| {
         let escaped = percent_decode_str(&raw[at..at + 3]).next().unwrap_or_default();
@@ -355,10 +376,12 @@ impl<'a> Query<'a> {
     }
 
     fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
-        self.0.into_iter().flat_map(|raw| raw.split('&')).filter(|whole| !whole.is_empty()).map(|whole| {
-            let (name, value) = whole.split_once('=').unwrap_or((whole, ""));
-            (whole, name, value)
-        })
+        self.0.into_iter().flat_map(|raw| raw.split('&')).filter(|whole| !whole.is_empty()).map(
+            |whole| {
+                let (name, value) = whole.split_once('=').unwrap_or((whole, ""));
+                (whole, name, value)
+            },
+        )
     }
 
     fn is_token(name: &str) -> bool {
@@ -387,7 +410,9 @@ impl<'a> Query<'a> {
             let more = whole.split(';').filter(move |part| part.len() < whole.len());
             std::iter::once(whole).chain(more)
         });
-        let values = parts.filter(|part| is_token_alias(part)).map(|part| part.split_once('=').unwrap_or((part, "")).1);
+        let values = parts
+            .filter(|part| is_token_alias(part))
+            .map(|part| part.split_once('=').unwrap_or((part, "")).1);
         values.map(|value| percent_decode_str(value).collect())
     }
 
@@ -406,7 +431,8 @@ impl<'a> Query<'a> {
                 kept = true;
                 rest.push(Cow::Borrowed(whole));
             } else if whole.split(';').any(is_token_alias) {
-                let parts: Vec<&str> = whole.split(';').filter(|part| !is_token_alias(part)).collect();
+                let parts: Vec<&str> =
+                    whole.split(';').filter(|part| !is_token_alias(part)).collect();
                 if !parts.is_empty() {
                     rest.push(Cow::Owned(parts.join(";")));
                 }
@@ -440,9 +466,9 @@ fn is_token_alias(parameter: &str) -> bool {
             break;
         }
         match fold(character) {
-            Folded::Text(text) => {
-                word.extend(text.iter().filter(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii()))
-            }
+            Folded::Text(text) => word.extend(
+                text.iter().filter(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii()),
+            ),
             Folded::Letter => word.push(OTHER_LETTER),
             Folded::Symbol | Folded::Mark | Folded::Invisible | Folded::Blank => {}
         }
@@ -538,9 +564,10 @@ mod tests {
                 Err(refusal) => assert_eq!(refused, Err(refusal), "{raw}"),
             }
         }
-        for raw in
-            ["/", "/a/", "//a", "/a//b", "/A", "/a%20", "/a.b", "/.", "/a/..", "/a;b", "/a\\b", "/æ", "/~a", "/a b"]
-        {
+        for raw in [
+            "/", "/a/", "//a", "/a//b", "/A", "/a%20", "/a.b", "/.", "/a/..", "/a;b", "/a\\b",
+            "/æ", "/~a", "/a b",
+        ] {
             assert!(!is_its_own_normal_form(raw), "{raw}");
         }
     }
@@ -633,13 +660,19 @@ mod tests {
     fn rule_for_every_path_refuses_no_spelling() {
         let everywhere = ["/**"].map(|text| PathPattern::parse(text).unwrap());
         let protected = Protected { blocked: &[], redacted: &everywhere };
-        for path in ["/", "/x/", "/x//y", "/x%2Fy", "/x/../y", "/x;y/z", "/%41%20", "/x%3Fy", "/X\\y"] {
+        for path in
+            ["/", "/x/", "/x//y", "/x%2Fy", "/x/../y", "/x;y/z", "/%41%20", "/x%3Fy", "/X\\y"]
+        {
             assert!(NormalPath::parse(path, protected).is_ok(), "{path}");
         }
         let somewhere = ["/*/secrets"].map(|text| PathPattern::parse(text).unwrap());
         let protected = Protected { blocked: &[], redacted: &somewhere };
-        for (path, passes) in [("/x/secrets", true), ("/x%2Fy/secrets", false), ("/x/secrets/", false), ("/x/y/", true)]
-        {
+        for (path, passes) in [
+            ("/x/secrets", true),
+            ("/x%2Fy/secrets", false),
+            ("/x/secrets/", false),
+            ("/x/y/", true),
+        ] {
             assert_eq!(NormalPath::parse(path, protected).is_ok(), passes, "{path}");
         }
     }
@@ -712,9 +745,14 @@ mod tests {
         assert_eq!(query("token=a%2Bb").token(), Ok(Some(b"a+b".to_vec())));
         assert_eq!(query("%74oken=a&token=%61").token(), Ok(Some(b"a".to_vec())));
         assert_eq!(query("token=a&token=b").token(), Err(QueryError));
-        assert!(query("token=a").is_plain() && query("").is_plain() && !query("token=a&x").is_plain());
+        assert!(
+            query("token=a").is_plain() && query("").is_plain() && !query("token=a&x").is_plain()
+        );
         assert_eq!(query("a=1&token=x&b=%20").without_tokens(false), "a=1&b=%20");
-        assert_eq!(query("a=1&token=&token=x&token=x&b=%20").without_tokens(true), "a=1&token=x&b=%20");
+        assert_eq!(
+            query("a=1&token=&token=x&token=x&b=%20").without_tokens(true),
+            "a=1&token=x&b=%20"
+        );
         assert_eq!(Query::unvalidated(Some("q=100%")).validate(), Err(Refusal::BrokenEscape));
         assert!(Query::parse(Some("a=%")).is_err() && Query::parse(Some("a=%00")).is_err());
     }
@@ -743,7 +781,11 @@ mod tests {
         ] {
             for rest in ["=x", "", "=", "=a=b"] {
                 let raw = format!("a=1&{alias}{rest}&b=2");
-                assert_eq!(Query::parse(Some(&raw)).unwrap().without_tokens(false), "a=1&b=2", "{raw}");
+                assert_eq!(
+                    Query::parse(Some(&raw)).unwrap().without_tokens(false),
+                    "a=1&b=2",
+                    "{raw}"
+                );
             }
         }
         for other in ["tokens", "atoken", "to_kens", "x[token]", "ticket", "t"] {

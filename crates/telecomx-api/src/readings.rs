@@ -71,7 +71,9 @@ impl Spelling<'_> {
     pub(super) fn is(&self, word: &str) -> bool {
         match word {
             "*" => !self.is_empty,
-            _ => [self.word, self.cut].iter().any(|read| word_is(word, read, str::eq_ignore_ascii_case)),
+            _ => [self.word, self.cut]
+                .iter()
+                .any(|read| word_is(word, read, str::eq_ignore_ascii_case)),
         }
     }
 }
@@ -121,7 +123,8 @@ impl Readings {
             return Err(Refusal::BrokenEscape);
         }
         let mut splits = Vec::new();
-        // Some servers drop `;parameters`, up to the next slash, before they decode or split further.
+        // Some servers drop `;parameters`, up to the next slash, before they decode or split
+        // further.
         for level in levels.iter().filter(|level| level.contains(';')) {
             push_splits(&decodings(&without_parameters(level))?, &mut splits);
         }
@@ -177,8 +180,10 @@ impl Split {
     /// Returns the choices that make a difference for this split.
     fn choices(&self) -> Vec<(Cut, Dots, Empty)> {
         let any = |is: &dyn Fn(&Piece) -> bool| self.pieces.iter().any(is);
-        let is_cut_to_dots = |piece: &Piece| is_dots(&self.text[piece.start..piece.cut.min(piece.parameters)]);
-        let has_dots = |at: u8| any(&|piece| piece.dots == at || (at == FOLDED && is_cut_to_dots(piece)));
+        let is_cut_to_dots =
+            |piece: &Piece| is_dots(&self.text[piece.start..piece.cut.min(piece.parameters)]);
+        let has_dots =
+            |at: u8| any(&|piece| piece.dots == at || (at == FOLDED && is_cut_to_dots(piece)));
         let mut dots: Vec<Dots> = vec![None];
         dots.extend((0..=FOLDED).filter(|at| has_dots(*at)).map(Some));
         let mut empties = vec![Empty::Kept];
@@ -218,13 +223,18 @@ impl Split {
                 Empty::Dropped => piece.is_empty,
                 Empty::DroppedFolded => word.is_empty(),
             };
-            let is_resolved = dots.is_some_and(|most| piece.dots <= most || (is_end && is_dots(word)));
+            let is_resolved =
+                dots.is_some_and(|most| piece.dots <= most || (is_end && is_dots(word)));
             if is_resolved && word == ".." {
                 into.pop();
                 left.pop();
             } else if !is_dropped && !is_resolved {
                 let end = piece.cut.min(piece.parameters);
-                into.push(Spelling { word, cut: &self.text[piece.start..end], is_empty: piece.is_empty });
+                into.push(Spelling {
+                    word,
+                    cut: &self.text[piece.start..end],
+                    is_empty: piece.is_empty,
+                });
                 left.push(at);
             }
             if is_end {
@@ -265,7 +275,8 @@ fn push_splits(levels: &[String], splits: &mut Vec<Split>) {
 
 /// Removes everything between a `;` and the next slash.
 fn without_parameters(path: &str) -> String {
-    let kept: Vec<&str> = path.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
+    let kept: Vec<&str> =
+        path.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
     kept.join("/")
 }
 
@@ -277,7 +288,9 @@ fn count(text: &str, delimiters: &[char]) -> usize {
 pub(super) fn check_escapes(text: &str) -> Result<(), Refusal> {
     let bytes = text.as_bytes();
     memchr::memchr_iter(b'%', bytes)
-        .all(|at| bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)))
+        .all(|at| {
+            bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+        })
         .then_some(())
         .ok_or(Refusal::BrokenEscape)
 }

@@ -52,7 +52,10 @@ mod tests {
     fn only_the_documented_response_is_accepted() {
         let valid = br#"{"success":true,"employee":"5F00000000000000000000aa","customer":"x","accessLevel":"OWNER"}"#;
         let Some(Validation::Valid(identity)) = read_validation(valid) else { panic!("not read") };
-        assert_eq!((identity.employee.as_str(), identity.level), ("5f00000000000000000000aa", AccessLevel::Owner));
+        assert_eq!(
+            (identity.employee.as_str(), identity.level),
+            ("5f00000000000000000000aa", AccessLevel::Owner)
+        );
         assert_eq!(read_validation(br#"{"success":false}"#), Some(Validation::Invalid));
         for wrong in [
             &b""[..],

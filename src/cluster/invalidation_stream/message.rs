@@ -134,7 +134,11 @@ impl Message {
             (CALLER, rest) => {
                 let (tag, id) = rest.split_first_chunk::<8>()?;
                 let id = CallerId::from_bytes(id.try_into().ok()?);
-                Payload::Change(if *tag == context.caller_key_tag { Scope::Caller(id) } else { Scope::All })
+                Payload::Change(if *tag == context.caller_key_tag {
+                    Scope::Caller(id)
+                } else {
+                    Scope::All
+                })
             }
             _ => return None,
         };
@@ -151,7 +155,10 @@ mod tests {
 
     fn context(url: &str, caller_key_tag: &[u8; 8]) -> Context {
         let config = config::parse("test", &format!("upstream.url = {url:?}"), []).unwrap();
-        Context { environment: Environment::from_upstream(&config.upstream), caller_key_tag: *caller_key_tag }
+        Context {
+            environment: Environment::from_upstream(&config.upstream),
+            caller_key_tag: *caller_key_tag,
+        }
     }
 
     fn own() -> Context {
@@ -163,8 +170,12 @@ mod tests {
             Payload::Hello,
             Payload::Policy { fingerprint: 0x0123_4567_89ab_cdef, since: 1_732_567_890_123 },
             Payload::Change(Scope::All),
-            Payload::Change(Scope::Customer(CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap())),
-            Payload::Change(Scope::Employee(EmployeeId::parse("5f00000000000000000000aa").unwrap())),
+            Payload::Change(Scope::Customer(
+                CustomerId::parse(b"73469a52f4fd7f77ec7b28cc").unwrap(),
+            )),
+            Payload::Change(Scope::Employee(
+                EmployeeId::parse("5f00000000000000000000aa").unwrap(),
+            )),
             Payload::Change(Scope::Caller(CallerIds::with_key([7; 32]).id_of("a"))),
         ]
     }
@@ -175,30 +186,48 @@ mod tests {
             let message = Message { sender: 7, number: u64::MAX, payload };
             let bytes = message.to_bytes(&own());
             assert_eq!(bytes.len(), MESSAGE_BYTES, "{message:?}: every kind has the same length");
-            assert_eq!(format!("{:?}", Message::from_bytes(&bytes, &own()).unwrap()), format!("{message:?}"));
+            assert_eq!(
+                format!("{:?}", Message::from_bytes(&bytes, &own()).unwrap()),
+                format!("{message:?}")
+            );
             for length in 0..bytes.len() {
-                assert!(Message::from_bytes(&bytes[..length], &own()).is_none(), "{message:?} cut to {length}");
+                assert!(
+                    Message::from_bytes(&bytes[..length], &own()).is_none(),
+                    "{message:?} cut to {length}"
+                );
             }
-            assert!(Message::from_bytes(&[&bytes[..], b"!"].concat(), &own()).is_none(), "{message:?}");
+            assert!(
+                Message::from_bytes(&[&bytes[..], b"!"].concat(), &own()).is_none(),
+                "{message:?}"
+            );
             let mut padded = bytes.clone();
             padded[MESSAGE_BYTES - 1] = 1;
-            assert!(Message::from_bytes(&padded, &own()).is_none(), "{message:?}: padding that is not zero");
+            assert!(
+                Message::from_bytes(&padded, &own()).is_none(),
+                "{message:?}: padding that is not zero"
+            );
         }
     }
 
     #[test]
     fn longest_employee_id_fits_a_message() {
         let id = EmployeeId::parse(&"a".repeat(EmployeeId::MAX_LEN)).unwrap();
-        let message = Message { sender: 7, number: 1, payload: Payload::Change(Scope::Employee(id)) };
+        let message =
+            Message { sender: 7, number: 1, payload: Payload::Change(Scope::Employee(id)) };
         let bytes = message.to_bytes(&own());
-        assert_eq!(format!("{:?}", Message::from_bytes(&bytes, &own()).unwrap()), format!("{message:?}"));
+        assert_eq!(
+            format!("{:?}", Message::from_bytes(&bytes, &own()).unwrap()),
+            format!("{message:?}")
+        );
     }
 
     #[test]
     fn message_of_another_environment_is_ignored() {
         for payload in payloads() {
             let bytes = Message { sender: 1, number: 1, payload }.to_bytes(&own());
-            let read = Message::from_bytes(&bytes, &context("https://staging.example", b"a key id")).unwrap();
+            let read =
+                Message::from_bytes(&bytes, &context("https://staging.example", b"a key id"))
+                    .unwrap();
             assert!(matches!(read.payload, Payload::OtherEnvironment));
         }
     }
@@ -208,7 +237,10 @@ mod tests {
         let [.., payload] = payloads();
         let bytes = Message { sender: 1, number: 1, payload }.to_bytes(&own());
         let other = context("https://api.example", b"another!");
-        assert!(matches!(Message::from_bytes(&bytes, &other).unwrap().payload, Payload::Change(Scope::All)));
+        assert!(matches!(
+            Message::from_bytes(&bytes, &other).unwrap().payload,
+            Payload::Change(Scope::All)
+        ));
     }
 
     proptest! {

@@ -121,7 +121,10 @@ impl InvalidationStream {
     pub fn flush(&self, timeout: Duration) {
         let deadline = clock::now() + timeout;
         while self.shared.queue.len() > 0 && clock::now() < deadline {
-            #[expect(clippy::disallowed_methods, reason = "the process ends; its thread has nothing else to do")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the process ends; its thread has nothing else to do"
+            )]
             std::thread::sleep(FLUSH_POLL_INTERVAL);
         }
         let changes = self.shared.queue.len();
@@ -133,7 +136,9 @@ impl InvalidationStream {
     fn publish(&self, scope: &Scope) {
         if self.shared.queue.push(scope, &self.shared.change_index, clock::now()) {
             self.shared.metrics.count_drop("overflow");
-            tracing::warn!("invalidation queue is full; other gateways will purge their whole cache");
+            tracing::warn!(
+                "invalidation queue is full; other gateways will purge their whole cache"
+            );
         }
     }
 }

@@ -64,7 +64,11 @@ impl Publisher {
 
     /// Sends changes. After a failure all of them are sent again: reading a change twice costs a
     /// fetch.
-    async fn send(&self, connection: &mut Option<MultiplexedConnection>, changes: &[Change]) -> Result<(), RedisError> {
+    async fn send(
+        &self,
+        connection: &mut Option<MultiplexedConnection>,
+        changes: &[Change],
+    ) -> Result<(), RedisError> {
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(self.shared.connector.connect().await?),
@@ -74,7 +78,8 @@ impl Publisher {
             let encrypted = self.shared.encrypt(*number, Payload::Change(scope.clone()))?;
             commands.add_command(redis_stream::xadd(&self.shared.key, &encrypted)).ignore();
         }
-        let sending = async { commands.query_async::<()>(connection).await.map_err(RedisError::from) };
+        let sending =
+            async { commands.query_async::<()>(connection).await.map_err(RedisError::from) };
         within(self.shared.timeout, sending).await
     }
 

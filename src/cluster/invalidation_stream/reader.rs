@@ -243,7 +243,11 @@ impl Reader {
 
     /// Checks that an id is not later than the server's clock. Ids only grow, so that all later
     /// messages would be as late, and the age of a policy message could not be determined.
-    async fn check_clock(&mut self, stream: &mut RedisStream<'_>, id: StreamId) -> Result<(), RedisError> {
+    async fn check_clock(
+        &mut self,
+        stream: &mut RedisStream<'_>,
+        id: StreamId,
+    ) -> Result<(), RedisError> {
         if !self.is_ahead(id) {
             return Ok(());
         }
@@ -322,7 +326,10 @@ impl Reader {
         if let Some(gap) = gap {
             let reason = gap.as_str();
             self.shared.metrics.count_drop(reason);
-            tracing::warn!(reason, "purged the whole cache: invalidations of other gateways may have been missed");
+            tracing::warn!(
+                reason,
+                "purged the whole cache: invalidations of other gateways may have been missed"
+            );
         }
         // Entries stored while the stream was not read may precede any of these changes.
         (self.shared.apply)(&Scope::All, TRIGGER_MISSED);
@@ -412,7 +419,10 @@ impl Reader {
                 let own_number = (*sender == self.shared.sender).then_some(*number);
                 index.record_message(scope, id, own_number);
             }
-            Some(Message { payload: Payload::Hello | Payload::Policy { .. } | Payload::OtherEnvironment, .. }) => {}
+            Some(Message {
+                payload: Payload::Hello | Payload::Policy { .. } | Payload::OtherEnvironment,
+                ..
+            }) => {}
             None => index.record_message(&Scope::All, id, None),
         }
     }

@@ -43,7 +43,8 @@ impl StreamInfo {
     /// stored, or a former [`StreamInfo::end`]. Trimming removes the oldest messages, so while one
     /// as old as `position` is stored, no newer one was trimmed.
     pub fn continues(&self, position: StreamId) -> bool {
-        let is_complete = self.first.is_some_and(|first| first <= position) && self.deleted <= position;
+        let is_complete =
+            self.first.is_some_and(|first| first <= position) && self.deleted <= position;
         self.last == position || (self.last > position && is_complete)
     }
 
@@ -74,7 +75,8 @@ impl RedisStream<'_> {
         }
         let info: String = self.query(cmd("INFO").arg("server")).await?;
         let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
-        let run_id = run_id.ok_or_else(|| RedisError::Malformed("INFO server without a run_id".into()))?;
+        let run_id =
+            run_id.ok_or_else(|| RedisError::Malformed("INFO server without a run_id".into()))?;
         let digest = blake3::hash(run_id.as_bytes());
         Ok(digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
     }
@@ -95,7 +97,8 @@ impl RedisStream<'_> {
         let missing = || RedisError::Malformed("XINFO STREAM without a last-generated-id".into());
         let last = StreamId::parse(&last.ok_or_else(missing)?).ok_or_else(id_too_large)?;
         // Servers before 7.0 do not report removed messages, and gateways remove none.
-        let deleted = id("max-deleted-entry-id").and_then(|text| StreamId::parse(&text)).unwrap_or_default();
+        let deleted =
+            id("max-deleted-entry-id").and_then(|text| StreamId::parse(&text)).unwrap_or_default();
         let first = match fields.get("first-entry") {
             Some(Value::Array(entry)) => {
                 let text = entry.first().and_then(|id| from_redis_value::<String>(id.clone()).ok());
@@ -139,7 +142,11 @@ impl RedisStream<'_> {
         let mut command = cmd("XREVRANGE");
         command.arg(self.key).arg(milliseconds).arg("-").arg("COUNT").arg(1);
         let read: StreamRangeReply = self.query(&command).await?;
-        read.ids.into_iter().next().map(|entry| StreamId::parse(&entry.id).ok_or_else(id_too_large)).transpose()
+        read.ids
+            .into_iter()
+            .next()
+            .map(|entry| StreamId::parse(&entry.id).ok_or_else(id_too_large))
+            .transpose()
     }
 
     /// The time of the server's clock.
@@ -198,11 +205,17 @@ mod tests {
 
     #[test]
     fn stream_continues_from_the_end_of_a_repair() {
-        for (first, last, deleted) in [(Some(1), 9, 9), (Some(1), 9, 7), (None, 9, 9), (Some(3), 9, 0)] {
+        for (first, last, deleted) in
+            [(Some(1), 9, 9), (Some(1), 9, 7), (None, 9, 9), (Some(3), 9, 0)]
+        {
             let state = StreamInfo { first: first.map(id), last: id(last), deleted: id(deleted) };
             assert!(state.continues(state.end()), "{state:?}");
             let later = StreamInfo { last: id(12), ..state };
-            assert_eq!(later.continues(state.end()), first.is_some(), "{state:?}, and one message more");
+            assert_eq!(
+                later.continues(state.end()),
+                first.is_some(),
+                "{state:?}, and one message more"
+            );
         }
     }
 }

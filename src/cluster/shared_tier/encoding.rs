@@ -55,7 +55,16 @@ pub struct StoredIdentity {
 
 impl StoredResponse {
     pub fn to_bytes(&self) -> Vec<u8> {
-        let StoredResponse { origin, initial_age, lifetime, status, content_type, validators, fields, body } = self;
+        let StoredResponse {
+            origin,
+            initial_age,
+            lifetime,
+            status,
+            content_type,
+            validators,
+            fields,
+            body,
+        } = self;
         let Lifetime { fresh, stale_while_revalidate, stale_if_error } = lifetime;
         let mut out = Vec::with_capacity(256 + body.len());
         put_origin(&mut out, origin);
@@ -86,10 +95,11 @@ impl StoredResponse {
         let status = StatusCode::from_u16(rest.try_get_u16_le().ok()?).ok()?;
         let content_type = decode_field(&mut rest)??;
         let (etag, last_modified) = (decode_field(&mut rest)?, decode_field(&mut rest)?);
-        let validators =
-            (etag.is_some() || last_modified.is_some()).then(|| Box::new(Validators { etag, last_modified }));
+        let validators = (etag.is_some() || last_modified.is_some())
+            .then(|| Box::new(Validators { etag, last_modified }));
         let fields = decode_fields(&mut rest)?;
-        let storable = matches!(status, StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+        let storable =
+            matches!(status, StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
         let body = Bytes::copy_from_slice(rest);
         storable.then_some(StoredResponse {
             origin,
@@ -132,8 +142,12 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
 }
 
 fn decode_origin(rest: &mut &[u8]) -> Option<Origin> {
-    let (epoch, at) = (rest.try_get_u64_le().ok()?, StreamId::from_bits(rest.try_get_u64_le().ok()?));
-    Some(Origin { position: Position { epoch, at }, requested_at: ServerTime(rest.try_get_u64_le().ok()?) })
+    let (epoch, at) =
+        (rest.try_get_u64_le().ok()?, StreamId::from_bits(rest.try_get_u64_le().ok()?));
+    Some(Origin {
+        position: Position { epoch, at },
+        requested_at: ServerTime(rest.try_get_u64_le().ok()?),
+    })
 }
 
 fn put_string(out: &mut Vec<u8>, string: &[u8]) {
@@ -178,7 +192,8 @@ fn decode_field(rest: &mut &[u8]) -> Option<Option<HeaderValue>> {
 }
 
 fn duration(rest: &mut &[u8]) -> Option<Duration> {
-    Some(Duration::from_millis(rest.try_get_u64_le().ok()?)).filter(|duration| *duration <= DURATION_MAX)
+    Some(Duration::from_millis(rest.try_get_u64_le().ok()?))
+        .filter(|duration| *duration <= DURATION_MAX)
 }
 
 fn to_millis(duration: Duration) -> u64 {
@@ -192,7 +207,10 @@ mod tests {
 
     fn test_origin() -> Origin {
         let at = StreamId::parse("1732567890123-7").unwrap();
-        Origin { position: Position { epoch: u64::MAX - 3, at }, requested_at: ServerTime(1_732_567_890_456) }
+        Origin {
+            position: Position { epoch: u64::MAX - 3, at },
+            requested_at: ServerTime(1_732_567_890_456),
+        }
     }
 
     fn response() -> StoredResponse {
@@ -211,8 +229,11 @@ mod tests {
                 last_modified: None,
             })),
             fields: ApiFields::from_iter(
-                [("link", "</terms>"), ("link", ""), ("content-language", "da")]
-                    .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+                [("link", "</terms>"), ("link", ""), ("content-language", "da")].map(
+                    |(name, value)| {
+                        (HeaderName::from_static(name), HeaderValue::from_static(value))
+                    },
+                ),
             ),
             body: Bytes::from_static(b"{\"_id\":\"73469a52f4fd7f77ec7b28cc\"}"),
         }
@@ -220,14 +241,18 @@ mod tests {
 
     fn identity() -> StoredIdentity {
         let employee = EmployeeId::parse("5f00000000000000000000aa").unwrap();
-        StoredIdentity { origin: test_origin(), identity: Identity { employee, level: AccessLevel::ResellerAdmin } }
+        StoredIdentity {
+            origin: test_origin(),
+            identity: Identity { employee, level: AccessLevel::ResellerAdmin },
+        }
     }
 
     #[test]
     fn encoded_values_decode_to_themselves() {
         assert_eq!(StoredResponse::from_bytes(&response().to_bytes()), Some(response()));
         for status in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN] {
-            let stored = StoredResponse { status, validators: None, body: Bytes::new(), ..response() };
+            let stored =
+                StoredResponse { status, validators: None, body: Bytes::new(), ..response() };
             assert_eq!(StoredResponse::from_bytes(&stored.to_bytes()).unwrap().status, status);
         }
         assert_eq!(StoredIdentity::from_bytes(&identity().to_bytes()), Some(identity()));
@@ -235,7 +260,9 @@ mod tests {
 
     #[test]
     fn response_with_an_unstorable_status_is_malformed() {
-        for status in [StatusCode::CREATED, StatusCode::UNAUTHORIZED, StatusCode::INTERNAL_SERVER_ERROR] {
+        for status in
+            [StatusCode::CREATED, StatusCode::UNAUTHORIZED, StatusCode::INTERNAL_SERVER_ERROR]
+        {
             assert_eq!(
                 StoredResponse::from_bytes(&StoredResponse { status, ..response() }.to_bytes()),
                 None,
@@ -250,9 +277,13 @@ mod tests {
         // The body is the rest of the value, so only the part before it can be cut; encryption
         // protects the whole.
         let head = whole.len() - response().body.len();
-        (0..head).for_each(|length| assert_eq!(StoredResponse::from_bytes(&whole[..length]), None, "{length}"));
+        (0..head).for_each(|length| {
+            assert_eq!(StoredResponse::from_bytes(&whole[..length]), None, "{length}")
+        });
         let whole = identity().to_bytes();
-        (0..whole.len()).for_each(|length| assert_eq!(StoredIdentity::from_bytes(&whole[..length]), None, "{length}"));
+        (0..whole.len()).for_each(|length| {
+            assert_eq!(StoredIdentity::from_bytes(&whole[..length]), None, "{length}")
+        });
         assert_eq!(StoredIdentity::from_bytes(&[whole.as_slice(), b"x"].concat()), None);
         assert_eq!(StoredIdentity::from_bytes(&response().to_bytes()), None);
     }

@@ -63,22 +63,27 @@ impl From<RedisError> for StoreError {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn get(&self, key: &str, timeout: Duration) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
+    async fn get(
+        &self,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<(Option<Vec<u8>>, ServerTime), StoreError> {
         // Not GET, since another client may have written a value of any length. TIME after the
         // value, so that its age is rather over- than underestimated.
         let mut commands = Pipeline::with_capacity(2);
         commands.cmd("GETRANGE").arg(key).arg(0).arg(ENCRYPTED_BYTES_MAX).cmd("TIME");
-        let (value, (seconds, micros)): (Vec<u8>, (u64, u64)) = match self.connection.query(&commands, timeout).await {
-            // A value that no gateway wrote, and that would remain forever.
-            Err(error) if error.is_wrong_type() => {
-                tracing::warn!(%error, key, "deleted a value of the shared tier");
-                let mut commands = Pipeline::with_capacity(2);
-                commands.cmd("DEL").arg(key).ignore().cmd("TIME");
-                let (time,) = self.connection.query(&commands, timeout).await?;
-                (Vec::new(), time)
-            }
-            reply => reply?,
-        };
+        let (value, (seconds, micros)): (Vec<u8>, (u64, u64)) =
+            match self.connection.query(&commands, timeout).await {
+                // A value that no gateway wrote, and that would remain forever.
+                Err(error) if error.is_wrong_type() => {
+                    tracing::warn!(%error, key, "deleted a value of the shared tier");
+                    let mut commands = Pipeline::with_capacity(2);
+                    commands.cmd("DEL").arg(key).ignore().cmd("TIME");
+                    let (time,) = self.connection.query(&commands, timeout).await?;
+                    (Vec::new(), time)
+                }
+                reply => reply?,
+            };
         let time = seconds.checked_mul(1000).and_then(|time| time.checked_add(micros / 1000));
         // GETRANGE returns an empty value for a missing key; an encrypted value is never empty.
         let value = (!value.is_empty()).then_some(value);
@@ -92,7 +97,13 @@ impl Store for RedisStore {
         Ok(reply == Value::Okay)
     }
 
-    async fn put(&self, key: &str, value: Vec<u8>, ttl: Duration, lease: Option<&str>) -> Result<(), StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        ttl: Duration,
+        lease: Option<&str>,
+    ) -> Result<(), StoreError> {
         let mut commands = Pipeline::with_capacity(2);
         commands.cmd("SET").arg(key).arg(value).arg("PX").arg(to_millis(ttl)).ignore();
         if let Some(lease) = lease {

@@ -34,8 +34,12 @@ impl KeyDeriver {
     /// The key of a response. It differs by caller, access level, customer and policy.
     pub fn response(&self, key: &Key) -> TierKey {
         let Key { caller, level, customer, policy } = key;
-        let parts: [&[u8]; 4] =
-            [caller.as_bytes(), level.as_str().as_bytes(), customer.as_bytes(), &policy.to_le_bytes()];
+        let parts: [&[u8]; 4] = [
+            caller.as_bytes(),
+            level.as_str().as_bytes(),
+            customer.as_bytes(),
+            &policy.to_le_bytes(),
+        ];
         self.derive(Kind::Response, &parts)
     }
 }
@@ -54,7 +58,9 @@ impl ResponseLookup<'_> {
         match self.entry(stored, read) {
             Ok(entry) => match entry.freshness(clock::now()) {
                 Freshness::Fresh => Verdict::Fresh(Arc::new(entry)),
-                Freshness::StaleWhileRevalidate | Freshness::StaleIfError => Verdict::Stale(Arc::new(entry)),
+                Freshness::StaleWhileRevalidate | Freshness::StaleIfError => {
+                    Verdict::Stale(Arc::new(entry))
+                }
                 Freshness::Expired => Verdict::Rejected(Rejection::Expired),
             },
             Err(rejection) => Verdict::Rejected(rejection),
@@ -65,7 +71,16 @@ impl ResponseLookup<'_> {
     /// the key: that changes nothing in a body that a gateway with this policy wrote, and removes
     /// the secrets of any other.
     fn entry(&self, stored: StoredResponse, read: ReadTimes) -> Result<Entry, Rejection> {
-        let StoredResponse { origin, initial_age, lifetime, status, content_type, validators, fields, body } = stored;
+        let StoredResponse {
+            origin,
+            initial_age,
+            lifetime,
+            status,
+            content_type,
+            validators,
+            fields,
+            body,
+        } = stored;
         // No age: the server's clock was set back. No local time: older than this machine's uptime.
         let age = read.server.since(origin.requested_at).ok_or(Rejection::Malformed)?;
         let fetched_at = read.local.checked_sub(age).ok_or(Rejection::Expired)?;
@@ -114,8 +129,8 @@ impl WriteLease {
         let max_stale = lifetime.stale_while_revalidate.max(lifetime.stale_if_error);
         let value = move || {
             // Valid, since it was made from a header value.
-            let content_type =
-                HeaderValue::from_bytes(representation.content_type()).unwrap_or(HeaderValue::from_static(""));
+            let content_type = HeaderValue::from_bytes(representation.content_type())
+                .unwrap_or(HeaderValue::from_static(""));
             let stored = StoredResponse {
                 origin,
                 initial_age,

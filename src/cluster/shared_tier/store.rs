@@ -10,13 +10,23 @@ use crate::cluster::server_time::ServerTime;
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Returns the value of `key` and the server's time at which it was read, within `timeout`.
-    async fn get(&self, key: &str, timeout: Duration) -> Result<(Option<Vec<u8>>, ServerTime), StoreError>;
+    async fn get(
+        &self,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<(Option<Vec<u8>>, ServerTime), StoreError>;
 
     /// Acquires a lease unless another gateway holds it. Returns whether it was acquired.
     async fn lease(&self, key: &str, ttl: Duration, timeout: Duration) -> Result<bool, StoreError>;
 
     /// Stores a value and releases a lease. No request waits for it.
-    async fn put(&self, key: &str, value: Vec<u8>, ttl: Duration, lease: Option<&str>) -> Result<(), StoreError>;
+    async fn put(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        ttl: Duration,
+        lease: Option<&str>,
+    ) -> Result<(), StoreError>;
 
     /// Removes a value or a lease.
     async fn remove(&self, key: &str) -> Result<(), StoreError>;

@@ -239,7 +239,9 @@ impl Tier {
     pub async fn begin_write(self: &Arc<Self>, key: &TierKey) -> Option<WriteLease> {
         let position = self.change_index.position()?;
         match self.store.get(&key.value, self.timeout).await {
-            Ok((_, requested_at)) => Some(self.write_lease(key, Origin { position, requested_at }, false)),
+            Ok((_, requested_at)) => {
+                Some(self.write_lease(key, Origin { position, requested_at }, false))
+            }
             Err(error) => {
                 self.metrics.count_tier_error(error.as_str());
                 None
@@ -353,7 +355,8 @@ impl WriteLease {
             if value.len() > VALUE_BYTES_MAX {
                 return Err("too_large");
             }
-            let encrypted = tier.cipher.encrypt(key.value.as_bytes(), &value).map_err(|_| "no_randomness")?;
+            let encrypted =
+                tier.cipher.encrypt(key.value.as_bytes(), &value).map_err(|_| "no_randomness")?;
             let lease = is_leased.then_some(key.lease.as_str());
             tier.store.put(&key.value, encrypted, ttl, lease).await.map_err(StoreError::as_str)
         });
@@ -382,7 +385,11 @@ impl WriteLease {
             if let Err(reason) = result {
                 tier.metrics.count_tier_error(reason);
             }
-            tier.metrics.count_tier_write(kind, operation, if result.is_ok() { "ok" } else { "error" });
+            tier.metrics.count_tier_write(
+                kind,
+                operation,
+                if result.is_ok() { "ok" } else { "error" },
+            );
             drop(permit);
         });
     }

@@ -14,7 +14,11 @@ const MISSING_EVERY: usize = 19;
 
 pub fn features(random: &mut Random) -> Value {
     let mut features = vec!["CUSTOMER"];
-    features.extend(["SIP", "MVNO", "PBX", "TCE", "DNS", "INTERNET", "TV"].into_iter().filter(|_| random.one_in(2)));
+    features.extend(
+        ["SIP", "MVNO", "PBX", "TCE", "DNS", "INTERNET", "TV"]
+            .into_iter()
+            .filter(|_| random.one_in(2)),
+    );
     json!(features)
 }
 
@@ -43,7 +47,10 @@ pub fn integrations(number: usize, random: &mut Random) -> Option<Value> {
     }
     if random.one_in(3) {
         let portal = format!("https://telefoni.kunde-{number:03}.sandbox.example");
-        others.insert("mvnoPrivate".to_owned(), json!({"enabled": random.one_in(2), "portal": portal}));
+        others.insert(
+            "mvnoPrivate".to_owned(),
+            json!({"enabled": random.one_in(2), "portal": portal}),
+        );
     }
     let misplaced = number.is_multiple_of(MISPLACED_EVERY) && !others.is_empty();
     match all.get_mut("billing").and_then(Value::as_object_mut).filter(|_| misplaced) {
@@ -70,7 +77,8 @@ fn billing(number: usize, random: &mut Random) -> Map<String, Value> {
         billing.insert("economic".to_owned(), economic);
     }
     if random.one_in(3) {
-        let rackbeat = json!({"enabled": random.one_in(2), "bearerToken": secret("rackbeat-bearer", number)});
+        let rackbeat =
+            json!({"enabled": random.one_in(2), "bearerToken": secret("rackbeat-bearer", number)});
         billing.insert("rackbeat".to_owned(), rackbeat);
     }
     if random.one_in(3) {
@@ -106,7 +114,14 @@ fn also(number: usize, random: &mut Random) -> Value {
 
 fn ms365(number: usize, random: &mut Random) -> Value {
     let mut presence = || {
-        let names = [None, Some("AVAILABLE"), Some("BUSY"), Some("OUT_OF_OFFICE"), Some("OFF_WORK"), Some("HOLIDAY")];
+        let names = [
+            None,
+            Some("AVAILABLE"),
+            Some("BUSY"),
+            Some("OUT_OF_OFFICE"),
+            Some("OFF_WORK"),
+            Some("HOLIDAY"),
+        ];
         json!(random.one_of(&names))
     };
     let show_as = json!({

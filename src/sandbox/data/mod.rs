@@ -71,13 +71,22 @@ pub struct Dataset {
 impl Dataset {
     /// Generates the data of the start.
     pub fn initial() -> Dataset {
-        let mut dataset =
-            Dataset { resellers: BTreeMap::new(), customers: BTreeMap::new(), employees: BTreeMap::new() };
+        let mut dataset = Dataset {
+            resellers: BTreeMap::new(),
+            customers: BTreeMap::new(),
+            employees: BTreeMap::new(),
+        };
         let mut random = Random(0x5ead_b0c5_7e1e_c0a1);
         let mut number = 0;
         for Reseller { id: reseller, name, own_customer } in resellers(&mut random) {
             dataset.resellers.insert(reseller, name.to_owned());
-            dataset.add_customer(own_customer, reseller, &format!("{name} A/S"), &mut number, &mut random);
+            dataset.add_customer(
+                own_customer,
+                reseller,
+                &format!("{name} A/S"),
+                &mut number,
+                &mut random,
+            );
             for _ in 0..CUSTOMERS_PER_RESELLER {
                 let id = random.id();
                 let name = company(&mut random);
@@ -101,9 +110,10 @@ impl Dataset {
             &mut random,
         );
         let name = json_object(ANDERS_AND);
-        dataset
-            .customers
-            .insert(constant_id(DEMO_CUSTOMER), Customer { reseller: demo_reseller, document: with_details(name, 0) });
+        dataset.customers.insert(
+            constant_id(DEMO_CUSTOMER),
+            Customer { reseller: demo_reseller, document: with_details(name, 0) },
+        );
         for caller in demo_callers() {
             let employee = Employee {
                 customer: constant_id(caller.customer),
@@ -119,7 +129,14 @@ impl Dataset {
     }
 
     /// Adds a customer with two employees, `owner@` and `viewer@`.
-    fn add_customer(&mut self, id: Id, reseller: Id, name: &str, number: &mut usize, random: &mut Random) {
+    fn add_customer(
+        &mut self,
+        id: Id,
+        reseller: Id,
+        name: &str,
+        number: &mut usize,
+        random: &mut Random,
+    ) {
         *number += 1;
         let number = *number;
         let mut document = Map::new();
@@ -164,9 +181,19 @@ fn resellers(random: &mut Random) -> Vec<Reseller> {
             name: "Andeby Tele",
             own_customer: constant_id(DEMO_RESELLER_CUSTOMER),
         },
-        Reseller { id: constant_id(FOREIGN_RESELLER), name: "Gåserød Telefoni", own_customer: random.id() },
+        Reseller {
+            id: constant_id(FOREIGN_RESELLER),
+            name: "Gåserød Telefoni",
+            own_customer: random.id(),
+        },
     ];
-    for name in ["Krikkebæk Net", "Tangsø Erhverv", "Vibeholt Kommunikation", "Lærkerup Fiber", "Mosevang IP"] {
+    for name in [
+        "Krikkebæk Net",
+        "Tangsø Erhverv",
+        "Vibeholt Kommunikation",
+        "Lærkerup Fiber",
+        "Mosevang IP",
+    ] {
         all.push(Reseller { id: random.id(), name, own_customer: random.id() });
     }
     all
@@ -174,17 +201,25 @@ fn resellers(random: &mut Random) -> Vec<Reseller> {
 
 /// Adds the members that `/name` does not have.
 fn with_details(mut document: Map<String, Value>, number: usize) -> Map<String, Value> {
-    document.insert("email".to_owned(), json!(format!("kontakt@kunde-{number:03}.sandbox.example")));
-    document.insert("phone".to_owned(), json!(format!("+45 00 00 {:02} {:02}", number / 100, number % 100)));
+    document
+        .insert("email".to_owned(), json!(format!("kontakt@kunde-{number:03}.sandbox.example")));
+    document.insert(
+        "phone".to_owned(),
+        json!(format!("+45 00 00 {:02} {:02}", number / 100, number % 100)),
+    );
     document.insert("vat".to_owned(), json!(format!("DK{:08}", number)));
-    let address = json!({"street": format!("Sandkassevej {}", number + 1), "zip": "0000", "city": "Andeby"});
+    let address =
+        json!({"street": format!("Sandkassevej {}", number + 1), "zip": "0000", "city": "Andeby"});
     document.insert("address".to_owned(), address);
     document
 }
 
 fn company(random: &mut Random) -> String {
-    let first = random.one_of(&["Krage", "Mose", "Tang", "Birke", "Hvene", "Sølv", "Lærke", "Ege", "Rønne", "Vibe"]);
-    let second = random.one_of(&["bæk", "lund", "holt", "ager", "sund", "rup", "drup", "vang", "bjerg", "ø"]);
+    let first = random.one_of(&[
+        "Krage", "Mose", "Tang", "Birke", "Hvene", "Sølv", "Lærke", "Ege", "Rønne", "Vibe",
+    ]);
+    let second = random
+        .one_of(&["bæk", "lund", "holt", "ager", "sund", "rup", "drup", "vang", "bjerg", "ø"]);
     let trade = random.one_of(&[
         "VVS",
         "Tømrer & Snedker",
@@ -201,8 +236,13 @@ fn company(random: &mut Random) -> String {
 }
 
 fn person(random: &mut Random) -> String {
-    let first = random.one_of(&["Asta", "Bo", "Clara", "Ditte", "Egon", "Frode", "Gerda", "Holger", "Inger", "Jens"]);
-    format!("{first} {}", random.one_of(&["Sandager", "Kassebæk", "Prøvelund", "Øvegaard", "Legholt"]))
+    let first = random.one_of(&[
+        "Asta", "Bo", "Clara", "Ditte", "Egon", "Frode", "Gerda", "Holger", "Inger", "Jens",
+    ]);
+    format!(
+        "{first} {}",
+        random.one_of(&["Sandager", "Kassebæk", "Prøvelund", "Øvegaard", "Legholt"])
+    )
 }
 
 /// Parses an id of this module's constants.

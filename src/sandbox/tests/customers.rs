@@ -19,10 +19,15 @@ fn demo_customer_is_the_documented_example() {
     let mut api = Api::new();
     for id in [DEMO_CUSTOMER.to_owned(), DEMO_CUSTOMER.to_uppercase()] {
         let response = api.get(token(AccessLevel::Viewer), &format!("/customer/{id}/name"));
-        assert_eq!((response.status, response.header("content-type")), (200, "application/json; charset=utf-8"));
+        assert_eq!(
+            (response.status, response.header("content-type")),
+            (200, "application/json; charset=utf-8")
+        );
         assert_eq!(response.text, include_str!("../data/anders_and.json"));
     }
-    let request = Request::head(format!("/customer/{DEMO_CUSTOMER}/name?token={OWNER}")).body(Bytes::new()).unwrap();
+    let request = Request::head(format!("/customer/{DEMO_CUSTOMER}/name?token={OWNER}"))
+        .body(Bytes::new())
+        .unwrap();
     assert_eq!(api.send(request).status, 200);
 }
 
@@ -40,7 +45,9 @@ fn visible_customers_follow_the_documented_table() {
         (ResellerAdmin, [200, 200, 403]),
         (Admin, [200, 200, 200]),
     ] {
-        for (id, status) in [DEMO_CUSTOMER, OTHER_CUSTOMER, FOREIGN_CUSTOMER].into_iter().zip(statuses) {
+        for (id, status) in
+            [DEMO_CUSTOMER, OTHER_CUSTOMER, FOREIGN_CUSTOMER].into_iter().zip(statuses)
+        {
             for page in ["/name", "", "/export"] {
                 let response = api.get(token(access_level), &format!("/customer/{id}{page}"));
                 assert_eq!(response.status, status, "{access_level} {id} {page}");
@@ -76,7 +83,10 @@ fn customer_list_has_visible_customers() {
     assert!(list(token(AccessLevel::Personal), "?full=true").is_empty());
 
     let resellers = list(token(AccessLevel::Reseller), "?full=true");
-    assert!(resellers.len() > 40 && resellers.iter().all(|customer| customer["parentReseller"] == DEMO_RESELLER));
+    assert!(
+        resellers.len() > 40
+            && resellers.iter().all(|customer| customer["parentReseller"] == DEMO_RESELLER)
+    );
     let all = list(ADMIN, "?full=true");
     assert!(all.len() > 300, "{}", all.len());
 }
@@ -86,8 +96,11 @@ fn dataset_is_varied_and_deterministic() {
     let all = || Api::new().get(ADMIN, "/customer?full=true").text;
     let text = all();
     assert_eq!(text, all());
-    let customers = serde_json::from_str::<Value>(&text).unwrap()["customers"].as_array().unwrap().clone();
-    let with = |pointer: &str| customers.iter().filter(|customer| customer.pointer(pointer).is_some()).count();
+    let customers =
+        serde_json::from_str::<Value>(&text).unwrap()["customers"].as_array().unwrap().clone();
+    let with = |pointer: &str| {
+        customers.iter().filter(|customer| customer.pointer(pointer).is_some()).count()
+    };
     for pointer in [
         "/integrations/billing/economic/agreementGrantToken",
         "/integrations/billing/rackbeat/bearerToken",
@@ -112,7 +125,10 @@ fn dataset_is_varied_and_deterministic() {
     assert_eq!(resellers.len(), 8);
     let secret = |name: &str| {
         let name = name.to_lowercase();
-        ["token", "password", "secret", "username", "accesskey"].iter().any(|word| name.contains(word)) || name == "k"
+        ["token", "password", "secret", "username", "accesskey"]
+            .iter()
+            .any(|word| name.contains(word))
+            || name == "k"
     };
     let mut seen = 0;
     for customer in customers.iter().filter(|customer| customer["_id"] != DEMO_CUSTOMER) {
@@ -139,7 +155,11 @@ fn export_is_csv() {
     assert_eq!(response.header("content-type"), "text/csv; charset=utf-8");
     let lines: Vec<_> = response.text.split("\r\n").collect();
     assert_eq!(lines[0], "_id,name,parentReseller,email,phone,vat");
-    assert!(lines[1].starts_with(&format!("\"{DEMO_CUSTOMER}\",\"And, \"\"Anders\"\" & Co\",")), "{}", lines[1]);
+    assert!(
+        lines[1].starts_with(&format!("\"{DEMO_CUSTOMER}\",\"And, \"\"Anders\"\" & Co\",")),
+        "{}",
+        lines[1]
+    );
 }
 
 #[test]
@@ -169,11 +189,17 @@ fn update_merges_objects_and_replaces_other_values() {
 fn refused_update_changes_nothing() {
     let mut api = Api::new();
     let before = api.get(ADMIN, &path(DEMO_CUSTOMER)).text;
-    for access_level in [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager] {
+    for access_level in
+        [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager]
+    {
         let response = api.call(token(access_level), &post(DEMO_CUSTOMER), json!({"name": "Mine"}));
         assert_refused(&response, 403, "access_denied");
     }
-    assert_refused(&api.call(OWNER, &post(OTHER_CUSTOMER), json!({"name": "Mine"})), 403, "access_denied");
+    assert_refused(
+        &api.call(OWNER, &post(OTHER_CUSTOMER), json!({"name": "Mine"})),
+        403,
+        "access_denied",
+    );
     assert_refused(&api.call(OWNER, &post("000000000000000000000000"), json!({})), 404, "customer");
     let foreign = json!({"parentReseller": data::FOREIGN_RESELLER});
     assert_refused(&api.call(OWNER, &post(DEMO_CUSTOMER), foreign), 403, "access_denied");
@@ -191,9 +217,16 @@ fn refused_update_changes_nothing() {
         assert_refused(&response, 422, "validation");
         assert_eq!(response.json()["error"]["check"], property);
     }
-    assert_refused(&api.call(OWNER, &post(DEMO_CUSTOMER), json!({"note": "x".repeat(70_000)})), 422, "validation");
+    assert_refused(
+        &api.call(OWNER, &post(DEMO_CUSTOMER), json!({"note": "x".repeat(70_000)})),
+        422,
+        "validation",
+    );
     for body in ["{", "[]", "\"x\"", "{}{}"] {
-        let request = Request::post(path(DEMO_CUSTOMER)).header("X-API-Key", OWNER).body(body.into()).unwrap();
+        let request = Request::post(path(DEMO_CUSTOMER))
+            .header("X-API-Key", OWNER)
+            .body(body.into())
+            .unwrap();
         assert_refused(&api.send(request), 400, "bad_request");
     }
     assert_eq!(api.get(ADMIN, &path(DEMO_CUSTOMER)).text, before);
@@ -205,7 +238,8 @@ fn admin_moves_customer_to_another_reseller() {
     let mut api = Api::new();
     let reseller = token(AccessLevel::Reseller);
     assert_eq!(api.get(reseller, &path(OTHER_CUSTOMER)).status, 200);
-    let response = api.call(ADMIN, &post(OTHER_CUSTOMER), json!({"parentReseller": data::FOREIGN_RESELLER}));
+    let response =
+        api.call(ADMIN, &post(OTHER_CUSTOMER), json!({"parentReseller": data::FOREIGN_RESELLER}));
     assert_eq!(response.status, 200, "{}", response.text);
     assert_refused(&api.get(reseller, &path(OTHER_CUSTOMER)), 403, "access_denied");
 }
@@ -235,9 +269,14 @@ fn change_log_lists_changes_of_visible_customers() {
     api.advance_minutes(60);
     api.call(ADMIN, &post(FOREIGN_CUSTOMER), json!({"phone": "2"}));
     api.call(ADMIN, &format!("DELETE {}", path(OTHER_CUSTOMER)), Value::Null);
-    let mut log = |token: &str, query: &str| api.get(token, &format!("/log/changeloglite{query}")).json();
+    let mut log =
+        |token: &str, query: &str| api.get(token, &format!("/log/changeloglite{query}")).json();
     let ids = |log: Value| -> Vec<String> {
-        log.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+        log.as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["id"].as_str().unwrap().to_owned())
+            .collect()
     };
 
     assert_eq!(
@@ -251,14 +290,28 @@ fn change_log_lists_changes_of_visible_customers() {
     assert_eq!(all[2]["what"], "DELETE");
     assert_eq!(ids(all), [DEMO_CUSTOMER, FOREIGN_CUSTOMER, OTHER_CUSTOMER]);
     assert_eq!(ids(log(token(AccessLevel::Reseller), "")), [DEMO_CUSTOMER, OTHER_CUSTOMER]);
-    assert_eq!(ids(log(ADMIN, "?date=2025-11-24T16:00:00.001Z")), [FOREIGN_CUSTOMER, OTHER_CUSTOMER]);
+    assert_eq!(
+        ids(log(ADMIN, "?date=2025-11-24T16:00:00.001Z")),
+        [FOREIGN_CUSTOMER, OTHER_CUSTOMER]
+    );
     assert_eq!(ids(log(ADMIN, "?date=2025-11-25")), [""; 0]);
     assert_eq!(ids(log(ADMIN, &format!("?customer={FOREIGN_CUSTOMER}"))), [FOREIGN_CUSTOMER]);
-    assert_eq!(ids(log(ADMIN, &format!("?reseller={DEMO_RESELLER}"))), [DEMO_CUSTOMER, OTHER_CUSTOMER]);
+    assert_eq!(
+        ids(log(ADMIN, &format!("?reseller={DEMO_RESELLER}"))),
+        [DEMO_CUSTOMER, OTHER_CUSTOMER]
+    );
     for wrong in ["?date=yesterday", "?customer=x", "?reseller=x"] {
         assert_refused(&api.get(ADMIN, &format!("/log/changeloglite{wrong}")), 400, "bad_request");
     }
-    assert_refused(&api.get(token(AccessLevel::Personal), "/log/changeloglite"), 403, "access_denied");
+    assert_refused(
+        &api.get(token(AccessLevel::Personal), "/log/changeloglite"),
+        403,
+        "access_denied",
+    );
     api.advance_minutes(5 * 24 * 60);
-    assert_eq!(ids(api.get(ADMIN, "/log/changeloglite").json()), [FOREIGN_CUSTOMER, OTHER_CUSTOMER], "kept for 5 days");
+    assert_eq!(
+        ids(api.get(ADMIN, "/log/changeloglite").json()),
+        [FOREIGN_CUSTOMER, OTHER_CUSTOMER],
+        "kept for 5 days"
+    );
 }

@@ -58,7 +58,10 @@ impl Api {
     fn call(&mut self, token: &str, request_line: &str, body: Value) -> TestResponse {
         let (method, path) = request_line.split_once(' ').unwrap();
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let request = Request::builder().method(method).uri(path).header("Authorization", format!("Bearer {token}"));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Authorization", format!("Bearer {token}"));
         self.send(request.body(body).unwrap())
     }
 
@@ -68,13 +71,16 @@ impl Api {
 
     /// A GET with these fields and no others.
     fn get_with(&mut self, path: &str, fields: &[(&str, &str)]) -> TestResponse {
-        let request = fields.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
+        let request = fields
+            .iter()
+            .fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
         self.send(request.body(Bytes::new()).unwrap())
     }
 
     fn login(&mut self, access_level: AccessLevel, more: &str) -> String {
         let caller = demo(access_level);
-        let path = format!("/auth/login?username={}&password={}{more}", caller.login, caller.password);
+        let path =
+            format!("/auth/login?username={}&password={}{more}", caller.login, caller.password);
         let response = self.get_with(&path, &[]);
         assert_eq!(response.status, 200, "{}", response.text);
         response.json()["token"].as_str().unwrap().to_owned()
@@ -104,14 +110,22 @@ fn token(access_level: AccessLevel) -> &'static str {
 fn assert_refused(response: &TestResponse, status: u16, code: &str) {
     assert_eq!(response.status, status, "{}", response.text);
     let error = &response.json()["error"];
-    assert_eq!((&error["status"], &error["code"]), (&json!(status), &json!(code)), "{}", response.text);
+    assert_eq!(
+        (&error["status"], &error["code"]),
+        (&json!(status), &json!(code)),
+        "{}",
+        response.text
+    );
     assert!(error["message"].is_string(), "{}", response.text);
 }
 
 #[test]
 fn help_names_every_demo_caller() {
     let response = Api::new().get_with("/", &[]);
-    assert_eq!((response.status, response.header("content-type")), (200, "text/plain; charset=utf-8"));
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (200, "text/plain; charset=utf-8")
+    );
     assert_eq!(data::demo_callers().len(), AccessLevel::ALL.len());
     for caller in data::demo_callers() {
         let data::DemoCaller { access_level, login, password, token, employee, customer } = caller;
@@ -138,6 +152,9 @@ fn address_trusted_endpoints_show_the_address() {
     let mut api = Api::new();
     for path in ["/tools/realtime", "/porting/123/notify", "/pbx/app/notification/send/callerid"] {
         let response = api.get_with(path, &[]).json();
-        assert_eq!(response, json!({"success": true, "reached": path, "trustedAddress": "192.0.2.1"}));
+        assert_eq!(
+            response,
+            json!({"success": true, "reached": path, "trustedAddress": "192.0.2.1"})
+        );
     }
 }

@@ -17,7 +17,9 @@ fn with_connection<F: Future>(options: Options, client: impl FnOnce(TcpStream) -
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(Sandbox::new(options).serve(listener));
         let stream = TcpStream::connect(address).await.unwrap();
-        let output = tokio::time::timeout(Duration::from_secs(20), client(stream)).await.expect("an response in time");
+        let output = tokio::time::timeout(Duration::from_secs(20), client(stream))
+            .await
+            .expect("an response in time");
         server.abort();
         output
     })
@@ -26,7 +28,12 @@ fn with_connection<F: Future>(options: Options, client: impl FnOnce(TcpStream) -
 /// Reads a response, head and body, that is framed by `content-length`.
 async fn response(stream: &mut TcpStream) -> (String, String) {
     let head = response_head(stream).await;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .unwrap()
+        .parse()
+        .unwrap();
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.unwrap();
     (head, String::from_utf8(body).unwrap())
@@ -45,7 +52,9 @@ async fn response_head(stream: &mut TcpStream) -> String {
 fn connection_serves_several_requests() {
     with_connection(Options::default(), async |mut stream| {
         let path = format!("/customer/{DEMO_CUSTOMER}/name");
-        let get = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sandbox-demo-viewer\r\n\r\n");
+        let get = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sandbox-demo-viewer\r\n\r\n"
+        );
         stream.write_all(get.as_bytes()).await.unwrap();
         let (head, body) = response(&mut stream).await;
         assert!(head.starts_with("http/1.1 200"), "{head}");
@@ -61,11 +70,16 @@ fn connection_serves_several_requests() {
         let post = format!("{post}{:x}\r\n{login}\r\n0\r\n\r\n", login.len());
         stream.write_all(post.as_bytes()).await.unwrap();
         let (head, body) = response(&mut stream).await;
-        assert!(head.starts_with("http/1.1 200") && head.contains("\r\nset-cookie: token="), "{head}");
+        assert!(
+            head.starts_with("http/1.1 200") && head.contains("\r\nset-cookie: token="),
+            "{head}"
+        );
         let login: serde_json::Value = serde_json::from_str(&body).unwrap();
 
         let token = login["token"].as_str().unwrap();
-        let validate = format!("GET /auth/validateToken?ip=127.0.0.1&token={token} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let validate = format!(
+            "GET /auth/validateToken?ip=127.0.0.1&token={token} HTTP/1.1\r\nHost: x\r\n\r\n"
+        );
         stream.write_all(validate.as_bytes()).await.unwrap();
         let (_, body) = response(&mut stream).await;
         assert!(body.contains(r#""success":true"#), "{body}");
@@ -76,13 +90,22 @@ fn connection_serves_several_requests() {
 async fn request(stream: &mut TcpStream, request_line: &str, fields: &str) -> String {
     let head = format!("{request_line} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    if request_line.starts_with("OPTIONS") { response_head(stream).await } else { response(stream).await.0 }
+    if request_line.starts_with("OPTIONS") {
+        response_head(stream).await
+    } else {
+        response(stream).await.0
+    }
 }
 
 #[test]
 fn pages_of_this_machine_may_use_the_sandbox() {
     with_connection(Options::default(), async |mut stream| {
-        for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "https://[::1]", "http://a.localhost:1"] {
+        for origin in [
+            "http://localhost:5173",
+            "http://127.0.0.1:3000",
+            "https://[::1]",
+            "http://a.localhost:1",
+        ] {
             let preflight = format!(
                 "Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
                  Access-Control-Request-Headers: authorization,content-type\r\n"
@@ -100,7 +123,9 @@ fn pages_of_this_machine_may_use_the_sandbox() {
                 assert!(head.contains(field), "{field} is not in {head}");
             }
             for path in ["/", "/nowhere", "/customer"] {
-                let head = request(&mut stream, &format!("GET {path}"), &format!("Origin: {origin}\r\n")).await;
+                let head =
+                    request(&mut stream, &format!("GET {path}"), &format!("Origin: {origin}\r\n"))
+                        .await;
                 let credentials = "\r\naccess-control-allow-credentials: true\r\n";
                 assert!(head.contains(&allowed) && head.contains(credentials), "{path}: {head}");
             }
@@ -111,7 +136,9 @@ fn pages_of_this_machine_may_use_the_sandbox() {
 #[test]
 fn other_origins_may_not_use_the_sandbox() {
     with_connection(Options::default(), async |mut stream| {
-        for origin in ["https://app.example", "null", "http://localhost.example", "http://192.0.2.1:5173"] {
+        for origin in
+            ["https://app.example", "null", "http://localhost.example", "http://192.0.2.1:5173"]
+        {
             let preflight = format!("Origin: {origin}\r\nAccess-Control-Request-Method: GET\r\n");
             let head = request(&mut stream, "OPTIONS /customer", &preflight).await;
             assert!(head.starts_with("http/1.1 403"), "{head}");
@@ -126,12 +153,16 @@ fn other_origins_may_not_use_the_sandbox() {
 fn too_large_body_is_413_and_closes_connection() {
     with_connection(Options::default(), async |mut stream| {
         let over = (1 << 20) + 1;
-        let head = format!("POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: {over}\r\n\r\n");
+        let head =
+            format!("POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: {over}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         // The sandbox may stop reading before all is written.
         let _ = stream.write_all(&vec![b' '; over]).await;
         let (head, body) = response(&mut stream).await;
-        assert!(head.starts_with("http/1.1 413") && head.contains("\r\nconnection: close"), "{head}");
+        assert!(
+            head.starts_with("http/1.1 413") && head.contains("\r\nconnection: close"),
+            "{head}"
+        );
         assert!(body.contains(r#""error""#), "{body}");
     });
 }
@@ -143,7 +174,10 @@ fn latency_delays_every_response() {
     with_connection(options, async |mut stream| {
         for path in ["/", "/nowhere"] {
             let begin = Instant::now();
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             response(&mut stream).await;
             assert!(begin.elapsed() >= latency, "{path}");
         }

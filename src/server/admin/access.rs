@@ -64,7 +64,12 @@ impl AccessRules {
     /// # Errors
     ///
     /// The request is refused.
-    pub fn check(&self, method: &Method, host: Option<&str>, fields: &HeaderMap) -> Result<(), Denial> {
+    pub fn check(
+        &self,
+        method: &Method,
+        host: Option<&str>,
+        fields: &HeaderMap,
+    ) -> Result<(), Denial> {
         let authorization = fields.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         let credential = self.credential(authorization);
         if credential != Credential::Bearer && !self.is_own_host(host) {
@@ -100,7 +105,8 @@ impl AccessRules {
         let Some(host) = host else { return true };
         let Ok(authority) = host.parse::<Authority>() else { return false };
         let name = authority.host();
-        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let address =
+            name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
         let name = name.to_ascii_lowercase();
         address.parse::<IpAddr>().is_ok()
             || name == "localhost"
@@ -113,7 +119,9 @@ impl AccessRules {
         if self.tokens.as_ref().is_some_and(|tokens| tokens.accepts(id)) {
             return true;
         }
-        let Some(authorization) = fields.get(AUTHORIZATION).map(http::HeaderValue::as_bytes) else { return false };
+        let Some(authorization) = fields.get(AUTHORIZATION).map(http::HeaderValue::as_bytes) else {
+            return false;
+        };
         let password = basic_password(authorization);
         [bearer_token(authorization), password.as_deref()]
             .into_iter()
@@ -186,7 +194,10 @@ mod tests {
     const OWN: Option<&str> = Some("127.0.0.1:9090");
 
     fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
     }
 
     fn rules(token: Option<&[u8]>) -> AccessRules {
@@ -230,10 +241,19 @@ mod tests {
             assert!(!is_other(&[("sec-fetch-site", own)]), "{own}");
         }
         for other in ["cross-site", "same-site", "", "new"] {
-            assert!(is_other(&[("sec-fetch-site", other), ("origin", "http://127.0.0.1:9090")]), "{other}");
+            assert!(
+                is_other(&[("sec-fetch-site", other), ("origin", "http://127.0.0.1:9090")]),
+                "{other}"
+            );
         }
         assert!(!is_other(&[("origin", "http://127.0.0.1:9090")]));
-        for other in ["null", "http://127.0.0.1:9091", "http://127.0.0.1", "https://page.example", "127.0.0.1:9090"] {
+        for other in [
+            "null",
+            "http://127.0.0.1:9091",
+            "http://127.0.0.1",
+            "https://page.example",
+            "127.0.0.1:9090",
+        ] {
             assert!(is_other(&[("origin", other)]), "{other}");
         }
     }
@@ -242,17 +262,31 @@ mod tests {
     fn basic_credentials_are_subject_to_the_browser_checks() {
         let rules = rules(Some(b"secret:token"));
         let basic = ("authorization", "Basic b3BlcmF0b3I6c2VjcmV0OnRva2Vu");
-        let check = |method, host, pairs: &[(&'static str, &str)]| rules.check(&method, host, &fields(pairs));
+        let check = |method, host, pairs: &[(&'static str, &str)]| {
+            rules.check(&method, host, &fields(pairs))
+        };
         assert_eq!(check(Method::GET, OWN, &[basic]), Ok(()));
-        assert_eq!(check(Method::GET, Some("rebound.example"), &[basic]), Err(Denial::MisdirectedHost));
-        assert_eq!(check(Method::GET, OWN, &[basic, ("sec-fetch-site", "cross-site")]), Err(Denial::CrossOrigin));
+        assert_eq!(
+            check(Method::GET, Some("rebound.example"), &[basic]),
+            Err(Denial::MisdirectedHost)
+        );
+        assert_eq!(
+            check(Method::GET, OWN, &[basic, ("sec-fetch-site", "cross-site")]),
+            Err(Denial::CrossOrigin)
+        );
         let link = [basic, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
         assert_eq!(check(Method::GET, OWN, &link), Ok(()), "a link on another page");
         assert_eq!(check(Method::POST, OWN, &link), Err(Denial::CrossOrigin));
         let bearer = ("authorization", "bearer secret:token");
         assert_eq!(check(Method::GET, Some("gateway.example"), &[bearer]), Ok(()));
-        for wrong in ["Bearer secret", "Basic b3BlcmF0b3I6c2VjcmV0", "Basic !", "secret:token", "Basic "] {
-            assert_eq!(check(Method::GET, OWN, &[("authorization", wrong)]), Err(Denial::Unauthorized), "{wrong}");
+        for wrong in
+            ["Bearer secret", "Basic b3BlcmF0b3I6c2VjcmV0", "Basic !", "secret:token", "Basic "]
+        {
+            assert_eq!(
+                check(Method::GET, OWN, &[("authorization", wrong)]),
+                Err(Denial::Unauthorized),
+                "{wrong}"
+            );
         }
         assert_eq!(check(Method::GET, OWN, &[]), Err(Denial::Unauthorized));
         assert_eq!(check(Method::GET, Some("rebound.example"), &[]), Err(Denial::MisdirectedHost));
@@ -260,8 +294,14 @@ mod tests {
 
     #[test]
     fn base64_is_decoded_strictly() {
-        for (encoded, decoded) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg", "foob")] {
-            assert_eq!(decode_base64(encoded.as_bytes()).as_deref(), Some(decoded.as_bytes()), "{encoded}");
+        for (encoded, decoded) in
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg", "foob")]
+        {
+            assert_eq!(
+                decode_base64(encoded.as_bytes()).as_deref(),
+                Some(decoded.as_bytes()),
+                "{encoded}"
+            );
         }
         for wrong in ["Z", "Zg===", "Zm9v Yg", "Zm9-", "Zg=g"] {
             assert_eq!(decode_base64(wrong.as_bytes()), None, "{wrong}");

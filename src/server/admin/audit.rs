@@ -9,7 +9,8 @@ use super::request::{Requester, Resource};
 /// Writes the audit line of a request that changes something, after its outcome is known.
 pub fn write(resource: &Resource<'_>, requester: Requester<'_>, status: StatusCode) {
     let Some(Change { action, scope, id }) = Change::find(resource) else { return };
-    let (outcome, status) = (if status.is_success() { "permitted" } else { "refused" }, status.as_u16());
+    let (outcome, status) =
+        (if status.is_success() { "permitted" } else { "refused" }, status.as_u16());
     let Requester { address, request_id } = requester;
     macro_rules! line {
         ($level:ident) => {

@@ -17,7 +17,8 @@ const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 /// The page, with a new nonce.
 pub fn page(requester: Requester<'_>) -> AdminResponse {
-    let failed = |message| error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message, requester);
+    let failed =
+        |message| error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message, requester);
     let Ok(random) = getrandom::u64().and_then(|first| Ok((first, getrandom::u64()?))) else {
         return failed("No random numbers are available");
     };
@@ -30,7 +31,8 @@ pub fn page(requester: Requester<'_>) -> AdminResponse {
     let Ok(policy) = HeaderValue::try_from(policy) else {
         return failed("The policy of the page is not a valid field");
     };
-    let text = HTML.replace("{nonce}", &nonce).replace("{style}", STYLE).replace("{script}", SCRIPT);
+    let text =
+        HTML.replace("{nonce}", &nonce).replace("{style}", STYLE).replace("{script}", SCRIPT);
     let mut page = response(StatusCode::OK, CONTENT_TYPE, text);
     page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     page

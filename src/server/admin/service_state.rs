@@ -77,9 +77,16 @@ pub struct ServiceState {
 
 impl ServiceState {
     pub fn from_observations(observations: &Observations) -> Self {
-        let Observations { process, is_circuit_closed, api_failures, is_configuration_old, is_isolated, recent } =
-            *observations;
-        let mut level = if process == ProcessState::Serving { Level::Good } else { Level::Degraded };
+        let Observations {
+            process,
+            is_circuit_closed,
+            api_failures,
+            is_configuration_old,
+            is_isolated,
+            recent,
+        } = *observations;
+        let mut level =
+            if process == ProcessState::Serving { Level::Good } else { Level::Degraded };
         let mut parts = vec![process.as_str().to_owned()];
         let mut add = |reached: Level, part: String| {
             level = level.max(reached);
@@ -137,13 +144,33 @@ mod tests {
         let recent = |failed| RecentOutcomes { requests: 1000, failed };
         let cases = [
             (GOOD, Level::Good, "serving"),
-            (Observations { is_circuit_closed: false, ..GOOD }, Level::Failing, "serving, API down"),
+            (
+                Observations { is_circuit_closed: false, ..GOOD },
+                Level::Failing,
+                "serving, API down",
+            ),
             (Observations { api_failures: 2, ..GOOD }, Level::Failing, "serving, API down"),
             (Observations { recent: recent(2), ..GOOD }, Level::Good, "serving"),
-            (Observations { recent: recent(50), ..GOOD }, Level::Degraded, "serving, 5 % of requests fail"),
-            (Observations { recent: recent(600), ..GOOD }, Level::Failing, "serving, most requests fail"),
-            (Observations { is_configuration_old: true, ..GOOD }, Level::Degraded, "serving an old configuration"),
-            (Observations { is_isolated: true, ..GOOD }, Level::Degraded, "serving, cluster not connected"),
+            (
+                Observations { recent: recent(50), ..GOOD },
+                Level::Degraded,
+                "serving, 5 % of requests fail",
+            ),
+            (
+                Observations { recent: recent(600), ..GOOD },
+                Level::Failing,
+                "serving, most requests fail",
+            ),
+            (
+                Observations { is_configuration_old: true, ..GOOD },
+                Level::Degraded,
+                "serving an old configuration",
+            ),
+            (
+                Observations { is_isolated: true, ..GOOD },
+                Level::Degraded,
+                "serving, cluster not connected",
+            ),
             (Observations { process: ProcessState::Draining, ..GOOD }, Level::Degraded, "draining"),
             (
                 Observations { is_configuration_old: true, is_circuit_closed: false, ..GOOD },
@@ -151,7 +178,11 @@ mod tests {
                 "serving an old configuration, API down",
             ),
             (
-                Observations { process: ProcessState::Draining, is_configuration_old: true, ..GOOD },
+                Observations {
+                    process: ProcessState::Draining,
+                    is_configuration_old: true,
+                    ..GOOD
+                },
                 Level::Degraded,
                 "draining, old configuration",
             ),

@@ -2,8 +2,9 @@
 //! gateway's fields. Performs no input or output.
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue,
-    IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST,
+    HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
 };
 use http::{HeaderMap, Method, Version};
 use http1::{FieldLines, RequestFraming, RequestHead};
@@ -31,7 +32,11 @@ pub struct ApiRequest {
 impl ApiRequest {
     /// Converts a client's request. With `redact_for` it requests a complete response without a
     /// content coding, of a media type that may pass.
-    pub fn new(session: &ClientSession, context: &RequestContext, redact_for: Option<&RedactFor>) -> Self {
+    pub fn new(
+        session: &ClientSession,
+        context: &RequestContext,
+        redact_for: Option<&RedactFor>,
+    ) -> Self {
         let request = session.request();
         let fields = &request.fields;
         let hop = Hop {
@@ -78,7 +83,13 @@ impl ApiRequest {
 
     /// Queues the request on a connection.
     pub fn start(&self, connection: upstream::Connection) -> upstream::Exchange {
-        upstream::Exchange::new(connection, self.method.clone(), &self.target, &self.lines, self.framing)
+        upstream::Exchange::new(
+            connection,
+            self.method.clone(),
+            &self.target,
+            &self.lines,
+            self.framing,
+        )
     }
 }
 
@@ -101,7 +112,8 @@ impl PassingFields<'_> {
             AUTHORIZATION => self.passes_credentials,
             EXPECT => self.expects_continue,
             // They refer to bytes that the client must not see.
-            RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE | IF_UNMODIFIED_SINCE
+            RANGE | IF_RANGE | IF_MATCH | IF_NONE_MATCH | IF_MODIFIED_SINCE
+            | IF_UNMODIFIED_SINCE
                 if self.redact_for.is_some() =>
             {
                 false
@@ -154,12 +166,15 @@ fn expects_continue(request: &RequestHead) -> bool {
 
 /// Returns the framing of the request body towards the API.
 fn framing(request: &RequestHead, has_body: bool) -> RequestFraming {
-    let declared = request.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let declared =
+        request.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     match declared {
         Some(length) => RequestFraming::Length(length),
         None if has_body => RequestFraming::Chunked,
         // A method that usually has a body states that it is empty (RFC 9110 section 8.6).
-        None if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) => RequestFraming::Length(0),
+        None if matches!(request.method, Method::POST | Method::PUT | Method::PATCH) => {
+            RequestFraming::Length(0)
+        }
         None => RequestFraming::None,
     }
 }

@@ -11,16 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName};
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HeaderName,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http1::FieldLines;
 use tokio::time::timeout;
 
 use super::redact_for::{RedactFor, RedactRule, is_json};
-use super::request_context::{Forwarded, ForwardedValidation, PendingChanges, Proxy, RequestContext};
+use super::request_context::{
+    Forwarded, ForwardedValidation, PendingChanges, Proxy, RequestContext,
+};
 use crate::api::{
-    AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, CredentialPlace, Query, Refusal, Token,
-    Validation, find_all_tokens, find_cookie_tokens, read_body_token, read_validation, strip_cookie,
+    AccessLevel, ApiError, BodyError, Change, Credential, CredentialError, CredentialPlace, Query,
+    Refusal, Token, Validation, find_all_tokens, find_cookie_tokens, read_body_token,
+    read_validation, strip_cookie,
 };
 use crate::cache::Scope;
 use crate::clock;
@@ -49,7 +54,8 @@ const UNSETTLED: Duration = Duration::from_secs(75);
 const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
 
 /// Media types that are never JSON; a body of any other type is JSON if it begins with `{`.
-const NEVER_JSON: [&str; 5] = ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
+const NEVER_JSON: [&str; 5] =
+    ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
 
 /// Token in a request body.
 enum BodyToken {
@@ -96,7 +102,10 @@ impl ForwardedCredentials<'_> {
         match (self.forwarded, self.cookie) {
             (Forwarded::Only(kept), Some(name)) => {
                 let mut keep = kept == Some(CredentialPlace::Cookie);
-                values.filter_map(|value| strip_cookie(value, name, &mut keep)).map(Cow::Owned).collect()
+                values
+                    .filter_map(|value| strip_cookie(value, name, &mut keep))
+                    .map(Cow::Owned)
+                    .collect()
             }
             _ => values.map(Cow::Borrowed).collect(),
         }
@@ -106,7 +115,8 @@ impl ForwardedCredentials<'_> {
     pub fn target<'t>(&self, target: &'t str) -> Cow<'t, str> {
         let Forwarded::Only(kept) = self.forwarded else { return Cow::Borrowed(target) };
         let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
-        let rest = Query::unvalidated(Some(query)).without_tokens(kept == Some(CredentialPlace::Query));
+        let rest =
+            Query::unvalidated(Some(query)).without_tokens(kept == Some(CredentialPlace::Query));
         if rest == query {
             Cow::Borrowed(target)
         } else if rest.is_empty() {
@@ -122,7 +132,10 @@ impl ForwardedCredentials<'_> {
 /// # Errors
 ///
 /// They differ, or the one in the head is malformed.
-fn decide(found: Result<Credential, CredentialError>, body: &BodyToken) -> Result<Option<Credential>, ApiError> {
+fn decide(
+    found: Result<Credential, CredentialError>,
+    body: &BodyToken,
+) -> Result<Option<Credential>, ApiError> {
     match (found, body) {
         (Ok(found), BodyToken::One(token)) if *token != found.token => {
             Err(ApiError::BadRequest(Refusal::AmbiguousCredential))
@@ -149,7 +162,9 @@ fn media_of(headers: &HeaderMap) -> Media {
     let lower = value.as_bytes().trim_ascii().to_ascii_lowercase();
     match is_json(&lower) {
         true => Media::Json,
-        false if NEVER_JSON.iter().any(|prefix| lower.starts_with(prefix.as_bytes())) => Media::NeverJson,
+        false if NEVER_JSON.iter().any(|prefix| lower.starts_with(prefix.as_bytes())) => {
+            Media::NeverJson
+        }
         false => Media::Unstated,
     }
 }
@@ -160,7 +175,9 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
 
 /// Whether a body begins as a JSON object. `None`: it is blank so far.
 fn begins_as_object(body: &[u8]) -> Option<bool> {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))?;
+    let first = body
+        .iter()
+        .find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))?;
     Some(*first == b'{')
 }
 
@@ -186,14 +203,15 @@ impl Proxy {
     ) -> Result<Option<RedactFor>, ApiError> {
         context.changes.address = Some(address);
         let state = context.state.clone();
-        let for_level = rule
-            .as_ref()
-            .is_some_and(|rule| rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST));
+        let for_level = rule.as_ref().is_some_and(|rule| {
+            rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST)
+        });
         context.depends_on_level = rule.is_some();
         let own = changes.iter().any(Change::is_callers_own);
         // For other writes the token in a short body is needed only if their client disconnects.
         let unattended = !changes.is_empty()
-            && content_length(&session.request().fields).is_some_and(|length| length <= MAX_READ_AHEAD)
+            && content_length(&session.request().fields)
+                .is_some_and(|length| length <= MAX_READ_AHEAD)
             && head_tokens(session, &state).is_ok_and(|tokens| tokens.is_empty());
         let body = match for_level || own || unattended {
             true => self.read_body_token(session, context, own).await?,
@@ -214,7 +232,8 @@ impl Proxy {
         if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &state).unwrap_or_default();
             if !tokens.is_empty() && !state.gateway.is_any_known(&tokens, address) {
-                context.validation.permit = Some(state.gateway.identities().invalid_permit(address).await?);
+                context.validation.permit =
+                    Some(state.gateway.identities().invalid_permit(address).await?);
             }
         }
         Ok(redact_for)
@@ -275,7 +294,8 @@ impl Proxy {
         }
         if own {
             // The API may use another cookie name than the gateway's configuration.
-            let known = |token: &Token| state.gateway.is_any_known(std::slice::from_ref(token), address);
+            let known =
+                |token: &Token| state.gateway.is_any_known(std::slice::from_ref(token), address);
             tokens.extend(find_cookie_tokens(&session.request().fields).filter(known));
         }
         context.changes.scopes = state.gateway.scopes(changes, &tokens, address).await?;
@@ -298,12 +318,15 @@ impl Proxy {
         let (media, length) = (media_of(headers), content_length(headers));
         let mut codings = headers.get_all(CONTENT_ENCODING).iter();
         let is_coded = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-        let is_form =
-            headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form"));
+        let is_form = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form"));
         if !context.has_body || media == Media::NeverJson || !session.has_body() {
             return Ok(BodyToken::None);
         }
-        if media == Media::Json && (is_coded || length.is_some_and(|length| length > MAX_READ_AHEAD)) {
+        if media == Media::Json
+            && (is_coded || length.is_some_and(|length| length > MAX_READ_AHEAD))
+        {
             return Ok(BodyToken::Unknown);
         }
         // Such a client waits for the API's decision, which must not be made in its place for a
@@ -311,8 +334,11 @@ impl Proxy {
         if media == Media::Unstated && !form && session.request().fields.contains_key(EXPECT) {
             return Ok(BodyToken::Unknown);
         }
-        let wanted = |body: &[u8]| media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true);
-        let patience = if media == Media::Json || form { READ_AHEAD_TIMEOUT } else { SNIFF_TIMEOUT };
+        let wanted = |body: &[u8]| {
+            media == Media::Json || (form && is_form) || begins_as_object(body).unwrap_or(true)
+        };
+        let patience =
+            if media == Media::Json || form { READ_AHEAD_TIMEOUT } else { SNIFF_TIMEOUT };
         let Some(is_whole) = read_ahead(session, context, wanted, patience).await? else {
             return Ok(BodyToken::Unknown);
         };
@@ -325,8 +351,14 @@ impl Proxy {
         }
         if form && is_form && begins_as_object(body) != Some(true) {
             let text = std::str::from_utf8(body).map_err(|_| ApiError::Unattributed)?;
-            let query = Query::parse(Some(text.trim_ascii())).map_err(|_| ApiError::Unattributed)?;
-            return match query.token_aliases().map(|token| Token::parse(&token)).collect::<Vec<_>>().as_slice() {
+            let query =
+                Query::parse(Some(text.trim_ascii())).map_err(|_| ApiError::Unattributed)?;
+            return match query
+                .token_aliases()
+                .map(|token| Token::parse(&token))
+                .collect::<Vec<_>>()
+                .as_slice()
+            {
                 [] => Ok(BodyToken::None),
                 [Some(token)] => Ok(BodyToken::One(token.clone())),
                 _ => Ok(BodyToken::Unknown),
@@ -340,12 +372,19 @@ impl Proxy {
             Err(BodyError::Credential(CredentialError::Ambiguous)) => {
                 Err(ApiError::BadRequest(Refusal::AmbiguousCredential))
             }
-            Err(BodyError::Credential(_)) => Err(ApiError::BadRequest(Refusal::MalformedCredential)),
+            Err(BodyError::Credential(_)) => {
+                Err(ApiError::BadRequest(Refusal::MalformedCredential))
+            }
         }
     }
 
     /// Handles the head of the response to a forwarded request.
-    pub fn on_upstream_head(&self, session: &ClientSession, context: &mut RequestContext, status: StatusCode) {
+    pub fn on_upstream_head(
+        &self,
+        session: &ClientSession,
+        context: &mut RequestContext,
+        status: StatusCode,
+    ) {
         context.record.cache = Some(CacheStatus::Bypass);
         context.changes.status = Some(status);
         let state = context.state.clone();
@@ -358,11 +397,18 @@ impl Proxy {
         if status != StatusCode::UNAUTHORIZED {
             return;
         }
-        let address = context.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let address =
+            context.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         let request = session.request();
         let query = Query::unvalidated(request.query());
-        let decided = state.gateway.credential(&request.fields, &query).ok().map(|credential| credential.token);
-        let Some(token) = decided.or_else(|| context.changes.tokens.first().cloned()) else { return };
+        let decided = state
+            .gateway
+            .credential(&request.fields, &query)
+            .ok()
+            .map(|credential| credential.token);
+        let Some(token) = decided.or_else(|| context.changes.tokens.first().cloned()) else {
+            return;
+        };
         let (caller, now) = (state.gateway.caller_of(&token), clock::now());
         let identities = state.gateway.identities();
         if identities.is_known(caller, address, now) {
@@ -399,10 +445,14 @@ impl Proxy {
     /// Handles a missing or incomplete response. `is_open`: the API may execute the request later.
     pub fn on_upstream_failure(&self, context: &mut RequestContext, is_open: bool) {
         let PendingChanges { scopes, tokens, address, status, is_settled } = &mut context.changes;
-        if std::mem::replace(is_settled, true) || scopes.is_empty() || status.is_some_and(is_refusal) {
+        if std::mem::replace(is_settled, true)
+            || scopes.is_empty()
+            || status.is_some_and(is_refusal)
+        {
             return;
         }
-        let (state, scopes, tokens) = (context.state.clone(), std::mem::take(scopes), std::mem::take(tokens));
+        let (state, scopes, tokens) =
+            (context.state.clone(), std::mem::take(scopes), std::mem::take(tokens));
         if !is_open {
             return invalidate(&state, &scopes, "failed");
         }
@@ -414,7 +464,11 @@ impl Proxy {
         tokio::spawn(async move {
             for token in tokens {
                 let caller = state.gateway.caller_of(&token);
-                let identified = state.gateway.identities().identify(caller, &token, address, None, clock::now()).await;
+                let identified = state
+                    .gateway
+                    .identities()
+                    .identify(caller, &token, address, None, clock::now())
+                    .await;
                 let error = identified.err().map(|failure| failure.error);
                 if !matches!(error, Some(ApiError::InvalidToken | ApiError::TooManyRequests)) {
                     return unsettle(&state, scopes);
@@ -425,7 +479,10 @@ impl Proxy {
 }
 
 /// Returns every token in the head of a request.
-fn head_tokens(session: &ClientSession, state: &RequestState) -> Result<Vec<Token>, CredentialError> {
+fn head_tokens(
+    session: &ClientSession,
+    state: &RequestState,
+) -> Result<Vec<Token>, CredentialError> {
     let request = session.request();
     let query = Query::unvalidated(request.query());
     find_all_tokens(&request.fields, &query, state.cookie.as_deref())

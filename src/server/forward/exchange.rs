@@ -27,7 +27,9 @@ use crate::server::http::client_failure::ClientFailure;
 use crate::server::http::client_session::{ClientSession, WriteProgress};
 use crate::server::http::forwarded_head::ForwardedHead;
 use crate::telemetry;
-use crate::upstream::{self, Event, FAILURE_STATUS, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError, is_failure};
+use crate::upstream::{
+    self, Event, FAILURE_STATUS, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError, is_failure,
+};
 
 /// Maximum time for which the rest of a request body is discarded, so that the response is not lost
 /// in a reset (RFC 9112 section 9.6).
@@ -141,7 +143,8 @@ impl ApiExchange {
         match ready!(session.poll_body(context))? {
             None => {
                 api.finish_body();
-                (upload.is_open, upload.is_whole, upload.progressed_at) = (false, true, clock::now());
+                (upload.is_open, upload.is_whole, upload.progressed_at) =
+                    (false, true, clock::now());
             }
             // A part of a chunk head, or an empty frame.
             Some(piece) if piece.is_empty() => {}
@@ -215,10 +218,17 @@ impl ApiExchange {
                 match self.poll_upload(context, session) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending if !self.upload.is_open && (self.api.is_sent() || self.api.has_send_failed()) => {
+                    Poll::Pending
+                        if !self.upload.is_open
+                            && (self.api.is_sent() || self.api.has_send_failed()) =>
+                    {
                         return Poll::Ready(());
                     }
-                    Poll::Pending => return session.timer().poll(context, self.upload.progressed_at + FORWARD_SILENCE),
+                    Poll::Pending => {
+                        return session
+                            .timer()
+                            .poll(context, self.upload.progressed_at + FORWARD_SILENCE);
+                    }
                 }
             }
         })
@@ -247,7 +257,8 @@ impl Proxy {
         let Err(failure) = result else { return Ok(()) };
         let is_open = matches!(
             failure,
-            Failure::Client(_) | Failure::Upstream(UpstreamError::Timeout | UpstreamError::BodyTimeout)
+            Failure::Client(_)
+                | Failure::Upstream(UpstreamError::Timeout | UpstreamError::BodyTimeout)
         );
         self.on_upstream_failure(context, is_open);
         session.close_after();
@@ -371,9 +382,11 @@ impl Proxy {
                 Err(failure) => failure,
             };
             let has_no_response = !side.api.has_received();
-            let is_closed = matches!(failure, Failure::Upstream(UpstreamError::Truncated)) && has_no_response;
-            let is_given_up =
-                matches!(failure, Failure::Upstream(UpstreamError::Timeout)) && has_no_response && may_give_up;
+            let is_closed =
+                matches!(failure, Failure::Upstream(UpstreamError::Truncated)) && has_no_response;
+            let is_given_up = matches!(failure, Failure::Upstream(UpstreamError::Timeout))
+                && has_no_response
+                && may_give_up;
             let may_repeat = (is_closed || is_given_up)
                 && !session.has_written_interim()
                 && side.upload.replay.is_some()
@@ -410,7 +423,9 @@ impl Proxy {
                     return Ok(head);
                 }
                 Event::Interim(head) => head,
-                Event::Data(_) | Event::Trailers(_) | Event::End => return Err(UpstreamError::Protocol.into()),
+                Event::Data(_) | Event::Trailers(_) | Event::End => {
+                    return Err(UpstreamError::Protocol.into());
+                }
             };
             let is_continue = head.status == StatusCode::CONTINUE;
             let passes = session.supports_interim() && !(is_continue && *has_continued);
@@ -441,10 +456,11 @@ impl Proxy {
         side: &mut ApiExchange,
     ) -> Result<Option<Bytes>, Failure> {
         loop {
-            let received = self.receive(session, context, side).await.map_err(|failure| match failure {
-                Failure::Upstream(UpstreamError::Timeout) => UpstreamError::BodyTimeout.into(),
-                other => other,
-            });
+            let received =
+                self.receive(session, context, side).await.map_err(|failure| match failure {
+                    Failure::Upstream(UpstreamError::Timeout) => UpstreamError::BodyTimeout.into(),
+                    other => other,
+                });
             match received? {
                 Event::Data(data) => return Ok(Some(data)),
                 Event::End => return Ok(None),
@@ -505,7 +521,11 @@ impl Proxy {
         head: ResponseHead,
     ) -> Result<(), Failure> {
         let is_asked = asks_for_websocket(session.request());
-        let protocol = head.fields.get_all(&UPGRADE).next().and_then(|protocol| HeaderValue::from_bytes(protocol).ok());
+        let protocol = head
+            .fields
+            .get_all(&UPGRADE)
+            .next()
+            .and_then(|protocol| HeaderValue::from_bytes(protocol).ok());
         let Some(protocol) = protocol.filter(|_| is_asked) else {
             return Err(UpstreamError::Protocol.into());
         };
@@ -587,13 +607,20 @@ impl Proxy {
             session.close_after();
         }
         session.write_head(response, body.is_empty()).await?;
-        if body.is_empty() { Ok(()) } else { session.write_body(body, true).await.map_err(Failure::from) }
+        if body.is_empty() {
+            Ok(())
+        } else {
+            session.write_body(body, true).await.map_err(Failure::from)
+        }
     }
 }
 
 /// Reads the part of the request body that arrived before the response. It is often the end: then
 /// the client's connection can stay open.
-async fn take_arrived_body(session: &mut ClientSession, side: &mut ApiExchange) -> Result<(), Failure> {
+async fn take_arrived_body(
+    session: &mut ClientSession,
+    side: &mut ApiExchange,
+) -> Result<(), Failure> {
     while side.upload.is_open {
         match poll_fn(|context| Poll::Ready(side.poll_upload(context, session))).await {
             Poll::Ready(uploaded) => uploaded?,
@@ -664,11 +691,16 @@ async fn write_piece(
 }
 
 /// Waits for `work` until the client disconnects.
-pub async fn unless_closed<T>(session: &mut ClientSession, work: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn unless_closed<T>(
+    session: &mut ClientSession,
+    work: impl Future<Output = T>,
+) -> Result<T, Failure> {
     let mut work = pin!(work);
     poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => session.poll_closed(context).map(|()| Err(Failure::Client(ClientFailure::Closed))),
+        Poll::Pending => {
+            session.poll_closed(context).map(|()| Err(Failure::Client(ClientFailure::Closed)))
+        }
     })
     .await
 }

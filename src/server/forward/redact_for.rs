@@ -57,11 +57,14 @@ impl RedactFor {
 
     /// Returns the class of the body that the API's head states.
     pub fn content(&self, head: &HeaderMap) -> Content {
-        let mut types = head.get_all(CONTENT_TYPE).iter().map(|value| MediaType::parse(value.as_bytes()));
+        let mut types =
+            head.get_all(CONTENT_TYPE).iter().map(|value| MediaType::parse(value.as_bytes()));
         match (types.next(), types.next()) {
             (None, _) => Content::Untyped,
             (Some(Some(one)), None) if one.is_json() => Content::Json,
-            (Some(Some(one)), None) if self.pass_types.iter().any(|pattern| pattern.matches(&one)) => {
+            (Some(Some(one)), None)
+                if self.pass_types.iter().any(|pattern| pattern.matches(&one)) =>
+            {
                 Content::Passing { streams: one.is_event_stream() }
             }
             (Some(Some(one)), None) if one.is_event_stream() => Content::EventStream,
@@ -95,7 +98,8 @@ pub fn is_json(content_type: &[u8]) -> bool {
 /// Makes a response private to its caller, because it depends on the access level.
 pub fn restrict_caching(response: &mut Response<()>) {
     let fields = response.headers_mut();
-    let names: Vec<HeaderName> = fields.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
+    let names: Vec<HeaderName> =
+        fields.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
     for name in names {
         fields.remove(name);
     }

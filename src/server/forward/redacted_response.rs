@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderValue,
 };
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout_at;
@@ -64,7 +65,9 @@ impl Proxy {
             return Err(UpstreamError::Protocol.into());
         }
         match self.pass_body(session, context, redact_for, side, head).await {
-            Err(Failure::Unredactable(reason)) if head.status.as_u16() >= 400 && session.status_written().is_none() => {
+            Err(Failure::Unredactable(reason))
+                if head.status.as_u16() >= 400 && session.status_written().is_none() =>
+            {
                 // A failure of the API is not a failure of the redaction.
                 if !is_failure(head.status) {
                     context.state.gateway.metrics().count_redaction_failure(reason);
@@ -99,7 +102,8 @@ impl Proxy {
             return Err(Failure::Unredactable("media_type"));
         }
         if is_head {
-            let is_empty = head.fields.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+            let is_empty =
+                head.fields.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
             return match content {
                 Content::Passing { .. } => self.pass_head(session, context, head, true).await,
                 Content::Other if !is_empty => Err(Failure::Unredactable("media_type")),
@@ -181,7 +185,8 @@ impl Proxy {
         fields.insert(CONTENT_LENGTH, body.len().into());
         self.on_upstream_end(context);
         end_if_draining(session, context);
-        let body = if session.request().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
+        let body =
+            if session.request().method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
         self.write_whole(session, side, response, body).await
     }
 
@@ -230,7 +235,10 @@ impl Proxy {
         if is_complete {
             return Ok((body.freeze(), None));
         }
-        let declared = head.fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let declared = head
+            .fields
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if declared.is_some_and(|length| length > MAX_BODY) {
             return Err(Failure::Unredactable("too_large"));
         }
@@ -245,13 +253,16 @@ impl Proxy {
                 if reserved.is_none() && body.len() + piece.len() > MAX_IN_PLACE {
                     let budget = &context.state.process.responses;
                     let room = budget.reserve(&clients, declared.unwrap_or(MAX_BODY));
-                    reserved = Some(unless_closed(session, room).await?.map_err(|_| Failure::Internal)?);
+                    reserved =
+                        Some(unless_closed(session, room).await?.map_err(|_| Failure::Internal)?);
                 }
                 body.extend_from_slice(&piece);
             }
             Ok(())
         };
-        timeout_at(deadline.into(), reading).await.unwrap_or(Err(Failure::Upstream(UpstreamError::BodyTimeout)))?;
+        timeout_at(deadline.into(), reading)
+            .await
+            .unwrap_or(Err(Failure::Upstream(UpstreamError::BodyTimeout)))?;
         if let Some(reserved) = reserved.as_mut() {
             reserved.shrink_to(body.len());
         }
@@ -293,7 +304,8 @@ impl RequestContext {
         let address = Client::Address(self.address);
         let gateway = &self.state.gateway;
         let found = gateway.credential(&request.fields, &Query::unvalidated(request.query()));
-        let caller = found.ok().map(|credential| Client::Caller(gateway.caller_of(&credential.token)));
+        let caller =
+            found.ok().map(|credential| Client::Caller(gateway.caller_of(&credential.token)));
         caller.into_iter().chain([address]).collect()
     }
 }
@@ -308,7 +320,9 @@ fn remove_digests(response: &mut Response<()>) {
 /// Whether a body begins as a JSON object or array, which could hold a secret. `None`: it is blank
 /// so far. Byte-order marks and the zero bytes of wider encodings count as blanks.
 fn looks_like_json(body: &[u8]) -> Option<bool> {
-    let is_blank = |b: &u8| b.is_ascii_whitespace() || matches!(b, 0 | 0x0b | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
+    let is_blank = |b: &u8| {
+        b.is_ascii_whitespace() || matches!(b, 0 | 0x0b | 0xef | 0xbb | 0xbf | 0xfe | 0xff)
+    };
     let first = body.iter().find(|b| !is_blank(b))?;
     Some(matches!(first, b'{' | b'['))
 }
@@ -316,7 +330,9 @@ fn looks_like_json(body: &[u8]) -> Option<bool> {
 /// Whether a document is one string that may hold another document, which is not redacted.
 fn is_string_with_json(document: &[u8]) -> bool {
     let is_string = document.trim_ascii_start().first() == Some(&b'"');
-    is_string && (document.iter().any(|b| matches!(b, b'{' | b'[')) || memchr::memmem::find(document, b"\\u").is_some())
+    is_string
+        && (document.iter().any(|b| matches!(b, b'{' | b'['))
+            || memchr::memmem::find(document, b"\\u").is_some())
 }
 
 #[cfg(test)]
@@ -332,7 +348,9 @@ mod tests {
             assert_eq!(looks_like_json(no.as_bytes()), Some(false), "{no:?}");
         }
         assert_eq!(looks_like_json(b" \r\n"), None);
-        assert!(is_string_with_json(br#" "{\"a\":1}""#) && is_string_with_json(br#""\u007b\u007d""#));
+        assert!(
+            is_string_with_json(br#" "{\"a\":1}""#) && is_string_with_json(br#""\u007b\u007d""#)
+        );
         assert!(!is_string_with_json(br#""plain""#) && !is_string_with_json(b"{}"));
     }
 }

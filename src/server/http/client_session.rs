@@ -100,17 +100,30 @@ impl ProtocolSession {
 }
 
 impl ClientSession {
-    pub fn http1(request: RequestHead, connection: ClientConnection, session: Box<Http1Session>) -> Self {
+    pub fn http1(
+        request: RequestHead,
+        connection: ClientConnection,
+        session: Box<Http1Session>,
+    ) -> Self {
         let has_body = session.has_unread_body();
         Self::new(request, connection, ProtocolSession::Http1(session), has_body)
     }
 
-    pub fn http2(request: RequestHead, connection: ClientConnection, session: Box<Http2Session>) -> Self {
+    pub fn http2(
+        request: RequestHead,
+        connection: ClientConnection,
+        session: Box<Http2Session>,
+    ) -> Self {
         let has_body = session.has_unread_body();
         Self::new(request, connection, ProtocolSession::Http2(session), has_body)
     }
 
-    fn new(request: RequestHead, connection: ClientConnection, stream: ProtocolSession, has_body: bool) -> Self {
+    fn new(
+        request: RequestHead,
+        connection: ClientConnection,
+        stream: ProtocolSession,
+        has_body: bool,
+    ) -> Self {
         ClientSession {
             request,
             connection,
@@ -205,7 +218,10 @@ impl ClientSession {
     /// # Errors
     ///
     /// As [`ClientSession::read_body`].
-    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
+    pub fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ClientFailure>> {
         let piece = ready!(match &mut self.stream {
             ProtocolSession::Http1(session) => session.poll_body(context),
             ProtocolSession::Http2(session) => session.poll_body(context),
@@ -258,7 +274,11 @@ impl ClientSession {
     /// # Errors
     ///
     /// The client disconnected or is too slow.
-    pub async fn write_head(&mut self, head: Response<()>, is_end: bool) -> Result<(), ClientFailure> {
+    pub async fn write_head(
+        &mut self,
+        head: Response<()>,
+        is_end: bool,
+    ) -> Result<(), ClientFailure> {
         self.status = Some(head.status());
         match &mut self.stream {
             ProtocolSession::Http1(session) => {
@@ -278,7 +298,11 @@ impl ClientSession {
     /// # Errors
     ///
     /// The client disconnected or is too slow.
-    pub async fn write_forwarded_head(&mut self, head: ForwardedHead, is_end: bool) -> Result<(), ClientFailure> {
+    pub async fn write_forwarded_head(
+        &mut self,
+        head: ForwardedHead,
+        is_end: bool,
+    ) -> Result<(), ClientFailure> {
         self.status = Some(head.status);
         match &mut self.stream {
             ProtocolSession::Http1(session) => {
@@ -288,7 +312,9 @@ impl ClientSession {
                 }
                 session.queue_end();
             }
-            ProtocolSession::Http2(session) => return session.write_head(head.into_response(), is_end),
+            ProtocolSession::Http2(session) => {
+                return session.write_head(head.into_response(), is_end);
+            }
         }
         self.flush().await
     }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use bytes::{Buf, BytesMut};
-use http1::{BodyLength, ChunkedDecoder, FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end};
+use http1::{
+    BodyLength, ChunkedDecoder, FieldSlots, HeadScan, RequestHead, RequestHeadRef, find_request_end,
+};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,14 +111,19 @@ impl<A: Application> ConnectionHandler<A> {
         let limits = state.limits;
         let max_connections = match self.kind {
             ListenerKind::Public => {
-                if usize::try_from(descriptor).is_ok_and(|number| number >= limits.descriptors.clients) {
+                if usize::try_from(descriptor)
+                    .is_ok_and(|number| number >= limits.descriptors.clients)
+                {
                     return self.count_refusal(Limit::Descriptors).map(AdmitDecision::Refuse);
                 }
                 limits.max_connections
             }
             ListenerKind::Admin => MAX_ADMIN_CONNECTIONS,
         };
-        match OpenConnection::try_new(state.process.admission.connections_of(self.kind), max_connections) {
+        match OpenConnection::try_new(
+            state.process.admission.connections_of(self.kind),
+            max_connections,
+        ) {
             Some(counted) => Some(AdmitDecision::Serve(counted)),
             None => self.count_refusal(Limit::Connections).map(AdmitDecision::Refuse),
         }
@@ -219,7 +226,8 @@ impl<A: Application> ConnectionHandler<A> {
         }
         let remaining = deadline.saturating_duration_since(clock::now());
         // Boxed, because the future takes 12 KiB that an established connection does not need.
-        let stream = Box::pin(tls.handshake(PrefixedStream::new(stream, received), remaining)).await?;
+        let stream =
+            Box::pin(tls.handshake(PrefixedStream::new(stream, received), remaining)).await?;
         Some((stream, BytesMut::new()))
     }
 
@@ -237,7 +245,9 @@ impl<A: Application> ConnectionHandler<A> {
     ) {
         let is_tls = tls.is_some();
         let mut connection = AcceptedConnection::new(stream);
-        if self.kind == ListenerKind::Public && self.active.load().requires_proxy_header(connection.client) {
+        if self.kind == ListenerKind::Public
+            && self.active.load().requires_proxy_header(connection.client)
+        {
             let longest = match decision {
                 AdmitDecision::Serve(_) => self.active.load().limits.header_timeout,
                 AdmitDecision::Refuse(_) => LINGER,
@@ -291,7 +301,9 @@ impl<A: Application> ConnectionHandler<A> {
         };
         loop {
             let end = match connection.read_head(&mut stream).await {
-                HeadOutcome::Http1(_) | HeadOutcome::Refused(_) if connection.is_first && alpn == Some(ALPN::H2) => {
+                HeadOutcome::Http1(_) | HeadOutcome::Refused(_)
+                    if connection.is_first && alpn == Some(ALPN::H2) =>
+                {
                     return Self::send_last(stream, H2_PROTOCOL_ERROR).await;
                 }
                 HeadOutcome::Http1(end) => end,
@@ -333,11 +345,15 @@ impl<A: Application> ConnectionHandler<A> {
         let admission = self.active.process.admission.clone();
         let is_public = self.kind == ListenerKind::Public;
         let io = Http2Io::new(stream, received, self.active.clone(), is_public);
-        let times =
-            Times { handshake: limits.header_timeout, idle: limits.keepalive_timeout, write: limits.write_timeout };
+        let times = Times {
+            handshake: limits.header_timeout,
+            idle: limits.keepalive_timeout,
+            write: limits.write_timeout,
+        };
         let fast_path = is_public.then(|| Http2FastPath::new(client, self.active.watched()));
         let streams = admission.streams();
-        let served = http2_connection::serve(&self.app, io, client, times, streams, fast_path, draining);
+        let served =
+            http2_connection::serve(&self.app, io, client, times, streams, fast_path, draining);
         if served.await {
             self.active.process.metrics.count_over_limit("http2_frames");
         }
@@ -416,31 +432,33 @@ impl<'h> Http1Connection<'h> {
     ) -> Option<Stream> {
         let state = self.state.load();
         // Pipelined requests take the ordinary path.
-        let fast_path = self.fast_path.as_mut().filter(|_| state.fast_path && self.buffer.len() == end);
-        let (head, framing) = match parse(&self.buffer[..end], &self.buffer[end..], state, fast_path) {
-            Ok(ParsedHead::FastPath { fast_path, head, framing }) => {
-                match fast_path.serve(state, &mut stream, head, framing).await {
-                    Outcome::Served(at) => self.since = at,
-                    Outcome::Closed => return None,
-                    Outcome::CloseUnread => {
-                        Box::pin(close_unread(stream)).await;
-                        return None;
+        let fast_path =
+            self.fast_path.as_mut().filter(|_| state.fast_path && self.buffer.len() == end);
+        let (head, framing) =
+            match parse(&self.buffer[..end], &self.buffer[end..], state, fast_path) {
+                Ok(ParsedHead::FastPath { fast_path, head, framing }) => {
+                    match fast_path.serve(state, &mut stream, head, framing).await {
+                        Outcome::Served(at) => self.since = at,
+                        Outcome::Closed => return None,
+                        Outcome::CloseUnread => {
+                            Box::pin(close_unread(stream)).await;
+                            return None;
+                        }
                     }
+                    self.buffer.clear();
+                    self.buffer.extend_from_slice(&fast_path.take_behind());
+                    if self.buffer.is_empty() && self.buffer.capacity() > READ_BYTES {
+                        // A long head: its memory is released while the connection is idle.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Some(stream);
                 }
-                self.buffer.clear();
-                self.buffer.extend_from_slice(&fast_path.take_behind());
-                if self.buffer.is_empty() && self.buffer.capacity() > READ_BYTES {
-                    // A long head: its memory is released while the connection is idle.
-                    self.buffer = BytesMut::new();
+                Ok(ParsedHead::Full(head, framing)) => (head, framing),
+                Err(error) => {
+                    Box::pin(handler.refuse(stream, error, &self.buffer)).await;
+                    return None;
                 }
-                return Some(stream);
-            }
-            Ok(ParsedHead::Full(head, framing)) => (head, framing),
-            Err(error) => {
-                Box::pin(handler.refuse(stream, error, &self.buffer)).await;
-                return None;
-            }
-        };
+            };
         // Boxed, so that an idle connection has no room for a session.
         Box::pin(self.serve_session(&handler.app, stream, head, framing, end, draining)).await
     }
@@ -529,8 +547,12 @@ fn parse<'f, 'b>(
     };
     if let Some(fast_path) = fast_path
         && parsed.body == BodyLength::None
-        && let Some(head) =
-            NameRequestHead::read(parsed.method, parsed.target, parsed.fields(), state.fast_path_rules())
+        && let Some(head) = NameRequestHead::read(
+            parsed.method,
+            parsed.target,
+            parsed.fields(),
+            state.fast_path_rules(),
+        )
     {
         return Ok(ParsedHead::FastPath { fast_path, head, framing });
     }

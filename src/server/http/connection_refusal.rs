@@ -30,7 +30,11 @@ impl<A: Application> ConnectionHandler<A> {
     ///
     /// Waits up to [`LINGER`] for the request, whose head has the protocol and the origin, and
     /// responds without it after that.
-    pub(super) async fn refuse_over_limit(&self, connection: AcceptedConnection, tls: Option<&ListenerTls>) {
+    pub(super) async fn refuse_over_limit(
+        &self,
+        connection: AcceptedConnection,
+        tls: Option<&ListenerTls>,
+    ) {
         let Some((mut stream, mut head)) = self.terminate_tls(connection, tls).await else {
             return;
         };
@@ -45,7 +49,12 @@ impl<A: Application> ConnectionHandler<A> {
     }
 
     /// Responds with an error in the protocol that the received bytes begin.
-    pub(super) async fn refuse_in_protocol(&self, stream: Stream, received: BytesMut, error: ApiError) {
+    pub(super) async fn refuse_in_protocol(
+        &self,
+        stream: Stream,
+        received: BytesMut,
+        error: ApiError,
+    ) {
         if received.starts_with(H2_PREFACE) {
             self.refuse_http2(stream, received, error).await;
         } else {
@@ -88,9 +97,14 @@ impl<A: Application> ConnectionHandler<A> {
             *response.status_mut() = reply.status();
             let headers = response.headers_mut();
             let state = self.active.load();
-            reply.fields(&state.gateway.cors, origin_of(&request.headers), &record.request_id, |name, value| {
-                headers.insert(name, value.to_header());
-            });
+            reply.fields(
+                &state.gateway.cors,
+                origin_of(&request.headers),
+                &record.request_id,
+                |name, value| {
+                    headers.insert(name, value.to_header());
+                },
+            );
             headers.extend(HeaderValue::try_from(&record.request_id).map(|id| (X_REQUEST_ID, id)));
             headers.insert(DATE, get_cached_date());
             let is_head_request = request.method == Method::HEAD;
@@ -120,9 +134,14 @@ impl<A: Application> ConnectionHandler<A> {
         let origin = if is_public { origin_in(head) } else { None };
         let mut response = Vec::new();
         let mut writer = HeadWriter::begin(&mut response, reply.status());
-        reply.fields(&self.active.load().gateway.cors, origin.as_ref(), &record.request_id, |name, value| {
-            writer.field_with(name, |out| value.append_to(out));
-        });
+        reply.fields(
+            &self.active.load().gateway.cors,
+            origin.as_ref(),
+            &record.request_id,
+            |name, value| {
+                writer.field_with(name, |out| value.append_to(out));
+            },
+        );
         writer.field(&X_REQUEST_ID, record.request_id.as_bytes());
         writer.finish(ConnectionOption::Close);
         response.extend_from_slice(&body);

@@ -64,7 +64,12 @@ pub enum Lookup<'a> {
 
 impl<'a> FastPathExchange<'a> {
     /// Looks up the response to a request. `request_id`: a buffer for the id.
-    pub fn look_up(state: &RequestState, peer: IpAddr, head: NameRequestHead<'a>, request_id: String) -> Lookup<'a> {
+    pub fn look_up(
+        state: &RequestState,
+        peer: IpAddr,
+        head: NameRequestHead<'a>,
+        request_id: String,
+    ) -> Lookup<'a> {
         let address = state.trusted.client_address_from(peer, head.forwarded_for());
         let mut record = Record::begin(clock::now());
         record.route = Route::CustomerName;
@@ -81,14 +86,17 @@ impl<'a> FastPathExchange<'a> {
             NameRequestMethod::Preflight => Method::OPTIONS,
         };
         let origin = head.origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
-        let NameRequestHead { method, customer, credential, if_none_match, requested_fields, .. } = head;
+        let NameRequestHead {
+            method, customer, credential, if_none_match, requested_fields, ..
+        } = head;
         record.customer = Some(customer);
         let wants = CacheControl::from_request_values(head.cache_control, head.pragma);
         let (token, refused) = match credential {
             Ok(token) => (token, None),
             Err(error) => (Cow::Borrowed(""), Some(ApiError::from(error))),
         };
-        let request = FastPathRequest { customer, token, address, if_none_match, origin: head.origin, wants };
+        let request =
+            FastPathRequest { customer, token, address, if_none_match, origin: head.origin, wants };
         let mut pending = FastPathExchange { record, origin, method, request };
         if method == NameRequestMethod::Preflight {
             return Lookup::Ready(pending, Preflight::for_name(requested_fields).into());
@@ -153,17 +161,19 @@ impl FastPath {
         framing: RequestFraming,
     ) -> Outcome {
         let request_id = std::mem::take(&mut self.request_id);
-        let (mut pending, reply, _under_way) = match FastPathExchange::look_up(state, self.peer, head, request_id) {
-            Lookup::Ready(pending, reply) => (pending, reply, None),
-            Lookup::Uncached(mut pending, caller) => {
-                // Boxed, because few requests of a connection need this future.
-                let waiting = Box::pin(self.wait_for_response(state, stream, &mut pending, caller));
-                match waiting.await {
-                    Some((reply, under_way)) => (pending, reply, Some(under_way)),
-                    None => return end_failed(ClientFailure::Closed, pending.record, state),
+        let (mut pending, reply, _under_way) =
+            match FastPathExchange::look_up(state, self.peer, head, request_id) {
+                Lookup::Ready(pending, reply) => (pending, reply, None),
+                Lookup::Uncached(mut pending, caller) => {
+                    // Boxed, because few requests of a connection need this future.
+                    let waiting =
+                        Box::pin(self.wait_for_response(state, stream, &mut pending, caller));
+                    match waiting.await {
+                        Some((reply, under_way)) => (pending, reply, Some(under_way)),
+                        None => return end_failed(ClientFailure::Closed, pending.record, state),
+                    }
                 }
-            }
-        };
+            };
         let error = reply.error().map(|error| error.body(&pending.record.request_id));
         let body = pending.record_response(&reply, error.as_deref());
         // While the process drains, responses announce the end of their connection.
@@ -195,15 +205,19 @@ impl FastPath {
     ) -> Option<(Reply, UnderWay)> {
         let busy = state.process.lifecycle.begin_request();
         let limited = state.limited_address(pending.request.address);
-        let permit = match state.process.admission.request(state.limits.requests, limited, Some(caller)) {
-            Ok(permit) => permit,
-            Err(limit) => {
-                state.gateway.metrics().count_over_limit(limit.as_str());
-                pending.record.cause = Some(limit.as_str());
-                pending.record.error = Some(ApiError::Unavailable);
-                return Some((Reply::from(ApiError::Unavailable), UnderWay { _busy: busy, _permit: None }));
-            }
-        };
+        let permit =
+            match state.process.admission.request(state.limits.requests, limited, Some(caller)) {
+                Ok(permit) => permit,
+                Err(limit) => {
+                    state.gateway.metrics().count_over_limit(limit.as_str());
+                    pending.record.cause = Some(limit.as_str());
+                    pending.record.error = Some(ApiError::Unavailable);
+                    return Some((
+                        Reply::from(ApiError::Unavailable),
+                        UnderWay { _busy: busy, _permit: None },
+                    ));
+                }
+            };
         let FastPathExchange { record, request, .. } = pending;
         let reply = select! {
             biased;
@@ -219,7 +233,12 @@ impl FastPath {
     }
 
     /// Writes head and body at once.
-    async fn write(&self, state: &RequestState, stream: &mut Stream, body: &[u8]) -> Result<(), ClientFailure> {
+    async fn write(
+        &self,
+        state: &RequestState,
+        stream: &mut Stream,
+        body: &[u8],
+    ) -> Result<(), ClientFailure> {
         let mut whole = Buf::chain(&self.head[..], body);
         let at_once = {
             let mut writing = pin!(async {
@@ -233,7 +252,8 @@ impl FastPath {
         if let Poll::Ready(written) = at_once {
             return written.map_err(|_| ClientFailure::Closed);
         }
-        let _busy = (state.process.lifecycle.begin_request(), state.process.admission.started_request());
+        let _busy =
+            (state.process.lifecycle.begin_request(), state.process.admission.started_request());
         let longest = state.limits.write_timeout;
         while whole.has_remaining() {
             match timeout(longest, stream.write_buf(&mut whole)).await {
@@ -242,16 +262,28 @@ impl FastPath {
                 Err(_) => return Err(ClientFailure::TimedOut),
             }
         }
-        let flushed = timeout(longest, stream.flush()).await.map_err(|_| ClientFailure::TimedOut)?;
+        let flushed =
+            timeout(longest, stream.flush()).await.map_err(|_| ClientFailure::TimedOut)?;
         flushed.map_err(|_| ClientFailure::Closed)
     }
 
-    fn write_head(&mut self, state: &RequestState, reply: &Reply, pending: &FastPathExchange<'_>, ends: bool) {
+    fn write_head(
+        &mut self,
+        state: &RequestState,
+        reply: &Reply,
+        pending: &FastPathExchange<'_>,
+        ends: bool,
+    ) {
         self.head.clear();
         let mut head = HeadWriter::begin(&mut self.head, reply.status());
-        reply.fields(&state.gateway.cors, pending.origin.as_ref(), &pending.record.request_id, |name, value| {
-            head.field_with(name, |out| value.append_to(out));
-        });
+        reply.fields(
+            &state.gateway.cors,
+            pending.origin.as_ref(),
+            &pending.record.request_id,
+            |name, value| {
+                head.field_with(name, |out| value.append_to(out));
+            },
+        );
         head.field(&X_REQUEST_ID, pending.record.request_id.as_bytes());
         head.finish(ConnectionOption::for_final(!ends));
     }

@@ -29,13 +29,15 @@ impl ForwardedHead {
 
     /// Whether the head states the length of the body.
     pub fn has_length(&self) -> bool {
-        self.status != StatusCode::NO_CONTENT && self.fields.get_all(&CONTENT_LENGTH).next().is_some()
+        self.status != StatusCode::NO_CONTENT
+            && self.fields.get_all(&CONTENT_LENGTH).next().is_some()
     }
 
     /// Calls `put` with each field of the API that passes.
     fn for_each_passing(&self, mut put: impl FnMut(&[u8], &[u8])) {
         let hop_by_hop = HopByHop::new(self.fields.get_all(&CONNECTION));
-        let is = |name: &[u8], other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+        let is =
+            |name: &[u8], other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
         for (name, value) in self.fields.iter() {
             let is_replaced = match name.len() {
                 12 => is(name, X_REQUEST_ID),
@@ -64,7 +66,9 @@ impl ForwardedHead {
         let mut fields = HeaderMap::with_capacity(16);
         self.for_each_passing(|name, value| {
             // Both were checked by the parser.
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
                 fields.append(name, value);
             }
         });
@@ -96,7 +100,9 @@ mod tests {
         for (status, length) in [("200 OK", "Content-Length: 5\r\n"), ("204 No Content", "")] {
             let head = text.replace("STATUS", status);
             let (head, _) =
-                ResponseHead::parse(head.as_bytes(), &Method::GET, &HeadLimits::default()).unwrap().unwrap();
+                ResponseHead::parse(head.as_bytes(), &Method::GET, &HeadLimits::default())
+                    .unwrap()
+                    .unwrap();
             let mut forwarded = ForwardedHead::new(head, HeaderValue::from_static("own"));
             forwarded.is_chunked = true;
             assert_eq!(forwarded.has_length(), !length.is_empty());
@@ -115,10 +121,14 @@ mod tests {
             let response = forwarded.into_response();
             let mut mapped = Vec::new();
             let mut writer = HeadWriter::begin(&mut mapped, response.status());
-            response.headers().iter().for_each(|(name, value)| writer.field(name, value.as_bytes()));
+            response
+                .headers()
+                .iter()
+                .for_each(|(name, value)| writer.field(name, value.as_bytes()));
             writer.finish(ConnectionOption::KeepAlive);
             let lines = |head: Vec<u8>| {
-                let mut lines: Vec<String> = String::from_utf8(head).unwrap().lines().map(str::to_owned).collect();
+                let mut lines: Vec<String> =
+                    String::from_utf8(head).unwrap().lines().map(str::to_owned).collect();
                 lines.sort_unstable();
                 lines
             };

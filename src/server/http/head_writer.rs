@@ -89,7 +89,8 @@ impl<'a> HeadWriter<'a> {
 /// spelling README shows.
 fn push_name(out: &mut Vec<u8>, name: &[u8]) {
     const OWN: [&str; 4] = ["etag", "vary", "cache-status", "x-request-id"];
-    let own = matches!(name.len(), 4 | 12).then(|| OWN.iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes())));
+    let own = matches!(name.len(), 4 | 12)
+        .then(|| OWN.iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes())));
     match own.flatten() {
         Some(own) => out.extend_from_slice(own.as_bytes()),
         None => http1::push_title_case(out, name),
@@ -120,7 +121,8 @@ mod tests {
         assert_eq!(own.matches("Date: ").count(), 1, "{own}");
         assert!(own.ends_with("GMT\r\nConnection: keep-alive\r\n\r\n"), "{own}");
         let mut interim = Vec::new();
-        HeadWriter::begin(&mut interim, StatusCode::CONTINUE).finish_without_date(ConnectionOption::Unstated);
+        HeadWriter::begin(&mut interim, StatusCode::CONTINUE)
+            .finish_without_date(ConnectionOption::Unstated);
         assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     }
 }

@@ -143,7 +143,11 @@ impl Http1Session {
         }
         let is_body_read = matches!(self.body, RequestBody::Done);
         if self.keeps_alive && is_body_read && self.response == ResponseBody::Done {
-            return AfterRequest::KeepAlive { stream: self.stream, received: self.received, timer: self.timer };
+            return AfterRequest::KeepAlive {
+                stream: self.stream,
+                received: self.received,
+                timer: self.timer,
+            };
         }
         if is_body_read && self.received.is_empty() {
             AfterRequest::Close(self.stream)
@@ -177,7 +181,10 @@ impl Http1Session {
         !matches!(self.body, RequestBody::Done)
     }
 
-    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
+    pub fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ClientFailure>> {
         loop {
             if let Some(read) = self.take_received()? {
                 return Poll::Ready(Ok(read));
@@ -212,7 +219,8 @@ impl Http1Session {
                 return Ok(Some(Some(self.received.split_to(part).freeze())));
             }
             RequestBody::Chunked(decoder) => {
-                let decoded = decoder.decode(&self.received).map_err(|_| ClientFailure::Malformed)?;
+                let decoded =
+                    decoder.decode(&self.received).map_err(|_| ClientFailure::Malformed)?;
                 let mut piece = self.received.split_to(decoded.consumed);
                 if !decoded.data.is_empty() {
                     piece.truncate(decoded.data.end);
@@ -236,7 +244,8 @@ impl Http1Session {
         let check = self.reset_check.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
         while check.as_mut().poll(context).is_ready() {
             let digest = self.stream.get_socket_digest();
-            let state = digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
+            let state =
+                digest.as_ref().and_then(|digest| digest.tcp_info()).map(|info| info.tcpi_state);
             if state == Some(TCP_CLOSED) {
                 return Poll::Ready(());
             }
@@ -316,9 +325,13 @@ impl Http1Session {
     fn begin_response(&mut self, status: StatusCode, framing: ResponseBody, is_head_request: bool) {
         self.is_final = true;
         let has_no_body = is_head_request
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+            || matches!(
+                status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
+            );
         self.response = if has_no_body { ResponseBody::Done } else { framing };
-        let is_switched = self.asks_for_upgrade && (self.has_unread_body() || !self.received.is_empty());
+        let is_switched =
+            self.asks_for_upgrade && (self.has_unread_body() || !self.received.is_empty());
         self.keeps_alive &= self.response != ResponseBody::UntilClose && !is_switched;
     }
 

@@ -86,7 +86,10 @@ pub struct Times {
 }
 
 /// Accepts the next request. Writes buffered bytes before it waits.
-async fn accept(connection: &mut Connection<Http2Stream, Bytes>, writer: &Http2Writer) -> Option<Accepted> {
+async fn accept(
+    connection: &mut Connection<Http2Stream, Bytes>,
+    writer: &Http2Writer,
+) -> Option<Accepted> {
     poll_fn(|cx| match connection.poll_accept(cx) {
         Poll::Ready(accepted) => Poll::Ready(accepted.and_then(Result::ok).map(Accepted::from)),
         Poll::Pending => match writer.poll_drain(cx) {
@@ -106,7 +109,8 @@ pub async fn refuse(
 ) {
     let _ = timeout(longest, async {
         let mut connection = options().handshake::<_, Bytes>(io.stream).await.ok()?;
-        let Accepted { request, respond: mut responder } = accept(&mut connection, &io.writer).await?;
+        let Accepted { request, respond: mut responder } =
+            accept(&mut connection, &io.writer).await?;
         let (response, body) = response(&request.into_parts().0);
         let mut sender = responder.send_response(response, body.is_empty()).ok()?;
         if !body.is_empty() {
@@ -156,7 +160,8 @@ pub async fn serve<A: Application>(
             Outcome::NotEligible(Accepted { request, respond }) => {
                 task.accepted_at = clock::now();
                 let (parts, body) = request.into_parts();
-                let session = Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
+                let session =
+                    Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
                 let mut session = ClientSession::http2(request_head(parts), client, session);
                 let app = app.clone();
                 tokio::spawn(async move { app.serve(&mut session).await });
@@ -169,11 +174,13 @@ pub async fn serve<A: Application>(
 /// Converts the head of a request. `:authority` replaces `Host` (RFC 9113 section 8.3.1).
 fn request_head(parts: http::request::Parts) -> RequestHead {
     let mut fields = parts.headers;
-    let authority = parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    let authority =
+        parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
     if let Some(authority) = authority {
         fields.insert(HOST, authority);
     }
-    let target = parts.uri.path_and_query().map_or_else(String::new, |target| target.as_str().to_owned());
+    let target =
+        parts.uri.path_and_query().map_or_else(String::new, |target| target.as_str().to_owned());
     RequestHead { method: parts.method, target, version: Version::HTTP_2, fields }
 }
 
@@ -220,7 +227,11 @@ impl ConnectionTask {
     }
 
     /// Returns the next request; `None` when the connection has ended or must be dropped.
-    fn poll_next(&mut self, cx: &mut Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> Poll<Option<Accepted>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        drain: Pin<&mut impl Future<Output = ()>>,
+    ) -> Poll<Option<Accepted>> {
         let mut drain = drain;
         loop {
             if self.writer.is_flooded() && !self.flooded {
@@ -233,7 +244,10 @@ impl ConnectionTask {
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if self.writer.is_flooded() && !self.flooded => {}
                 // Checked when the task waits, not for each request.
-                Poll::Pending if !self.is_draining && pin!(unconstrained(drain.as_mut())).poll(cx).is_ready() => {
+                Poll::Pending
+                    if !self.is_draining
+                        && pin!(unconstrained(drain.as_mut())).poll(cx).is_ready() =>
+                {
                     self.is_draining = true;
                     self.connection.graceful_shutdown();
                 }

@@ -64,22 +64,28 @@ pub struct Http2FastPath<'a> {
 }
 
 impl<'a> Http2FastPath<'a> {
-    pub fn new(client: ClientConnection, state: Cache<&'a ArcSwap<RequestState>, Arc<RequestState>>) -> Self {
+    pub fn new(
+        client: ClientConnection,
+        state: Cache<&'a ArcSwap<RequestState>, Arc<RequestState>>,
+    ) -> Self {
         Http2FastPath { client, state, request_id: String::new() }
     }
 
     /// Serves a request if its response is cached or an error.
     pub fn serve(&mut self, accepted: Accepted) -> Outcome {
         let state = self.state.load();
-        let Some(head) = read(state, &accepted.request) else { return Outcome::NotEligible(accepted) };
-        let request_id = std::mem::take(&mut self.request_id);
-        let (mut pending, reply) = match FastPathExchange::look_up(state, self.client.peer, head, request_id) {
-            Lookup::Ready(pending, reply) => (pending, reply),
-            Lookup::Uncached(pending, _) => {
-                self.request_id = pending.record.request_id;
-                return Outcome::NotEligible(accepted);
-            }
+        let Some(head) = read(state, &accepted.request) else {
+            return Outcome::NotEligible(accepted);
         };
+        let request_id = std::mem::take(&mut self.request_id);
+        let (mut pending, reply) =
+            match FastPathExchange::look_up(state, self.client.peer, head, request_id) {
+                Lookup::Ready(pending, reply) => (pending, reply),
+                Lookup::Uncached(pending, _) => {
+                    self.request_id = pending.record.request_id;
+                    return Outcome::NotEligible(accepted);
+                }
+            };
         let body = body(&reply, &mut pending);
         let response = response(state, &reply, &pending);
         let FastPathExchange { record, .. } = pending;
@@ -92,7 +98,14 @@ impl<'a> Http2FastPath<'a> {
             }
             Sent::Head(stream) => {
                 let state = state.clone();
-                Outcome::Unwritten(Unwritten { state, body, record, received: request.into_body(), respond, stream })
+                Outcome::Unwritten(Unwritten {
+                    state,
+                    body,
+                    record,
+                    received: request.into_body(),
+                    respond,
+                    stream,
+                })
             }
             Sent::Reset => {
                 let ended = record.started;
@@ -114,7 +127,8 @@ fn read<'r>(state: &RequestState, request: &'r Request<RecvStream>) -> Option<Na
         return None;
     }
     // A list, because the iterator of the map cannot be cloned.
-    let fields: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let fields: Vec<_> =
+        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     if !passes_check_http2(target, &fields, state.limits.max_header_bytes) {
         return None;
     }
@@ -135,10 +149,15 @@ fn response(state: &RequestState, reply: &Reply, pending: &FastPathExchange<'_>)
     let mut response = Response::new(());
     *response.status_mut() = reply.status();
     let mut fields = HeaderMap::with_capacity(RESPONSE_FIELDS);
-    reply.fields(&state.gateway.cors, pending.origin.as_ref(), &pending.record.request_id, |name, value| {
-        // Appended: a field of the API may occur several times.
-        fields.append(name.clone(), value.to_header());
-    });
+    reply.fields(
+        &state.gateway.cors,
+        pending.origin.as_ref(),
+        &pending.record.request_id,
+        |name, value| {
+            // Appended: a field of the API may occur several times.
+            fields.append(name.clone(), value.to_header());
+        },
+    );
     if let Ok(mut id) = HeaderValue::from_str(&pending.record.request_id) {
         // Not indexed: it never recurs, and would evict other entries of the compression table.
         id.set_sensitive(true);
@@ -158,7 +177,9 @@ enum Sent {
 }
 
 fn send(respond: &mut SendResponse<Bytes>, response: Response<()>, body: &Bytes) -> Sent {
-    let Ok(mut stream) = respond.send_response(response, body.is_empty()) else { return Sent::Reset };
+    let Ok(mut stream) = respond.send_response(response, body.is_empty()) else {
+        return Sent::Reset;
+    };
     if body.is_empty() {
         return Sent::Whole;
     }
@@ -186,7 +207,8 @@ impl Unwritten {
     /// Writes the body as the window permits, and ends the record.
     pub async fn write(self, active: ActiveRequest) {
         let Unwritten { state, body, record, received, respond, stream } = self;
-        let _under_way = (state.process.lifecycle.begin_request(), state.process.admission.started_request());
+        let _under_way =
+            (state.process.lifecycle.begin_request(), state.process.admission.started_request());
         let mut session = Http2Session::with_sent_head(received, respond, stream, active);
         session.queue_body(body, true);
         let mut progress = WriteProgress::default();

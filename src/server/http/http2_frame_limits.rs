@@ -106,7 +106,8 @@ impl FrameLimiter {
             bytes = &bytes[taken..];
             if self.read == FRAME_HEAD_BYTES {
                 self.read = 0;
-                self.skip = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
+                self.skip =
+                    u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
                 self.count(self.head[3], now)?;
             }
         }
@@ -130,7 +131,8 @@ impl FrameLimiter {
         }
         let place = LIMITS.iter().position(|limit| limit.kind == kind).unwrap_or(LIMITS.len() - 1);
         if self.tokens[place] < 1000 {
-            let elapsed = now.saturating_duration_since(self.refilled).min(Duration::from_secs(3600));
+            let elapsed =
+                now.saturating_duration_since(self.refilled).min(Duration::from_secs(3600));
             self.refilled = now;
             let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
             self.refill(|limit| limit.per_second.saturating_mul(millis) / 1000);
@@ -187,7 +189,11 @@ mod tests {
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
             for kind in [PING, SETTINGS, PRIORITY, RST_STREAM] {
-                assert_eq!(frames.read(&frame(kind, 8), now), Ok(()), "type {kind} in second {second}");
+                assert_eq!(
+                    frames.read(&frame(kind, 8), now),
+                    Ok(()),
+                    "type {kind} in second {second}"
+                );
             }
         }
         // Requests at a high rate with the other frames of browsers. Each of the 100 events of a

@@ -56,8 +56,13 @@ impl Http2Session {
         !self.body.is_end_stream()
     }
 
-    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ClientFailure>> {
-        let Some(piece) = ready!(self.body.poll_data(context)) else { return Poll::Ready(Ok(None)) };
+    pub fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ClientFailure>> {
+        let Some(piece) = ready!(self.body.poll_data(context)) else {
+            return Poll::Ready(Ok(None));
+        };
         let piece = piece.map_err(|error| classify(&error))?;
         // Fails only for more bytes than were received.
         let _ = self.body.flow_control().release_capacity(piece.len());
@@ -105,7 +110,9 @@ impl Http2Session {
             let capacity = match send.capacity() {
                 0 => match ready!(send.poll_capacity(context)) {
                     Some(Ok(capacity)) => capacity,
-                    _ if self.active.is_stalled() => return Poll::Ready(Err(ClientFailure::TimedOut)),
+                    _ if self.active.is_stalled() => {
+                        return Poll::Ready(Err(ClientFailure::TimedOut));
+                    }
                     _ => return Poll::Ready(Err(ClientFailure::Closed)),
                 },
                 capacity => capacity,
@@ -151,5 +158,9 @@ fn http2_head(mut response: Response<()>, is_final: bool) -> Response<()> {
 
 fn classify(error: &h2::Error) -> ClientFailure {
     // A reset by h2 itself: the body is longer or shorter than announced.
-    if error.is_reset() && !error.is_remote() { ClientFailure::Malformed } else { ClientFailure::Closed }
+    if error.is_reset() && !error.is_remote() {
+        ClientFailure::Malformed
+    } else {
+        ClientFailure::Closed
+    }
 }

@@ -64,7 +64,12 @@ pub struct Http2Io {
 impl Http2Io {
     /// `prefix`: bytes that were read already, from the preface on. `rewrites_heads`: on the public
     /// listener, whose application recognizes replacement requests.
-    pub fn new(stream: Stream, prefix: BytesMut, active: Arc<ActiveState>, rewrites_heads: bool) -> Self {
+    pub fn new(
+        stream: Stream,
+        prefix: BytesMut,
+        active: Arc<ActiveState>,
+        rewrites_heads: bool,
+    ) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             stream,
             prefix,
@@ -108,7 +113,11 @@ impl fmt::Debug for Http2Stream {
 }
 
 impl AsyncRead for Http2Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Shared { stream, prefix, incoming, .. } = &mut *self.0.lock();
         loop {
             // The task of the connection checks this after each poll.
@@ -136,7 +145,11 @@ impl AsyncRead for Http2Stream {
 }
 
 impl AsyncWrite for Http2Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
@@ -328,7 +341,11 @@ impl WriteBuffer {
     }
 
     /// Writes all buffered bytes and flushes the stream.
-    fn poll_drain<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_drain<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.bytes.is_empty() {
             let count = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.start..]))?;
             self.advance(count)?;
@@ -383,7 +400,11 @@ mod tests {
     }
 
     impl AsyncWrite for Client {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let count = bytes.len().min(self.room);
             if count == 0 {
                 return Poll::Pending;
@@ -415,23 +436,37 @@ mod tests {
 
     fn write(gathered: &mut WriteBuffer, client: &mut Client, slices: &[&[u8]]) -> Poll<usize> {
         let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
-        gathered.poll_write(client, &mut Context::from_waker(std::task::Waker::noop()), &slices).map(Result::unwrap)
+        gathered
+            .poll_write(client, &mut Context::from_waker(std::task::Waker::noop()), &slices)
+            .map(Result::unwrap)
     }
 
     fn drain(gathered: &mut WriteBuffer, client: &mut Client) -> Poll<()> {
-        gathered.poll_drain(client, &mut Context::from_waker(std::task::Waker::noop())).map(Result::unwrap)
+        gathered
+            .poll_drain(client, &mut Context::from_waker(std::task::Waker::noop()))
+            .map(Result::unwrap)
     }
 
     #[test]
     fn writes_are_buffered_until_the_task_waits() {
-        let (mut gathered, mut client) = (WriteBuffer::default(), Client { room: usize::MAX, ..Client::default() });
+        let (mut gathered, mut client) =
+            (WriteBuffer::default(), Client { room: usize::MAX, ..Client::default() });
         for _ in 0..8 {
-            assert_eq!(write(&mut gathered, &mut client, &[b"head", &[b'x'; 1000]]), Poll::Ready(1004));
+            assert_eq!(
+                write(&mut gathered, &mut client, &[b"head", &[b'x'; 1000]]),
+                Poll::Ready(1004)
+            );
         }
         assert!(client.writes.is_empty() && gathered.take_written() == 0);
         assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
-        assert_eq!((&client.writes[..], client.flushes, gathered.take_written()), (&[8032][..], 1, 8032));
-        assert!(gathered.is_empty() && gathered.bytes.capacity() == 0, "an idle connection holds no memory");
+        assert_eq!(
+            (&client.writes[..], client.flushes, gathered.take_written()),
+            (&[8032][..], 1, 8032)
+        );
+        assert!(
+            gathered.is_empty() && gathered.bytes.capacity() == 0,
+            "an idle connection holds no memory"
+        );
         // Nothing is left to flush.
         assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
         assert_eq!(client.flushes, 1);
@@ -439,10 +474,14 @@ mod tests {
 
     #[test]
     fn long_body_is_written_in_pieces_of_the_limit() {
-        let (mut gathered, mut client) = (WriteBuffer::default(), Client { room: usize::MAX, ..Client::default() });
+        let (mut gathered, mut client) =
+            (WriteBuffer::default(), Client { room: usize::MAX, ..Client::default() });
         let frame = [b'x'; 16 << 10];
         for _ in 0..64 {
-            assert_eq!(write(&mut gathered, &mut client, &[b"123456789", &frame]), Poll::Ready(9 + frame.len()));
+            assert_eq!(
+                write(&mut gathered, &mut client, &[b"123456789", &frame]),
+                Poll::Ready(9 + frame.len())
+            );
         }
         assert_eq!(drain(&mut gathered, &mut client), Poll::Ready(()));
         assert_eq!(client.received.len(), 64 * (9 + frame.len()));
@@ -454,17 +493,24 @@ mod tests {
         let (mut gathered, mut client) = (WriteBuffer::default(), Client::default());
         let sent: Vec<u8> = (0..3 * BUFFERED_MAX).map(|number| number as u8).collect();
         let mut accepted = 0;
-        while let Poll::Ready(count) = write(&mut gathered, &mut client, &[&sent[accepted..accepted + 1000]]) {
+        while let Poll::Ready(count) =
+            write(&mut gathered, &mut client, &[&sent[accepted..accepted + 1000]])
+        {
             accepted += count;
         }
-        assert!(accepted <= BUFFERED_MAX && gathered.bytes.capacity() <= BUFFERED_MAX, "{accepted}");
+        assert!(
+            accepted <= BUFFERED_MAX && gathered.bytes.capacity() <= BUFFERED_MAX,
+            "{accepted}"
+        );
         assert_eq!(drain(&mut gathered, &mut client), Poll::Pending);
         // A slow client: the order is kept, and each byte is counted once.
         let mut written = 0;
         while accepted < sent.len() {
             client.room += 333;
             let piece = &sent[accepted..sent.len().min(accepted + 1500)];
-            if let Poll::Ready(count) = write(&mut gathered, &mut client, &[&piece[..7], &piece[7..]]) {
+            if let Poll::Ready(count) =
+                write(&mut gathered, &mut client, &[&piece[..7], &piece[7..]])
+            {
                 accepted += count;
             }
             written += gathered.take_written();

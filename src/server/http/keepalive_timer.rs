@@ -54,7 +54,12 @@ impl KeepaliveTimer {
     }
 
     /// Whether the wait is over; otherwise the task is woken when it is.
-    fn poll_end(&mut self, context: &mut Context<'_>, since: Instant, longest: Duration) -> Poll<()> {
+    fn poll_end(
+        &mut self,
+        context: &mut Context<'_>,
+        since: Instant,
+        longest: Duration,
+    ) -> Poll<()> {
         let end = self.end.get_or_insert_with(|| WaitEnd::new(&self.lifecycle));
         let waker = context.waker();
         if !end.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -66,7 +71,11 @@ impl KeepaliveTimer {
             }
         }
         // After the poll of the drain, so that its beginning is not missed.
-        let longest = if self.lifecycle.closes_idle() { longest.min(Lifecycle::IDLE_AGE_MIN) } else { longest };
+        let longest = if self.lifecycle.closes_idle() {
+            longest.min(Lifecycle::IDLE_AGE_MIN)
+        } else {
+            longest
+        };
         self.timer.poll(context, since + longest)
     }
 }
@@ -148,7 +157,9 @@ mod tests {
         drop(kept.client);
         let (mut keepalive, mut stream) = (kept.keepalive, kept.stream);
         assert!(
-            !keepalive.read(&mut stream, &mut BytesMut::with_capacity(8), clock::now(), LONGEST).await,
+            !keepalive
+                .read(&mut stream, &mut BytesMut::with_capacity(8), clock::now(), LONGEST)
+                .await,
             "the client has closed"
         );
     }

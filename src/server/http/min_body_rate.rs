@@ -60,7 +60,10 @@ mod tests {
         for burst in [1, 1 << 20, 1 << 30] {
             let mut body = MinBodyRate::default();
             assert!(body.record(burst, start), "{burst}");
-            assert!(body.record(1, start + seconds(29)) && body.record(1, start + seconds(58)), "{burst}");
+            assert!(
+                body.record(1, start + seconds(29)) && body.record(1, start + seconds(58)),
+                "{burst}"
+            );
             assert!(!body.record(1, start + seconds(87)), "{burst}");
         }
     }

@@ -47,7 +47,11 @@ impl AcceptedConnection {
 
     /// Reads the PROXY header and takes the client's address from it, within `longest`. `keepalive`
     /// ends the wait for the first byte at a drain.
-    pub async fn read_proxy_header(&mut self, mut keepalive: KeepaliveTimer, longest: Duration) -> HeaderOutcome {
+    pub async fn read_proxy_header(
+        &mut self,
+        mut keepalive: KeepaliveTimer,
+        longest: Duration,
+    ) -> HeaderOutcome {
         let AcceptedConnection { stream, received, client } = self;
         let began: Instant = clock::now();
         let deadline = began + longest;

@@ -10,7 +10,9 @@ use crate::api::{ApiError, Refusal};
 /// Maps a refused request head to the gateway's response.
 pub fn head_refusal(error: RequestHeadError) -> ApiError {
     let refusal = match error {
-        RequestHeadError::Head(HeadError::TooLong | HeadError::TooManyFields) => return ApiError::HeadTooLarge,
+        RequestHeadError::Head(HeadError::TooLong | HeadError::TooManyFields) => {
+            return ApiError::HeadTooLarge;
+        }
         RequestHeadError::Head(HeadError::AmbiguousFraming) => Refusal::Framing,
         RequestHeadError::MethodNotAllowed => return ApiError::MethodNotAllowed,
         RequestHeadError::MethodTooLong => return ApiError::NotImplemented,
@@ -20,7 +22,9 @@ pub fn head_refusal(error: RequestHeadError) -> ApiError {
         RequestHeadError::OtherAuthority => Refusal::OtherAuthority,
         RequestHeadError::InvalidHost => Refusal::MissingHost,
         RequestHeadError::ProtectedFieldNamed => Refusal::ConnectionNominates,
-        RequestHeadError::Head(HeadError::NotHttp | HeadError::Malformed | HeadError::InvalidStatus)
+        RequestHeadError::Head(
+            HeadError::NotHttp | HeadError::Malformed | HeadError::InvalidStatus,
+        )
         | RequestHeadError::TargetForm
         | RequestHeadError::DisguisedField => Refusal::Malformed,
     };
@@ -43,7 +47,8 @@ fn count_fields(fields: &HeaderMap) -> usize {
 pub fn check_http2(request: &RequestHead, max_bytes: usize) -> Result<(), ApiError> {
     debug_assert_eq!(request.version, Version::HTTP_2);
     let fields = &request.fields;
-    let size: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let size: usize =
+        fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if count_fields(fields) > MAX_REQUEST_FIELDS || size + request.target.len() > max_bytes {
         return Err(ApiError::HeadTooLarge);
     }
@@ -51,7 +56,11 @@ pub fn check_http2(request: &RequestHead, max_bytes: usize) -> Result<(), ApiErr
         return Err(ApiError::NotImplemented);
     }
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    if fields.values().map(HeaderValue::as_bytes).any(|value| is_blank(value.first()) || is_blank(value.last())) {
+    if fields
+        .values()
+        .map(HeaderValue::as_bytes)
+        .any(|value| is_blank(value.first()) || is_blank(value.last()))
+    {
         return Err(ApiError::BadRequest(Refusal::Malformed));
     }
     if fields.keys().any(|name| http1::is_disguised_field(name.as_str())) {
@@ -132,7 +141,11 @@ mod tests {
             ("GET / HTTP/1.1", "Host: a\r\nContent-Length: 1, 1\r\n", bad(Refusal::Framing)),
             ("GET / HTTP/1.1", "Host: a\r\nX_Api_Key: 1\r\n", bad(Refusal::Malformed)),
             ("GET / HTTP/1.1", "Host: a\r\nX: 1\r\n folded\r\n", bad(Refusal::Malformed)),
-            ("GET / HTTP/1.1", "Host: a\r\nConnection: Cookie\r\n", bad(Refusal::ConnectionNominates)),
+            (
+                "GET / HTTP/1.1",
+                "Host: a\r\nConnection: Cookie\r\n",
+                bad(Refusal::ConnectionNominates),
+            ),
             ("TRACE / HTTP/1.1", "Host: a\r\n", Some(ApiError::MethodNotAllowed)),
             ("CONNECT a:443 HTTP/1.1", "Host: a\r\n", Some(ApiError::MethodNotAllowed)),
         ] {
@@ -140,7 +153,8 @@ mod tests {
         }
         let long = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "A".repeat(MAX_METHOD_BYTES + 1));
         assert_eq!(refusal(&long), Some(ApiError::NotImplemented));
-        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(MAX_REQUEST_FIELDS));
+        let many =
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(MAX_REQUEST_FIELDS));
         assert_eq!(refusal(&many), Some(ApiError::HeadTooLarge));
     }
 }

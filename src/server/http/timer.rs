@@ -72,7 +72,9 @@ mod tests {
             let waited = wait(&mut timer, longest).await;
             assert!(waited >= longest && waited < longest + TICK, "{waited:?}, not {longest:?}");
             // A wait that is abandoned.
-            let abandoned = poll_fn(|context| Poll::Ready(timer.poll(context, clock::now() + longest * 7))).await;
+            let abandoned =
+                poll_fn(|context| Poll::Ready(timer.poll(context, clock::now() + longest * 7)))
+                    .await;
             assert!(abandoned.is_pending());
         }
     }
@@ -82,7 +84,9 @@ mod tests {
         let mut timer = Timer::default();
         let deadline = clock::now() + Duration::from_secs(9);
         assert!(poll_fn(|context| Poll::Ready(timer.poll(context, deadline))).await.is_pending());
-        tokio::spawn(async move { poll_fn(|context| timer.poll(context, deadline)).await }).await.unwrap();
+        tokio::spawn(async move { poll_fn(|context| timer.poll(context, deadline)).await })
+            .await
+            .unwrap();
         assert!(clock::now() >= deadline && clock::now() < deadline + TICK);
     }
 }

@@ -67,10 +67,13 @@ impl ServerCertificate {
     }
 
     fn load(key: &'static str, files: &CertificateFiles) -> Result<Self, Vec<String>> {
-        let problem = |name: &str, file: &Path, text: &dyn Display| format!("{key}.{name}: {}: {text}", file.display());
-        let chain = read_chain(&files.cert_file).map_err(|error| problem("cert_file", &files.cert_file, &error));
-        let private_key =
-            read_private_key(&files.key_file).map_err(|error| problem("key_file", &files.key_file, &error));
+        let problem = |name: &str, file: &Path, text: &dyn Display| {
+            format!("{key}.{name}: {}: {text}", file.display())
+        };
+        let chain = read_chain(&files.cert_file)
+            .map_err(|error| problem("cert_file", &files.cert_file, &error));
+        let private_key = read_private_key(&files.key_file)
+            .map_err(|error| problem("key_file", &files.key_file, &error));
         let (chain, private_key) = match (chain, private_key) {
             (Ok(chain), Ok(private_key)) => (chain, private_key),
             (chain, private_key) => {
@@ -79,7 +82,8 @@ impl ServerCertificate {
         };
         let digest = digest(&chain, Some(&private_key));
         let described = describe_chain(&chain);
-        let description = described.map_err(|error| vec![problem("cert_file", &files.cert_file, &error)])?;
+        let description =
+            described.map_err(|error| vec![problem("cert_file", &files.cert_file, &error)])?;
         let certified = certify(chain, private_key).map_err(|error| {
             vec![match error {
                 CertifyError::Key(text) => problem("key_file", &files.key_file, &text),
@@ -137,9 +141,14 @@ impl ServerCertificate {
     pub fn check_validity(&self) -> Result<(), String> {
         let now = seconds_since_epoch();
         let Times { not_before, not_after } = self.leaf_times;
-        let problem = |text: String| Err(format!("{}.cert_file: {}: {text}", self.key, self.files.cert_file.display()));
+        let problem = |text: String| {
+            Err(format!("{}.cert_file: {}: {text}", self.key, self.files.cert_file.display()))
+        };
         if not_after <= now {
-            return problem(format!("expired at {}; install a renewed certificate", date(not_after)));
+            return problem(format!(
+                "expired at {}; install a renewed certificate",
+                date(not_after)
+            ));
         }
         if not_before > now {
             return problem(format!(
@@ -153,7 +162,8 @@ impl ServerCertificate {
     /// Faults of the chain that some clients accept.
     pub fn warnings(&self) -> Vec<String> {
         let prefix = format!("{}.cert_file: {}", self.key, self.files.cert_file.display());
-        let mut warnings: Vec<String> = self.chain_warnings.iter().map(|text| format!("{prefix}: {text}")).collect();
+        let mut warnings: Vec<String> =
+            self.chain_warnings.iter().map(|text| format!("{prefix}: {text}")).collect();
         let is_expired = |expiry: i64| expiry <= seconds_since_epoch();
         if is_expired(self.chain_expiry) && !is_expired(self.leaf_times.not_after) {
             warnings.push(format!(
@@ -190,7 +200,9 @@ impl ClientAuthorities {
     /// # Errors
     /// The file contains no usable authority.
     pub fn load(config: &config::Clients) -> Result<Self, String> {
-        let problem = |text: &dyn Display| format!("server.tls.client_ca_file: {}: {text}", config.ca_file.display());
+        let problem = |text: &dyn Display| {
+            format!("server.tls.client_ca_file: {}: {text}", config.ca_file.display())
+        };
         let mut store = RootCertStore::empty();
         for certificate in read_chain(&config.ca_file).map_err(|error| problem(&error))? {
             store.add(certificate).map_err(|error| problem(&error))?;
@@ -227,19 +239,22 @@ fn certify(
 ) -> Result<CertifiedKey, CertifyError> {
     let provider = CryptoProvider::get_default();
     let provider = provider.ok_or_else(|| CertifyError::Key("no TLS provider".to_owned()))?;
-    let signing_key = provider
-        .key_provider
-        .load_private_key(private_key)
-        .map_err(|_| CertifyError::Key(format!("is not a supported private key; supported: {SUPPORTED_KEYS}")))?;
+    let signing_key = provider.key_provider.load_private_key(private_key).map_err(|_| {
+        CertifyError::Key(format!("is not a supported private key; supported: {SUPPORTED_KEYS}"))
+    })?;
     let certified = CertifiedKey::new(chain, signing_key);
     match certified.keys_match() {
         // Unknown: the key type does not show its public key.
-        Ok(()) | Err(RusTlsError::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Ok(()) | Err(RusTlsError::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(certified)
+        }
         Err(RusTlsError::InconsistentKeys(_)) => Err(explain_mismatch(&certified)),
         Err(error) => Err(CertifyError::Chain(match is_version_3(&certified.cert[0]) {
-            Some(false) => "is an X.509 version 1 certificate, which TLS clients reject; issue it with \
+            Some(false) => {
+                "is an X.509 version 1 certificate, which TLS clients reject; issue it with \
                             extensions, for example `openssl x509 -req -extfile FILE`"
-                .to_owned(),
+                    .to_owned()
+            }
             _ => error.to_string(),
         })),
     }

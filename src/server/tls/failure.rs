@@ -35,9 +35,10 @@ impl HandshakeFailure {
             return HandshakeFailure { reason: "client_certificate", cause: "missing" };
         }
         match find(&REASONS, text).unwrap_or("connection") {
-            "client_certificate" => {
-                HandshakeFailure { reason: "client_certificate", cause: find(&CAUSES, text).unwrap_or("other") }
-            }
+            "client_certificate" => HandshakeFailure {
+                reason: "client_certificate",
+                cause: find(&CAUSES, text).unwrap_or("other"),
+            },
             reason => HandshakeFailure { reason, cause: "" },
         }
     }

@@ -62,9 +62,13 @@ impl ListenerTls {
     ///
     /// # Errors
     /// All problems of the files.
-    pub fn load(files: &config::Tls, tickets: Option<TicketKeys>, metrics: TlsMetrics) -> Result<Self, StartError> {
-        let sessions =
-            TlsSessions::new(tickets).map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
+    pub fn load(
+        files: &config::Tls,
+        tickets: Option<TicketKeys>,
+        metrics: TlsMetrics,
+    ) -> Result<Self, StartError> {
+        let sessions = TlsSessions::new(tickets)
+            .map_err(|error| StartError::Environment(format!("TLS tickets: {error}")))?;
         let loaded = LoadedTls::load(files, &sessions);
         let loaded = loaded.map_err(|problems| StartError::Configuration(problems.join("\n")))?;
         for certificate in &loaded.certificates {
@@ -73,7 +77,12 @@ impl ListenerTls {
             }
             certificate.log_warnings();
         }
-        let tls = ListenerTls { active: ArcSwap::from_pointee(loaded), lock: Mutex::new(()), sessions, metrics };
+        let tls = ListenerTls {
+            active: ArcSwap::from_pointee(loaded),
+            lock: Mutex::new(()),
+            sessions,
+            metrics,
+        };
         tls.report(true);
         Ok(tls)
     }
@@ -117,8 +126,10 @@ impl ListenerTls {
 
     fn report(&self, is_successful: bool) {
         let active = self.active.load();
-        let expiries =
-            active.certificates.iter().map(|certificate| (certificate.label.as_str(), certificate.chain_expiry));
+        let expiries = active
+            .certificates
+            .iter()
+            .map(|certificate| (certificate.label.as_str(), certificate.chain_expiry));
         self.metrics.set_loaded(is_successful, expiries);
     }
 
@@ -231,7 +242,8 @@ impl LoadedTls {
         clients: Option<Arc<ClientAuthorities>>,
         sessions: &TlsSessions,
     ) -> Self {
-        let builder = ServerConfig::builder_with_protocol_versions(&[&version::TLS13, &version::TLS12]);
+        let builder =
+            ServerConfig::builder_with_protocol_versions(&[&version::TLS13, &version::TLS12]);
         let builder = match &clients {
             Some(clients) => builder.with_client_cert_verifier(clients.verifier.clone()),
             None => builder.with_no_client_auth(),
@@ -255,7 +267,8 @@ impl LoadedTls {
 /// The files that a TLS configuration names.
 pub fn files(config: &config::Tls) -> Vec<PathBuf> {
     let certificates = config.certificate_files();
-    let mut files: Vec<PathBuf> = certificates.flat_map(|files| [files.cert_file, files.key_file]).collect();
+    let mut files: Vec<PathBuf> =
+        certificates.flat_map(|files| [files.cert_file, files.key_file]).collect();
     files.extend(config.clients.as_ref().map(|clients| clients.ca_file.clone()));
     files
 }

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
+};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{Error, ServerConfig, SignatureAlgorithm, SignatureScheme};
 
@@ -75,7 +77,9 @@ struct ObservedKey(Arc<dyn SigningKey>);
 
 impl SigningKey for ObservedKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        self.0.choose_scheme(offered).map(|signer| Box::new(ObservedSigner(signer)) as Box<dyn Signer>)
+        self.0
+            .choose_scheme(offered)
+            .map(|signer| Box::new(ObservedSigner(signer)) as Box<dyn Signer>)
     }
 
     fn public_key(&self) -> Option<rustls_pki_types::SubjectPublicKeyInfoDer<'_>> {

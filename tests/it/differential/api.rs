@@ -86,7 +86,8 @@ pub struct Api {
 
 impl Api {
     pub fn start(seed: u64) -> Api {
-        let listener = runtime().block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let listener =
+            runtime().block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared {
             seed,
@@ -105,9 +106,14 @@ impl Api {
 
     /// Everything that arrived, when no connection is open any more.
     pub fn into_arrivals(self) -> (Vec<Arrival>, Vec<String>) {
-        wait_until("every connection to the API has ended", || self.shared.open.load(Ordering::SeqCst) == 0);
+        wait_until("every connection to the API has ended", || {
+            self.shared.open.load(Ordering::SeqCst) == 0
+        });
         self.accepting.abort();
-        (std::mem::take(&mut *self.shared.arrivals.lock()), std::mem::take(&mut *self.shared.malformed.lock()))
+        (
+            std::mem::take(&mut *self.shared.arrivals.lock()),
+            std::mem::take(&mut *self.shared.malformed.lock()),
+        )
     }
 }
 
@@ -155,7 +161,10 @@ impl Side<'_> {
         if arrival.is_next {
             self.record(arrival, &[], true);
             let body = exchange.next_content();
-            let head = format!("HTTP/1.1 200 OK\r\n{FROM_API}: next\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\n{FROM_API}: next\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             self.write(format!("{head}{body}").as_bytes()).await?;
             return Ok(!closes);
         }
@@ -182,7 +191,8 @@ impl Side<'_> {
         }
         let is_kept = script.fault == Fault::None && !script.closes() && !closes;
         if matches!(script.fault, Fault::ResetBeforeHead | Fault::ResetInBody) {
-            let linger = rustix::net::sockopt::set_socket_linger(&self.reader.stream, Some(Duration::ZERO));
+            let linger =
+                rustix::net::sockopt::set_socket_linger(&self.reader.stream, Some(Duration::ZERO));
             linger.expect("an option that every socket has");
         } else if !is_kept {
             self.reader.stream.shutdown().await?;
@@ -196,7 +206,9 @@ impl Side<'_> {
         let text = String::from_utf8_lossy(&line).into_owned();
         let mut parts = text.split(' ');
         let (method, target, version) = (parts.next(), parts.next(), parts.next());
-        let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next()) else {
+        let (Some(method), Some(target), Some(version), None) =
+            (method, target, version, parts.next())
+        else {
             return Err(malformed("not a request line", &line));
         };
         if !matches!(version, "HTTP/1.0" | "HTTP/1.1") {
@@ -258,7 +270,8 @@ impl Side<'_> {
             return Ok(());
         }
         for status in &script.interim {
-            self.write(format!("HTTP/1.1 {status} Interim\r\nLink: </a>\r\n\r\n").as_bytes()).await?;
+            self.write(format!("HTTP/1.1 {status} Interim\r\nLink: </a>\r\n\r\n").as_bytes())
+                .await?;
         }
         let (head, mut body) = response_of(exchange);
         if matches!(script.fault, Fault::Truncated | Fault::ResetInBody) {
@@ -287,8 +300,11 @@ impl Side<'_> {
 fn response_of(exchange: &Exchange) -> (Vec<u8>, Vec<u8>) {
     let script = &exchange.script;
     let version = if script.is_http10 { "1.0" } else { "1.1" };
-    let mut head = format!("HTTP/{version} {} {}\r\n{FROM_API}: {}\r\n", script.status, script.reason, exchange.number)
-        .into_bytes();
+    let mut head = format!(
+        "HTTP/{version} {} {}\r\n{FROM_API}: {}\r\n",
+        script.status, script.reason, exchange.number
+    )
+    .into_bytes();
     for field in &script.fields {
         head.extend_from_slice(field.name.as_bytes());
         head.extend_from_slice(b": ");
@@ -301,7 +317,9 @@ fn response_of(exchange: &Exchange) -> (Vec<u8>, Vec<u8>) {
         head.extend_from_slice(b"Connection: close\r\n");
     }
     match script.framing {
-        Framing::Length => head.extend_from_slice(format!("Content-Length: {}\r\n", script.content.0.len()).as_bytes()),
+        Framing::Length => head.extend_from_slice(
+            format!("Content-Length: {}\r\n", script.content.0.len()).as_bytes(),
+        ),
         Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::None | Framing::UntilClose => {}
     }

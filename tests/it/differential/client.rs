@@ -122,8 +122,10 @@ async fn play_http1(exchange: &Exchange, address: SocketAddr) -> Result<Received
         }
         Ok(Received::nothing(End::Left))
     };
-    let resets =
-        matches!(exchange.leaving, Leaving::ResetsInBody | Leaving::ResetsAfterRequest | Leaving::ResetsInResponse);
+    let resets = matches!(
+        exchange.leaving,
+        Leaving::ResetsInBody | Leaving::ResetsAfterRequest | Leaving::ResetsInResponse
+    );
     if resets {
         let linger = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
         linger.expect("an option that every socket has");
@@ -155,8 +157,11 @@ async fn send_http1(
     }
     if exchange.expects {
         write.write_all(&head).await?;
-        let is_final =
-            async { seen.wait_for(|seen| *seen != Seen::Nothing).await.is_ok_and(|seen| *seen == Seen::Final) };
+        let is_final = async {
+            seen.wait_for(|seen| *seen != Seen::Nothing)
+                .await
+                .is_ok_and(|seen| *seen == Seen::Final)
+        };
         if tokio::time::timeout(CONTINUE_WAIT, is_final).await.unwrap_or(false) {
             return Ok(());
         }
@@ -181,7 +186,8 @@ async fn send_http1(
 
 /// Cuts bytes at up to four random places.
 fn cut<'b>(bytes: &'b [u8], random: &mut Random) -> Vec<&'b [u8]> {
-    let mut cuts: Vec<usize> = (0..random.below(5)).map(|_| random.below(bytes.len() + 1)).collect();
+    let mut cuts: Vec<usize> =
+        (0..random.below(5)).map(|_| random.below(bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
     cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
@@ -205,11 +211,13 @@ async fn receive_http1<R: AsyncRead + Unpin>(
             _ => End::Truncated,
         };
     }
-    received.content = Content::of(&body, if received.is_from_api() { &exchange.script.content.0 } else { b"" });
+    received.content =
+        Content::of(&body, if received.is_from_api() { &exchange.script.content.0 } else { b"" });
     let is_open = has_member(&received.fields, "connection", "keep-alive")
         || is_http11 && !has_member(&received.fields, "connection", "close");
     let asks_for_close = has_member(&exchange.fields, "connection", "close");
-    received.is_kept = is_open && received.end == End::Complete && received.framing != Framing::UntilClose;
+    received.is_kept =
+        is_open && received.end == End::Complete && received.framing != Framing::UntilClose;
     if received.end != End::Complete {
         return Ok(received);
     }
@@ -234,7 +242,8 @@ async fn read_head<R: AsyncRead + Unpin>(
         let line = reader.line().await?;
         let fields = reader.fields().await?;
         let is_http11 = line.starts_with(b"HTTP/1.1 ");
-        let status = line.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        let status =
+            line.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
         let status: u16 = status.ok_or_else(|| malformed("not a status line", &line))?;
         if !is_http11 && !line.starts_with(b"HTTP/1.0 ") {
             return Err(malformed("not a status line", &line));
@@ -269,7 +278,8 @@ async fn read_body<R: AsyncRead + Unpin>(
         }
         (Some(length), None) => {
             received.framing = Framing::Length;
-            let length = length.parse().map_err(|_| malformed("not a length", length.as_bytes()))?;
+            let length =
+                length.parse().map_err(|_| malformed("not a length", length.as_bytes()))?;
             reader.take(length, body).await
         }
         (None, None) => {
@@ -281,11 +291,17 @@ async fn read_body<R: AsyncRead + Unpin>(
 }
 
 /// Reads the response to the next request: its status, and whether it is the right one.
-async fn receive_next<R: AsyncRead + Unpin>(exchange: &Exchange, reader: &mut Reader<R>) -> (u16, bool) {
+async fn receive_next<R: AsyncRead + Unpin>(
+    exchange: &Exchange,
+    reader: &mut Reader<R>,
+) -> (u16, bool) {
     read_next(exchange, reader).await.unwrap_or((0, false))
 }
 
-async fn read_next<R: AsyncRead + Unpin>(exchange: &Exchange, reader: &mut Reader<R>) -> Result<(u16, bool)> {
+async fn read_next<R: AsyncRead + Unpin>(
+    exchange: &Exchange,
+    reader: &mut Reader<R>,
+) -> Result<(u16, bool)> {
     let mut next = Received::nothing(End::Complete);
     read_head(reader, &mut next, &watch::channel(Seen::Nothing).0).await?;
     let mut body = Vec::new();
@@ -303,12 +319,14 @@ async fn play_http2(exchange: &Exchange, address: SocketAddr) -> Result<Received
     if exchange.leaving == Leaving::ClosesInBody || outcome.is_err() {
         connection.abort();
     }
-    outcome.map_err(|error| if error.is_io() { Error::other("closed") } else { Error::other(error) })
+    outcome
+        .map_err(|error| if error.is_io() { Error::other("closed") } else { Error::other(error) })
 }
 
 fn request_http2(exchange: &Exchange) -> http::Request<()> {
     let uri = format!("http://api.example{}", exchange.target);
-    let mut request = http::Request::builder().method(exchange.method).uri(uri).version(http::Version::HTTP_2);
+    let mut request =
+        http::Request::builder().method(exchange.method).uri(uri).version(http::Version::HTTP_2);
     for field in &exchange.fields {
         request = request.header(&field.name, &field.value[..]);
     }
@@ -318,7 +336,10 @@ fn request_http2(exchange: &Exchange) -> http::Request<()> {
     request.body(()).expect("a request that HTTP/2 can carry")
 }
 
-async fn exchange_http2(exchange: &Exchange, sender: SendRequest<Bytes>) -> std::result::Result<Received, h2::Error> {
+async fn exchange_http2(
+    exchange: &Exchange,
+    sender: SendRequest<Bytes>,
+) -> std::result::Result<Received, h2::Error> {
     let mut sender = sender.ready().await?;
     let ends_at_once = exchange.framing == Framing::None;
     let (mut response, mut stream) = sender.send_request(request_http2(exchange), ends_at_once)?;
@@ -363,7 +384,10 @@ async fn exchange_http2(exchange: &Exchange, sender: SendRequest<Bytes>) -> std:
     Ok(received)
 }
 
-async fn send_http2(exchange: &Exchange, stream: &mut SendStream<Bytes>) -> std::result::Result<(), h2::Error> {
+async fn send_http2(
+    exchange: &Exchange,
+    stream: &mut SendStream<Bytes>,
+) -> std::result::Result<(), h2::Error> {
     let random = &mut Random::new(exchange.seed ^ 2, exchange.number);
     let whole = &exchange.content.0;
     let part = if exchange.is_sent() { whole.len() } else { random.below(whole.len()) };
@@ -407,10 +431,15 @@ async fn head_http2(
     .await
 }
 
-async fn receive_http2(exchange: &Exchange, head: http::Response<RecvStream>, received: &mut Received) {
+async fn receive_http2(
+    exchange: &Exchange,
+    head: http::Response<RecvStream>,
+    received: &mut Received,
+) {
     let (head, mut body) = head.into_parts();
     received.status = head.status.as_u16();
-    let fields = head.headers.iter().map(|(name, value)| Field::new(name.as_str(), value.as_bytes()));
+    let fields =
+        head.headers.iter().map(|(name, value)| Field::new(name.as_str(), value.as_bytes()));
     received.fields = fields.collect();
     received.is_kept = true;
     let mut content = Vec::new();
@@ -425,10 +454,16 @@ async fn receive_http2(exchange: &Exchange, head: http::Response<RecvStream>, re
         let _ = body.flow_control().release_capacity(piece.len());
         content.extend_from_slice(&piece);
     }
-    received.content = Content::of(&content, if received.is_from_api() { &exchange.script.content.0 } else { b"" });
+    received.content = Content::of(
+        &content,
+        if received.is_from_api() { &exchange.script.content.0 } else { b"" },
+    );
 }
 
-async fn next_http2(exchange: &Exchange, sender: SendRequest<Bytes>) -> std::result::Result<(u16, bool), h2::Error> {
+async fn next_http2(
+    exchange: &Exchange,
+    sender: SendRequest<Bytes>,
+) -> std::result::Result<(u16, bool), h2::Error> {
     let request = http::Request::get(format!("http://api.example{}", exchange.next_target()));
     let request = request.version(http::Version::HTTP_2).body(()).expect("a request");
     let (mut response, _) = sender.ready().await?.send_request(request, true)?;

@@ -92,17 +92,29 @@ pub fn mismatches(pair: &Pair) -> Vec<Mismatch> {
             found.push(Mismatch { aspect, gateway, other });
         }
     };
-    compare(Aspect::Arrivals, gateway.requests().count().to_string(), other.requests().count().to_string());
+    compare(
+        Aspect::Arrivals,
+        gateway.requests().count().to_string(),
+        other.requests().count().to_string(),
+    );
     if let (Some(one), Some(two)) = (gateway.request(), other.request()) {
         compare(Aspect::Method, one.method.clone(), two.method.clone());
         compare(Aspect::Target, one.target.clone(), two.target.clone());
         for name in names(&one.fields, &two.fields) {
-            compare(Aspect::RequestField(name.clone()), values(&one.fields, &name), values(&two.fields, &name));
+            compare(
+                Aspect::RequestField(name.clone()),
+                values(&one.fields, &name),
+                values(&two.fields, &name),
+            );
         }
         compare(Aspect::RequestFraming, format!("{:?}", one.framing), format!("{:?}", two.framing));
         compare(Aspect::RequestBody, format!("{:?}", one.content), format!("{:?}", two.content));
         compare(Aspect::RequestEnd, one.is_complete.to_string(), two.is_complete.to_string());
-        compare(Aspect::RequestTrailers, one.has_trailers.to_string(), two.has_trailers.to_string());
+        compare(
+            Aspect::RequestTrailers,
+            one.has_trailers.to_string(),
+            two.has_trailers.to_string(),
+        );
     }
     if exchange.is_read() {
         found.extend(response_mismatches(exchange, &gateway.received, &other.received));
@@ -120,20 +132,41 @@ fn response_mismatches(exchange: &Exchange, gateway: &Received, other: &Received
     compare(Aspect::Source, source(gateway), source(other));
     compare(Aspect::Interim, format!("{:?}", gateway.interim), format!("{:?}", other.interim));
     compare(Aspect::Status, gateway.status.to_string(), other.status.to_string());
-    compare(Aspect::Surplus, gateway.surplus.escape_ascii().to_string(), other.surplus.escape_ascii().to_string());
+    compare(
+        Aspect::Surplus,
+        gateway.surplus.escape_ascii().to_string(),
+        other.surplus.escape_ascii().to_string(),
+    );
     // Each proxy words its own errors.
     if gateway.is_from_api() && other.is_from_api() {
         for name in names(&gateway.fields, &other.fields) {
-            compare(Aspect::ResponseField(name.clone()), values(&gateway.fields, &name), values(&other.fields, &name));
+            compare(
+                Aspect::ResponseField(name.clone()),
+                values(&gateway.fields, &name),
+                values(&other.fields, &name),
+            );
         }
-        let length = |received: &Received| joined(&received.fields, "content-length").unwrap_or_default();
+        let length =
+            |received: &Received| joined(&received.fields, "content-length").unwrap_or_default();
         if exchange.method == "HEAD" || gateway.status == 304 {
-            compare(Aspect::ResponseField("content-length".to_owned()), length(gateway), length(other));
+            compare(
+                Aspect::ResponseField("content-length".to_owned()),
+                length(gateway),
+                length(other),
+            );
         }
         if exchange.protocol != Protocol::Http2 {
-            compare(Aspect::ResponseFraming, format!("{:?}", gateway.framing), format!("{:?}", other.framing));
+            compare(
+                Aspect::ResponseFraming,
+                format!("{:?}", gateway.framing),
+                format!("{:?}", other.framing),
+            );
         }
-        compare(Aspect::ResponseBody, format!("{:?}", gateway.content), format!("{:?}", other.content));
+        compare(
+            Aspect::ResponseBody,
+            format!("{:?}", gateway.content),
+            format!("{:?}", other.content),
+        );
         compare(Aspect::ResponseEnd, format!("{:?}", gateway.end), format!("{:?}", other.end));
         compare(Aspect::Persistence, gateway.is_kept.to_string(), other.is_kept.to_string());
         compare(Aspect::Next, format!("{:?}", gateway.next), format!("{:?}", other.next));
@@ -184,34 +217,57 @@ pub fn broken_rules(exchange: &Exchange, gateway: &Observed) -> Vec<String> {
         check(arrival.method == exchange.method, "another method");
         check(arrival.target == exchange.target, "another target");
         check(!matches!(arrival.content, Content::Other(_)), "another request body");
-        check(!arrival.is_complete || arrival.content == Content::Whole, "a truncated request is complete");
-        check(!arrival.is_complete || exchange.is_sent(), "a request that the client did not end is complete");
+        check(
+            !arrival.is_complete || arrival.content == Content::Whole,
+            "a truncated request is complete",
+        );
+        check(
+            !arrival.is_complete || exchange.is_sent(),
+            "a request that the client did not end is complete",
+        );
     }
     for arrival in gateway.arrivals.iter().filter(|arrival| arrival.is_next) {
-        check(arrival.target == exchange.next_target() && arrival.is_complete, "another next request");
+        check(
+            arrival.target == exchange.next_target() && arrival.is_complete,
+            "another next request",
+        );
     }
     if !exchange.is_read() {
         return broken;
     }
     let Received { interim, content, end, surplus, next, .. } = &gateway.received;
     let passed: Vec<u16> = interim.iter().copied().filter(|status| *status != 100).collect();
-    let due = if exchange.protocol == Protocol::Http10 { &[][..] } else { &exchange.script.interim };
+    let due =
+        if exchange.protocol == Protocol::Http10 { &[][..] } else { &exchange.script.interim };
     let may_be_lost = exchange.script.fault != Fault::None && passed.is_empty();
-    check(passed == due || may_be_lost || !gateway.received.is_from_api(), "other interim responses");
+    check(
+        passed == due || may_be_lost || !gateway.received.is_from_api(),
+        "other interim responses",
+    );
     check(malformed(&gateway.received).is_empty(), "a malformed response");
     check(surplus.is_empty(), "bytes behind a response");
-    check(next.is_none_or(|(status, is_its_own)| status == 200 && is_its_own), "the response to another request");
+    check(
+        next.is_none_or(|(status, is_its_own)| status == 200 && is_its_own),
+        "the response to another request",
+    );
     if gateway.received.is_from_api() {
         check(!matches!(content, Content::Other(_)), "another response body");
         check(gateway.received.status == exchange.script.status, "another status");
         // HTTP/1.0 has no other end of a body without a length than that of the connection.
-        let has_end = exchange.protocol != Protocol::Http10 || exchange.script.framing != Framing::Chunked;
+        let has_end =
+            exchange.protocol != Protocol::Http10 || exchange.script.framing != Framing::Chunked;
         let is_whole = *content == Content::Whole || !exchange.script.has_body(exchange.method);
         check(*end != End::Complete || is_whole || !has_end, "a truncated response is complete");
-        check(*end == End::Complete || exchange.script.fault != Fault::None, "a response is truncated");
+        check(
+            *end == End::Complete || exchange.script.fault != Fault::None,
+            "a response is truncated",
+        );
     } else {
         let may_fail = exchange.script.fault != Fault::None || gateway.received.status < 500;
-        check(may_fail && gateway.received.status != 0 || exchange.script.fault != Fault::None, "no response");
+        check(
+            may_fail && gateway.received.status != 0 || exchange.script.fault != Fault::None,
+            "no response",
+        );
     }
     broken
 }

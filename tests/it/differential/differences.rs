@@ -19,7 +19,8 @@ pub struct Difference {
 pub fn why_not_played(proxy: Proxy, exchange: &Exchange) -> Option<&'static str> {
     // RFC 9110 section 15.2: a proxy forwards them.
     let is_interim = proxy == Proxy::Nginx && !exchange.script.interim.is_empty();
-    is_interim.then_some("not played: nginx before 1.29 takes an interim response for the final one")
+    is_interim
+        .then_some("not played: nginx before 1.29 takes an interim response for the final one")
 }
 
 /// The difference that explains a mismatch.
@@ -47,20 +48,26 @@ pub const ALL: &[Difference] = &[
         name: "the gateway refuses a target",
         source: "RFC 3986 section 2, RFC 9112 section 3.2",
         reason: "a target with an unescaped character, a control character or a broken escape has two readings",
-        applies: |pair, mismatch| is_refusal(pair, mismatch, "the proxy: 400") && is_ambiguous(&pair.exchange.target),
+        applies: |pair, mismatch| {
+            is_refusal(pair, mismatch, "the proxy: 400") && is_ambiguous(&pair.exchange.target)
+        },
     },
     Difference {
         name: "the gateway refuses TRACE",
         source: "RFC 9110 section 9.3.8",
         reason: "a TRACE returns credentials to a script; HAProxy forwards it, nginx judges the target first",
-        applies: |pair, mismatch| is_refusal(pair, mismatch, "the proxy: 405") && pair.exchange.method == "TRACE",
+        applies: |pair, mismatch| {
+            is_refusal(pair, mismatch, "the proxy: 405") && pair.exchange.method == "TRACE"
+        },
     },
     Difference {
         name: "nginx refuses a method in lower case",
         source: "RFC 9110 section 9.1",
         reason: "a method is any token; nginx takes upper-case letters only",
         applies: |pair, mismatch| {
-            pair.proxy == Proxy::Nginx && pair.exchange.method == "get" && is_about_response(mismatch)
+            pair.proxy == Proxy::Nginx
+                && pair.exchange.method == "get"
+                && is_about_response(mismatch)
         },
     },
     Difference {
@@ -68,7 +75,8 @@ pub const ALL: &[Difference] = &[
         source: "RFC 9110 section 5.3",
         reason: "the field is a list, which may be sent in several lines",
         applies: |pair, mismatch| {
-            let count = pair.exchange.fields.iter().filter(|field| field.name == "if-none-match").count();
+            let count =
+                pair.exchange.fields.iter().filter(|field| field.name == "if-none-match").count();
             pair.proxy == Proxy::Nginx && count > 1 && is_about_response(mismatch)
         },
     },
@@ -90,7 +98,8 @@ pub const ALL: &[Difference] = &[
         source: "RFC 9113 section 8.2.2",
         reason: "the client treats the response as malformed; the gateway removes the fields",
         applies: |pair, mismatch| {
-            let has_field = |name: &str| pair.exchange.script.fields.iter().any(|field| field.name == name);
+            let has_field =
+                |name: &str| pair.exchange.script.fields.iter().any(|field| field.name == name);
             pair.proxy == Proxy::Nginx
                 && pair.exchange.protocol == Protocol::Http2
                 && (has_field("upgrade") || has_field("proxy-connection"))
@@ -106,7 +115,10 @@ pub const ALL: &[Difference] = &[
                 && pair.exchange.protocol == Protocol::Http2
                 && pair.exchange.has_trailers
                 && (is_about_response(mismatch)
-                    || matches!(mismatch.aspect, Aspect::RequestBody | Aspect::RequestEnd | Aspect::RequestFraming))
+                    || matches!(
+                        mismatch.aspect,
+                        Aspect::RequestBody | Aspect::RequestEnd | Aspect::RequestFraming
+                    ))
         },
     },
     Difference {
@@ -128,7 +140,8 @@ pub const ALL: &[Difference] = &[
         source: "RFC 9112 section 8, RFC 9113 section 5.4.2",
         reason: "each proxy notices at another moment; what arrives is a beginning of the request",
         applies: |pair, mismatch| {
-            let aspects = [Aspect::Arrivals, Aspect::RequestBody, Aspect::RequestEnd, Aspect::RequestFraming];
+            let aspects =
+                [Aspect::Arrivals, Aspect::RequestBody, Aspect::RequestEnd, Aspect::RequestFraming];
             !pair.exchange.is_read() && aspects.contains(&mismatch.aspect)
         },
     },
@@ -186,7 +199,9 @@ pub const ALL: &[Difference] = &[
                 && (mismatch.aspect == Aspect::Source
                     && mismatch.gateway == "the proxy: 502"
                     && mismatch.other == "none"
-                    || mismatch.aspect == Aspect::Status && mismatch.gateway == "502" && mismatch.other == "0")
+                    || mismatch.aspect == Aspect::Status
+                        && mismatch.gateway == "502"
+                        && mismatch.other == "0")
         },
     },
     Difference {
@@ -202,7 +217,8 @@ pub const ALL: &[Difference] = &[
                 Aspect::Persistence,
                 Aspect::Next,
             ];
-            let is_lost_interim = mismatch.aspect == Aspect::Interim && pair.exchange.protocol == Protocol::Http2;
+            let is_lost_interim =
+                mismatch.aspect == Aspect::Interim && pair.exchange.protocol == Protocol::Http2;
             is_truncated(pair.exchange)
                 && (aspects.contains(&mismatch.aspect) || is_lost_interim)
                 && !mismatch.gateway.contains("Malformed")
@@ -254,11 +270,14 @@ pub const ALL: &[Difference] = &[
         source: "RFC 9110 section 15.6.3",
         reason: "the request was well formed, and the API failed",
         applies: |pair, mismatch| {
-            let is_status = mismatch.aspect == Aspect::Status && mismatch.gateway == "502" && mismatch.other == "400";
+            let is_status = mismatch.aspect == Aspect::Status
+                && mismatch.gateway == "502"
+                && mismatch.other == "400";
             pair.proxy == Proxy::Haproxy
                 && pair.exchange.leaving == Leaving::HalfCloses
                 && fails_before_head(pair.exchange)
-                && (is_status || mismatch.aspect == Aspect::Source && mismatch.gateway == "the proxy: 502")
+                && (is_status
+                    || mismatch.aspect == Aspect::Source && mismatch.gateway == "the proxy: 502")
         },
     },
     Difference {
@@ -269,7 +288,10 @@ pub const ALL: &[Difference] = &[
             pair.proxy == Proxy::Haproxy
                 && pair.exchange.script.framing == Framing::UntilClose
                 && pair.exchange.protocol == Protocol::Http11
-                && matches!(mismatch.aspect, Aspect::ResponseFraming | Aspect::Persistence | Aspect::Next)
+                && matches!(
+                    mismatch.aspect,
+                    Aspect::ResponseFraming | Aspect::Persistence | Aspect::Next
+                )
         },
     },
     Difference {
@@ -288,7 +310,10 @@ pub const ALL: &[Difference] = &[
         reason: "the response is complete; each proxy stops sending the body at another moment",
         applies: |pair, mismatch| {
             pair.exchange.script.timing != Timing::AfterRequest
-                && matches!(mismatch.aspect, Aspect::RequestBody | Aspect::RequestEnd | Aspect::RequestTrailers)
+                && matches!(
+                    mismatch.aspect,
+                    Aspect::RequestBody | Aspect::RequestEnd | Aspect::RequestTrailers
+                )
         },
     },
     Difference {
@@ -306,7 +331,9 @@ pub const ALL: &[Difference] = &[
         reason: "a proxy forwards the expectation to a server that understands HTTP/1.1",
         applies: |pair, mismatch| {
             let of_expectation = [Aspect::RequestField("expect".to_owned()), Aspect::Interim];
-            pair.proxy == Proxy::Nginx && pair.exchange.expects && of_expectation.contains(&mismatch.aspect)
+            pair.proxy == Proxy::Nginx
+                && pair.exchange.expects
+                && of_expectation.contains(&mismatch.aspect)
         },
     },
     Difference {
@@ -334,7 +361,9 @@ pub const ALL: &[Difference] = &[
         name: "the gateway does not forward trailer fields",
         source: "RFC 9110 section 6.5.1",
         reason: "they could not be judged before the request is forwarded",
-        applies: |_, mismatch| mismatch.aspect == Aspect::RequestTrailers && mismatch.gateway == "false",
+        applies: |_, mismatch| {
+            mismatch.aspect == Aspect::RequestTrailers && mismatch.gateway == "false"
+        },
     },
     Difference {
         name: "several Cookie fields are one at the API",
@@ -342,7 +371,8 @@ pub const ALL: &[Difference] = &[
         reason: "a server reads the first or the last of several",
         applies: |_, mismatch| {
             let joined = mismatch.other.replace("] [", "; ");
-            mismatch.aspect == Aspect::RequestField("cookie".to_owned()) && mismatch.gateway == joined
+            mismatch.aspect == Aspect::RequestField("cookie".to_owned())
+                && mismatch.gateway == joined
         },
     },
     Difference {
@@ -389,14 +419,21 @@ fn is_refusal(pair: &Pair, mismatch: &Mismatch, source: &str) -> bool {
 
 /// The mismatch follows from another response, or from a request that was not forwarded.
 fn is_about_response(mismatch: &Mismatch) -> bool {
-    let aspects =
-        [Aspect::Arrivals, Aspect::Source, Aspect::Status, Aspect::Interim, Aspect::Next, Aspect::ResponseEnd];
+    let aspects = [
+        Aspect::Arrivals,
+        Aspect::Source,
+        Aspect::Status,
+        Aspect::Interim,
+        Aspect::Next,
+        Aspect::ResponseEnd,
+    ];
     aspects.contains(&mismatch.aspect)
 }
 
 fn is_ambiguous(target: &str) -> bool {
     let has_quote = target.split_once('?').is_some_and(|(_, query)| query.contains('"'));
-    let is_unescaped = |character: char| !character.is_ascii_graphic() || matches!(character, '`' | '<' | '>');
+    let is_unescaped =
+        |character: char| !character.is_ascii_graphic() || matches!(character, '`' | '<' | '>');
     has_quote || target.contains(is_unescaped) || target.contains("%00") || target.contains("%zz")
 }
 

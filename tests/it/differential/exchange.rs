@@ -135,7 +135,13 @@ impl Exchange {
     pub fn random(seed: u64, number: usize) -> Exchange {
         let random = &mut Random::new(seed, number);
         let target = target(random, number);
-        let protocols = [Protocol::Http10, Protocol::Http11, Protocol::Http11, Protocol::Http2, Protocol::Http2];
+        let protocols = [
+            Protocol::Http10,
+            Protocol::Http11,
+            Protocol::Http11,
+            Protocol::Http2,
+            Protocol::Http2,
+        ];
         // The library of the HTTP/2 client sends no other characters.
         let is_uri = target.parse::<http::Uri>().is_ok();
         let protocol = random.one_of(if is_uri { &protocols } else { &protocols[..3] });
@@ -160,7 +166,11 @@ impl Exchange {
             fields: request_fields(random, protocol),
             framing,
             has_trailers: framing == Framing::Chunked && random.happens(15),
-            expects: is_http11 && has_body && next != Next::AtOnce && leaving == Leaving::Stays && random.happens(8),
+            expects: is_http11
+                && has_body
+                && next != Next::AtOnce
+                && leaving == Leaving::Stays
+                && random.happens(8),
             is_slow: random.happens(10),
             leaving,
             next,
@@ -180,7 +190,18 @@ impl Exchange {
 
     /// Whether a proxy may send the request again (RFC 9110 section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
-        matches!(self.method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT")
+        matches!(
+            self.method,
+            "GET"
+                | "HEAD"
+                | "PUT"
+                | "DELETE"
+                | "OPTIONS"
+                | "TRACE"
+                | "QUERY"
+                | "PROPFIND"
+                | "REPORT"
+        )
     }
 
     /// The client reads the response to its end.
@@ -196,7 +217,9 @@ impl Exchange {
     /// The head over HTTP/1, with the field that frames the body.
     pub fn http1_head(&self) -> Vec<u8> {
         let version = if self.protocol == Protocol::Http10 { "1.0" } else { "1.1" };
-        let mut head = format!("{} {} HTTP/{version}\r\nHost: api.example\r\n", self.method, self.target).into_bytes();
+        let mut head =
+            format!("{} {} HTTP/{version}\r\nHost: api.example\r\n", self.method, self.target)
+                .into_bytes();
         for field in &self.fields {
             head.extend_from_slice(field.name.as_bytes());
             head.extend_from_slice(b": ");
@@ -207,9 +230,9 @@ impl Exchange {
             head.extend_from_slice(b"Expect: 100-continue\r\n");
         }
         match self.framing {
-            Framing::Length => {
-                head.extend_from_slice(format!("Content-Length: {}\r\n", self.content.0.len()).as_bytes())
-            }
+            Framing::Length => head.extend_from_slice(
+                format!("Content-Length: {}\r\n", self.content.0.len()).as_bytes(),
+            ),
             Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Framing::None | Framing::UntilClose => {}
         }
@@ -271,12 +294,17 @@ fn method(random: &mut Random) -> &'static str {
 }
 
 fn request_framing(random: &mut Random, protocol: Protocol, method: &str) -> Framing {
-    let percent = if matches!(method, "POST" | "PUT" | "PATCH" | "REPORT" | "QUERY") { 90 } else { 12 };
+    let percent =
+        if matches!(method, "POST" | "PUT" | "PATCH" | "REPORT" | "QUERY") { 90 } else { 12 };
     if !random.happens(percent) || method == "TRACE" {
         return Framing::None;
     }
     // HTTP/1.0 has no transfer codings (RFC 9112 section 6.1).
-    if protocol == Protocol::Http10 || random.happens(50) { Framing::Length } else { Framing::Chunked }
+    if protocol == Protocol::Http10 || random.happens(50) {
+        Framing::Length
+    } else {
+        Framing::Chunked
+    }
 }
 
 fn leaving(random: &mut Random, protocol: Protocol, has_body: bool) -> Leaving {
@@ -297,7 +325,9 @@ fn content(random: &mut Random) -> Vec<u8> {
         match random.below(12) {
             0 => content.extend_from_slice(HIDDEN),
             1 => content.extend_from_slice(b"0\r\n\r\n"),
-            2 => content.extend((0..random.below(9_000)).map(|_| random.byte()).collect::<Vec<u8>>()),
+            2 => {
+                content.extend((0..random.below(9_000)).map(|_| random.byte()).collect::<Vec<u8>>())
+            }
             3 if random.happens(20) => {
                 let block: Vec<u8> = (0..1 + random.below(1_000)).map(|_| random.byte()).collect();
                 content.extend(block.repeat(1 + random.below(300)));
@@ -452,7 +482,8 @@ fn request_fields(random: &mut Random, protocol: Protocol) -> Vec<Field> {
         fields.push(Field::new(name, value(random)));
     }
     if random.happens(6) {
-        (0..1 + random.below(4)).for_each(|number| fields.push(Field::new("cookie", format!("c{number}=1"))));
+        (0..1 + random.below(4))
+            .for_each(|number| fields.push(Field::new("cookie", format!("c{number}=1"))));
     }
     // Fields that a client may send once (RFC 9110 section 5.3).
     let once = [
@@ -481,7 +512,8 @@ fn script(random: &mut Random, method: &str, has_body: bool) -> Script {
     let is_http10 = random.happens(5);
     let status = status(random);
     let framing = response_framing(random, method, status, is_http10);
-    let content = if framing == Framing::None || status == 205 { Vec::new() } else { content(random) };
+    let content =
+        if framing == Framing::None || status == 205 { Vec::new() } else { content(random) };
     let interim = match random.below(100) {
         _ if is_http10 => Vec::new(),
         0..=3 => vec![random.one_of(&[102, 103])],
@@ -494,9 +526,12 @@ fn script(random: &mut Random, method: &str, has_body: bool) -> Script {
         0..=9 if has_body && !is_http10 => Timing::EarlyClose,
         _ => Timing::AfterRequest,
     };
-    let in_body = method != "HEAD" && status != 304 && !content.is_empty() && framing != Framing::UntilClose;
+    let in_body =
+        method != "HEAD" && status != 304 && !content.is_empty() && framing != Framing::UntilClose;
     let fault = match random.below(100) {
-        0 | 1 if timing == Timing::AfterRequest => random.one_of(&[Fault::CloseBeforeHead, Fault::ResetBeforeHead]),
+        0 | 1 if timing == Timing::AfterRequest => {
+            random.one_of(&[Fault::CloseBeforeHead, Fault::ResetBeforeHead])
+        }
         2 | 3 if in_body && timing == Timing::AfterRequest => Fault::Truncated,
         4 if in_body && timing == Timing::AfterRequest => Fault::ResetInBody,
         _ => Fault::None,
@@ -517,9 +552,9 @@ fn script(random: &mut Random, method: &str, has_body: bool) -> Script {
 
 fn status(random: &mut Random) -> u16 {
     let others = [
-        200, 201, 202, 203, 204, 204, 205, 206, 207, 226, 299, 300, 301, 302, 303, 304, 304, 307, 308, 400, 401, 403,
-        404, 405, 406, 409, 410, 413, 416, 418, 421, 422, 425, 428, 429, 431, 451, 499, 500, 501, 502, 503, 504, 505,
-        507, 511, 599,
+        200, 201, 202, 203, 204, 204, 205, 206, 207, 226, 299, 300, 301, 302, 303, 304, 304, 307,
+        308, 400, 401, 403, 404, 405, 406, 409, 410, 413, 416, 418, 421, 422, 425, 428, 429, 431,
+        451, 499, 500, 501, 502, 503, 504, 505, 507, 511, 599,
     ];
     if random.happens(60) { 200 } else { random.one_of(&others) }
 }
@@ -600,7 +635,17 @@ fn response_fields(random: &mut Random, status: u16) -> Vec<Field> {
         let name = random.one_of(&plain);
         fields.push(Field::new(name, value(random)));
     }
-    let several = ["set-cookie", "cache-control", "vary", "link", "x-a", "x-b", "x-repeated", "via", "warning"];
+    let several = [
+        "set-cookie",
+        "cache-control",
+        "vary",
+        "link",
+        "x-a",
+        "x-b",
+        "x-repeated",
+        "via",
+        "warning",
+    ];
     let mut seen = std::collections::HashSet::new();
     fields.retain(|field| several.contains(&&*field.name) || seen.insert(field.name.clone()));
     // A body would belong to no representation.

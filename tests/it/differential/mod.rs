@@ -37,7 +37,9 @@ const AT_ONCE: usize = 16;
 const SHOWN: usize = 5;
 
 fn number_of(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|given| given.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
+    std::env::var(variable)
+        .ok()
+        .map(|given| given.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }
 
 /// The exchanges of a run.
@@ -50,7 +52,9 @@ struct Plan {
 impl Plan {
     fn of_environment() -> Plan {
         let seed = number_of("SEED").unwrap_or(SEED);
-        let count = |variable| number_of(variable).map(|given| usize::try_from(given).expect("a small number"));
+        let count = |variable| {
+            number_of(variable).map(|given| usize::try_from(given).expect("a small number"))
+        };
         let numbers = match count("EXCHANGE") {
             Some(one) => vec![one],
             None => (0..count("EXCHANGES").unwrap_or(EXCHANGES)).collect(),
@@ -66,7 +70,8 @@ fn play_all(plan: &Plan, doors: Vec<Door>) -> BTreeMap<usize, Vec<Option<Receive
     let (received, doors) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(doors));
     let players: Vec<_> = (0..AT_ONCE)
         .map(|_| {
-            let (next, numbers, received, doors) = (next.clone(), numbers.clone(), received.clone(), doors.clone());
+            let (next, numbers, received, doors) =
+                (next.clone(), numbers.clone(), received.clone(), doors.clone());
             runtime().spawn(async move {
                 while let Some(&number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let exchange = Exchange::random(seed, number);
@@ -111,12 +116,17 @@ impl Observations {
         for (index, peer) in peers.into_iter().enumerate() {
             let proxy = peer.door.proxy;
             let (arrivals, malformed) = peer.finish();
-            observations.strays.extend(malformed.into_iter().map(|why| format!("{proxy:?}: {why}")));
+            observations
+                .strays
+                .extend(malformed.into_iter().map(|why| format!("{proxy:?}: {why}")));
             for arrival in arrivals {
-                let observed = observations.all.get_mut(&arrival.number).and_then(|all| all[index].as_mut());
+                let observed =
+                    observations.all.get_mut(&arrival.number).and_then(|all| all[index].as_mut());
                 match observed {
                     Some(observed) => observed.arrivals.push(arrival),
-                    None => observations.strays.push(format!("{proxy:?}: of no client: {arrival:?}")),
+                    None => {
+                        observations.strays.push(format!("{proxy:?}: of no client: {arrival:?}"))
+                    }
                 }
             }
         }
@@ -171,7 +181,9 @@ fn judge(plan: &Plan, observations: Observations) -> Counts {
         let exchange = Exchange::random(plan.seed, number);
         if plan.is_shown {
             println!("{exchange:#?}");
-            all.iter().zip(Proxy::ALL).for_each(|(observed, proxy)| println!("{proxy:?}: {observed:#?}"));
+            all.iter()
+                .zip(Proxy::ALL)
+                .for_each(|(observed, proxy)| println!("{proxy:?}: {observed:#?}"));
         }
         let (gateway, others) = all.split_first().expect("the gateway");
         let gateway = gateway.as_ref().expect("it takes part in every exchange");
@@ -180,7 +192,9 @@ fn judge(plan: &Plan, observations: Observations) -> Counts {
         }
         for (other, proxy) in others.iter().zip(&Proxy::ALL[1..]) {
             match other {
-                Some(other) => counts.add(&Pair { proxy: *proxy, exchange: &exchange, gateway, other }),
+                Some(other) => {
+                    counts.add(&Pair { proxy: *proxy, exchange: &exchange, gateway, other })
+                }
                 None => {
                     let why = differences::why_not_played(*proxy, &exchange).unwrap_or_default();
                     *counts.classes.entry(why).or_default() += 1;
@@ -188,7 +202,10 @@ fn judge(plan: &Plan, observations: Observations) -> Counts {
             }
         }
     }
-    observations.strays.into_iter().for_each(|stray| counts.fail("not a message of a client".to_owned(), stray));
+    observations
+        .strays
+        .into_iter()
+        .for_each(|stray| counts.fail("not a message of a client".to_owned(), stray));
     counts
 }
 
@@ -210,13 +227,17 @@ fn random_exchanges_equal_those_of_nginx_and_haproxy() {
     let mut report = format!("SEED={}: {compared} pairs compared, {equal} equal\n", plan.seed);
     for (class, count) in classes {
         let difference = differences::ALL.iter().find(|difference| difference.name == class);
-        let why = difference.map(|difference| format!(" ({}: {})", difference.source, difference.reason));
+        let why =
+            difference.map(|difference| format!(" ({}: {})", difference.source, difference.reason));
         let _ = writeln!(report, "{count:6} {class}{}", why.unwrap_or_default());
     }
     println!("{report}");
     for (kind, failures) in &failures {
         eprintln!("{} x {kind}", failures.len());
-        failures.iter().take(SHOWN).for_each(|failure| eprintln!("    SEED={} {failure}", plan.seed));
+        failures
+            .iter()
+            .take(SHOWN)
+            .for_each(|failure| eprintln!("    SEED={} {failure}", plan.seed));
     }
     let count: usize = failures.values().map(Vec::len).sum();
     assert!(failures.is_empty(), "SEED={}: {count} unexplained differences", plan.seed);

@@ -65,7 +65,10 @@ impl Peer {
         let (api, origin) = (Api::start(seed), Origin::start());
         let gateway = Gateway::with(
             &origin,
-            &format!("upstream.url = \"http://{}\"\nlog.level = \"warn\"\nserver.trusted_proxies = []", api.address()),
+            &format!(
+                "upstream.url = \"http://{}\"\nlog.level = \"warn\"\nserver.trusted_proxies = []",
+                api.address()
+            ),
         );
         let address = gateway.public_address();
         Peer {
@@ -99,7 +102,11 @@ impl Peer {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut other = Other { child: quiet.spawn().ok()?, _dir: dir };
         wait_until(&format!("{:?} listens", door.proxy), || {
-            assert!(other.child.try_wait().expect("its state").is_none(), "{:?} did not start", door.proxy);
+            assert!(
+                other.child.try_wait().expect("its state").is_none(),
+                "{:?} did not start",
+                door.proxy
+            );
             std::net::TcpStream::connect(door.http2).is_ok()
         });
         Some(Peer { door, api, running: Running::Other(other) })
@@ -122,7 +129,8 @@ impl Peer {
 fn nginx_config(dir: &TempDir, api: &Api, http1: SocketAddr, http2: SocketAddr) -> String {
     let (at, api) = (dir.path().display(), api.address());
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-    let temporary: String = kinds.iter().map(|kind| format!("{kind}_temp_path {at}/{kind};\n")).collect();
+    let temporary: String =
+        kinds.iter().map(|kind| format!("{kind}_temp_path {at}/{kind};\n")).collect();
     format!(
         r#"
         daemon off; master_process off; pid {at}/pid; error_log stderr crit; events {{ worker_connections 1024; }}

@@ -34,7 +34,11 @@ impl fmt::Debug for Body {
 /// The beginning of some bytes, and their number.
 pub fn printed(bytes: &[u8]) -> String {
     let shown = bytes[..bytes.len().min(PRINTED_MAX)].escape_ascii();
-    if bytes.len() > PRINTED_MAX { format!("{shown}... ({} bytes)", bytes.len()) } else { shown.to_string() }
+    if bytes.len() > PRINTED_MAX {
+        format!("{shown}... ({} bytes)", bytes.len())
+    } else {
+        shown.to_string()
+    }
 }
 
 impl Field {
@@ -45,8 +49,11 @@ impl Field {
 
 /// The values of the fields of that name, joined by commas (RFC 9110 section 5.3).
 pub fn joined(fields: &[Field], name: &str) -> Option<String> {
-    let values: Vec<String> =
-        fields.iter().filter(|field| field.name == name).map(|field| field.value.escape_ascii().to_string()).collect();
+    let values: Vec<String> = fields
+        .iter()
+        .filter(|field| field.name == name)
+        .map(|field| field.value.escape_ascii().to_string())
+        .collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
 
@@ -80,7 +87,11 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") {
                 let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
-                return if line.contains(&b'\n') { Err(malformed("a bare LF", &line)) } else { Ok(line) };
+                return if line.contains(&b'\n') {
+                    Err(malformed("a bare LF", &line))
+                } else {
+                    Ok(line)
+                };
             }
             self.fill().await?;
         }
@@ -94,8 +105,12 @@ impl<S: AsyncRead + Unpin> Reader<S> {
             if line.is_empty() {
                 return Ok(fields);
             }
-            let colon = line.iter().position(|&byte| byte == b':').ok_or_else(|| malformed("not a field", &line))?;
-            let name = std::str::from_utf8(&line[..colon]).map_err(|_| malformed("not a name", &line))?;
+            let colon = line
+                .iter()
+                .position(|&byte| byte == b':')
+                .ok_or_else(|| malformed("not a field", &line))?;
+            let name =
+                std::str::from_utf8(&line[..colon]).map_err(|_| malformed("not a name", &line))?;
             if name.is_empty() || name.contains(char::is_whitespace) {
                 return Err(malformed("not a name", &line));
             }
@@ -121,8 +136,11 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     pub async fn chunked(&mut self, into: &mut Vec<u8>) -> Result<Vec<Field>> {
         loop {
             let line = self.line().await?;
-            let digits = line.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
-            let size = std::str::from_utf8(digits).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
+            let digits =
+                line.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii_end();
+            let size = std::str::from_utf8(digits)
+                .ok()
+                .and_then(|digits| usize::from_str_radix(digits, 16).ok());
             match size.ok_or_else(|| malformed("not a chunk size", &line))? {
                 0 => return self.fields().await,
                 size => self.take(size, into).await?,

@@ -5,16 +5,20 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, date_time_ymd,
 };
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, StreamOwned};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName,
+};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, StreamOwned,
+};
 
 use super::PATIENCE;
 
@@ -82,11 +86,17 @@ impl Authority {
 
     /// One that may not be shown by a client.
     pub fn certificate_of_a_server(&self) -> Certificate {
-        self.sign_with(&["127.0.0.1"], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
+        self.sign_with(&["127.0.0.1"], |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]
+        })
     }
 
     /// A connection that offers these protocols by ALPN.
-    pub fn connect_offering(&self, protocols: &[&[u8]], address: SocketAddr) -> io::Result<TlsConnection> {
+    pub fn connect_offering(
+        &self,
+        protocols: &[&[u8]],
+        address: SocketAddr,
+    ) -> io::Result<TlsConnection> {
         let mut config = self.trusting();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         connect(config, address)
@@ -99,13 +109,23 @@ impl Authority {
     }
 
     /// The same, with this name as SNI. The certificate must be valid for it.
-    pub fn exchange_with_name(&self, name: &str, address: SocketAddr, request: &str) -> io::Result<String> {
+    pub fn exchange_with_name(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        request: &str,
+    ) -> io::Result<String> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         exchange(connect_to(self.trusting(), name, address)?, request)
     }
 
     /// The same from another address of this machine.
-    pub fn exchange_from(&self, from: [u8; 4], address: SocketAddr, request: &str) -> io::Result<String> {
+    pub fn exchange_from(
+        &self,
+        from: [u8; 4],
+        address: SocketAddr,
+        request: &str,
+    ) -> io::Result<String> {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         bind(&socket, &SocketAddr::from((from, 0)))?;
         rustix::net::connect(&socket, &address)?;
@@ -115,7 +135,12 @@ impl Authority {
     }
 
     /// The same for a client that presents a certificate.
-    pub fn exchange_as(&self, client: &Certificate, address: SocketAddr, request: &str) -> io::Result<String> {
+    pub fn exchange_as(
+        &self,
+        client: &Certificate,
+        address: SocketAddr,
+        request: &str,
+    ) -> io::Result<String> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(client.key.serialize_der()));
         let config = self.builder().with_client_auth_cert(vec![client.certificate.clone()], key);
         exchange(connect(config.map_err(io::Error::other)?, address)?, request)
@@ -129,7 +154,8 @@ impl Authority {
     /// TLS over a TCP connection.
     pub fn connect_over(&self, stream: TcpStream) -> TlsConnection {
         let name = stream.peer_addr().expect("a connected socket").ip().into();
-        let client = ClientConnection::new(Arc::new(self.trusting()), name).expect("a configuration");
+        let client =
+            ClientConnection::new(Arc::new(self.trusting()), name).expect("a configuration");
         StreamOwned::new(client, stream)
     }
 
@@ -140,7 +166,9 @@ impl Authority {
 
     fn builder(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a trust anchor");
+        roots
+            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM"))
+            .expect("a trust anchor");
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions that the provider knows")
@@ -154,7 +182,11 @@ impl Authority {
         })
     }
 
-    fn sign_with(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Certificate {
+    fn sign_with(
+        &self,
+        names: &[&str],
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> Certificate {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names that a certificate may hold");
         params.distinguished_name = named("stand-in");
@@ -174,7 +206,10 @@ impl Certificate {
     }
 
     pub(super) fn chain(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        (self.certificate.clone(), PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der())))
+        (
+            self.certificate.clone(),
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der())),
+        )
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -193,7 +228,11 @@ fn connect(config: ClientConfig, address: SocketAddr) -> io::Result<TlsConnectio
     connect_to(config, address.ip().into(), address)
 }
 
-fn connect_to(config: ClientConfig, name: ServerName<'static>, address: SocketAddr) -> io::Result<TlsConnection> {
+fn connect_to(
+    config: ClientConfig,
+    name: ServerName<'static>,
+    address: SocketAddr,
+) -> io::Result<TlsConnection> {
     let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -62,7 +62,12 @@ const ADMIN: [&str; 10] = [
 ];
 
 /// Panics with the answer when it holds what it must not.
-pub(super) fn check(response: &Response, kind: Kind, revealed: bool, origin_sent: &BTreeSet<String>) {
+pub(super) fn check(
+    response: &Response,
+    kind: Kind,
+    revealed: bool,
+    origin_sent: &BTreeSet<String>,
+) {
     for (name, _) in &response.headers {
         let name = name.to_ascii_lowercase();
         let allowed = match kind {
@@ -81,7 +86,8 @@ pub(super) fn check(response: &Response, kind: Kind, revealed: bool, origin_sent
         assert!(allowed || demanded, "field {name:?} was never promised ({kind:?}): {response:#?}");
     }
     assert!(response.all("content-length").len() <= 1, "two lengths: {response:#?}");
-    let framed_twice = response.header("content-length").is_some() && response.header("transfer-encoding").is_some();
+    let framed_twice = response.header("content-length").is_some()
+        && response.header("transfer-encoding").is_some();
     assert!(!framed_twice, "a length and a transfer coding: {response:#?}");
     assert!(revealed || !holds(&response.head, MARKER), "a secret in the head: {response:#?}");
     assert!(revealed || !holds(&response.body, MARKER), "a secret in the body: {response:#?}");

@@ -105,7 +105,8 @@ impl Client {
 pub(super) fn is_intercepted(method: &str, target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
     let id = path.strip_prefix("/customer/").and_then(|rest| rest.strip_suffix("/name"));
-    let is_id = id.is_some_and(|id| id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let is_id =
+        id.is_some_and(|id| id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
     matches!(method, "GET" | "HEAD") && is_id
 }
 
@@ -184,8 +185,9 @@ impl Call {
 
     /// The same for HTTP/2, which frames bodies itself and has no `Host`.
     fn h2_request(&self, address: &SocketAddr) -> (http::Request<()>, Vec<u8>) {
-        let mut request =
-            http::Request::builder().method(self.method.as_str()).uri(format!("http://{address}{}", self.target));
+        let mut request = http::Request::builder()
+            .method(self.method.as_str())
+            .uri(format!("http://{address}{}", self.target));
         for (name, value) in self.headers.iter().filter(|(name, _)| name != "Host") {
             request = request.header(name.as_str(), value.as_str());
         }
@@ -205,7 +207,9 @@ impl Call {
     /// Sends on a connection that is used again.
     pub fn send_on(self, connection: &mut Connection) -> Response {
         connection.send_raw(self.bytes());
-        connection.read_checked(&self.method, self.kind, self.revealed).expect("an answer on a kept connection")
+        connection
+            .read_checked(&self.method, self.kind, self.revealed)
+            .expect("an answer on a kept connection")
     }
 
     /// Sends on a new connection. The response is read later or never.
@@ -266,8 +270,9 @@ impl Connection {
     pub fn wait_for(&mut self, needle: &[u8]) {
         while !self.buffer.windows(needle.len()).any(|window| window == needle) {
             let waiting = String::from_utf8_lossy(needle);
-            self.fill()
-                .unwrap_or_else(|error| panic!("{error} while waiting for {waiting:?}, after {:?}", self.text()));
+            self.fill().unwrap_or_else(|error| {
+                panic!("{error} while waiting for {waiting:?}, after {:?}", self.text())
+            });
         }
     }
 
@@ -281,7 +286,9 @@ impl Connection {
 
     /// Waits until the other side has read all that was sent.
     pub fn wait_until_read(&self) {
-        let port = |address: io::Result<SocketAddr>| format!(":{:04X}", address.expect("connected").port());
+        let port = |address: io::Result<SocketAddr>| {
+            format!(":{:04X}", address.expect("connected").port())
+        };
         let (own, other) = (port(self.stream.local_addr()), port(self.stream.peer_addr()));
         wait_until("the other side has read", || {
             let table = fs::read_to_string("/proc/net/tcp").expect("the table of connections");
@@ -296,7 +303,12 @@ impl Connection {
         loop {
             match self.fill() {
                 Ok(()) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     panic!("not closed in time, after {:?}", self.text())
                 }
                 Err(_) => return std::mem::take(&mut self.buffer),
@@ -341,7 +353,8 @@ impl Connection {
 
     /// Makes the close of this connection a reset.
     pub fn reset(&mut self) {
-        let linger = rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
+        let linger =
+            rustix::net::sockopt::set_socket_linger(&self.stream, Some(std::time::Duration::ZERO));
         linger.expect("an option that every socket has");
     }
 
@@ -370,7 +383,11 @@ impl Connection {
             }
         };
         let mut response = Response::parse(head);
-        if method != "HEAD" && response.status != 304 && response.status != 204 && response.status != 101 {
+        if method != "HEAD"
+            && response.status != 304
+            && response.status != 204
+            && response.status != 101
+        {
             match self.body(&response) {
                 Ok(body) => response.body = body,
                 Err((error, body)) => {
@@ -396,7 +413,9 @@ impl Connection {
     }
 
     fn body(&mut self, response: &Response) -> Result<Vec<u8>, (io::Error, Vec<u8>)> {
-        let chunked = response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+        let chunked = response
+            .header("transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
         let length = response.header("content-length");
         if !chunked && length.is_none() {
             return Ok(self.rest());
@@ -404,16 +423,23 @@ impl Connection {
         let mut body = Vec::new();
         if let Some(length) = length {
             let length = length.parse().unwrap_or_else(|_| panic!("not a length: {response:#?}"));
-            return self.piece(length, &mut body).map(|()| body.clone()).map_err(|error| (error, body));
+            return self
+                .piece(length, &mut body)
+                .map(|()| body.clone())
+                .map_err(|error| (error, body));
         }
         loop {
             let size = match self.line() {
-                Ok(line) => usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("not a chunk size: {line:?}")),
+                Ok(line) => usize::from_str_radix(&line, 16)
+                    .unwrap_or_else(|_| panic!("not a chunk size: {line:?}")),
                 Err(error) => return Err((error, body)),
             };
             let done = self.piece(size, &mut body).and_then(|()| self.line());
             match done {
-                Ok(line) => assert!(line.is_empty(), "a chunk is longer than it says, or has trailers: {line:?}"),
+                Ok(line) => assert!(
+                    line.is_empty(),
+                    "a chunk is longer than it says, or has trailers: {line:?}"
+                ),
                 Err(error) => return Err((error, body)),
             }
             if size == 0 {
@@ -461,7 +487,8 @@ pub struct Response {
 
 impl Response {
     pub(super) fn of_parts(status: u16, headers: Vec<(String, String)>, body: Vec<u8>) -> Response {
-        let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("HTTP/2 {status}\r\n{fields}\r\n").into_bytes();
         Response { status, headers, body, broken_off: None, head }
     }
@@ -470,10 +497,17 @@ impl Response {
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut lines = text.trim_end_matches("\r\n").split("\r\n");
         let status_line = lines.next().unwrap_or_default();
-        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|s| s.parse().ok());
+        let status = status_line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|s| s.parse().ok());
         let status = status.unwrap_or_else(|| panic!("not a status line: {text:?}"));
         let field = |line: &str| match line.split_once(':') {
-            Some((name, value)) if !name.is_empty() && !name.contains(char::is_whitespace) && !line.contains('\n') => {
+            Some((name, value))
+                if !name.is_empty()
+                    && !name.contains(char::is_whitespace)
+                    && !line.contains('\n') =>
+            {
                 (name.to_owned(), value.trim().to_owned())
             }
             _ => panic!("not a field: {line:?} in {text:?}"),
@@ -500,7 +534,8 @@ impl Response {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {self:#?}"))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:#?}"))
     }
 
     /// The value of `Cache-Status`; empty for an error of the gateway's own that has none.
@@ -529,7 +564,10 @@ impl Response {
         let json = self.json();
         assert_eq!(json["error"]["code"], code, "{self:#?}");
         assert_eq!(json["error"]["status"], status, "{self:#?}");
-        assert!(json["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:#?}");
+        assert!(
+            json["error"]["message"].as_str().is_some_and(|message| !message.is_empty()),
+            "{self:#?}"
+        );
         // An error of the API itself has none.
         if let Some(id) = json["error"]["requestId"].as_str() {
             assert_eq!(Some(id), self.header("x-request-id"), "{self:#?}");
@@ -561,7 +599,9 @@ impl fmt::Debug for Response {
 pub fn without_request_id(response: &str) -> String {
     let name = "\"requestId\":\"";
     match response.split_once(name) {
-        Some((before, rest)) if rest.find('"') == Some(32) => format!("{before}{name}{}", &rest[32..]),
+        Some((before, rest)) if rest.find('"') == Some(32) => {
+            format!("{before}{name}{}", &rest[32..])
+        }
         _ => response.to_owned(),
     }
 }

@@ -160,8 +160,10 @@ impl Setup<'_> {
         let (public, admin, tls) = (unused_port(), unused_port(), unused_port());
         let in_dir = |text: &str| text.replace("{dir}", &dir.path().display().to_string());
         let overrides = in_dir(&self.config).replace("{tls}", &tls.to_string());
-        let config = dir.write("gateway.toml", &configuration(public, admin, &self.origin.url(), &overrides));
-        let variables: Vec<_> = self.variables.iter().map(|(name, value)| (name.clone(), in_dir(value))).collect();
+        let config = dir
+            .write("gateway.toml", &configuration(public, admin, &self.origin.url(), &overrides));
+        let variables: Vec<_> =
+            self.variables.iter().map(|(name, value)| (name.clone(), in_dir(value))).collect();
         let process = Process::spawn_with(
             self.open_files,
             self.log_to,
@@ -201,7 +203,8 @@ fn configuration(public: SocketAddr, admin: SocketAddr, upstream: &str, override
     let mut config: Table = toml::from_str(&defaults).expect("the defaults are TOML");
     overlay(
         &mut config,
-        toml::from_str(overrides).unwrap_or_else(|error| panic!("invalid TOML: {error}\n{overrides}")),
+        toml::from_str(overrides)
+            .unwrap_or_else(|error| panic!("invalid TOML: {error}\n{overrides}")),
     );
     toml::to_string(&config).expect("a table is TOML")
 }
@@ -247,7 +250,8 @@ impl Gateway {
                 self.ended = true;
                 let is_reported = run.stderr.contains("in use") || run.stdout.contains("in use");
                 // A full disk cannot hold the message.
-                let port_taken = is_reported || (self.log_to == LogTo::FullDisk && run.code == Some(1));
+                let port_taken =
+                    is_reported || (self.log_to == LogTo::FullDisk && run.code == Some(1));
                 assert!(port_taken, "the gateway ended before it was ready: {run:#?}");
                 return false;
             }
@@ -291,16 +295,26 @@ impl Gateway {
 
     /// Its resident memory, in KiB.
     pub fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.child.id()))
+            .expect("its status");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("its resident memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// The CPU time that it used so far, in user mode and in the kernel.
     pub fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.child.id())).expect("its times");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.child.id()))
+            .expect("its times");
         let fields = stat.rsplit_once(')').expect("a name in brackets").1;
-        let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
         // USER_HZ is 100 on every Linux that this runs on.
         Duration::from_millis(ticks * 10)
     }
@@ -356,7 +370,8 @@ impl Gateway {
         let metrics = self.metrics();
         let series = metrics.lines().filter(|line| {
             let rest = line.strip_prefix(name.as_str()).unwrap_or_default();
-            let all = labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
+            let all =
+                labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
             rest.starts_with(['{', ' ']) && all
         });
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
@@ -364,7 +379,9 @@ impl Gateway {
 
     /// Waits until that metric is at least so much.
     pub fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) {
-        wait_until(&format!("{name}{labels:?} is {at_least}"), || self.metric(name, labels) >= at_least);
+        wait_until(&format!("{name}{labels:?} is {at_least}"), || {
+            self.metric(name, labels) >= at_least
+        });
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -379,7 +396,12 @@ impl Gateway {
     /// Starts a successor of this gateway with `--upgrade`.
     fn successor(&self) -> Process {
         let config = self.config_file().display().to_string();
-        Process::spawn_with(None, LogTo::Test, &self.variables, &["run", "-c", &config, "--upgrade"])
+        Process::spawn_with(
+            None,
+            LogTo::Test,
+            &self.variables,
+            &["run", "-c", &config, "--upgrade"],
+        )
     }
 
     /// A successor takes over; this one is it from then on. How the one before ended.
@@ -440,7 +462,8 @@ impl Drop for Gateway {
         let log = self.log();
         check_for_operators("the log", &log);
         // The second is what is logged of a panic once logs are set up.
-        let panicked = log.lines().find(|line| line.contains("panicked at") || line.contains(FAULT));
+        let panicked =
+            log.lines().find(|line| line.contains("panicked at") || line.contains(FAULT));
         assert!(panicked.is_none(), "the gateway panicked: {panicked:?}");
     }
 }
@@ -480,7 +503,12 @@ struct Process {
 impl Process {
     fn spawn(variables: &[(&str, &str)], arguments: &[&str]) -> Process {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Process::spawn_with(None, LogTo::Test, &variables.iter().map(own).collect::<Vec<_>>(), arguments)
+        Process::spawn_with(
+            None,
+            LogTo::Test,
+            &variables.iter().map(own).collect::<Vec<_>>(),
+            arguments,
+        )
     }
 
     fn spawn_with(
@@ -494,7 +522,8 @@ impl Process {
             // The shell becomes the binary, so that it is our own child.
             Some(OpenFiles { soft, hard }) => {
                 let mut shell = Command::new("sh");
-                let limited = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                let limited =
+                    format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
                 shell.args(["-c", &limited, binary]);
                 shell
             }
@@ -502,9 +531,12 @@ impl Process {
         };
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if log_to == LogTo::FullDisk {
-            command.stderr(OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux"));
+            command.stderr(
+                OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux"),
+            );
         }
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TELECOMX_GATEWAY"))
+        for (name, _) in std::env::vars_os()
+            .filter(|(name, _)| name.to_string_lossy().starts_with("TELECOMX_GATEWAY"))
         {
             command.env_remove(name);
         }
@@ -596,7 +628,11 @@ pub struct TempDir(PathBuf);
 impl TempDir {
     pub fn new() -> TempDir {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("telecomx-gateway-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "telecomx-gateway-test-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a folder for the test");
         TempDir(path)

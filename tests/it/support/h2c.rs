@@ -13,10 +13,14 @@ use super::client::Response;
 use super::origin::runtime;
 
 /// The answers, in the order of the requests.
-pub(super) fn exchange(address: SocketAddr, requests: Vec<(Request<()>, Vec<u8>)>) -> Vec<Response> {
+pub(super) fn exchange(
+    address: SocketAddr,
+    requests: Vec<(Request<()>, Vec<u8>)>,
+) -> Vec<Response> {
     let all = async {
         let stream = TcpStream::connect(address).await.expect("a connection");
-        let (mut sender, connection) = h2::client::handshake(stream).await.expect("a connection of HTTP/2");
+        let (mut sender, connection) =
+            h2::client::handshake(stream).await.expect("a connection of HTTP/2");
         let driver = tokio::spawn(connection);
         let mut pending = Vec::new();
         for (request, body) in requests {
@@ -32,8 +36,14 @@ pub(super) fn exchange(address: SocketAddr, requests: Vec<(Request<()>, Vec<u8>)
     runtime().block_on(async { timeout(PATIENCE, all).await.expect("answers in time") })
 }
 
-async fn send(sender: &mut SendRequest<bytes::Bytes>, request: Request<()>, body: Vec<u8>) -> ResponseFuture {
-    std::future::poll_fn(|context| sender.poll_ready(context)).await.expect("room for one more stream");
+async fn send(
+    sender: &mut SendRequest<bytes::Bytes>,
+    request: Request<()>,
+    body: Vec<u8>,
+) -> ResponseFuture {
+    std::future::poll_fn(|context| sender.poll_ready(context))
+        .await
+        .expect("room for one more stream");
     let (answer, mut stream) = sender.send_request(request, body.is_empty()).expect("a stream");
     if !body.is_empty() {
         stream.send_data(body.into(), true).expect("a body");
@@ -50,6 +60,7 @@ async fn read(answer: ResponseFuture) -> Response {
         bytes.extend_from_slice(&piece);
     }
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    let headers =
+        head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     Response::of_parts(head.status.as_u16(), headers, bytes)
 }

@@ -41,7 +41,12 @@ impl Http2 {
     }
 
     /// Over TLS, after other bytes such as a PROXY header.
-    pub fn connect_tls_behind(client: &Client, address: SocketAddr, authority: &Authority, prefix: &[u8]) -> Http2 {
+    pub fn connect_tls_behind(
+        client: &Client,
+        address: SocketAddr,
+        authority: &Authority,
+        prefix: &[u8],
+    ) -> Http2 {
         let mut config = authority.trusting();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = runtime().block_on(async {
@@ -49,7 +54,11 @@ impl Http2 {
             TlsConnector::from(Arc::new(config)).connect(address.ip().into(), stream).await
         });
         let stream = stream.expect("a connection");
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "HTTP/2 was not agreed on");
+        assert_eq!(
+            stream.get_ref().1.alpn_protocol(),
+            Some(&b"h2"[..]),
+            "HTTP/2 was not agreed on"
+        );
         Http2::over(client, Box::new(stream))
     }
 
@@ -64,9 +73,16 @@ impl Http2 {
 
     /// One exchange, checked as all answers are. An error: the stream or the connection was ended
     /// instead.
-    pub fn call(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<Response, String> {
+    pub fn call(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, String> {
         let uri = format!("http://{}{target}", self.client.address());
-        let mut request = http::Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
+        let mut request =
+            http::Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -90,7 +106,8 @@ impl Http2 {
             Ok::<_, h2::Error>((head, body))
         };
         let done = runtime().block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
-        let (head, body) = done.map_err(|_| "nothing in time".to_owned())?.map_err(|error| error.to_string())?;
+        let (head, body) =
+            done.map_err(|_| "nothing in time".to_owned())?.map_err(|error| error.to_string())?;
         // As HTTP/1.1 would have it, so that the same checks hold.
         let mut text = format!("HTTP/1.1 {}\r\n", head.status.as_u16()).into_bytes();
         for (name, value) in &head.headers {
@@ -177,14 +194,16 @@ impl Frames {
 
     /// A request without a body.
     pub fn request(&mut self, stream: u32, list: &[(&str, &str)]) -> io::Result<()> {
-        let list: Vec<(&[u8], &[u8])> = list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
+        let list: Vec<(&[u8], &[u8])> =
+            list.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
         self.send(Frames::HEADERS, Frames::END_HEADERS | Frames::END_STREAM, stream, &fields(&list))
     }
 
     /// The next frame; `None` when the connection ended.
     pub fn next(&mut self) -> Option<Frame> {
         self.fill(9)?;
-        let length = u32::from_be_bytes([0, self.buffer[0], self.buffer[1], self.buffer[2]]) as usize;
+        let length =
+            u32::from_be_bytes([0, self.buffer[0], self.buffer[1], self.buffer[2]]) as usize;
         self.fill(9 + length)?;
         let bytes: Vec<u8> = self.buffer.drain(..9 + length).collect();
         let stream = u32::from_be_bytes([bytes[5] & 0x7f, bytes[6], bytes[7], bytes[8]]);
@@ -196,7 +215,9 @@ impl Frames {
     pub fn outcome(&mut self, stream: u32) -> Outcome {
         while let Some(frame) = self.next() {
             match frame.kind {
-                Frames::HEADERS if frame.stream == stream => return Outcome::Answered(frame.payload),
+                Frames::HEADERS if frame.stream == stream => {
+                    return Outcome::Answered(frame.payload);
+                }
                 Frames::RST_STREAM if frame.stream == stream => return Outcome::Reset,
                 Frames::GOAWAY => return Outcome::GoneAway,
                 _ => {}
@@ -215,7 +236,12 @@ impl Frames {
         while self.buffer.len() < count {
             match self.stream.read(&mut chunk) {
                 Ok(read @ 1..) => self.buffer.extend_from_slice(&chunk[..read]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     panic!("neither a frame nor an end in time")
                 }
                 _ => return None,

@@ -30,7 +30,9 @@ pub use certificates::{Authority, Certificate, TlsConnection};
 pub use checks::Kind;
 pub use client::{Call, Client, Connection, Pending, Response, without_request_id};
 pub use documents::*;
-pub use gateway::{FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_binary, run_binary_with, wait_until};
+pub use gateway::{
+    FAULT, Gateway, Run, Setup, TempDir, look_again, pace, run_binary, run_binary_with, wait_until,
+};
 pub use http2::{Frames, Http2, Outcome, fields};
 pub use origin::{Origin, employee_of, runtime};
 pub use ports::unused_port;

@@ -30,7 +30,11 @@ const DRIP: Duration = Duration::from_millis(50);
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime")
     })
 }
 
@@ -111,7 +115,8 @@ impl Origin {
         let socket = bound(SocketAddr::from((address, 0)));
         let address = socket.local_addr().expect("a bound socket has an address");
         let shared = Arc::default();
-        let origin = Origin { shared, address, tls, serving: Mutex::new(Serving::Refusing(socket)) };
+        let origin =
+            Origin { shared, address, tls, serving: Mutex::new(Serving::Refusing(socket)) };
         origin.resume();
         origin
     }
@@ -161,7 +166,11 @@ impl Origin {
 
     /// The same, with the employee's id given.
     pub fn knows_employee(&self, token: &str, level: &str, customer: &str, employee: &str) {
-        let entry = Employee { employee: employee.to_owned(), customer: customer.to_owned(), level: level.to_owned() };
+        let entry = Employee {
+            employee: employee.to_owned(),
+            customer: customer.to_owned(),
+            level: level.to_owned(),
+        };
         self.shared.change(|state| state.employees.insert(token.to_owned(), entry));
     }
 
@@ -266,9 +275,9 @@ impl Drop for Origin {
 
 /// The employee's id that belongs to a token: 24 hexadecimal characters, the same each time.
 pub fn employee_of(token: &str) -> String {
-    let sum = token
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let sum = token.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
     format!("ee000000{sum:016x}")
 }
 
@@ -328,7 +337,12 @@ async fn accept(
     connections.shutdown().await;
 }
 
-async fn serve(stream: TcpStream, number: usize, tls: Option<TlsAcceptor>, shared: Arc<Shared>) -> io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    number: usize,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut wire = match tls {
         Some(acceptor) => Wire::new(Box::new(acceptor.accept(stream).await?)),
@@ -343,7 +357,10 @@ async fn serve(stream: TcpStream, number: usize, tls: Option<TlsAcceptor>, share
         if matches!(rule, Some(Rule { act: Act::CloseAtHead, .. })) {
             return Ok(());
         }
-        wire.body(&head, |piece| shared.change(|state| state.seen[index].body.extend_from_slice(piece))).await?;
+        wire.body(&head, |piece| {
+            shared.change(|state| state.seen[index].body.extend_from_slice(piece))
+        })
+        .await?;
         let request = shared.change(|state| {
             state.seen[index].complete = true;
             state.seen[index].clone()
@@ -364,7 +381,12 @@ fn take_rule(state: &mut State, head: &Seen) -> Option<Rule> {
 }
 
 /// Answers; whether the connection may be used again.
-async fn answer(wire: &mut Wire, shared: &Shared, rule: Option<Rule>, request: &Seen) -> io::Result<bool> {
+async fn answer(
+    wire: &mut Wire,
+    shared: &Shared,
+    rule: Option<Rule>,
+    request: &Seen,
+) -> io::Result<bool> {
     let rule = rule.unwrap_or_else(|| Rule::on(""));
     if let Some(gate) = &rule.gate {
         gate.passed().await;
@@ -413,13 +435,16 @@ async fn answer(wire: &mut Wire, shared: &Shared, rule: Option<Rule>, request: &
         wire.write(&body[..bytes.min(body.len())], rule.drip).await?;
         return Ok(false);
     }
-    let (now, later) = body.split_at(if rule.body_gate.is_some() { body.len() / 2 } else { body.len() });
+    let (now, later) =
+        body.split_at(if rule.body_gate.is_some() { body.len() / 2 } else { body.len() });
     wire.write(now, rule.drip).await?;
     if let Some(gate) = &rule.body_gate {
         gate.passed().await;
         wire.write(later, rule.drip).await?;
     }
-    let close_asked = request.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"));
+    let close_asked = request
+        .header("connection")
+        .is_some_and(|value| value.to_ascii_lowercase().contains("close"));
     Ok(answer.framing != Framing::UntilClose && !close_asked)
 }
 

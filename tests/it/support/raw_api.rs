@@ -70,7 +70,9 @@ pub struct RawApi {
 impl RawApi {
     /// `handler` answers everything except validations; what it gives back is read for another
     /// request.
-    pub fn start(handler: impl Fn(RawExchange) -> Option<TcpStream> + Send + Sync + 'static) -> RawApi {
+    pub fn start(
+        handler: impl Fn(RawExchange) -> Option<TcpStream> + Send + Sync + 'static,
+    ) -> RawApi {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let heads = Arc::<Mutex<Vec<String>>>::default();

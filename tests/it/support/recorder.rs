@@ -40,7 +40,10 @@ pub struct Message {
 
 impl Message {
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -72,7 +75,8 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn start() -> Recorder {
-        let listener = runtime().block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let listener =
+            runtime().block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::<Shared>::default();
         let accepting = runtime().spawn(accept(listener, shared.clone()));
@@ -95,7 +99,9 @@ impl Recorder {
 
     /// Waits until the request with that tag is complete.
     pub fn wait_for(&self, tag: &str) -> Message {
-        let found = |log: &mut Log| log.messages.iter().find(|m| m.field(TAG) == Some(tag) && m.complete).cloned();
+        let found = |log: &mut Log| {
+            log.messages.iter().find(|m| m.field(TAG) == Some(tag) && m.complete).cloned()
+        };
         self.wait(&format!("the request {tag} is complete"), found)
     }
 
@@ -104,7 +110,8 @@ impl Recorder {
     pub fn take(&self, target: &str) -> Vec<Message> {
         let mut log = self.shared.log.lock();
         let Log { messages, ended, .. } = &mut *log;
-        let is_final = |m: &mut Message| m.target == target && (m.complete || ended.contains(&m.connection));
+        let is_final =
+            |m: &mut Message| m.target == target && (m.complete || ended.contains(&m.connection));
         messages.extract_if(.., is_final).collect()
     }
 
@@ -170,7 +177,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             log.ended.insert(number);
             // The rest of a truncated body is a part of its message.
             if !reader.buffer.is_empty() && !reader.is_in_body {
-                log.malformed.push(format!("at the end: {:?}", String::from_utf8_lossy(&reader.buffer)));
+                log.malformed
+                    .push(format!("at the end: {:?}", String::from_utf8_lossy(&reader.buffer)));
             }
             log.open -= 1;
             drop(log);
@@ -211,7 +219,11 @@ impl Reader {
                 Ok(true) => {}
                 Ok(false) | Err(Fault::Ended) => return Ok(()),
                 Err(Fault::Malformed(why)) => {
-                    self.shared.log.lock().malformed.push(format!("{why}, after the head of {:?}", self.target));
+                    self.shared
+                        .log
+                        .lock()
+                        .malformed
+                        .push(format!("{why}, after the head of {:?}", self.target));
                     (self.is_in_body, self.target) = (false, String::new());
                     self.respond(400, "malformed").await?;
                 }
@@ -233,7 +245,9 @@ impl Reader {
             if line.is_empty() {
                 break;
             }
-            let field = line.split_once(": ").ok_or_else(|| Fault::Malformed(format!("not a field: {line:?}")))?;
+            let field = line
+                .split_once(": ")
+                .ok_or_else(|| Fault::Malformed(format!("not a field: {line:?}")))?;
             message.fields.push((field.0.to_ascii_lowercase(), field.1.to_owned()));
         }
         self.target.clone_from(&message.target);
@@ -274,17 +288,21 @@ impl Reader {
 
     async fn body(&mut self, message: &Message) -> Result<(), Fault> {
         let all = |name: &str| message.fields.iter().filter(|(field, _)| field == name).count();
-        match (all("content-length"), all("transfer-encoding"), message.field("transfer-encoding")) {
+        match (all("content-length"), all("transfer-encoding"), message.field("transfer-encoding"))
+        {
             (0, 0, _) => Ok(()),
             (1, 0, _) => {
                 let length = message.field("content-length").unwrap_or_default();
-                let length = length.parse().map_err(|_| Fault::Malformed(format!("not a length: {length:?}")))?;
+                let length = length
+                    .parse()
+                    .map_err(|_| Fault::Malformed(format!("not a length: {length:?}")))?;
                 self.piece(length).await
             }
             (0, 1, Some("chunked")) => loop {
                 let line = self.line().await?;
                 let size = usize::from_str_radix(&line, 16);
-                let size = size.map_err(|_| Fault::Malformed(format!("not a chunk size: {line:?}")))?;
+                let size =
+                    size.map_err(|_| Fault::Malformed(format!("not a chunk size: {line:?}")))?;
                 if size == 0 {
                     while !self.line().await?.is_empty() {}
                     return Ok(());
@@ -302,8 +320,9 @@ impl Reader {
     async fn validate(&mut self, target: &str) -> Result<(), Fault> {
         let token = target.split_once("token=").map_or("", |(_, token)| token);
         let (employee, customer) = (employee_of(token), super::DUCK);
-        let body =
-            format!(r#"{{"success":true,"employee":"{employee}","customer":"{customer}","accessLevel":"VIEWER"}}"#);
+        let body = format!(
+            r#"{{"success":true,"employee":"{employee}","customer":"{customer}","accessLevel":"VIEWER"}}"#
+        );
         self.write(200, &body).await
     }
 
@@ -314,8 +333,12 @@ impl Reader {
 
     async fn write(&mut self, status: u16, body: &str) -> Result<(), Fault> {
         let length = body.len();
-        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
-        self.stream.write_all(format!("{head}Cache-Control: no-store\r\n\r\n{body}").as_bytes()).await?;
+        let head = format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+        );
+        self.stream
+            .write_all(format!("{head}Cache-Control: no-store\r\n\r\n{body}").as_bytes())
+            .await?;
         Ok(())
     }
 

@@ -66,12 +66,26 @@ impl Redis {
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new("redis-server");
         command.args(&self.config);
-        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]);
+        command.args([
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+            "--unixsocket",
+        ]);
         command.arg(&socket).arg("--dir").arg(self.dir.path());
         if let Some(password) = &self.password {
             command.arg("--requirepass").arg(password);
         }
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server starts");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server starts");
         self.child = Some(child);
         wait_until("Redis answers", || answers(&socket));
     }
@@ -122,7 +136,8 @@ impl Redis {
     }
 
     fn send(&self, words: &[&[u8]]) -> Vec<u8> {
-        let login = self.password.as_ref().map(|password| vec![b"AUTH".as_slice(), password.as_bytes()]);
+        let login =
+            self.password.as_ref().map(|password| vec![b"AUTH".as_slice(), password.as_bytes()]);
         self.send_all(login.into_iter().chain([words.to_vec()]).collect())
     }
 

@@ -80,7 +80,8 @@ fn apache(raw: &str) -> Option<Vec<String>> {
 /// Tomcat on Windows: drops path parameters, decodes, takes `\` for `/`, resolves dot segments;
 /// the file system drops blanks and dots at the end of a name.
 fn tomcat(raw: &str) -> Option<Vec<String>> {
-    let without: Vec<&str> = raw.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
+    let without: Vec<&str> =
+        raw.split('/').map(|part| part.split(';').next().unwrap_or_default()).collect();
     let path = normalized(&decode(&without.join("/"))?, true);
     Some(split(&path).iter().map(|part| part.trim().to_owned()).collect())
 }
@@ -88,7 +89,9 @@ fn tomcat(raw: &str) -> Option<Vec<String>> {
 /// A proxy that decodes twice and drops white space and invisible characters.
 fn trimming(raw: &str) -> Option<Vec<String>> {
     let decoded = decode(&decode(raw)?)?;
-    let is_kept = |c: &char| !c.is_whitespace() && !"\u{200b}\u{200d}\u{feff}\u{ad}\u{2060}\u{180e}".contains(*c);
+    let is_kept = |c: &char| {
+        !c.is_whitespace() && !"\u{200b}\u{200d}\u{feff}\u{ad}\u{2060}\u{180e}".contains(*c)
+    };
     express(&decoded.chars().filter(is_kept).collect::<String>())
 }
 
@@ -134,8 +137,12 @@ fn fits(route: &[&str], segments: &[String]) -> bool {
     match (route, segments) {
         ([], []) => true,
         (["**"], _) => true,
-        (["*", route @ ..], [segment, segments @ ..]) => !segment.is_empty() && fits(route, segments),
-        ([word, route @ ..], [segment, segments @ ..]) => word.eq_ignore_ascii_case(segment) && fits(route, segments),
+        (["*", route @ ..], [segment, segments @ ..]) => {
+            !segment.is_empty() && fits(route, segments)
+        }
+        ([word, route @ ..], [segment, segments @ ..]) => {
+            word.eq_ignore_ascii_case(segment) && fits(route, segments)
+        }
         _ => false,
     }
 }

@@ -40,7 +40,9 @@ impl Answer {
 
     /// An error as the API shapes it.
     pub fn error(status: u16, code: &str) -> Answer {
-        let body = format!(r#"{{"error":{{"message":"stand-in says {code}","code":"{code}","status":{status}}}}}"#);
+        let body = format!(
+            r#"{{"error":{{"message":"stand-in says {code}","code":"{code}","status":{status}}}}}"#
+        );
         Answer { status, ..Answer::json(body) }
     }
 
@@ -197,8 +199,17 @@ impl Rule {
 
     /// These bytes verbatim, and those when the gate opens, without a request; the connection stays
     /// open.
-    pub fn raw_and_unasked(mut self, bytes: impl Into<Vec<u8>>, gate: &Gate, unasked: impl Into<Vec<u8>>) -> Rule {
-        self.act = Act::Raw { bytes: bytes.into(), keep: true, later: Some((gate.clone(), unasked.into())) };
+    pub fn raw_and_unasked(
+        mut self,
+        bytes: impl Into<Vec<u8>>,
+        gate: &Gate,
+        unasked: impl Into<Vec<u8>>,
+    ) -> Rule {
+        self.act = Act::Raw {
+            bytes: bytes.into(),
+            keep: true,
+            later: Some((gate.clone(), unasked.into())),
+        };
         self
     }
 
@@ -248,6 +259,7 @@ impl Rule {
     }
 
     pub(super) fn matches(&self, seen: &Seen) -> bool {
-        seen.path().starts_with(&self.prefix) && self.method.as_ref().is_none_or(|method| *method == seen.method)
+        seen.path().starts_with(&self.prefix)
+            && self.method.as_ref().is_none_or(|method| *method == seen.method)
     }
 }

@@ -10,7 +10,9 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use tokio_rustls::rustls::{
+    HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 
 use super::{Authority, Certificate, PATIENCE, response};
 

@@ -42,7 +42,10 @@ impl Seen {
 
     /// The first field of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn header_names(&self) -> Vec<String> {
@@ -52,7 +55,9 @@ impl Seen {
     /// The token it carries, wherever the API would look for it.
     pub fn token(&self) -> Option<String> {
         let bearer = self.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let cookie = self.header("cookie").and_then(|all| all.split("; ").find_map(|one| one.strip_prefix("token=")));
+        let cookie = self
+            .header("cookie")
+            .and_then(|all| all.split("; ").find_map(|one| one.strip_prefix("token=")));
         let given = bearer.or_else(|| self.header("x-api-key")).map(str::to_owned);
         given.or_else(|| self.query("token")).or_else(|| cookie.map(str::to_owned))
     }
@@ -104,7 +109,9 @@ impl Wire {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
+                return Ok(String::from_utf8_lossy(&line)
+                    .trim_end_matches(['\r', '\n'])
+                    .to_owned());
             }
             if self.buffer.len() > LONGEST_HEAD {
                 return Err(io::Error::other("a line without an end"));
@@ -135,9 +142,16 @@ impl Wire {
     }
 
     /// Reads the body of `request`, giving each piece to `take` as it comes.
-    pub(super) async fn body(&mut self, request: &Seen, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(super) async fn body(
+        &mut self,
+        request: &Seen,
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         let chunked = request.header("transfer-encoding").is_some();
-        let length = request.header("content-length").and_then(|value| value.parse::<usize>().ok()).unwrap_or(0);
+        let length = request
+            .header("content-length")
+            .and_then(|value| value.parse::<usize>().ok())
+            .unwrap_or(0);
         if (chunked || length > 0) && request.header("expect").is_some() {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
@@ -147,7 +161,8 @@ impl Wire {
         loop {
             let line = self.line().await?;
             let size = line.split(';').next().unwrap_or_default().trim();
-            let size = usize::from_str_radix(size, 16).map_err(|_| io::Error::other("not a chunk size"))?;
+            let size = usize::from_str_radix(size, 16)
+                .map_err(|_| io::Error::other("not a chunk size"))?;
             if size == 0 {
                 while !self.line().await?.is_empty() {}
                 return Ok(());

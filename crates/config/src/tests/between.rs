@@ -12,8 +12,13 @@ fn cache_lifetime_must_be_shorter_than_the_session() {
     );
     with("[cache]\nttl = \"14m29s\"\n").unwrap();
     // The line is that of the key that is set.
-    assert!(problem_of("[cache]\nstale_while_revalidate = \"1h\"").starts_with("gateway.toml:2: cache.ttl: "));
-    assert!(problem_of("[identity]\n\nsession = \"90s\"").starts_with("gateway.toml:3: cache.ttl: "));
+    assert!(
+        problem_of("[cache]\nstale_while_revalidate = \"1h\"")
+            .starts_with("gateway.toml:2: cache.ttl: ")
+    );
+    assert!(
+        problem_of("[identity]\n\nsession = \"90s\"").starts_with("gateway.toml:3: cache.ttl: ")
+    );
 }
 
 #[test]
@@ -31,7 +36,9 @@ fn refresh_after_must_not_exceed_identity_ttl() {
 fn admin_listener_beyond_loopback_requires_token() {
     let problem = problem_of("[admin]\nlisten = \"0.0.0.0:9090\"");
     assert!(
-        problem.starts_with("gateway.toml:2: admin.listen: \"0.0.0.0:9090\" is not a loopback address"),
+        problem.starts_with(
+            "gateway.toml:2: admin.listen: \"0.0.0.0:9090\" is not a loopback address"
+        ),
         "{problem}"
     );
     with("[admin]\nlisten = \"0.0.0.0:9090\"\ntoken_file = \"token\"").unwrap();
@@ -46,45 +53,72 @@ fn overlapping_listeners_are_refused() {
         "[server]\ntls = { listen = [\"[::]:9090\"], cert_file = \"c\", key_file = \"k\" }",
     ] {
         let problem = problem_of(extra);
-        assert!(problem.starts_with("gateway.toml:2: ") && problem.contains("overlaps with"), "{problem}");
+        assert!(
+            problem.starts_with("gateway.toml:2: ") && problem.contains("overlaps with"),
+            "{problem}"
+        );
     }
-    with("[server]\nlisten = [\"127.0.0.1:0\", \"0.0.0.0:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"").unwrap();
+    with("[server]\nlisten = [\"127.0.0.1:0\", \"0.0.0.0:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"")
+        .unwrap();
 }
 
 #[test]
 fn client_auth_requires_client_ca_file() {
     let tls = |more: &str| {
-        format!("[server]\ntls = {{ listen = [\"[::]:1\"], cert_file = \"c\", key_file = \"k\", {more} }}")
+        format!(
+            "[server]\ntls = {{ listen = [\"[::]:1\"], cert_file = \"c\", key_file = \"k\", {more} }}"
+        )
     };
     let problem = problem_of(&tls("client_auth = \"required\""));
     assert!(
-        problem.starts_with("gateway.toml:2: server.tls.client_auth: has no effect without client_ca_file"),
+        problem.starts_with(
+            "gateway.toml:2: server.tls.client_auth: has no effect without client_ca_file"
+        ),
         "{problem}"
     );
-    let clients = |more: &str| with(&tls(more)).unwrap().server.tls.unwrap().clients.map(|clients| clients.auth);
+    let clients = |more: &str| {
+        with(&tls(more)).unwrap().server.tls.unwrap().clients.map(|clients| clients.auth)
+    };
     assert_eq!(clients(""), None);
     // An authority alone makes the certificate required.
     assert_eq!(clients("client_ca_file = \"a\""), Some(ClientAuth::Required));
-    assert_eq!(clients("client_ca_file = \"a\", client_auth = \"required\""), Some(ClientAuth::Required));
-    assert_eq!(clients("client_ca_file = \"a\", client_auth = \"optional\""), Some(ClientAuth::Optional));
+    assert_eq!(
+        clients("client_ca_file = \"a\", client_auth = \"required\""),
+        Some(ClientAuth::Required)
+    );
+    assert_eq!(
+        clients("client_ca_file = \"a\", client_auth = \"optional\""),
+        Some(ClientAuth::Optional)
+    );
 }
 
 #[test]
 fn cluster_keys_must_fit_together() {
-    let cluster = |url: &str, more: &str| format!("[cluster]\nurl = {url:?}\nkey_file = \"k\"\n{more}");
+    let cluster =
+        |url: &str, more: &str| format!("[cluster]\nurl = {url:?}\nkey_file = \"k\"\n{more}");
     let problem = problem_of(&cluster("redis://r", "ca_file = \"a\""));
-    assert!(problem.starts_with("gateway.toml:4: cluster.ca_file: has no effect without TLS"), "{problem}");
+    assert!(
+        problem.starts_with("gateway.toml:4: cluster.ca_file: has no effect without TLS"),
+        "{problem}"
+    );
     let problem = problem_of(&cluster("redis://r", "username = \"u\""));
-    assert!(problem.starts_with("gateway.toml:4: cluster.username: requires cluster.password_file"), "{problem}");
-    with(&cluster("rediss://r", "ca_file = \"a\"\nusername = \"u\"\npassword_file = \"p\"")).unwrap();
+    assert!(
+        problem.starts_with("gateway.toml:4: cluster.username: requires cluster.password_file"),
+        "{problem}"
+    );
+    with(&cluster("rediss://r", "ca_file = \"a\"\nusername = \"u\"\npassword_file = \"p\""))
+        .unwrap();
     let problem = problem_of(&cluster("redis://u:hunter2@r", ""));
     assert!(
-        problem.contains("cluster.url: the URL contains user information") && !problem.contains("hunter2"),
+        problem.contains("cluster.url: the URL contains user information")
+            && !problem.contains("hunter2"),
         "{problem}"
     );
     let problem = problem_of(&cluster("redis://r", "max_isolation = \"500ms\""));
     assert!(
-        problem.starts_with("gateway.toml:4: cluster.max_isolation: \"500ms\" is too short; expected at least 1s"),
+        problem.starts_with(
+            "gateway.toml:4: cluster.max_isolation: \"500ms\" is too short; expected at least 1s"
+        ),
         "{problem}"
     );
 }
@@ -92,8 +126,13 @@ fn cluster_keys_must_fit_together() {
 #[test]
 fn relations_of_an_invalid_key_are_not_checked() {
     // The default of an invalid key must not be reported.
-    let problem = problem_of("[cache]\nttl = \"14m\"\nstale_while_revalidate = \"x\"\n[identity]\nsession = \"10m\"");
-    assert!(problem.starts_with("gateway.toml:3: cache.stale_while_revalidate: invalid duration \"x\""), "{problem}");
+    let problem = problem_of(
+        "[cache]\nttl = \"14m\"\nstale_while_revalidate = \"x\"\n[identity]\nsession = \"10m\"",
+    );
+    assert!(
+        problem.starts_with("gateway.toml:3: cache.stale_while_revalidate: invalid duration \"x\""),
+        "{problem}"
+    );
     let problem = problem_of("[identity]\nttl = \"20s\"\nrefresh_after = 20s");
     assert!(problem.starts_with("gateway.toml:3: invalid TOML"), "{problem}");
 }

@@ -3,7 +3,11 @@
 use super::*;
 
 fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, Problems> {
-    parse("gateway.toml", text, env.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+    parse(
+        "gateway.toml",
+        text,
+        env.iter().map(|(name, value)| (name.to_string(), value.to_string())),
+    )
 }
 
 const URL: (&str, &str) = ("TELECOMX_GATEWAY__UPSTREAM__URL", "http://127.0.0.1:8081");
@@ -118,7 +122,12 @@ fn misspelled_variable_names_the_right_one() {
     for spec in schema_table::KEYS {
         let right = variables::variable_name(spec.path);
         let single = right.replace("__", "_");
-        for name in [single.clone(), single.to_lowercase(), right.to_lowercase(), right.replace("__", "___")] {
+        for name in [
+            single.clone(),
+            single.to_lowercase(),
+            right.to_lowercase(),
+            right.replace("__", "___"),
+        ] {
             let problem = with_env("", &[URL, (&name, "1")]).expect_err(&name).to_string();
             let in_file = format!("use [[{}]] in the file", spec.table());
             let expected = if schema_table::is_repeated(spec.table()) { &in_file } else { &right };
@@ -154,9 +163,15 @@ fn variable_that_is_not_utf8_is_a_problem() {
     let folder = std::env::temp_dir().join(format!("telecomx-gateway-utf8-{}", std::process::id()));
     std::fs::write(&folder, "upstream.url = \"https://api.telecomx.dk\"").unwrap();
     let refused = load(&folder, [("TELECOMX_GATEWAY__CACHE__TTL".into(), not_utf8())]);
-    let unrelated = load(&folder, [("TELECOMX_GATEWAY_SERVICE_HOST".into(), not_utf8()), (not_utf8(), not_utf8())]);
+    let unrelated = load(
+        &folder,
+        [("TELECOMX_GATEWAY_SERVICE_HOST".into(), not_utf8()), (not_utf8(), not_utf8())],
+    );
     std::fs::remove_file(&folder).unwrap();
     let problem = refused.unwrap_err().to_string();
-    assert!(problem.starts_with("TELECOMX_GATEWAY__CACHE__TTL: name or value is not UTF-8"), "{problem}");
+    assert!(
+        problem.starts_with("TELECOMX_GATEWAY__CACHE__TTL: name or value is not UTF-8"),
+        "{problem}"
+    );
     unrelated.unwrap();
 }

@@ -8,7 +8,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("telecomx-gateway-config-{test}-{}", std::process::id()));
+        let path = std::env::temp_dir()
+            .join(format!("telecomx-gateway-config-{test}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
@@ -33,10 +34,16 @@ fn unreadable_file_is_a_problem_with_the_reason() {
     let folder = Folder::new("missing");
     let path = folder.0.join("none.toml");
     let problem = load(&path, []).unwrap_err().to_string();
-    assert!(problem.starts_with(&format!("{}: cannot read the file: No such file", path.display())), "{problem}");
+    assert!(
+        problem.starts_with(&format!("{}: cannot read the file: No such file", path.display())),
+        "{problem}"
+    );
     let latin1 = folder.file("latin1.toml", b"# one\n# sm\xf8rrebr\xf8d\n");
     let problem = load(&latin1, []).unwrap_err().to_string();
-    assert!(problem.contains("line 2 is not UTF-8 (byte 0xf8); save the file in the encoding UTF-8"), "{problem}");
+    assert!(
+        problem.contains("line 2 is not UTF-8 (byte 0xf8); save the file in the encoding UTF-8"),
+        "{problem}"
+    );
     assert!(load(&folder.0, []).is_err());
 }
 
@@ -76,7 +83,8 @@ fn named_files_must_exist_and_not_be_empty() {
     let wrong_text = text(&empty, &none, &none, &folder.0);
     let wrong = folder.file("wrong.toml", &wrong_text);
     let problems = load(&wrong, []).unwrap_err();
-    let found: Vec<(Option<usize>, &str)> = problems.iter().map(|p| (p.location.line(), p.key.as_str())).collect();
+    let found: Vec<(Option<usize>, &str)> =
+        problems.iter().map(|p| (p.location.line(), p.key.as_str())).collect();
     assert_eq!(
         found,
         [
@@ -87,7 +95,10 @@ fn named_files_must_exist_and_not_be_empty() {
         ]
     );
     let shown = problems.to_string();
-    assert!(shown.contains("none\": No such file") && shown.contains("/empty\" is empty"), "{shown}");
+    assert!(
+        shown.contains("none\": No such file") && shown.contains("/empty\" is empty"),
+        "{shown}"
+    );
     // Without the file system the same text is right.
     parse("wrong.toml", &wrong_text, []).unwrap();
 }

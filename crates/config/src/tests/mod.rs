@@ -39,8 +39,20 @@ fn seconds(seconds: u64) -> Duration {
 
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let Config { server, admin, upstream, identity, cache, change_log, redaction, forward, cors, cluster, log, otlp } =
-        with("").unwrap();
+    let Config {
+        server,
+        admin,
+        upstream,
+        identity,
+        cache,
+        change_log,
+        redaction,
+        forward,
+        cors,
+        cluster,
+        log,
+        otlp,
+    } = with("").unwrap();
     assert_eq!(
         server,
         Server {
@@ -67,7 +79,12 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(
         upstream,
         Upstream {
-            urls: vec![UpstreamUrl { tls: true, host: "api.telecomx.dk".to_owned(), is_absolute: false, port: 443 }],
+            urls: vec![UpstreamUrl {
+                tls: true,
+                host: "api.telecomx.dk".to_owned(),
+                is_absolute: false,
+                port: 443
+            }],
             ca_file: None,
             client_cert_file: None,
             client_key_file: None,
@@ -102,9 +119,16 @@ fn defaults_are_those_of_the_contract() {
             stale_if_error: seconds(300),
             max_bytes: 256 * 1024 * 1024,
             ttl_jitter: 0.1,
-            keep_fields: ["Content-Language", "Link", "Deprecation", "Sunset", "RateLimit", "RateLimit-Policy"]
-                .map(str::to_owned)
-                .to_vec(),
+            keep_fields: [
+                "Content-Language",
+                "Link",
+                "Deprecation",
+                "Sunset",
+                "RateLimit",
+                "RateLimit-Policy"
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         }
     );
     assert_eq!(redaction.reveal_to, AccessLevel::Reseller);
@@ -125,7 +149,15 @@ fn defaults_are_those_of_the_contract() {
     );
     assert_eq!(
         redaction.secret_names,
-        ["*password*", "*secret*", "*token*", "*apikey*", "*api_key*", "*credential*", "*privatekey*"]
+        [
+            "*password*",
+            "*secret*",
+            "*token*",
+            "*apikey*",
+            "*api_key*",
+            "*credential*",
+            "*privatekey*"
+        ]
     );
     assert_eq!(redaction.action, Action::Remove);
     assert_eq!(
@@ -142,7 +174,8 @@ fn defaults_are_those_of_the_contract() {
             "/pbx/app/notification/send/callerid.*/**",
         ]
     );
-    let pass_types = ["text/csv", "image/*", "application/pdf", "application/zip"].map(str::to_owned).to_vec();
+    let pass_types =
+        ["text/csv", "image/*", "application/pdf", "application/zip"].map(str::to_owned).to_vec();
     let rule = |path: &str, role| ForwardRedact {
         path: PathPattern::parse(path).unwrap(),
         role,
@@ -157,7 +190,10 @@ fn defaults_are_those_of_the_contract() {
             rule("/log/**", ForwardRole::Caller),
         ]
     );
-    assert_eq!(cors, Cors { allowed_origins: AllowedOrigins::Listed(vec![]), max_age: seconds(2 * 3600) });
+    assert_eq!(
+        cors,
+        Cors { allowed_origins: AllowedOrigins::Listed(vec![]), max_age: seconds(2 * 3600) }
+    );
     assert_eq!(cluster, None);
     assert_eq!(
         log,
@@ -214,11 +250,17 @@ fn set_values_are_used() {
     assert_eq!(config.cache.ttl, seconds(90));
     assert_eq!(config.cache.ttl_jitter, 0.0);
     assert!(config.redaction.public.is_empty());
-    assert_eq!(config.cors.allowed_origins, AllowedOrigins::Listed(vec!["https://app.example".to_owned()]));
+    assert_eq!(
+        config.cors.allowed_origins,
+        AllowedOrigins::Listed(vec!["https://app.example".to_owned()])
+    );
     // A rule without secret_names hides those of [redaction]: a forgotten key reveals nothing.
     assert_eq!(config.forward.redact[0].secret_names, config.redaction.secret_names);
     assert_eq!(config.forward.redact[1].secret_names, ["x*"]);
-    assert_eq!(config.forward.redact[0].pass_types, ["text/csv", "image/*", "application/pdf", "application/zip"]);
+    assert_eq!(
+        config.forward.redact[0].pass_types,
+        ["text/csv", "image/*", "application/pdf", "application/zip"]
+    );
     assert_eq!(config.forward.redact[1].pass_types, ["text/event-stream"]);
     assert_eq!(config.forward.redact[1].role, ForwardRole::Answer);
 }
@@ -285,7 +327,10 @@ fn star_must_be_the_only_origin() {
         assert_eq!(config.cors.allowed_origins, AllowedOrigins::Loopback);
     }
     let problem = problem_of("[cors]\nallowed_origins = [\"*\", \"https://app.example\"]");
-    assert!(problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" must be the only item"), "{problem}");
+    assert!(
+        problem.starts_with("gateway.toml:2: cors.allowed_origins: \"*\" must be the only item"),
+        "{problem}"
+    );
 }
 
 #[test]

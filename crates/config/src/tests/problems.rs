@@ -39,7 +39,8 @@ access = "off"
         r#"config/gateway.toml:16: log.level: unknown value "verbose"; expected one of "error", "warn", "info", "debug", "trace""#,
     ];
     // A broken line may define a missing key, so none is reported.
-    let without_duplicate = text.replace("access = \"off\"\n", "").replace("access = true", "access = \"on\"");
+    let without_duplicate =
+        text.replace("access = \"off\"\n", "").replace("access = true", "access = \"on\"");
     let clean = parse("config/gateway.toml", &without_duplicate, []).unwrap_err();
     assert_eq!(clean.iter().len(), expected.len() + 1, "{clean}");
     for (problem, expected) in clean.iter().zip(expected) {
@@ -66,7 +67,11 @@ fn toml_error_has_line_and_hides_no_other_problem() {
     let problems = problems_of("[cache]\nttl = \nnot_found_ttl = 5\n[log]\nlevel = \"x\"");
     assert_eq!(problems.len(), 3, "{problems:#?}");
     assert!(problems[0].starts_with("gateway.toml:2: invalid TOML: "), "{}", problems[0]);
-    assert!(problems[1].starts_with("gateway.toml:3: cache.not_found_ttl: 5 has no unit"), "{}", problems[1]);
+    assert!(
+        problems[1].starts_with("gateway.toml:3: cache.not_found_ttl: 5 has no unit"),
+        "{}",
+        problems[1]
+    );
     assert!(problems[2].starts_with("gateway.toml:5: log.level: "), "{}", problems[2]);
     // A secret on a broken line is not repeated.
     let shown = problems_of("token = \"hunter2").concat();
@@ -76,11 +81,23 @@ fn toml_error_has_line_and_hides_no_other_problem() {
 #[test]
 fn duplicate_key_names_both_lines() {
     for (extra, starts) in [
-        ("[cache]\nttl = \"1s\"\nttl = \"2s\"", "gateway.toml:3: cache.ttl: duplicate key, also defined in line 2;"),
+        (
+            "[cache]\nttl = \"1s\"\nttl = \"2s\"",
+            "gateway.toml:3: cache.ttl: duplicate key, also defined in line 2;",
+        ),
         ("[log]\n[cache]\n[log]", "gateway.toml:3: log: duplicate key, also defined in line 1;"),
-        ("[server]\n[server.tls]\n[server.tls]", "gateway.toml:3: server.tls: duplicate key, also defined in line 2;"),
-        ("cache.ttl = \"1s\"\ncache.ttl = \"2s\"", "gateway.toml:2: cache.ttl: duplicate key, also defined in line 1;"),
-        ("cache = { ttl = \"1s\", ttl = \"2s\" }", "gateway.toml:1: cache.ttl: duplicate key, also defined in line 1;"),
+        (
+            "[server]\n[server.tls]\n[server.tls]",
+            "gateway.toml:3: server.tls: duplicate key, also defined in line 2;",
+        ),
+        (
+            "cache.ttl = \"1s\"\ncache.ttl = \"2s\"",
+            "gateway.toml:2: cache.ttl: duplicate key, also defined in line 1;",
+        ),
+        (
+            "cache = { ttl = \"1s\", ttl = \"2s\" }",
+            "gateway.toml:1: cache.ttl: duplicate key, also defined in line 1;",
+        ),
         (
             "[[forward.redact]]\npath = \"/a\"\npath = \"/b\"",
             "gateway.toml:3: forward.redact.path: duplicate key, also defined in line 2;",
@@ -89,16 +106,25 @@ fn duplicate_key_names_both_lines() {
             "[[forward.redact]]\npath = \"/a\"\n[forward.redact]",
             "gateway.toml:3: forward.redact: duplicate key, also defined in line 1;",
         ),
-        ("[cache]\nttl = \"1s\"\n[log]\n[[cache]]", "gateway.toml:4: cache: duplicate key, also defined in line 1;"),
+        (
+            "[cache]\nttl = \"1s\"\n[log]\n[[cache]]",
+            "gateway.toml:4: cache: duplicate key, also defined in line 1;",
+        ),
     ] {
         let problems = problems_of(extra);
-        assert!(problems.iter().any(|problem| problem.starts_with(starts)), "{extra}: {problems:#?}");
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(starts)),
+            "{extra}: {problems:#?}"
+        );
     }
     // The second definition of [upstream] is the one that `with` adds.
     let problems = problems_of("upstream.url = \"https://a.example\"\n");
     assert!(problems[0].starts_with("gateway.toml:3: upstream: duplicate key"), "{problems:#?}");
     let problem = problem_of("[redaction]\nroots = [\n\"a\",\n\"b\",\n\"a\"]");
-    assert_eq!(problem, "gateway.toml:5: redaction.roots: duplicate item \"a\"; remove one of the two");
+    assert_eq!(
+        problem,
+        "gateway.toml:5: redaction.roots: duplicate item \"a\"; remove one of the two"
+    );
 }
 
 #[test]
@@ -108,14 +134,29 @@ fn unknown_key_has_a_hint() {
             "[cache]\ntll = \"1s\"",
             "gateway.toml:2: cache.tll: unknown key; did you mean `cache.ttl`? expected one of: ttl, not_found_ttl",
         ),
-        ("[cache]\nmax-bytes = 1", "gateway.toml:2: cache.max-bytes: unknown key; did you mean `cache.max_bytes`?"),
-        ("[cache]\nsession = \"1s\"", "gateway.toml:2: cache.session: unknown key; did you mean `identity.session`?"),
-        ("[Server]", "gateway.toml:1: Server: unknown key; did you mean [server]? expected one of: server, admin"),
+        (
+            "[cache]\nmax-bytes = 1",
+            "gateway.toml:2: cache.max-bytes: unknown key; did you mean `cache.max_bytes`?",
+        ),
+        (
+            "[cache]\nsession = \"1s\"",
+            "gateway.toml:2: cache.session: unknown key; did you mean `identity.session`?",
+        ),
+        (
+            "[Server]",
+            "gateway.toml:1: Server: unknown key; did you mean [server]? expected one of: server, admin",
+        ),
         ("[server.tsl]", "gateway.toml:1: server.tsl: unknown key; did you mean [server.tls]?"),
         ("[tls]", "gateway.toml:1: tls: unknown key; did you mean [server.tls]?"),
         ("[[redact]]", "gateway.toml:1: redact: unknown key; did you mean [[forward.redact]]?"),
-        ("[cache.log]", "gateway.toml:1: cache.log: unknown key; did you mean [log]? expected one of: ttl"),
-        ("[caching]", "gateway.toml:1: caching: unknown key; did you mean [cache]? expected one of: server"),
+        (
+            "[cache.log]",
+            "gateway.toml:1: cache.log: unknown key; did you mean [log]? expected one of: ttl",
+        ),
+        (
+            "[caching]",
+            "gateway.toml:1: caching: unknown key; did you mean [cache]? expected one of: server",
+        ),
         ("[something]", "gateway.toml:1: something: unknown key; expected one of: server, admin"),
         (
             "[[forward.redact]]\npath = \"/a\"\nroles = 1",
@@ -144,8 +185,14 @@ fn wrong_type_names_expected_and_found() {
             "[cache]\nmax_bytes = \"1\"",
             r#"cache.max_bytes: invalid size "1"; expected a whole number with B, KB, KiB, MB, MiB, GB or GiB; for example "1B""#,
         ),
-        ("[server]\nthreads = \"4\"", "server.threads: expected a whole number, found a string; for example 0"),
-        ("[server]\nthreads = 1.5", "server.threads: expected a whole number, found a number; for example 0"),
+        (
+            "[server]\nthreads = \"4\"",
+            "server.threads: expected a whole number, found a string; for example 0",
+        ),
+        (
+            "[server]\nthreads = 1.5",
+            "server.threads: expected a whole number, found a number; for example 0",
+        ),
         (
             "[server]\nlisten = \"127.0.0.1:1\"",
             r#"server.listen: expected a list, found a string; for example ["127.0.0.1:8080"]"#,
@@ -191,8 +238,18 @@ fn values_out_of_bounds_are_refused() {
         ("server", "write_timeout", &["\"0s\"", "\"9000h\""], &["\"1s\""]),
         ("server", "drain", &["\"-1s\""], &["\"0s\""]),
         ("server", "listen", &["[]"], &["[\"0.0.0.0:0\"]"]),
-        ("server", "trusted_proxies", &["[\"10.0.0.1/8\"]", "[\"lan\"]"], &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"]),
-        ("server", "proxy_protocol", &["[\"10.0.0.1/8\"]", "[\"lan\"]"], &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"]),
+        (
+            "server",
+            "trusted_proxies",
+            &["[\"10.0.0.1/8\"]", "[\"lan\"]"],
+            &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"],
+        ),
+        (
+            "server",
+            "proxy_protocol",
+            &["[\"10.0.0.1/8\"]", "[\"lan\"]"],
+            &["[]", "[\"10.0.0.1\", \"fd00::/8\"]"],
+        ),
         ("upstream", "connect_timeout", &["\"0ms\""], &["\"250ms\""]),
         ("upstream", "timeout", &["\"0s\""], &["\"1m\""]),
         ("upstream", "max_in_flight", &["0"], &["1"]),
@@ -207,7 +264,12 @@ fn values_out_of_bounds_are_refused() {
         ("redaction", "roots", &["[]", "[\"\"]", "[\"a.b\"]"], &["[\"integrations\"]"]),
         ("redaction", "public", &["[\"a..b\"]", "[\"a[0]\"]"], &["[]"]),
         ("redaction", "secret_names", &["[\"\"]", "[\"*\"]"], &["[]", "[\"*pin*\"]"]),
-        ("forward", "blocked", &["[\"tools\"]", "[\"/a**\"]", "[\"/a/\"]"], &["[]", "[\"/a/**/b\"]"]),
+        (
+            "forward",
+            "blocked",
+            &["[\"tools\"]", "[\"/a**\"]", "[\"/a/\"]"],
+            &["[]", "[\"/a/**/b\"]"],
+        ),
         (
             "cors",
             "allowed_origins",
@@ -219,7 +281,11 @@ fn values_out_of_bounds_are_refused() {
         let text = |value: &str| {
             format!(
                 "[{table}]\n{key} = {value}\n{}",
-                if table == "upstream" { "url = \"http://a\"" } else { "[upstream]\nurl = \"http://a\"" }
+                if table == "upstream" {
+                    "url = \"http://a\""
+                } else {
+                    "[upstream]\nurl = \"http://a\""
+                }
             )
         };
         for value in wrong {
@@ -234,15 +300,21 @@ fn values_out_of_bounds_are_refused() {
             }
         }
         for value in right {
-            parse("f", &text(value), []).unwrap_or_else(|problems| panic!("{key} = {value}: {problems}"));
+            parse("f", &text(value), [])
+                .unwrap_or_else(|problems| panic!("{key} = {value}: {problems}"));
         }
     }
 }
 
 #[test]
 fn url_fault_does_not_repeat_the_password() {
-    let problems = parse("f", "[upstream]\nurl = \"https://me:hunter2@api.telecomx.dk\"", []).unwrap_err().to_string();
-    assert!(problems.starts_with("f:2: upstream.url: the URL contains user information"), "{problems}");
+    let problems = parse("f", "[upstream]\nurl = \"https://me:hunter2@api.telecomx.dk\"", [])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        problems.starts_with("f:2: upstream.url: the URL contains user information"),
+        "{problems}"
+    );
     assert!(!problems.contains("hunter2"));
 }
 
@@ -252,28 +324,44 @@ fn missing_key_has_the_line_of_its_table() {
     assert_eq!(problems.len(), 2, "{problems:#?}");
     for (problem, key) in problems.iter().zip(["cert_file", "key_file"]) {
         assert!(
-            problem
-                .starts_with(&format!("gateway.toml:2: server.tls.{key}: missing required key; for example {key} = ")),
+            problem.starts_with(&format!(
+                "gateway.toml:2: server.tls.{key}: missing required key; for example {key} = "
+            )),
             "{problem}"
         );
     }
-    let problem = problem_of("[[forward.redact]]\npath = \"/a\"\n[[forward.redact]]\nrole = \"answer\"");
-    assert!(problem.starts_with("gateway.toml:3: forward.redact.path: missing required key"), "{problem}");
+    let problem =
+        problem_of("[[forward.redact]]\npath = \"/a\"\n[[forward.redact]]\nrole = \"answer\"");
+    assert!(
+        problem.starts_with("gateway.toml:3: forward.redact.path: missing required key"),
+        "{problem}"
+    );
     let problem = parse("f", "[upstream]\ntimeout = \"1s\"", []).unwrap_err().to_string();
     assert!(problem.starts_with("f:1: upstream.url: missing required key"), "{problem}");
 }
 
 #[test]
 fn duration_and_size_faults_list_the_units() {
-    for value in ["\"1d\"", "\"1min\"", "\"1.5m\"", "\"60\"", "60", "true", "\"-1s\"", "\"\"", "\"9000h\""] {
+    for value in
+        ["\"1d\"", "\"1min\"", "\"1.5m\"", "\"60\"", "60", "true", "\"-1s\"", "\"\"", "\"9000h\""]
+    {
         let problem = problem_of(&format!("[cache]\nttl = {value}"));
-        assert!(problem.contains("expected a whole number with h, m, s or ms; for example"), "{problem}");
+        assert!(
+            problem.contains("expected a whole number with h, m, s or ms; for example"),
+            "{problem}"
+        );
     }
     let zero = problem_of("[server]\nheader_timeout = \"0s\"");
-    assert!(zero.contains("must be greater than zero; expected a whole number with h, m, s or ms"), "{zero}");
+    assert!(
+        zero.contains("must be greater than zero; expected a whole number with h, m, s or ms"),
+        "{zero}"
+    );
     for value in ["\"1\"", "1", "\"1mb\"", "\"1.5MiB\"", "\"1B\"", "true"] {
         let problem = problem_of(&format!("[cache]\nmax_bytes = {value}"));
-        assert!(problem.contains("expected a whole number with B, KB, KiB, MB, MiB, GB or GiB"), "{problem}");
+        assert!(
+            problem.contains("expected a whole number with B, KB, KiB, MB, MiB, GB or GiB"),
+            "{problem}"
+        );
     }
 }
 
@@ -329,7 +417,10 @@ fn key_uncommented_alone_names_its_commented_header() {
                 let place = format!("gateway.toml:{}: ", index + 1);
                 let hint = format!("[{table}]");
                 assert!(problems.starts_with(&place) && problems.contains(&hint), "{problems}");
-                assert!(problems.contains(&format!("in line {line} is commented out")), "{problems}");
+                assert!(
+                    problems.contains(&format!("in line {line} is commented out")),
+                    "{problems}"
+                );
             }
         }
     }

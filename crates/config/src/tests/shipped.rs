@@ -39,12 +39,17 @@ fn committed_files_are_generated_from_the_schema_table() {
 
 #[test]
 fn shipped_configurations_are_valid() {
-    let gateway = load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let gateway =
+        load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
     assert_eq!(gateway, with("").unwrap());
-    let demo = load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let demo =
+        load(&shipped("demo.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
     assert_eq!((warnings(&gateway), warnings(&demo)), (vec![], vec![]));
     let host = "127.0.0.1".to_owned();
-    assert_eq!(demo.upstream.urls, [UpstreamUrl { tls: false, host, is_absolute: false, port: 8081 }]);
+    assert_eq!(
+        demo.upstream.urls,
+        [UpstreamUrl { tls: false, host, is_absolute: false, port: 8081 }]
+    );
     assert_eq!(demo.server.listen, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(demo.admin.listen, "127.0.0.1:9090".parse().unwrap());
 }
@@ -53,7 +58,11 @@ fn shipped_configurations_are_valid() {
 fn uncommented() -> String {
     let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
     let bare = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', ':']) || line.starts_with("#  \"") => rest.to_owned(),
+        Some(rest)
+            if !rest.is_empty() && !rest.starts_with([' ', ':']) || line.starts_with("#  \"") =>
+        {
+            rest.to_owned()
+        }
         _ => line.to_owned(),
     };
     text.lines().map(|line| bare(line) + "\n").collect()
@@ -62,7 +71,8 @@ fn uncommented() -> String {
 #[test]
 fn commented_defaults_are_the_defaults() {
     let text = uncommented();
-    let mut config = parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    let mut config =
+        parse("gateway.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     // These have an example instead of a default.
     assert!(config.server.upgrade_socket.take().is_some());
     assert!(config.server.max_connections_per_address.take().is_some());
@@ -80,7 +90,9 @@ fn commented_defaults_are_the_defaults() {
 #[test]
 fn shipped_file_documents_every_key() {
     let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
-    let words = |text: &str| text.split_whitespace().filter(|word| *word != "#").collect::<Vec<_>>().join(" ");
+    let words = |text: &str| {
+        text.split_whitespace().filter(|word| *word != "#").collect::<Vec<_>>().join(" ")
+    };
     let prose = words(&text);
     let all = json(&uncommented());
     for key in schema_table::KEYS {
@@ -109,7 +121,11 @@ fn schema_agrees_with_the_reader() {
     assert!(jsonschema::draft202012::meta::is_valid(&schema()));
     for name in ["gateway.toml", "demo.toml"] {
         let document = json(&fs::read_to_string(shipped(name)).unwrap());
-        assert!(validator.is_valid(&document), "{name}: {:?}", validator.iter_errors(&document).next());
+        assert!(
+            validator.is_valid(&document),
+            "{name}: {:?}",
+            validator.iter_errors(&document).next()
+        );
     }
     assert!(validator.is_valid(&json(&uncommented())));
     for extra in [

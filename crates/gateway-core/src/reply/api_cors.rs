@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderName,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use parking_lot::RwLock;
 
@@ -112,7 +112,8 @@ pub(super) fn is_for_one_origin(fields: &ApiFields) -> bool {
 }
 
 fn varies_on_origin(headers: &HeaderMap) -> bool {
-    let mut members = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let mut members =
+        headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     members.any(|name| name.trim_ascii().eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()))
 }
 
@@ -162,7 +163,9 @@ mod tests {
     #[test]
     fn response_without_cors_serves_all_until_one_depends_on_origin() {
         let origin = HeaderValue::from_static("https://a.example");
-        for dependent in [[("vary", "Accept, origin")], [("access-control-allow-origin", "https://a.example")]] {
+        for dependent in
+            [[("vary", "Accept, origin")], [("access-control-allow-origin", "https://a.example")]]
+        {
             let cors = ApiCors::default();
             let star = headers(&[("access-control-allow-origin", "*")]);
             for harmless in [headers(&[]), star.clone(), headers(&[("vary", "Accept")])] {

@@ -26,7 +26,8 @@ impl FieldFilter {
     /// `names`: `cache.keep_fields`. `cors`: the API's CORS fields pass, because the gateway has no
     /// `[cors]`.
     pub fn new(names: &[String], cors: bool) -> Self {
-        let names = names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+        let names =
+            names.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
         FieldFilter { names, cors }
     }
 
@@ -49,7 +50,8 @@ impl FieldFilter {
 
     /// Whether a field is stored with a response.
     fn is_stored(&self, name: &HeaderName) -> bool {
-        let passes = self.names.contains(name) || (self.cors && name.as_str().starts_with(CORS_PREFIX));
+        let passes =
+            self.names.contains(name) || (self.cors && name.as_str().starts_with(CORS_PREFIX));
         passes && !OF_ONE_EXCHANGE.contains(&name.as_str())
     }
 
@@ -124,7 +126,9 @@ impl ApiFields {
     /// Approximate memory in bytes.
     pub fn size(&self) -> usize {
         self.iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + size_of::<(HeaderName, HeaderValue)>())
+            .map(|(name, value)| {
+                name.as_str().len() + value.len() + size_of::<(HeaderName, HeaderValue)>()
+            })
             .sum()
     }
 }
@@ -162,8 +166,14 @@ mod tests {
         ]);
         let fields = passed(&["Link", "RateLimit", "Deprecation"], false);
         let connection_options = [HeaderName::from_static("deprecation")];
-        assert_eq!(shown(&fields.stored(&headers, &connection_options)), ["link: </a>", "link: </b>"]);
-        assert_eq!(shown(&fields.of_exchange(&headers, &connection_options)), ["ratelimit: 1", "retry-after: 3"]);
+        assert_eq!(
+            shown(&fields.stored(&headers, &connection_options)),
+            ["link: </a>", "link: </b>"]
+        );
+        assert_eq!(
+            shown(&fields.of_exchange(&headers, &connection_options)),
+            ["ratelimit: 1", "retry-after: 3"]
+        );
         let with_cors = passed(&[], true).stored(&headers, &[]);
         assert_eq!(shown(&with_cors), ["access-control-allow-origin: *"]);
     }
@@ -171,7 +181,8 @@ mod tests {
     #[test]
     fn newer_fields_replace_fields_of_the_same_name() {
         let fields = passed(&["link", "sunset", "deprecation"], false);
-        let old = fields.stored(&headers(&[("link", "</a>"), ("link", "</b>"), ("sunset", "x")]), &[]);
+        let old =
+            fields.stored(&headers(&[("link", "</a>"), ("link", "</b>"), ("sunset", "x")]), &[]);
         let new = fields.stored(&headers(&[("link", "</c>"), ("deprecation", "@1")]), &[]);
         assert_eq!(shown(&old.updated(&new)), ["sunset: x", "link: </c>", "deprecation: @1"]);
         assert_eq!(old.updated(&ApiFields::NONE), old);
@@ -187,7 +198,8 @@ mod tests {
 
     #[test]
     fn fields_of_another_gateway_are_filtered() {
-        let stored = passed(&["link", "sunset"], false).stored(&headers(&[("link", "</a>"), ("sunset", "x")]), &[]);
+        let stored = passed(&["link", "sunset"], false)
+            .stored(&headers(&[("link", "</a>"), ("sunset", "x")]), &[]);
         assert_eq!(shown(&passed(&["sunset"], false).filter(stored)), ["sunset: x"]);
     }
 }

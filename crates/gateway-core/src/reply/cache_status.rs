@@ -67,11 +67,15 @@ impl CacheStatus {
             CacheStatus::StaleIfError { ttl } => hit(ttl, "; detail=stale-if-error"),
             CacheStatus::Shared { ttl } => hit(ttl, "; detail=tier"),
             CacheStatus::Miss { why, stored } => {
-                for part in ["telecomx-gateway; ", why.as_str(), if stored { "; stored" } else { "" }] {
+                for part in
+                    ["telecomx-gateway; ", why.as_str(), if stored { "; stored" } else { "" }]
+                {
                     text.extend_from_slice(part.as_bytes());
                 }
             }
-            CacheStatus::Collapsed => text.extend_from_slice(b"telecomx-gateway; fwd=uri-miss; collapsed"),
+            CacheStatus::Collapsed => {
+                text.extend_from_slice(b"telecomx-gateway; fwd=uri-miss; collapsed")
+            }
             CacheStatus::Bypass => text.extend_from_slice(Self::BYPASS.as_bytes()),
         }
     }
@@ -100,11 +104,23 @@ mod tests {
     fn cache_status_has_the_values_of_the_contract() {
         for (status, text) in [
             (CacheStatus::Hit { ttl: 42 }, "telecomx-gateway; hit; ttl=42"),
-            (CacheStatus::Miss { why: ForwardReason::UriMiss, stored: true }, "telecomx-gateway; fwd=uri-miss; stored"),
-            (CacheStatus::Miss { why: ForwardReason::Request, stored: false }, "telecomx-gateway; fwd=request"),
+            (
+                CacheStatus::Miss { why: ForwardReason::UriMiss, stored: true },
+                "telecomx-gateway; fwd=uri-miss; stored",
+            ),
+            (
+                CacheStatus::Miss { why: ForwardReason::Request, stored: false },
+                "telecomx-gateway; fwd=request",
+            ),
             (CacheStatus::Collapsed, "telecomx-gateway; fwd=uri-miss; collapsed"),
-            (CacheStatus::Revalidating { ttl: -12 }, "telecomx-gateway; hit; ttl=-12; detail=revalidating"),
-            (CacheStatus::StaleIfError { ttl: -80 }, "telecomx-gateway; hit; ttl=-80; detail=stale-if-error"),
+            (
+                CacheStatus::Revalidating { ttl: -12 },
+                "telecomx-gateway; hit; ttl=-12; detail=revalidating",
+            ),
+            (
+                CacheStatus::StaleIfError { ttl: -80 },
+                "telecomx-gateway; hit; ttl=-80; detail=stale-if-error",
+            ),
             (CacheStatus::Shared { ttl: 17 }, "telecomx-gateway; hit; ttl=17; detail=tier"),
             (CacheStatus::Bypass, "telecomx-gateway; fwd=bypass"),
         ] {

@@ -19,7 +19,8 @@ pub fn private_cache_control(headers: &HeaderMap) -> HeaderValue {
     for value in headers.get_all(CACHE_CONTROL) {
         let Some(directives) = list_members(value.as_bytes()) else { return UNREADABLE };
         for directive in directives {
-            let name = directive.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+            let name =
+                directive.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
             if !REPLACED.iter().any(|replaced| name.eq_ignore_ascii_case(replaced)) {
                 text.extend_from_slice(b", ");
                 text.extend_from_slice(directive);
@@ -31,8 +32,10 @@ pub fn private_cache_control(headers: &HeaderMap) -> HeaderValue {
 
 /// Returns the value of `Vary`: the API's, and every field that can hold the credential.
 pub fn vary_on_credentials(headers: &HeaderMap) -> HeaderValue {
-    let members = headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    let mut names: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).collect();
+    let members =
+        headers.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let mut names: Vec<&[u8]> =
+        members.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).collect();
     if names.contains(&&b"*"[..]) {
         return HeaderValue::from_static("*");
     }
@@ -49,7 +52,8 @@ pub fn vary_on_credentials(headers: &HeaderMap) -> HeaderValue {
 /// CDNs and nginx.
 pub fn is_for_shared_caches(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.ends_with("-cache-control") || matches!(name, "surrogate-control" | "edge-control" | "x-accel-expires")
+    name.ends_with("-cache-control")
+        || matches!(name, "surrogate-control" | "edge-control" | "x-accel-expires")
 }
 
 /// Splits a list in which commas may be quoted. `None`: a quote is not closed.
@@ -94,7 +98,11 @@ mod tests {
             (&["max-age=\"1, public"], "private, no-store"),
             (&["publicly=1, , immutable"], "private, publicly=1, immutable"),
         ] {
-            assert_eq!(private_cache_control(&headers(CACHE_CONTROL, values)), expected, "{values:?}");
+            assert_eq!(
+                private_cache_control(&headers(CACHE_CONTROL, values)),
+                expected,
+                "{values:?}"
+            );
         }
     }
 
@@ -112,7 +120,12 @@ mod tests {
 
     #[test]
     fn fields_of_shared_caches_are_recognized() {
-        for yes in ["cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control", "x-accel-expires"] {
+        for yes in [
+            "cdn-cache-control",
+            "cloudflare-cdn-cache-control",
+            "surrogate-control",
+            "x-accel-expires",
+        ] {
             assert!(is_for_shared_caches(&HeaderName::from_static(yes)), "{yes}");
         }
         assert!(!is_for_shared_caches(&CACHE_CONTROL));

@@ -55,10 +55,24 @@ mod tests {
             headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
             if_none_match(&headers, etag)
         };
-        for yes in ["\"abc\"", "W/\"abc\"", "*", "\"x\", \"abc\"", "\"a,b\",W/\"abc\" , \"y\"", " \"abc\" "] {
+        for yes in [
+            "\"abc\"",
+            "W/\"abc\"",
+            "*",
+            "\"x\", \"abc\"",
+            "\"a,b\",W/\"abc\" , \"y\"",
+            " \"abc\" ",
+        ] {
             assert!(matches(yes), "{yes}");
         }
-        for yes in [",\"abc\"", ", ,\"abc\"", "\"x\",,\"abc\"", "\"x\", ,\t,\"abc\"", "\"abc\",", "\"abc\" , ,"] {
+        for yes in [
+            ",\"abc\"",
+            ", ,\"abc\"",
+            "\"x\",,\"abc\"",
+            "\"x\", ,\t,\"abc\"",
+            "\"abc\",",
+            "\"abc\" , ,",
+        ] {
             assert!(matches(yes), "{yes}");
         }
         for no in [",", "\"x\",,", "\"x\" \"abc\"", "*,"] {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderName, HeaderValue, ORIGIN,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, HeaderValue, ORIGIN,
 };
 use http::{HeaderMap, Method};
 
@@ -15,8 +15,17 @@ use config::AllowedOrigins;
 
 /// Response fields that a page may read: all that the gateway sets itself, except those that the
 /// Fetch standard safelists and those of the connection.
-const EXPOSED: [&str; 9] =
-    ["Age", "Allow", "Cache-Status", "Date", "ETag", "Retry-After", "Vary", "WWW-Authenticate", "X-Request-Id"];
+const EXPOSED: [&str; 9] = [
+    "Age",
+    "Allow",
+    "Cache-Status",
+    "Date",
+    "ETag",
+    "Retry-After",
+    "Vary",
+    "WWW-Authenticate",
+    "X-Request-Id",
+];
 
 /// Request fields that every preflight permits, so that its cached result serves more requests.
 const PERMITTED: [&str; 9] = [
@@ -76,7 +85,10 @@ impl Preflight {
 fn permitted<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
     let mut names = PERMITTED_LIST.to_owned();
     let mut added: Vec<HeaderName> = Vec::new();
-    let requested = requested.into_iter().flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let requested = requested
+        .into_iter()
+        .flat_map(|value| value.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii);
     for name in requested {
         if added.len() == MAX_REQUESTED {
             break;
@@ -96,7 +108,9 @@ fn permitted<'a>(requested: impl IntoIterator<Item = &'a [u8]>) -> HeaderValue {
 
 /// Whether a request is a CORS preflight.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// The `Origin` of a request; `None` if it has none or several.
@@ -110,7 +124,9 @@ pub fn origin_of(headers: &HeaderMap) -> Option<&HeaderValue> {
 pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
     let mut origins = head.split(|&byte| byte == b'\n').filter_map(|line| {
         let (name, value) = line.split_at_checked(ORIGIN.as_str().len() + 1)?;
-        let named = name.strip_suffix(b":").is_some_and(|name| name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()));
+        let named = name
+            .strip_suffix(b":")
+            .is_some_and(|name| name.eq_ignore_ascii_case(ORIGIN.as_str().as_bytes()));
         // An incomplete line may be the beginning of another origin.
         named.then_some(value.strip_suffix(b"\r")?.trim_ascii())
     });
@@ -121,9 +137,16 @@ pub fn origin_in(head: &[u8]) -> Option<HeaderValue> {
 impl Cors {
     /// `api_fields`: names of the API's fields that pass on the intercepted route.
     pub fn new(config: &config::Cors, api_fields: &[String], api: Arc<ApiCors>) -> Self {
-        let names: Vec<&str> = EXPOSED.into_iter().chain(api_fields.iter().map(String::as_str)).collect();
-        let exposed = HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("X-Request-Id"));
-        Cors { allowed: config.allowed_origins.clone(), exposed, max_age: config.max_age.as_secs(), api }
+        let names: Vec<&str> =
+            EXPOSED.into_iter().chain(api_fields.iter().map(String::as_str)).collect();
+        let exposed = HeaderValue::try_from(names.join(", "))
+            .unwrap_or(HeaderValue::from_static("X-Request-Id"));
+        Cors {
+            allowed: config.allowed_origins.clone(),
+            exposed,
+            max_age: config.max_age.as_secs(),
+            api,
+        }
     }
 
     /// Whether any origin is allowed. If not, the API's CORS fields pass.
@@ -136,7 +159,9 @@ impl Cors {
         match &self.allowed {
             AllowedOrigins::Any => true,
             AllowedOrigins::Loopback => config::is_loopback_origin(origin.as_bytes()),
-            AllowedOrigins::Listed(listed) => listed.iter().any(|listed| listed.as_bytes() == origin.as_bytes()),
+            AllowedOrigins::Listed(listed) => {
+                listed.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
+            }
         }
     }
 
@@ -155,7 +180,11 @@ impl Cors {
     }
 
     /// The fields that let the page at `origin` read a response.
-    pub(super) fn response_fields(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) {
+    pub(super) fn response_fields(
+        &self,
+        origin: Option<&HeaderValue>,
+        put: &mut impl FnMut(&HeaderName, Value<'_>),
+    ) {
         if self.allow(origin, put) {
             put(&ACCESS_CONTROL_EXPOSE_HEADERS, Value::Ready(&self.exposed));
         }
@@ -177,7 +206,11 @@ impl Cors {
 
     /// Allows an origin. With a list of origins it is named and cookies are allowed; with `*`,
     /// neither.
-    fn allow(&self, origin: Option<&HeaderValue>, put: &mut impl FnMut(&HeaderName, Value<'_>)) -> bool {
+    fn allow(
+        &self,
+        origin: Option<&HeaderValue>,
+        put: &mut impl FnMut(&HeaderName, Value<'_>),
+    ) -> bool {
         let Some(origin) = origin.filter(|origin| self.allows(origin)) else { return false };
         if self.allowed == AllowedOrigins::Any {
             put(&ACCESS_CONTROL_ALLOW_ORIGIN, Value::Text("*"));
@@ -203,20 +236,30 @@ mod tests {
         let always = permitted([]).to_str().unwrap().to_owned();
         assert_eq!(always, PERMITTED.join(", "));
         assert_eq!(permitted_for("authorization, content-type,,"), always);
-        assert_eq!(permitted_for("Sentry-Trace,baggage"), format!("{always}, sentry-trace, baggage"));
+        assert_eq!(
+            permitted_for("Sentry-Trace,baggage"),
+            format!("{always}, sentry-trace, baggage")
+        );
         assert_eq!(permitted_for("a b, c\"d, x@y, ok, OK"), format!("{always}, ok"));
         let many: Vec<String> = (0..1000).map(|number| format!("x-{number}")).collect();
-        assert_eq!(permitted_for(&many.join(",")).split(", ").count(), PERMITTED.len() + MAX_REQUESTED);
+        assert_eq!(
+            permitted_for(&many.join(",")).split(", ").count(),
+            PERMITTED.len() + MAX_REQUESTED
+        );
     }
 
     #[test]
     fn origin_is_read_from_an_invalid_head() {
-        let origin = |head: &str| origin_in(head.as_bytes()).map(|value| value.to_str().unwrap().to_owned());
+        let origin =
+            |head: &str| origin_in(head.as_bytes()).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(
             origin("GET / HTTP/1.1\r\norigin:  https://a.example \r\nHost").as_deref(),
             Some("https://a.example")
         );
-        assert_eq!(origin("\0\r\nOrigin: https://a.example\r\nX"), Some("https://a.example".to_owned()));
+        assert_eq!(
+            origin("\0\r\nOrigin: https://a.example\r\nX"),
+            Some("https://a.example".to_owned())
+        );
         for none in [
             "",
             "Origin: https://a.exam",

@@ -17,8 +17,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, VARY,
-    WWW_AUTHENTICATE,
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 
 pub use api_cors::ApiCors;
@@ -77,7 +77,8 @@ impl Representation {
     fn with_body(status: StatusCode, own_type: Option<&HeaderValue>, body: &[u8]) -> Self {
         let own_type = own_type.map_or(&[][..], HeaderValue::as_bytes);
         // A longer value is not a media type.
-        let (own_type, length) = u16::try_from(own_type.len()).map_or((&[][..], 0), |length| (own_type, length));
+        let (own_type, length) =
+            u16::try_from(own_type.len()).map_or((&[][..], 0), |length| (own_type, length));
         let mut whole = Vec::with_capacity(TYPE_AT + own_type.len() + body.len());
         whole.extend_from_slice(&status.as_u16().to_le_bytes());
         whole.push(b'"');
@@ -103,7 +104,8 @@ impl Representation {
 
     /// The API's status.
     pub fn status(&self) -> StatusCode {
-        StatusCode::from_u16(u16::from_le_bytes([self.0[0], self.0[1]])).unwrap_or(StatusCode::BAD_GATEWAY)
+        StatusCode::from_u16(u16::from_le_bytes([self.0[0], self.0[1]]))
+            .unwrap_or(StatusCode::BAD_GATEWAY)
     }
 
     /// Strong validator of the body, quotes included.
@@ -231,10 +233,12 @@ impl Reply {
     ) {
         match &self.content {
             // No content, and therefore no length (RFC 9110 section 8.6).
-            Content::Whole(representation) if representation.status() == StatusCode::NO_CONTENT => {}
+            Content::Whole(representation) if representation.status() == StatusCode::NO_CONTENT => {
+            }
             Content::Whole(representation) => {
                 let status = representation.status();
-                let may_be_empty = status.is_redirection() || (status.is_success() && status != StatusCode::OK);
+                let may_be_empty =
+                    status.is_redirection() || (status.is_success() && status != StatusCode::OK);
                 if !(may_be_empty && representation.body().is_empty()) {
                     put(
                         &CONTENT_TYPE,
@@ -254,13 +258,15 @@ impl Reply {
             Content::Error(error) => {
                 put(&CONTENT_TYPE, Value::Text(JSON));
                 put(&CONTENT_LENGTH, Value::Number(error.body(request_id).len() as u64));
-                if let Some(retry_after) = error.retry_after().filter(|_| !self.exchange_fields.contains(&RETRY_AFTER))
+                if let Some(retry_after) =
+                    error.retry_after().filter(|_| !self.exchange_fields.contains(&RETRY_AFTER))
                 {
                     put(&RETRY_AFTER, Value::Bytes(retry_after.to_string().as_bytes()));
                 }
                 match error.status() {
                     // The API's field is not changed (RFC 9110 section 11.6.1).
-                    StatusCode::UNAUTHORIZED if self.exchange_fields.contains(&WWW_AUTHENTICATE) => {}
+                    StatusCode::UNAUTHORIZED
+                        if self.exchange_fields.contains(&WWW_AUTHENTICATE) => {}
                     StatusCode::UNAUTHORIZED => put(&WWW_AUTHENTICATE, Value::Text("Bearer")),
                     StatusCode::METHOD_NOT_ALLOWED => put(&ALLOW, Value::Text(ALLOWED)),
                     _ => {}
@@ -293,7 +299,12 @@ impl Reply {
     /// `Vary` and, for an error of the gateway's, the API's CORS fields. Not inlined: few responses
     /// need it, and each instruction of [`Reply::fields`] counts for a hit.
     #[inline(never)]
-    fn api_cors_fields(&self, cors: &Cors, origin: &HeaderValue, mut put: impl FnMut(&HeaderName, Value<'_>)) {
+    fn api_cors_fields(
+        &self,
+        cors: &Cors,
+        origin: &HeaderValue,
+        mut put: impl FnMut(&HeaderName, Value<'_>),
+    ) {
         let learned = match self.content {
             Content::Error(_) => cors.api_fields(origin),
             _ => ApiFields::NONE,
@@ -302,6 +313,9 @@ impl Reply {
             put(name, Value::Ready(value));
         }
         let varies_on_origin = is_for_one_origin(&self.api_fields) || is_for_one_origin(&learned);
-        put(&VARY, Value::Text(if varies_on_origin { VARY_WITH_ORIGIN } else { VARY_ON_CREDENTIALS }));
+        put(
+            &VARY,
+            Value::Text(if varies_on_origin { VARY_WITH_ORIGIN } else { VARY_ON_CREDENTIALS }),
+        );
     }
 }

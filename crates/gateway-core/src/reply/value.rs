@@ -24,7 +24,9 @@ impl Value<'_> {
             Value::Bytes(value) => text.extend_from_slice(value),
             Value::Text(value) => text.extend_from_slice(value.as_bytes()),
             Value::Tag(tag) => text.extend_from_slice(tag),
-            Value::Number(number) => text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+            Value::Number(number) => {
+                text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes())
+            }
             Value::Status(status) => status.append_to(text),
         }
     }
@@ -32,10 +34,14 @@ impl Value<'_> {
     pub fn to_header(self) -> HeaderValue {
         match self {
             Value::Ready(value) => value.clone(),
-            Value::Bytes(value) => HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")),
+            Value::Bytes(value) => {
+                HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static(""))
+            }
             Value::Text(value) => HeaderValue::from_static(value),
             // Quotes and hexadecimal digits are always a valid field value.
-            Value::Tag(tag) => HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\"")),
+            Value::Tag(tag) => {
+                HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\""))
+            }
             Value::Number(number) => HeaderValue::from(number),
             Value::Status(status) => status.value(),
         }

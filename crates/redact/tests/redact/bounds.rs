@@ -41,12 +41,17 @@ fn nesting_is_bounded() {
 
 #[test]
 fn value_that_is_too_deep_is_removed_and_the_rest_stays() {
-    let nested = |depth: usize| [r#"{"a":["#.repeat(depth / 2), "1".into(), "]}".repeat(depth / 2)].concat();
+    let nested =
+        |depth: usize| [r#"{"a":["#.repeat(depth / 2), "1".into(), "]}".repeat(depth / 2)].concat();
     for depth in [MAX_DEPTH, MAX_DEPTH + 2, MAX_NESTING - 3] {
-        let document = format!(r#"[{{"id":1,"x":{}}},{{"id":2,"y":[[]],"password":"s"}}]"#, nested(depth));
+        let document =
+            format!(r#"[{{"id":1,"x":{}}},{{"id":2,"y":[[]],"password":"s"}}]"#, nested(depth));
         assert_eq!(removed(&document), r#"[{"id":1},{"id":2,"y":[[]]}]"#);
         let out = lower(&policy(Action::Null), &document).unwrap();
-        assert!(out.contains("null") && out.ends_with(r#"{"id":2,"y":[[]],"password":null}]"#), "{out}");
+        assert!(
+            out.contains("null") && out.ends_with(r#"{"id":2,"y":[[]],"password":null}]"#),
+            "{out}"
+        );
         assert_eq!(
             lower(&log_policy(Action::Remove), &document).unwrap().len(),
             document.len() - nested(depth).len() - 5
@@ -69,7 +74,10 @@ fn million_members_are_compared_in_bounded_time() {
     assert!(removed(&format!("{document}\"integrations\":1}}")).ends_with("\"k999999\":999999}"));
     assert!(began.elapsed() < SOON, "took {:?}", began.elapsed());
     assert_eq!(refusal(&format!("{document}\"\\u006b500000\":1}}")), Reason::DuplicateName);
-    assert_eq!(refusal(&format!("{{\"integrations\":{document}\"k7\":1}}}}")), Reason::DuplicateName);
+    assert_eq!(
+        refusal(&format!("{{\"integrations\":{document}\"k7\":1}}}}")),
+        Reason::DuplicateName
+    );
 }
 
 #[test]
@@ -108,8 +116,12 @@ fn output_is_at_most_three_times_as_long() {
 #[test]
 fn nested_changes_are_not_read_again_at_every_level() {
     let levels = MAX_DEPTH - 1;
-    let document =
-        [r#"{"id":1,"path":"integrations","oldValue":"#.repeat(levels), "1".into(), "}".repeat(levels)].concat();
+    let document = [
+        r#"{"id":1,"path":"integrations","oldValue":"#.repeat(levels),
+        "1".into(),
+        "}".repeat(levels),
+    ]
+    .concat();
     assert_eq!(lower(&log_policy(Action::Remove), &document).unwrap(), r#"{"id":1}"#);
 }
 
@@ -139,13 +151,24 @@ fn every_character_costs_about_as_much_as_ascii() {
             assert!(lower(&log, &string).is_ok());
         })
     };
-    let ascii = ['x', 'i', '7'].map(|character| time(&text(character))).into_iter().max().expect("three");
+    let ascii =
+        ['x', 'i', '7'].map(|character| time(&text(character))).into_iter().max().expect("three");
     // One character of each page of 256, and those with the longest decompositions.
-    let pages =
-        (1..=0x10FF).filter_map(|page| char::from_u32(page << 8 | 0x5A)).filter(|c| (*c as u32).is_multiple_of(7));
-    for character in
-        pages.chain(['\u{FDFA}', '㎯', '\u{1D160}', 'ﬃ', '\u{33FF}', '\u{AC01}', '\u{345}', '⒇', '한', '½'])
-    {
+    let pages = (1..=0x10FF)
+        .filter_map(|page| char::from_u32(page << 8 | 0x5A))
+        .filter(|c| (*c as u32).is_multiple_of(7));
+    for character in pages.chain([
+        '\u{FDFA}',
+        '㎯',
+        '\u{1D160}',
+        'ﬃ',
+        '\u{33FF}',
+        '\u{AC01}',
+        '\u{345}',
+        '⒇',
+        '한',
+        '½',
+    ]) {
         let time = time(&text(character));
         assert!(time <= most * ascii, "U+{:04X}: {time:?}, ASCII {ascii:?}", character as u32);
     }

@@ -9,7 +9,8 @@ use crate::policy::{lower, policy};
 
 /// Returns the documents of one folder of the suite by name.
 fn documents(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/json-test-suite").join(folder);
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/json-test-suite").join(folder);
     let documents: Vec<_> = fs::read_dir(&folder)
         .expect("a folder of JSONTestSuite")
         .map(|entry| entry.unwrap())
@@ -24,7 +25,9 @@ fn suite_is_accepted_and_refused_as_specified() {
     for (name, document) in documents("test_parsing") {
         let judged = lower(&policy(Action::Remove), &document);
         match (&name[..2], judged) {
-            ("y_", Ok(out)) => assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{name}"),
+            ("y_", Ok(out)) => {
+                assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{name}")
+            }
             ("y_", Err(refusal)) => {
                 assert_eq!(refusal.reason, Reason::DuplicateName, "{name}");
                 assert!(name.starts_with("y_object_duplicated_key"), "{name}");
@@ -41,7 +44,10 @@ fn ambiguous_documents_are_refused_or_pass_unchanged() {
         match lower(&policy(Action::Remove), &document) {
             Ok(out) => assert_eq!(out.as_bytes(), document.trim_ascii(), "{name}"),
             Err(refusal) => assert!(
-                matches!(refusal.reason, Reason::DuplicateName | Reason::LoneSurrogate | Reason::BadUtf8),
+                matches!(
+                    refusal.reason,
+                    Reason::DuplicateName | Reason::LoneSurrogate | Reason::BadUtf8
+                ),
                 "{name}: {refusal}"
             ),
         }
@@ -51,7 +57,8 @@ fn ambiguous_documents_are_refused_or_pass_unchanged() {
 #[test]
 fn no_document_of_the_suite_leaks_a_secret() {
     const SECRET: &str = "pl4nted";
-    for (name, document) in documents("test_parsing").into_iter().chain(documents("test_transform")) {
+    for (name, document) in documents("test_parsing").into_iter().chain(documents("test_transform"))
+    {
         for (before, after) in [
             ("{\"integrations\":{\"k\":\"pl4nted\"},\"x\":", "}"),
             ("{\"x\":", ",\"integrations\":{\"k\":\"pl4nted\"}}"),

@@ -74,13 +74,19 @@ impl Oracle<'_> {
                     let side = outside && self.changes && concerned && is(&SIDES);
                     let hidden = self.changes && concerned && is(&CHANGE_NAMES)
                         || side && named != Named::No
-                        || outside && self.rules.secret_names.iter().any(|glob| glob_matches(&fold(glob), &folded));
+                        || outside
+                            && self
+                                .rules
+                                .secret_names
+                                .iter()
+                                .any(|glob| glob_matches(&fold(glob), &folded));
                     let inner = match scope.path {
                         Some(path) => Some([path, std::slice::from_ref(name)].concat()),
                         None => self.mentions_root(name).then(Vec::new),
                     };
                     let unknown = outside && named == Named::InText && !is(&METADATA);
-                    let inside = Scope { path: inner.as_deref(), named, hides_scalars: side || unknown };
+                    let inside =
+                        Scope { path: inner.as_deref(), named, hides_scalars: side || unknown };
                     let value = if hidden { self.hidden(value) } else { self.value(value, inside) };
                     if let Some(value) = value {
                         kept.insert(name.clone(), value);
@@ -89,14 +95,19 @@ impl Oracle<'_> {
                 (members.is_empty() || !kept.is_empty()).then_some(Value::Object(kept))
             }
             Value::Array(elements) => {
-                let kept: Vec<_> = elements.iter().filter_map(|value| self.value(value, scope)).collect();
+                let kept: Vec<_> =
+                    elements.iter().filter_map(|value| self.value(value, scope)).collect();
                 (elements.is_empty() || !kept.is_empty()).then_some(Value::Array(kept))
             }
             scalar => {
-                let quotes = self.changes && scalar.as_str().is_some_and(|text| self.mentions_root(text));
+                let quotes =
+                    self.changes && scalar.as_str().is_some_and(|text| self.mentions_root(text));
                 let is_public = match scope.path {
                     None => !scope.hides_scalars && !quotes,
-                    Some(path) => !path.is_empty() && self.rules.public.iter().any(|selector| selects(selector, path)),
+                    Some(path) => {
+                        !path.is_empty()
+                            && self.rules.public.iter().any(|selector| selects(selector, path))
+                    }
                 };
                 if is_public { Some(scalar.clone()) } else { self.hidden(scalar) }
             }
@@ -128,8 +139,9 @@ impl Oracle<'_> {
     }
 
     fn is_named_below(&self, value: &Value) -> bool {
-        let below =
-            |value: &Value| (value.is_object() && self.named_here(value) != Named::No) || self.is_named_below(value);
+        let below = |value: &Value| {
+            (value.is_object() && self.named_here(value) != Named::No) || self.is_named_below(value)
+        };
         match value {
             Value::Object(members) => members.values().any(below),
             Value::Array(elements) => elements.iter().any(below),
@@ -139,16 +151,22 @@ impl Oracle<'_> {
 
     /// Whether consecutive words form the name of a root.
     fn mentions_root(&self, text: &str) -> bool {
-        let words: Vec<String> =
-            text.split(|sign: char| !sign.is_ascii_alphanumeric()).map(str::to_ascii_lowercase).collect();
+        let words: Vec<String> = text
+            .split(|sign: char| !sign.is_ascii_alphanumeric())
+            .map(str::to_ascii_lowercase)
+            .collect();
         let roots: Vec<String> = self.rules.roots.iter().map(|root| fold(root)).collect();
-        (0..words.len()).any(|from| (from..words.len()).any(|to| roots.contains(&words[from..=to].concat())))
+        (0..words.len())
+            .any(|from| (from..words.len()).any(|to| roots.contains(&words[from..=to].concat())))
     }
 }
 
 /// Enough for names of ASCII letters. Keeps `*`, which no name here contains.
 fn fold(name: &str) -> String {
-    name.chars().filter(|sign| sign.is_ascii_alphanumeric() || *sign == '*').collect::<String>().to_ascii_lowercase()
+    name.chars()
+        .filter(|sign| sign.is_ascii_alphanumeric() || *sign == '*')
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 fn glob_matches(glob: &str, name: &str) -> bool {
@@ -160,7 +178,8 @@ fn glob_matches(glob: &str, name: &str) -> bool {
 }
 
 fn selects(selector: &str, path: &[String]) -> bool {
-    let (segment, rest) = selector.split_once('.').map_or((selector, None), |(segment, rest)| (segment, Some(rest)));
+    let (segment, rest) =
+        selector.split_once('.').map_or((selector, None), |(segment, rest)| (segment, Some(rest)));
     let go_on = |path: &[String]| rest.map_or(path.is_empty(), |rest| selects(rest, path));
     match (segment, path) {
         ("**", _) => (0..=path.len()).any(|passed| go_on(&path[passed..])),

@@ -5,10 +5,16 @@ use redact::{Action, Policy, Refusal, Rules, redact};
 use telecomx_api::AccessLevel;
 
 /// Every level below `reveal_to`.
-pub const LOWER: [AccessLevel; 5] =
-    [AccessLevel::NoLogin, AccessLevel::Personal, AccessLevel::Viewer, AccessLevel::Manager, AccessLevel::Owner];
+pub const LOWER: [AccessLevel; 5] = [
+    AccessLevel::NoLogin,
+    AccessLevel::Personal,
+    AccessLevel::Viewer,
+    AccessLevel::Manager,
+    AccessLevel::Owner,
+];
 
-pub const HIGHER: [AccessLevel; 3] = [AccessLevel::Reseller, AccessLevel::ResellerAdmin, AccessLevel::Admin];
+pub const HIGHER: [AccessLevel; 3] =
+    [AccessLevel::Reseller, AccessLevel::ResellerAdmin, AccessLevel::Admin];
 
 pub const ACTIONS: [Action; 3] = [Action::Remove, Action::Null, Action::Mask];
 
@@ -59,5 +65,6 @@ pub fn lower(policy: &Policy, document: impl AsRef<[u8]>) -> Result<String, Refu
 
 /// Redacts a document that must pass, with the default policy.
 pub fn removed(document: &str) -> String {
-    lower(&policy(Action::Remove), document).unwrap_or_else(|refusal| panic!("{document}: {refusal}"))
+    lower(&policy(Action::Remove), document)
+        .unwrap_or_else(|refusal| panic!("{document}: {refusal}"))
 }

@@ -26,11 +26,27 @@ const ROOTS: &[&str] = &[
     "integrations.token",
 ];
 
-const SECRET_NAMES: &[&str] =
-    &["password", "oldPassword", "api_key", "Api-Key", "toke\u{200d}n", "clientSecret", "privateKey"];
+const SECRET_NAMES: &[&str] = &[
+    "password",
+    "oldPassword",
+    "api_key",
+    "Api-Key",
+    "toke\u{200d}n",
+    "clientSecret",
+    "privateKey",
+];
 
-const PUBLIC_NAMES: &[&str] =
-    &["enabled", "economic", "accrual", "ms365", "tenantId", "calendarShowAsMappings", "busy", "criipto", "domain"];
+const PUBLIC_NAMES: &[&str] = &[
+    "enabled",
+    "economic",
+    "accrual",
+    "ms365",
+    "tenantId",
+    "calendarShowAsMappings",
+    "busy",
+    "criipto",
+    "domain",
+];
 
 /// Neither the last name of a public selector nor a name before a final `*`.
 const OTHER_NAMES: &[&str] = &[
@@ -48,7 +64,8 @@ const OTHER_NAMES: &[&str] = &[
     "economics",
 ];
 
-const CHANGE_NAMES: &[&str] = &["oldValue", "newValue", "new_display_value", "path", "from", "value"];
+const CHANGE_NAMES: &[&str] =
+    &["oldValue", "newValue", "new_display_value", "path", "from", "value"];
 
 const TEXTS: &[&str] = &[
     "",
@@ -94,7 +111,8 @@ fn secret_value() -> impl Strategy<Value = Value> {
         prop_oneof![
             inner.clone().prop_map(|value| json!([value])),
             inner.clone().prop_map(|value| json!([{}, 1, value])),
-            (select(OTHER_NAMES), inner).prop_map(|(name, value)| json!({ "x": {}, (name): value })),
+            (select(OTHER_NAMES), inner)
+                .prop_map(|(name, value)| json!({ "x": {}, (name): value })),
         ]
     })
 }
@@ -120,7 +138,9 @@ fn is_part(part: &Value, whole: &Value) -> bool {
     match (part, whole) {
         (Value::Object(part), Value::Object(whole)) => {
             let mut rest = whole.iter();
-            part.iter().all(|(name, value)| rest.any(|(other, whole)| other == name && is_part(value, whole)))
+            part.iter().all(|(name, value)| {
+                rest.any(|(other, whole)| other == name && is_part(value, whole))
+            })
         }
         (Value::Array(part), Value::Array(whole)) => {
             let mut rest = whole.iter();
@@ -137,10 +157,14 @@ fn is_covered(shown: &Value, whole: &Value) -> bool {
         (Value::String(stars), Value::String(_)) if stars == "***" => true,
         (Value::Object(shown), Value::Object(whole)) => {
             shown.len() == whole.len()
-                && shown.iter().zip(whole).all(|(shown, whole)| shown.0 == whole.0 && is_covered(shown.1, whole.1))
+                && shown
+                    .iter()
+                    .zip(whole)
+                    .all(|(shown, whole)| shown.0 == whole.0 && is_covered(shown.1, whole.1))
         }
         (Value::Array(shown), Value::Array(whole)) => {
-            shown.len() == whole.len() && shown.iter().zip(whole).all(|(shown, whole)| is_covered(shown, whole))
+            shown.len() == whole.len()
+                && shown.iter().zip(whole).all(|(shown, whole)| is_covered(shown, whole))
         }
         _ => shown == whole,
     }

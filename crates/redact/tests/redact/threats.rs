@@ -23,7 +23,12 @@ fn holds_back(document: &str) {
 fn refused(document: impl AsRef<[u8]>, reason: Reason) {
     for action in ACTIONS {
         let judged = lower(&policy(action), document.as_ref());
-        assert_eq!(judged.map_err(|refusal| refusal.reason), Err(reason), "{}", document.as_ref().escape_ascii());
+        assert_eq!(
+            judged.map_err(|refusal| refusal.reason),
+            Err(reason),
+            "{}",
+            document.as_ref().escape_ascii()
+        );
     }
 }
 
@@ -70,9 +75,15 @@ fn names_in_other_spellings() {
     for name in root {
         holds_back(&format!(r#"{{"a":[{{"{name}":{{"username":"s3cr3t"}}}}]}}"#));
     }
-    for name in
-        ["pass\u{200b}word", "PassWord", r"p\u0061ssword", "pa\u{301}ssword", "pass_word", "oldPassword2", "ｐassword"]
-    {
+    for name in [
+        "pass\u{200b}word",
+        "PassWord",
+        r"p\u0061ssword",
+        "pa\u{301}ssword",
+        "pass_word",
+        "oldPassword2",
+        "ｐassword",
+    ] {
         holds_back(&format!(r#"{{"a":[{{"{name}":{{"enabled":"s3cr3t"}}}}]}}"#));
     }
     // A public name in another spelling is a different name.
@@ -105,7 +116,9 @@ fn secrets_that_are_not_strings() {
 
 #[test]
 fn secrets_in_error_bodies() {
-    holds_back(r#"{"error":{"message":"m","code":"c","status":500,"path":{"integrations":{"k":"s3cr3t"}}}}"#);
+    holds_back(
+        r#"{"error":{"message":"m","code":"c","status":500,"path":{"integrations":{"k":"s3cr3t"}}}}"#,
+    );
     holds_back(r#"{"error":{"check":[{"agreementGrantToken":"s3cr3t"}]}}"#);
 }
 
@@ -119,7 +132,9 @@ fn other_encodings() {
     refused(utf16(u16::to_be_bytes, "\u{feff}"), Reason::ByteOrderMark);
     refused(utf16(u16::to_le_bytes, ""), Reason::NotJson);
     refused(utf16(u16::to_be_bytes, ""), Reason::NotJson);
-    for bad in [&b"\xFF"[..], b"\xC0\xAF", b"\xED\xA0\x80", b"\xF4\x90\x80\x80", b"\xE2\x82", b"\x80"] {
+    for bad in
+        [&b"\xFF"[..], b"\xC0\xAF", b"\xED\xA0\x80", b"\xF4\x90\x80\x80", b"\xE2\x82", b"\x80"]
+    {
         refused([b"{\"a\":\"", bad, b"\"}"].concat(), Reason::BadUtf8);
         refused([b"{\"integrations\":\"", bad, b"\"}"].concat(), Reason::BadUtf8);
     }
@@ -127,7 +142,15 @@ fn other_encodings() {
 
 #[test]
 fn halves_of_surrogate_pairs() {
-    for text in [r"\uD800", r"\uDC00", r"\uD800\uD800", r"\uD800x", r"\uD800\n", r"\uDC00\uD800", r"\ud83d\u0041"] {
+    for text in [
+        r"\uD800",
+        r"\uDC00",
+        r"\uD800\uD800",
+        r"\uD800x",
+        r"\uD800\n",
+        r"\uDC00\uD800",
+        r"\ud83d\u0041",
+    ] {
         refused(format!(r#"{{"a":"{text}"}}"#), Reason::LoneSurrogate);
         refused(format!(r#"{{"{text}":1}}"#), Reason::LoneSurrogate);
         refused(format!(r#"{{"integrations":{{"k":"{text}"}}}}"#), Reason::LoneSurrogate);
@@ -185,7 +208,14 @@ fn documents_that_only_lenient_parsers_read() {
 #[test]
 fn numbers_beyond_a_double() {
     let long = "9".repeat(400);
-    for number in ["1e400", "-1E+400", "1.5e309", "1e99999999999999999999", long.as_str(), &format!("{long}.5")] {
+    for number in [
+        "1e400",
+        "-1E+400",
+        "1.5e309",
+        "1e99999999999999999999",
+        long.as_str(),
+        &format!("{long}.5"),
+    ] {
         refused(format!("[{number}]"), Reason::NumberNotFinite);
         refused(format!(r#"{{"integrations":{{"k":{number}}}}}"#), Reason::NumberNotFinite);
     }
@@ -197,8 +227,13 @@ fn numbers_beyond_a_double() {
 fn documents_cut_short() {
     let document = include_str!("../../../../tests/golden/upstream.json").trim_end();
     for length in 0..document.len() {
-        let judged = lower(&policy(Action::Remove), &document[..length]).map_err(|refusal| refusal.reason);
-        assert_eq!(judged, Err(if length == 0 { Reason::Empty } else { Reason::CutShort }), "{length} bytes");
+        let judged =
+            lower(&policy(Action::Remove), &document[..length]).map_err(|refusal| refusal.reason);
+        assert_eq!(
+            judged,
+            Err(if length == 0 { Reason::Empty } else { Reason::CutShort }),
+            "{length} bytes"
+        );
     }
     refused("", Reason::Empty);
     refused(" \n\t\r", Reason::Empty);
