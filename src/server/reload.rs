@@ -228,7 +228,15 @@ mod tests {
     #[test]
     fn keys_that_need_a_restart_are_not_applied_by_a_reload() {
         let read = |text: &str| config::parse("test.toml", text, []).unwrap();
-        let started = read("upstream.url = \"https://api.example\"");
+        let started = read(
+            r#"
+            upstream.url = "https://api.example"
+            [server.tls]
+            listen = ["127.0.0.1:9"]
+            cert_file = "c"
+            key_file = "k"
+            "#,
+        );
         let new = read(
             r#"
             log = { format = "text", buffer = "1MiB" }

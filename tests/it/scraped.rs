@@ -274,7 +274,9 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
         (&known[0]["type"], &known[0]["help"]),
         (
             &"counter".into(),
-            &"Requests with a response, by route, method, status and cache result.".into()
+            &"Requests with a response, by route, method, status, cache result and source \
+              of a 5xx response."
+                .into()
         ),
         "{known}"
     );
