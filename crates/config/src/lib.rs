@@ -3,7 +3,7 @@
 //! configuration with a fault is refused as a whole, and all faults are reported at once. The
 //! configuration holds paths of files with secrets, never their contents.
 //!
-//! Pure: no socket, no clock. Only [`load`] and [`load_keys`] read files.
+//! Pure: no socket, no clock. Only [`load()`] and [`load_keys`] read files.
 
 mod address;
 mod check;

@@ -32,7 +32,7 @@ pub enum NotStored {
     Status,
     /// It sets a cookie.
     SetCookie,
-    /// It varies on a field outside [`INVARIANT_REQUEST_FIELDS`].
+    /// It varies on a field outside `INVARIANT_REQUEST_FIELDS`.
     Vary,
     /// `Cache-Control: no-store`.
     NoStore,

@@ -41,7 +41,7 @@ const MAX_FIELDS_SIZE: usize = 64 << 10;
 /// streams that the client has not.
 const MAX_OPEN: usize = 1024;
 
-/// A field section longer than [`MAX_SECTION`].
+/// A field section longer than `MAX_SECTION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("HTTP/2 field section too long")]
 pub struct SectionTooLong;
