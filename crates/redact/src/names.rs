@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 use telecomx_api::folding::{Folded, OTHER_LETTER, fold, letters};
 
 /// One bit for each position in a pattern, and one for its end.
-type Places = u128;
+type PositionSet = u128;
 
 /// Maximum length of a pattern, in folded letters and digits.
-const LONGEST: usize = Places::BITS as usize - 1;
+const MAX_PATTERN_LENGTH: usize = PositionSet::BITS as usize - 1;
 
 /// Members with the old and the new value in an entry of the change log.
 const CHANGE_NAMES: [&str; 4] = ["oldValue", "newValue", "oldDisplayValue", "newDisplayValue"];
@@ -65,8 +65,10 @@ impl Pattern {
             0 => Err("has no letter or digit, so it would match every name or none; \
                       letter case, marks and punctuation are not compared"
                 .to_owned()),
-            1..=LONGEST => Ok(Pattern(steps)),
-            _ => Err(format!("has {letters} letters and digits; at most {LONGEST} are compared")),
+            1..=MAX_PATTERN_LENGTH => Ok(Pattern(steps)),
+            _ => Err(format!(
+                "has {letters} letters and digits; at most {MAX_PATTERN_LENGTH} are compared"
+            )),
         }
     }
 }
@@ -147,9 +149,9 @@ impl Names {
         names
     }
 
-    fn add(&mut self, pattern: &Pattern, ends: impl Fn(&mut Block) -> &mut Places) {
+    fn add(&mut self, pattern: &Pattern, ends: impl Fn(&mut Block) -> &mut PositionSet) {
         let size = pattern.0.iter().filter(|step| **step != Step::Any).count() + 1;
-        if self.blocks.last().is_none_or(|block| block.used + size > Places::BITS as usize) {
+        if self.blocks.last().is_none_or(|block| block.used + size > PositionSet::BITS as usize) {
             self.blocks.push(Block::empty());
         }
         if let Some(block) = self.blocks.last_mut() {
@@ -190,16 +192,16 @@ impl Names {
 struct Block {
     used: usize,
     /// Positions that a letter or digit of ASCII advances: `0` to `9`, `a` to `z`.
-    ascii: [Places; 36],
+    ascii: [PositionSet; 36],
     /// The same for other letters.
-    other: Vec<(char, Places)>,
+    other: Vec<(char, PositionSet)>,
     /// Positions at which any letter may be skipped.
-    stars: Places,
-    starts: Places,
-    root_starts: Places,
-    roots: Places,
-    secrets: Places,
-    changes: Places,
+    stars: PositionSet,
+    starts: PositionSet,
+    root_starts: PositionSet,
+    roots: PositionSet,
+    secrets: PositionSet,
+    changes: PositionSet,
 }
 
 impl Block {
@@ -218,9 +220,9 @@ impl Block {
     }
 
     /// Adds the pattern and returns its end.
-    fn add(&mut self, pattern: &Pattern) -> Places {
+    fn add(&mut self, pattern: &Pattern) -> PositionSet {
         for step in &pattern.0 {
-            let place: Places = 1 << self.used;
+            let place: PositionSet = 1 << self.used;
             let Step::Is(letter) = *step else {
                 self.stars |= place;
                 continue;
@@ -240,7 +242,7 @@ impl Block {
     }
 
     /// Returns the ends that the name reaches.
-    fn run(&self, name: &[u8], foreign: &Foreign) -> Places {
+    fn run(&self, name: &[u8], foreign: &Foreign) -> PositionSet {
         let mut run = Run { block: self, foreign, at: self.starts, reached: 0 };
         for (index, byte) in name.iter().enumerate() {
             match CLASSES.get(*byte as usize) {
@@ -260,12 +262,12 @@ impl Block {
 struct Run<'b> {
     block: &'b Block,
     foreign: &'b Foreign,
-    at: Places,
-    reached: Places,
+    at: PositionSet,
+    reached: PositionSet,
 }
 
 impl Run<'_> {
-    fn step(&mut self, leading_on: Places) {
+    fn step(&mut self, leading_on: PositionSet) {
         self.at = (self.at & leading_on) << 1 | self.at & self.block.stars;
     }
 
@@ -455,7 +457,7 @@ mod tests {
 
     #[test]
     fn block_is_filled_to_its_capacity_and_not_beyond() {
-        let room = Places::BITS as usize;
+        let room = PositionSet::BITS as usize;
         for (letters, blocks) in [(room / 2 - 1, 1), (room / 2, 2)] {
             let patterns = ["a".repeat(room / 2 - 1), "b".repeat(letters)];
             let names = names(&[], &[&patterns[0], &patterns[1]], false);

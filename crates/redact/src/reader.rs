@@ -20,14 +20,14 @@ pub const MAX_NESTING: usize = 127;
 
 /// Number of decimal digits that always fit a double. A longer number, or one with an exponent, is
 /// converted to check it.
-const SURELY_FINITE: usize = 300;
+const ALWAYS_FINITE_DIGITS: usize = 300;
 
 pub(super) struct Reader<'d> {
     text: &'d [u8],
     at: usize,
     depth: usize,
     /// [`MAX_DEPTH`], or [`MAX_NESTING`] within a container that is too deep.
-    deepest: usize,
+    max_depth: usize,
     members: Members,
 }
 
@@ -77,7 +77,7 @@ impl<'d> Reader<'d> {
         if text.iter().all(|byte| is_space(*byte)) {
             return Err(Refusal::at(0, Reason::Empty));
         }
-        Ok(Reader { text, at: 0, depth: 0, deepest: MAX_DEPTH, members: Members::default() })
+        Ok(Reader { text, at: 0, depth: 0, max_depth: MAX_DEPTH, members: Members::default() })
     }
 
     /// Position of the next byte.
@@ -88,10 +88,10 @@ impl<'d> Reader<'d> {
     /// Reads a scalar, or opens a container.
     pub(super) fn value(&mut self) -> Result<Value<'d>, Refusal> {
         match self.peek()? {
-            b'{' | b'[' if self.depth == MAX_DEPTH && self.deepest == MAX_DEPTH => {
-                self.deepest = MAX_NESTING;
+            b'{' | b'[' if self.depth == MAX_DEPTH && self.max_depth == MAX_DEPTH => {
+                self.max_depth = MAX_NESTING;
                 let read = self.skip();
-                self.deepest = MAX_DEPTH;
+                self.max_depth = MAX_DEPTH;
                 read.map(|()| Value::TooDeep)
             }
             b'{' => {
@@ -185,7 +185,7 @@ impl<'d> Reader<'d> {
     }
 
     fn open(&mut self) -> Result<(), Refusal> {
-        if self.depth == self.deepest {
+        if self.depth == self.max_depth {
             return Err(self.refuse(Reason::TooDeep));
         }
         self.depth += 1;
@@ -257,7 +257,7 @@ impl<'d> Reader<'d> {
             Some(b'0') => self.at += 1,
             _ => self.digits()?,
         }
-        let mut certain = self.at - start <= SURELY_FINITE;
+        let mut certain = self.at - start <= ALWAYS_FINITE_DIGITS;
         if self.text.get(self.at) == Some(&b'.') {
             self.at += 1;
             self.digits()?;

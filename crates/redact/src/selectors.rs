@@ -11,10 +11,10 @@
 use super::members::hash;
 
 /// One bit for each position in a selector, and one for its end. A selector does not cross words.
-type Places = u64;
+type PositionSet = u64;
 
 /// Maximum number of segments of a selector. Documents are refused before they are as deep.
-const LONGEST: usize = Places::BITS as usize - 1;
+const MAX_SEGMENTS: usize = PositionSet::BITS as usize - 1;
 
 /// A parsed selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,11 @@ impl Selector {
                 segments.push(segment);
             }
         }
-        if segments.len() > LONGEST {
-            return Err(format!("has {} segments; at most {LONGEST} can match", segments.len()));
+        if segments.len() > MAX_SEGMENTS {
+            return Err(format!(
+                "has {} segments; at most {MAX_SEGMENTS} can match",
+                segments.len()
+            ));
         }
         Ok(Selector(segments))
     }
@@ -95,30 +98,30 @@ impl Segment {
 /// The compiled selectors.
 pub(super) struct Selectors {
     /// Positions that any member advances.
-    any: Vec<Places>,
+    any: Vec<PositionSet>,
     /// Positions of `**`: any member may leave them unchanged, and they may be skipped.
-    stay: Vec<Places>,
-    ends: Vec<Places>,
-    starts: Vec<Places>,
+    stay: Vec<PositionSet>,
+    ends: Vec<PositionSet>,
+    starts: Vec<PositionSet>,
     /// Hash table with open addressing; its size is a power of two and it is at most half full.
     table: Vec<Option<Known>>,
-    nothing: Vec<Places>,
+    nothing: Vec<PositionSet>,
 }
 
 /// A name in a selector, and the positions that it advances.
 struct Known {
     name: Box<[u8]>,
-    places: Vec<Places>,
+    places: Vec<PositionSet>,
 }
 
 impl Selectors {
     pub(super) fn new(selectors: &[Selector]) -> Self {
-        let mut names: Vec<(&str, usize, Places)> = Vec::new();
+        let mut names: Vec<(&str, usize, PositionSet)> = Vec::new();
         let (mut any, mut stay, mut ends, mut starts) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut used = Places::BITS as usize;
+        let mut used = PositionSet::BITS as usize;
         for Selector(segments) in selectors {
-            if used + segments.len() + 1 > Places::BITS as usize {
+            if used + segments.len() + 1 > PositionSet::BITS as usize {
                 used = 0;
                 for places in [&mut any, &mut stay, &mut ends, &mut starts] {
                     places.push(0);
@@ -127,7 +130,7 @@ impl Selectors {
             let word = any.len() - 1;
             starts[word] |= 1 << used;
             for segment in segments {
-                let place: Places = 1 << used;
+                let place: PositionSet = 1 << used;
                 match segment {
                     Segment::AnyDepth => stay[word] |= place,
                     Segment::AnyMember => any[word] |= place,
@@ -163,13 +166,19 @@ impl Selectors {
     }
 
     /// Position at a root.
-    pub(super) fn at_root(&self) -> &[Places] {
+    pub(super) fn at_root(&self) -> &[PositionSet] {
         &self.starts
     }
 
     /// Pushes the position that a member leads to from the position that begins at `from` in
     /// `positions`. `hash` is the [`hash`] of the decoded `name`.
-    pub(super) fn step(&self, positions: &mut Vec<Places>, from: usize, hash: u64, name: &[u8]) {
+    pub(super) fn step(
+        &self,
+        positions: &mut Vec<PositionSet>,
+        from: usize,
+        hash: u64,
+        name: &[u8],
+    ) {
         let named =
             self.table[self.slot(hash, name)].as_ref().map_or(&self.nothing, |known| &known.places);
         for word in 0..self.width() {
@@ -180,7 +189,7 @@ impl Selectors {
     }
 
     /// Whether a scalar at this position is public.
-    pub(super) fn is_public(&self, position: &[Places]) -> bool {
+    pub(super) fn is_public(&self, position: &[PositionSet]) -> bool {
         position.iter().zip(&self.ends).any(|(at, ends)| at & ends != 0)
     }
 
@@ -197,7 +206,7 @@ impl Selectors {
 }
 
 /// Skips `**`, which may match no member.
-fn pass_over(at: Places, stay: Places) -> Places {
+fn pass_over(at: PositionSet, stay: PositionSet) -> PositionSet {
     at | (at & stay) << 1
 }
 
