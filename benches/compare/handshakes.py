@@ -13,7 +13,6 @@ import os
 import socket
 import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -23,20 +22,12 @@ from cases import HOST, customer, name, token
 ROUNDS = int(os.environ.get("ROUNDS", 3))
 CONNECTIONS = int(os.environ.get("CONNECTIONS", 300))
 NAMES = ("gateway", "haproxy", "nginx")
-KEYS = {"P-256": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], "RSA-2048": ["rsa:2048"]}
+KEYS = {"P-256": servers.P256, "RSA-2048": ["rsa:2048"]}
 VERSIONS = {"TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_3}
 REQUEST = (
     f"GET {name(customer(0))} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token(0)}\r\n"
     "Connection: close\r\n\r\n"
 ).encode()
-
-
-def make_certificate(folder, key):
-    """Writes a self-signed certificate with a key of this kind in place of the setup's."""
-    certificate, key_file = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-    new = ["openssl", "req", "-x509", "-newkey", *KEYS[key], "-nodes", "-days", "2"]
-    files = ["-subj", "/CN=localhost", "-keyout", key_file, "-out", certificate]
-    subprocess.run([*new, *files], check=True, capture_output=True)
 
 
 def context(version):
@@ -97,7 +88,8 @@ def main(binary, peers, file):
     for key in KEYS:
         folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         setup = servers.Setup(folder, os.path.abspath(binary), os.path.abspath(peers))
-        make_certificate(folder, key)
+        # In place of the one that all benchmarks use.
+        servers.make_certificate(folder, KEYS[key])
         running = []
         try:
             for kind in NAMES:

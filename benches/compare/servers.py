@@ -27,6 +27,7 @@ HAPROXY_RESPONSE_FIELDS = """
     http-after-response set-header cache-status "telecomx-gateway; fwd=bypass"
     http-after-response set-header x-request-id %[var(txn.id)]"""
 SUITE = "TLS_AES_256_GCM_SHA384"
+P256 = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
 
 
 def free_port():
@@ -48,26 +49,13 @@ def await_answer(url, alive=lambda: True):
             time.sleep(0.02)
 
 
-def make_certificate(folder):
-    """Returns the paths of a self-signed certificate for localhost and its key."""
+def make_certificate(folder, key_type=P256):
+    """Returns the paths of a self-signed certificate for localhost and its key. `key_type`: the
+    arguments of `openssl req -newkey`."""
     certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
-    new = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run(
-        [*new, "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
+    new = ["openssl", "req", "-x509", "-newkey", *key_type, "-nodes", "-days", "2"]
+    files = ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([*new, *files], check=True, capture_output=True)
     return certificate, key
 
 
