@@ -139,10 +139,10 @@ fn exchange(stream: &mut dyn Stream, request: &[u8], buffer: &mut [u8]) -> Outco
                 None if status == 304 => 0,
                 None => return Err("a response without a length".into()),
             };
-            let told =
+            let cache_status =
                 answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case("cache-status"));
-            let no_hit =
-                told.is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
+            let no_hit = cache_status
+                .is_some_and(|field| !field.value.windows(5).any(|window| window == b"; hit"));
             break (
                 status,
                 (length + body).checked_sub(filled).ok_or("more than one answer")?,

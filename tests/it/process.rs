@@ -137,11 +137,11 @@ fn occupied_port_is_one_error_that_names_its_owner() {
         let run = run(&["run", "-c", &path]);
         assert_eq!(run.code, Some(1), "{run:#?}");
         let said = format!("{}{}", run.stdout, run.stderr);
-        let told = said
+        let reports = said
             .lines()
             .filter(|line| line.contains(&taken.to_string()) && line.contains("in use"))
             .count();
-        assert_eq!(told, 1, "{run:#?}");
+        assert_eq!(reports, 1, "{run:#?}");
         let program = std::env::current_exe().expect("this program");
         let name = program.file_name().expect("a name").to_string_lossy();
         let owner = format!("the port is used by process {} ({name})", std::process::id());
@@ -172,14 +172,14 @@ fn start_logs_listeners_and_redaction() {
     let ready = log.lines().find(|line| line.contains("ready: ")).expect("it was waited for");
     let public = gateway.public_address().to_string();
     let admin = format!("http://{}/", gateway.admin_address());
-    let told = [
+    let parts = [
         &public,
         &admin,
         "below ADMIN",
         "integrations, customerIntegrations",
         "2 paths are blocked",
     ];
-    for part in told {
+    for part in parts {
         assert!(ready.contains(part), "{part}: {ready}");
     }
 }

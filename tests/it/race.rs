@@ -212,9 +212,9 @@ fn origin_of_sessions(dice: &Arc<Dice>) -> Origin {
     let validates = read.clone();
     origin.when(Rule::on("/auth/validateToken").made_slowly(move |seen| {
         let token = seen.query("token").unwrap_or_default();
-        let (employee, told) = (employee_of_session(&token), validates(token));
+        let (employee, state) = (employee_of_session(&token), validates(token));
         async move {
-            let level = match told.await {
+            let level = match state.await {
                 (true, _) => return Answer::json(r#"{"success":false}"#),
                 (false, true) => "VIEWER",
                 (false, false) => "RESELLER",
@@ -225,9 +225,9 @@ fn origin_of_sessions(dice: &Arc<Dice>) -> Origin {
         }
     }));
     origin.when(Rule::on("/customer/").made_slowly(move |seen| {
-        let told = read(seen.token().unwrap_or_default());
+        let state = read(seen.token().unwrap_or_default());
         async move {
-            match told.await {
+            match state.await {
                 (true, _) => Answer::error(401, "expired"),
                 (false, _) => Answer::json(
                     json!({"_id": DUCK, "integrations": {"x": {"key": MARKER}}}).to_string(),
