@@ -327,13 +327,13 @@ fn status_line(config: &Config, addresses: &Addresses) -> String {
         format!(", TLS on {}", list(&addresses.tls))
     };
     format!(
-        "serving {} on {}{tls}; admin and status page on http://{}/; below {} what is under {} is redacted; \
-         {} paths are blocked",
+        "serving {} on {}{tls}; admin and status page on http://{}/; members under {} are redacted \
+         below {}; {} paths are blocked",
         config.upstream.display_urls(),
         list(&addresses.plain),
         addresses.admin,
-        config.redaction.reveal_to.as_str(),
         config.redaction.roots.join(", "),
+        config.redaction.reveal_to.as_str(),
         config.forward.blocked.len(),
     )
 }
