@@ -124,7 +124,7 @@ impl Page {
             identity.cookie.as_ref().map_or(String::new(), |name| format!(", cookie `{name}`"));
         self.item(
             "token",
-            &format!("from Authorization: Bearer, X-API-KeySpec, ?token={cookie}; the first one present is used"),
+            &format!("from Authorization: Bearer, X-API-Key, ?token={cookie}; the first one present is used"),
         );
         let address = if identity.send_client_ip { "with" } else { "without" };
         if identity.ttl.is_zero() {

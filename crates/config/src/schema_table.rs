@@ -306,7 +306,12 @@ pub(super) const KEYS: &[KeySpec] = &[
          are unavailable.",
     )
     .needs_restart(),
-    default("server.header_timeout", TIMEOUT, r#""10s""#, "Maximum time for a client to send a whole request head."),
+    default(
+        "server.header_timeout",
+        TIMEOUT,
+        r#""10s""#,
+        "Maximum time for a client to send a whole request head.",
+    ),
     default(
         "server.write_timeout",
         TIMEOUT,
@@ -366,8 +371,13 @@ pub(super) const KEYS: &[KeySpec] = &[
          time. The responses are the same. Disable it only to find out whether a fault lies \
          there.",
     ),
-    required("server.tls.listen", ADDRESSES, r#"["0.0.0.0:8443"]"#, "Addresses for TLS: IP address and port.")
-        .needs_restart(),
+    required(
+        "server.tls.listen",
+        ADDRESSES,
+        r#"["0.0.0.0:8443"]"#,
+        "Addresses for TLS: IP address and port.",
+    )
+    .needs_restart(),
     required(
         "server.tls.cert_file",
         ValueType::File,
@@ -540,7 +550,7 @@ pub(super) const KEYS: &[KeySpec] = &[
         "identity.cookie",
         ValueType::Cookie,
         r#""token""#,
-        "Name of the cookie that may hold the token, after Authorization, X-API-KeySpec and ?token=. \
+        "Name of the cookie that may hold the token, after Authorization, X-API-Key and ?token=. \
          \"\" disables cookies as credentials.",
     ),
     default(
@@ -574,7 +584,12 @@ pub(super) const KEYS: &[KeySpec] = &[
          it at once; this bounds changes made elsewhere. With \"0s\" every request is sent to the \
          API.",
     ),
-    default("cache.not_found_ttl", PERIOD, r#""10s""#, "Time for which a 404 response (no such customer) is cached."),
+    default(
+        "cache.not_found_ttl",
+        PERIOD,
+        r#""10s""#,
+        "Time for which a 404 response (no such customer) is cached.",
+    ),
     default(
         "cache.forbidden_ttl",
         PERIOD,
@@ -744,7 +759,7 @@ pub(super) const KEYS: &[KeySpec] = &[
         "cluster.url",
         ValueType::RedisUrl,
         r#""rediss://redis.example:6379""#,
-        "URL of Redis: redis://host:port/database, rediss:// for TLS, or unix:///path. RawValues are \
+        "URL of Redis: redis://host:port/database, rediss:// for TLS, or unix:///path. Values are \
          encrypted in each case.",
     )
     .needs_restart(),
@@ -796,8 +811,13 @@ pub(super) const KEYS: &[KeySpec] = &[
          through other gateways by as much.",
     )
     .needs_restart(),
-    default("cluster.connect_timeout", TIMEOUT, r#""1s""#, "Maximum time to connect to Redis, TLS handshake included.")
-        .needs_restart(),
+    default(
+        "cluster.connect_timeout",
+        TIMEOUT,
+        r#""1s""#,
+        "Maximum time to connect to Redis, TLS handshake included.",
+    )
+    .needs_restart(),
     default(
         "cluster.timeout",
         TIMEOUT,
