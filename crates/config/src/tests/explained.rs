@@ -22,6 +22,7 @@ fn explain_describes_the_defaults() {
         &[
             "API https://api.telecomx.dk",
             "clients 127.0.0.1:8080, HTTP/1.1 and h2c, cleartext",
+            "from Authorization: Bearer, X-API-Key, ?token=, cookie `token`; the first one present",
             "the result is cached for 60s and renewed in the background after 30s",
             "a token revoked elsewhere works for at most 60s more",
             "while the API is unreachable, a cached token is accepted for at most 3m",

@@ -38,6 +38,22 @@ fn committed_files_are_generated_from_the_schema_table() {
 }
 
 #[test]
+fn documentation_names_no_rust_type() {
+    const PERMITTED: [&str; 4] = ["KiB", "LimitNOFILE", "OpenTelemetry", "RateLimit"];
+    let is_type = |word: &&str| {
+        let has_hump = word
+            .as_bytes()
+            .windows(2)
+            .any(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase());
+        has_hump && word.as_bytes()[0].is_ascii_uppercase() && !PERMITTED.contains(word)
+    };
+    let keys = schema_table::KEYS.iter().map(|key| key.doc);
+    let texts = keys.chain(schema_table::TABLES.iter().map(|table| table.doc));
+    let words = texts.flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric()));
+    assert_eq!(words.filter(is_type).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn shipped_configurations_are_valid() {
     let gateway =
         load(&shipped("gateway.toml"), []).unwrap_or_else(|problems| panic!("{problems}")).config;
