@@ -171,6 +171,8 @@ pub(super) fn files(config: &Config, locations: &KeyLocations) -> Vec<Problem> {
         ),
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("upstream.ca_file", config.upstream.ca_file.as_ref()),
+        ("upstream.client_cert_file", config.upstream.client_cert_file.as_ref()),
+        ("upstream.client_key_file", config.upstream.client_key_file.as_ref()),
         ("cluster.key_file", cluster.map(|cluster| &cluster.key_file)),
         ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.as_ref())),
         ("cluster.ca_file", cluster.and_then(|cluster| cluster.ca_file.as_ref())),

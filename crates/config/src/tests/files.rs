@@ -64,6 +64,35 @@ fn load_reads_file_and_variables() {
 }
 
 #[test]
+fn every_key_that_names_a_file_is_checked() {
+    let folder = Folder::new("every");
+    let none = folder.0.join("none");
+    let mut keys = Vec::new();
+    let mut text = String::new();
+    for table in schema_table::TABLES.iter().filter(|table| !schema_table::is_repeated(table.path))
+    {
+        text += &format!("[{}]\n", table.path);
+        for key in schema_table::keys_of(table.path) {
+            // The upgrade socket is created by the gateway.
+            if key.path == "server.upgrade_socket" {
+                continue;
+            }
+            if matches!(key.value_type, value_type::ValueType::File) {
+                text += &format!("{} = {none:?}\n", key.name());
+                keys.push(key.path);
+            } else if matches!(key.requirement, schema_table::Requirement::Required { .. }) {
+                text += &format!("{} = {}\n", key.name(), key.example());
+            }
+        }
+    }
+    let path = folder.file("gateway.toml", text);
+    let problems = load(&path, []).unwrap_err();
+    let is_file = |problem: &&Problem| problem.cause.contains("No such file");
+    let found: Vec<&str> = problems.iter().filter(is_file).map(|p| p.key.as_str()).collect();
+    assert_eq!(found, keys, "{problems}");
+}
+
+#[test]
 fn named_files_must_exist_and_not_be_empty() {
     let folder = Folder::new("named");
     let there = folder.file("there", "hunter2\n");
