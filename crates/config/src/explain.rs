@@ -459,10 +459,7 @@ impl Page {
                 format!("{} % of those without a traceparent", (sample * 1000.0).round() / 10.0);
             self.item(
                 "spans",
-                &format!(
-                    "to http://{}: requests whose traceparent is sampled, {part}",
-                    endpoint.authority()
-                ),
+                &format!("to {endpoint}: requests whose traceparent is sampled, {part}"),
             );
         }
     }

@@ -156,22 +156,30 @@ impl Upstream {
 
     /// The URLs, separated by commas.
     pub fn display_urls(&self) -> String {
-        let scheme = if self.is_tls() { "https" } else { "http" };
-        let shown: Vec<_> =
-            self.urls.iter().map(|url| format!("{scheme}://{}", url.authority())).collect();
-        shown.join(", ")
+        self.urls.iter().map(UpstreamUrl::to_string).collect::<Vec<_>>().join(", ")
     }
 }
 
 impl UpstreamUrl {
     /// The value of `Host`: without a default port, an IPv6 address in brackets.
     pub fn authority(&self) -> String {
-        let host =
-            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        self.authority_with(&self.host)
+    }
+
+    fn authority_with(&self, host: &str) -> String {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match (self.tls, self.port) {
             (true, 443) | (false, 80) => host,
             (_, port) => format!("{host}:{port}"),
         }
+    }
+}
+
+impl std::fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let dot = if self.is_absolute { "." } else { "" };
+        write!(f, "{scheme}://{}", self.authority_with(&format!("{}{dot}", self.host)))
     }
 }
 

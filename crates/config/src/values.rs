@@ -179,7 +179,7 @@ impl Values {
 
     fn upstream(&mut self, upstream: &Upstream) {
         let Upstream {
-            urls: _,
+            urls,
             ca_file,
             client_cert_file,
             client_key_file,
@@ -190,7 +190,10 @@ impl Values {
             keepalive_timeout,
             max_idle_connections,
         } = upstream;
-        self.set("upstream.url", quoted(upstream.display_urls()));
+        match urls.as_slice() {
+            [url] => self.set("upstream.url", quoted(url)),
+            urls => self.set("upstream.url", list(urls)),
+        }
         self.file("upstream.ca_file", ca_file.as_ref());
         self.file("upstream.client_cert_file", client_cert_file.as_ref());
         self.file("upstream.client_key_file", client_key_file.as_ref());
@@ -345,9 +348,15 @@ impl Values {
 
     fn otlp(&mut self, otlp: Option<&Otlp>) {
         let Some(Otlp { endpoint, sample }) = otlp else { return self.absent("otlp") };
-        self.set("otlp.endpoint", quoted(format!("http://{}", endpoint.authority())));
+        self.set("otlp.endpoint", quoted(endpoint));
         self.set("otlp.sample", sample);
     }
+}
+
+/// The word of a value.
+fn word<T: PartialEq>(words: &[(&str, T)], value: &T) -> String {
+    let found = words.iter().find(|(_, meaning)| meaning == value);
+    found.map_or(String::new(), |(word, _)| quoted(word))
 }
 
 fn quoted(text: impl Display) -> String {
@@ -400,5 +409,16 @@ mod tests {
         assert_eq!(changes[1].old.as_deref(), Some("\"60s\""));
         assert_eq!(changes[1].new.as_deref(), Some("\"7s\""));
         assert_eq!(changes[2].old, None);
+    }
+
+    #[test]
+    fn change_of_the_urls_of_the_api_shows_each_url() {
+        let read = |urls: &str| parse("f", &format!("upstream.url = {urls}"), []).unwrap();
+        let [old, new] = ["\"http://a:81\"", r#"["http://a.:81", "http://[::1]"]"#];
+        let changes = changes(&read(old), &read(new));
+        let [KeyChange { key: "upstream.url", old: was, new: is, .. }] = changes.as_slice() else {
+            panic!("{changes:?}");
+        };
+        assert_eq!((was.as_deref(), is.as_deref()), (Some(old), Some(new)));
     }
 }
