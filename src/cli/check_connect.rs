@@ -46,7 +46,7 @@ pub(super) fn run(loaded: &Loaded) -> Result<Vec<String>, CommandError> {
             Err(failure) => failures.push(failure),
         }
     }
-    for (key, address) in listeners(config) {
+    for (key, address) in config.listeners() {
         match test_listener(key, address) {
             Ok(success) => successes.push(success),
             Err(failure) => failures.push(failure),
@@ -199,13 +199,6 @@ fn tls_failure(url: &UpstreamUrl, error: &io::Error) -> Failure {
         ),
     };
     Failure { key, cause: format!("TLS handshake with {authority} failed: {cause}"), remedy }
-}
-
-fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
-    let cleartext = config.server.listen.iter().map(|address| ("server.listen", *address));
-    let tls = config.server.tls.iter().flat_map(|tls| &tls.listen);
-    let tls = tls.map(|address| ("server.tls.listen", *address));
-    cleartext.chain(tls).chain([("admin.listen", config.admin.listen)]).collect()
 }
 
 /// Binds an address. One that is in use is not a failure: a running gateway may use it.

@@ -88,7 +88,7 @@ pub(super) fn between_keys(config: &Config, locations: &KeyLocations) -> Vec<Pro
             )
         },
     );
-    let listeners: Vec<(&'static str, SocketAddr)> = listeners(config);
+    let listeners: Vec<(&str, SocketAddr)> = config.listeners().collect();
     for (index, (path, address)) in listeners.iter().enumerate() {
         for (other_path, other) in &listeners[..index] {
             require(&[path, other_path], !address::overlap(*address, *other), &|| {
@@ -145,17 +145,6 @@ fn key_of(error: &RuleError) -> &'static str {
 fn rule_problem(error: &RuleError, key: &'static str, locations: &KeyLocations) -> Problem {
     let cause = format!("invalid rule \"{}\"", error.text);
     Problem::new(locations.first_of(&[key]), key, Fault::new(cause, error.reason.clone()))
-}
-
-fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
-    let tls = config
-        .server
-        .tls
-        .iter()
-        .flat_map(|tls| &tls.listen)
-        .map(|address| ("server.tls.listen", *address));
-    let plain = config.server.listen.iter().map(|address| ("server.listen", *address));
-    plain.chain(tls).chain([("admin.listen", config.admin.listen)]).collect()
 }
 
 /// Checks that each named file can be read and is not empty. The contents are not kept.

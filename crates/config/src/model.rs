@@ -26,6 +26,16 @@ pub struct Config {
     pub otlp: Option<Otlp>,
 }
 
+impl Config {
+    /// The address of each listener, with the key that sets it.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> + '_ {
+        let plain = self.server.listen.iter().map(|address| ("server.listen", *address));
+        let tls = self.server.tls.iter().flat_map(|tls| &tls.listen);
+        let tls = tls.map(|address| ("server.tls.listen", *address));
+        plain.chain(tls).chain([("admin.listen", self.admin.listen)])
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     pub listen: Vec<SocketAddr>,
