@@ -18,29 +18,15 @@ const WIDTH: usize = 78;
 pub fn explain(config: &Config, overrides: &[VariableOverride]) -> String {
     let mut page = Page { text: String::new(), warnings: warnings(config) };
     page.environment(overrides);
-    let Config {
-        server,
-        admin,
-        upstream,
-        identity,
-        cache,
-        change_log,
-        redaction,
-        forward,
-        cors,
-        cluster,
-        log,
-        otlp,
-    } = config;
-    page.listeners(server, admin, upstream);
-    page.identities(identity);
-    page.responses(cache, identity, change_log.as_ref());
-    page.access_levels(redaction);
-    page.forwarded(forward, redaction);
-    page.cross_origin(cors);
-    page.cluster(cluster.as_ref());
-    page.limits(server, upstream, cache, identity);
-    page.logs(log, otlp.as_ref());
+    page.listeners(config);
+    page.identities(&config.identity);
+    page.responses(&config.cache, &config.identity, config.change_log.as_ref());
+    page.access_levels(&config.redaction);
+    page.forwarded(&config.forward, &config.redaction);
+    page.cross_origin(&config.cors);
+    page.cluster(config.cluster.as_ref());
+    page.limits(config);
+    page.logs(&config.log, config.otlp.as_ref());
     page.text
 }
 
@@ -63,7 +49,8 @@ impl Page {
         }
     }
 
-    fn listeners(&mut self, server: &Server, admin: &Admin, upstream: &Upstream) {
+    fn listeners(&mut self, config: &Config) {
+        let Config { server, admin, upstream, .. } = config;
         self.title("Where");
         self.item("API", &upstream.display_urls());
         self.warn_about("upstream.url");
@@ -361,7 +348,8 @@ impl Page {
         self.item("shared", &answers);
     }
 
-    fn limits(&mut self, server: &Server, upstream: &Upstream, cache: &Cache, identity: &Identity) {
+    fn limits(&mut self, config: &Config) {
+        let Config { server, upstream, cache, identity, .. } = config;
         self.title("Limits");
         let head = size(server.max_header_bytes);
         self.item(

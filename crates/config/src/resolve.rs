@@ -131,8 +131,25 @@ struct Resolver<'g> {
 impl<'g> Resolver<'g> {
     fn config(&mut self, repeated: &'g BTreeMap<&'static str, Vec<RawTable<'g>>>) -> Config {
         let items = |path| repeated.get(path).map(Vec::as_slice);
-        let tls = self.tls(items("server.tls.certificates").unwrap_or_default());
-        let server = Server {
+        let redaction = self.redaction();
+        Config {
+            server: self.server(items("server.tls.certificates").unwrap_or_default()),
+            admin: self.admin(),
+            upstream: self.upstream(),
+            identity: self.identity(),
+            cache: self.cache(),
+            change_log: self.change_log(),
+            forward: self.forward(items("forward.redact"), &redaction.secret_names),
+            redaction,
+            cors: self.cors(),
+            cluster: self.cluster(),
+            log: self.log(),
+            otlp: self.otlp(),
+        }
+    }
+
+    fn server(&mut self, certificates: &'g [RawTable<'g>]) -> Server {
+        Server {
             listen: self.get("server.listen"),
             threads: self.get("server.threads"),
             trusted_proxies: self.get("server.trusted_proxies"),
@@ -148,11 +165,16 @@ impl<'g> Resolver<'g> {
             keepalive_timeout: self.get("server.keepalive_timeout"),
             max_header_bytes: self.get("server.max_header_bytes"),
             fast_path: self.get("server.fast_path"),
-            tls,
-        };
-        let admin =
-            Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") };
-        let upstream = Upstream {
+            tls: self.tls(certificates),
+        }
+    }
+
+    fn admin(&mut self) -> Admin {
+        Admin { listen: self.get("admin.listen"), token_file: self.find("admin.token_file") }
+    }
+
+    fn upstream(&mut self) -> Upstream {
+        Upstream {
             urls: self.find("upstream.url").unwrap_or_default(),
             ca_file: self.find("upstream.ca_file"),
             client_cert_file: self.find("upstream.client_cert_file"),
@@ -163,9 +185,12 @@ impl<'g> Resolver<'g> {
             max_in_flight: self.get("upstream.max_in_flight"),
             keepalive_timeout: self.get("upstream.keepalive_timeout"),
             max_idle_connections: self.get("upstream.max_idle_connections"),
-        };
+        }
+    }
+
+    fn identity(&mut self) -> Identity {
         let cookie: String = self.get("identity.cookie");
-        let identity = Identity {
+        Identity {
             ttl: self.get("identity.ttl"),
             refresh_after: self.get("identity.refresh_after"),
             stale_if_error: self.get("identity.stale_if_error"),
@@ -174,8 +199,11 @@ impl<'g> Resolver<'g> {
             send_client_ip: self.get("identity.send_client_ip"),
             session: self.get("identity.session"),
             max_invalid_per_minute: self.get("identity.max_invalid_per_minute"),
-        };
-        let cache = Cache {
+        }
+    }
+
+    fn cache(&mut self) -> Cache {
+        Cache {
             ttl: self.get("cache.ttl"),
             not_found_ttl: self.get("cache.not_found_ttl"),
             forbidden_ttl: self.get("cache.forbidden_ttl"),
@@ -184,28 +212,36 @@ impl<'g> Resolver<'g> {
             max_bytes: self.get("cache.max_bytes"),
             ttl_jitter: self.get("cache.ttl_jitter"),
             keep_fields: self.get("cache.keep_fields"),
-        };
-        let change_log = self.change_log();
-        let otlp = self.otlp();
+        }
+    }
+
+    fn redaction(&mut self) -> Redaction {
         let levels = AccessLevel::ALL.map(|level| (level.as_str(), level));
-        let redaction = Redaction {
+        Redaction {
             reveal_to: self.word("redaction.reveal_to", self.values, &levels),
             roots: self.get("redaction.roots"),
             public: self.get("redaction.public"),
             secret_names: self.get("redaction.secret_names"),
             action: self.word("redaction.action", self.values, &ACTIONS),
-        };
-        let redact = self.rules(items("forward.redact"), &redaction.secret_names);
-        let forward = Forward { blocked: self.get("forward.blocked"), redact };
+        }
+    }
+
+    fn forward(&mut self, rules: Option<&'g [RawTable<'g>]>, secret_names: &[String]) -> Forward {
+        Forward { blocked: self.get("forward.blocked"), redact: self.rules(rules, secret_names) }
+    }
+
+    fn cors(&mut self) -> Cors {
         let origins: Vec<String> = self.get("cors.allowed_origins");
         let allowed_origins = match origins.as_slice() {
             [origin] if origin == "*" => AllowedOrigins::Any,
             [origin] if origin == "loopback" => AllowedOrigins::Loopback,
             _ => AllowedOrigins::Listed(origins),
         };
-        let cors = Cors { allowed_origins, max_age: self.get("cors.max_age") };
-        let cluster = self.cluster();
-        let log = Log {
+        Cors { allowed_origins, max_age: self.get("cors.max_age") }
+    }
+
+    fn log(&mut self) -> Log {
+        Log {
             format: self.word("log.format", self.values, &FORMATS),
             level: self.word("log.level", self.values, &LOG_LEVELS),
             access: Access {
@@ -214,20 +250,6 @@ impl<'g> Resolver<'g> {
                 customer: self.get("log.customer"),
             },
             buffer: self.get("log.buffer"),
-        };
-        Config {
-            server,
-            admin,
-            upstream,
-            identity,
-            cache,
-            change_log,
-            redaction,
-            forward,
-            cors,
-            cluster,
-            log,
-            otlp,
         }
     }
 

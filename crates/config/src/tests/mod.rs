@@ -37,25 +37,32 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn defaults_are_those_of_the_contract() {
-    let Config {
-        server,
-        admin,
-        upstream,
-        identity,
-        cache,
-        change_log,
-        redaction,
-        forward,
-        cors,
-        cluster,
-        log,
-        otlp,
-    } = with("").unwrap();
-    assert_eq!(
-        server,
-        Server {
+    let pattern = |path: &str| PathPattern::parse(path).unwrap();
+    let rule = |path, role| ForwardRedact {
+        path: pattern(path),
+        role,
+        secret_names: vec![],
+        pass_types: owned(&["text/csv", "image/*", "application/pdf", "application/zip"]),
+    };
+    let public = [
+        "**.enabled",
+        "**.economic.accrual",
+        "**.uniconta.companyId",
+        "**.criipto.{clientId,domain,clientIdRealm}",
+        "**.also.customerId",
+        "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
+        "**.ms365.calendarShowAsMappings.*",
+        "**.ms365.calendarCategoryMappings.{category,presence}",
+        "**.mvnoPrivate.portal",
+    ];
+    let expected = Config {
+        server: Server {
             listen: vec!["127.0.0.1:8080".parse().unwrap()],
             threads: 0,
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
@@ -72,18 +79,14 @@ fn defaults_are_those_of_the_contract() {
             max_header_bytes: 32 * 1024,
             fast_path: true,
             tls: None,
-        }
-    );
-    assert_eq!((change_log, otlp), (None, None));
-    assert_eq!(admin, Admin { listen: "127.0.0.1:9090".parse().unwrap(), token_file: None });
-    assert_eq!(
-        upstream,
-        Upstream {
+        },
+        admin: Admin { listen: "127.0.0.1:9090".parse().unwrap(), token_file: None },
+        upstream: Upstream {
             urls: vec![UpstreamUrl {
                 tls: true,
                 host: "api.telecomx.dk".to_owned(),
                 is_absolute: false,
-                port: 443
+                port: 443,
             }],
             ca_file: None,
             client_cert_file: None,
@@ -94,11 +97,8 @@ fn defaults_are_those_of_the_contract() {
             max_in_flight: 256,
             keepalive_timeout: seconds(4),
             max_idle_connections: 128,
-        }
-    );
-    assert_eq!(
-        identity,
-        Identity {
+        },
+        identity: Identity {
             ttl: seconds(60),
             refresh_after: seconds(30),
             stale_if_error: seconds(120),
@@ -107,11 +107,8 @@ fn defaults_are_those_of_the_contract() {
             send_client_ip: true,
             session: seconds(900),
             max_invalid_per_minute: 60,
-        }
-    );
-    assert_eq!(
-        cache,
-        Cache {
+        },
+        cache: Cache {
             ttl: seconds(60),
             not_found_ttl: seconds(10),
             forbidden_ttl: seconds(5),
@@ -119,91 +116,62 @@ fn defaults_are_those_of_the_contract() {
             stale_if_error: seconds(300),
             max_bytes: 256 * 1024 * 1024,
             ttl_jitter: 0.1,
-            keep_fields: [
+            keep_fields: owned(&[
                 "Content-Language",
                 "Link",
                 "Deprecation",
                 "Sunset",
                 "RateLimit",
-                "RateLimit-Policy"
+                "RateLimit-Policy",
+            ]),
+        },
+        change_log: None,
+        redaction: Redaction {
+            reveal_to: AccessLevel::Reseller,
+            roots: owned(&["integrations", "customerIntegrations"]),
+            public: owned(&public),
+            secret_names: owned(&[
+                "*password*",
+                "*secret*",
+                "*token*",
+                "*apikey*",
+                "*api_key*",
+                "*credential*",
+                "*privatekey*",
+            ]),
+            action: Action::Remove,
+        },
+        forward: Forward {
+            blocked: [
+                "/tools/realtime",
+                "/tools/realtime/**",
+                "/tools/realtime.*/**",
+                "/porting/*/notify",
+                "/porting/*/notify/**",
+                "/porting/*/notify.*/**",
+                "/pbx/app/notification/send/callerid",
+                "/pbx/app/notification/send/callerid/**",
+                "/pbx/app/notification/send/callerid.*/**",
             ]
-            .map(str::to_owned)
+            .map(pattern)
             .to_vec(),
-        }
-    );
-    assert_eq!(redaction.reveal_to, AccessLevel::Reseller);
-    assert_eq!(redaction.roots, ["integrations", "customerIntegrations"]);
-    assert_eq!(
-        redaction.public,
-        [
-            "**.enabled",
-            "**.economic.accrual",
-            "**.uniconta.companyId",
-            "**.criipto.{clientId,domain,clientIdRealm}",
-            "**.also.customerId",
-            "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
-            "**.ms365.calendarShowAsMappings.*",
-            "**.ms365.calendarCategoryMappings.{category,presence}",
-            "**.mvnoPrivate.portal",
-        ]
-    );
-    assert_eq!(
-        redaction.secret_names,
-        [
-            "*password*",
-            "*secret*",
-            "*token*",
-            "*apikey*",
-            "*api_key*",
-            "*credential*",
-            "*privatekey*"
-        ]
-    );
-    assert_eq!(redaction.action, Action::Remove);
-    assert_eq!(
-        forward.blocked.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        [
-            "/tools/realtime",
-            "/tools/realtime/**",
-            "/tools/realtime.*/**",
-            "/porting/*/notify",
-            "/porting/*/notify/**",
-            "/porting/*/notify.*/**",
-            "/pbx/app/notification/send/callerid",
-            "/pbx/app/notification/send/callerid/**",
-            "/pbx/app/notification/send/callerid.*/**",
-        ]
-    );
-    let pass_types =
-        ["text/csv", "image/*", "application/pdf", "application/zip"].map(str::to_owned).to_vec();
-    let rule = |path: &str, role| ForwardRedact {
-        path: PathPattern::parse(path).unwrap(),
-        role,
-        secret_names: vec![],
-        pass_types: pass_types.clone(),
-    };
-    assert_eq!(
-        forward.redact,
-        [
-            rule("/customer/**", ForwardRole::Caller),
-            rule("/auth/**", ForwardRole::Answer),
-            rule("/log/**", ForwardRole::Caller),
-        ]
-    );
-    assert_eq!(
-        cors,
-        Cors { allowed_origins: AllowedOrigins::Listed(vec![]), max_age: seconds(2 * 3600) }
-    );
-    assert_eq!(cluster, None);
-    assert_eq!(
-        log,
-        Log {
+            redact: vec![
+                rule("/customer/**", ForwardRole::Caller),
+                rule("/auth/**", ForwardRole::Answer),
+                rule("/log/**", ForwardRole::Caller),
+            ],
+        },
+        cors: Cors { allowed_origins: AllowedOrigins::Listed(vec![]), max_age: seconds(2 * 3600) },
+        cluster: None,
+        log: Log {
             format: LogFormat::Json,
             level: LogLevel::Info,
             access: Access { which: AccessLog::All, hits: 1.0, customer: false },
-            buffer: 4 << 20
-        }
-    );
+            buffer: 4 << 20,
+        },
+        otlp: None,
+    };
+    assert_eq!(with("").unwrap(), expected);
 }
 
 #[test]
