@@ -42,8 +42,8 @@ pub(super) fn first_definition(
         Some((start, line))
     });
     let is_header = |line: &str| {
-        let inner = line.trim().strip_prefix('[').and_then(|rest| rest.split(']').next());
-        inner.is_some_and(|inner| dotted_name(inner.trim_start_matches('[')) == path)
+        let line = line.trim();
+        line.starts_with('[') && header_path(line) == path
     };
     let earlier = headers.filter(|(start, line)| start + line.len() <= before && is_header(line));
     let header = earlier.map(|(start, _)| start).last();
@@ -94,18 +94,11 @@ impl Scanner<'_> {
                     let end = self.text[self.at..]
                         .find(['\n', '#'])
                         .map_or(self.text.len(), |end| self.at + end);
+                    let path = header_path(&self.text[self.at..end]);
                     if end > span.start {
-                        let header = &self.text[self.at..end];
-                        return dotted_name(
-                            header.trim_start_matches('[').split(']').next().unwrap_or_default(),
-                        );
+                        return path;
                     }
-                    let header = self.text[self.at..end]
-                        .trim_start_matches('[')
-                        .split(']')
-                        .next()
-                        .unwrap_or_default();
-                    self.scopes = vec![Scope::Table(dotted_name(header))];
+                    self.scopes = vec![Scope::Table(path)];
                     self.at = end;
                 }
                 b'[' => self.open(Scope::Array),
@@ -188,6 +181,11 @@ impl Scanner<'_> {
             self.at += 1;
         }
     }
+}
+
+/// The path of the table of a line that begins with `[`.
+fn header_path(line: &str) -> String {
+    dotted_name(line.trim_start_matches('[').split(']').next().unwrap_or_default())
 }
 
 /// A dotted name without blanks and quotes.

@@ -268,13 +268,10 @@ impl Values {
     fn forward(&mut self, Forward { blocked, redact }: &Forward) {
         self.set("forward.blocked", list(blocked));
         let rules = redact.iter().map(|ForwardRedact { path, role, secret_names, pass_types }| {
-            let role = match role {
-                ForwardRole::Caller => "caller",
-                ForwardRole::Answer => "answer",
-            };
             format!(
-                "{{ path = {}, role = {role:?}, secret_names = {}, pass_types = {} }}",
+                "{{ path = {}, role = {}, secret_names = {}, pass_types = {} }}",
                 quoted(path),
+                word(&resolve::ROLES, role),
                 list(secret_names),
                 list(pass_types)
             )
@@ -326,21 +323,9 @@ impl Values {
 
     fn log(&mut self, log: &Log) {
         let Log { format, level, access: Access { which, hits, customer }, buffer } = log;
-        let word = |words: &[(&str, bool)]| {
-            words.iter().find(|(_, is_set)| *is_set).map_or(String::new(), |(word, _)| quoted(word))
-        };
-        self.set(
-            "log.format",
-            word(&resolve::FORMATS.map(|(word, value)| (word, value == *format))),
-        );
-        self.set(
-            "log.level",
-            word(&resolve::LOG_LEVELS.map(|(word, value)| (word, value == *level))),
-        );
-        self.set(
-            "log.access",
-            word(&resolve::ACCESS_LOGS.map(|(word, value)| (word, value == *which))),
-        );
+        self.set("log.format", word(&resolve::FORMATS, format));
+        self.set("log.level", word(&resolve::LOG_LEVELS, level));
+        self.set("log.access", word(&resolve::ACCESS_LOGS, which));
         self.set("log.hits", hits);
         self.set("log.customer", customer);
         self.size("log.buffer", *buffer);
