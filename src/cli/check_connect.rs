@@ -5,12 +5,12 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::{CommandError, status_line};
+use super::CommandError;
+use super::status_line::{self, DeadlineStream};
 use crate::config::{Config, Loaded, UpstreamUrl};
 use crate::server;
 use crate::upstream::{self, TlsFailure};
@@ -109,23 +109,15 @@ fn test_address(config: &Config, url: &UpstreamUrl, address: SocketAddr) -> Resu
             remedy,
         )
     })?;
-    let set_timeouts = |timeout: Duration| {
-        stream
-            .set_read_timeout(Some(timeout))
-            .and_then(|()| stream.set_write_timeout(Some(timeout)))
-    };
-    let local_failure =
-        |error: io::Error| upstream_failure(format!("cannot set a timeout: {error}"), "try again");
-    let line = if url.tls {
-        set_timeouts(upstream.connect_timeout).map_err(local_failure)?;
-        let mut tls = handshake(config, url, &stream)?;
-        set_timeouts(upstream.timeout).map_err(local_failure)?;
-        status_line::get(&mut tls, &url.authority(), PATH)
-    } else {
-        set_timeouts(upstream.timeout).map_err(local_failure)?;
-        status_line::get(&stream, &url.authority(), PATH)
-    };
     let authority = url.authority();
+    let line = if url.tls {
+        let stream = DeadlineStream::new(stream, upstream.connect_timeout);
+        let mut tls = handshake(config, url, stream)?;
+        tls.sock.restart(upstream.timeout);
+        status_line::get(&mut tls, &authority, PATH)
+    } else {
+        status_line::get(DeadlineStream::new(stream, upstream.timeout), &authority, PATH)
+    };
     let line = line.map_err(|error| {
         let cause = format!("no response of {authority} to GET {PATH}: {}", short(&error));
         upstream_failure(
@@ -149,11 +141,11 @@ fn test_address(config: &Config, url: &UpstreamUrl, address: SocketAddr) -> Resu
     }
 }
 
-fn handshake<'s>(
+fn handshake(
     config: &Config,
     url: &UpstreamUrl,
-    stream: &'s TcpStream,
-) -> Result<StreamOwned<ClientConnection, &'s TcpStream>, Failure> {
+    stream: DeadlineStream,
+) -> Result<StreamOwned<ClientConnection, DeadlineStream>, Failure> {
     let client = upstream::client_config(&config.upstream).map_err(|error| Failure {
         key: "upstream.ca_file",
         cause: error.to_string(),

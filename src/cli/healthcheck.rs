@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::status_line;
+use super::status_line::{self, DeadlineStream};
 
-/// Maximum time to connect, and for each read and write. A ready gateway on this machine responds
-/// in milliseconds.
+/// Maximum time to connect, and again for the exchange. A ready gateway on this machine responds in
+/// milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reason why a gateway is not ready.
@@ -48,7 +48,5 @@ fn reachable(admin: SocketAddr) -> SocketAddr {
 
 fn request_status_line(address: SocketAddr) -> io::Result<String> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    status_line::get(stream, &address.to_string(), "/readyz")
+    status_line::get(DeadlineStream::new(stream, TIMEOUT), &address.to_string(), "/readyz")
 }
