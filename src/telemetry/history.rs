@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use prometheus::proto::{Metric, MetricFamily};
 use serde_json::{Value, json};
 
+use super::record::is_hit;
+
 /// Time between two samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -98,7 +100,7 @@ struct Counts {
     failed: u64,
     /// The same by route and status.
     failures: BTreeMap<Failure, u64>,
-    /// As in `/stats`: hits include stale responses, misses include collapsed requests.
+    /// As in `/stats`: hits include stale and shared responses, misses include collapsed requests.
     hits: u64,
     misses: u64,
     upstream_errors: u64,
@@ -147,17 +149,17 @@ impl Counts {
                 Failure { status: status.into(), route: label_value(metric, "route").into() };
             *self.failures.entry(failure).or_default() += count;
         }
-        match label_value(metric, "cache") {
-            "hit" | "stale" => self.hits += count,
-            "miss" | "collapsed" => self.misses += count,
-            _ => {}
+        match is_hit(label_value(metric, "cache")) {
+            Some(true) => self.hits += count,
+            Some(false) => self.misses += count,
+            None => {}
         }
     }
 
     fn add_durations(&mut self, metric: &Metric) {
-        match (label_value(metric, "route"), label_value(metric, "cache")) {
-            ("customer_name", "hit" | "stale") => self.hit.add(metric),
-            ("customer_name", "miss" | "collapsed") => self.miss.add(metric),
+        match (label_value(metric, "route"), is_hit(label_value(metric, "cache"))) {
+            ("customer_name", Some(true)) => self.hit.add(metric),
+            ("customer_name", Some(false)) => self.miss.add(metric),
             ("forward", _) => self.forwarded.add(metric),
             _ => {}
         }
@@ -419,6 +421,24 @@ mod tests {
         assert!(median > 0.000_05 && median <= 0.000_1, "{sample}");
         assert_eq!(json["recent"]["forwarded"]["count"], 1);
         assert_eq!(json["recent"]["miss"]["p99_seconds"], Value::Null, "there was no miss");
+    }
+
+    #[test]
+    fn response_of_the_shared_tier_is_a_hit() {
+        let metrics = Metrics::new().unwrap();
+        let history = History::default();
+        let start = Instant::now();
+        history.add_sample(&metrics.families(), start, UNIX_EPOCH);
+        let cache = Some(CacheStatus::Shared { ttl: 1 });
+        record(&metrics, Route::CustomerName, cache, 200, Duration::from_micros(70));
+        let end = start + SAMPLE_INTERVAL;
+        history.add_sample(&metrics.families(), end, UNIX_EPOCH + SAMPLE_INTERVAL);
+        let json = history.json(&metrics.families(), end);
+        let sample = &json["samples"][0];
+        assert_eq!((&sample["hits"], &sample["misses"]), (&1.into(), &0.into()));
+        assert!(sample["p50_seconds"].is_f64(), "{sample}");
+        assert_eq!(json["recent"]["hit"]["count"], 1);
+        assert_eq!(metrics.hits_and_misses(), (1, 0), "those of /stats");
     }
 
     #[test]

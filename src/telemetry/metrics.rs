@@ -17,7 +17,7 @@ use super::labels::{
     TRIGGERS, ValidationOutcome,
 };
 use super::process_metrics::ProcessMetrics;
-use super::record::Record;
+use super::record::{Record, is_hit};
 use super::series_cache::{RequestCounters, RequestDurations, SeriesCache};
 use super::thread_local_counters::{HitCounters, ThreadLocalCounters};
 use crate::api::AccessLevel;
@@ -444,10 +444,10 @@ impl Metrics {
         self.requests.for_record(record).inc();
         self.request_duration.for_record(record).observe(duration.as_secs_f64());
         let cache = record.cache_label();
-        match cache {
-            "hit" | "stale" | "tier" => self.hits.fetch_add(1, Ordering::Relaxed),
-            "miss" | "collapsed" => self.misses.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
+        match is_hit(cache) {
+            Some(true) => self.hits.fetch_add(1, Ordering::Relaxed),
+            Some(false) => self.misses.fetch_add(1, Ordering::Relaxed),
+            None => 0,
         };
         if cache == "collapsed" {
             self.coalesced.inc();
@@ -476,8 +476,8 @@ impl Metrics {
         }
     }
 
-    /// Hits and misses since the start. Hits include stale responses, misses include collapsed
-    /// requests.
+    /// Hits and misses since the start. Hits include stale and shared responses, misses include
+    /// collapsed requests.
     pub fn hits_and_misses(&self) -> (i64, i64) {
         self.flush_threads();
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))

@@ -27,6 +27,15 @@ pub(super) const METHODS: [&str; 10] =
 pub(super) const CACHES: [&str; 7] =
     ["none", "hit", "stale", "miss", "collapsed", "bypass", "tier"];
 
+/// Whether a response with this cache label is a hit or a miss; `None` if it is neither.
+pub(super) fn is_hit(cache: &str) -> Option<bool> {
+    match cache {
+        "hit" | "stale" | "tier" => Some(true),
+        "miss" | "collapsed" => Some(false),
+        _ => None,
+    }
+}
+
 impl Route {
     pub const fn as_str(self) -> &'static str {
         ROUTES[self as usize]
