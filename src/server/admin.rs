@@ -119,10 +119,8 @@ impl Admin {
     fn respond(&self, request: &AdminRequest<'_>) -> AdminResponse {
         let resource = Resource::find(request.path);
         let response = self.decide(request, resource.as_ref());
-        let is_change =
-            |resource: &&Resource<'_>| resource.changes_state() && resource.allows(request.method);
-        if let Some(resource) = resource.as_ref().filter(is_change) {
-            audit::write(resource, request.requester, response.status());
+        if let Some(resource) = resource.filter(|resource| resource.allows(request.method)) {
+            audit::write(&resource, request.requester, response.status());
         }
         response
     }

@@ -5,8 +5,10 @@
 use http::StatusCode;
 
 use super::request::{Requester, Resource};
+use crate::api::CustomerId;
 
-/// Writes the audit line of a request that changes something, after its outcome is known.
+/// Writes the audit line of a request after its outcome is known, if it is one that changes
+/// something. Its method is one that the resource allows.
 pub fn write(resource: &Resource<'_>, requester: Requester<'_>, status: StatusCode) {
     let Some(Change { action, scope, id }) = Change::find(resource) else { return };
     let (outcome, status) =
@@ -45,11 +47,18 @@ impl<'a> Change<'a> {
             Resource::Customer(id) => purge("customer", is_id(id).then_some(id)),
             Resource::Employee(id) => purge("employee", is_id(id).then_some(id)),
             Resource::Reload => Change { action: "reload", scope: None, id: None },
-            _ => return None,
+            Resource::Live
+            | Resource::Ready
+            | Resource::Page
+            | Resource::Metrics
+            | Resource::Stats
+            | Resource::History
+            | Resource::Config => return None,
         })
     }
 }
 
+/// Whether this is the id of a customer or an employee, which have the same form.
 fn is_id(text: &str) -> bool {
-    text.len() == 24 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    CustomerId::parse(text.as_bytes()).is_some()
 }

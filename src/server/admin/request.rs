@@ -64,14 +64,6 @@ impl<'a> Resource<'a> {
         }
     }
 
-    /// Whether its requests change something. Each of them has an audit line.
-    pub const fn changes_state(&self) -> bool {
-        matches!(
-            self,
-            Resource::Cache | Resource::Customer(_) | Resource::Employee(_) | Resource::Reload
-        )
-    }
-
     pub fn allows(&self, method: &Method) -> bool {
         self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
