@@ -9,21 +9,30 @@ const VARIABLE: &str = "TELECOMX_GATEWAY_REVISION";
 fn main() {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     println!("cargo::rerun-if-changed=build.rs");
-    // Each commit and checkout appends to this file. A file that does not exist would cause a
-    // rebuild each time.
-    let log = Path::new(".git/logs/HEAD");
-    if log.exists() {
-        println!("cargo::rerun-if-changed={}", log.display());
-    }
     let given = std::env::var(VARIABLE).ok().filter(|revision| !revision.is_empty());
     let revision = given.or_else(commit).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env={VARIABLE}={revision}");
 }
 
+/// The commit. `None` in a debug build, since cargo would compile the whole crate again after each
+/// commit.
 fn commit() -> Option<String> {
+    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     // Of this repository only: the sources may be inside another one, such as that of a vendored
     // build.
-    Path::new(".git").exists().then_some(())?;
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    if !is_release || !Path::new(".git").exists() {
+        return None;
+    }
+    // Each commit and checkout appends to this file, which a worktree has in another directory. A
+    // file that does not exist would cause a rebuild each time.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
+    if Path::new(&log).exists() {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "--short=12", "HEAD"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
