@@ -2,7 +2,7 @@
 
 use super::diagnostic::Fault;
 use redact::Rule;
-use telecomx_api::{MediaTypePattern, PathPattern};
+use telecomx_api::{MediaTypePattern, PathPattern, is_token};
 
 /// Response fields that `cache.keep_fields` must not name, in lower case, with the reason.
 const FORBIDDEN_FIELDS: [(&str, &[&str]); 4] = [
@@ -61,8 +61,7 @@ const FORBIDDEN_FIELDS: [(&str, &[&str]); 4] = [
 /// one of [`FORBIDDEN_FIELDS`].
 pub(super) fn kept_field(text: &str) -> Result<(), Fault> {
     let remedy = r#"for example "Link""#;
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_token) {
+    if !is_token(text) {
         return Err(Fault::new(format!("invalid field name {text:?}"), remedy));
     }
     let name = text.to_ascii_lowercase();
@@ -94,10 +93,9 @@ pub(super) fn path_pattern(text: &str) -> Result<PathPattern, Fault> {
     PathPattern::parse(text).map_err(|cause| Fault::new(format!("{text:?} {cause}"), example))
 }
 
-/// Checks the name of a cookie: a token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
+/// Checks the name of a cookie: a token (RFC 6265, section 4.1.1), or nothing.
 pub(super) fn cookie_name(text: &str) -> Result<(), Fault> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.bytes().all(is_token) {
+    if text.is_empty() || is_token(text) {
         return Ok(());
     }
     Err(Fault::new(

@@ -27,7 +27,7 @@ pub use credential::{
 pub use error::{ApiError, Refusal, RetryAfter, error_body};
 pub use ids::{CustomerId, EmployeeId, request_id_text};
 pub use location::holds_credential_or_secret;
-pub use media_type::{MediaType, MediaTypePattern, accepts_any};
+pub use media_type::{MediaType, MediaTypePattern, accepts_any, is_token};
 pub use name_request::{NameRequestHead, NameRequestMethod, NameRequestRules};
 pub use path::{MAX_PATH, NormalPath, PathError, PathPattern, Protected, Query, QueryError};
 pub use validation::{Identity, Validation, read_validation};

@@ -44,7 +44,8 @@ impl MediaType {
     }
 }
 
-fn is_token(text: &str) -> bool {
+/// Whether a text is a token (RFC 9110 section 5.6.2).
+pub fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
 }
