@@ -13,6 +13,7 @@ use tokio::select;
 use tokio::time::timeout;
 
 use super::admission::Limit;
+use super::forward::credentials::NotForwarded;
 use super::forward::exchange::Failure;
 use super::forward::redact_for::RedactFor;
 use super::forward::request_context::{
@@ -42,8 +43,8 @@ enum Action {
     Reply(Reply),
     /// With the API's response, redacted if there is a [`RedactFor`].
     Forward(Option<RedactFor>),
-    /// Not at all: the client disconnected.
-    ClientClosed,
+    /// Not at all, or with an error that the client can still receive.
+    ClientFailed(ClientFailure),
 }
 
 impl RequestState {
@@ -85,12 +86,13 @@ impl Proxy {
         match shared.route(request, &mut context.record) {
             Ok(RouteTarget::CustomerName(customer)) => {
                 let reply = self.respond_to_name(session, context, customer, address).await;
-                reply.map_or(Action::ClientClosed, Action::Reply)
+                reply.map_or(Action::ClientFailed(ClientFailure::Closed), Action::Reply)
             }
             Ok(RouteTarget::Forward(changes, rule)) => {
                 match self.prepare_forward(session, context, changes, rule, address).await {
                     Ok(redact_for) => Action::Forward(redact_for),
-                    Err(error) => Action::Reply(self.refuse(error, context)),
+                    Err(NotForwarded::Refused(error)) => Action::Reply(self.refuse(error, context)),
+                    Err(NotForwarded::Client(failure)) => Action::ClientFailed(failure),
                 }
             }
             Ok(RouteTarget::Preflight) => {
@@ -310,7 +312,7 @@ impl Proxy {
             Action::Forward(redact_for) => {
                 self.forward(session, context, redact_for.as_ref()).await
             }
-            Action::ClientClosed => Err(Failure::Client(ClientFailure::Closed)),
+            Action::ClientFailed(failure) => Err(Failure::Client(failure)),
         }
     }
 

@@ -223,6 +223,24 @@ fn disconnect_on_a_redacted_route_is_499() {
     }
 }
 
+/// A JSON body, which the gateway reads before it forwards the request.
+#[test]
+fn close_during_a_body_that_is_read_ahead_is_499() {
+    let (origin, gateway) = scene();
+    for target in [REDACTED, "/auth/logout", "/customer/5f0000000000000000000009"] {
+        let before = (counted(&gateway), all_counted(&gateway));
+        let mut connection = gateway.client().connect();
+        connection.send_raw(format!(
+            "POST {target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: 100\r\n\r\n{{\"a\":"
+        ));
+        connection.end_of_sending();
+        assert_eq!(connection.rest(), b"", "{target}");
+        left_once(&gateway, before, target);
+        assert_eq!(origin.count(|seen| seen.path() == target), 0, "{target}");
+    }
+}
+
 #[test]
 fn half_close_behind_a_request_gets_the_response() {
     let (origin, gateway) = scene();

@@ -220,9 +220,18 @@ fn request_body_that_stops_ends_request_and_connection_in_time() {
         (b":path", b"/customer/x"),
     ];
     frames.send(Frames::HEADERS, Frames::END_HEADERS, 1, &fields(&list)).unwrap();
+    // Read by the gateway before it is forwarded.
+    let mut json = gateway.client().connect();
+    json.send_raw(head_of(
+        "POST",
+        "/customer/x",
+        &[("Content-Length", "5"), ("Content-Type", "application/json")],
+    ));
     wait_until("both are at the API", || open.load(Ordering::SeqCst) == 2);
-    let answer = connection.read("POST", Kind::Forwarded).expect("an error");
-    answer.assert_error(408, "request_timeout");
+    for connection in [&mut connection, &mut json] {
+        let answer = connection.read("POST", Kind::Forwarded).expect("an error");
+        answer.assert_error(408, "request_timeout");
+    }
     let _ = frames.outcome(1);
     wait_until("both connections to the API are closed", || open.load(Ordering::SeqCst) == 0);
     let took = began.elapsed();

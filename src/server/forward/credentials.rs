@@ -31,6 +31,7 @@ use crate::cache::Scope;
 use crate::clock;
 use crate::config::ForwardRole;
 use crate::reply::CacheStatus;
+use crate::server::http::client_failure::ClientFailure;
 use crate::server::http::client_session::ClientSession;
 use crate::server::state::RequestState;
 
@@ -56,6 +57,26 @@ const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
 /// Media types that are never JSON; a body of any other type is JSON if it begins with `{`.
 const NEVER_JSON: [&str; 5] =
     ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
+
+/// Reason why a request is not forwarded.
+pub enum NotForwarded {
+    /// The gateway refuses it.
+    Refused(ApiError),
+    /// The client failed while its body was read.
+    Client(ClientFailure),
+}
+
+impl From<ApiError> for NotForwarded {
+    fn from(error: ApiError) -> Self {
+        NotForwarded::Refused(error)
+    }
+}
+
+impl From<ClientFailure> for NotForwarded {
+    fn from(failure: ClientFailure) -> Self {
+        NotForwarded::Client(failure)
+    }
+}
 
 /// Token in a request body.
 enum BodyToken {
@@ -192,7 +213,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// The request is not forwarded.
+    /// The request is refused, or its client failed.
     pub async fn prepare_forward(
         &self,
         session: &mut ClientSession,
@@ -200,7 +221,7 @@ impl Proxy {
         changes: Vec<Change>,
         rule: Option<RedactRule>,
         address: IpAddr,
-    ) -> Result<Option<RedactFor>, ApiError> {
+    ) -> Result<Option<RedactFor>, NotForwarded> {
         context.changes.address = Some(address);
         let state = context.state.clone();
         let for_level = rule.as_ref().is_some_and(|rule| {
@@ -313,7 +334,7 @@ impl Proxy {
         session: &mut ClientSession,
         context: &mut RequestContext,
         form: bool,
-    ) -> Result<BodyToken, ApiError> {
+    ) -> Result<BodyToken, NotForwarded> {
         let headers = &session.request().fields;
         let (media, length) = (media_of(headers), content_length(headers));
         let mut codings = headers.get_all(CONTENT_ENCODING).iter();
@@ -370,10 +391,10 @@ impl Proxy {
             Err(BodyError::NotJson) => Ok(BodyToken::None),
             Err(BodyError::Credential(_)) if form => Ok(BodyToken::Unknown),
             Err(BodyError::Credential(CredentialError::Ambiguous)) => {
-                Err(ApiError::BadRequest(Refusal::AmbiguousCredential))
+                Err(ApiError::BadRequest(Refusal::AmbiguousCredential).into())
             }
             Err(BodyError::Credential(_)) => {
-                Err(ApiError::BadRequest(Refusal::MalformedCredential))
+                Err(ApiError::BadRequest(Refusal::MalformedCredential).into())
             }
         }
     }
@@ -519,12 +540,11 @@ async fn read_ahead(
     context: &mut RequestContext,
     wanted: impl Fn(&[u8]) -> bool,
     patience: Duration,
-) -> Result<Option<bool>, ApiError> {
-    let failed = ApiError::BadRequest(Refusal::Malformed);
+) -> Result<Option<bool>, ClientFailure> {
     if session.request().fields.contains_key(EXPECT) {
         let mut head = Response::new(());
         *head.status_mut() = StatusCode::CONTINUE;
-        session.write_interim(head).await.map_err(|_| failed)?;
+        session.write_interim(head).await?;
         session.request_mut().fields.remove(&EXPECT);
     }
     let mut body = BytesMut::new();
@@ -537,9 +557,10 @@ async fn read_ahead(
         let wait = if begins_as_object(&body).is_some() { READ_AHEAD_TIMEOUT } else { patience };
         let Ok(read) = timeout(wait, reading).await else {
             context.read_ahead = body.freeze();
-            return if wait < READ_AHEAD_TIMEOUT { Ok(None) } else { Err(failed) };
+            let is_sniffing = wait < READ_AHEAD_TIMEOUT;
+            return if is_sniffing { Ok(None) } else { Err(ClientFailure::TimedOut) };
         };
-        match read.map_err(|_| failed)? {
+        match read? {
             Some(piece) => body.extend_from_slice(&piece),
             None => break true,
         }
