@@ -107,7 +107,7 @@ struct PassingFields<'a> {
 impl PassingFields<'_> {
     fn contains(&self, name: &HeaderName) -> bool {
         match *name {
-            // Written by the upstream context, or below with what decides them.
+            // Written by `upstream::Exchange`, or below with what decides them.
             HOST | CONTENT_LENGTH | COOKIE => false,
             AUTHORIZATION => self.passes_credentials,
             EXPECT => self.expects_continue,

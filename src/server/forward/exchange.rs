@@ -106,7 +106,7 @@ pub struct ApiHead {
     pub fields: HeaderMap,
 }
 
-/// The API's side of an context.
+/// The API's side of an exchange.
 pub struct ApiExchange {
     api: upstream::Exchange,
     pub upload: Upload,
