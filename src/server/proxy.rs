@@ -1,7 +1,6 @@
 //! The application of the public listener: serves a request by its route, writes the gateway's own
 //! responses, and ends the record of each request. It makes no decision about caching or redaction.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,14 +81,14 @@ impl Proxy {
     /// Decides how to respond to a request.
     async fn decide(&self, session: &mut ClientSession, context: &mut RequestContext) -> Action {
         let request = session.request();
-        let (shared, address) = (context.state.clone(), context.address);
-        match shared.route(request, &mut context.record) {
+        let state = context.state.clone();
+        match state.route(request, &mut context.record) {
             Ok(RouteTarget::CustomerName(customer)) => {
-                let reply = self.respond_to_name(session, context, customer, address).await;
+                let reply = self.respond_to_name(session, context, customer).await;
                 reply.map_or(Action::ClientFailed(ClientFailure::Closed), Action::Reply)
             }
             Ok(RouteTarget::Forward(changes, rule)) => {
-                match self.prepare_forward(session, context, changes, rule, address).await {
+                match self.prepare_forward(session, context, changes, rule).await {
                     Ok(redact_for) => Action::Forward(redact_for),
                     Err(NotForwarded::Refused(error)) => Action::Reply(self.refuse(error, context)),
                     Err(NotForwarded::Client(failure)) => Action::ClientFailed(failure),
@@ -98,7 +97,7 @@ impl Proxy {
             Ok(RouteTarget::Preflight) => {
                 Action::Reply(Preflight::for_name(requested_fields(&request.fields)).into())
             }
-            Err(error) if shared.permits_preflight_of_refused(error, request) => {
+            Err(error) if state.permits_preflight_of_refused(error, request) => {
                 Action::Reply(Preflight::for_error(requested_fields(&request.fields)).into())
             }
             Err(error) => Action::Reply(self.refuse(error, context)),
@@ -111,9 +110,8 @@ impl Proxy {
         session: &mut ClientSession,
         context: &mut RequestContext,
         customer: CustomerId,
-        address: IpAddr,
     ) -> Option<Reply> {
-        let has_body = context.has_body;
+        let RequestContext { address, has_body, .. } = *context;
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
         let request =

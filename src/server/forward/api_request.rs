@@ -44,7 +44,7 @@ impl ApiRequest {
             is_trusted: context.state.trusted.trusts(session.peer()),
             is_tls: session.is_tls(),
             version: request.version,
-            request_id: context.request_id(),
+            request_id: &context.request_id,
         };
         let trace = context.record.trace.as_ref().and_then(Trace::field);
         let credentials = context.forwarded_credentials();

@@ -6,7 +6,6 @@
 //! response is complete, unless the API refused it.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,10 +219,9 @@ impl Proxy {
         context: &mut RequestContext,
         changes: Vec<Change>,
         rule: Option<RedactRule>,
-        address: IpAddr,
     ) -> Result<Option<RedactFor>, NotForwarded> {
-        context.changes.address = Some(address);
         let state = context.state.clone();
+        let address = context.address;
         let for_level = rule.as_ref().is_some_and(|rule| {
             rule.role == ForwardRole::Caller && !rule.policy.reveals_to(AccessLevel::LOWEST)
         });
@@ -242,13 +240,13 @@ impl Proxy {
             None => None,
             Some(rule) if rule.role == ForwardRole::Answer => RedactFor::new(rule, None),
             Some(rule) => {
-                let level = self.level(session, context, &body, address).await?;
+                let level = self.level(session, context, &body).await?;
                 context.record.level = Some(level);
                 RedactFor::new(rule, Some(level))
             }
         };
         if !changes.is_empty() {
-            self.invalidate_before(session, context, changes, body, address).await?;
+            self.invalidate_before(session, context, changes, body).await?;
         }
         if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &state).unwrap_or_default();
@@ -267,9 +265,9 @@ impl Proxy {
         session: &ClientSession,
         context: &mut RequestContext,
         body: &BodyToken,
-        address: IpAddr,
     ) -> Result<AccessLevel, ApiError> {
         let gateway = context.state.gateway.clone();
+        let address = context.address;
         let request = session.request();
         let query = Query::unvalidated(request.query());
         let decided = decide(gateway.credential(&request.fields, &query), body)?;
@@ -300,9 +298,9 @@ impl Proxy {
         context: &mut RequestContext,
         changes: Vec<Change>,
         body: BodyToken,
-        address: IpAddr,
     ) -> Result<(), ApiError> {
         let state = context.state.clone();
+        let address = context.address;
         let own = changes.iter().any(Change::is_callers_own);
         let mut tokens = match head_tokens(session, &state) {
             Err(_) if own => return Err(ApiError::Unattributed),
@@ -418,8 +416,6 @@ impl Proxy {
         if status != StatusCode::UNAUTHORIZED {
             return;
         }
-        let address =
-            context.changes.address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         let request = session.request();
         let query = Query::unvalidated(request.query());
         let decided = state
@@ -430,6 +426,7 @@ impl Proxy {
         let Some(token) = decided.or_else(|| context.changes.tokens.first().cloned()) else {
             return;
         };
+        let address = context.address;
         let (caller, now) = (state.gateway.caller_of(&token), clock::now());
         let identities = state.gateway.identities();
         if identities.is_known(caller, address, now) {
@@ -465,7 +462,8 @@ impl Proxy {
 
     /// Handles a missing or incomplete response. `is_open`: the API may execute the request later.
     pub fn on_upstream_failure(&self, context: &mut RequestContext, is_open: bool) {
-        let PendingChanges { scopes, tokens, address, status, is_settled } = &mut context.changes;
+        let address = context.address;
+        let PendingChanges { scopes, tokens, status, is_settled } = &mut context.changes;
         if std::mem::replace(is_settled, true)
             || scopes.is_empty()
             || status.is_some_and(is_refusal)
@@ -477,7 +475,6 @@ impl Proxy {
         if !is_open {
             return invalidate(&state, &scopes, "failed");
         }
-        let address = address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         if state.gateway.is_any_known(&tokens, address) {
             return unsettle(&state, scopes);
         }

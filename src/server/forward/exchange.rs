@@ -499,7 +499,7 @@ impl Proxy {
             end_after_response(session, context, side);
             session.write_head(response, is_end).await?;
         } else {
-            let mut forwarded = ForwardedHead::new(head, context.request_id().clone());
+            let mut forwarded = ForwardedHead::new(head, context.request_id.clone());
             if !is_end && !forwarded.has_length() {
                 forwarded.is_chunked = frames_in_chunks(session);
             }

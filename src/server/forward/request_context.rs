@@ -42,12 +42,6 @@ pub struct RequestContext {
     pub _busy: InFlight,
 }
 
-impl RequestContext {
-    pub fn request_id(&self) -> &HeaderValue {
-        &self.request_id
-    }
-}
-
 /// The credentials of a request that are forwarded.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Forwarded {
@@ -57,13 +51,12 @@ pub enum Forwarded {
     Only(Option<CredentialPlace>),
 }
 
-/// Changes of a forwarded request, and its caller.
+/// Changes of a forwarded request, and its tokens.
 #[derive(Default)]
 pub struct PendingChanges {
     pub scopes: Vec<Scope>,
     /// Every token of the request.
     pub tokens: Vec<Token>,
-    pub address: Option<IpAddr>,
     /// Status of the API's response.
     pub status: Option<StatusCode>,
     /// Every change was invalidated.
