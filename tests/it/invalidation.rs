@@ -209,6 +209,14 @@ fn logout_invalidates_every_token_of_its_request() {
             }),
         ),
         (
+            "a form in another letter case",
+            Box::new(|c| {
+                c.post("/auth/logout")
+                    .header("Content-Type", "Application/X-WWW-Form-URLencoded")
+                    .body("a=b&token=tok-T")
+            }),
+        ),
+        (
             "a large body",
             Box::new(move |c| {
                 json(c.post("/auth/logout"))

@@ -57,6 +57,9 @@ const UNSETTLED_REPEAT: Duration = Duration::from_secs(1);
 const NEVER_JSON: [&str; 5] =
     ["multipart/", "image/", "audio/", "video/", "application/octet-stream"];
 
+/// Beginning of the media type of a form.
+const FORM: &[u8] = b"application/x-www-form";
+
 /// Reason why a request is not forwarded.
 pub enum NotForwarded {
     /// The gateway refuses it.
@@ -339,7 +342,8 @@ impl Proxy {
         let is_coded = codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
         let is_form = headers
             .get(CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form"));
+            .and_then(|value| value.as_bytes().trim_ascii().get(..FORM.len()))
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case(FORM));
         if !context.has_body || media == Media::NeverJson || !session.has_body() {
             return Ok(BodyToken::None);
         }
