@@ -18,7 +18,7 @@ use super::forward::redact_for::RedactFor;
 use super::forward::request_context::{
     Forwarded, ForwardedValidation, PendingChanges, Proxy, RequestContext, end_if_draining,
 };
-use super::http::client_failure::{ClientFailure, client_closed_request};
+use super::http::client_failure::ClientFailure;
 use super::http::client_session::{Application, ClientSession};
 use super::routing::RouteTarget;
 use super::state::RequestState;
@@ -340,9 +340,9 @@ impl Proxy {
     }
 
     fn finish(&self, session: &ClientSession, mut context: RequestContext) {
-        if context.record.client_closed {
-            context.record.status = client_closed_request();
-        } else if let Some(status) = session.status_written() {
+        if let Some(status) = session.status_written()
+            && !context.record.client_closed
+        {
             context.record.status = status;
         }
         context.record.body_bytes = context.record.body_bytes.max(session.body_bytes_sent());

@@ -321,6 +321,10 @@ fn http2_client_that_reads_nothing_is_disconnected() {
     assert!(gateway.memory() < 256 << 10, "{} KiB", gateway.memory());
     drop(frames);
     gateway.wait_for_log("client_timeout");
+    // The response was the API's, and no error.
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains("client_timeout")).expect("a line");
+    assert!(!line.contains("error.code"), "{line}");
     // A client that reads slowly is served to the end.
     let gateway = Gateway::with(&origin, "server.write_timeout = \"1s\"");
     let mut frames = open(&gateway);

@@ -262,36 +262,33 @@ impl Proxy {
         );
         self.on_upstream_failure(context, is_open);
         session.close_after();
+        let can_respond = session.retract_head();
         let error = match failure {
-            Failure::Client(failure) => match failure.record(&mut context.record) {
-                Some(error) => error,
-                None => {
-                    session.abort();
-                    return Ok(());
-                }
-            },
+            Failure::Client(failure) => failure.record(&mut context.record).filter(|_| can_respond),
             Failure::Upstream(error) => {
                 context.record.cause = Some(error.cause());
-                ApiError::from(error)
+                Some(ApiError::from(error))
             }
             Failure::Unredactable(reason) => {
                 metrics.count_redaction_failure(reason);
                 context.record.cause = Some(reason);
-                ApiError::RedactionFailed
+                Some(ApiError::RedactionFailed)
             }
             Failure::Switched => {
                 context.record.cause = Some("upgrade");
-                ApiError::NoUpgrade
+                Some(ApiError::NoUpgrade)
             }
-            Failure::Internal => ApiError::Internal,
+            Failure::Internal => Some(ApiError::Internal),
         };
-        context.record.error = Some(error);
-        if !session.retract_head() {
-            // The head was sent: the response can only be aborted.
-            session.abort();
-            return Ok(());
+        context.record.error = error;
+        match error {
+            Some(error) if can_respond => self.write(session, context, &Reply::from(error)).await,
+            // The client has left, or the head was sent: the response can only be aborted.
+            _ => {
+                session.abort();
+                Ok(())
+            }
         }
-        self.write(session, context, &Reply::from(error)).await
     }
 
     async fn exchange(

@@ -30,23 +30,21 @@ impl ClientFailure {
     /// Records the failure. Returns the error of the response if the client can still receive one.
     pub fn record(self, record: &mut Record) -> Option<ApiError> {
         record.cause = Some(self.as_str());
-        if self == ClientFailure::Closed {
-            record.client_closed = true;
-            record.error = None;
-            return None;
+        match self {
+            ClientFailure::Closed => {
+                record.client_closed = true;
+                record.status = client_closed_request();
+                record.error = None;
+                None
+            }
+            ClientFailure::TimedOut => Some(ApiError::RequestTimeout),
+            ClientFailure::Malformed => Some(ApiError::BadRequest(Refusal::Malformed)),
         }
-        let error = match self {
-            ClientFailure::TimedOut => ApiError::RequestTimeout,
-            _ => ApiError::BadRequest(Refusal::Malformed),
-        };
-        record.error = Some(error);
-        record.status = error.status();
-        Some(error)
     }
 }
 
 /// Returns the status of a request whose client disconnected before the end of its response: 499,
 /// as in nginx.
-pub fn client_closed_request() -> StatusCode {
+fn client_closed_request() -> StatusCode {
     StatusCode::from_u16(499).expect("three digits")
 }

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::time::timeout;
 
-use super::client_failure::{ClientFailure, client_closed_request};
+use super::client_failure::ClientFailure;
 use super::head_writer::{ConnectionOption, HeadWriter};
 use super::http1_session::{MAX_BEHIND, RequestFraming};
 use crate::api::{ApiError, NameRequestHead, NameRequestMethod};
@@ -291,12 +291,8 @@ impl FastPath {
 
 /// Ends the record of a request whose client disconnected or is too slow.
 pub fn end_failed(failure: ClientFailure, mut record: Record, state: &RequestState) -> Outcome {
-    record.cause = Some(failure.as_str());
-    if failure == ClientFailure::Closed {
-        record.client_closed = true;
-        record.status = client_closed_request();
-        record.error = None;
-    }
+    // The response has begun, so that no error can follow.
+    let _ = failure.record(&mut record);
     record.end(state.gateway.metrics(), state.access);
     Outcome::Closed
 }
