@@ -1,7 +1,8 @@
 //! An accepted TCP connection.
 //!
 //! Unlike the type of pingora, it has no buffers, because readers and writers have their own, and
-//! measures no times. Its descriptor can become a spare when it closes.
+//! measures no times. Bytes that were read before the TLS handshake can be put back. Its
+//! descriptor can become a spare when it closes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType, raw_connect,
@@ -30,6 +32,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ClientStream {
     /// `None` only while it is dropped.
     stream: Option<TcpStream>,
+    /// Bytes that were put back. They are read first.
+    prefix: BytesMut,
     digest: Arc<SocketDigest>,
     /// Spares that may need the descriptor when the connection ends.
     spares: Option<Arc<Spares>>,
@@ -43,7 +47,18 @@ impl ClientStream {
         let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
         // The digest is new, so it has no address yet.
         let _ = digest.peer_addr.set(Some(peer.into()));
-        ClientStream { stream: Some(stream), digest: Arc::new(digest), spares }
+        ClientStream {
+            stream: Some(stream),
+            prefix: BytesMut::new(),
+            digest: Arc::new(digest),
+            spares,
+        }
+    }
+
+    /// Puts back bytes that were read, so that they are read again.
+    pub fn put_back(&mut self, bytes: BytesMut) {
+        debug_assert!(self.prefix.is_empty(), "bytes are put back once");
+        self.prefix = bytes;
     }
 
     fn stream(&self) -> &TcpStream {
@@ -66,13 +81,27 @@ impl Drop for ClientStream {
     }
 }
 
+/// Moves as many bytes as fit. An empty buffer holds no memory.
+pub fn copy_into(from: &mut BytesMut, into: &mut ReadBuf<'_>) {
+    let count = from.len().min(into.remaining());
+    into.put_slice(&from[..count]);
+    from.advance(count);
+    if from.is_empty() {
+        *from = BytesMut::new();
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream_mut().poll_read(cx, into)
+        if self.prefix.is_empty() {
+            return self.stream_mut().poll_read(cx, into);
+        }
+        copy_into(&mut self.prefix, into);
+        Poll::Ready(Ok(()))
     }
 }
 

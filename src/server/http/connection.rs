@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 
 use super::client_session::{Application, ClientConnection, ClientSession};
+use super::client_stream::ClientStream;
 use super::fast_path::{FastPath, Outcome};
 use super::http1_session::{AfterRequest, Http1Session, RequestFraming};
 use super::http2_connection::{self, Times};
@@ -26,7 +27,6 @@ use super::http2_fast_path::Http2FastPath;
 use super::http2_stream::Http2Io;
 use super::keepalive_timer::KeepaliveTimer;
 use super::linger::{LINGER, close_unread};
-use super::prefixed_stream::PrefixedStream;
 use super::proxy_header::{AcceptedConnection, HeaderOutcome};
 use super::request_head::head_refusal;
 use super::timer::Timer;
@@ -225,9 +225,9 @@ impl<A: Application> ConnectionHandler<A> {
             return None;
         }
         let remaining = deadline.saturating_duration_since(clock::now());
+        stream.put_back(received);
         // Boxed, because the future takes 12 KiB that an established connection does not need.
-        let stream =
-            Box::pin(tls.handshake(PrefixedStream::new(stream, received), remaining)).await?;
+        let stream = Box::pin(tls.handshake(*stream, remaining)).await?;
         Some((stream, BytesMut::new()))
     }
 
@@ -238,7 +238,7 @@ impl<A: Application> ConnectionHandler<A> {
     /// the deadline of a head.
     pub async fn serve(
         &self,
-        stream: Stream,
+        stream: Box<ClientStream>,
         decision: AdmitDecision,
         tls: Option<&ListenerTls>,
         draining: &ShutdownWatch,

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use http2_fields::Rewriter;
 use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::client_stream::copy_into;
 use super::http2_frame_limits::FrameLimiter;
 use crate::api::{ApiError, Refusal};
 use crate::clock;
@@ -214,16 +215,6 @@ impl Shared {
                 _ => return Poll::Ready(Ok(())),
             }
         }
-    }
-}
-
-/// Moves as many bytes as fit. An empty buffer holds no memory.
-fn copy_into(from: &mut BytesMut, into: &mut ReadBuf<'_>) {
-    let count = from.len().min(into.remaining());
-    into.put_slice(&from[..count]);
-    from.advance(count);
-    if from.is_empty() {
-        *from = BytesMut::new();
     }
 }
 

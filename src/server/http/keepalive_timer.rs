@@ -9,8 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use pingora_core::protocols::Stream;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::coop::unconstrained;
 
 use super::timer::Timer;
@@ -41,7 +40,7 @@ impl KeepaliveTimer {
     /// client closes, or the drain ends idle connections.
     pub async fn read(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut (impl AsyncRead + Unpin),
         buffer: &mut BytesMut,
         since: Instant,
         longest: Duration,
@@ -102,7 +101,7 @@ mod tests {
         keepalive: KeepaliveTimer,
         lifecycle: Arc<Lifecycle>,
         client: Option<DuplexStream>,
-        stream: Stream,
+        stream: DuplexStream,
     }
 
     impl KeptConnection {
@@ -113,7 +112,7 @@ mod tests {
                 keepalive: KeepaliveTimer::new(lifecycle.clone()),
                 lifecycle,
                 client: Some(client),
-                stream: Box::new(stream),
+                stream,
             }
         }
 

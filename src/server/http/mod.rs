@@ -18,7 +18,6 @@ pub mod http2_stream;
 pub mod keepalive_timer;
 mod linger;
 pub mod min_body_rate;
-pub mod prefixed_stream;
 pub mod proxy_header;
 pub mod request_head;
 pub mod timer;

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use pingora_core::protocols::Stream;
+use pingora_core::protocols::GetSocketDigest;
 use proxy_protocol::Source;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout_at;
 
+use super::client_stream::ClientStream;
 use super::keepalive_timer::KeepaliveTimer;
 use crate::clock;
 
@@ -18,7 +19,8 @@ const READ_BYTES: usize = 1024;
 
 /// An accepted connection before its protocol is known.
 pub struct AcceptedConnection {
-    pub stream: Stream,
+    /// Boxed, because a session holds a boxed stream.
+    pub stream: Box<ClientStream>,
     /// Bytes that were read behind the PROXY header.
     pub received: BytesMut,
     /// Address of the client: the peer's, or the one of the PROXY header.
@@ -38,7 +40,7 @@ pub enum HeaderOutcome {
 }
 
 impl AcceptedConnection {
-    pub fn new(stream: Stream) -> Self {
+    pub fn new(stream: Box<ClientStream>) -> Self {
         let digest = stream.get_socket_digest();
         let peer = digest.as_ref().and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()));
         let client = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
