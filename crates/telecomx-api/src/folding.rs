@@ -48,7 +48,7 @@ pub fn fold(character: char) -> Folded {
 
 /// Calls `push` with the letters and digits that a character folds to, those outside ASCII
 /// included. The slow definition of [`fold`], for patterns.
-pub fn letters(character: char, mut give: impl FnMut(char)) {
+pub fn letters(character: char, mut push: impl FnMut(char)) {
     decompose_compatible(character, |part| {
         // Marks first: the upper case of U+0345, a mark, is a letter.
         if is_combining_mark(part) || is_invisible(part) {
@@ -57,7 +57,7 @@ pub fn letters(character: char, mut give: impl FnMut(char)) {
         // Upper and then lower case: `ı`, `ſ` and `ß` have only a lower case.
         for letter in part.to_uppercase().flat_map(char::to_lowercase) {
             if letter.is_alphanumeric() {
-                give(letter);
+                push(letter);
             }
         }
     });
