@@ -57,19 +57,13 @@ impl RequestState {
             return Err(ApiError::Blocked);
         }
         record.route = Route::Forward;
-        if let [root, id, ..] = path.exact()
-            && root == "customer"
-        {
-            record.customer = CustomerId::parse(id.as_bytes());
-        }
-        let (changes, rule) =
-            (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
-        let name_of = match path.exact() {
-            [customer, id, name] if customer == "customer" && name == "name" => {
-                CustomerId::parse(id.as_bytes())
-            }
+        record.customer = match path.exact() {
+            [root, id, ..] if root == "customer" => CustomerId::parse(id.as_bytes()),
             _ => None,
         };
+        let name_of = record.customer.filter(|_| path.exact()[2..] == ["name"]);
+        let (changes, rule) =
+            (changes(&request.method, &request.fields, &path), self.redact_rule(&path));
         if name_of.is_some() || rule.is_some() || !changes.is_empty() {
             Query::unvalidated(request.query()).validate().map_err(ApiError::BadRequest)?;
         }
