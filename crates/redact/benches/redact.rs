@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
-use redact::{Action, Policy, Rules, redact};
+use redact::{Action, Policy, redact};
 use telecomx_api::AccessLevel;
+
+#[allow(dead_code, clippy::panic, reason = "the tests use the rest")]
+#[path = "../tests/redact/policy.rs"]
+mod policies;
 
 const GOLDEN: &str = include_str!("../../../tests/golden/upstream.json");
 const MEBIBYTE: usize = 1 << 20;
@@ -19,8 +23,8 @@ const ROUND: Duration = Duration::from_millis(100);
 fn main() {
     // Without `--bench` this runs as a test, which checks that it works, not how fast.
     let rounds = if std::env::args().any(|word| word == "--bench") { ROUNDS } else { 1 };
-    let policy = policy();
-    let log = policy.for_forward(&[], true).expect("no names at all");
+    let policy = policies::policy(Action::Remove);
+    let log = policies::log_policy(Action::Remove);
     let one = GOLDEN.trim_end().to_owned();
     let many = repeated(&one);
     let outside = repeated(&one.replace("integrations", "connections"));
@@ -66,35 +70,4 @@ fn round(policy: &Policy, level: AccessLevel, document: &Bytes) -> f64 {
             return bytes as f64 / took.as_secs_f64() / 1e6;
         }
     }
-}
-
-/// The defaults of the contract.
-fn policy() -> Policy {
-    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    let rules = Rules {
-        reveal_to: AccessLevel::Reseller,
-        roots: list(&["integrations", "customerIntegrations"]),
-        public: list(&[
-            "**.enabled",
-            "**.economic.accrual",
-            "**.uniconta.companyId",
-            "**.criipto.{clientId,domain,clientIdRealm}",
-            "**.also.customerId",
-            "**.ms365.{tenantId,verified,calendarSync,contactsSync,orgContactsSync,presenceSync}",
-            "**.ms365.calendarShowAsMappings.*",
-            "**.ms365.calendarCategoryMappings.{category,presence}",
-            "**.mvnoPrivate.portal",
-        ]),
-        secret_names: list(&[
-            "*password*",
-            "*secret*",
-            "*token*",
-            "*apikey*",
-            "*api_key*",
-            "*credential*",
-            "*privatekey*",
-        ]),
-        action: Action::Remove,
-    };
-    Policy::compile(&rules).expect("the rules of the contract")
 }
