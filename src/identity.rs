@@ -3,7 +3,7 @@
 //!
 //! If the API cannot be reached, identification fails; there is no default access level.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::config;
 use crate::reply::ApiCors;
 use crate::telemetry::{ApiExchange, IdentityLookup, Metrics, ValidationOutcome};
 use crate::upstream::{
-    ApiFailure, Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport,
+    ApiFailure, Circuit, Client, Connections, QueueKey, Request, RequestKind, Transport, network_of,
 };
 
 /// Maximum number of cached validations; about 300 bytes each. The least recently used is evicted.
@@ -172,14 +172,6 @@ impl Drop for InvalidPermit {
     fn drop(&mut self) {
         self.0.count.lock().pending -= 1;
         self.0.returned.notify_waiters();
-    }
-}
-
-/// The network that counts as one address: one IPv6 client has a /64.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
     }
 }
 
@@ -761,19 +753,5 @@ impl<T: Transport> Identities<T> {
         };
         let exchange = ApiExchange { status: Some(response.status), duration };
         Err(ApiFailure { error, cause: Some(cause), exchange: Some(exchange) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_one_network_count_together() {
-        let network = |text: &str| network_of(text.parse().unwrap());
-        assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff:ffff:ffff:ffff"));
-        assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
-        assert_ne!(network("203.0.113.7"), network("203.0.113.8"));
-        assert_eq!(network("::ffff:203.0.113.7"), network("203.0.113.7"));
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::listener_kind::ListenerKind;
 use crate::cache::CallerId;
+use crate::upstream::network_of;
 
 /// Number of locks over which the counts of addresses and callers are spread.
 const SHARDS: usize = 16;
@@ -115,15 +116,6 @@ impl<K: Hash + Eq + Copy> Counts<K> {
         if counts.is_empty() && counts.capacity() > 1024 {
             counts.shrink_to_fit();
         }
-    }
-}
-
-/// Returns the key under which an address is limited: an IPv4 address, or the /64 network of an
-/// IPv6 address, because a client can use every address of its network.
-fn limited_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -235,7 +227,7 @@ impl Admission {
         address: IpAddr,
         limit: usize,
     ) -> Result<ConnectionPermit, Limit> {
-        let address = limited_address(address);
+        let address = network_of(address);
         if !self.connections.try_add(address, limit) {
             return Err(Limit::AddressConnections);
         }
@@ -258,7 +250,7 @@ impl Admission {
         if self.requests.fetch_add(1, Ordering::Relaxed) >= limits.all {
             return Err(Limit::Requests);
         }
-        if let Some(address) = address.map(limited_address) {
+        if let Some(address) = address.map(network_of) {
             if !self.by_address.try_add(address, limits.address) {
                 return Err(Limit::AddressRequests);
             }

@@ -6,7 +6,7 @@
 //! request of the key with the most.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -36,13 +36,18 @@ pub enum QueueKey {
 }
 
 impl QueueKey {
-    /// The key of a client's address. Of an IPv6 address the first 64 bits count, since one client
-    /// has a /64.
+    /// The key of a client's address.
     pub fn from_address(address: IpAddr) -> Self {
-        QueueKey::Address(match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
-            v4 @ IpAddr::V4(_) => v4,
-        })
+        QueueKey::Address(network_of(address))
+    }
+}
+
+/// The network that counts as one client wherever clients are limited: an IPv4 address, or the /64
+/// of an IPv6 address, because a client can use every address of its network.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into(),
     }
 }
 
@@ -358,6 +363,7 @@ mod tests {
     fn addresses_of_one_ipv6_prefix_are_one_key() {
         let of = |text: &str| QueueKey::from_address(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:ffff:ffff:ffff"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));

@@ -28,7 +28,7 @@ pub use client::{Client, Request, RequestKind, Transport};
 pub use connector::{AddressStatus, Connection, Connector};
 pub use endpoint::{Endpoint, EndpointOutcome, EndpointState};
 pub use exchange::{Event, Exchange};
-pub use fair_queue::QueueKey;
+pub use fair_queue::{QueueKey, network_of};
 pub use gateway_core::breaker::{Breaker, Circuit, Outcome};
 pub use metrics::AddressMetrics;
 pub use tls::{TlsFailure, check_files, client_config};
