@@ -71,6 +71,8 @@ pub enum UpstreamOutcome {
     },
     Response {
         representation: Representation,
+        /// Whether the body is an error of the gateway's that names the request.
+        is_own_error: bool,
         validators: Option<Box<Validators>>,
         lifetime: Result<Lifetime, NotStored>,
         initial_age: Duration,
@@ -260,13 +262,14 @@ impl<T: Transport> Fetcher<T> {
                 None => exchange_fields,
             };
         let represented = self.represent(response, level, request_id).await;
-        let (representation, kind) = represented
+        let Represented { representation, kind, is_own_error } = represented
             .map_err(|UnredactableBody { error, reason }| failed(error, Some(reason)))?;
         let is_storable = status != StatusCode::OK || kind == DocumentKind::Object;
         let lifetime =
             if is_storable { lifetime } else { lifetime.and(Err(NotStored::NotAnObject)) };
         Ok(UpstreamOutcome::Response {
             representation,
+            is_own_error,
             validators,
             lifetime,
             initial_age,
@@ -308,7 +311,7 @@ impl<T: Transport> Fetcher<T> {
         mut response: ApiResponse,
         level: AccessLevel,
         request_id: &str,
-    ) -> Result<(Representation, DocumentKind), UnredactableBody> {
+    ) -> Result<Represented, UnredactableBody> {
         let is_revealed = self.policy.reveals_to(level);
         let status = response.status;
         // Statuses without content, and the text of a redirect, which names its target and is not a
@@ -321,13 +324,19 @@ impl<T: Transport> Fetcher<T> {
         if response.body.is_empty()
             && (status.is_redirection() || (status.is_success() && status != StatusCode::OK))
         {
-            return Ok((Representation::empty(status), DocumentKind::NotJson));
+            let representation = Representation::empty(status);
+            return Ok(Represented {
+                representation,
+                kind: DocumentKind::NotJson,
+                is_own_error: false,
+            });
         }
         let own_type = response.headers.get(CONTENT_TYPE).filter(|_| is_revealed).cloned();
         match self.redact(response, level).await {
             Ok(redacted) => {
                 let kind = redacted.kind();
-                Ok((Representation::new(status, own_type.as_ref(), redacted), kind))
+                let representation = Representation::new(status, own_type.as_ref(), redacted);
+                Ok(Represented { representation, kind, is_own_error: false })
             }
             Err(reason) => self.replace_unredactable(status, is_revealed, reason, request_id),
         }
@@ -360,7 +369,7 @@ impl<T: Transport> Fetcher<T> {
         is_revealed: bool,
         reason: &'static str,
         request_id: &str,
-    ) -> Result<(Representation, DocumentKind), UnredactableBody> {
+    ) -> Result<Represented, UnredactableBody> {
         let is_failure = is_failure(status);
         let code = status.as_u16();
         if is_failure {
@@ -383,14 +392,28 @@ impl<T: Transport> Fetcher<T> {
         // Other error statuses may be stored.
         let request_id = if is_failure { request_id } else { "" };
         match code {
-            400.. => {
-                let body = error_body(status, request_id);
-                Ok((Representation::error(status, &body), DocumentKind::NotJson))
-            }
+            400.. => Ok(Represented {
+                representation: own_error(status, request_id),
+                kind: DocumentKind::NotJson,
+                is_own_error: is_failure,
+            }),
             _ if is_revealed => Err(UnredactableBody { error: ApiError::InvalidResponse, reason }),
             _ => Err(UnredactableBody { error: ApiError::RedactionFailed, reason }),
         }
     }
+}
+
+/// The error in the API's shape that replaces a body of the API.
+pub(super) fn own_error(status: StatusCode, request_id: &str) -> Representation {
+    Representation::error(status, &error_body(status, request_id))
+}
+
+/// A response of the API that may be served.
+struct Represented {
+    representation: Representation,
+    kind: DocumentKind,
+    /// Whether the body is an error of the gateway's that names the request.
+    is_own_error: bool,
 }
 
 /// A body that cannot be redacted.
@@ -454,6 +477,7 @@ impl<T: Transport> Completion<'_, T> {
                 }
                 Ok(Fetched {
                     representation,
+                    is_own_error: false,
                     fields,
                     exchange_fields,
                     requested_at,
@@ -465,6 +489,7 @@ impl<T: Transport> Completion<'_, T> {
             }
             UpstreamOutcome::Response {
                 mut representation,
+                is_own_error,
                 validators,
                 lifetime,
                 initial_age,
@@ -495,6 +520,7 @@ impl<T: Transport> Completion<'_, T> {
                 }
                 Ok(Fetched {
                     representation,
+                    is_own_error,
                     fields,
                     exchange_fields,
                     requested_at,

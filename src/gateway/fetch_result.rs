@@ -13,6 +13,8 @@ use crate::upstream::ApiFailure;
 #[derive(Clone)]
 pub struct Fetched {
     pub representation: Representation,
+    /// Whether the body is an error of the gateway's, with the id of the request that fetched.
+    pub is_own_error: bool,
     /// Fields of the API that are sent with the representation, also from the cache.
     pub fields: ApiFields,
     /// Fields of the API that are sent with this exchange only.
@@ -42,6 +44,7 @@ impl Fetched {
     pub(super) fn from_entry(entry: &Entry, source: FetchSource) -> Self {
         Fetched {
             representation: entry.representation.clone(),
+            is_own_error: false,
             fields: entry.fields.clone(),
             exchange_fields: ApiFields::NONE,
             requested_at: entry.fetched_at,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Gateway;
-use super::fetch::{FetchJob, UpstreamOutcome, target};
+use super::fetch::{FetchJob, UpstreamOutcome, own_error, target};
 use super::fetch_result::{FetchError, FetchSource, Fetched};
 use super::state::FlightKey;
 use crate::api::{ApiError, CustomerId, Query, Token, find_credential};
@@ -223,10 +223,14 @@ impl<T: Transport> Gateway<T> {
                 return Ok(self.stale_reply(validators, &entry, now));
             }
         }
-        let fetched = match result {
+        let mut fetched = match result {
             Ok(fetched) => fetched,
             Err(failure) => return Ok(error_reply(failure)),
         };
+        if fetched.is_own_error && role == Role::Follower {
+            let status = fetched.representation.status();
+            fetched.representation = own_error(status, &record.request_id);
+        }
         Ok(fetched_reply(validators, fetched, role, reason, now))
     }
 

@@ -474,6 +474,26 @@ fn failure_is_shared_by_waiting_requests_and_not_cached() {
 }
 
 #[test]
+fn waiting_requests_get_an_error_page_with_their_own_id() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gate = Gate::closed();
+    let page = Answer::new(500).header("Content-Type", "text/html").body("<p>failed</p>");
+    origin.when(Rule::on("/customer/").answer(page).hold(&gate));
+    let gateway = Gateway::start(&origin);
+    let pending: Vec<_> =
+        (0..10).map(|_| gateway.client().get(P).bearer("tok-a").start()).collect();
+    origin.wait_for_fetches(DUCK, 1);
+    gate.open();
+    for pending in pending {
+        let response = pending.finish();
+        response.assert_error(500, "internal_error");
+        let id = response.header("x-request-id").expect("a request id");
+        assert_eq!(response.json()["error"]["requestId"], id, "{response:#?}");
+    }
+}
+
+#[test]
 fn slow_api_response_times_out() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);
