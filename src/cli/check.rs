@@ -23,12 +23,12 @@ pub(super) struct Options {
 /// Every problem, one per line.
 pub(super) fn run(path: &Path, options: Options) -> Result<(), CommandError> {
     let loaded = load(path)?;
-    server::check(&loaded.config).map_err(|problems| {
+    let chain_warnings = server::check(&loaded.config).map_err(|problems| {
         let problems = problems.to_string();
         let lines: Vec<String> = problems.lines().map(|line| loaded.locate(line)).collect();
         CommandError::config(lines.join("\n"))
     })?;
-    for warning in warnings(&loaded) {
+    for warning in warnings(&loaded, chain_warnings) {
         // Standard error, so that scripts read only the result.
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
@@ -45,10 +45,10 @@ pub(super) fn run(path: &Path, options: Options) -> Result<(), CommandError> {
     if options.explain { Ok(()) } else { print_line(format_args!("{}: ok", path.display())) }
 }
 
-/// The warnings about settings and about secrets, each with its location.
-fn warnings(loaded: &Loaded) -> Vec<String> {
+/// The warnings about settings, secrets and certificate chains, each with its location.
+fn warnings(loaded: &Loaded, chain_warnings: Vec<String>) -> Vec<String> {
     let settings = config::warnings(&loaded.config).into_iter().map(|warning| warning.to_string());
-    let messages = settings.chain(server::warnings(&loaded.config));
+    let messages = settings.chain(server::warnings(&loaded.config)).chain(chain_warnings);
     messages.map(|message| loaded.locate(&message)).collect()
 }
 

@@ -11,10 +11,11 @@ const MANAGED: [&str; 2] = ["/run/secrets", "/run/credentials"];
 
 /// The warnings about a configuration, which `check`, the start and a reload report.
 pub fn warnings(config: &Config) -> Vec<String> {
-    let Config { admin, server, change_log, cluster, .. } = config;
+    let Config { admin, server, upstream, change_log, cluster, .. } = config;
     let cluster = cluster.as_ref();
     let mut files = vec![
         ("admin.token_file", admin.token_file.clone()),
+        ("upstream.client_key_file", upstream.client_key_file.clone()),
         ("change_log.token_file", change_log.as_ref().map(|log| log.token_file.clone())),
         ("cluster.key_file", cluster.map(|cluster| cluster.key_file.clone())),
         ("cluster.password_file", cluster.and_then(|cluster| cluster.password_file.clone())),

@@ -46,22 +46,30 @@ fn environment(error: impl fmt::Display) -> StartError {
     StartError::Environment(error.to_string())
 }
 
-/// Checks the files that a configuration names.
+/// Checks the files that a configuration names; returns the faults of certificate chains that some
+/// clients accept.
 ///
 /// # Errors
 /// All problems of the files, one per line.
-pub fn check(config: &Config) -> Result<(), StartError> {
+pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     let mut problems = Vec::new();
     problems.extend(upstream::check_files(&config.upstream).err().map(|error| error.to_string()));
-    let tls = config.server.tls.as_ref().map(tls::check);
-    problems.extend(tls.and_then(Result::err).into_iter().flatten());
+    let tls = config.server.tls.as_ref().map_or(Ok(Vec::new()), tls::check);
+    let warnings = tls.unwrap_or_else(|invalid| {
+        problems.extend(invalid);
+        Vec::new()
+    });
     if let Some(cluster) = &config.cluster {
         problems.extend(cluster_member::problems(cluster));
     }
     problems.extend(AdminTokens::load(&config.admin).err());
     problems.extend(config.change_log.as_ref().and_then(|log| read_token(log).err()));
     problems.extend(export_spans(config, None).err().map(|error| error.to_string()));
-    if problems.is_empty() { Ok(()) } else { Err(StartError::Configuration(problems.join("\n"))) }
+    if problems.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(StartError::Configuration(problems.join("\n")))
+    }
 }
 
 /// Starts the export of spans, if it is configured and `metrics` are given.

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::*;
 
+const CLUSTER_KEY: &str = "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
 fn check(dir: &TempDir, toml: &str, variables: &[(&str, &str)]) -> Run {
     let config = dir.write("gateway.toml", toml).display().to_string();
     run_binary_with(variables, &["check", "-c", &config], b"")
@@ -35,12 +37,7 @@ fn short_admin_token_is_refused_beyond_loopback() {
 fn secret_that_others_can_read_causes_a_warning() {
     let dir = TempDir::new();
     for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
-        let keys = secret(
-            &dir,
-            "keys",
-            "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n",
-            mode,
-        );
+        let keys = secret(&dir, "keys", &format!("{CLUSTER_KEY}\n"), mode);
         let password = secret(&dir, "password", "hunter2\n", 0o600);
         let redis = |url: &str| {
             format!(
@@ -59,6 +56,65 @@ fn secret_that_others_can_read_causes_a_warning() {
             assert_eq!(run.code, Some(0), "{run:#?}");
             assert_eq!(run.stderr.contains("cluster.key_file"), warned, "{mode:o}: {run:#?}");
             assert_eq!(run.stderr.contains("in cleartext"), plain, "{url}: {run:#?}");
+        }
+    }
+}
+
+/// The keys of the configuration that name a secret, according to its reference.
+fn keys_of_secrets() -> Vec<String> {
+    let reference = run_binary(&["schema", "--markdown"], b"").stdout;
+    let titles = reference.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+    let is_secret = |key: &&str| {
+        ["key_file", "token_file", "password_file"].iter().any(|name| key.ends_with(name))
+    };
+    titles.filter(is_secret).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_secret_that_others_can_read_causes_a_warning() {
+    let dir = TempDir::new();
+    let (certificate, key) = Authority::new().certificate().pem();
+    let certificate = secret(&dir, "certificate.pem", &certificate, 0o644);
+    for (mode, is_warned) in [(0o600, false), (0o640, true)] {
+        let file = |name: &str, contents: &str| secret(&dir, name, contents, mode);
+        let toml = format!(
+            r#"
+            [upstream]
+            url = "https://127.0.0.1:1"
+            ca_file = {certificate:?}
+            client_cert_file = {certificate:?}
+            client_key_file = {:?}
+            [server.tls]
+            listen = ["127.0.0.1:8443"]
+            cert_file = {certificate:?}
+            key_file = {:?}
+            [[server.tls.certificates]]
+            cert_file = {certificate:?}
+            key_file = {:?}
+            [admin]
+            token_file = {:?}
+            [change_log]
+            token_file = {:?}
+            [cluster]
+            url = "redis://127.0.0.1:1"
+            key_file = {:?}
+            password_file = {:?}
+            "#,
+            file("client.key", &key),
+            file("default.key", &key),
+            file("further.key", &key),
+            file("admin", "an-admin-token\n"),
+            file("change-log", "tok-log\n"),
+            file("keys", &format!("{CLUSTER_KEY}\n")),
+            file("password", "hunter2\n"),
+        );
+        let run = check(&dir, &toml, &[]);
+        assert_eq!(run.code, Some(0), "{mode:o}: {run:#?}");
+        let keys = keys_of_secrets();
+        assert_eq!(keys.len(), 7, "{keys:?}");
+        for key in keys {
+            let is_named = run.stderr.contains(&format!("{key}: "));
+            assert_eq!(is_named, is_warned, "{mode:o}: {key}: {run:#?}");
         }
     }
 }
@@ -178,10 +234,7 @@ fn config_with_secret(dir: &TempDir, key: &str, contents: &[u8]) -> String {
         unused_port(),
         file("admin.token_file", "an-admin-token\n"),
         file("change_log.token_file", "tok-log\n"),
-        file(
-            "cluster.key_file",
-            "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
-        ),
+        file("cluster.key_file", &format!("{CLUSTER_KEY}\n")),
         file("cluster.password_file", "hunter2\n"),
     )
 }
@@ -189,7 +242,7 @@ fn config_with_secret(dir: &TempDir, key: &str, contents: &[u8]) -> String {
 const SECRETS: [(&str, &str); 4] = [
     ("admin.token_file", "0123456789abcdef"),
     ("change_log.token_file", "0123456789abcdef"),
-    ("cluster.key_file", "a 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"),
+    ("cluster.key_file", CLUSTER_KEY),
     ("cluster.password_file", "0123456789abcdef"),
 ];
 
@@ -319,6 +372,26 @@ fn reload_names_changed_files_that_only_a_restart_reads() {
     assert_eq!(named(), serde_json::json!([]));
     gateway.rewrite("keys", &format!("b {}\na {key}\n", key.replace('0', "f")));
     assert_eq!(named(), serde_json::json!(["cluster.key_file"]));
+}
+
+#[test]
+fn check_warns_of_a_fault_of_the_chain() {
+    let dir = TempDir::new();
+    let (certificate, key) = Authority::new().certificate().pem();
+    let key = secret(&dir, "key.pem", &key, 0o600);
+    for (chain, is_warned) in
+        [(certificate.clone(), false), (format!("{certificate}{certificate}"), true)]
+    {
+        let chain = secret(&dir, "cert.pem", &chain, 0o644);
+        let toml = format!(
+            "upstream.url = \"http://127.0.0.1:1\"\n[server.tls]\nlisten = [\"127.0.0.1:8443\"]\n\
+             cert_file = {chain:?}\nkey_file = {key:?}\n"
+        );
+        let run = check(&dir, &toml, &[]);
+        assert_eq!(run.code, Some(0), "{run:#?}");
+        let warning = "did not issue certificate 1";
+        assert_eq!(run.stderr.contains(warning), is_warned, "{run:#?}");
+    }
 }
 
 #[test]
