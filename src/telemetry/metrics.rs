@@ -1,6 +1,7 @@
 //! The metric families of the gateway. Callers report events; names and labels of series are
 //! defined here only. The names are part of the contract.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -95,13 +96,17 @@ impl TlsMetrics {
         certificates: impl Iterator<Item = (&'c str, i64)>,
     ) {
         self.load_successful.set(is_successful.into());
-        self.certificate_expiry.reset();
-        let mut earliest = i64::MAX;
+        // Certificates with the same first name, such as one with an RSA and one with an ECDSA
+        // key, share a label.
+        let mut earliest: BTreeMap<&str, i64> = BTreeMap::new();
         for (label, expiry) in certificates {
-            self.certificate_expiry.with_label_values(&[label]).set(expiry);
-            earliest = earliest.min(expiry);
+            earliest.entry(label).and_modify(|time| *time = expiry.min(*time)).or_insert(expiry);
         }
-        self.expiry.set(earliest);
+        self.certificate_expiry.reset();
+        for (label, expiry) in &earliest {
+            self.certificate_expiry.with_label_values(&[label]).set(*expiry);
+        }
+        self.expiry.set(earliest.into_values().min().unwrap_or(i64::MAX));
     }
 
     /// Counts a failed handshake. `cause` says why a client certificate was rejected; it is empty
@@ -652,7 +657,7 @@ impl Metrics {
             )?,
             certificate_expiry: make.gauges(
                 "tls_server_certificate_expiry_timestamp_seconds",
-                "Earliest expiry in the chain of each certificate, in seconds since the epoch.",
+                "Earliest expiry in the chains with this first name, in seconds since the epoch.",
                 &["certificate"],
             )?,
             load_successful: make.gauge(
@@ -769,5 +774,31 @@ impl Metrics {
     /// A metric cannot be encoded: an internal error.
     pub fn text(&self) -> Result<String, MetricsError> {
         TextEncoder::new().encode_to_string(&self.families())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_with_one_label_show_their_earliest_expiry() {
+        let metrics = Metrics::new().unwrap();
+        let tls = metrics.register_tls().unwrap();
+        let series = |label: &str| {
+            let text = metrics.text().unwrap();
+            let name = format!("{PREFIX}tls_server_certificate_expiry_timestamp_seconds");
+            let prefix = format!("{name}{{certificate=\"{label}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&prefix).map(str::to_owned))
+        };
+        for expiries in [[30, 20], [20, 30]] {
+            let certificates = [("default", 10), ("a.example", expiries[0])];
+            let certificates = certificates.into_iter().chain([("a.example", expiries[1])]);
+            tls.set_loaded(true, certificates);
+            assert_eq!(series("a.example").as_deref(), Some("20"), "{expiries:?}");
+            assert_eq!(series("default").as_deref(), Some("10"));
+        }
+        tls.set_loaded(true, [("default", 10)].into_iter());
+        assert_eq!(series("a.example"), None, "a removed certificate");
     }
 }

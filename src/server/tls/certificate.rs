@@ -80,7 +80,7 @@ impl ServerCertificate {
                 return Err([chain.err(), private_key.err()].into_iter().flatten().collect());
             }
         };
-        let digest = digest(&chain, Some(&private_key));
+        let digest = digest(&chain, &private_key);
         let described = describe_chain(&chain);
         let description =
             described.map_err(|error| vec![problem("cert_file", &files.cert_file, &error)])?;
@@ -327,7 +327,7 @@ fn is_version_3(certificate: &CertificateDer<'_>) -> Option<bool> {
     Some(parsed.version() == x509_parser::x509::X509Version::V3)
 }
 
-fn digest(chain: &[CertificateDer<'_>], key: Option<&PrivateKeyDer<'_>>) -> blake3::Hash {
+fn digest(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let mut update = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -335,7 +335,7 @@ fn digest(chain: &[CertificateDer<'_>], key: Option<&PrivateKeyDer<'_>>) -> blak
     };
     update(&(chain.len() as u64).to_le_bytes());
     chain.iter().for_each(|certificate| update(certificate));
-    key.into_iter().for_each(|key| update(key.secret_der()));
+    update(key.secret_der());
     hasher.finalize()
 }
 
