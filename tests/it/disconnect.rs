@@ -223,6 +223,40 @@ fn disconnect_on_a_redacted_route_is_499() {
     }
 }
 
+/// The gateway asks for the caller before it forwards the request.
+#[test]
+fn disconnect_during_a_validation_is_499() {
+    let (origin, gateway) = scene();
+    let gate = Gate::closed();
+    origin.when(Rule::on("/auth/validateToken").hold(&gate));
+    for (number, target) in [&name_of(OTHER), REDACTED, "/auth/logout"].into_iter().enumerate() {
+        let before = (counted(&gateway), all_counted(&gateway));
+        let asked = origin.requests();
+        let mut pending = gateway.client().get(target).bearer(&format!("tok-{number}")).start();
+        origin.wait_until("the validation began", |seen| seen.len() > asked);
+        let left = Instant::now();
+        pending.connection.reset();
+        drop(pending);
+        left_once(&gateway, before, target);
+        assert!(left.elapsed().as_secs() < 5, "{target}: {:?}", left.elapsed());
+
+        let before = (counted(&gateway), all_counted(&gateway));
+        let asked = origin.requests();
+        let bearer = format!("Bearer tok-http2-{number}");
+        let mut list = get(target);
+        list[4].1 = &bearer;
+        let mut frames = Frames::open(&gateway.client(), &[]);
+        frames.request(1, &list).expect("an open connection");
+        origin.wait_until("the validation began", |seen| seen.len() > asked);
+        let left = Instant::now();
+        frames.send(Frames::RST_STREAM, 0, 1, CANCEL).expect("an open connection");
+        left_once(&gateway, before, target);
+        assert!(left.elapsed().as_secs() < 5, "{target}: {:?}", left.elapsed());
+        assert_eq!(origin.count(|seen| seen.path() == target), 0, "{target}");
+    }
+    gate.open();
+}
+
 /// A JSON body, which the gateway reads before it forwards the request.
 #[test]
 fn close_during_a_body_that_is_read_ahead_is_499() {

@@ -234,21 +234,27 @@ fn session_resumes_at_other_gateways_of_the_cluster() {
     let authority = Authority::new();
     let (certificate, key) = authority.certificate().pem();
     let cluster_key = |digit: &str| format!("a {}1f\n", digit.repeat(62));
-    let start = |keys: &str| {
+    let clients = Authority::new();
+    let start_with = |tls: &str, keys: &str| {
         let config =
-            format!("{TLS}\n[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
+            format!("{tls}\n[cluster]\nurl = {:?}\nkey_file = \"{{dir}}/keys\"\n", redis.url());
         let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key);
+        let setup = setup.file("clients.pem", clients.pem());
         setup.variable("RUNTIME_DIRECTORY", "{dir}").file("keys", keys).config(&config).start()
     };
+    let start = |keys: &str| start_with(TLS, keys);
     let mut first = start(&cluster_key("0"));
     let second = start(&cluster_key("0"));
     let stranger = start(&cluster_key("3"));
+    let asks_clients = start_with(&CLIENTS.replace("WHICH", "optional"), &cluster_key("0"));
     let dir = TempDir::new();
     for (index, way) in WAYS[..2].iter().enumerate() {
         let file = dir.path().join(format!("session-{index}")).display().to_string();
         assert!(!is_resumed(&openssl(&first, &with(way, &["-sess_out", &file]))), "{way:?}");
         assert!(is_resumed(&openssl(&second, &with(way, &["-sess_in", &file]))), "{way:?}");
-        assert!(!is_resumed(&openssl(&stranger, &with(way, &["-sess_in", &file]))), "{way:?}");
+        for other in [&stranger, &asks_clients] {
+            assert!(!is_resumed(&openssl(other, &with(way, &["-sess_in", &file]))), "{way:?}");
+        }
     }
     assert_eq!(first.upgrade().code, Some(0));
     for (index, way) in WAYS[..2].iter().enumerate() {
