@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http1::RequestHead;
-use tokio::select;
 use tokio::time::timeout;
 
 use super::admission::Limit;
@@ -85,7 +84,7 @@ impl Proxy {
         match state.route(request, &mut context.record) {
             Ok(RouteTarget::CustomerName(customer)) => {
                 let reply = self.respond_to_name(session, context, customer).await;
-                reply.map_or(Action::ClientFailed(ClientFailure::Closed), Action::Reply)
+                reply.map_or_else(Action::ClientFailed, Action::Reply)
             }
             Ok(RouteTarget::Forward(changes, rule)) => {
                 match self.prepare_forward(session, context, changes, rule).await {
@@ -104,24 +103,20 @@ impl Proxy {
         }
     }
 
-    /// Returns the response to a request for a customer's name; `None` if the client disconnects.
+    /// Returns the response to a request for a customer's name, unless the client disconnects.
     async fn respond_to_name(
         &self,
         session: &mut ClientSession,
         context: &mut RequestContext,
         customer: CustomerId,
-    ) -> Option<Reply> {
+    ) -> Result<Reply, ClientFailure> {
         let RequestContext { address, has_body, .. } = *context;
         let (request, client) = session.split();
         let query = Query::unvalidated(request.query());
         let request =
             NameRequest { customer, query: &query, headers: &request.fields, address, has_body };
         let gateway = context.state.gateway.clone();
-        select! {
-            biased;
-            reply = gateway.respond(&request, &mut context.record) => Some(reply),
-            () = client.closed() => None,
-        }
+        client.unless_closed(gateway.respond(&request, &mut context.record)).await
     }
 
     /// Records an error and returns its response.

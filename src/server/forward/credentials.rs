@@ -64,7 +64,7 @@ const FORM: &[u8] = b"application/x-www-form";
 pub enum NotForwarded {
     /// The gateway refuses it.
     Refused(ApiError),
-    /// The client failed while its body was read.
+    /// The client failed while its body was read or its token was validated.
     Client(ClientFailure),
 }
 
@@ -254,8 +254,9 @@ impl Proxy {
         if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &state).unwrap_or_default();
             if !tokens.is_empty() && !state.gateway.is_any_known(&tokens, address) {
+                let identities = state.gateway.identities();
                 context.validation.permit =
-                    Some(state.gateway.identities().invalid_permit(address).await?);
+                    Some(session.unless_closed(identities.invalid_permit(address)).await??);
             }
         }
         Ok(redact_for)
@@ -265,10 +266,10 @@ impl Proxy {
     /// valid token. If the API cannot be asked about a token, the request fails.
     async fn level(
         &self,
-        session: &ClientSession,
+        session: &mut ClientSession,
         context: &mut RequestContext,
         body: &BodyToken,
-    ) -> Result<AccessLevel, ApiError> {
+    ) -> Result<AccessLevel, NotForwarded> {
         let gateway = context.state.gateway.clone();
         let address = context.address;
         let request = session.request();
@@ -277,7 +278,9 @@ impl Proxy {
         context.forwarded = Forwarded::Only(decided.as_ref().map(|credential| credential.place));
         let Some(Credential { token, .. }) = decided else { return Ok(AccessLevel::LOWEST) };
         let caller = gateway.caller_of(&token);
-        match gateway.identities().identify(caller, &token, address, None, clock::now()).await {
+        let identities = gateway.identities();
+        let identifying = identities.identify(caller, &token, address, None, clock::now());
+        match session.unless_closed(identifying).await? {
             // The API may find another token in a body that the gateway cannot read.
             Ok(_) if matches!(body, BodyToken::Unknown) => Ok(AccessLevel::LOWEST),
             Ok(caller) => Ok(caller.identity.level),
@@ -288,7 +291,7 @@ impl Proxy {
             Err(failure) => {
                 context.record.cause = failure.cause;
                 context.record.api = failure.exchange;
-                Err(failure.error)
+                Err(failure.error.into())
             }
         }
     }
@@ -297,20 +300,20 @@ impl Proxy {
     /// the end of the response.
     async fn invalidate_before(
         &self,
-        session: &ClientSession,
+        session: &mut ClientSession,
         context: &mut RequestContext,
         changes: Vec<Change>,
         body: BodyToken,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), NotForwarded> {
         let state = context.state.clone();
         let address = context.address;
         let own = changes.iter().any(Change::is_callers_own);
         let mut tokens = match head_tokens(session, &state) {
-            Err(_) if own => return Err(ApiError::Unattributed),
+            Err(_) if own => return Err(ApiError::Unattributed.into()),
             tokens => tokens.unwrap_or_default(),
         };
         match body {
-            BodyToken::Unknown if own => return Err(ApiError::Unattributed),
+            BodyToken::Unknown if own => return Err(ApiError::Unattributed.into()),
             BodyToken::One(token) => tokens.push(token),
             BodyToken::Unknown | BodyToken::None => {}
         }
@@ -320,7 +323,8 @@ impl Proxy {
                 |token: &Token| state.gateway.is_any_known(std::slice::from_ref(token), address);
             tokens.extend(find_cookie_tokens(&session.request().fields).filter(known));
         }
-        context.changes.scopes = state.gateway.scopes(changes, &tokens, address).await?;
+        let scopes = state.gateway.scopes(changes, &tokens, address);
+        context.changes.scopes = session.unless_closed(scopes).await??;
         if state.gateway.is_any_known(&tokens, address) {
             invalidate(&state, &context.changes.scopes, "request");
         }

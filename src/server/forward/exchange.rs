@@ -3,8 +3,7 @@
 //! Both directions run at once, and every wait ends when the client disconnects. The response is
 //! passed through, redacted (`redacted_response`), or becomes a tunnel after a protocol switch.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -353,7 +352,7 @@ impl Proxy {
         let (mut tried, mut stale) = (Vec::new(), 0);
         loop {
             let opening = connector.open(&tried, stale >= STALE_CONNECTIONS_MAX);
-            let connection = unless_closed(session, opening).await??;
+            let connection = session.unless_closed(opening).await??;
             let is_reused = connection.is_reused;
             let endpoint = connection.endpoint().clone();
             let mut api = request.start(connection);
@@ -685,21 +684,6 @@ async fn write_piece(
 ) -> Result<(), ClientFailure> {
     session.queue_body(piece, is_end);
     side.flush(session).await
-}
-
-/// Waits for `work` until the client disconnects.
-pub async fn unless_closed<T>(
-    session: &mut ClientSession,
-    work: impl Future<Output = T>,
-) -> Result<T, Failure> {
-    let mut work = pin!(work);
-    poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => {
-            session.poll_closed(context).map(|()| Err(Failure::Client(ClientFailure::Closed)))
-        }
-    })
-    .await
 }
 
 /// Discards the rest of a request body for up to [`LINGER`].

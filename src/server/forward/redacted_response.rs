@@ -14,7 +14,7 @@ use http::header::{
 use http::{Method, Response, StatusCode};
 use tokio::time::timeout_at;
 
-use super::exchange::{ApiExchange, ApiHead, Failure, response_of, unless_closed};
+use super::exchange::{ApiExchange, ApiHead, Failure, response_of};
 use super::redact_for::{Content, RedactFor, restrict_caching};
 use super::request_context::{Proxy, RequestContext, end_if_draining};
 use crate::api::{Query, error_body};
@@ -202,7 +202,7 @@ impl Proxy {
     ) -> Result<(), Failure> {
         let (before, reserved) = self.read_whole(session, context, side, head, start).await?;
         self.on_upstream_body(context, &before);
-        let redacted = unless_closed(session, redact_for.redact(before)).await?;
+        let redacted = session.unless_closed(redact_for.redact(before)).await?;
         let redacted = redacted.map_err(|refusal| Failure::Unredactable(refusal.as_str()))?;
         let _sending: Option<SendReservation> = reserved.map(Reservation::into_send_reservation);
         let (removed, kind) = (redacted.has_removed(), redacted.kind());
@@ -254,7 +254,7 @@ impl Proxy {
                     let budget = &context.state.process.responses;
                     let room = budget.reserve(&clients, declared.unwrap_or(MAX_BODY));
                     reserved =
-                        Some(unless_closed(session, room).await?.map_err(|_| Failure::Internal)?);
+                        Some(session.unless_closed(room).await?.map_err(|_| Failure::Internal)?);
                 }
                 body.extend_from_slice(&piece);
             }

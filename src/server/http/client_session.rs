@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -79,9 +80,21 @@ pub enum ProtocolSession {
 }
 
 impl ProtocolSession {
-    /// Completes as [`ClientSession::poll_closed`] does.
-    pub async fn closed(&mut self) {
-        poll_fn(|context| self.poll_closed(context)).await;
+    /// Waits for `work` until the client disconnects.
+    ///
+    /// # Errors
+    ///
+    /// The client disconnected.
+    pub async fn unless_closed<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ClientFailure> {
+        let mut work = pin!(work);
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll_closed(context).map(|()| Err(ClientFailure::Closed)),
+        })
+        .await
     }
 
     fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -239,6 +252,18 @@ impl ClientSession {
     /// disconnect.
     pub fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_closed(context)
+    }
+
+    /// Waits for `work` until the client disconnects.
+    ///
+    /// # Errors
+    ///
+    /// The client disconnected.
+    pub async fn unless_closed<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ClientFailure> {
+        self.stream.unless_closed(work).await
     }
 
     /// Returns the timer of this session, for one wait at a time.
