@@ -3,4 +3,4 @@
 mod cursor;
 mod poller;
 
-pub use poller::{ChangeLogPoller, GatewaySource, read_token};
+pub use poller::{ChangeLogPoller, GatewaySource, failure_reasons, read_token};

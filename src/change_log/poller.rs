@@ -41,6 +41,22 @@ enum PollError {
     Upstream(UpstreamError),
 }
 
+/// Reason of a failure to poll although another gateway's lease has ended.
+const LEASE_OVERDUE: &str = "lease_overdue";
+
+/// The reasons of failed polls, as labels.
+pub fn failure_reasons() -> Vec<&'static str> {
+    let own = [
+        PollError::Token(String::new()),
+        PollError::Unauthorized,
+        PollError::Forbidden,
+        PollError::Status(StatusCode::OK),
+        PollError::Unreadable,
+    ];
+    let upstream = UpstreamError::ALL.map(UpstreamError::as_str);
+    own.iter().map(PollError::as_str).chain(upstream).chain([LEASE_OVERDUE]).collect()
+}
+
 impl PollError {
     const fn as_str(&self) -> &'static str {
         match self {
@@ -153,7 +169,7 @@ impl ChangeLogPoller {
             match lease.acquire().await {
                 Ok(Leadership::Leader { done, overdue }) => {
                     if overdue {
-                        self.metrics.count_failure("lease_overdue");
+                        self.metrics.count_failure(LEASE_OVERDUE);
                         tracing::warn!(
                             "took over the change log lease: its holder did not poll for the duration of a lease; \
                              check that gateway, and which clients may write to Redis"

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod metrics_format;
 mod page;
 mod request;
 mod service_state;
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use access::{AccessRules, Denial};
+use metrics_format::MetricsFormat;
 use request::{AdminRequest, Requester, Resource};
 use service_state::{Observations, ProcessState, ServiceState};
 
@@ -48,8 +50,6 @@ pub struct Admin {
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json; charset=utf-8";
-/// The media type of the Prometheus text format.
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -148,7 +148,7 @@ impl Admin {
             Some(resource) if !resource.allows(method) => {
                 method_not_allowed(resource.methods(), requester)
             }
-            Some(resource) => self.serve(resource, requester),
+            Some(resource) => self.serve(resource, fields, requester),
         }
     }
 
@@ -191,11 +191,16 @@ impl Admin {
         }
     }
 
-    fn serve(&self, resource: &Resource<'_>, requester: Requester<'_>) -> AdminResponse {
+    fn serve(
+        &self,
+        resource: &Resource<'_>,
+        fields: &HeaderMap,
+        requester: Requester<'_>,
+    ) -> AdminResponse {
         match *resource {
             Resource::Live | Resource::Ready => self.health(resource),
             Resource::Page => page::page(requester),
-            Resource::Metrics => self.metrics(requester),
+            Resource::Metrics => self.metrics(MetricsFormat::from_fields(fields), requester),
             Resource::Stats => json_response(StatusCode::OK, &self.stats()),
             Resource::History => json_response(StatusCode::OK, &self.history()),
             Resource::Config => {
@@ -216,10 +221,15 @@ impl Admin {
         }
     }
 
-    fn metrics(&self, requester: Requester<'_>) -> AdminResponse {
+    fn metrics(&self, format: MetricsFormat, requester: Requester<'_>) -> AdminResponse {
         self.update_gauges();
-        match self.active.process.metrics.text() {
-            Ok(text) => response(StatusCode::OK, METRICS, text),
+        let metrics = &self.active.process.metrics;
+        let text = match format {
+            MetricsFormat::Text => metrics.text(),
+            MetricsFormat::OpenMetrics => Ok(metrics.open_metrics()),
+        };
+        match text {
+            Ok(text) => response(StatusCode::OK, format.media_type(), text),
             Err(failure) => {
                 tracing::error!(http.request.id = requester.request_id, %failure, "failed to encode metrics");
                 let message = "Failed to encode metrics";

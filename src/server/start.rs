@@ -25,7 +25,7 @@ use super::start_error::StartError;
 use super::state::{ActiveState, ProcessState, RequestState};
 use super::tls::{self, ListenerTls};
 use crate::cache::{CallerIds, Scope};
-use crate::change_log::{ChangeLogPoller, read_token};
+use crate::change_log::{ChangeLogPoller, failure_reasons, read_token};
 use crate::clock;
 use crate::cluster::InvalidationStream;
 use crate::config::Config;
@@ -175,7 +175,7 @@ pub fn run(
     let admin = Admin::new(active.clone(), lifecycle, reloader.clone(), tokens, started);
     server.add_service(admin_service(admin, &listeners.sockets, &addresses).map_err(environment)?);
     if let Some(change_log) = config.change_log.clone() {
-        let metrics = metrics.register_change_log().map_err(environment)?;
+        let metrics = metrics.register_change_log(&failure_reasons()).map_err(environment)?;
         let state = active.clone();
         let gateway = Box::new(move || state.load().gateway.clone());
         let poller = ChangeLogPoller { config: change_log, gateway, metrics, lease };

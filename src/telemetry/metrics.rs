@@ -13,10 +13,15 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::exemplars::{Exemplars, SampledSpan};
 use super::labels::{
-    EVICTION_CAUSES, ExchangeKind, IdentityLookup, LIMITS, RESPONSE_REFUSALS, SCOPES, StaleReason,
-    TRIGGERS, ValidationOutcome,
+    BUCKETS, CHANGE_LOG_OUTCOMES, CLIENT_CERTIFICATE, CLIENT_CERTIFICATE_FAULTS, EVICTION_CAUSES,
+    ExchangeKind, HANDSHAKE_FAILURES, HANDSHAKES, IdentityLookup, LIMITS, PREFIX,
+    RESPONSE_REFUSALS, ROLE_OF_RESPONSE, SCOPES, STREAM_DIRECTIONS, STREAM_ERRORS, STREAM_GAPS,
+    StaleReason, TIER_ERRORS, TIER_KINDS, TIER_OPERATIONS, TIER_RESULTS, TRIGGERS,
+    ValidationOutcome,
 };
+use super::open_metrics;
 use super::process_metrics::ProcessMetrics;
 use super::record::{Record, is_hit};
 use super::series_cache::{RequestCounters, RequestDurations, SeriesCache};
@@ -24,15 +29,6 @@ use super::thread_local_counters::{HitCounters, ThreadLocalCounters};
 use crate::api::AccessLevel;
 use crate::cache::NotStored;
 use crate::redact::Reason;
-
-pub const PREFIX: &str = "telecomx_gateway_";
-
-/// Upper bounds of histogram buckets, in seconds. The low ones resolve hits, the high ones
-/// exchanges with the API.
-const BUCKETS: [f64; 16] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-    1.0, 2.5, 10.0,
-];
 
 /// Every metric of the gateway.
 pub struct Metrics {
@@ -76,6 +72,7 @@ pub struct Metrics {
     consecutive_upstream_failures: AtomicU32,
     /// Fast path hits that are not added to a series yet.
     fast_path_hits: ThreadLocalCounters,
+    exemplars: Exemplars,
 }
 
 /// Metrics of TLS listeners.
@@ -255,6 +252,13 @@ impl Registrar {
     }
 }
 
+/// Creates series at 0, by the values of the family's only label.
+fn create(family: &IntCounterVec, values: &[&str]) {
+    for value in values {
+        family.with_label_values(&[value]);
+    }
+}
+
 impl Metrics {
     /// # Errors
     ///
@@ -398,6 +402,7 @@ impl Metrics {
             misses: AtomicI64::new(0),
             consecutive_upstream_failures: AtomicU32::new(0),
             fast_path_hits: ThreadLocalCounters::default(),
+            exemplars: Exemplars::default(),
             registry: make.0.clone(),
         };
         let build = make.register(IntGaugeVec::new(
@@ -424,6 +429,7 @@ impl Metrics {
         self.validations.create(ValidationOutcome::ALL.iter().map(|outcome| [outcome.as_str()]));
         self.identity_lookups.create(IdentityLookup::ALL.iter().map(|result| [result.as_str()]));
         self.redactions.create(AccessLevel::ALL.map(|level| [level.as_str()]));
+        self.redactions.create([[ROLE_OF_RESPONSE]]);
         self.redaction_failures.create(Reason::ALL.map(|reason| [reason.as_str()]));
         self.redaction_failures.create(RESPONSE_REFUSALS.map(|reason| [reason]));
         self.over_limit.create(LIMITS.map(|limit| [limit]));
@@ -439,6 +445,18 @@ impl Metrics {
             self.upstream_errors.create([[kind]]);
             self.upstream_error_causes.create([[cause]]);
         }
+    }
+
+    /// Creates the series of a shared tier.
+    pub fn create_tier_series(&self) {
+        for kind in TIER_KINDS {
+            self.tier_requests.create(TIER_RESULTS.map(|result| [kind, result]));
+            self.tier_lookup_duration.create([[kind]]);
+            for operation in TIER_OPERATIONS {
+                self.tier_writes.create(["ok", "error"].map(|result| [kind, operation, result]));
+            }
+        }
+        self.tier_errors.create(TIER_ERRORS.map(|kind| [kind]));
     }
 
     /// Counts a request.
@@ -457,6 +475,16 @@ impl Metrics {
         if cache == "collapsed" {
             self.coalesced.inc();
         }
+    }
+
+    /// Keeps the span of a counted request as the exemplar of its bucket.
+    pub fn add_exemplar(&self, record: &Record, span: SampledSpan, duration: Duration) {
+        self.exemplars.add_request(record, span, duration);
+    }
+
+    /// Keeps the span of a forwarded request as the exemplar of its exchange with the API.
+    pub fn add_forward_exemplar(&self, span: SampledSpan, duration: Duration) {
+        self.exemplars.add_forward(span, duration);
     }
 
     /// Counts a fast path hit with a cached validation.
@@ -650,6 +678,15 @@ impl Metrics {
     /// They are registered already.
     pub fn register_tls(&self) -> Result<TlsMetrics, MetricsError> {
         let make = Registrar(self.registry.clone());
+        self.tls_handshake_failures.create(HANDSHAKE_FAILURES.map(|reason| [reason, ""]));
+        let faults = CLIENT_CERTIFICATE_FAULTS.map(|cause| [CLIENT_CERTIFICATE, cause]);
+        self.tls_handshake_failures.create(faults);
+        let handshakes = SeriesCache::counters(make.counters(
+            "tls_handshakes_total",
+            "Successful TLS handshakes, by whether the session was resumed.",
+            &["kind"],
+        )?);
+        handshakes.create(HANDSHAKES.map(|kind| [kind]));
         Ok(TlsMetrics {
             expiry: make.gauge(
                 "tls_certificate_expiry_timestamp_seconds",
@@ -665,11 +702,7 @@ impl Metrics {
                 "1 if certificate, key and authority files were loaded when they last changed, 0 otherwise.",
             )?,
             failures: self.tls_handshake_failures.clone(),
-            handshakes: SeriesCache::counters(make.counters(
-                "tls_handshakes_total",
-                "Successful TLS handshakes, by whether the session was resumed.",
-                &["kind"],
-            )?),
+            handshakes,
         })
     }
 
@@ -681,38 +714,43 @@ impl Metrics {
     #[cfg(feature = "otlp")]
     pub fn register_export(&self) -> Result<ExportMetrics, MetricsError> {
         let make = Registrar(self.registry.clone());
-        Ok(ExportMetrics {
-            spans: make.counters(
-                "otlp_spans_total",
-                "Spans exported to the collector, by result.",
-                &["result"],
-            )?,
-        })
+        let spans = make.counters(
+            "otlp_spans_total",
+            "Spans exported to the collector, by result.",
+            &["result"],
+        )?;
+        create(&spans, &["sent", "failed"]);
+        Ok(ExportMetrics { spans })
     }
 
-    /// Registers the metrics of the change log poller.
+    /// Registers the metrics of the change log poller. `reasons` are those of failed
+    /// polls.
     ///
     /// # Errors
     ///
     /// They are registered already.
-    pub fn register_change_log(&self) -> Result<ChangeLogMetrics, MetricsError> {
+    pub fn register_change_log(&self, reasons: &[&str]) -> Result<ChangeLogMetrics, MetricsError> {
         let make = Registrar(self.registry.clone());
+        let failures = make.counters(
+            "change_log_failures_total",
+            "Failed polls of the change log, by reason.",
+            &["reason"],
+        )?;
+        create(&failures, reasons);
+        let entries = make.counters(
+            "change_log_entries_total",
+            "New entries of the change log, by outcome.",
+            &["outcome"],
+        )?;
+        create(&entries, &CHANGE_LOG_OUTCOMES);
         Ok(ChangeLogMetrics {
             last_read: make.gauge(
                 "change_log_last_read_timestamp_seconds",
                 "Time of the last successful poll of the change log, in seconds since the epoch; 0 \
                  before the first one.",
             )?,
-            failures: make.counters(
-                "change_log_failures_total",
-                "Failed polls of the change log, by reason.",
-                &["reason"],
-            )?,
-            entries: make.counters(
-                "change_log_entries_total",
-                "New entries of the change log, by outcome.",
-                &["outcome"],
-            )?,
+            failures,
+            entries,
         })
     }
 
@@ -738,6 +776,24 @@ impl Metrics {
             format!("{PREFIX}cluster_silence_seconds"),
             "Time since the invalidation stream was last read to its end, in seconds.",
         );
+        let messages = make.counters(
+            "cluster_messages_total",
+            "Invalidations published and received, by direction.",
+            &["direction"],
+        )?;
+        create(&messages, &STREAM_DIRECTIONS);
+        let drops = make.counters(
+            "cluster_drops_total",
+            "Purges of the whole cache because invalidations may have been missed, by reason.",
+            &["reason"],
+        )?;
+        create(&drops, &STREAM_GAPS);
+        let errors = make.counters(
+            "cluster_errors_total",
+            "Failed operations of Redis and invalid messages, by kind.",
+            &["kind"],
+        )?;
+        create(&errors, &STREAM_ERRORS);
         Ok(BusMetrics {
             connected: make
                 .gauge("cluster_connected", "1 while the invalidation stream is read.")?,
@@ -748,21 +804,9 @@ impl Metrics {
             waiting: make
                 .gauge("cluster_waiting_changes", "Invalidations that are not published yet.")?,
             silence: make.register(Gauge::with_opts(silence)?)?,
-            messages: make.counters(
-                "cluster_messages_total",
-                "Invalidations published and received, by direction.",
-                &["direction"],
-            )?,
-            drops: make.counters(
-                "cluster_drops_total",
-                "Purges of the whole cache because invalidations may have been missed, by reason.",
-                &["reason"],
-            )?,
-            errors: make.counters(
-                "cluster_errors_total",
-                "Failed operations of Redis and invalid messages, by kind.",
-                &["kind"],
-            )?,
+            messages,
+            drops,
+            errors,
             spread: spread.with_label_values(&[] as &[&str]),
         })
     }
@@ -774,6 +818,11 @@ impl Metrics {
     /// A metric cannot be encoded: an internal error.
     pub fn text(&self) -> Result<String, MetricsError> {
         TextEncoder::new().encode_to_string(&self.families())
+    }
+
+    /// Encodes every metric in the OpenMetrics text format, with exemplars.
+    pub fn open_metrics(&self) -> String {
+        open_metrics::encode(&self.families(), &self.exemplars)
     }
 }
 

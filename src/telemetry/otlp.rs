@@ -21,6 +21,7 @@ use opentelemetry_sdk::trace::{
     SpanProcessor,
 };
 
+use super::exemplars::SampledSpan;
 use super::metrics::ExportMetrics;
 use super::record::Record;
 use crate::api::AccessLevel;
@@ -80,10 +81,14 @@ pub fn flush() {
     }
 }
 
-/// Queues the span of a request that has ended.
-pub fn export_record(record: &Record, duration: Duration) {
-    let Some(export) = EXPORT.get() else { return };
-    let Some((context, parent)) = span_context(record, export.sample) else { return };
+/// Queues the span of a request that has ended, and returns it if it is sampled.
+pub fn export_record(record: &Record, duration: Duration) -> Option<SampledSpan> {
+    let export = EXPORT.get()?;
+    let (context, parent) = span_context(record, export.sample)?;
+    let span = SampledSpan {
+        trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+        span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+    };
     let end_time = SystemTime::now();
     let failed = record.status.is_server_error();
     export.processor.on_end(SpanData {
@@ -101,6 +106,7 @@ pub fn export_record(record: &Record, duration: Duration) {
         status: if failed { Status::error("") } else { Status::Unset },
         instrumentation_scope: export.scope.clone(),
     });
+    Some(span)
 }
 
 /// The context of the span and the id of its parent. `None` if the span is not exported. For a

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 #[cfg(feature = "otlp")]
 use super::otlp;
-use super::{Metrics, Record, Trace};
+use super::{Metrics, Record, SampledSpan, Trace};
 use crate::api::AccessLevel;
 use crate::config::{Access, AccessLog};
 use crate::reply::CacheStatus;
@@ -20,8 +20,12 @@ impl Record {
         let ended = Instant::now();
         let duration = ended.saturating_duration_since(self.started);
         metrics.record_request(self, duration);
+        let span = self.trace.as_ref().and_then(SampledSpan::from_trace);
         #[cfg(feature = "otlp")]
-        otlp::export_record(self, duration);
+        let span = otlp::export_record(self, duration).or(span);
+        if let Some(span) = span {
+            metrics.add_exemplar(self, span, duration);
+        }
         let wanted = match access.which {
             AccessLog::All => {
                 !matches!(self.cache, Some(CacheStatus::Hit { .. })) || sampled(access.hits)

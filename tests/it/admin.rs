@@ -456,8 +456,15 @@ fn cpu_seconds_have_fractions() {
 
 #[test]
 fn counters_with_fixed_labels_start_at_zero() {
+    const CONFIG: &str = r#"
+server.tls = { listen = ["{tls}"], cert_file = "{dir}/cert.pem", key_file = "{dir}/key.pem" }
+change_log.token_file = "{dir}/log-token"
+"#;
     let origin = Origin::start();
-    let gateway = Gateway::start(&origin);
+    origin.when(Rule::on("/log/changeloglite").answer(Answer::json("[]")));
+    let (certificate, key) = Authority::new().certificate().pem();
+    let setup = Gateway::set_up(&origin).file("cert.pem", &certificate).file("key.pem", &key);
+    let gateway = setup.file("log-token", "tok-log\n").config(CONFIG).start();
     let metrics = gateway.metrics();
     for series in [
         "requests_total{cache=\"none\",error_source=\"gateway\",method=\"GET\",route=\"customer_name\",status=\"502\"}",
@@ -477,6 +484,13 @@ fn counters_with_fixed_labels_start_at_zero() {
         "over_limit_total{limit=\"requests\"}",
         "accept_errors_total{listener=\"public\",reason=\"descriptors\"}",
         "upstream_request_duration_seconds_count{kind=\"fetch\"}",
+        "redactions_total{role=\"answer\"}",
+        "tls_handshakes_total{kind=\"resumed\"}",
+        "tls_handshake_failures_total{cause=\"\",reason=\"timeout\"}",
+        "tls_handshake_failures_total{cause=\"expired\",reason=\"client_certificate\"}",
+        "change_log_failures_total{reason=\"token\"}",
+        "change_log_failures_total{reason=\"connect\"}",
+        "change_log_entries_total{outcome=\"unknown\"}",
     ] {
         let line = format!("telecomx_gateway_{series} 0");
         assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");

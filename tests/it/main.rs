@@ -53,6 +53,7 @@ mod invalidation;
 mod limits;
 mod logs;
 mod one_credential;
+mod open_metrics;
 mod otlp;
 mod outage;
 mod path;

@@ -46,6 +46,10 @@ struct Prometheus {
 impl Prometheus {
     /// Starts it with the configuration of the compose file; paths, target and intervals differ.
     fn start(target: SocketAddr, token: &str) -> Prometheus {
+        Self::start_with(target, token, &[])
+    }
+
+    fn start_with(target: SocketAddr, token: &str, options: &[&str]) -> Prometheus {
         let (dir, address) = (TempDir::new(), unused_port());
         let token = dir.write("token", token).display().to_string();
         let mut config = std::fs::read_to_string(format!("{SHIPPED}/compose/prometheus.yml"))
@@ -67,6 +71,7 @@ impl Prometheus {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", data.display()));
         command.arg(format!("--web.listen-address={address}"));
+        command.args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = Running(command.spawn().expect("Prometheus is installed"));
         let mut prometheus = Prometheus { process, address, dir };
@@ -226,6 +231,34 @@ fn admin_token_rotation_fails_no_scrape() {
 }
 
 #[test]
+fn sampled_trace_is_an_exemplar_in_prometheus() {
+    if !is_installed() {
+        return;
+    }
+    const TOKEN: &str = "tok-of-the-scrape-PLANTED";
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let origin = Origin::start();
+    let setup = Gateway::set_up(&origin).file("admin-token", TOKEN).admin_token(TOKEN);
+    let gateway = setup.config("admin.token_file = \"{dir}/admin-token\"\n").start();
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let call = gateway.client().get("/elsewhere").header("traceparent", &traceparent);
+    call.send().assert_status(200);
+    let options = ["--enable-feature=exemplar-storage"];
+    let prometheus = Prometheus::start_with(gateway.admin_address(), TOKEN, &options);
+    prometheus.wait_for("up", |up| up == 1.0);
+    let target = "query_exemplars?query=telecomx_gateway_request_duration_seconds_bucket\
+                  &start=0&end=4102444800";
+    wait_until("Prometheus has the exemplar", || {
+        let data = prometheus.api(target);
+        let series = &data[0];
+        series["seriesLabels"]["route"] == "forward"
+            && series["exemplars"][0]["labels"]["trace_id"] == TRACE
+    });
+    let up_and_error = &prometheus.api("targets")["activeTargets"][0];
+    assert_eq!(up_and_error["lastError"], "", "{up_and_error}");
+}
+
+#[test]
 fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
     if !is_installed() {
         return;
@@ -269,7 +302,9 @@ fn shipped_rules_are_inactive_for_a_healthy_gateway_and_report_faults() {
 
     let target = &prometheus.api("targets")["activeTargets"][0];
     assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
-    let known = &prometheus.api("metadata?metric=telecomx_gateway_requests_total")["telecomx_gateway_requests_total"];
+    // OpenMetrics names families of counters without the suffix of their samples.
+    let family = "telecomx_gateway_requests";
+    let known = &prometheus.api(&format!("metadata?metric={family}"))[family];
     assert_eq!(
         (&known[0]["type"], &known[0]["help"]),
         (

@@ -251,6 +251,30 @@ fn changed_values_are_misses() {
 }
 
 #[test]
+fn counters_of_cluster_and_tier_start_at_zero() {
+    let Some(redis) = Redis::start("tier::counters_of_cluster_and_tier_start_at_zero") else {
+        return;
+    };
+    let origin = Origin::start();
+    let metrics = gateway(&origin, &redis).metrics();
+    for series in [
+        "cluster_messages_total{direction=\"told\"}",
+        "cluster_drops_total{reason=\"trimmed\"}",
+        "cluster_drops_total{reason=\"overflow\"}",
+        "cluster_errors_total{kind=\"unreachable\"}",
+        "cluster_errors_total{kind=\"forged\"}",
+        "tier_requests_total{result=\"hit\",what=\"answer\"}",
+        "tier_requests_total{result=\"forged\",what=\"identity\"}",
+        "tier_request_duration_seconds_count{what=\"identity\"}",
+        "tier_writes_total{operation=\"remove\",result=\"error\",what=\"answer\"}",
+        "tier_errors_total{kind=\"too_many\"}",
+    ] {
+        let line = format!("telecomx_gateway_{series} 0");
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
+    }
+}
+
+#[test]
 fn response_of_another_policy_is_not_used() {
     let Some(redis) = Redis::start("tier::response_of_another_policy_is_not_used") else { return };
     let origin = Origin::start();

@@ -191,6 +191,7 @@ pub struct Tier {
 impl Tier {
     pub fn new(deps: TierDeps) -> Self {
         let TierDeps { store, change_index, cipher, keys, timeout, metrics } = deps;
+        metrics.create_tier_series();
         Tier {
             store,
             change_index,

@@ -25,7 +25,7 @@ use crate::reply::Reply;
 use crate::server::http::client_failure::ClientFailure;
 use crate::server::http::client_session::{ClientSession, WriteProgress};
 use crate::server::http::forwarded_head::ForwardedHead;
-use crate::telemetry;
+use crate::telemetry::{self, SampledSpan};
 use crate::upstream::{
     self, Event, FAILURE_STATUS, FORWARD_SILENCE, STALE_CONNECTIONS_MAX, UpstreamError, is_failure,
 };
@@ -252,7 +252,11 @@ impl Proxy {
             Err(Failure::Switched) => Some(UpstreamError::Protocol.labels()),
             Err(_) => None,
         };
-        metrics.record_upstream_exchange("forward", started.elapsed(), failed);
+        let duration = started.elapsed();
+        metrics.record_upstream_exchange("forward", duration, failed);
+        if let Some(span) = context.record.trace.as_ref().and_then(SampledSpan::from_trace) {
+            metrics.add_forward_exemplar(span, duration);
+        }
         let Err(failure) = result else { return Ok(()) };
         let is_open = matches!(
             failure,
