@@ -32,12 +32,12 @@ class Failed(Exception):
 
 class Tab:
     """One tab. `errors` has the errors in the page's log and the violations of its policy, `asked`
-    each requested URL."""
+    each requested URL, `protocols` the URL and the protocol of each response."""
 
     def __init__(self, reader, writer, patience):
         self._reader, self._writer, self._patience = reader, writer, patience
         self._buffer, self._number, self._session = b"", 0, None
-        self.errors, self.asked = [], []
+        self.errors, self.asked, self.protocols = [], [], []
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
@@ -76,6 +76,8 @@ class Tab:
         method, params = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
             self.asked.append(params["request"]["url"])
+        elif method == "Network.responseReceived":
+            self.protocols.append((params["response"]["url"], params["response"].get("protocol")))
         elif method == "Runtime.exceptionThrown":
             self.errors.append(
                 params["exceptionDetails"].get("exception", {}).get("description") or "an exception"
@@ -158,14 +160,14 @@ class Tab:
 
 
 @contextlib.contextmanager
-def tab(child, browser, folder, patience):
+def tab(child, browser, folder, patience, options=()):
     """Yields a tab of a browser with a fresh profile. `child` runs a process while the block
     runs."""
     from_us, to_us = os.pipe(), os.pipe()
     # The browser reads from its descriptor 3 and writes to 4.
     command = [
         "sh", "-c", f'exec "$@" 3<&{from_us[0]} 4>&{to_us[1]}', "sh",
-        browser, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
+        browser, *OPTIONS, *options, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
     ]  # fmt: skip
     try:
         with child(command, folder / "browser.log", pass_fds=(from_us[0], to_us[1])):

@@ -127,9 +127,20 @@ def check(that, outcomes):
         that(f"{status}: keep what is shown", is_kept, outcome)
 
 
+def check_refusals(that, outcomes):
+    """`outcomes`: in the order of `cases_of_one_gateway`."""
+    named, anonymous, denied = outcomes
+    that("demo: 200: the name", isinstance(named["result"], dict) and not named["events"], named)
+    that("demo: 401: log in", anonymous["events"] == ["log in"], anonymous)
+    is_shown = len(denied["events"]) == 1 and denied["events"][0].startswith("error: ")
+    that("demo: 403: the error is shown", is_shown, denied)
+
+
+def cases_of_one_gateway(gateway, customer, token):
+    return [(f"{gateway}/customer/{customer}/name", token) for token in (token, "unknown", DENIED)]
+
+
 def cases(sandbox_gateway, failing_gateway, customer, token):
-    name = lambda gateway, id: f"{gateway}/customer/{id}/name"  # noqa: E731
-    tokens = (token, "unknown", DENIED)
-    return [(name(sandbox_gateway, customer), token) for token in tokens] + [
-        (name(failing_gateway, id), TOKEN) for id in FIRST
+    return cases_of_one_gateway(sandbox_gateway, customer, token) + [
+        (f"{failing_gateway}/customer/{id}/name", TOKEN) for id in FIRST
     ]
