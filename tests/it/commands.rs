@@ -50,7 +50,12 @@ fn version_is_one_line() {
     assert_eq!(said(&["-V"]), format!("{number}\n"));
     let version = said(&["--version"]);
     let rest = version.strip_prefix(&number).expect("the number").trim_end();
-    let features = if cfg!(feature = "otlp") { "otlp" } else { "none" };
+    let features = match (cfg!(feature = "fips"), cfg!(feature = "otlp")) {
+        (true, true) => "fips otlp",
+        (true, false) => "fips",
+        (false, true) => "otlp",
+        (false, false) => "none",
+    };
     assert!(rest.starts_with(" (commit ") && !rest.contains('\n'), "{version}");
     assert!(rest.ends_with(&format!(", features: {features}, allocator: mimalloc)")), "{version}");
 }

@@ -58,11 +58,39 @@ fn with<'a>(way: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     way.iter().chain(more).copied().collect()
 }
 
+/// Number of connections of a test; `TLS_CONNECTIONS` sets another one.
+fn connections() -> usize {
+    std::env::var("TLS_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+}
+
+fn exchange(client: &SessionClient, gateway: &Gateway) {
+    let answer = client.exchange(gateway.tls_address(), REQUEST).expect("a response");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
 /// Opens connections whose sessions could evict others.
-fn others(gateway: &Gateway, count: usize) {
-    for _ in 0..count {
-        let printed = openssl(gateway, &["-tls1_2", "-no_ticket"]);
-        assert!(!is_resumed(&printed));
+fn others(gateway: &Gateway, authority: &Authority, count: usize) {
+    for client in authority.clients_with(Sessions::Tls12Forgotten).take(count) {
+        exchange(&client, gateway);
+    }
+}
+
+#[test]
+fn session_of_every_client_resumes() {
+    let origin = api();
+    let authority = Authority::new();
+    let gateway = start(&origin, &authority, TLS, "");
+    let count = connections();
+    let handshakes = |kind| gateway.metric("tls_handshakes_total", &[("kind", kind)]);
+    for sessions in [Sessions::Tls13Tickets, Sessions::Tls12Tickets, Sessions::Tls12Ids] {
+        let before = [handshakes("full"), handshakes("resumed")];
+        let clients: Vec<_> = authority.clients_with(sessions).take(count).collect();
+        for client in clients.iter().chain(&clients) {
+            exchange(client, &gateway);
+        }
+        let made = [handshakes("full") - before[0], handshakes("resumed") - before[1]];
+        println!("{sessions:?}: {} full, {} resumed", made[0], made[1]);
+        assert_eq!(made, [count as f64; 2], "{sessions:?}");
     }
 }
 
@@ -87,10 +115,8 @@ fn session_resumes_after_others_and_a_renewed_certificate() {
             );
         }
     };
-    // `TLS_CONNECTIONS` sets the number.
-    let count =
-        std::env::var("TLS_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
-    others(&gateway, count);
+    let count = connections();
+    others(&gateway, &authority, count);
     resumed("after other connections");
     assert!(gateway.metric("tls_handshakes_total", &[("kind", "resumed")]) >= 3.0);
     assert!(gateway.metric("tls_handshakes_total", &[("kind", "full")]) >= 3.0 + count as f64);

@@ -10,12 +10,13 @@ use rcgen::{
 };
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::client::WantsClientCert;
+use tokio_rustls::rustls::client::{Resumption, Tls12Resumption, WantsClientCert};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName,
 };
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, ServerConfig, StreamOwned,
 };
@@ -30,6 +31,27 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     key_pem: String,
+}
+
+/// Protocol version of a client, and how it asks for its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    Tls13Tickets,
+    Tls12Tickets,
+    /// TLS 1.2 with session ids, which the server stores.
+    Tls12Ids,
+    /// TLS 1.2 with a session id that the client forgets.
+    Tls12Forgotten,
+}
+
+/// A client that keeps its sessions.
+pub struct SessionClient(Arc<ClientConfig>);
+
+impl SessionClient {
+    /// Sends a request that asks for the connection to be closed, on a new connection.
+    pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
+        exchange(connect(self.0.clone(), address)?, request)
+    }
 }
 
 /// A certificate with its key.
@@ -102,6 +124,34 @@ impl Authority {
         connect(config, address)
     }
 
+    /// Clients, each with sessions that the others do not have.
+    pub fn clients_with(&self, sessions: Sessions) -> impl Iterator<Item = SessionClient> {
+        let resumption = move || match sessions {
+            Sessions::Tls13Tickets | Sessions::Tls12Tickets => Resumption::in_memory_sessions(8),
+            Sessions::Tls12Ids => {
+                Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly)
+            }
+            Sessions::Tls12Forgotten => Resumption::disabled(),
+        };
+        let version = if sessions == Sessions::Tls13Tickets { &TLS13 } else { &TLS12 };
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der()).expect("a trust anchor");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("a version that the provider knows")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        std::iter::repeat_with(move || {
+            let mut config = config.clone();
+            config.resumption = resumption();
+            SessionClient(Arc::new(config))
+        })
+    }
+
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")
+    }
+
     /// What a server at that address says to `request`, if it has a certificate of ours for that
     /// address. The request must ask for the connection to be closed.
     pub fn exchange(&self, address: SocketAddr, request: &str) -> io::Result<String> {
@@ -166,9 +216,7 @@ impl Authority {
 
     fn builder(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
         let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM"))
-            .expect("a trust anchor");
+        roots.add(self.der()).expect("a trust anchor");
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions that the provider knows")
@@ -224,16 +272,16 @@ impl Certificate {
     }
 }
 
-fn connect(config: ClientConfig, address: SocketAddr) -> io::Result<TlsConnection> {
+fn connect(config: impl Into<Arc<ClientConfig>>, address: SocketAddr) -> io::Result<TlsConnection> {
     connect_to(config, address.ip().into(), address)
 }
 
 fn connect_to(
-    config: ClientConfig,
+    config: impl Into<Arc<ClientConfig>>,
     name: ServerName<'static>,
     address: SocketAddr,
 ) -> io::Result<TlsConnection> {
-    let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let session = ClientConnection::new(config.into(), name).map_err(io::Error::other)?;
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(StreamOwned::new(session, stream))

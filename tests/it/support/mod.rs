@@ -26,7 +26,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use certificates::{Authority, Certificate, TlsConnection};
+pub use certificates::{Authority, Certificate, SessionClient, Sessions, TlsConnection};
 pub use checks::Kind;
 pub use client::{Call, Client, Connection, Pending, Response, without_request_id};
 pub use documents::*;
