@@ -1,14 +1,28 @@
 //! The version of the build: `-V` prints the number, `--version` also commit, features and
 //! allocator.
 
-#[cfg(feature = "otlp")]
+#[cfg(all(feature = "otlp", feature = "fips"))]
+macro_rules! features {
+    () => {
+        "fips otlp"
+    };
+}
+
+#[cfg(all(feature = "otlp", not(feature = "fips")))]
 macro_rules! features {
     () => {
         "otlp"
     };
 }
 
-#[cfg(not(feature = "otlp"))]
+#[cfg(all(feature = "fips", not(feature = "otlp")))]
+macro_rules! features {
+    () => {
+        "fips"
+    };
+}
+
+#[cfg(not(any(feature = "otlp", feature = "fips")))]
 macro_rules! features {
     () => {
         "none"

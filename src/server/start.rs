@@ -29,6 +29,7 @@ use crate::change_log::{ChangeLogPoller, failure_reasons, read_token};
 use crate::clock;
 use crate::cluster::InvalidationStream;
 use crate::config::Config;
+use crate::crypto;
 use crate::gateway::{Gateway, GatewayDeps};
 use crate::process::{Lifecycle, Predecessor, PredecessorChanges, SignalWatch, UpgradeSocket};
 #[cfg(feature = "otlp")]
@@ -70,6 +71,19 @@ pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     } else {
         Err(StartError::Configuration(problems.join("\n")))
     }
+}
+
+/// Logs that TLS is in FIPS mode, in a build with that feature.
+///
+/// # Errors
+/// Another cryptography provider was installed.
+fn require_fips() -> Result<(), StartError> {
+    if crypto::is_fips() {
+        tracing::info!("TLS is in FIPS mode");
+    } else if cfg!(feature = "fips") {
+        return Err(StartError::Environment("TLS is not in FIPS mode".into()));
+    }
+    Ok(())
 }
 
 /// Starts the export of spans, if it is configured and `metrics` are given.
@@ -143,6 +157,7 @@ pub fn run(
         read_token(change_log).map_err(StartError::Configuration)?;
     }
     log_warnings(&config);
+    require_fips()?;
     let tls = match &config.server.tls {
         Some(files) => {
             let tickets = member.as_ref().map(ClusterMember::ticket_keys);

@@ -11,6 +11,7 @@ use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{Error, ServerConfig, SignatureAlgorithm, SignatureScheme};
 
 use super::tickets::TicketKeys;
+use crate::crypto;
 
 /// Maximum number of stored sessions, for clients of TLS 1.2 without tickets: about 4 MiB.
 const STORED_SESSIONS_MAX: usize = 16_384;
@@ -24,15 +25,16 @@ pub struct TlsSessions {
 }
 
 impl TlsSessions {
-    /// `cluster`: the ticket keys that all gateways of a cluster derive.
+    /// `cluster`: the ticket keys that all gateways of a cluster derive. They are not used in FIPS
+    /// mode, whose module does not contain their cipher.
     ///
     /// # Errors
     ///
     /// The operating system provides no random bytes.
     pub fn new(cluster: Option<TicketKeys>) -> Result<Self, Error> {
         let tickets = match cluster {
-            Some(keys) => Arc::new(keys),
-            None => Ticketer::new()?,
+            Some(keys) if !crypto::is_fips() => Arc::new(keys),
+            _ => Ticketer::new()?,
         };
         Ok(TlsSessions { tickets, stored: ServerSessionMemoryCache::new(STORED_SESSIONS_MAX) })
     }
