@@ -8,6 +8,7 @@
     validate.py alerts             alert rules against tests, runbook and metrics of the gateway
     validate.py dashboard          Grafana dashboard against the metrics of the gateway
     validate.py timeouts           idle timeouts of the edge snippets against the gateway's
+    validate.py image              files that the Dockerfile copies against those of a build
     validate.py unit               directives of the systemd unit that the documents rely on
 
 Prints what was checked, or each problem and exits with 1.
@@ -543,6 +544,31 @@ def timeouts():
     print(f"idle timeouts {found}, below {default:.0f} s")
 
 
+def image():
+    """Every source of the binary is in the build context, and the Dockerfile copies it."""
+    dockerfile = (DEPLOY / "docker/Dockerfile").read_text()
+    copied = [
+        source.rstrip("/")
+        for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile, re.M)
+        for source in line.split()[:-1]
+    ]
+    ignored = pathlib.Path(".dockerignore").read_text().split()
+    context = [line[1:] for line in ignored if line.startswith("!")]
+    crates = [pathlib.Path("."), *pathlib.Path("crates").iterdir()]
+    sources = [file for crate in crates for file in (crate / "src").rglob("*.rs")]
+    needed = {file for crate in crates for file in crate.glob("build.rs")} | set(sources)
+    for source in sources:
+        for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', source.read_text()):
+            included = (source.parent / name).resolve()
+            if "/tests/" not in str(source):
+                needed.add(included.relative_to(pathlib.Path.cwd()))
+    for file in sorted(needed):
+        for name, listed in (("Dockerfile", copied), (".dockerignore", context)):
+            if not any(file.is_relative_to(path) for path in listed):
+                problem(name, f"{file} is missing; the build of the image needs it")
+    print(f"the image is built from all {len(needed)} sources")
+
+
 def unit():
     text = (DEPLOY / "systemd/telecomx-gateway.service").read_text()
     # A line that ends with a backslash continues on the next one.
@@ -570,7 +596,7 @@ def unit():
 
 
 if __name__ == "__main__":
-    commands = (kubernetes, rejects, same, compose, sbom, alerts, dashboard, timeouts, unit)
+    commands = (kubernetes, rejects, same, compose, sbom, alerts, dashboard, timeouts, image, unit)
     {command.__name__: command for command in commands}[sys.argv[1]](*sys.argv[2:])
     for text in problems:
         print(text)
