@@ -167,7 +167,8 @@ def tab(child, browser, folder, patience, options=()):
     # The browser reads from its descriptor 3 and writes to 4.
     command = [
         "sh", "-c", f'exec "$@" 3<&{from_us[0]} 4>&{to_us[1]}', "sh",
-        browser, *OPTIONS, *options, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
+        browser, *OPTIONS, *options,
+        "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
     ]  # fmt: skip
     try:
         with child(command, folder / "browser.log", pass_fds=(from_us[0], to_us[1])):

@@ -513,3 +513,96 @@ fn outage_logs_its_start_and_its_end_once() {
     let refused = lines().filter(|line| line["cause"] == "circuit_open").count();
     assert!(refused > 50, "{refused} refusals");
 }
+
+/// The lines of one outage under load, except access lines, and its duration. `begin` and `end`
+/// start and end the outage.
+fn log_of_an_outage(
+    begin: impl FnOnce(&Origin),
+    end: impl FnOnce(&Origin),
+) -> (Vec<serde_json::Value>, Duration) {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let callers: Vec<String> = (0..12).map(|number| format!("tok-{number}")).collect();
+    callers.iter().for_each(|token| origin.knows(token, "VIEWER", DUCK));
+    let config = r#"log.level = "info"
+        upstream = { timeout = "1s" }
+        identity = { ttl = "10m", refresh_after = "10m" }"#;
+    let gateway = Gateway::with(&origin, config);
+    for token in &callers {
+        get(&gateway, token, DUCK).assert_status(200);
+    }
+    let (started, is_over) = (Instant::now(), AtomicBool::new(false));
+    begin(&origin);
+    std::thread::scope(|scope| {
+        for (thread, token) in callers.iter().enumerate() {
+            let (gateway, is_over) = (&gateway, &is_over);
+            scope.spawn(move || {
+                let client = gateway.client();
+                let mut number = 1000 * thread;
+                while !is_over.load(Ordering::Relaxed) {
+                    client.get(&name_of(DUCK)).bearer(token).send();
+                    client.get(&name_of(&customer(number))).bearer(token).send();
+                    // A forwarded request waits longer for an API that hangs.
+                    if thread == 0 {
+                        client.get("/elsewhere").bearer(token).send();
+                    }
+                    number += 1;
+                }
+            });
+        }
+        gateway.wait_for_log("circuit breaker opened");
+        gateway.wait_for_log("address of the API ejected");
+        gateway.wait_for_metric("upstream_errors_total", &[("kind", "circuit_open")], 300.0);
+        end(&origin);
+        gateway.wait_for_log("circuit breaker closed");
+        gateway.wait_for_log("address of the API recovered");
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let duration = started.elapsed();
+    let lines = gateway.log();
+    let lines = lines.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let is_access = |line: &serde_json::Value| line["target"] == "telecomx_gateway::access";
+    (lines.filter(|line| !is_access(line)).collect(), duration)
+}
+
+#[test]
+fn every_kind_of_outage_has_four_audit_lines() {
+    for cause in ["connect", "status", "no_response", "timeout"] {
+        let gate = Gate::closed();
+        let begin = |origin: &Origin| match cause {
+            "connect" => origin.stop(),
+            "status" => origin.when(Rule::on("/").answer(Answer::error(503, "unavailable"))),
+            "no_response" => origin.when(Rule::on("/").close()),
+            _ => origin.when(Rule::on("/").hold(&gate)),
+        };
+        let end = |origin: &Origin| {
+            gate.open();
+            origin.behave();
+            if cause == "connect" {
+                origin.resume();
+            }
+        };
+        let (lines, duration) = log_of_an_outage(begin, end);
+        let seconds = usize::try_from(duration.as_secs()).expect("a duration") + 1;
+        assert!(lines.len() <= 10 * seconds, "{cause}: more than 10 lines per second: {lines:#?}");
+        let audit: Vec<_> = lines.iter().filter(|line| line["target"] == "audit").collect();
+        let position = |text: &str| {
+            let has_text = |line: &&serde_json::Value| {
+                line["message"].as_str().is_some_and(|message| message.starts_with(text))
+            };
+            let positions: Vec<_> =
+                audit.iter().enumerate().filter(|(_, line)| has_text(line)).collect();
+            let [(position, line)] = positions[..] else { panic!("{cause}: {text}: {audit:#?}") };
+            (position, (*line).clone())
+        };
+        let (ejected, ejection) = position("address of the API ejected");
+        let (opened, opening) = position("circuit breaker opened");
+        let (recovered, _) = position("address of the API recovered");
+        let (closed, closing) = position("circuit breaker closed");
+        assert_eq!(audit.len(), 4, "{cause}: {audit:#?}");
+        assert!(ejected.max(opened) < recovered.min(closed), "{cause}: {audit:#?}");
+        assert_eq!((&ejection["cause"], &opening["cause"]), (&cause.into(), &cause.into()));
+        assert_eq!(ejection["address"], opening["address"]);
+        assert!(closing["open_seconds"].as_f64() > Some(0.0), "{closing}");
+    }
+}
