@@ -4,9 +4,10 @@
 //! Each gateway and the Redis are processes that end with this one, and a helper process removes
 //! their directory.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -123,7 +124,9 @@ pub(super) fn run(size: usize) -> Result<(), CommandError> {
 impl DemoProcesses {
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, CommandError> {
         let path = self.directory.join(name);
-        fs::write(&path, text)
+        // One of the files has a key, and the gateways warn of one that others may read.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|error| CommandError::failure(format_args!("{}: {error}", path.display())))?;
         Ok(path)
     }

@@ -24,7 +24,7 @@ use crate::config;
 use crate::forward::connection_options;
 use crate::identity::Caller;
 use crate::offload;
-use crate::redact::{Kind as DocumentKind, Policy, Redacted, redact};
+use crate::redact::{Kind as DocumentKind, Policy, Reason, Redacted, redact};
 use crate::reply::{ApiFields, FieldFilter, Representation};
 use crate::telemetry::ApiExchange;
 use crate::upstream::{
@@ -372,13 +372,14 @@ impl<T: Transport> Fetcher<T> {
     ) -> Result<Represented, UnredactableBody> {
         let is_failure = is_failure(status);
         let code = status.as_u16();
-        if is_failure {
+        let has_nothing_to_redact = code >= 400 && reason == Reason::Empty.as_str();
+        if is_failure || has_nothing_to_redact {
             // Not a warning: an outage would log one for each request.
             tracing::debug!(
                 http.request.id = request_id,
                 reason,
                 status = code,
-                "the API failed with a body that cannot be shown"
+                "replaced the body of an error of the API"
             );
         } else {
             self.shared.metrics.count_redaction_failure(reason);

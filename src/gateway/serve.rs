@@ -20,8 +20,8 @@ use crate::reply::{
     ApiFields, CacheStatus, Content, ForwardReason, Reply, Representation, if_none_match,
     matches_etag,
 };
-use crate::telemetry::{Record, StaleReason};
-use crate::upstream::{self, ApiFailure, Circuit, QueueKey, Transport, is_failure};
+use crate::telemetry::{ApiExchange, Record, StaleReason};
+use crate::upstream::{self, ApiFailure, Circuit, FAILURE_STATUS, QueueKey, Transport, is_failure};
 
 /// Shortest time between two fetches of an entry that clients' `Cache-Control` causes. Without it,
 /// any client could put load on the API.
@@ -199,7 +199,7 @@ impl<T: Transport> Gateway<T> {
         let (role, waiter) = self.start_fetch(job, options);
         let result = waiter.result().await.unwrap_or(Err(ApiError::Internal.into()));
         match &result {
-            Ok(fetched) => record.api = fetched.exchange,
+            Ok(fetched) => note_exchange(fetched.exchange, record),
             Err(failed) => note_failure(&failed.failure, record),
         }
         let now = clock::now();
@@ -288,7 +288,7 @@ impl<T: Transport> Gateway<T> {
                 exchange,
                 ..
             }) => {
-                record.api = Some(exchange);
+                note_exchange(Some(exchange), record);
                 let age = initial_age + clock::now().saturating_duration_since(requested_at);
                 let is_match = ClientValidators::Fields(request.headers).matches(&representation);
                 let reply = reply(is_match, representation, fields, age, CacheStatus::Bypass);
@@ -315,6 +315,15 @@ pub(super) fn finish(result: Result<Reply, ApiFailure>, record: &mut Record) -> 
     record.cache = reply.cache_status;
     record.error = reply.error();
     reply
+}
+
+/// Records an exchange with a complete response. An error status of the API is a cause, as in
+/// metrics.
+fn note_exchange(exchange: Option<ApiExchange>, record: &mut Record) {
+    record.api = exchange;
+    if exchange.and_then(|exchange| exchange.status).is_some_and(is_failure) {
+        record.cause = Some(FAILURE_STATUS.cause);
+    }
 }
 
 /// Records what failed. The access line has the cause, so that an outage writes no further line for

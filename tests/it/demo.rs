@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -140,6 +141,12 @@ fn killed_cluster_demo_leaves_no_process_and_no_file() {
         all.filter(|entry| is_ours(&entry.path())).count()
     };
     assert!(processes() >= 3, "redis-server and two gateways");
+    // The gateways warn of a key that others may read.
+    let demo_directory = std::fs::read_dir(directory.path()).expect("a folder").next();
+    let keys =
+        demo_directory.expect("a folder of the demo").expect("its entry").path().join("keys");
+    let mode = std::fs::metadata(keys).expect("a file with a key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     demo.signal(Signal::SIGKILL);
     demo.child.wait().expect("it ends");
     wait_until("no process remains", || processes() == 0);

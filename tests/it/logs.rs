@@ -288,6 +288,46 @@ fn failed_request_has_the_counted_cause_in_its_line() {
 }
 
 #[test]
+fn error_status_of_the_api_is_the_cause_on_every_route() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "RESELLER", DUCK);
+    origin.knows("tok-b", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    let client = gateway.client();
+    client.get(P).bearer("tok-a").revealed().send().assert_status(200);
+    client.get(P).bearer("tok-b").send().assert_status(200);
+    let (mut number, mut failures) = (0, 0);
+    for status in [429, 500, 502, 503, 504, 404] {
+        let html = Answer::new(status).header("Content-Type", "text/html").body("<p>down</p>");
+        for answer in [html, Answer::error(status, "down"), Answer::new(status)] {
+            for prefix in ["/customer/", "/log/", "/elsewhere"] {
+                origin.when(Rule::on(prefix).answer(answer.clone()));
+            }
+            for token in ["tok-a", "tok-b"] {
+                number += 1;
+                let id = customer(number);
+                let targets =
+                    [name_of(&id), format!("{}?x=1", name_of(&id)), format!("/customer/{id}")];
+                for target in targets.into_iter().chain(["/log/x".into(), "/elsewhere".into()]) {
+                    let request =
+                        format!("{number}-{status}-{}", target.replace(['/', '?', '='], "."));
+                    let call = client.get(&target).bearer(token).header("X-Request-Id", &request);
+                    call.revealed().send().assert_status(status);
+                    let line = access_line(&gateway, &request);
+                    assert_eq!(line["api.status"], status, "{line}");
+                    let is_failure = status != 404;
+                    failures += u64::from(is_failure);
+                    assert_eq!(line["cause"] == "status", is_failure, "{line}");
+                }
+            }
+            origin.behave();
+        }
+    }
+    let counted = || counted_causes(&gateway).get("status").copied().unwrap_or_default();
+    wait_until("each failure is counted", || counted() == failures);
+}
+
+#[test]
 fn access_line_has_status_and_time_of_the_api() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);

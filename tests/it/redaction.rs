@@ -132,6 +132,36 @@ fn truncated_response_is_502() {
 }
 
 #[test]
+fn error_without_a_body_is_no_redaction_failure() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::start(&origin);
+    for (number, status) in [400, 403, 404, 409, 410].into_iter().enumerate() {
+        let html = Answer::new(status).header("Content-Type", "text/html");
+        for answer in [Answer::new(status), html, Answer::json("").status(status)] {
+            for prefix in ["/customer/", "/log/"] {
+                origin.when(Rule::on(prefix).answer(answer.clone()));
+            }
+            let id = customer(number);
+            for target in [name_of(&id), format!("/customer/{id}"), "/log/x".to_owned()] {
+                let response = gateway.client().get(&target).bearer("tok-a").send();
+                let error = response.assert_status(status).json()["error"]["status"].clone();
+                assert_eq!(error, status, "{target}");
+                gateway.client().head(&target).bearer("tok-a").send().assert_status(status);
+            }
+            origin.behave();
+            gateway.admin().delete("/cache").send().assert_status(200);
+        }
+    }
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 0.0);
+    // A body that is not JSON is one.
+    let html = Answer::new(404).header("Content-Type", "text/html").body("<p>no</p>");
+    origin.when(Rule::on("/customer/").answer(html));
+    gateway.client().get(&name_of(OTHER)).bearer("tok-a").send().assert_status(404);
+    assert_eq!(gateway.metric("redaction_failures_total", &[]), 1.0);
+}
+
+#[test]
 fn too_large_response_is_502() {
     let (origin, gateway) = scene();
     let huge = format!(r#"{{"integrations":{{"k":"PLANTED{}"}}}}"#, "x".repeat(10 << 20));

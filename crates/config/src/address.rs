@@ -148,8 +148,13 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 fn parse_port(text: &str) -> Option<u16> {
+    parse_listen_port(text).filter(|port| *port != 0)
+}
+
+/// Parses a port, 0 included.
+fn parse_listen_port(text: &str) -> Option<u16> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|port| digits && *port != 0)
+    text.parse().ok().filter(|_| digits)
 }
 
 /// Parses a DNS name, an IPv4 address, or an IPv6 address in brackets. Returns it in lower case
@@ -183,17 +188,18 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
         return Ok(address);
     }
     let (cause, example) = if let Ok(address) = text.parse::<IpAddr>() {
-        ("the port is missing, or the brackets of IPv6", SocketAddr::new(address, 8080).to_string())
-    } else if let Some(port) = parse_port(text) {
+        let example = with_brackets(text).unwrap_or(SocketAddr::new(address, 8080));
+        ("the port is missing, or the brackets of IPv6", example.to_string())
+    } else if let Some(port) = parse_listen_port(text) {
         ("the IP address is missing", format!("127.0.0.1:{port}"))
     } else {
         match split_port(text) {
             (_, None) => ("the port is missing", "127.0.0.1:8080".to_owned()),
             ("", Some(port)) => (
                 "the IP address is missing",
-                format!("0.0.0.0:{}", parse_port(port).unwrap_or(8080)),
+                format!("0.0.0.0:{}", parse_listen_port(port).unwrap_or(8080)),
             ),
-            (host, Some(port)) => match (host.parse::<IpAddr>(), parse_port(port)) {
+            (host, Some(port)) => match (host.parse::<IpAddr>(), parse_listen_port(port)) {
                 (_, None) => ("the port is not 0 to 65535", "127.0.0.1:8080".to_owned()),
                 (Ok(address), Some(port)) => {
                     ("IPv6 needs brackets", SocketAddr::new(address, port).to_string())
@@ -208,6 +214,12 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
         format!("invalid address {text:?}: {cause}"),
         format!("for example {example:?}"),
     ))
+}
+
+/// Reads an IPv6 address and a port without brackets, such as `::1:8080`, which is also an address.
+fn with_brackets(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some(SocketAddr::new(host.parse::<Ipv6Addr>().ok()?.into(), parse_port(port)?))
 }
 
 /// Whether two listeners conflict: they have the same port, and the same address or one that
@@ -415,6 +427,8 @@ mod tests {
             ("localhost:80", "127.0.0.1:80"),
             ("127.0.0.1", "127.0.0.1:8080"),
             ("::1", "[::1]:8080"),
+            ("::1:9000", "[::1]:9000"),
+            ("localhost:0", "127.0.0.1:0"),
             (":9000", "0.0.0.0:9000"),
             ("9000", "127.0.0.1:9000"),
             ("127.0.0.1:99999", "127.0.0.1:8080"),

@@ -308,6 +308,9 @@ impl Proxy {
         });
         let (mut side, head) = sent?;
         let status = head.status;
+        if is_failure(status) {
+            context.record.cause = Some(FAILURE_STATUS.cause);
+        }
         if let Some(origin) = context.state.gateway.forwarded_origin(&session.request().fields) {
             context.state.gateway.learn_cors(origin, &head.fields.to_map());
         }

@@ -71,8 +71,8 @@ impl Proxy {
                 // A failure of the API is not a failure of the redaction.
                 if !is_failure(head.status) {
                     context.state.gateway.metrics().count_redaction_failure(reason);
+                    context.record.cause = Some(reason);
                 }
-                context.record.cause = Some(reason);
                 self.pass_error(session, context, side, head).await
             }
             other => other,
@@ -106,6 +106,9 @@ impl Proxy {
                 head.fields.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
             return match content {
                 Content::Passing { .. } => self.pass_head(session, context, head, true).await,
+                Content::Other if head.status.as_u16() >= 400 => {
+                    self.pass_error(session, context, side, head).await
+                }
                 Content::Other if !is_empty => Err(Failure::Unredactable("media_type")),
                 _ => self.pass_head(session, context, head, false).await,
             };
@@ -142,6 +145,7 @@ impl Proxy {
             _ if start.bytes.is_empty() && head.status.as_u16() < 400 => {
                 self.pass_stream(session, context, side, head, start).await
             }
+            _ if start.bytes.is_empty() => self.pass_error(session, context, side, head).await,
             _ => Err(Failure::Unredactable("media_type")),
         }
     }
