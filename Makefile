@@ -18,7 +18,7 @@ help: ## Lists the targets
 demo: ## Gateway and a sandbox of the API on 127.0.0.1:8080 (ARGS="--listen ADDR")
 	@scripts/setup demo
 	@[[ -e $${CARGO_TARGET_DIR:-target}/debug/telecomx-gateway ]] || \
-		echo "the first build takes about four minutes on two cores and 1.1 GB in target/"
+		echo "the first build takes about four minutes on two cores and 1.2 GB in target/"
 	@cargo run --locked -- demo $(ARGS)
 
 test: ## Unit, integration, documentation, client and cache tests
