@@ -122,7 +122,6 @@ impl Proxy {
     /// Records an error and returns its response.
     fn refuse(&self, error: ApiError, context: &mut RequestContext) -> Reply {
         context.record.error = Some(error);
-        context.record.cause = context.record.cause.or(error.cause());
         Reply::from(error)
     }
 

@@ -144,7 +144,7 @@ fn attributes(record: &Record) -> Vec<KeyValue> {
     let optional = [
         ("role", record.level.map(AccessLevel::as_str)),
         ("error.type", record.error.map(|error| error.parts().1)),
-        ("cause", record.cause),
+        ("cause", record.exact_cause()),
     ];
     attributes
         .extend(optional.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))));

@@ -76,7 +76,7 @@ pub struct Record {
     /// The caller's access level, where the request needed it.
     pub level: Option<AccessLevel>,
     pub error: Option<ApiError>,
-    /// The exact cause of the error.
+    /// The exact cause of the error, if it is not that of every `error` of its kind.
     pub cause: Option<&'static str>,
     pub request_id: String,
     /// The customer that its path names.
@@ -142,6 +142,11 @@ impl Record {
             (_, Some(_)) => ErrorSource::Gateway,
             (_, None) => ErrorSource::Api,
         }
+    }
+
+    /// The exact cause of the error.
+    pub fn exact_cause(&self) -> Option<&'static str> {
+        self.cause.or_else(|| self.error?.cause())
     }
 
     pub fn cache_label(&self) -> &'static str {

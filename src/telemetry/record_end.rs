@@ -52,7 +52,7 @@ impl Record {
                     role = self.level.map(AccessLevel::as_str),
                     customer = self.customer.filter(|_| access.customer).map(tracing::field::display),
                     error.code = self.error.map(|error| error.parts().1),
-                    cause = self.cause,
+                    cause = self.exact_cause(),
                     api.status = self.api.and_then(|api| api.status).map(|status| status.as_u16()),
                     api.duration_us = self.api.map(|api| api.duration.as_micros() as u64),
                     duration_us = duration.as_micros() as u64 },

@@ -328,6 +328,38 @@ fn error_status_of_the_api_is_the_cause_on_every_route() {
 }
 
 #[test]
+fn own_error_of_the_gateway_has_a_cause_in_its_line() {
+    let origin = Origin::start();
+    origin.knows("tok-a", "VIEWER", DUCK);
+    let gateway = Gateway::with(&origin, "identity.max_invalid_per_minute = 2");
+    let client = gateway.client();
+    let call = |method: &str, target: &str| client.call(method, target).bearer("tok-a");
+    let only_if_cached = call("GET", P).header("Cache-Control", "only-if-cached");
+    call("GET", P).send().assert_status(200);
+    gateway.admin().delete("/cache").send().assert_status(200);
+    for (call, status, cause) in [
+        (only_if_cached, 504, "only_if_cached"),
+        (client.call("GET", "/auth/logout"), 503, "unattributed"),
+        (call("GET", &P.replace("customer", "Customer")), 400, "alias_path"),
+    ] {
+        call.header("X-Request-Id", cause).send().assert_status(status);
+        let found = |line: &serde_json::Value| {
+            line["http.response.status_code"] == status && line["cause"] == cause
+        };
+        wait_until(&format!("a line with {cause}"), || {
+            access_lines(&gateway.log()).iter().any(found)
+        });
+    }
+    let refused = |number: usize| client.get(P).bearer(&format!("bad-{number}")).send().status;
+    let mut number = 0;
+    wait_until("the address is over the limit", || {
+        number += 1;
+        refused(number) == 429
+    });
+    gateway.wait_for_log("\"cause\":\"invalid_tokens\"");
+}
+
+#[test]
 fn access_line_has_status_and_time_of_the_api() {
     let origin = Origin::start();
     origin.knows("tok-a", "VIEWER", DUCK);

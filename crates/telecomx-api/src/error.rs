@@ -159,10 +159,16 @@ impl Refusal {
 }
 
 impl ApiError {
-    /// Returns the reason of a 400 as the log states it.
+    /// Returns the cause of an error that has only one, as the log states it. `None`: status and
+    /// code suffice, or the exchange with the API has the cause.
     pub const fn cause(self) -> Option<&'static str> {
         match self {
             ApiError::BadRequest(refusal) => Some(refusal.as_str()),
+            ApiError::TooManyRequests => Some("invalid_tokens"),
+            ApiError::Unattributed => Some("unattributed"),
+            ApiError::OnlyIfCached => Some("only_if_cached"),
+            ApiError::NoUpgrade => Some("upgrade"),
+            ApiError::Internal => Some("internal"),
             _ => None,
         }
     }

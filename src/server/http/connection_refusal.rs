@@ -73,7 +73,6 @@ impl<A: Application> ConnectionHandler<A> {
         let mut record = Record::begin(clock::now());
         record.status = error.status();
         record.error = Some(error);
-        record.cause = error.cause();
         record.request_id = self.active.load().new_request_id();
         record.method = method.unwrap_or(record.method);
         record

@@ -103,7 +103,6 @@ impl<'a> FastPathExchange<'a> {
         }
         if let Some(error) = refused {
             pending.record.error = Some(error);
-            pending.record.cause = error.cause();
             return Lookup::Ready(pending, Reply::from(error));
         }
         let now = pending.record.started;
