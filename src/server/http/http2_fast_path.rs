@@ -31,7 +31,7 @@ use crate::telemetry::Record;
 const X_REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 
 /// Initial capacity for the fields of a response.
-const RESPONSE_FIELDS: usize = 16;
+const RESPONSE_FIELDS: usize = 12;
 
 /// An accepted request and its response stream.
 pub struct Accepted {
@@ -138,7 +138,7 @@ fn read<'r>(state: &RequestState, request: &'r Request<RecvStream>) -> Option<Na
 
 /// Returns the body of the response and records its length.
 fn body(reply: &Reply, pending: &mut FastPathExchange<'_>) -> Bytes {
-    let error = reply.error().map(|error| error.body(&pending.record.request_id));
+    let error = pending.error_body(reply);
     if pending.record_response(reply, error.as_deref()).is_empty() {
         return Bytes::new();
     }

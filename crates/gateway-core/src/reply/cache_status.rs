@@ -51,7 +51,8 @@ impl CacheStatus {
         let mut text = Vec::with_capacity(64);
         self.append_to(&mut text);
         // Tokens and a decimal number are always a valid field value.
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("telecomx-gateway; hit"))
+        HeaderValue::try_from(text)
+            .unwrap_or_else(|_| HeaderValue::from_static("telecomx-gateway; hit"))
     }
 
     /// Appends the value to `text`.

@@ -172,11 +172,11 @@ impl Cors {
 
     /// Value of `Vary`. It names `Origin` if responses depend on it.
     pub(super) fn vary(&self, is_preflight: bool) -> Value<'static> {
-        Value::Text(match (is_preflight, self.is_on()) {
-            (true, _) => "Origin, Access-Control-Request-Headers",
-            (false, true) => VARY_WITH_ORIGIN,
-            (false, false) => VARY_ON_CREDENTIALS,
-        })
+        match (is_preflight, self.is_on()) {
+            (true, _) => Value::Text("Origin, Access-Control-Request-Headers"),
+            (false, true) => Value::Ready(&VARY_WITH_ORIGIN),
+            (false, false) => Value::Ready(&VARY_ON_CREDENTIALS),
+        }
     }
 
     /// The fields that let the page at `origin` read a response.

@@ -34,11 +34,13 @@ use redact::Redacted;
 use telecomx_api::ApiError;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const JSON: &str = "application/json; charset=utf-8";
+static JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 /// The client may keep the response, and revalidates it before each use.
-const PRIVATE: &str = "private, no-cache";
-const VARY_ON_CREDENTIALS: &str = "Authorization, X-API-Key, Cookie";
-const VARY_WITH_ORIGIN: &str = "Authorization, X-API-Key, Cookie, Origin";
+static PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+static VARY_ON_CREDENTIALS: HeaderValue =
+    HeaderValue::from_static("Authorization, X-API-Key, Cookie");
+static VARY_WITH_ORIGIN: HeaderValue =
+    HeaderValue::from_static("Authorization, X-API-Key, Cookie, Origin");
 const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A strong validator: 32 hexadecimal digits in quotes.
@@ -243,8 +245,7 @@ impl Reply {
                     put(
                         &CONTENT_TYPE,
                         match representation.content_type() {
-                            // A static text becomes a field value without a copy.
-                            _ if representation.type_length() == 0 => Value::Text(JSON),
+                            _ if representation.type_length() == 0 => Value::Ready(&JSON),
                             own_type => Value::Bytes(own_type),
                         },
                     );
@@ -256,7 +257,7 @@ impl Reply {
             }
             Content::NotModified(representation) => put(&ETAG, Value::Tag(representation.etag())),
             Content::Error(error) => {
-                put(&CONTENT_TYPE, Value::Text(JSON));
+                put(&CONTENT_TYPE, Value::Ready(&JSON));
                 put(&CONTENT_LENGTH, Value::Number(error.body(request_id).len() as u64));
                 if let Some(retry_after) =
                     error.retry_after().filter(|_| !self.exchange_fields.contains(&RETRY_AFTER))
@@ -283,7 +284,7 @@ impl Reply {
         for (name, value) in self.api_fields.iter().chain(self.exchange_fields.iter()) {
             put(name, Value::Ready(value));
         }
-        put(&CACHE_CONTROL, Value::Text(PRIVATE));
+        put(&CACHE_CONTROL, Value::Ready(&PRIVATE));
         if let Some(origin) = origin
             && !cors.is_on()
         {
@@ -313,9 +314,7 @@ impl Reply {
             put(name, Value::Ready(value));
         }
         let varies_on_origin = is_for_one_origin(&self.api_fields) || is_for_one_origin(&learned);
-        put(
-            &VARY,
-            Value::Text(if varies_on_origin { VARY_WITH_ORIGIN } else { VARY_ON_CREDENTIALS }),
-        );
+        let vary = if varies_on_origin { &VARY_WITH_ORIGIN } else { &VARY_ON_CREDENTIALS };
+        put(&VARY, Value::Ready(vary));
     }
 }

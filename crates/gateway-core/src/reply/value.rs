@@ -7,9 +7,11 @@ use super::{CacheStatus, ETag};
 /// Value of a response field.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
+    /// Becomes a field value without a copy.
     Ready(&'a HeaderValue),
     /// A valid field value.
     Bytes(&'a [u8]),
+    /// A valid field value of a rare response: it is checked each time it becomes one.
     Text(&'static str),
     Tag(&'a ETag),
     Number(u64),
@@ -35,12 +37,12 @@ impl Value<'_> {
         match self {
             Value::Ready(value) => value.clone(),
             Value::Bytes(value) => {
-                HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static(""))
+                HeaderValue::from_bytes(value).unwrap_or_else(|_| HeaderValue::from_static(""))
             }
             Value::Text(value) => HeaderValue::from_static(value),
             // Quotes and hexadecimal digits are always a valid field value.
             Value::Tag(tag) => {
-                HeaderValue::from_bytes(tag).unwrap_or(HeaderValue::from_static("\"\""))
+                HeaderValue::from_bytes(tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
             }
             Value::Number(number) => HeaderValue::from(number),
             Value::Status(status) => status.value(),
