@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod identity;
 mod offload;
 mod process;
+mod read_buffer;
 pub mod sandbox;
 mod secret_file;
 pub mod server;

@@ -83,7 +83,8 @@ impl Proxy {
         let state = context.state.clone();
         match state.route(request, &mut context.record) {
             Ok(RouteTarget::CustomerName(customer)) => {
-                let reply = self.respond_to_name(session, context, customer).await;
+                // Boxed, as in `prepare_forward`: most requests need no room for this future.
+                let reply = Box::pin(self.respond_to_name(session, context, customer)).await;
                 reply.map_or_else(Action::ClientFailed, Action::Reply)
             }
             Ok(RouteTarget::Forward(changes, rule)) => {

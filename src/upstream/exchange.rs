@@ -5,9 +5,9 @@
 //! [`Exchange::poll_event`] make progress, and the caller decides how long and in which order. A
 //! dropped exchange closes its connection.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -16,13 +16,11 @@ use http1::{
     BodyLength, ChunkedDecoder, FieldLines, HeadLimits, HeadScan, LAST_CHUNK, RequestFraming,
     ResponseHead, write_chunk_head, write_request_head,
 };
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use super::connector::Connection;
 use super::{MAX_INFORMATIONAL, UpstreamError};
-
-/// Room for one read: most responses arrive in one piece of less.
-const READ_BYTES: usize = 8 << 10;
+use crate::read_buffer;
 
 /// Request bytes that may wait to be written before [`Exchange::is_writable`] is false.
 const QUEUE_BYTES_MAX: usize = 64 << 10;
@@ -403,10 +401,8 @@ impl Exchange {
         }
     }
 
-    /// Reads once; no room is held while nothing has arrived.
+    /// Reads once.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.received.reserve(READ_BYTES);
-        let read = pin!(self.connection.stream.read_buf(&mut self.received));
-        read.poll(context)
+        read_buffer::poll_read(&mut self.connection.stream, &mut self.received, context)
     }
 }

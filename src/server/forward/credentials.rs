@@ -243,13 +243,13 @@ impl Proxy {
             None => None,
             Some(rule) if rule.role == ForwardRole::Answer => RedactFor::new(rule, None),
             Some(rule) => {
-                let level = self.level(session, context, &body).await?;
+                let level = Box::pin(self.level(session, context, &body)).await?;
                 context.record.level = Some(level);
                 RedactFor::new(rule, Some(level))
             }
         };
         if !changes.is_empty() {
-            self.invalidate_before(session, context, changes, body).await?;
+            Box::pin(self.invalidate_before(session, context, changes, body)).await?;
         }
         if session.request().path() == "/auth/validateToken" {
             let tokens = head_tokens(session, &state).unwrap_or_default();

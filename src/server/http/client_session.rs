@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
 use http1::RequestHead;
+use pin_project_lite::pin_project;
 
 use super::client_failure::ClientFailure;
 use super::forwarded_head::ForwardedHead;
@@ -79,22 +80,32 @@ pub enum ProtocolSession {
     Http2(Box<Http2Session>),
 }
 
+pin_project! {
+    /// Future of [`ClientSession::unless_closed`]. Not an async function, whose future would have
+    /// room for `work` twice.
+    pub struct UnlessClosed<'s, F> {
+        stream: &'s mut ProtocolSession,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for UnlessClosed<'_, F> {
+    type Output = Result<F::Output, ClientFailure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.work.poll(context) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => this.stream.poll_closed(context).map(|()| Err(ClientFailure::Closed)),
+        }
+    }
+}
+
 impl ProtocolSession {
     /// Waits for `work` until the client disconnects.
-    ///
-    /// # Errors
-    ///
-    /// The client disconnected.
-    pub async fn unless_closed<T>(
-        &mut self,
-        work: impl Future<Output = T>,
-    ) -> Result<T, ClientFailure> {
-        let mut work = pin!(work);
-        poll_fn(|context| match work.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(Ok(done)),
-            Poll::Pending => self.poll_closed(context).map(|()| Err(ClientFailure::Closed)),
-        })
-        .await
+    pub fn unless_closed<F: Future>(&mut self, work: F) -> UnlessClosed<'_, F> {
+        UnlessClosed { stream: self, work }
     }
 
     fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -255,15 +266,8 @@ impl ClientSession {
     }
 
     /// Waits for `work` until the client disconnects.
-    ///
-    /// # Errors
-    ///
-    /// The client disconnected.
-    pub async fn unless_closed<T>(
-        &mut self,
-        work: impl Future<Output = T>,
-    ) -> Result<T, ClientFailure> {
-        self.stream.unless_closed(work).await
+    pub fn unless_closed<F: Future>(&mut self, work: F) -> UnlessClosed<'_, F> {
+        self.stream.unless_closed(work)
     }
 
     /// Returns the timer of this session, for one wait at a time.

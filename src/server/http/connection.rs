@@ -32,6 +32,7 @@ use super::request_head::head_refusal;
 use super::timer::Timer;
 use crate::api::{ApiError, NameRequestHead, Refusal};
 use crate::clock;
+use crate::read_buffer::{self, READ_BYTES};
 use crate::server::admission::{ConnectionCounts, ConnectionPermit, Limit, OpenConnection};
 use crate::server::descriptors::BurstLog;
 use crate::server::listener_kind::ListenerKind;
@@ -45,9 +46,6 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// SETTINGS, and GOAWAY with PROTOCOL_ERROR (RFC 9113 sections 3.4 and 6.8).
 const H2_PROTOCOL_ERROR: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
     \x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01";
-
-/// Number of bytes read at once. A typical head is shorter.
-pub const READ_BYTES: usize = 4096;
 
 /// Maximum number of connections over a limit that get a response at a time, unless few descriptors
 /// are left ([`Division`]). Further ones are closed without a response.
@@ -304,7 +302,7 @@ impl<A: Application> ConnectionHandler<A> {
                 HeadOutcome::Http1(_) | HeadOutcome::Refused(_)
                     if connection.is_first && alpn == Some(ALPN::H2) =>
                 {
-                    return Self::send_last(stream, H2_PROTOCOL_ERROR).await;
+                    return Box::pin(Self::send_last(stream, H2_PROTOCOL_ERROR)).await;
                 }
                 HeadOutcome::Http1(end) => end,
                 HeadOutcome::Http2 if alpn == Some(ALPN::H1) => {
@@ -381,7 +379,6 @@ impl<'h> Http1Connection<'h> {
         let Http1Connection { state, keepalive, buffer, is_first, since, .. } = self;
         let limits: Limits = state.load().limits;
         let max_idle = if *is_first { limits.header_timeout } else { limits.keepalive_timeout };
-        buffer.reserve(READ_BYTES);
         if !*is_first {
             skip_empty_lines(buffer);
         }
@@ -437,7 +434,11 @@ impl<'h> Http1Connection<'h> {
         let (head, framing) =
             match parse(&self.buffer[..end], &self.buffer[end..], state, fast_path) {
                 Ok(ParsedHead::FastPath { fast_path, head, framing }) => {
-                    match fast_path.serve(state, &mut stream, head, framing).await {
+                    let outcome = match fast_path.serve(state, &mut stream, head, framing) {
+                        Ok(outcome) => outcome,
+                        Err(rest) => rest.await,
+                    };
+                    match outcome {
                         Outcome::Served(at) => self.since = at,
                         Outcome::Closed => return None,
                         Outcome::CloseUnread => {
@@ -447,10 +448,7 @@ impl<'h> Http1Connection<'h> {
                     }
                     self.buffer.clear();
                     self.buffer.extend_from_slice(&fast_path.take_behind());
-                    if self.buffer.is_empty() && self.buffer.capacity() > READ_BYTES {
-                        // A long head: its memory is released while the connection is idle.
-                        self.buffer = BytesMut::new();
-                    }
+                    read_buffer::release(&mut self.buffer);
                     return Some(stream);
                 }
                 Ok(ParsedHead::Full(head, framing)) => (head, framing),
@@ -473,8 +471,9 @@ impl<'h> Http1Connection<'h> {
         end: usize,
         draining: &ShutdownWatch,
     ) -> Option<Stream> {
-        let received = self.buffer.split_off(end);
-        self.buffer.clear();
+        let mut received = std::mem::take(&mut self.buffer);
+        received.advance(end);
+        read_buffer::release(&mut received);
         // While the process drains, responses announce the end of their connection.
         framing.keeps_alive &= !*draining.borrow();
         let timer = std::mem::take(&mut self.timer);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 
 use super::client_session::Application;
-use super::connection::{ConnectionHandler, H2_PREFACE, READ_BYTES};
+use super::connection::{ConnectionHandler, H2_PREFACE};
 use super::head_writer::{ConnectionOption, HeadWriter};
 use super::http2_connection;
 use super::http2_stream::Http2Io;
@@ -18,6 +18,7 @@ use super::linger::{LINGER, close_unread};
 use super::proxy_header::AcceptedConnection;
 use crate::api::ApiError;
 use crate::clock;
+use crate::read_buffer::READ_BYTES;
 use crate::reply::{Reply, origin_in, origin_of};
 use crate::server::listener_kind::ListenerKind;
 use crate::server::tls::ListenerTls;
@@ -43,7 +44,7 @@ impl<A: Application> ConnectionHandler<A> {
         while may_continue && !is_complete(&head) {
             head.reserve(READ_BYTES);
             let read = timeout_at(deadline.into(), stream.read_buf(&mut head)).await;
-            may_continue = matches!(read, Ok(Ok(1..))) && head.len() < 4 * READ_BYTES;
+            may_continue = matches!(read, Ok(Ok(1..))) && head.len() < 2 * READ_BYTES;
         }
         self.refuse_in_protocol(stream, head, ApiError::Unavailable).await;
     }

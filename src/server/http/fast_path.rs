@@ -6,10 +6,9 @@
 //! rejects.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
@@ -117,6 +116,11 @@ impl<'a> FastPathExchange<'a> {
         }
     }
 
+    /// Returns the body of a response that is an error.
+    pub fn error_body(&self, reply: &Reply) -> Option<String> {
+        reply.error().map(|error| error.body(&self.record.request_id))
+    }
+
     /// Records the response and returns its body.
     pub fn record_response<'r>(&mut self, reply: &'r Reply, error: Option<&'r str>) -> &'r [u8] {
         self.record.status = reply.status();
@@ -129,11 +133,22 @@ impl<'a> FastPathExchange<'a> {
     }
 }
 
+/// A request that is not served at once.
+enum Unfinished<'a> {
+    Uncached(FastPathExchange<'a>, CallerId),
+    /// `written` bytes of head and body were written. The connection may end with the response.
+    Unwritten {
+        exchange: FastPathExchange<'a>,
+        reply: Reply,
+        head: Vec<u8>,
+        ends: bool,
+        written: usize,
+    },
+}
+
 /// The fast path of one HTTP/1.1 connection.
 pub struct FastPath {
     peer: IpAddr,
-    /// Buffer for response heads.
-    head: Vec<u8>,
     /// Buffer for request ids.
     request_id: String,
     /// Bytes that arrived behind the request during a fetch.
@@ -148,42 +163,97 @@ struct UnderWay {
 
 impl FastPath {
     pub fn new(peer: IpAddr) -> Self {
-        FastPath { peer, head: Vec::new(), request_id: String::new(), behind: BytesMut::new() }
+        FastPath { peer, request_id: String::new(), behind: BytesMut::new() }
     }
 
-    /// Serves a request without a body.
-    pub async fn serve(
+    /// Serves a request without a body. A connection has no room for the future, which few of its
+    /// requests need.
+    ///
+    /// # Errors
+    ///
+    /// The request is not served at once; the future serves the rest.
+    pub fn serve<'a>(
+        &'a mut self,
+        state: &'a RequestState,
+        stream: &'a mut Stream,
+        head: NameRequestHead<'a>,
+        framing: RequestFraming,
+    ) -> Result<Outcome, Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>> {
+        let served = self.serve_at_once(state, stream, head, framing);
+        served.map_err(|unfinished| {
+            Box::pin(self.finish(state, stream, unfinished, framing)) as Pin<Box<_>>
+        })
+    }
+
+    /// Serves a cached response if the connection accepts all of it at once, which it usually does:
+    /// then no timer is needed, and no drain can interrupt the write.
+    fn serve_at_once<'a>(
         &mut self,
         state: &RequestState,
         stream: &mut Stream,
-        head: NameRequestHead<'_>,
+        head: NameRequestHead<'a>,
         framing: RequestFraming,
-    ) -> Outcome {
+    ) -> Result<Outcome, Box<Unfinished<'a>>> {
         let request_id = std::mem::take(&mut self.request_id);
-        let (mut pending, reply, _under_way) =
+        let (mut exchange, reply) =
             match FastPathExchange::look_up(state, self.peer, head, request_id) {
-                Lookup::Ready(pending, reply) => (pending, reply, None),
-                Lookup::Uncached(mut pending, caller) => {
-                    // Boxed, because few requests of a connection need this future.
-                    let waiting =
-                        Box::pin(self.wait_for_response(state, stream, &mut pending, caller));
-                    match waiting.await {
-                        Some((reply, under_way)) => (pending, reply, Some(under_way)),
-                        None => return end_failed(ClientFailure::Closed, pending.record, state),
-                    }
+                Lookup::Ready(exchange, reply) => (exchange, reply),
+                Lookup::Uncached(exchange, caller) => {
+                    return Err(Box::new(Unfinished::Uncached(exchange, caller)));
                 }
             };
-        let error = reply.error().map(|error| error.body(&pending.record.request_id));
-        let body = pending.record_response(&reply, error.as_deref());
-        // While the process drains, responses announce the end of their connection.
-        let is_switched = framing.asks_for_upgrade && !self.behind.is_empty();
-        let ends = !framing.keeps_alive || is_switched || state.process.lifecycle.is_draining();
-        self.write_head(state, &reply, &pending, ends);
-        if let Err(failure) = self.write(state, stream, body).await {
-            return end_failed(failure, pending.record, state);
+        let error = exchange.error_body(&reply);
+        let body = exchange.record_response(&reply, error.as_deref());
+        let (head, ends) = self.head(state, &reply, &exchange, framing);
+        let mut whole = Buf::chain(&head[..], body);
+        let polled = pin!(async {
+            stream.write_all_buf(&mut whole).await?;
+            stream.flush().await
+        })
+        // It is polled again with the task's waker if it is not ready.
+        .poll(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Ready(Ok(())) if !ends => Ok(Outcome::Served(self.end_served(state, exchange))),
+            Poll::Ready(Err(_)) => Ok(end_failed(ClientFailure::Closed, exchange.record, state)),
+            Poll::Ready(Ok(())) | Poll::Pending => {
+                let written = head.len() + body.len() - whole.remaining();
+                let rest = Unfinished::Unwritten { exchange, reply, head, ends, written };
+                Err(Box::new(rest))
+            }
         }
-        let ended = pending.record.end(state.gateway.metrics(), state.access);
-        self.request_id = pending.record.request_id;
+    }
+
+    /// Serves the rest of a request.
+    async fn finish(
+        &mut self,
+        state: &RequestState,
+        stream: &mut Stream,
+        unfinished: Box<Unfinished<'_>>,
+        framing: RequestFraming,
+    ) -> Outcome {
+        let (mut exchange, reply, begun, _under_way) = match *unfinished {
+            Unfinished::Unwritten { exchange, reply, head, ends, written } => {
+                (exchange, reply, Some((head, ends, written)), None)
+            }
+            Unfinished::Uncached(mut exchange, caller) => {
+                match self.wait_for_response(state, stream, &mut exchange, caller).await {
+                    Some((reply, under_way)) => (exchange, reply, None, Some(under_way)),
+                    None => return end_failed(ClientFailure::Closed, exchange.record, state),
+                }
+            }
+        };
+        let error = exchange.error_body(&reply);
+        let body = exchange.record_response(&reply, error.as_deref());
+        let (head, ends, written) = begun.unwrap_or_else(|| {
+            let (head, ends) = self.head(state, &reply, &exchange, framing);
+            (head, ends, 0)
+        });
+        let mut rest = Buf::chain(&head[..], body);
+        rest.advance(written);
+        if let Err(failure) = write(state, stream, &mut rest).await {
+            return end_failed(failure, exchange.record, state);
+        }
+        let ended = self.end_served(state, exchange);
         if ends && !self.behind.is_empty() {
             return Outcome::CloseUnread;
         }
@@ -192,6 +262,13 @@ impl FastPath {
             return Outcome::Closed;
         }
         Outcome::Served(ended)
+    }
+
+    /// Ends the record of a request whose response was sent, and returns the time.
+    fn end_served(&mut self, state: &RequestState, exchange: FastPathExchange<'_>) -> Instant {
+        let ended = exchange.record.end(state.gateway.metrics(), state.access);
+        self.request_id = exchange.record.request_id;
+        ended
     }
 
     /// Waits for a response that is not cached. `None`: the client disconnected.
@@ -231,61 +308,51 @@ impl FastPath {
         std::mem::take(&mut self.behind)
     }
 
-    /// Writes head and body at once.
-    async fn write(
+    /// Returns the head of a response, and whether the connection ends with it: while the process
+    /// drains, responses announce the end of their connection.
+    fn head(
         &self,
         state: &RequestState,
-        stream: &mut Stream,
-        body: &[u8],
-    ) -> Result<(), ClientFailure> {
-        let mut whole = Buf::chain(&self.head[..], body);
-        let at_once = {
-            let mut writing = pin!(async {
-                stream.write_all_buf(&mut whole).await?;
-                stream.flush().await
-            });
-            // The connection usually accepts all bytes at once: then no timer is needed, and no
-            // drain can interrupt the write.
-            poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await
-        };
-        if let Poll::Ready(written) = at_once {
-            return written.map_err(|_| ClientFailure::Closed);
-        }
-        let _busy =
-            (state.process.lifecycle.begin_request(), state.process.admission.started_request());
-        let longest = state.limits.write_timeout;
-        while whole.has_remaining() {
-            match timeout(longest, stream.write_buf(&mut whole)).await {
-                Ok(Ok(1..)) => {}
-                Ok(_) => return Err(ClientFailure::Closed),
-                Err(_) => return Err(ClientFailure::TimedOut),
-            }
-        }
-        let flushed =
-            timeout(longest, stream.flush()).await.map_err(|_| ClientFailure::TimedOut)?;
-        flushed.map_err(|_| ClientFailure::Closed)
-    }
-
-    fn write_head(
-        &mut self,
-        state: &RequestState,
         reply: &Reply,
-        pending: &FastPathExchange<'_>,
-        ends: bool,
-    ) {
-        self.head.clear();
-        let mut head = HeadWriter::begin(&mut self.head, reply.status());
+        exchange: &FastPathExchange<'_>,
+        framing: RequestFraming,
+    ) -> (Vec<u8>, bool) {
+        let is_switched = framing.asks_for_upgrade && !self.behind.is_empty();
+        let ends = !framing.keeps_alive || is_switched || state.process.lifecycle.is_draining();
+        let mut out = Vec::new();
+        let mut head = HeadWriter::begin(&mut out, reply.status());
         reply.fields(
             &state.gateway.cors,
-            pending.origin.as_ref(),
-            &pending.record.request_id,
+            exchange.origin.as_ref(),
+            &exchange.record.request_id,
             |name, value| {
                 head.field_with(name, |out| value.append_to(out));
             },
         );
-        head.field(&X_REQUEST_ID, pending.record.request_id.as_bytes());
+        head.field(&X_REQUEST_ID, exchange.record.request_id.as_bytes());
         head.finish(ConnectionOption::for_final(!ends));
+        (out, ends)
     }
+}
+
+/// Writes the rest of a response.
+async fn write(
+    state: &RequestState,
+    stream: &mut Stream,
+    rest: &mut impl Buf,
+) -> Result<(), ClientFailure> {
+    let _busy =
+        (state.process.lifecycle.begin_request(), state.process.admission.started_request());
+    let longest = state.limits.write_timeout;
+    while rest.has_remaining() {
+        match timeout(longest, stream.write_buf(rest)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return Err(ClientFailure::Closed),
+            Err(_) => return Err(ClientFailure::TimedOut),
+        }
+    }
+    let flushed = timeout(longest, stream.flush()).await.map_err(|_| ClientFailure::TimedOut)?;
+    flushed.map_err(|_| ClientFailure::Closed)
 }
 
 /// Ends the record of a request whose client disconnected or is too slow.

@@ -9,11 +9,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
 use tokio::task::coop::unconstrained;
 
 use super::timer::Timer;
 use crate::process::Lifecycle;
+use crate::read_buffer;
 
 /// Timeouts of the waits of one connection.
 pub struct KeepaliveTimer {
@@ -37,7 +38,7 @@ impl KeepaliveTimer {
     }
 
     /// Reads the first bytes. Returns `false` if none arrive within `longest` after `since`, the
-    /// client closes, or the drain ends idle connections.
+    /// client closes, or the drain ends idle connections. The wait holds no buffer.
     pub async fn read(
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),
@@ -45,7 +46,7 @@ impl KeepaliveTimer {
         since: Instant,
         longest: Duration,
     ) -> bool {
-        poll_fn(|cx| match pin!(stream.read_buf(buffer)).poll(cx) {
+        poll_fn(|cx| match read_buffer::poll_read(stream, buffer, cx) {
             Poll::Ready(read) => Poll::Ready(matches!(read, Ok(1..))),
             Poll::Pending => self.poll_end(cx, since, longest).map(|()| false),
         })
@@ -156,9 +157,7 @@ mod tests {
         drop(kept.client);
         let (mut keepalive, mut stream) = (kept.keepalive, kept.stream);
         assert!(
-            !keepalive
-                .read(&mut stream, &mut BytesMut::with_capacity(8), clock::now(), LONGEST)
-                .await,
+            !keepalive.read(&mut stream, &mut BytesMut::new(), clock::now(), LONGEST).await,
             "the client has closed"
         );
     }

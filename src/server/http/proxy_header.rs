@@ -57,7 +57,6 @@ impl AcceptedConnection {
         let AcceptedConnection { stream, received, client } = self;
         let began: Instant = clock::now();
         let deadline = began + longest;
-        received.reserve(READ_BYTES);
         if !keepalive.read(stream, received, began, longest).await {
             return HeaderOutcome::Closed;
         }
