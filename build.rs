@@ -14,13 +14,10 @@ fn main() {
     println!("cargo::rustc-env={VARIABLE}={revision}");
 }
 
-/// The commit. `None` in a debug build, since cargo would compile the whole crate again after each
-/// commit.
 fn commit() -> Option<String> {
-    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     // Of this repository only: the sources may be inside another one, such as that of a vendored
     // build.
-    if !is_release || !Path::new(".git").exists() {
+    if !Path::new(".git").exists() {
         return None;
     }
     // Each commit and checkout appends to this file, which a worktree has in another directory. A

@@ -29,8 +29,8 @@ macro_rules! features {
     };
 }
 
-/// Number, commit (from build.rs; `unknown` in a debug build or without a repository), features,
-/// and the allocator of `main.rs`.
+/// Number, commit (from build.rs; `unknown` without a repository), features, and the allocator of
+/// `main.rs`.
 pub(super) const LONG: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
