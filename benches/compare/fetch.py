@@ -9,9 +9,9 @@ response fields that the gateway sets; it stores nothing and redacts nothing. Pr
 time of the server for each request (median of the rounds), its ratio to nginx in the same round,
 system calls (strace) and user instructions (callgrind) for each request.
 
-In the environment: ROUNDS (7), ROUND_SECONDS (2), COUNTS=0 to leave out strace and callgrind. The
-server has core 0, load and origin have core 1. On a machine that others use, `nice -n -10` and the
-ratios help.
+In the environment: ROUNDS (7), ROUND_SECONDS (2), CONNECTIONS (32), CASES=forward for one case,
+COUNTS=0 to leave out strace and callgrind. The server has core 0, load and origin have core 1. On
+a machine that others use, `nice -n -10` and the ratios help.
 """
 
 import glob
@@ -32,9 +32,11 @@ from run import seed
 ROUNDS = int(os.environ.get("ROUNDS", 7))
 SECONDS = int(os.environ.get("ROUND_SECONDS", 2))
 COUNTS = os.environ.get("COUNTS", "1") != "0"
-CONNECTIONS = 32
+CONNECTIONS = int(os.environ.get("CONNECTIONS", 32))
 # Each fetch is for another customer, with a token that the gateway has validated.
 CASES = {"fetch": name(FRESH), "forward": "/bytes/1024"}
+if wanted := os.environ.get("CASES"):
+    CASES = {case: path for case, path in CASES.items() if case in wanted.split(",")}
 
 
 class Setup:
