@@ -78,6 +78,15 @@ mod tests {
         assert_eq!(read(&mut stream, &mut buffer), Some(0));
     }
 
+    #[test]
+    fn memory_of_a_long_head_is_not_kept() {
+        SPARE.set(None);
+        release(&mut BytesMut::with_capacity(READ_BYTES + 1));
+        assert!(SPARE.take().is_none());
+        release(&mut BytesMut::with_capacity(READ_BYTES));
+        assert!(SPARE.take().is_some());
+    }
+
     #[tokio::test]
     async fn partial_message_stays_in_the_buffer() {
         use tokio::io::AsyncWriteExt;

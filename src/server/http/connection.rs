@@ -472,8 +472,13 @@ impl<'h> Http1Connection<'h> {
         draining: &ShutdownWatch,
     ) -> Option<Stream> {
         let mut received = std::mem::take(&mut self.buffer);
-        received.advance(end);
-        read_buffer::release(&mut received);
+        if received.len() == end {
+            // Not advanced, so that the capacity still shows a long head.
+            received.clear();
+            read_buffer::release(&mut received);
+        } else {
+            received.advance(end);
+        }
         // While the process drains, responses announce the end of their connection.
         framing.keeps_alive &= !*draining.borrow();
         let timer = std::mem::take(&mut self.timer);
