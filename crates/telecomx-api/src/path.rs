@@ -430,11 +430,14 @@ impl<'a> Query<'a> {
             if !kept && Self::is_token(name) && !value.is_empty() {
                 kept = true;
                 rest.push(Cow::Borrowed(whole));
+            } else if is_split_alias(whole) {
+                continue;
             } else if whole.split(';').any(is_token_alias) {
                 let parts: Vec<&str> =
                     whole.split(';').filter(|part| !is_token_alias(part)).collect();
-                if !parts.is_empty() {
-                    rest.push(Cow::Owned(parts.join(";")));
+                let parts = parts.join(";");
+                if !parts.is_empty() && !is_split_alias(&parts) {
+                    rest.push(Cow::Owned(parts));
                 }
             } else {
                 rest.push(Cow::Borrowed(whole));
@@ -474,6 +477,13 @@ fn is_token_alias(parameter: &str) -> bool {
         }
     }
     word == b"token"
+}
+
+/// Whether a parameter's name has a `;` and a reader that does not take it for a delimiter could
+/// take the name for `token`.
+fn is_split_alias(parameter: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    name.contains(';') && is_token_alias(parameter)
 }
 
 #[cfg(test)]
@@ -794,5 +804,10 @@ mod tests {
         }
         assert_eq!(Query::parse(Some("a=1;token=x;b")).unwrap().without_tokens(false), "a=1;b");
         assert_eq!(Query::parse(Some("token=x;a")).unwrap().without_tokens(false), "a");
+        for split in ["tok;en=x", "`tok;en-", ";token;=x", "tok;token=y;en=x", "to;token;ken"] {
+            let raw = format!("a=1&{split}&b=2");
+            let rest = Query::parse(Some(&raw)).unwrap().without_tokens(false);
+            assert_eq!(rest, "a=1&b=2", "{raw}");
+        }
     }
 }
