@@ -139,7 +139,8 @@ fn sampled_trace_is_the_exemplar_of_its_bucket() {
     let send = |target: &str, traceparent: &str, id: &str| {
         let call = gateway.client().get(target).bearer("tok-a").header("X-Request-Id", id);
         call.header("traceparent", traceparent).send().assert_status(200);
-        gateway.wait_for_log(id);
+        // With quotation marks, because an id may be the end of another one.
+        gateway.wait_for_log(&format!("\"{id}\""));
     };
     let exemplars = |family: &str, labels: &[(&str, &str)]| -> Vec<(String, String)> {
         let samples = read_open_metrics(&open_metrics(&gateway));
