@@ -39,7 +39,7 @@ fn compare(bytes: &[u8]) {
 
     let path = NormalPath::parse(request.path(), Protected::default()).expect("no alias");
     let [customer, id, name] = path.exact() else { panic!("three segments: {}", request.target) };
-    assert_eq!((customer.as_str(), name.as_str()), ("customer", "name"));
+    assert_eq!((&**customer, &**name), ("customer", "name"));
     assert_eq!(CustomerId::parse(id.as_bytes()), Some(read.customer));
     let method = match read.method {
         NameRequestMethod::Get => "GET",

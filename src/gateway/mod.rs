@@ -21,7 +21,7 @@ pub use serve::NameRequest;
 
 use self::fetch::Fetcher;
 use self::state::SharedState;
-use crate::api::{Credential, CredentialError, Query, Token, find_credential};
+use crate::api::{Credential, CredentialError, Query, Token, find_credential, with_token};
 use crate::cache::{Cache, CallerId, CallerIds, Generations};
 use crate::clock;
 use crate::cluster::Tier;
@@ -172,6 +172,12 @@ impl<T: Transport> Gateway<T> {
 
     pub fn caller_of(&self, token: &Token) -> CallerId {
         self.shared.callers.id_of(token.expose())
+    }
+
+    /// Returns the caller of a request by the credential that decides; `None` without one.
+    pub fn requesting_caller(&self, headers: &HeaderMap, query: &Query<'_>) -> Option<CallerId> {
+        let id_of = |token: &str| self.shared.callers.id_of(token);
+        with_token(headers, query, self.cookie.as_deref(), id_of).ok()
     }
 
     /// Returns the credential of a request that decides.

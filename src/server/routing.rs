@@ -95,7 +95,7 @@ impl RequestState {
     }
 
     /// Returns the first redaction rule of a path.
-    fn redact_rule(&self, path: &NormalPath) -> Option<RedactRule> {
+    fn redact_rule(&self, path: &NormalPath<'_>) -> Option<RedactRule> {
         let rule = self.redact_rules.iter().find(|rule| path.is(&rule.path))?;
         let is_change_log = path.folded().first().is_some_and(|root| root == "log");
         let policy = if is_change_log { rule.changes.clone() } else { rule.policy.clone() };

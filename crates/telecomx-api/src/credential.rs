@@ -34,8 +34,9 @@ impl Token {
 
     /// Returns the text of a token without copying it.
     pub fn text(text: &[u8]) -> Option<&str> {
-        let is_token =
-            (1..=Self::MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+        // Without branches, so that it is compiled to vector instructions.
+        let is_graphic = text.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
+        let is_token = (1..=Self::MAX_LEN).contains(&text.len()) && is_graphic;
         std::str::from_utf8(text).ok().filter(|_| is_token)
     }
 
@@ -103,11 +104,35 @@ pub fn find_credential(
     query: &Query<'_>,
     cookie: Option<&str>,
 ) -> Result<Credential, CredentialError> {
+    let (place, token) = find_token(headers, query, cookie)?;
+    Ok(Credential { token: Token(Zeroizing::new(token.into_owned())), place })
+}
+
+/// As [`find_credential`], without a copy of a token that has its own field.
+///
+/// # Errors
+/// As [`find_credential`].
+pub fn with_token<T>(
+    headers: &HeaderMap,
+    query: &Query<'_>,
+    cookie: Option<&str>,
+    read: impl FnOnce(&str) -> T,
+) -> Result<T, CredentialError> {
+    Ok(match find_token(headers, query, cookie)?.1 {
+        Cow::Borrowed(token) => read(token),
+        Cow::Owned(token) => read(&Zeroizing::new(token)),
+    })
+}
+
+fn find_token<'h>(
+    headers: &'h HeaderMap,
+    query: &Query<'_>,
+    cookie: Option<&str>,
+) -> Result<(CredentialPlace, Cow<'h, str>), CredentialError> {
     let authorization = only_value(headers, &AUTHORIZATION)?;
     let api_key = only_value(headers, &X_API_KEY)?;
     let in_cookie = || cookie.and_then(|name| cookie_values(headers, name).next());
-    let (place, token) = decide_credential(authorization, api_key, query, in_cookie)?;
-    Ok(Credential { token: Token(Zeroizing::new(token.into_owned())), place })
+    decide_credential(authorization, api_key, query, in_cookie)
 }
 
 /// Decides which value of a request is its token. `authorization`, `api_key`: the values of these

@@ -22,7 +22,7 @@ pub use changes::{Change, changes};
 pub use credential::{
     BodyError, Credential, CredentialError, CredentialPlace, Token, bearer, cookie_value,
     credentials_agree, decide_credential, find_all_tokens, find_cookie_tokens, find_credential,
-    holds_credential, read_body_token, strip_cookie,
+    holds_credential, read_body_token, strip_cookie, with_token,
 };
 pub use error::{ApiError, Refusal, RetryAfter, error_body};
 pub use ids::{CustomerId, EmployeeId, request_id_text};

@@ -25,19 +25,19 @@ pub const MAX_PATH: usize = 4 << 10;
 const PROTECTED_ROOTS: [&str; 4] = ["customer", "employee", "auth", "log"];
 
 /// Paths with a meaning for the gateway, in the API's spelling; another letter case is an alias.
-const KNOWN_PATHS: [&[&str]; 12] = [
-    &["customer", "*", "name"],
-    &["auth", "login"],
-    &["auth", "logout"],
-    &["auth", "validateToken"],
-    &["auth", "impersonate", "*"],
-    &["auth", "organizationreseller"],
-    &["employee", "*", "token"],
-    &["employee", "*", "token", "*"],
-    &["log", "changelog", "**"],
-    &["log", "changeloglite"],
-    &["integration", "**", "customer", "*"],
-    &["integration", "**", "customer", "*", "sync"],
+const KNOWN_PATHS: [KnownPath; 12] = [
+    KnownPath::new(&["customer", "*", "name"]),
+    KnownPath::new(&["auth", "login"]),
+    KnownPath::new(&["auth", "logout"]),
+    KnownPath::new(&["auth", "validateToken"]),
+    KnownPath::new(&["auth", "impersonate", "*"]),
+    KnownPath::new(&["auth", "organizationreseller"]),
+    KnownPath::new(&["employee", "*", "token"]),
+    KnownPath::new(&["employee", "*", "token", "*"]),
+    KnownPath::new(&["log", "changelog", "**"]),
+    KnownPath::new(&["log", "changeloglite"]),
+    KnownPath::new(&["integration", "**", "customer", "*"]),
+    KnownPath::new(&["integration", "**", "customer", "*", "sync"]),
 ];
 
 /// Those that are not below a protected root: paths that change a customer.
@@ -46,10 +46,55 @@ const CHANGING: usize = 10;
 /// Reason why a path is refused.
 pub type PathError = Refusal;
 
+/// A set of first segments, which may have members that were not added.
+///
+/// Each request is compared with dozens of patterns, few of which begin like its path. The bit of a
+/// segment depends on its length and first character without letter case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FirstSegments(u64);
+
+impl FirstSegments {
+    const ALL: Self = FirstSegments(u64::MAX);
+
+    /// The set of one segment, and of all that equal it except for letter case.
+    const fn of(segment: &str) -> Self {
+        let bytes = segment.as_bytes();
+        let first = if bytes.is_empty() { 0 } else { bytes[0].to_ascii_lowercase() };
+        FirstSegments(1 << ((bytes.len() ^ first as usize) % 64))
+    }
+
+    /// The first segments that a pattern's first word can match.
+    const fn of_word(word: &str) -> Self {
+        match word.as_bytes() {
+            [] | [.., b'*'] => Self::ALL,
+            _ => Self::of(word),
+        }
+    }
+
+    const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// A path of the API, and the first segments that it can have.
+struct KnownPath {
+    words: &'static [&'static str],
+    first: FirstSegments,
+}
+
+impl KnownPath {
+    const fn new(words: &'static [&'static str]) -> Self {
+        KnownPath { words, first: FirstSegments::of_word(words[0]) }
+    }
+}
+
 /// A path pattern: `/`-separated segments, `*` for one, `**` for any number of them, `name.*` for
 /// a name with any suffix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathPattern(Vec<String>);
+pub struct PathPattern {
+    words: Vec<String>,
+    first: FirstSegments,
+}
 
 impl PathPattern {
     /// Parses a pattern such as `/porting/*/notify`.
@@ -59,32 +104,30 @@ impl PathPattern {
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text.strip_prefix('/').ok_or("does not start with `/`")?;
         rest.split('/').try_for_each(check_segment)?;
-        Ok(PathPattern(rest.split('/').map(str::to_owned).collect()))
+        let words: Vec<String> = rest.split('/').map(str::to_owned).collect();
+        let first = words.first().map_or(FirstSegments::ALL, |word| FirstSegments::of_word(word));
+        Ok(PathPattern { words, first })
     }
 
     /// Whether the segments match, including letter case.
     pub fn matches<S: AsRef<str>>(&self, segments: &[S]) -> bool {
-        matches(&self.0, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq))
+        matches(&self.words, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq))
     }
 
     /// Whether a path of this shape can match, ignoring letter case; `*` in `shape` is any segment.
     pub fn may_match(&self, shape: &[&str]) -> bool {
-        matches(&self.0, shape, &|a, b| *b == "*" || word_is(a, b, str::eq_ignore_ascii_case))
-    }
-
-    fn matches_folded<S: AsRef<str>>(&self, segments: &[S]) -> bool {
-        matches_folded(&self.0, segments)
+        matches(&self.words, shape, &|a, b| *b == "*" || word_is(a, b, str::eq_ignore_ascii_case))
     }
 
     /// Whether the pattern begins with `*` or `**`, so that it names no particular place.
     fn begins_with_wildcard(&self) -> bool {
-        self.0.first().is_some_and(|segment| segment.starts_with('*'))
+        self.words.first().is_some_and(|segment| segment.starts_with('*'))
     }
 }
 
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|segment| write!(f, "/{segment}"))
+        self.words.iter().try_for_each(|segment| write!(f, "/{segment}"))
     }
 }
 
@@ -112,15 +155,9 @@ fn is_segment_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@".contains(&byte)
 }
 
-fn matches_folded<P: AsRef<str>, S: AsRef<str>>(pattern: &[P], segments: &[S]) -> bool {
-    // Most patterns differ in the length of the first segment. Each path is compared with dozens.
-    if let (Some(word), Some(segment)) = (pattern.first(), segments.first()) {
-        let (word, segment) = (word.as_ref(), segment.as_ref());
-        if !word.ends_with('*') && word.len() != segment.len() {
-            return false;
-        }
-    }
-    matches(pattern, segments, &|a, b: &S| word_is(a, b.as_ref(), str::eq_ignore_ascii_case))
+/// Whether segments match a pattern, ignoring letter case.
+fn matches_folded<P: AsRef<str>>(pattern: &[P], segments: &[Cow<'_, str>]) -> bool {
+    matches(pattern, segments, &|a, b: &Cow<'_, str>| word_is(a, b, str::eq_ignore_ascii_case))
 }
 
 /// Whether the segments match the pattern. Two positions for backtracking bound the work by the
@@ -180,20 +217,33 @@ impl<'a> Protected<'a> {
 
 /// A path in its normal form, with its segments as they were spelled.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NormalPath {
-    folded: Vec<String>,
+pub struct NormalPath<'p> {
+    folded: Vec<Cow<'p, str>>,
     /// `None`: equal to `folded`.
-    exact: Option<Vec<String>>,
+    exact: Option<Vec<Cow<'p, str>>>,
+    /// The first of `folded`.
+    first: FirstSegments,
 }
 
-impl NormalPath {
+impl<'p> NormalPath<'p> {
+    fn new(folded: Vec<Cow<'p, str>>, exact: Option<Vec<Cow<'p, str>>>) -> Self {
+        let first = folded.first().map_or(FirstSegments::ALL, |segment| FirstSegments::of(segment));
+        NormalPath { folded, exact, first }
+    }
+
+    fn from_readings(readings: &Readings) -> Self {
+        let owned = |segments: Vec<String>| segments.into_iter().map(Cow::Owned).collect();
+        let (folded, exact) = readings.normal_form();
+        NormalPath::new(owned(folded), Some(owned(exact)))
+    }
+
     /// Parses a raw path without query, and refuses it if one reading is protected and another
     /// differs.
     ///
     /// # Errors
     /// An invalid percent-escape, a control character, bytes that are not UTF-8, a path that is too
     /// long, an alias of a protected path.
-    pub fn parse(raw: &str, protected: Protected<'_>) -> Result<Self, PathError> {
+    pub fn parse(raw: &'p str, protected: Protected<'_>) -> Result<Self, PathError> {
         if !raw.starts_with('/') || raw.contains('#') {
             return Err(if raw.contains('#') { Refusal::Fragment } else { Refusal::Malformed });
         }
@@ -201,8 +251,9 @@ impl NormalPath {
             return Err(Refusal::PathTooLong);
         }
         if is_its_own_normal_form(raw) {
-            let folded: Vec<String> = raw.split('/').skip(1).map(str::to_owned).collect();
-            let path = NormalPath { folded, exact: None };
+            let mut folded = Vec::with_capacity(4);
+            folded.extend(raw[1..].split('/').map(Cow::Borrowed));
+            let path = NormalPath::new(folded, None);
             return if path.is_spelled_as_known(protected) {
                 Ok(path)
             } else {
@@ -210,8 +261,7 @@ impl NormalPath {
             };
         }
         let readings = Readings::from_path(raw)?;
-        let (folded, exact) = readings.normal_form();
-        let path = NormalPath { folded, exact: Some(exact) };
+        let path = NormalPath::from_readings(&readings);
         path.judge(raw, &readings, protected)?;
         Ok(path)
     }
@@ -230,10 +280,10 @@ impl NormalPath {
         readings.for_each(|segments| {
             in_a_place = in_a_place
                 || is_rooted(segments)
-                || KNOWN_PATHS[CHANGING..].iter().any(|known| matches(known, segments, &is))
-                || protected.places().any(|pattern| matches(&pattern.0, segments, &is));
+                || KNOWN_PATHS[CHANGING..].iter().any(|known| matches(known.words, segments, &is))
+                || protected.places().any(|pattern| matches(&pattern.words, segments, &is));
             for (rule, (any, all)) in rules.iter().zip(&mut matched) {
-                let matches = matches(&rule.0, segments, &is);
+                let matches = matches(&rule.words, segments, &is);
                 (*any, *all) = (*any || matches, *all && matches);
             }
         });
@@ -247,26 +297,27 @@ impl NormalPath {
     }
 
     /// Returns the segments of the normal form with folded letter case.
-    pub fn folded(&self) -> &[String] {
+    pub fn folded(&self) -> &[Cow<'p, str>] {
         &self.folded
     }
 
     /// Returns the segments with their original letter case, for ids and tokens.
-    pub fn exact(&self) -> &[String] {
+    pub fn exact(&self) -> &[Cow<'p, str>] {
         self.exact.as_ref().unwrap_or(&self.folded)
     }
 
     /// Whether a pattern matches this path, ignoring letter case.
     pub fn is(&self, pattern: &PathPattern) -> bool {
-        pattern.matches_folded(&self.folded)
+        pattern.first.meets(self.first) && matches_folded(&pattern.words, &self.folded)
     }
 
     /// Whether the path is spelled like every known path, root and pattern that it matches.
     fn is_spelled_as_known(&self, protected: Protected<'_>) -> bool {
         let exact = self.exact();
         let known = KNOWN_PATHS.iter().all(|known| {
-            !matches_folded(known, &self.folded)
-                || matches(known, exact, &|a, b: &String| word_is(a, b, str::eq))
+            !known.first.meets(self.first)
+                || !matches_folded(known.words, &self.folded)
+                || matches(known.words, exact, &|a, b: &Cow<'_, str>| word_is(a, b, str::eq))
         });
         let is_right = |pattern: &PathPattern| !self.is(pattern) || pattern.matches(exact);
         is_rooted(&self.folded) == is_rooted(exact)
@@ -322,7 +373,13 @@ fn is_plain_segment(segment: &str) -> bool {
 fn is_its_own_normal_form(raw: &str) -> bool {
     let allowed =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'/' | b'-' | b'_');
-    raw.bytes().all(allowed) && !raw.contains("//") && !raw.ends_with('/')
+    let mut before = 0;
+    let is_plain = raw.bytes().all(|byte| {
+        let is_empty_segment = byte == b'/' && before == b'/';
+        before = byte;
+        allowed(byte) && !is_empty_segment
+    });
+    is_plain && before != b'/'
 }
 
 /// Whether the raw path has no second spelling of a delimiter, a dot segment or a plain character.
@@ -492,7 +549,7 @@ mod tests {
 
     const ID: &str = "73469a52f4fd7f77ec7b28cc";
 
-    fn parse(raw: &str) -> Result<NormalPath, Refusal> {
+    fn parse(raw: &str) -> Result<NormalPath<'_>, Refusal> {
         let pattern = |text: &str| PathPattern::parse(text).unwrap();
         let blocked = ["/tools/realtime", "/tools/realtime/**", "/porting/*/notify"].map(pattern);
         let redacted = ["/reseller/*/customers"].map(pattern);
@@ -563,8 +620,7 @@ mod tests {
         ] {
             assert!(is_its_own_normal_form(raw), "{raw}");
             let readings = Readings::from_path(raw).unwrap();
-            let (folded, exact) = readings.normal_form();
-            let long = NormalPath { folded, exact: Some(exact) };
+            let long = NormalPath::from_readings(&readings);
             let refused = long.judge(raw, &readings, protected);
             match NormalPath::parse(raw, protected) {
                 Ok(short) => {
