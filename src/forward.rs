@@ -283,7 +283,7 @@ impl Hop<'_> {
         append_members(&mut value, fields, &VIA);
         value.extend_from_slice(received_protocol(self.version).as_bytes());
         lines.push(&VIA, &value);
-        lines.push(&X_REQUEST_ID, self.request_id.as_bytes());
+        lines.push_value(&X_REQUEST_ID, self.request_id);
     }
 }
 

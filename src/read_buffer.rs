@@ -36,8 +36,10 @@ pub fn poll_read(
 
 /// Takes the memory of an empty buffer.
 pub fn release(buffer: &mut BytesMut) {
-    if buffer.is_empty() {
-        let spare = std::mem::take(buffer);
+    if buffer.is_empty() && buffer.capacity() > 0 {
+        let mut spare = std::mem::take(buffer);
+        // The capacity then counts what was in front of the bytes that were consumed last.
+        spare.reserve(READ_BYTES);
         // The memory of a long head is freed.
         if spare.capacity() <= READ_BYTES {
             SPARE.set(Some(spare));
@@ -48,6 +50,8 @@ pub fn release(buffer: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+
+    use bytes::Buf;
 
     use super::*;
 
@@ -83,8 +87,25 @@ mod tests {
         SPARE.set(None);
         release(&mut BytesMut::with_capacity(READ_BYTES + 1));
         assert!(SPARE.take().is_none());
+        let mut consumed = BytesMut::zeroed(2 * READ_BYTES);
+        consumed.advance(2 * READ_BYTES - 1);
+        consumed.clear();
+        release(&mut consumed);
+        assert!(SPARE.take().is_none());
         release(&mut BytesMut::with_capacity(READ_BYTES));
+        release(&mut BytesMut::new());
         assert!(SPARE.take().is_some());
+    }
+
+    #[test]
+    fn memory_in_front_of_consumed_bytes_is_used_again() {
+        let mut consumed = BytesMut::with_capacity(READ_BYTES);
+        consumed.resize(READ_BYTES - 1, 0);
+        let memory = consumed.as_ptr();
+        consumed.advance(READ_BYTES - 1);
+        release(&mut consumed);
+        let spare = SPARE.take().expect("a spare buffer");
+        assert_eq!((spare.as_ptr(), spare.capacity()), (memory, READ_BYTES));
     }
 
     #[tokio::test]

@@ -11,7 +11,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -398,7 +397,6 @@ fn spawn_sampler(active: Arc<ActiveState>, history: Arc<History>) {
     });
 }
 
-#[async_trait]
 impl Application for Admin {
     async fn serve(&self, session: &mut ClientSession) {
         let address: IpAddr = session.peer();

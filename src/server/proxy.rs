@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
@@ -173,8 +172,7 @@ impl Proxy {
     fn admit(&self, session: &ClientSession, context: &mut RequestContext) -> Result<(), Limit> {
         let (request, state) = (session.request(), &context.state);
         let query = Query::unvalidated(request.query());
-        let credential = state.gateway.credential(&request.fields, &query).ok();
-        let caller = credential.map(|credential| state.gateway.caller_of(&credential.token));
+        let caller = state.gateway.requesting_caller(&request.fields, &query);
         let (limits, address) = (state.limits.requests, state.limited_address(context.address));
         let permit = state.process.admission.request(limits, address, caller)?;
         context.permit = Some(permit);
@@ -248,7 +246,6 @@ async fn has_declared_length(session: &mut ClientSession, wait: Duration) -> boo
     timeout(wait, ending).await.unwrap_or(false)
 }
 
-#[async_trait]
 impl Application for Proxy {
     async fn serve(&self, session: &mut ClientSession) {
         let mut context = self.begin(session);

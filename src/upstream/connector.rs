@@ -120,7 +120,7 @@ impl Connector {
     pub async fn open(&self, tried: &[u64], only_fresh: bool) -> Result<Connection, UpstreamError> {
         let now = clock::now();
         let deadline = now + self.connect_timeout;
-        let endpoint = self.choose_or_wait(tried).await?;
+        let endpoint = self.choose_or_wait(tried, now).await?;
         if !only_fresh && let Some(stream) = self.pool.take(endpoint.id, now) {
             self.reused.fetch_add(1, Ordering::Relaxed);
             return Ok(Connection { stream, is_reused: true, in_flight: endpoint.begin() });
@@ -135,8 +135,11 @@ impl Connector {
     /// # Errors
     ///
     /// No address is known.
-    async fn choose_or_wait(&self, tried: &[u64]) -> Result<Arc<Endpoint>, UpstreamError> {
-        let now = clock::now();
+    async fn choose_or_wait(
+        &self,
+        tried: &[u64],
+        now: Instant,
+    ) -> Result<Arc<Endpoint>, UpstreamError> {
         if let Some(endpoint) = self.choose(tried, now) {
             return Ok(endpoint);
         }
@@ -193,10 +196,10 @@ impl Connector {
         self.resolver.age(clock::now())
     }
 
-    /// Keeps the connection of an exchange that left nothing unread.
-    pub fn keep(&self, connection: Connection) {
+    /// Keeps the connection of an exchange that left nothing unread. `now`: when it ended.
+    pub fn keep(&self, connection: Connection, now: Instant) {
         let Connection { stream, in_flight, .. } = connection;
-        self.pool.put(in_flight.endpoint().id, stream, clock::now());
+        self.pool.put(in_flight.endpoint().id, stream, now);
     }
 
     /// Whether there is an address that is not in `tried`.

@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -24,6 +25,9 @@ use crate::read_buffer;
 
 /// Request bytes that may wait to be written before [`Exchange::is_writable`] is false.
 const QUEUE_BYTES_MAX: usize = 64 << 10;
+
+/// Maximum length of a piece of a body that is copied out of the buffer of reads.
+const COPY_MAX: usize = 4 << 10;
 
 /// Maximum number of bytes in a TLS record (RFC 8446 section 5.1).
 const TLS_RECORD_BYTES_MAX: usize = 16 << 10;
@@ -367,22 +371,19 @@ impl Exchange {
                 if *left == 0 {
                     self.incoming = Incoming::Complete(None);
                 }
-                Ok(Some(Event::Data(self.received.split_to(take).freeze())))
+                Ok(Some(Event::Data(take_data(&mut self.received, 0..take, take))))
             }
             Incoming::Chunked(decoder) => {
                 let decoded =
                     decoder.decode(&self.received).map_err(|_| UpstreamError::Protocol)?;
-                let mut piece = self.received.split_to(decoded.consumed);
                 if decoder.is_finished() {
+                    self.received.advance(decoded.consumed);
                     let trailers = decoder.take_trailers();
                     self.incoming = Incoming::Complete(Some(trailers).filter(|t| !t.is_empty()));
                     return self.parse();
                 }
-                if decoded.data.is_empty() {
-                    return Ok(None);
-                }
-                piece.advance(decoded.data.start);
-                Ok(Some(Event::Data(piece.freeze())))
+                let data = take_data(&mut self.received, decoded.data, decoded.consumed);
+                Ok(Some(data).filter(|data| !data.is_empty()).map(Event::Data))
             }
             Incoming::UntilClose => {
                 if self.received.is_empty() {
@@ -405,4 +406,19 @@ impl Exchange {
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         read_buffer::poll_read(&mut self.connection.stream, &mut self.received, context)
     }
+}
+
+/// Removes the first `consumed` bytes and returns `data`, a part of them. A short piece is copied,
+/// so that the memory of `received` serves the next read of this thread.
+fn take_data(received: &mut BytesMut, data: Range<usize>, consumed: usize) -> Bytes {
+    if data.len() > COPY_MAX {
+        let mut piece = received.split_to(consumed);
+        piece.truncate(data.end);
+        piece.advance(data.start);
+        return piece.freeze();
+    }
+    let piece = Bytes::copy_from_slice(&received[data]);
+    received.advance(consumed);
+    read_buffer::release(received);
+    piece
 }

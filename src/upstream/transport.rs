@@ -85,7 +85,7 @@ impl Transport for Connections {
                         self.connector.record_status(&endpoint, response.status);
                     }
                     if let Some(connection) = exchange.into_reusable() {
-                        self.connector.keep(connection);
+                        self.connector.keep(connection, clock::now());
                     }
                     return Ok(response);
                 }

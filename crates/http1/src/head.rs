@@ -152,8 +152,9 @@ impl RawFields {
 
     /// Values of the fields of a name, in any letter case.
     pub fn get_all<'f>(&'f self, name: &HeaderName) -> impl Iterator<Item = &'f [u8]> {
+        let name = name.as_str().as_bytes();
         self.iter()
-            .filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_str().as_bytes()))
+            .filter(move |(other, _)| other.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 

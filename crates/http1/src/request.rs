@@ -45,11 +45,22 @@ impl FieldLines {
                 |byte: u8| u8::from(byte == b'\r') | u8::from(byte == b'\n') | u8::from(byte == 0);
             part.iter().fold(0, |odd, &byte| odd | is_odd(byte)) != 0
         };
-        if matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) || parts.iter().any(ends_line)
-        {
+        if !parts.iter().any(ends_line) {
+            self.push_checked(name, parts);
+        }
+    }
+
+    /// Like [`FieldLines::push`], with a value that cannot hold CR, LF or NUL.
+    pub fn push_value(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.push_checked(name, &[value.as_bytes()]);
+    }
+
+    /// `parts`: a value without CR, LF and NUL.
+    fn push_checked(&mut self, name: &HeaderName, parts: &[&[u8]]) {
+        if matches!(*name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) {
             return;
         }
-        push_title_case(&mut self.0, name.as_str().as_bytes());
+        push_title_case(&mut self.0, name);
         self.0.extend_from_slice(b": ");
         parts.iter().for_each(|part| self.0.extend_from_slice(part));
         self.0.extend_from_slice(b"\r\n");
@@ -126,13 +137,16 @@ fn push_target(out: &mut Vec<u8>, target: &str) {
 }
 
 /// Appends a field name in title case, as HTTP/1.1 programs usually spell it.
-pub fn push_title_case(out: &mut Vec<u8>, name: &[u8]) {
+pub fn push_title_case(out: &mut Vec<u8>, name: &HeaderName) {
+    // A `HeaderName` is in lower case.
     let start = out.len();
-    out.extend_from_slice(name);
-    let mut upper = true;
+    out.extend_from_slice(name.as_str().as_bytes());
+    let mut begins_word = true;
     for byte in &mut out[start..] {
-        *byte = if upper { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
-        upper = *byte == b'-';
+        if begins_word {
+            byte.make_ascii_uppercase();
+        }
+        begins_word = *byte == b'-';
     }
 }
 

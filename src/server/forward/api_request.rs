@@ -59,7 +59,7 @@ impl ApiRequest {
         let mut lines = FieldLines::with_capacity(LINES_BYTES);
         for (name, value) in fields {
             if passing.contains(name) {
-                lines.push(name, value.as_bytes());
+                lines.push_value(name, value);
             }
         }
         credentials.push_single(&mut lines, fields);

@@ -77,11 +77,11 @@ pub struct Upload {
 }
 
 impl Upload {
-    fn new(has_body: bool, is_repeatable: bool) -> Self {
+    fn new(has_body: bool, is_repeatable: bool, now: Instant) -> Self {
         Upload {
             is_open: has_body,
             is_whole: !has_body,
-            progressed_at: clock::now(),
+            progressed_at: now,
             is_tunnel: false,
             replay: is_repeatable.then(BytesMut::new),
         }
@@ -156,12 +156,12 @@ impl ApiExchange {
     }
 
     /// Waits for the next part of the response while the request body is sent. Ends when the client
-    /// disconnects. `since`: when the wait began.
+    /// disconnects. `since`: when the wait began; `None` until there is one.
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         session: &mut ClientSession,
-        since: Instant,
+        since: &mut Option<Instant>,
         body_timeout: Duration,
     ) -> Poll<Result<Event, Failure>> {
         loop {
@@ -181,6 +181,7 @@ impl ApiExchange {
             let deadline = if waits_for_client {
                 progressed_at + body_timeout
             } else {
+                let since = *since.get_or_insert_with(clock::now);
                 since.max(progressed_at) + FORWARD_SILENCE
             };
             return session.timer().poll(context, deadline).map(|()| match waits_for_client {
@@ -244,15 +245,16 @@ impl Proxy {
         redact_for: Option<&RedactFor>,
     ) -> Result<(), Failure> {
         let started = clock::now();
-        let result = self.exchange(session, context, redact_for).await;
+        let result = self.exchange(session, context, redact_for, started).await;
+        let ended = result.as_ref().map_or_else(|_| clock::now(), |&(_, ended)| ended);
         let metrics = context.state.gateway.metrics().clone();
         let failed = match &result {
-            Ok(status) => is_failure(*status).then_some(FAILURE_STATUS),
+            Ok((status, _)) => is_failure(*status).then_some(FAILURE_STATUS),
             Err(Failure::Upstream(error)) => Some(error.labels()),
             Err(Failure::Switched) => Some(UpstreamError::Protocol.labels()),
             Err(_) => None,
         };
-        let duration = started.elapsed();
+        let duration = ended.saturating_duration_since(started);
         metrics.record_upstream_exchange("forward", duration, failed);
         if let Some(span) = context.record.trace.as_ref().and_then(SampledSpan::from_trace) {
             metrics.add_forward_exemplar(span, duration);
@@ -294,14 +296,15 @@ impl Proxy {
         }
     }
 
+    /// Returns the status of the response and the time of its end.
     async fn exchange(
         &self,
         session: &mut ClientSession,
         context: &mut RequestContext,
         redact_for: Option<&RedactFor>,
-    ) -> Result<StatusCode, Failure> {
-        let started = clock::now();
-        let sent = self.send_request(session, context, redact_for).await;
+        started: Instant,
+    ) -> Result<(StatusCode, Instant), Failure> {
+        let sent = self.send_request(session, context, redact_for, started).await;
         context.record.api = Some(telemetry::ApiExchange {
             status: sent.as_ref().ok().map(|(_, head)| head.status),
             duration: clock::now().saturating_duration_since(started),
@@ -323,18 +326,19 @@ impl Proxy {
             None => self.pass_unchanged(session, context, &mut side, head).await?,
         }
         let ApiExchange { mut api, upload } = side;
+        let ended = clock::now();
         if upload.is_tunnel {
-            return Ok(status);
+            return Ok((status, ended));
         }
         let is_request_sent = upload.is_whole && api.is_sent() && !api.has_send_failed();
         api.finish_reading();
         if let Some(connection) = api.into_reusable() {
-            context.state.process.connector.keep(connection);
+            context.state.process.connector.keep(connection, ended);
         }
         if !is_request_sent {
             linger(session).await;
         }
-        Ok(status)
+        Ok((status, ended))
     }
 
     /// Sends the request and reads the final head of its response.
@@ -347,13 +351,14 @@ impl Proxy {
         session: &mut ClientSession,
         context: &mut RequestContext,
         redact_for: Option<&RedactFor>,
+        started: Instant,
     ) -> Result<(ApiExchange, ResponseHead), Failure> {
         let has_body = session.has_body();
         let request = ApiRequest::new(session, context, redact_for);
         let is_idempotent = request.method.is_idempotent();
         let connector = context.state.process.connector.clone();
         let read_ahead = take_read_ahead(context);
-        let mut upload = Upload::new(has_body, true);
+        let mut upload = Upload::new(has_body, true, started);
         let mut has_continued = false;
         let mut queued = if has_body { read_ahead } else { Bytes::new() };
         let (mut tried, mut stale) = (Vec::new(), 0);
@@ -446,9 +451,9 @@ impl Proxy {
         context: &mut RequestContext,
         side: &mut ApiExchange,
     ) -> Result<Event, Failure> {
-        let since = clock::now();
+        let mut since = None;
         let body_timeout = context.state.limits.body_timeout();
-        poll_fn(|context| side.poll_receive(context, session, since, body_timeout)).await
+        poll_fn(|context| side.poll_receive(context, session, &mut since, body_timeout)).await
     }
 
     /// Reads the next piece of the response body; `None` at its end.
@@ -546,7 +551,7 @@ impl Proxy {
         session.begin_tunnel();
         session.flush().await?;
         side.api.begin_tunnel();
-        side.upload = Upload::new(true, false);
+        side.upload = Upload::new(true, false, clock::now());
         side.upload.is_tunnel = true;
         while let Some(piece) = self.receive_body(session, context, side).await? {
             write_piece(session, side, piece, false).await?;

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Version};
 use http1::RequestHead;
@@ -24,9 +23,8 @@ use super::timer::Timer;
 use crate::clock;
 
 /// Serves requests.
-#[async_trait]
 pub trait Application: Send + Sync + 'static {
-    async fn serve(&self, session: &mut ClientSession);
+    fn serve(&self, session: &mut ClientSession) -> impl Future<Output = ()> + Send;
 }
 
 /// A client's request, whose head was read, and its response.
@@ -76,7 +74,7 @@ pub struct ClientConnection {
 
 /// The part of a session that depends on the protocol.
 pub enum ProtocolSession {
-    Http1(Box<Http1Session>),
+    Http1(Http1Session),
     Http2(Box<Http2Session>),
 }
 
@@ -127,7 +125,7 @@ impl ClientSession {
     pub fn http1(
         request: RequestHead,
         connection: ClientConnection,
-        session: Box<Http1Session>,
+        session: Http1Session,
     ) -> Self {
         let has_body = session.has_unread_body();
         Self::new(request, connection, ProtocolSession::Http1(session), has_body)
@@ -163,7 +161,7 @@ impl ClientSession {
     }
 
     /// Returns the HTTP/1.1 half, for the next request of the connection.
-    pub fn into_http1(self) -> Option<Box<Http1Session>> {
+    pub fn into_http1(self) -> Option<Http1Session> {
         match self.stream {
             ProtocolSession::Http1(session) => Some(session),
             ProtocolSession::Http2(_) => None,

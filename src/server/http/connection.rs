@@ -482,7 +482,7 @@ impl<'h> Http1Connection<'h> {
         // While the process drains, responses announce the end of their connection.
         framing.keeps_alive &= !*draining.borrow();
         let timer = std::mem::take(&mut self.timer);
-        let session = Box::new(Http1Session::new(stream, received, framing, timer));
+        let session = Http1Session::new(stream, received, framing, timer);
         let mut session = ClientSession::http1(head, self.client, session);
         app.serve(&mut session).await;
         match session.into_http1()?.finish_request() {

@@ -2,7 +2,7 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode};
-use http1::{RawFields, ResponseHead};
+use http1::{BodyLength, RawFields, ResponseHead};
 
 use super::head_writer::HeadWriter;
 use crate::forward::HopByHop;
@@ -17,6 +17,9 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub struct ForwardedHead {
     pub status: StatusCode,
     fields: RawFields,
+    has_length: bool,
+    /// Length of the body; zero if it is unknown.
+    pub body_bytes: usize,
     request_id: HeaderValue,
     /// Whether the body is sent in chunks.
     pub is_chunked: bool,
@@ -24,13 +27,19 @@ pub struct ForwardedHead {
 
 impl ForwardedHead {
     pub fn new(head: ResponseHead, request_id: HeaderValue) -> Self {
-        ForwardedHead { status: head.status, fields: head.fields, request_id, is_chunked: false }
+        let ResponseHead { status, fields, body, .. } = head;
+        let body_bytes = match body {
+            BodyLength::Known(length) => usize::try_from(length).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        let has_length =
+            status != StatusCode::NO_CONTENT && fields.get_all(&CONTENT_LENGTH).next().is_some();
+        ForwardedHead { status, fields, has_length, body_bytes, request_id, is_chunked: false }
     }
 
     /// Whether the head states the length of the body.
     pub fn has_length(&self) -> bool {
-        self.status != StatusCode::NO_CONTENT
-            && self.fields.get_all(&CONTENT_LENGTH).next().is_some()
+        self.has_length
     }
 
     /// Calls `put` with each field of the API that passes.
@@ -97,7 +106,7 @@ mod tests {
         let text = "HTTP/1.1 STATUS\r\nDATE: then\r\nContent-LENGTH: 5\r\nConnection: keep-alive, x-one\r\n\
                     X-One: 1\r\nKeep-Alive: 5\r\nX-Request-Id: api\r\nCache-Status: api\r\n\
                     eTag: \"a\"\r\nx-two:\r\nX-TWO: 2\r\n\r\n";
-        for (status, length) in [("200 OK", "Content-Length: 5\r\n"), ("204 No Content", "")] {
+        for (status, length) in [("200 OK", "Content-LENGTH: 5\r\n"), ("204 No Content", "")] {
             let head = text.replace("STATUS", status);
             let (head, _) =
                 ResponseHead::parse(head.as_bytes(), &Method::GET, &HeadLimits::default())
@@ -113,8 +122,8 @@ mod tests {
             assert_eq!(
                 String::from_utf8(raw.clone()).unwrap(),
                 format!(
-                    "HTTP/1.1 {status}\r\nDate: then\r\n{length}cache-status: api\r\netag: \"a\"\r\n\
-                     X-Two: \r\nX-Two: 2\r\nTransfer-Encoding: chunked\r\n\
+                    "HTTP/1.1 {status}\r\nDATE: then\r\n{length}Cache-Status: api\r\neTag: \"a\"\r\n\
+                     x-two: \r\nX-TWO: 2\r\nTransfer-Encoding: chunked\r\n\
                      cache-status: telecomx-gateway; fwd=bypass\r\nx-request-id: own\r\nConnection: keep-alive\r\n\r\n"
                 )
             );
@@ -128,7 +137,7 @@ mod tests {
             writer.finish(ConnectionOption::KeepAlive);
             let lines = |head: Vec<u8>| {
                 let mut lines: Vec<String> =
-                    String::from_utf8(head).unwrap().lines().map(str::to_owned).collect();
+                    String::from_utf8(head).unwrap().lines().map(str::to_lowercase).collect();
                 lines.sort_unstable();
                 lines
             };

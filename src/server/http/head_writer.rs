@@ -6,7 +6,7 @@ use http::header::{DATE, HeaderName};
 use pingora_core::protocols::http::date::get_cached_date;
 
 /// Initial capacity for a head. Most are shorter.
-const HEAD_BYTES: usize = 768;
+pub const HEAD_BYTES: usize = 768;
 
 /// The `Connection` field of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +47,10 @@ impl<'a> HeadWriter<'a> {
         self.field_with(name, |out| out.extend_from_slice(value));
     }
 
-    /// Appends a field of a parsed head, whose name has any letter case.
+    /// Appends a field of a parsed head, its name in the letter case in which it was sent.
     pub fn raw_field(&mut self, name: &[u8], value: &[u8]) {
-        self.has_date |= name.eq_ignore_ascii_case(DATE.as_str().as_bytes());
-        push_name(self.out, name);
+        self.has_date |= name.eq_ignore_ascii_case(b"date");
+        self.out.extend_from_slice(name);
         self.out.extend_from_slice(b": ");
         self.out.extend_from_slice(value);
         self.out.extend_from_slice(b"\r\n");
@@ -59,7 +59,7 @@ impl<'a> HeadWriter<'a> {
     /// Appends a field whose value `append` writes without a line end.
     pub fn field_with(&mut self, name: &HeaderName, append: impl FnOnce(&mut Vec<u8>)) {
         self.has_date |= *name == DATE;
-        push_name(self.out, name.as_str().as_bytes());
+        push_name(self.out, name);
         self.out.extend_from_slice(b": ");
         append(self.out);
         self.out.extend_from_slice(b"\r\n");
@@ -87,13 +87,12 @@ impl<'a> HeadWriter<'a> {
 
 /// Appends the name of a response field: in title case, except for the gateway's own fields, whose
 /// spelling README shows.
-fn push_name(out: &mut Vec<u8>, name: &[u8]) {
-    const OWN: [&str; 4] = ["etag", "vary", "cache-status", "x-request-id"];
-    let own = matches!(name.len(), 4 | 12)
-        .then(|| OWN.iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes())));
-    match own.flatten() {
-        Some(own) => out.extend_from_slice(own.as_bytes()),
-        None => http1::push_title_case(out, name),
+fn push_name(out: &mut Vec<u8>, name: &HeaderName) {
+    match name.as_str() {
+        own @ ("etag" | "vary" | "cache-status" | "x-request-id") => {
+            out.extend_from_slice(own.as_bytes());
+        }
+        _ => http1::push_title_case(out, name),
     }
 }
 

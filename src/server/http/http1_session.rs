@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::client_failure::ClientFailure;
 use super::forwarded_head::ForwardedHead;
-use super::head_writer::{ConnectionOption, HeadWriter};
+use super::head_writer::{ConnectionOption, HEAD_BYTES, HeadWriter};
 use super::timer::Timer;
 use crate::clock;
 
@@ -316,6 +316,9 @@ impl Http1Session {
             ResponseBody::UntilClose
         };
         self.begin_response(forwarded.status, framing, is_head_request);
+        // A short body is copied behind the head, and both leave in one write.
+        let body_bytes = if forwarded.body_bytes <= COPY_MAX { forwarded.body_bytes } else { 0 };
+        self.queue.reserve(HEAD_BYTES + body_bytes);
         let mut head = HeadWriter::begin(&mut self.queue, forwarded.status);
         forwarded.write_fields(&mut head);
         head.finish(ConnectionOption::for_final(self.keeps_alive));

@@ -164,7 +164,8 @@ pub async fn serve<A: Application>(
                     Box::new(Http2Session::new(body, respond, ActiveRequest::new(&task.active)));
                 let mut session = ClientSession::http2(request_head(parts), client, session);
                 let app = app.clone();
-                tokio::spawn(async move { app.serve(&mut session).await });
+                // Boxed, because the task would be moved with it twice.
+                tokio::spawn(async move { Box::pin(app.serve(&mut session)).await });
             }
         }
     }
