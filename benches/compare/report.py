@@ -68,9 +68,9 @@ def case_table(case):
 
 
 class Targets:
-    def __init__(self, cases, parts, tail, busy, connections):
+    def __init__(self, cases, parts, tail, busy, connections, counts):
         self.cases, self.parts, self.tail, self.busy, self.rows = cases, parts, tail, busy, []
-        self.connections = connections
+        self.connections, self.counts = connections, counts
 
     def us(self, case, server):
         return self.cases.get(case, {}).get("servers", {}).get(server, {}).get("us")
@@ -98,8 +98,8 @@ class Targets:
         return one / other if one and other else None
 
     def pipeline(self):
-        """Adds the targets of header sets, HTTP/2, the mix of production and memory of
-        connections."""
+        """Adds the targets of header sets, HTTP/2, the mix of production, instructions and memory
+        of connections."""
         by_set = {name: self.us(f"hit-{name}", "gateway") for name in HEADER_SETS}
         for name, cost in by_set.items():
             floor = self.ratio(cost, self.us(f"hit-{name}", "floor"))
@@ -128,6 +128,18 @@ class Targets:
         self.most("a miss costs at most 1.15 × HAProxy's forward of the same", ratio, 1.15)
         ratio = self.ratio(self.us("production", "gateway"), self.us("production", "nginx"))
         self.most("the mix of production costs at most nginx's", ratio, 1.0)
+        for key, what, bound in (
+            ("request_forward", "a forward of 1 KB", 16_000),
+            ("request_fetch", "a miss", 80_000),
+            ("request_h2_hit", "a hit over HTTP/2", 40_000),
+        ):
+            count = self.counts.get(key)
+            self.most(
+                f"{what} takes at most {bound:,} user instructions",
+                count and count / 1000,
+                bound / 1000,
+                "thousand",
+            )
         of = self.connections.get("gateway", {})
         for key, what, bound in (
             ("idle_http1", "an idle connection of HTTP/1", 4),
@@ -291,6 +303,7 @@ def main(compare, parts, tail, busy, connections, handshakes, instructions, out)
         handshakes = json.load(file)
     with open(instructions, "rb") as file:
         counts = tomllib.load(file)
+    targets = Targets(cases, parts, tail, busy, connections, counts)
     any_case = next(iter(cases.values()))
     commits = sorted({case["commit"] for case in cases.values()})
     lines = [
@@ -311,7 +324,7 @@ def main(compare, parts, tail, busy, connections, handshakes, instructions, out)
         "",
         "| target | measured | verdict | |",
         "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in Targets(cases, parts, tail, busy, connections).all()),
+        *(f"| {' | '.join(row)} |" for row in targets.all()),
         "",
         "## Side by side",
     ]
