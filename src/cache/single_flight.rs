@@ -154,8 +154,8 @@ where
         let (sender, result) = watch::channel(None);
         let demand = Arc::new(Demand { store: AtomicBool::new(options.store) });
         let removal = RemoveOnDrop(reference(demand.clone()));
-        // Boxed, because the task would be moved with it, and be too large for the allocator's lists
-        // of aligned memory.
+        // Boxed, because the task would be moved with it, and be too large for the allocator's
+        // lists of aligned memory.
         let work = Box::pin(work(demand.clone()));
         let task = tokio::spawn(async move {
             let removal = removal;

@@ -21,10 +21,13 @@ use tokio::io::AsyncWrite;
 
 use super::connector::Connection;
 use super::{MAX_INFORMATIONAL, UpstreamError};
-use crate::read_buffer;
+use crate::read_buffer::{self, READ_BYTES};
 
 /// Request bytes that may wait to be written before [`Exchange::is_writable`] is false.
 const QUEUE_BYTES_MAX: usize = 64 << 10;
+
+/// Maximum number of bytes of a response that are read at once.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Maximum length of a piece of a body that is copied out of the buffer of reads.
 const COPY_MAX: usize = 4 << 10;
@@ -82,6 +85,8 @@ pub struct Exchange {
     /// Bytes of the response that are not reported yet.
     received: BytesMut,
     has_received: bool,
+    /// Number of bytes for which the next read has room.
+    read_bytes: usize,
     incoming: Incoming,
     is_persistent: bool,
 }
@@ -121,6 +126,7 @@ impl Exchange {
             is_tunnel: false,
             received: BytesMut::new(),
             has_received: false,
+            read_bytes: READ_BYTES,
             incoming: Incoming::Head { interim: 0, scan: HeadScan::default() },
             is_persistent: false,
         }
@@ -402,9 +408,20 @@ impl Exchange {
         }
     }
 
-    /// Reads once.
+    /// Reads once. A read that fills its buffer is followed by a larger one: a long body then takes
+    /// an eighth of the reads, and its pieces are not copied.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        read_buffer::poll_read(&mut self.connection.stream, &mut self.received, context)
+        if self.read_bytes > READ_BYTES {
+            self.received.reserve(self.read_bytes);
+        }
+        let read = read_buffer::poll_read(&mut self.connection.stream, &mut self.received, context);
+        if let Poll::Ready(Ok(count)) = read {
+            self.read_bytes = match count >= self.read_bytes {
+                true => (self.read_bytes * 4).min(READ_BYTES_MAX),
+                false => (self.read_bytes / 2).max(READ_BYTES),
+            };
+        }
+        read
     }
 }
 
