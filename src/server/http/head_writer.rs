@@ -2,7 +2,9 @@
 //! no input or output.
 
 use http::StatusCode;
-use http::header::{DATE, HeaderName};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, HeaderName, VARY,
+};
 use pingora_core::protocols::http::date::get_cached_date;
 
 /// Initial capacity for a head. Most are shorter.
@@ -88,19 +90,44 @@ impl<'a> HeadWriter<'a> {
 /// Appends the name of a response field: in title case, except for the gateway's own fields, whose
 /// spelling README shows.
 fn push_name(out: &mut Vec<u8>, name: &HeaderName) {
-    match name.as_str() {
-        own @ ("etag" | "vary" | "cache-status" | "x-request-id") => {
-            out.extend_from_slice(own.as_bytes());
-        }
-        _ => http1::push_title_case(out, name),
-    }
+    // The fields of every cached response. Their names took a fifteenth of a hit's instructions.
+    let written: &[u8] = match *name {
+        AGE => b"Age",
+        CACHE_CONTROL => b"Cache-Control",
+        CONTENT_LENGTH => b"Content-Length",
+        CONTENT_TYPE => b"Content-Type",
+        DATE => b"Date",
+        ETAG => b"etag",
+        VARY => b"vary",
+        _ => match name.as_str() {
+            own @ ("cache-status" | "x-request-id") => own.as_bytes(),
+            _ => return http1::push_title_case(out, name),
+        },
+    };
+    out.extend_from_slice(written);
 }
 
 #[cfg(test)]
 mod tests {
-    use http::header::{CONTENT_LENGTH, ETAG};
-
     use super::*;
+
+    #[test]
+    fn names_are_in_title_case_except_for_the_gateways_own() {
+        let known = [AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE];
+        for name in
+            known.into_iter().chain(["www-authenticate", "x-a"].map(HeaderName::from_static))
+        {
+            let (mut written, mut title) = (Vec::new(), Vec::new());
+            push_name(&mut written, &name);
+            http1::push_title_case(&mut title, &name);
+            assert_eq!(written, title);
+        }
+        for own in ["etag", "vary", "cache-status", "x-request-id"] {
+            let mut written = Vec::new();
+            push_name(&mut written, &HeaderName::from_static(own));
+            assert_eq!(written, own.as_bytes());
+        }
+    }
 
     #[test]
     fn head_has_one_date_and_the_spelling_of_own_fields() {
