@@ -371,7 +371,13 @@ fn unusable_change_log_lease_is_replaced() {
     wait_until("progress is stored", || name(":turn").is_some() && name(":done").is_some());
     let list = "redis.call('DEL', KEYS[1]) redis.call('LPUSH', KEYS[1], 'x')";
     for end in [":turn", ":done"] {
-        let key = name(end).expect("a key");
+        // A lease that was just replaced has no progress yet.
+        let mut found = None;
+        wait_until("there is a key", || {
+            found = name(end);
+            found.is_some()
+        });
+        let key = found.expect("a key");
         let reply = redis.command(&["EVAL", list, "1", &key]);
         assert!(!reply.starts_with('-'), "{reply}");
         wait_until("the key is replaced", || name(end).as_ref() == Some(&key));
