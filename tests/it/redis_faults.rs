@@ -381,9 +381,14 @@ fn unusable_change_log_lease_is_replaced() {
         let reply = redis.command(&["EVAL", list, "1", &key]);
         assert!(!reply.starts_with('-'), "{reply}");
         wait_until("the key is replaced", || name(end).as_ref() == Some(&key));
-        let logs = gateways.iter().map(Gateway::log).collect::<String>();
-        let line = logs.lines().find(|line| line.contains("replaced the unusable lease of a task"));
-        assert!(line.is_some_and(|line| line.contains(&key) && line.contains("ERROR")), "{line:?}");
+        wait_until("the replacement is logged", || {
+            let logs = gateways.iter().map(Gateway::log).collect::<String>();
+            logs.lines().any(|line| {
+                line.contains("replaced the unusable lease of a task")
+                    && line.contains(&key)
+                    && line.contains("ERROR")
+            })
+        });
     }
 }
 
