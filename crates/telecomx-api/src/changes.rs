@@ -40,36 +40,31 @@ const METHOD_OVERRIDES: [HeaderName; 3] = [
     HeaderName::from_static("x-method-override"),
 ];
 
-/// First segments of the paths on which a request can change something.
-const CHANGING_ROOTS: [&str; 4] = ["auth", "customer", "employee", "integration"];
-
 /// The methods that are safe by the IANA registry of HTTP methods (RFC 9110 section 9.2.1).
 const SAFE_METHODS: [&str; 9] =
     ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "QUERY", "REPORT", "SEARCH"];
 
 /// Returns the changes of a request if the API accepts it. Most requests change nothing.
 pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath<'_>) -> Vec<Change> {
-    if !path.folded().first().is_some_and(|root| CHANGING_ROOTS.contains(&&**root)) {
-        return Vec::new();
-    }
-    // Compared one by one: a request has fewer fields than three lookups of a map cost.
-    let overridden = headers.keys().any(|name| METHOD_OVERRIDES.contains(name));
-    let write = overridden || !SAFE_METHODS.contains(&method.as_str());
-    if *method == Method::OPTIONS && !overridden {
-        return Vec::new();
-    }
+    // Evaluated only on the paths on which they decide.
+    let is_overridden = || headers.keys().any(|name| METHOD_OVERRIDES.contains(name));
+    let is_write = || !SAFE_METHODS.contains(&method.as_str()) || is_overridden();
+    let is_request = || *method != Method::OPTIONS || is_overridden();
     let folded: Vec<&str> = path.folded().iter().map(AsRef::as_ref).collect();
     let customer = |id: &str| CustomerId::parse(id.as_bytes()).map(Change::Customer);
     let employee = |id: &str| EmployeeId::parse(id).map(Change::Employee);
     match folded.as_slice() {
-        ["auth", "logout", ..] => vec![Change::CallersEmployee, Change::CallersToken],
-        ["auth", "organizationreseller", ..] => vec![Change::CallersToken],
-        _ if !write => Vec::new(),
-        ["customer", id, ..] => customer(id).into_iter().collect(),
-        ["integration", .., "customer", id, "sync"] | ["integration", .., "customer", id] => {
+        ["auth", "logout", ..] if is_request() => {
+            vec![Change::CallersEmployee, Change::CallersToken]
+        }
+        ["auth", "organizationreseller", ..] if is_request() => vec![Change::CallersToken],
+        ["customer", id, ..] if is_write() => customer(id).into_iter().collect(),
+        ["integration", .., "customer", id, "sync"] | ["integration", .., "customer", id]
+            if is_write() =>
+        {
             customer(id).into_iter().collect()
         }
-        ["employee", id, "token", _, ..] => {
+        ["employee", id, "token", _, ..] if is_write() => {
             let token = path
                 .exact()
                 .get(3)
@@ -77,7 +72,7 @@ pub fn changes(method: &Method, headers: &HeaderMap, path: &NormalPath<'_>) -> V
                 .map(Change::Token);
             employee(id).into_iter().chain(token).collect()
         }
-        ["employee", id, ..] => employee(id).into_iter().collect(),
+        ["employee", id, ..] if is_write() => employee(id).into_iter().collect(),
         _ => Vec::new(),
     }
 }
