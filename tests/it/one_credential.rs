@@ -117,6 +117,9 @@ fn other_spellings_of_the_query_token_are_removed() {
         "token[a]",
         "+token",
         "%2574oken",
+        "tok;en",
+        ";token;",
+        "t%6f;ken",
     ] {
         for http2 in [false, true] {
             for (path, decides) in

@@ -824,6 +824,25 @@ mod tests {
     }
 
     #[test]
+    fn every_segment_that_a_word_matches_is_in_its_set() {
+        let words = ["customer", "Auth", "a.b", "name.*", "*", "**", "-", "~1"];
+        for word in words {
+            for segment in
+                ["customer", "CUSTOMER", "auth", "A.B", "name.json", "Name.", "-", "~1", ""]
+            {
+                let is_matched = matches_folded(&[word], &[Cow::Borrowed(segment)]);
+                let meets = FirstSegments::of_word(word).meets(FirstSegments::of(segment));
+                assert!(meets || !is_matched, "{word} {segment}");
+            }
+        }
+        let path = NormalPath::parse("/elsewhere", Protected::default()).unwrap();
+        assert!(
+            !FirstSegments::of_word("customer").meets(path.first),
+            "most patterns are passed over"
+        );
+    }
+
+    #[test]
     fn names_that_fold_to_token_are_removed() {
         for alias in [
             "token[]",
