@@ -36,8 +36,12 @@ pub fn poll_read(
 
 /// Takes the memory of an empty buffer.
 pub fn release(buffer: &mut BytesMut) {
-    if buffer.is_empty() && buffer.capacity() > 0 {
+    if buffer.is_empty() {
         let mut spare = std::mem::take(buffer);
+        if spare.capacity() == 0 {
+            // Never used, or all of it consumed.
+            return;
+        }
         // The capacity then counts what was in front of the bytes that were consumed last.
         spare.reserve(READ_BYTES);
         // The memory of a long head is freed.

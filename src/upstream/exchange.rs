@@ -395,7 +395,8 @@ impl Exchange {
                 if self.received.is_empty() {
                     return Ok(None);
                 }
-                Ok(Some(Event::Data(self.received.split().freeze())))
+                let all = self.received.len();
+                Ok(Some(Event::Data(take_data(&mut self.received, 0..all, all))))
             }
             Incoming::Complete(trailers) => match trailers.take() {
                 Some(trailers) => Ok(Some(Event::Trailers(trailers))),
